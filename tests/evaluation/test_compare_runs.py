@@ -18,12 +18,13 @@ from statsmodels.stats.multitest import multipletests
 from med_transfer.cohorts import Case, Cohort, CohortLock, Split, SplitConfig, split_cohort
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.comparison import compare_runs
-from med_transfer.evaluation.comparison.forest import forest
+from med_transfer.evaluation.comparison.forest import _axis, forest
 from med_transfer.evaluation.comparison.report import as_markdown, as_page, names_of, scans_sentence, write_comparison
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import Bootstrap, Metrics, Repeats
 from med_transfer.model.operating_point import OperatingPoint
@@ -315,6 +316,18 @@ def test_the_forest_draws_every_interval_inside_its_axis(runs):
     assert (shares[0], shares[-1], values[-1]) == pytest.approx((0, 1, drawn.limit))
     assert 3 <= len(values) <= 7  # legible
     assert 0 in [round(value, 9) for value in values]
+
+
+@pytest.mark.parametrize("largest", [0.003, 0.06, 0.061, 0.14, 0.31, 0.6, 0.75, 1.0, 1.6, 3.2])
+def test_the_axis_reaches_the_farthest_limit_by_a_few_round_steps(largest):
+    """An interval of very few patients reaches beyond 1."""
+    estimates = [Estimate(value=None, ci95=None, method=""), Estimate(value=0.0, ci95=(-largest, 0.001), method="")]
+    limit, step = _axis(estimates, margin=0.0)
+    assert largest <= limit <= largest + step
+    steps = round(limit / step)
+    assert limit == pytest.approx(steps * step)
+    assert steps <= max(3, round(2 * limit))  # beyond 1.5, halves
+    assert float(f"{step:.1g}") == step or step == 0.25
 
 
 def test_three_files_are_written(runs, tmp_path):

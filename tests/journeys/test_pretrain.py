@@ -52,11 +52,13 @@ def source_csv(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pretrained(command, source_csv, tmp_path_factory) -> Path:
-    """An encoder from these patients' scans, probed with their labels, by masked autoencoding."""
+    """An encoder from these patients' scans and one of nothing, probed with their labels, by masked autoencoding."""
     out = tmp_path_factory.mktemp("pretrained") / "out"
+    scans = source_csv.parent / "scans"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 9), np.int16), np.eye(4)), scans / "empty.nii.gz")
     probe = ("--probe", source_csv, *settings("probe.folds=2", "probe.every_steps=1"))
-    outcome = command("pretrain", source_csv.parent / "scans", "-o", out, *settings(*SMALL), *probe, "--json")
-    assert outcome.code == 0, outcome.err
+    outcome = command("pretrain", scans, "-o", out, *settings(*SMALL), *probe, "--json")
+    assert outcome.code == 1, outcome.err  # one scan was left out
     assert json.loads(outcome.out)["scans"] == 9
     return out
 
@@ -71,6 +73,9 @@ def test_what_is_written(pretrained, source_csv):
     assert all(0 <= one["probe_auc"] <= 1 and one["effective_rank"] >= 1 for one in figures)
     lock = SourceLock.read(pretrained / "source.lock.json")
     assert len(lock.content_hashes) == 9
+    (left_out,) = read_rows(pretrained / "left_out.csv")
+    assert Path(left_out["scan"]).name == "empty.nii.gz"
+    assert "every voxel is 0; expected an image" in left_out["reason"]
     dicom = [row["patient"] for row in read_rows(source_csv) if not row["scan"].endswith(".nii.gz")]
     assert 0 < len(dicom) < 9
     assert set(recognise(dicom, lock.patient_hashes).values()) == set(lock.patient_hashes)

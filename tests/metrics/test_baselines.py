@@ -6,8 +6,10 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from med_transfer.metrics.baselines import fit_handcrafted, handcrafted_within, prevalence_only
+from med_transfer.metrics.baselines import baselines_within, fit_handcrafted, handcrafted_within, prevalence_only
 from med_transfer.metrics.cross_validation import held_out_folds
+from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE
+from med_transfer.metrics.shortcuts import Development, acquisition_within
 from med_transfer.predictions.labels import Labels
 
 
@@ -68,3 +70,19 @@ def test_handcrafted_repeats(seed):
     features, truth = feature_table()
     first, second = (fit_handcrafted(features[:60], truth[:60], features[60:], seed) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+def test_the_acquisition_is_a_baseline_within_a_cohort_where_it_differs_and_classes_have_ten_patients():
+    features, truth = feature_table()
+    patients, labels = [f"p{number}" for number in range(90)], Labels(("a", "b", "c"))
+    scans = Development([{"kernel": "soft" if a else "hard"} for a in truth[:, 0]], truth, patients, labels)
+    baselines, shortcuts = baselines_within(features, scans)
+    assert set(baselines) == {"handcrafted", ACQUISITION_BASELINE}
+    probabilities, expected = acquisition_within(scans)
+    np.testing.assert_array_equal(baselines[ACQUISITION_BASELINE], probabilities)
+    assert shortcuts == expected
+    alike = Development([{"kernel": "soft"}] * 90, truth, patients, labels)
+    assert set(baselines_within(features, alike)[0]) == {"handcrafted"}
+    rows = np.sort(np.concatenate([np.flatnonzero(of_class)[: 9 + (c > 0)] for c, of_class in enumerate(truth.T)]))
+    few = Development([scans.facts[row] for row in rows], truth[rows], patients[: len(rows)], labels)
+    assert baselines_within(features[rows], few) == ({}, None)

@@ -2,7 +2,7 @@ import time
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, norm
 from simulated_scores import three_classes
 
 from med_transfer.metrics.auc import weighted_macro_auc
@@ -23,6 +23,18 @@ def test_newcombe_holds_the_estimate_and_narrows_with_more_scans(auc):
         assert 0 <= low <= auc <= high <= 1
     assert many[1] - many[0] < few[1] - few[0]
     assert newcombe(auc, 0, 5) is None
+
+
+@pytest.mark.parametrize(("n_cases", "n_others"), [(5, 5), (8, 30), (40, 10)])
+@pytest.mark.parametrize("auc", [0.3, 0.6, 0.9])
+def test_newcombes_limits_lie_as_many_errors_off_as_hanley_and_mcneil_say(auc, n_cases, n_others):
+    """1982, Radiology 143:29, by their Q1 and Q2, at the limit and with the mean number in both groups."""
+    each = (n_cases + n_others) / 2
+    for limit in newcombe(auc, n_cases, n_others):
+        q1, q2 = limit / (2 - limit), 2 * limit**2 / (1 + limit)
+        variance = limit * (1 - limit) + (each - 1) * (q1 - limit**2) + (each - 1) * (q2 - limit**2)
+        error = np.sqrt(variance / (n_cases * n_others))
+        assert abs(auc - limit) / error == pytest.approx(norm.ppf(0.975))
 
 
 def test_newcombe_covers_an_auc_near_one_where_the_bootstrap_is_blind():

@@ -143,3 +143,12 @@ def test_where_nothing_differs_or_nobody_can_be_held_out_the_figure_is_undefined
     probabilities, shortcuts = fit_acquisition(Development(some, truth, list("abcdef"), THREE), some[:2])
     assert probabilities.shape == (2, 3)
     assert shortcuts.macro_auc.reason == "a class has fewer than two patients"
+
+
+def test_facts_that_tell_nothing_are_named_in_the_same_order_every_time():
+    """A set of names comes in another order in every process, and so would metrics.json."""
+    facts, truth, patients = simulated(0, n=30)
+    constant = [f"fact_{number:02d}" for number in range(20)]
+    facts = [dict.fromkeys(reversed(constant), "same") | {"kernel": scan.get("kernel", "LUNG")} for scan in facts]
+    _, shortcuts = acquisition_within(Development(facts, truth, patients, THREE))
+    assert shortcuts.constant == constant
