@@ -49,16 +49,21 @@ REASONS = {  # why there is no answer: the error's name, or what the node itself
 IMAGING = Code("363679005", "SCT", "Imaging procedure")
 
 
+def long_string(text: str) -> str:
+    """A value of DICOM's LO: at most 64 characters, and no backslash, which would begin a second value."""
+    return text.replace("\\", "/")[:64]
+
+
 def class_code(name: str, codes: Mapping[str, CodedEntry]) -> Code:
     """The site's code of a class, or a private one that the name alone decides."""
     if name in codes:
         return Code(codes[name].value, codes[name].scheme, codes[name].meaning)
-    return Code(f"class-{_digest(name)}", PRIVATE, name[:64])
+    return Code(f"class-{_digest(name)}", PRIVATE, long_string(name))
 
 
 def probability_code(name: str) -> Code:
     """What the probability of a class is called."""
-    return Code(f"p-{_digest(name)}", PRIVATE, f"Probability of {name}"[:64])
+    return Code(f"p-{_digest(name)}", PRIVATE, long_string(f"Probability of {name}"))
 
 
 def reason_code(reason: str) -> Code:

@@ -62,7 +62,7 @@ def _segmentation(analysis: Analysis, header: ResultHeader, number: int) -> Segm
     heat = _heat(analysis)
     segment = SegmentDescription(
         segment_number=1,
-        segment_label=f"Grad-CAM {heat.record.class_name}"[:64],
+        segment_label=own.long_string(f"Grad-CAM {heat.record.class_name}"),
         segmented_property_category=own.SPATIAL,
         segmented_property_type=own.SPEAKS_FOR,
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,

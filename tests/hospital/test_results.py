@@ -21,12 +21,12 @@ from tiny_bundle import tiny_bundle
 
 pytest.importorskip("highdicom", reason="needs the extra [hospital]")
 
-from highdicom.sr import srread
+from highdicom.sr import CodedConcept, srread
 
 from med_transfer.cohorts.input_facts import INPUT_LENGTHS, INPUT_TEXTS, INPUT_VALUES
 from med_transfer.errors import ConfigError, ScanAborted, sentence
 from med_transfer.hospital.analysis import Analysis, analyse, require_usable
-from med_transfer.hospital.codes import REASONS, reason_code
+from med_transfer.hospital.codes import REASONS, class_code, probability_code, reason_code
 from med_transfer.hospital.config import NodeConfig, Results
 from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
 from med_transfer.hospital.results import basis_of, facts, write_results
@@ -125,6 +125,14 @@ def test_the_page_is_a_picture_of_the_study(written, study):
     orange = sorted(np.count_nonzero(own[:, 0] > own[:, 2] + 60) for own in pages)
     assert orange[0] == 0  # of the series that could not be used
     assert orange[1] > 1000  # the map
+
+
+def test_a_class_with_a_backslash_is_one_value_of_dicom():
+    for code in (class_code("benign\\atypical", {}), probability_code("benign\\atypical" * 9)):
+        concept = CodedConcept(code.value, code.scheme_designator, code.meaning)
+        assert concept["CodeMeaning"].VM == 1
+        assert "benign/atypical" in concept.CodeMeaning
+        assert len(concept.CodeMeaning) <= 64
 
 
 def test_a_page_says_why_there_is_no_answer(predictor, study):
