@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 some scans failed but the rest is written; 2 wrong usage o
 
 from __future__ import annotations
 
+import atexit
 import functools
 import logging
 import os
@@ -183,6 +184,7 @@ def _program() -> Callable[[], object]:
 
 
 def _stopped() -> None:
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # one more ends what ends anyway, and says no more
     _fail("stopped; run the same command again to go on", 128 + _received[0] if _received else INTERRUPTED)
 
 

@@ -152,10 +152,11 @@ def _size_of_slices(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     depth_mm = _box_in_view(cohort, chosen)[_depth_axis(cohort)]
     slices = round(depth_mm / cohort.spacing_mm[0])
     depth = min(MOST_SLICES, max(LEAST_SLICES, slices))
-    kept = "each as it is" if depth == slices else f"of {slices} in half of the scans"
+    of_median = "as the median scan has" if depth == slices else f"for the {slices} of the median scan"
+    why = f"{depth} slices, {of_median}: every scan is resampled to so many; the size of ImageNet"
     return [
         Choice("input.fit", "proportional", "shapes within a slice stay as they are"),
-        Choice("input.shape", [depth, SLICE_PIXELS, SLICE_PIXELS], f"{depth} slices, {kept}; the size of ImageNet"),
+        Choice("input.shape", [depth, SLICE_PIXELS, SLICE_PIXELS], why),
         Choice("input.outside", "floor", "beyond the scan is air"),
     ]
 

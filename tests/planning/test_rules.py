@@ -102,6 +102,14 @@ def test_size_of_slices_is_as_many_as_lie_in_view():
     assert chosen(rules.size, chest())["input.shape"][0] == rules.MOST_SLICES  # 270 slices of 1 mm
     thick = cohort([scan(spacing_mm=(30.0, 0.4, 0.4))] * 20)
     assert chosen(rules.size, thick)["input.shape"][0] == rules.LEAST_SLICES
+    for facts, why in (
+        (cohort(), "26 slices, as the median scan has: every scan is resampled to so many; the size of ImageNet"),
+        (
+            chest(),
+            "48 slices, for the 270 of the median scan: every scan is resampled to so many; the size of ImageNet",
+        ),
+    ):
+        assert why in [choice.reason for choice in rules.size(facts, "")]
 
 
 def test_size_of_a_region_holds_nine_tenths_of_them():
