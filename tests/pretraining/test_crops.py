@@ -158,3 +158,45 @@ def test_a_pair_overlaps_and_keeps_left_and_right(chest):
     for crops in CropSampler(ramp, config, CPU, seed=0).pairs(40, shift=0.25, stretch=0.05):
         means = crops.hu.mean((1, 2, 3))
         assert (means[:, -1] > means[:, 0]).all()
+
+
+def batch_of(labelled, size: int = 400, **changes):
+    """Crops around each scan's region, of one voxel, that differ by what is asked for alone."""
+    nothing = {"stretch": 0.0, "rotation_degrees": (0, 0, 0), "shift_mm": 1e-6, "large": 0.0}
+    config = CropConfig(**{"shape": (1, 1, 1), "size_mm": (30, 30.001), **nothing, **changes})
+    return CropSampler(labelled, config, CPU, seed=0, mixture={CENTRE: 1.0}).batch(size)
+
+
+def test_extents_are_log_uniform_and_so_large_a_share_is_large(labelled):
+    extents = batch_of(labelled, size_mm=(20, 60), large_size_mm=(100, 200), large=0.25).size_mm
+    assert (extents == extents[:, :1]).all()
+    large = extents[:, 0] > 99
+    assert large.float().mean() == pytest.approx(0.25, abs=0.06)
+    shares = np.array([0.1, 0.5, 0.9])
+    for found, low, high in ((extents[~large, 0], 20, 60), (extents[large, 0], 100, 200)):
+        np.testing.assert_allclose(np.quantile(found, shares), low * (high / low) ** shares, rtol=0.1)
+
+
+def test_stretch_and_shift_are_even_and_at_most_what_is_said(labelled):
+    crops = batch_of(labelled, stretch=0.2, shift_mm=10.0)
+    centres = torch.stack([torch.tensor(labelled.scans[n].centre) * torch.tensor([3.0, 2.0, 2.0]) for n in crops.scan])
+    for found, most in ((crops.size_mm / 30 - 1, 0.2), (crops.centre_mm - centres, 10.0)):
+        quantiles = np.quantile(found.numpy(), [0, 0.25, 0.5, 0.75, 1], axis=0) / most
+        np.testing.assert_allclose(quantiles, np.repeat([[-1], [-0.5], [0], [0.5], [1]], 3, axis=1), atol=0.15)
+        assert np.abs(quantiles).max() < 1.001
+
+
+def test_so_many_crops_are_mirrored_along_each_axis_and_cut():
+    """Of a scan whose voxels are their own place along one axis."""
+    for axis, (mirrored, cut) in enumerate(zip((0.1, 0.3, 0.6), (0.5, 0.3, 0.3), strict=True)):
+        ramp = np.broadcast_to(np.moveaxis(np.arange(40, dtype=np.int16)[:, None, None], 0, axis), (40, 40, 40))
+        scan = SourceScan(ramp, (1.0, 1.0, 1.0), "a" * 64, centre=(19.5, 19.5, 19.5))
+        shape = [1, 1, 1]
+        shape[axis] = 9
+        along = {"shape": tuple(shape), "size_mm": (36, 36.001)}
+        crops = batch_of(SourceScans((scan,)), **along, flip=(0.1, 0.3, 0.6), cut=(0.5, 0.3))
+        rise = crops.hu.flatten(1).diff()
+        assert (rise.sum(1) < 0).float().mean() == pytest.approx(mirrored, abs=0.08)
+        ends = (rise[:, [0, -1]].abs() < 0.01).all(1)  # the last voxel repeats at both ends
+        least = 0.1 if axis == 0 else 0.55  # of half the extent that is never cut; the last voxels' middles are at 7/9
+        assert ends.float().mean() == pytest.approx(cut * (6 / 9 - least) / (1 - least), abs=0.08)

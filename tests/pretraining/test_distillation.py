@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from tiny import TEACHER_INPUT, TinyEncoder, measured, tiny_teacher, tiny_training
@@ -72,6 +73,30 @@ def test_the_loss_is_zero_for_a_perfect_student():
     on_maps, on_means = loss([torch.cat([maps, maps])], Targets([maps], [maps.mean((2, 3, 4))]))
     assert on_maps.item() == pytest.approx(0, abs=1e-9)
     assert on_means.item() == pytest.approx(0, abs=1e-9)
+
+
+def test_the_loss_of_a_student_that_is_off_by_so_much_everywhere():
+    """Smooth L1 of 2 is 1.5, its square 4, each a mean over stages and views; maps may be coarser than those told."""
+    loss = DistillationLoss((4, 6), (4, 6))
+    for layer in (*loss.to_map, *loss.to_mean):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    student = [torch.rand(6, width, 2, 2, 2) for width in (4, 6)]  # two views of three crops
+    targets = [torch.full((3, width, 4, 4, 4), value) for width, value in ((4, 2.0), (6, 0.0))]
+    on_maps, on_means = loss(student, Targets(targets, [one.mean((2, 3, 4)) for one in targets]))
+    assert (on_maps.item(), on_means.item()) == pytest.approx((1.5 / 2, 4 / 2))
+
+
+def test_vicreg_is_the_papers_sum_with_its_weights_over_25():
+    """By numpy's covariances: 25 each for the hinge of the standard deviation and the distance, 1 for covariance."""
+    torch.manual_seed(0)
+    vicreg, features = VICReg(3), torch.randn(10, 3)
+    loss = vicreg(features).item()
+    first, second = np.split(vicreg.expand(features).detach().double().numpy(), 2)
+    hinge = np.mean([np.maximum(0, 1 - np.sqrt(one.var(axis=0, ddof=1) + 1e-4)).mean() for one in (first, second)])
+    both = [np.cov(one, rowvar=False) for one in (first, second)]
+    covariance = sum(((one - np.diag(np.diag(one))) ** 2).sum() for one in both) / first.shape[1]
+    assert loss == pytest.approx((25 * hinge + 25 * ((first - second) ** 2).mean() + covariance) / 25, rel=1e-4)
 
 
 def test_vicreg_punishes_collapse_and_disagreement():

@@ -15,6 +15,8 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert shares[:11] == sorted(shares[:11])
     assert shares[10:] == sorted(shares[10:], reverse=True)
     assert shares[-1] == pytest.approx(0)
+    assert (shares[5], shares[55]) == pytest.approx((0.5, 0.5))  # halfway up, and halfway down
+    assert shares[0] > 0  # a step without learning would be lost
 
 
 def test_the_running_mean_of_the_weights_agrees_with_the_formula():

@@ -110,3 +110,33 @@ def test_its_own_seed_alone_says_how_a_view_is_made_worse(degraded):
         torch.manual_seed(elsewhere)
         views.append(degraded(Degradation(ViewConfig(), CPU, seed=3), x))
     assert torch.equal(*views)
+
+
+@BOTH
+def test_brightness_changes_evenly_by_at_most_what_is_said(degraded):
+    nothing = {"thick_slices": 0, "blur": 0, "shift": 0, "scale": 0, "gamma": 0, "noise": 0}
+    x, shares = torch.full((400, 1, 2, 2, 2), 0.5), [0.0, 0.25, 0.5, 0.75, 1.0]
+    for change, least, most in (({"shift": 0.2}, 0.3, 0.7), ({"scale": 0.4}, 0.3, 0.7)):
+        seen = degraded(Degradation(ViewConfig(**nothing | change), CPU, seed=0), x)
+        np.testing.assert_allclose(np.quantile(seen.mean((1, 2, 3, 4)), shares), np.linspace(least, most, 5), atol=0.03)
+
+
+def test_gamma_is_even_as_a_logarithm():
+    nothing = {"thick_slices": 0, "blur": 0, "shift": 0, "scale": 0, "noise": 0}
+    seen = Degradation(ViewConfig(**nothing, gamma=0.5), CPU, seed=0)(torch.full((400, 1, 2, 2, 2), 0.5), (0.0, 1.0))
+    gamma = np.log(np.log(seen.mean((1, 2, 3, 4)).numpy()) / np.log(0.5))
+    np.testing.assert_allclose(np.quantile(gamma, [0, 0.25, 0.5, 0.75, 1]), np.linspace(-0.5, 0.5, 5), atol=0.08)
+
+
+@BOTH
+def test_so_many_views_are_blurred_in_plane_and_so_many_have_thick_slices(degraded):
+    """Told by what varies along one axis alone: a blur leaves depth, thick slices leave the plane as it is."""
+    nothing = {"thick_slices": 0, "blur": 0, "shift": 0, "scale": 0, "gamma": 0, "noise": 0}
+    stripes = (torch.arange(12) % 2).float()
+    for name, share, axis in (("blur", 0.5, 4), ("thick_slices", 0.6, 2)):
+        one = Degradation(ViewConfig(**nothing | {name: share}), CPU, seed=0)
+        for along in (2, 3, 4):
+            x = 0.25 + 0.5 * stripes.reshape([12 if n == along else 1 for n in range(5)]).expand(100, 1, 12, 12, 12)
+            changed = (degraded(one, x) - x).abs().amax((1, 2, 3, 4)) > 0.05
+            most = share if along == axis or (axis, along) == (4, 3) else 0.0  # strong and weak changes may meet in one
+            assert 0.7 * most <= changed.float().mean() <= most + 1e-6
