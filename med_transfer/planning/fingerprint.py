@@ -110,7 +110,11 @@ class CohortFingerprint:
     @property
     def spacing_mm(self) -> Triple:
         """Along slice, row and column, the median."""
-        return _middle([scan.spacing_mm for scan in self.scans], 50)
+        return self.spacing_at(50)
+
+    def spacing_at(self, percentile: float) -> Triple:
+        """Along slice, row and column, each by itself."""
+        return _middle([scan.spacing_mm for scan in self.scans], percentile)
 
     def found(self, name: str) -> float:
         """Share of the scans in which the organ was found."""

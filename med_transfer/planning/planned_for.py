@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import BaseModel, ConfigDict
 
 from med_transfer.errors import ConfigError
 from med_transfer.planning.fingerprint import CohortFingerprint, Triple
 
 ALIKE = 1.5  # times larger or smaller
+_MOST = (5, 95)  # percentiles of the scans that a plan looked at
+
+Range = tuple[Triple, Triple]
 
 
 class PlannedFor(BaseModel):
@@ -22,6 +27,7 @@ class PlannedFor(BaseModel):
         spacing_mm: along slice, row and column.
         body_mm: along depth, height and width.
         regions: whether every row gives a region or mask.
+        spacing_range_mm, body_range_mm: 5th and 95th percentile of each side; plans of earlier versions have none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +43,8 @@ class PlannedFor(BaseModel):
     spacing_mm: Triple
     body_mm: Triple
     regions: bool
+    spacing_range_mm: Range | None = None
+    body_range_mm: Range | None = None
 
     @classmethod
     def of(cls, cohort: CohortFingerprint) -> PlannedFor:
@@ -53,6 +61,8 @@ class PlannedFor(BaseModel):
             spacing_mm=_rounded(cohort.spacing_mm),
             body_mm=_rounded(cohort.box_mm("body")),
             regions=cohort.n_with_region == cohort.n_scans,
+            spacing_range_mm=_range(map(cohort.spacing_at, _MOST)),
+            body_range_mm=_range(cohort.box_mm("body", percentile) for percentile in _MOST),
         )
 
     def differences(self, here: PlannedFor, where: object = "") -> list[str]:
@@ -86,11 +96,14 @@ class PlannedFor(BaseModel):
         told = [
             f"{what}: planned for {_shown(before)}, here {_shown(now)}" for what, before, now in pairs if before != now
         ]
-        sizes = [("spacing", self.spacing_mm, here.spacing_mm), ("body", self.body_mm, here.body_mm)]
+        sizes = [
+            ("spacing", self.spacing_mm, self.spacing_range_mm, here.spacing_mm),
+            ("body", self.body_mm, self.body_range_mm, here.body_mm),
+        ]
         return told + [
             f"{what}: planned for {_shown(before)} mm, here {_shown(now)} mm"
-            for what, before, now in sizes
-            if any(not 1 / ALIKE <= a / b <= ALIKE for a, b in zip(now, before, strict=True))
+            for what, before, most, now in sizes
+            if not _is_of_them(now, before, most or (before, before))
         ]
 
 
@@ -99,6 +112,19 @@ _NO_UNITS = "not stated, without Hounsfield units"
 
 def _classes(cohort: PlannedFor) -> str:
     return f"{len(cohort.classes)} ({'several' if cohort.multilabel else 'one'} a scan)"
+
+
+def _is_of_them(now: Triple, median: Triple, most: Range) -> bool:
+    """Whether it is near the median, or no further from it than most scans: a few of these are looked at."""
+    return all(
+        min(middle / ALIKE, low) <= size <= max(middle * ALIKE, high)
+        for size, middle, low, high in zip(now, median, *most, strict=True)
+    )
+
+
+def _range(ends: Iterable[Triple]) -> Range:
+    low, high = map(_rounded, ends)
+    return low, high
 
 
 def _rounded(mm: Triple) -> Triple:

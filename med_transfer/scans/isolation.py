@@ -176,6 +176,7 @@ class ScanWorker:
         process, self._process = self._process, None
         if process is None:
             return
+        shutil.rmtree(self._folder, ignore_errors=True)  # first: stopped here, the child would do it, and then nobody
         process.kill()
         process.wait()
         for pipe in filter(None, (process.stdin, process.stdout)):

@@ -31,6 +31,16 @@ def test_the_same_cohort_differs_in_nothing_also_by_a_few_of_its_scans():
     assert HEADS.differences(PlannedFor.of(cohort([scan(body_region="unknown")] * 4))) == []
 
 
+def test_a_few_scans_of_a_cohort_of_many_kinds_are_of_it_too():
+    thin, thick = scan(spacing_mm=(1.0, 0.7, 0.7)), scan(spacing_mm=(2.5, 0.7, 0.7), boxes_mm=CHEST_BOXES)
+    many_kinds = PlannedFor.of(cohort([thin] * 14 + [thick] * 6))
+    few = PlannedFor.of(cohort([thick] * 4))
+    assert many_kinds.differences(few) == []
+    assert PlannedFor.of(cohort([thin] * 20)).differences(few) != []
+    of_before = many_kinds.model_copy(update={"spacing_range_mm": None, "body_range_mm": None})
+    assert of_before.differences(few)[0].startswith("spacing: planned for 1, 0.7, 0.7 mm, here 2.5, 0.7, 0.7 mm")
+
+
 @pytest.mark.parametrize(
     ("other", "words"),
     [

@@ -102,6 +102,21 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_is_left_behind_where_ctrl_c_ends_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(isolation.tempfile, "tempdir", str(tmp_path))
+    worker = ScanWorker()
+    worker.call(os.getpid)
+
+    def ctrl_c(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with worker._process as process, monkeypatch.context() as patch:
+        patch.setattr(process, "wait", ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            worker.close()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_where_no_process_can_be_started_the_scan_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(isolation.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "absent"))
