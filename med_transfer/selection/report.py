@@ -83,7 +83,7 @@ def as_markdown(selection: Selection) -> str:
     parts = [
         "# Which backbone suits this cohort",
         f"{selection.n_scans} scans of {selection.n_patients} patients in {selection.n_folds} training folds; {kind}: "
-        f"{as_text(', '.join(selection.classes))}. The test scans were shown to no network.",
+        f"{as_text(', '.join(selection.classes))}. Scans that `finetune` keeps for testing were shown to no network.",
         f"**Recommended: {selection.recommended or 'none'}.** {selection.reason}",
         *([_how_to_start(selection)] if selection.choice else []),
         "## Ranking",
