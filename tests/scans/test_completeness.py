@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import shutil
 
 import numpy as np
@@ -19,6 +22,14 @@ DAMAGE = {
     "cut": lambda file: file[:100],
     "web page": lambda file: b"<html><body>404 Not Found</body></html>",
     "one flipped bit": lambda file: file[:128] + b"DICL" + file[132:],
+}
+
+# As Python's library packs; Zstandard's frame begins with a number of its own (RFC 8878, 3.1.1).
+PACKING = {
+    "gzip": (gzip.compress, ".gz"),
+    "bzip2": (bz2.compress, ".bz2"),
+    "xz": (lzma.compress, ".xz"),
+    "Zstandard": (lambda content: b"\x28\xb5\x2f\xfd" + content, ".zst"),
 }
 
 
@@ -55,6 +66,25 @@ def test_a_damaged_file_of_any_name_that_says_dicom(tmp_path):
     found = survey(tmp_path)
     assert [str(one.verdict) for one in found.series] == ["reject: damaged files beside it may belong to it (rest.dcm)"]
     assert [(file.reason, file.damaged) for file in found.ignored] == [("named as DICOM, but empty", True)]
+
+
+@pytest.mark.parametrize("method", PACKING)
+def test_a_slice_that_was_packed_by_itself_is_lost(tmp_path, method):
+    """As some collections publish them: each file through gzip."""
+    pack, suffix = PACKING[method]
+    for folder, name in (("named", "IM{}.dcm"), ("bare", "IM{}")):
+        paths = write_series(tmp_path / folder, names=[name.format(k) for k in range(5)])
+        packed = paths[-1].with_name(paths[-1].name + suffix)
+        packed.write_bytes(pack(paths[-1].read_bytes()))
+        paths[-1].unlink()
+        assert verdicts(tmp_path / folder)[0].startswith("reject: damaged files beside it may belong to it")
+        assert packed.name in verdicts(tmp_path / folder)[0]
+    with pytest.raises(UnreadableScan, match=rf"named as DICOM, but packed with {method}; unpack it"):
+        read_scan(tmp_path / "named" / f"IM4.dcm{suffix}")
+    for path in (tmp_path / "named").glob("*.dcm"):
+        path.unlink()
+    (one,) = survey(tmp_path / "named").ignored
+    assert (one.damaged, one.reason) == (True, f"named as DICOM, but packed with {method}; unpack it")
 
 
 @pytest.mark.parametrize("text", ["Patient moved. Dr. Müller\n", "<html>404</html>", "a;b\r\n\t1;2"])

@@ -22,13 +22,18 @@ from med_transfer.scans.series import NO_IMAGE, TEXT_NAMED_AS_DICOM, Ignored, Se
 from med_transfer.scans.verdict import Verdict
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
+_PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")  # of single files; archives are looked into
 _NUMBER = re.compile(r"[0-9a-f]*[0-9][0-9a-f]*", re.IGNORECASE)
 _MAX_NAMED = 3
 
 
 def named_as_dicom(path: Path) -> bool:
     """Whether a file's name says that it is a DICOM file."""
-    return path.suffix.lower() in _DICOM_SUFFIXES
+    return _unpacked(path).suffix.lower() in _DICOM_SUFFIXES
+
+
+def _unpacked(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix.lower() in _PACKED_SUFFIXES else path
 
 
 def named_as_volume(path: Path) -> bool:
@@ -43,7 +48,9 @@ def as_damaged(ignored: Iterable[Ignored], series: Iterable[Series]) -> list[Ign
         names[path.parent].add(_shape(path.name))
 
     def is_damaged(file: Ignored) -> bool:
-        return file.damaged or (file.reason in (NO_IMAGE, BROKEN) and _shape(file.path.name) in names[file.path.parent])
+        return file.damaged or (
+            file.reason in (NO_IMAGE, BROKEN) and _shape(_unpacked(file.path).name) in names[file.path.parent]
+        )
 
     return [replace(file, damaged=is_damaged(file)) for file in ignored]
 

@@ -38,6 +38,7 @@ _READERS = 8  # threads
 _BATCH = 1024  # files; what they hold takes ten times the memory until it is shared
 _TRIED = 16  # files that show how fast the storage is
 _MOSTLY_WAITING = 3.0  # elapsed over computing time
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "Zstandard"}
 _TEXT = {*b"\t\n\f\r", *range(0x20, 0x7F), *range(0x80, 0x100)}  # bytes of ASCII, UTF-8 and Latin-1
 
 
@@ -108,9 +109,12 @@ def inspect_file(path: Path) -> tuple[Slice, ...] | Series | None:
 
 
 def _instead(start: bytes) -> Sentence:
-    if any(start) and _TEXT.issuperset(start):
+    method = next((method for magic, method in _PACKED.items() if start.startswith(magic)), None)
+    if method is None and any(start) and _TEXT.issuperset(start):
         return TEXT_NAMED_AS_DICOM
     what = Sentence("it does not begin as DICOM does") if any(start) else Sentence("it holds zeros")
+    if method is not None:
+        what = Sentence("packed with {method}; unpack it", method=method)
     return Sentence("named as DICOM, but {what}", what=what if start else Sentence("empty"))
 
 
