@@ -1,10 +1,10 @@
 """Is every series read as dcm2niix reads it? Scanners' own files, an independent reader, nothing made up.
 
 For each folder below ``FOLDER`` (for example clones of the ``dcm_qa_*`` repositories of github.com/neurolabusc, which
-were made to test converters): every series of ours that is usable is looked for among the volumes that dcm2niix writes
-of the same SeriesInstanceUID. Both are turned to RAS. The same: corners within 0.05 mm, values within 1e-3 of the
-largest one. Anything else is named. dcm2niix is asked for display values (``-p n``), as the standard's Rescale Slope
-gives them.
+were made to test converters): every DICOM series that is usable to us is looked for among the volumes that dcm2niix
+writes of the same SeriesInstanceUID. Both are turned to RAS. The same: corners within 0.05 mm, values within 1e-3 of
+the largest one. Anything else is named. dcm2niix is asked for display values (``-p n``), as the standard's Rescale
+Slope gives them.
 
     apt-get install dcm2niix
     python benchmarks/against_dcm2niix.py FOLDER --out OUT
@@ -91,7 +91,7 @@ def main() -> None:
     for folder in sorted(path for path in arguments.folder.iterdir() if path.is_dir()):
         scans = folder / "In" if (folder / "In").is_dir() else folder
         files, counts = converted(scans, arguments.out / folder.name), Counter()
-        for series in survey(scans).series:
+        for series in (found for found in survey(scans).series if found.format == "dicom"):
             said = compared(series, files.get(series.series_uid, []))
             counts[said.partition(":")[0]] += 1
             if said.startswith(("differs", "another")):
