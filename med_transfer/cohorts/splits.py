@@ -315,6 +315,19 @@ def _strata(cohort: Cohort, among: NDArray) -> NDArray[np.intp]:
     return strata
 
 
+def require_separable(cohort: Cohort) -> None:
+    """Before its scans are read: of every class one patient can be learned from and another be measured.
+
+    Where rows have a part of their own, that is left to it.
+
+    Raises:
+        TooFewPatients: a class has one patient.
+    """
+    if not any(case.split for case in cohort.cases):
+        everyone, least = np.arange(len(cohort)), SplitConfig(folds=2, test_fraction=0)
+        _require_patients(cohort, everyone, least, with_test=False)
+
+
 def _require_patients(cohort: Cohort, among: NDArray, config: SplitConfig, with_test: bool) -> None:
     kfold = config.kind == "kfold"
     needed = (config.folds if kfold else 2) + with_test
@@ -328,8 +341,19 @@ def _require_patients(cohort: Cohort, among: NDArray, config: SplitConfig, with_
                 f"class {name!r} has {count} patient{'' if count == 1 else 's'}",
                 where=cohort.path or "",
                 expected=f"at least {needed}, one each for {parts}",
-                action="Use fewer folds (split.folds), or add patients of this class",
+                action=_for_more_patients(int(count), config, with_test),
             )
+
+
+def _for_more_patients(count: int, config: SplitConfig, with_test: bool) -> str:
+    """What can be done where a class has so few; only what suffices."""
+    kfold, of_training = config.kind == "kfold", count - with_test
+    if kfold and of_training >= 2:
+        return f"Use fewer folds (split.folds={of_training}), or add patients of this class"
+    if with_test and count >= 2:
+        folds = f", split.folds={count}" if kfold else ""
+        return f"Keep no test set (split.test_fraction=0{folds}), or add patients of this class"
+    return "Add patients of this class, join it with another, or leave it out"
 
 
 def _parts_of_folds(split: Split) -> dict[str, tuple[int, ...]]:

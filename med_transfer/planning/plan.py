@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from med_transfer.cohorts import Cohort
+from med_transfer.cohorts.splits import require_separable
 from med_transfer.config import put
 from med_transfer.planning.fingerprint import CohortFingerprint, fingerprint_cohort, require_alike
 from med_transfer.planning.planned_for import PlannedFor
@@ -79,9 +80,11 @@ def plan_cohort(cohort: Cohort, chosen_backbone: str = "", progress: Progress = 
         progress: told how far it is.
 
     Raises:
-        CohortError: the scans are of several modalities, or without regions of several parts of the body.
+        CohortError: the scans are of several modalities, or without regions of several parts of the body; a class has
+            one patient.
         NothingDone: no scan can be read.
     """
+    require_separable(cohort)
     fingerprint = fingerprint_cohort(cohort, progress)
     require_alike(fingerprint, cohort.path or "")
     return Plan.of(fingerprint, chosen_backbone)

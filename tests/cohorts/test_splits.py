@@ -122,11 +122,17 @@ def test_one_patient_with_every_class_is_enough_of_each():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (SplitConfig(test_fraction=0.2), r"at least 6, one each for 5 folds and the test set\. Use fewer folds"),
-        (SplitConfig(test_fraction=0, folds=3), r"at least 3, one each for 3 folds\."),
+        (
+            SplitConfig(test_fraction=0.2),
+            r"at least 6, one each for 5 folds and the test set\. Keep no .*\(split.test_fraction=0, split.folds=2\)",
+        ),
+        (
+            SplitConfig(test_fraction=0, folds=3),
+            r"at least 3, one each for 3 folds\. Use fewer folds \(split.folds=2\)",
+        ),
         (
             SplitConfig(kind="holdout", test_fraction=0.2),
-            r"at least 3, one each for training and validation and the test set",
+            r"at least 3, one each for training and validation and the test set\. Keep .*\(split.test_fraction=0\), or",
         ),
     ],
 )

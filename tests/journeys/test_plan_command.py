@@ -41,6 +41,16 @@ def test_plan_writes_a_config_and_says_why_and_how_long(planned):
     assert "set by you" in path.read_text()
 
 
+def test_a_class_of_one_patient_is_told_before_a_scan_is_looked_at(command, cohort_csv, tmp_path):
+    rows = [{**row, "scan": str(cohort_csv.parent / row["scan"])} for row in read_rows(cohort_csv)]
+    of_one = next(number for number, row in enumerate(rows) if row["label"] == "solid")
+    few = [row for number, row in enumerate(rows) if row["label"] != "solid" or number == of_one]
+    outcome = command("plan", write_rows(tmp_path / "cohort.csv", few))
+    assert outcome.code == 2
+    assert "class 'solid' has 1 patient; expected at least 2, one each for 2 folds. Add patients" in outcome.err
+    assert "looking at scans" not in outcome.err
+
+
 def test_plan_without_a_file_is_the_file_and_json_is_for_programs(command, cohort_csv, planned):
     printed = command("plan", cohort_csv, *SMALL)
     same = [line for line in planned[0].read_text().splitlines() if not line.startswith(("# med-transfer", "# takes"))]
