@@ -453,6 +453,26 @@ def test_kill_and_a_closed_terminal_end_a_command_as_ctrl_c_does(command, monkey
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
+TWICE = """
+import atexit, os, signal, sys, time
+from med_transfer import backbones
+from med_transfer.cli.app import main
+
+def ctrl_c(*_):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(20)
+
+atexit.register(ctrl_c)
+backbones.backbones, sys.argv = ctrl_c, ["med-transfer", "backbones", "list"]
+main()
+"""
+
+
+def test_a_second_ctrl_c_while_the_process_ends_says_no_more():
+    done = subprocess.run([sys.executable, "-c", TWICE], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, f"{STOPPED}\n")
+
+
 def _log(run: Path) -> str:
     return (run / "run.log").read_text() if (run / "run.log").exists() else ""
 
