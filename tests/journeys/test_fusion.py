@@ -138,17 +138,17 @@ def reporting_the_fusion(fused: FinishedRun, folder: Path, **changes) -> Path:
 
 
 def test_where_one_scan_cannot_be_fused_the_figures_of_all_are_the_networks(fused, unseen_csv, tmp_path):
-    rows = read_rows(unseen_csv)
+    rows = read_rows(unseen_csv)[::-1]
     rows[2]["age"] = "sixty"
     table = write_rows(unseen_csv.parent / "one-without-an-age.csv", rows)
-    outcome = run_command(
-        "evaluate", reporting_the_fusion(fused, tmp_path), table, "-o", tmp_path / "out", "--gallery", 0
-    )
+    bundle = reporting_the_fusion(fused, tmp_path, shares=(0.9, 0.09, 0.01))  # by which it would call otherwise
+    outcome = run_command("evaluate", bundle, table, "-o", tmp_path / "out", "--gallery", 0)
     assert outcome.code == 0, outcome.err
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert (metrics["n_scans"], metrics["fusion"]["n_scans"], metrics["fusion"]["report"]) == (6, 5, "image")
     assert metrics["fusion"]["not_fused"] == {"column age is not a number here": 1}
     answers = {row["scan"]: row for row in read_rows(tmp_path / "out/predictions.csv")}
+    assert list(answers) == sorted(answers)  # whatever the table's order
     own, network = [row["label"] for row in rows], [answers[row["scan"]] for row in rows]
     p = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in network])
     expected = roc_auc_score(own, p / p.sum(axis=1, keepdims=True), multi_class="ovr", labels=CLASSES)
