@@ -96,8 +96,7 @@ class Training:
         losses = self.parallel(self.method.draw())
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
-        learning = [p for p in self.method.parameters() if p.grad is not None]
-        self._gradient = nn.utils.clip_grad_norm_(learning, self.config.gradient_clip)
+        self._gradient = nn.utils.clip_grad_norm_(self.method.parameters(), self.config.gradient_clip)
         self.optimizer.step()
         self.state.add(losses)
         step = self.state.step

@@ -175,7 +175,7 @@ def test_lung_scenes_are_painted_where_they_are_asked_for(chest):
 
 
 def test_the_file_remembers_what_it_came_from(labelled, tmp_path):
-    training = tiny_training("distillation", labelled, tmp_path)
+    training = tiny_training("distillation", SourceScans(labelled.scans[::-1], labelled.labels), tmp_path)
     training.run()
     with safe_open(tmp_path / "encoder.safetensors", "pt") as file:
         record = file.metadata()

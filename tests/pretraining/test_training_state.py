@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from med_transfer.pretraining.config import StopConfig
-from med_transfer.pretraining.training_state import LOG_STEPS, TrainingState
+from med_transfer.pretraining.training_state import LOG_STEPS, TrainingState, draw_curve
 
 
 def test_the_curve_has_the_mean_losses_of_so_many_steps_and_of_those_before_a_measurement():
@@ -37,3 +37,11 @@ def test_the_best_is_kept_and_patience_ends_the_training(figures, gained, ended)
     measured = [{"explained": value} if value is not None else {} for value in figures]
     assert tuple(state.measured(one, "explained", stop) for one in measured) == gained
     assert state.ended == ended
+
+
+def test_the_curve_is_drawn_of_what_there_is(tmp_path):
+    """Where all slabs held out are alike, a measurement has no figure."""
+    curve = [{"step": 0, "measured": {}}, {"step": 50, "loss": 0.5}, {"step": 60, "measured": {"auc": 0.75}}]
+    for length in range(4):
+        draw_curve(curve[:length], "auc", tmp_path / f"{length}.png")
+        assert (tmp_path / f"{length}.png").read_bytes().startswith(b"\x89PNG")
