@@ -97,6 +97,9 @@ def test_predictive_values_are_given_where_a_prevalence_is_stated_and_only_there
     assert classes["benign"].at_prevalence is None
     with pytest.raises(UsageError, match="prevalence: maligant is no class; expected one of healthy, benign"):
         assess(three_classes(), config=EvaluationConfig(prevalence={"maligant": 0.1}))
+    unknown = [f"class-{number}" for number in range(9)]
+    with pytest.raises(UsageError, match=f"prevalence: {', '.join(unknown)} is no class"):
+        assess(three_classes(), config=EvaluationConfig(prevalence=dict.fromkeys(reversed(unknown), 0.1)))
 
 
 def test_what_the_sample_can_show_is_stated_by_patient():

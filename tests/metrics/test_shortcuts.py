@@ -68,6 +68,16 @@ def test_facts_that_divide_the_scans_alike_are_as_strong_and_others_are_not():
     assert len({estimate.value for estimate in strong.values()}) == len(strong) - 1
 
 
+def test_numbers_that_differ_from_scan_to_scan_are_not_taken_for_one_another():
+    facts, truth, patients = simulated(0, n=90)
+    rng, label = np.random.default_rng(0), truth.argmax(axis=1)
+    tied, free = label + rng.uniform(0, 0.5, 90), rng.uniform(0, 3, 90)
+    facts = [{"tied": float(one), "free": float(other)} for one, other in zip(tied, free, strict=True)]
+    strong = acquisition_within(Development(facts, truth, patients, THREE), 0)[1].facts
+    assert strong["tied"].value > 0.9
+    assert strong["free"].value < 0.7
+
+
 def test_a_clean_cohort_is_not_flagged():
     measurements = [measured(seed) for seed in range(100, 112)]
     assert sum(above_chance(macro_auc) for macro_auc, _ in measurements) <= 1  # 2.5 % of them by chance
