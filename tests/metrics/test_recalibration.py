@@ -31,6 +31,7 @@ def test_slope_and_its_interval_equal_statsmodels():
     theirs = sm.GLM(truth, sm.add_constant(logit(p)), family=ALONE).fit()
     assert ours.value == pytest.approx(theirs.params[1], rel=1e-6)
     assert ours.ci95 == pytest.approx(limits(theirs.params[1], theirs.bse[1]), rel=1e-5)
+    assert ours.method == "logistic recalibration with free intercept; Wald interval"
 
 
 def test_intercept_and_its_interval_equal_statsmodels():
@@ -64,6 +65,7 @@ def test_one_slope_for_three_classes_is_where_the_likelihood_is_greatest():
     ours = slope(log_p, truth, data.patients)
     assert ours.value == pytest.approx(theirs.x[2], rel=1e-4)
     assert ours.ci95 == pytest.approx(limits(theirs.x[2], theirs.hess_inv[2, 2] ** 0.5), rel=0.02)
+    assert ours.method.startswith("logistic recalibration with free intercepts, one slope for all classes; ")
 
 
 def test_a_slope_below_one_tells_probabilities_that_are_too_extreme():
