@@ -138,8 +138,11 @@ def _plan(cohort: Cohort, overrides: Sequence[str], progress: Progress) -> Plan:
 
 
 def _set_by_user(config: FinetuneConfig, overrides: Sequence[str]) -> list[Choice]:
-    typed = {_key(text): text.partition("=")[2] for text in overrides}
-    return [Choice(key, _value_at(config, key, text), "set by you") for key, text in typed.items()]
+    typed = {_key(text): text for text in overrides}
+    return [
+        Choice(key, _value_at(config, key, text.partition("=")[2]), "--quick" if text in QUICK else "set by you")
+        for key, text in typed.items()
+    ]
 
 
 def begun(out: Path) -> bool:

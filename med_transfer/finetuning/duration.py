@@ -87,7 +87,7 @@ class Duration:
     @property
     def sentence(self) -> str:
         """For a person."""
-        parts = [f"reading {_minutes(self.reading)}"]
+        parts = [f"start and report {_minutes(_START_SECONDS)}", f"reading {_minutes(self.reading)}"]
         if self.n_pretrained:
             each = _minutes(self.pretraining / self.n_pretrained)
             parts += [f"pretraining of {self.n_pretrained} folds {_minutes(self.pretraining)}, {each} each"]

@@ -58,6 +58,8 @@ def test_plan_without_a_file_is_the_file_and_json_is_for_programs(command, cohor
     record = json.loads(command("plan", cohort_csv, "--quick", "--json", *SMALL).out)
     assert {"facts", "choices", "seconds"} == set(record)
     chosen = {choice["key"]: choice["value"] for choice in record["choices"]}
+    why = {choice["key"]: choice["reason"] for choice in record["choices"]}
+    assert (why["from_scratch_baseline"], why["input.shape"]) == ("--quick", "set by you")
     assert chosen["transfer.strategy"]["name"] == "linear_probe"
     assert chosen["from_scratch_baseline"] is False
 
@@ -89,6 +91,7 @@ def test_finetune_without_a_config_prints_the_plan_trains_it_and_goes_on_with_it
     assert first.out.index("input.region: roi") < first.out.index("this will take") < first.out.index("bundle: ")
     config = load_config(FinetuneConfig, run / "config.yaml")
     assert (config.transfer.strategy.name, config.from_scratch_baseline) == ("linear_probe", False)
+    assert "whether transfer helped or harmed was not measured" in (run / "metrics.json").read_text()
     features = {path: path.stat().st_mtime_ns for path in (run / "training").rglob("*") if path.is_file()}
     again = command("finetune", cohort_csv, "-o", run, "--plan", "--minutes", 20)
     assert again.code == 0, again.err

@@ -16,6 +16,10 @@ _NO_TRANSFER = Sentence("There was no transfer: the network is from scratch.")
 _ONLY_REPORTED = Sentence(
     "The transferred network was kept; whether transfer helped or harmed was only to be reported."
 )
+_NOT_MEASURED = Sentence(
+    "The transferred network was kept; whether transfer helped or harmed was not measured, as there is no network from "
+    "scratch beside it."
+)
 _WHY = {
     "harm": Sentence("Transfer harmed on them, so the network from scratch was kept"),
     "none": Sentence("No difference was shown on them, so the transferred network was kept"),
@@ -35,7 +39,9 @@ def choose_network(
     rule = config.transfer.on_harm
     if config.transfer.strategy.name == "scratch":
         return KeptNetwork(network="scratch", rule=rule, sentence=_NO_TRANSFER)
-    if rule == "report" or scratch is None:
+    if scratch is None:
+        return KeptNetwork(network="transferred", rule=rule, sentence=_NOT_MEASURED)
+    if rule == "report":
         return KeptNetwork(network="transferred", rule=rule, sentence=_ONLY_REPORTED)
     validation = list(chain.from_iterable(run_data.split.validation))
     cohort = run_data.prepared.cohort.subset(validation)
