@@ -13,10 +13,10 @@ from med_transfer.hospital.config import Limits
 from med_transfer.hospital.pacs import FIND, MOVE
 from med_transfer.hospital.receiver import STATUS, VERIFICATION
 from med_transfer.hospital.sender import RESULT_CLASSES, RESULT_SYNTAXES
-from med_transfer.hospital.storage_classes import STORAGE_CLASSES, TRANSFER_SYNTAXES
+from med_transfer.hospital.storage_classes import OF_MAKERS, STORAGE_CLASSES, TRANSFER_SYNTAXES
 
 _STATUSES = [
-    ("0000", "stored, or was stored before with the same content"),
+    ("0000", "stored, or was stored before with the same content; or passed over"),
     ("0124", "the caller may not store"),
     ("A700", "the disk is nearly full, or cannot be written"),
 ]
@@ -39,8 +39,9 @@ Made from the code by `python -m med_transfer.hospital.conformance`. Research us
 
 {_table(("SOP class", "UID", "role", "transfer syntaxes"), services)}
 
-Classes and syntaxes that are not listed are refused when the association is negotiated. Images are stored as they were
-received.
+Images are stored as they were received.
+
+{_passed_over()}
 
 ## Transfer syntaxes of received images
 
@@ -122,6 +123,14 @@ Without it only AE titles and addresses are checked, which is no security in an 
 
 Results are written in ISO_IR 100 (Latin 1) where it has all letters, else in ISO_IR 192 (UTF-8); images may use any.
 """
+
+
+def _passed_over() -> str:
+    text = f"""Every other storage class of the standard, and what makers add to a study ({", ".join(OF_MAKERS)}), is
+negotiated in every transfer syntax, answered by 0000 and **passed over**: the node keeps only what it can predict, and
+whoever forwards a whole study must not fail over its dose report. It is no archive, and no provider of Storage
+Commitment. Any other class or syntax is refused when the association is negotiated."""
+    return textwrap.fill(" ".join(text.split()), 120)
 
 
 def _associations() -> str:

@@ -59,13 +59,14 @@ class WebPacs:
         buffer, now, node = io.BytesIO(), time.time(), self._node
         dataset.save_as(buffer, enforce_file_format=True)
         try:
-            keep(node.folder, self._queue, received_file(buffer.getvalue()), now, node.limits.study_instances)
+            received = received_file(buffer.getvalue())
+            kept = keep(node.folder, self._queue, received, now, node.limits.study_instances)
         except Unfit as unfit:
-            if unfit.reason == "class_not_supported":  # a study may hold reports, too, which nobody wants here
+            if unfit.reason == "class_not_supported":  # a study may hold what only its maker knows
                 return Fetched(0, 0)
             keep_aside(node.folder, self._queue, unfit.reason, "pacs", buffer.getvalue(), now)
             return Fetched(0, 1)
-        return Fetched(1, 0)
+        return Fetched(int(kept), 0)
 
     def store(self, result: Dataset) -> str:
         """Why a result was not stored, a code; empty when the answer says that it was, and nothing else."""

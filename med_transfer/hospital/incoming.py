@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from pydicom.uid import UID
 
 from med_transfer.atomic import write_bytes
 from med_transfer.hospital.queue import Described, Instance, Queue
-from med_transfer.hospital.storage_classes import STORAGE_CLASSES, TRANSFER_SYNTAXES
+from med_transfer.hospital.storage_classes import PASSED_OVER, STORAGE_CLASSES, TRANSFER_SYNTAXES
+
+log = logging.getLogger(__name__)
 
 _TAGS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "IssuerOfPatientID")
 _SHOWN = {
@@ -67,9 +70,9 @@ def received_file(content: bytes, study_uid: str = "") -> Received:
         sop_uid = str(meta.MediaStorageSOPInstanceUID)
     except Exception:  # corrupt bytes make a parser raise nearly anything
         raise Unfit("damaged") from None
-    if sop_class not in STORAGE_CLASSES:
+    if sop_class not in (*STORAGE_CLASSES, *PASSED_OVER):
         raise Unfit("class_not_supported")
-    if syntax not in TRANSFER_SYNTAXES:
+    if syntax not in TRANSFER_SYNTAXES and sop_class in STORAGE_CLASSES:
         raise Unfit("syntax_not_supported")
     return Received(sop_class, sop_uid, syntax, content, content[start:], study_uid=study_uid)
 
@@ -131,13 +134,19 @@ def describe_earlier(folder: Path, queue: Queue) -> None:
         queue.describe(study, _described(header))
 
 
-def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) -> None:
+def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) -> bool:
     """Write an instance and put it into the queue; one that is there already is taken as sent.
+
+    Returns:
+        Whether it is kept; an object of another kind than the images that are predicted is passed over.
 
     Raises:
         Unfit: it is not taken.
         OutputError: it cannot be written.
     """
+    if received.sop_class in PASSED_OVER:
+        log.info("an object that holds no image to predict was passed over: %s", UID(received.sop_class).name)
+        return False
     instance = describe(received)
     added = queue.judge(instance, most)
     if added == "new":
@@ -147,6 +156,7 @@ def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) 
             (folder / instance.file).unlink()
     if added not in ("new", "known"):
         raise Unfit(added.replace(" ", "_"))
+    return True
 
 
 def keep_aside(folder: Path, queue: Queue, reason: str, caller: str, content: bytes, now: float) -> None:

@@ -1,9 +1,15 @@
-"""Which images the node takes, in which encodings: those that the reader handles. Source: DICOM PS3.6 A."""
+"""Which objects the node takes, in which encodings: images that the reader handles; and which it passes over.
+
+Source: DICOM PS3.6 A.
+"""
 
 from __future__ import annotations
 
 from pydicom import uid as sop_class
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import AllTransferSyntaxes, DeflatedExplicitVRLittleEndian
+from pynetdicom.presentation import AllStoragePresentationContexts
+from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import register_uid, uid_to_service_class
 
 from med_transfer.scans.dicom.codecs import READABLE_TRANSFER_SYNTAXES
 
@@ -16,3 +22,26 @@ STORAGE_CLASSES = (
 )
 # A deflated data set may unpack to a thousand times its size, and must be unpacked to find out whose it is.
 TRANSFER_SYNTAXES = tuple(uid for uid in READABLE_TRANSFER_SYNTAXES if uid != DeflatedExplicitVRLittleEndian)
+
+OF_MAKERS = (
+    "1.3.12.2.1107.5.9.1",  # Siemens CSA Non-Image Storage
+    "1.3.46.670589.11.0.0.12.1",  # Philips MR Spectrum Storage
+    "1.3.46.670589.11.0.0.12.2",  # Philips MR Series Data Storage
+    "1.3.46.670589.11.0.0.12.4",  # Philips MR ExamCard Storage
+)
+# Retired, and still in archives: ultrasound of several frames, nuclear medicine, ultrasound; and too new for some
+# versions of pynetdicom: label map segmentation, height map segmentation.
+_OLD_AND_NEW = tuple(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("3", "5", "6", "66.7", "66.8"))
+_KNOWN = tuple(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
+
+# Answered as taken, and not kept: dose reports, presentation states, pages. Whoever forwards a whole study may send
+# none of it where one object has nobody to take it (Orthanc's jobs end at the first), and every CT has a dose report.
+PASSED_OVER = tuple(sorted({*_KNOWN, *_OLD_AND_NEW, *OF_MAKERS} - {*STORAGE_CLASSES}))
+SYNTAXES_PASSED_OVER = tuple(AllTransferSyntaxes)
+
+
+def make_known() -> None:
+    """To pynetdicom, which ends the association over a class that it takes for no storage."""
+    for number, uid in enumerate(PASSED_OVER):
+        if uid_to_service_class(uid) is not StorageServiceClass:
+            register_uid(uid, f"PassedOver{number}", StorageServiceClass)

@@ -106,9 +106,9 @@ class Orthanc:
     dicom: int
     http: int
 
-    def get(self, path: str):
+    def get(self, path: str, *, text: bool = False):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=20) as answer:
-            return json.loads(answer.read())
+            return answer.read().decode() if text else json.loads(answer.read())
 
     def know_node(self, port: int) -> None:
         """Where the node listens now."""

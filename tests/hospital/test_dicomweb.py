@@ -70,12 +70,13 @@ def posted(url: str, *contents: bytes, token: str = TOKEN, kind: str = "multipar
 
 def test_parts_are_taken_or_not_each_by_itself(node_config, queue, token, tmp_path):
     config = node_config()
-    good, twin, page = (dcmread(file) for file in series(tmp_path / "scan", slices=3))
+    good, twin, page, strange = (dcmread(file) for file in series(tmp_path / "scan", slices=4))
     uid = str(good.StudyInstanceUID)
     twin.SOPInstanceUID = twin.file_meta.MediaStorageSOPInstanceUID = good.SOPInstanceUID
     page.SOPClassUID = page.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
+    strange.SOPClassUID = strange.file_meta.MediaStorageSOPClassUID = "1.2.3.4"
     contents = []
-    for dataset in (good, twin, page):
+    for dataset in (good, twin, page, strange):
         dataset.save_as(buffer := io.BytesIO(), enforce_file_format=True)
         contents.append(buffer.getvalue())
     with Serving(config, queue, token=token) as server:
@@ -89,7 +90,8 @@ def test_parts_are_taken_or_not_each_by_itself(node_config, queue, token, tmp_pa
         answer = posted(f"{url}/{uid}", *contents, b"DICM? no")
         assert answer.status_code == 202
         said = Dataset.from_json(answer.json())
-        assert [one.ReferencedSOPInstanceUID for one in said.ReferencedSOPSequence] == [good.SOPInstanceUID]
+        taken = [one.ReferencedSOPInstanceUID for one in said.ReferencedSOPSequence]
+        assert taken == [good.SOPInstanceUID, page.SOPInstanceUID]  # the page is passed over
         assert [one.FailureReason for one in said.FailedSOPSequence] == [0x0111, 0x0122, 0xC000]
         assert posted(url, contents[0]).status_code == 200  # again: the same
         assert dict(queue.reasons()) == {"conflict": 1, "damaged": 1, "not_as_announced": 1}

@@ -66,6 +66,22 @@ def test_a_study_is_found_counted_and_fetched(node_config, pacs, kind):
         assert {sop_uid for sop_uid, _ in queue.instances(study_id(uid))} == images
 
 
+def test_a_pacs_that_forwards_whole_studies_is_not_stopped_by_what_is_no_image(node_config, pacs):
+    """Orthanc's job ends at the first object that is refused, and then sends none of the images either."""
+    config = node_config()
+    pacs.know_node(config.port)
+    with receiving(config) as queue:
+        (study, *_) = pacs.get("/studies")
+        whole = [one["ID"] for one in pacs.get(f"/studies/{study}/instances")]
+        kinds = {one: pacs.get(f"/instances/{one}/metadata/SopClassUid", text=True) for one in whole}
+        whole.sort(key=lambda one: kinds[one] == "1.2.840.10008.5.1.4.1.1.2")  # the page is first
+        pacs.send("POST", "/modalities/node/store", {"Resources": whole, "LocalAet": "CT1", "Synchronous": True})
+        uid = pacs.get(f"/studies/{study}")["MainDicomTags"]["StudyInstanceUID"]
+        assert (len(whole), len(queue.instances(study_id(uid)))) == (4, 3)
+        assert dict(queue.reasons()) == {}
+        assert len(list((config.folder / "incoming").glob("*/*"))) == 3
+
+
 @pytest.mark.parametrize("kind", ["dicom", "dicomweb"])
 def test_the_study_of_a_work_item_is_fetched_and_ready_at_once(node_config, pacs, kind):
     with worklist() as server:

@@ -27,6 +27,7 @@ from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import study_id, sweep
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.receiver import Receiver
+from med_transfer.hospital.storage_classes import OF_MAKERS
 
 pytestmark = pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
 
@@ -112,6 +113,25 @@ def test_what_is_damaged_is_set_aside_and_the_association_goes_on(node_config, t
         assert not [entry for entry in queue.entries() if "ANOTHER" in str(entry) or str(good.PatientID) in str(entry)]
 
 
+def test_objects_without_an_image_to_predict_are_passed_over(node_config, tmp_path):
+    dose, csa, old, strange = "1.2.840.10008.5.1.4.1.1.88.67", OF_MAKERS[0], "1.2.840.10008.5.1.4.1.1.6", "1.2.3.4.5"
+    config, (file, *_) = node_config(), series(tmp_path / "scan", slices=1)
+    entity = AE("CT1")
+    for uid in (dose, csa, old, strange):
+        entity.add_requested_context(uid)
+    with receiving(config) as queue:
+        association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
+        accepted = {str(context.abstract_syntax) for context in association.accepted_contexts}
+        assert accepted == {dose, csa, old}
+        for uid in (dose, csa, old):
+            dataset = dcmread(file)
+            dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = uid
+            assert association.send_c_store(dataset).Status == 0x0000
+        association.release()
+        assert (queue.counts(), dict(queue.reasons())) == ({}, {})
+    assert not list(config.folder.glob("*/**/*.dcm"))
+
+
 def test_a_notice_of_what_there_is_completes_a_study_at_once(node_config, tmp_path):
     destination = {"ae_title": "PACS", "address": "127.0.0.1", "port": 1}
     config, images = node_config(destinations=[destination]), list(map(dcmread, series(tmp_path / "scan", slices=2)))
@@ -146,13 +166,12 @@ def test_priority_is_the_sites_word_for_a_caller_else_the_callers(node_config, t
 def test_unknown_classes_and_private_syntaxes_are_not_negotiated(node_config, tmp_path):
     config, (image, *_) = node_config(), map(dcmread, series(tmp_path / "scan", slices=1))
     entity = AE("CT1")
-    entity.add_requested_context("1.2.840.10008.5.1.4.1.1.7")  # a page
     entity.add_requested_context("1.2.826.0.1.3680043.9.9999.1")  # a class of its own
     entity.add_requested_context(CTImageStorage, ["1.2.826.0.1.3680043.9.9999.2"])  # an encoding of its own
     entity.add_requested_context(CTImageStorage)
     with receiving(config) as queue:
         association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
-        assert [context.result for context in association.rejected_contexts] == [3, 3, 4]  # PS3.8 table 9-18
+        assert [context.result for context in association.rejected_contexts] == [3, 4]  # PS3.8 table 9-18
         assert association.send_c_store(image).Status == 0
         association.abort()
         assert queue.counts() == {"received": 1}
