@@ -443,14 +443,16 @@ def test_kill_and_a_closed_terminal_end_a_command_as_ctrl_c_does(command, monkey
             ended.append(True)
 
     monkeypatch.setattr("med_transfer.backbones.backbones", stopped)
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, of_ctrl_c)
+    # As a process begins: Ray, which other tests start in this one, has taken SIGTERM.
+    before = {one: signal.signal(one, how) for one, how in ((signal.SIGINT, of_ctrl_c), (number, signal.SIG_DFL))}
     try:
         outcome = command("backbones", "list")
+        afterwards = signal.getsignal(number)
     finally:
-        signal.signal(signal.SIGINT, before)
+        for one, how in before.items():
+            signal.signal(one, how)
     assert (outcome.code, outcome.err, ended) == (code, f"{STOPPED}\n", [True])
-    assert signal.getsignal(number) is signal.SIG_DFL
+    assert afterwards is signal.SIG_DFL
 
 
 TWICE = """
