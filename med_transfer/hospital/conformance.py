@@ -16,7 +16,7 @@ from med_transfer.hospital.sender import RESULT_CLASSES, RESULT_SYNTAXES
 from med_transfer.hospital.storage_classes import OF_MAKERS, STORAGE_CLASSES, TRANSFER_SYNTAXES
 
 _STATUSES = [
-    ("0000", "stored, or was stored before with the same content; or passed over"),
+    ("0000", "stored, or was stored before with the same content, in any encoding; or passed over"),
     ("0124", "the caller may not store"),
     ("A700", "the disk is nearly full, or cannot be written"),
 ]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import UID
 
 from med_transfer.atomic import write_bytes
@@ -135,7 +136,7 @@ def describe_earlier(folder: Path, queue: Queue) -> None:
 
 
 def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) -> bool:
-    """Write an instance and put it into the queue; one that is there already is taken as sent.
+    """Write an instance and put it into the queue; one that is there already, in any encoding, is taken as sent.
 
     Returns:
         Whether it is kept; an object of another kind than the images that are predicted is passed over.
@@ -154,9 +155,34 @@ def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) 
         added = queue.add(instance, now, most, received.priority)
         if added != "new":
             (folder / instance.file).unlink()
+    if added == "conflict" and _is_here(folder, queue, instance, received.content):
+        added = "known"
     if added not in ("new", "known"):
         raise Unfit(added.replace(" ", "_"))
     return True
+
+
+def _is_here(folder: Path, queue: Queue, instance: Instance, content: bytes) -> bool:
+    """Whether the study has the same image in another encoding: a modality sends it one way, the PACS on another."""
+    file = queue.file_of(instance.study, instance.sop_uid)
+    try:
+        return bool(file) and _said(_read(folder / file)) == _said(_read(io.BytesIO(content)))
+    except Exception:  # corrupt bytes make a parser raise nearly anything
+        return False
+
+
+def _read(file: Path | io.BytesIO) -> Dataset:
+    """With numbers where implicit VR leaves open which kind they are of (PS3.5 A.1)."""
+    return correct_ambiguous_vr(dcmread(file), is_little_endian=True)
+
+
+def _said(dataset: Dataset) -> dict[int, object]:
+    """What an image says in elements of the standard, pixels among them: encodings name those of makers differently."""
+    return {
+        int(element.tag): [_said(item) for item in element.value] if element.VR == "SQ" else element.value
+        for element in dataset
+        if not element.tag.is_private and element.tag.element != 0  # the length of a group
+    }
 
 
 def keep_aside(folder: Path, queue: Queue, reason: str, caller: str, content: bytes, now: float) -> None:

@@ -83,8 +83,8 @@ class LesionConfig(_Config):
     """Lesions painted into slabs of whole scans; see painting/lesions.py.
 
     Attributes:
-        painted: share of the slabs that have any.
-        lesions: at most so many in one of these.
+        painted: share of the slabs that may have some.
+        lesions: at most so many in one of these, each with a chance of 0.6: of three, one slab in sixteen has none.
         forms: how often each form of painting/lesions.py; relative, those that are not named never.
         tissue_hu: a lesion's middle lies in tissue of this density.
         tissue_range_hu: what differs by less from the tissue at the middle belongs to it.

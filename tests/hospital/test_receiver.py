@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import socket
 import struct
@@ -14,7 +15,7 @@ import pytest
 from peers import certificate, echoscu, series, storescu
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEGLSLossless, RLELossless
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 from pynetdicom import AE
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
@@ -32,10 +33,10 @@ from med_transfer.hospital.storage_classes import OF_MAKERS
 pytestmark = pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
 
 
-def send(config: NodeConfig, *datasets: Dataset) -> list[int]:
+def send(config: NodeConfig, *datasets: Dataset, syntax: str | None = None) -> list[int]:
     """Each with its status, in one association."""
     entity = AE("CT1")
-    entity.add_requested_context(CTImageStorage)
+    entity.add_requested_context(CTImageStorage, syntax)
     association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
     assert association.is_established
     answers = [association.send_c_store(dataset).Status for dataset in datasets]
@@ -111,6 +112,48 @@ def test_what_is_damaged_is_set_aside_and_the_association_goes_on(node_config, t
         assert len(list((config.folder / "aside").glob("*.dcm"))) == 4
         assert len(queue.instances(study_id(str(good.StudyInstanceUID)))) == 2
         assert not [entry for entry in queue.entries() if "ANOTHER" in str(entry) or str(good.PatientID) in str(entry)]
+
+
+def test_an_image_that_comes_again_in_another_encoding_is_the_same(node_config, tmp_path):
+    config, (file, *_) = node_config(), series(tmp_path / "scan", slices=1)
+    image = dcmread(file)
+    image.add_new(0x00090010, "LO", "MAKER")
+    image.add_new(0x00091001, "SH", "its own")  # which implicit VR does not name the kind of
+    for tag in (0x00280106, 0x00280120):  # smallest value and padding: nor whether these have a sign
+        image.add_new(tag, "SS" if image.PixelRepresentation else "US", 7)
+    item = Dataset()
+    item.CodeMeaning = "tissue"
+    image.AnatomicRegionSequence = [item]
+    with receiving(config) as queue:
+        for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRLittleEndian):
+            assert send(config, encoded(image, syntax), syntax=syntax) == [0x0000]
+        assert dict(queue.reasons()) == {}
+        assert len(list((config.folder / "incoming").glob("*/*"))) == 1
+        for change in (one_pixel, another_position, another_item):
+            other = copy.deepcopy(image)
+            change(other)
+            assert send(config, encoded(other, ImplicitVRLittleEndian), syntax=ImplicitVRLittleEndian) == [0x0111]
+        assert dict(queue.reasons()) == {"conflict": 3}
+
+
+def encoded(image: Dataset, syntax: str) -> Dataset:
+    """As a file in this encoding says it."""
+    copied, file = copy.deepcopy(image), BytesIO()
+    copied.file_meta.TransferSyntaxUID = syntax
+    copied.save_as(file, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=True, enforce_file_format=True)
+    return dcmread(BytesIO(file.getvalue()))
+
+
+def one_pixel(image: Dataset) -> None:
+    image.PixelData = image.PixelData[:-1] + bytes([image.PixelData[-1] ^ 1])
+
+
+def another_position(image: Dataset) -> None:
+    image.ImagePositionPatient = [0, 0, 77]
+
+
+def another_item(image: Dataset) -> None:
+    image.AnatomicRegionSequence[0].CodeMeaning = "bone"
 
 
 def test_objects_without_an_image_to_predict_are_passed_over(node_config, tmp_path):

@@ -139,6 +139,11 @@ class Queue:
         """UID and hash of each, in order of UID."""
         return self._rows("SELECT sop_uid, sha256 FROM instance WHERE study = ? ORDER BY sop_uid", study)
 
+    def file_of(self, study: str, sop_uid: str) -> str:
+        """Of an instance; empty where there is none."""
+        rows = self._rows("SELECT file FROM instance WHERE study = ? AND sop_uid = ?", study, sop_uid)
+        return rows[0][0] if rows else ""
+
     def images_here(self, study: str) -> set[str]:
         """UIDs of its instances that have their file."""
         return {row[0] for row in self._rows("SELECT sop_uid FROM instance WHERE study = ? AND file != ''", study)}
