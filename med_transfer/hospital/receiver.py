@@ -29,13 +29,7 @@ from med_transfer.hospital.server import (
     known_caller,
     may_send,
 )
-from med_transfer.hospital.storage_classes import (
-    PASSED_OVER,
-    STORAGE_CLASSES,
-    SYNTAXES_PASSED_OVER,
-    TRANSFER_SYNTAXES,
-    make_known,
-)
+from med_transfer.hospital.storage_classes import STORAGE_CLASSES, TRANSFER_SYNTAXES, offer_to_pass_over
 from med_transfer.hospital.tls import server_context
 from med_transfer.scans.library_noise import silence_readers
 
@@ -79,6 +73,7 @@ class Receiver:
                 address,
                 evt_handlers=[
                     (evt.EVT_CONN_CLOSE, free_place),
+                    (evt.EVT_REQUESTED, offer_to_pass_over),
                     (evt.EVT_REQUESTED, admit, [self._node]),
                     (evt.EVT_C_ECHO, lambda event: SUCCESS),
                     (evt.EVT_C_STORE, self._store),
@@ -149,9 +144,6 @@ def _application_entity(node: NodeConfig) -> AE:
     entity = AE(node.ae_title)
     for uid in STORAGE_CLASSES:
         entity.add_supported_context(uid, list(TRANSFER_SYNTAXES))
-    make_known()
-    for uid in PASSED_OVER:
-        entity.add_supported_context(uid, list(SYNTAXES_PASSED_OVER))
     entity.add_supported_context(VERIFICATION)
     entity.add_supported_context(AVAILABILITY)
     if any(destination.storage_commitment for destination in node.destinations):
