@@ -16,7 +16,7 @@ from med_transfer.hospital.result_header import DESCRIPTION, RESEARCH_ONLY, Resu
 
 
 def encapsulated_pdf(analyses: Sequence[Analysis], pages: Sequence[Figure], header: ResultHeader) -> list[Dataset]:
-    """One document of the study, a page for each series."""
+    """One document of the study: a page for each series that was analysed, and one for all others."""
     first, content = analyses[0].images[0], _pdf(pages)
     document = SOPClass(
         study_instance_uid=first.StudyInstanceUID,

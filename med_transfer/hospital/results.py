@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
@@ -23,7 +24,7 @@ from med_transfer.hospital.fhir import fhir_bundle
 from med_transfer.hospital.map_objects import key_objects, parametric_maps, segmentations
 from med_transfer.hospital.queue import FHIR, ResultFile
 from med_transfer.hospital.result_header import ResultHeader
-from med_transfer.hospital.secondary_capture import page, secondary_capture
+from med_transfer.hospital.secondary_capture import page, page_of_refused, secondary_capture
 from med_transfer.hospital.structured_report import structured_report
 from med_transfer.scans.search.series_rules import SeriesRules
 
@@ -60,22 +61,23 @@ def write_results(
         OutputError: a file cannot be written.
     """
     shown = [a for a in analyses if a.images and (a.prediction.status == "ok" or settings.of_rejected)]
+    answered, refused = ([a for a in shown if (a.prediction.status == "ok") is ok] for ok in (True, False))
     if not shown:
         return []
     objects: list[Dataset] = []
     if settings.structured_report:
         objects.append(structured_report(shown, header, settings.codes, [dcmread(file) for file in previous]))
     drawn = settings.secondary_capture or settings.encapsulated_pdf
-    pages = [page(analysis, header) for analysis in shown] if drawn else []
+    pages = _pages(answered, refused, header) if drawn else []
     if settings.secondary_capture:
         objects += [
             secondary_capture(a.images[0], figure, header, n)
-            for n, (a, figure) in enumerate(zip(shown, pages, strict=True))
+            for n, (a, figure) in enumerate(zip([*answered, *refused[:1]], pages, strict=True))
         ]
     optional = {
-        "segmentation": partial(segmentations, shown, header),
-        "parametric_map": partial(parametric_maps, shown, header),
-        "key_objects": partial(key_objects, shown, header),
+        "segmentation": partial(segmentations, answered, header),
+        "parametric_map": partial(parametric_maps, answered, header),
+        "key_objects": partial(key_objects, answered, header),
         "encapsulated_pdf": partial(encapsulated_pdf, shown, pages, header),
     }
     for name, make in optional.items():
@@ -84,6 +86,11 @@ def write_results(
     if settings.fhir:
         written.append(_written_fhir(folder, shown, header, settings))
     return written
+
+
+def _pages(answered: Sequence[Analysis], refused: Sequence[Analysis], header: ResultHeader) -> list[Figure]:
+    pages = [page(analysis, header) for analysis in answered]
+    return [*pages, page_of_refused(refused, header)] if refused else pages
 
 
 def _attempted(name: str, make: Callable[[], list[Dataset]]) -> list[Dataset]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import io
 import textwrap
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from highdicom.sc import SCImage
@@ -25,11 +27,11 @@ from med_transfer.scans.inspection.picture import side_by_side
 
 _INCHES, _DPI = (10.24, 10.24), 100
 _OF_CHINESE = ("Noto Sans Mono CJK TC", "Noto Sans CJK TC", "Noto Sans TC", "PingFang TC", "Microsoft JhengHei")
-_COLUMNS, _CLASSES, _REASONS = 100, 8, 6  # of letters; most lines of each
+_COLUMNS, _CLASSES, _REASONS, _REFUSALS = 100, 8, 6, 8  # of letters; most of each on a page
 
 
 def secondary_capture(about: Dataset, drawn: Figure, header: ResultHeader, number: int) -> SCImage:
-    """The page of one series, of which ``about`` is an image; ``number`` of it among the study's."""
+    """A page as an object; ``about``: an image that it is about, ``number``: of the page among the study's."""
     image = SCImage.from_ref_dataset(
         ref_dataset=about,
         pixel_array=pixels(drawn),
@@ -55,10 +57,18 @@ def pixels(drawn: Figure) -> NDArray[np.uint8]:
 
 
 def page(analysis: Analysis, header: ResultHeader) -> Figure:
-    """The page, on black."""
-    figure, said = Figure(figsize=_INCHES, dpi=_DPI, facecolor="black"), lines(analysis, header)
-    top = 0.93
-    if analysis.volume is not None:
+    """The page of a series, on black."""
+    return _drawn(lines(analysis, header), analysis)
+
+
+def page_of_refused(analyses: Sequence[Analysis], header: ResultHeader) -> Figure:
+    """One page of all series that were not analysed: of a study for another bundle there may be a hundred."""
+    return _drawn(lines_of_refused(analyses, header))
+
+
+def _drawn(said: Sequence[str], analysis: Analysis | None = None) -> Figure:
+    figure, top = Figure(figsize=_INCHES, dpi=_DPI, facecolor="black"), 0.93
+    if analysis is not None and analysis.volume is not None:
         top = 0.05 + 0.0178 * (len(said) + 1)  # the words below, and all the room above them for the planes
         axes = figure.add_axes((0.02, top + 0.01, 0.96, 0.94 - top))
         axes.imshow(imread(io.BytesIO(_planes(analysis)), format="png"))
@@ -99,15 +109,27 @@ def _planes(analysis: Analysis) -> bytes:
 
 
 def lines(analysis: Analysis, header: ResultHeader) -> list[str]:
-    """What the page says in words."""
-    prediction = analysis.prediction
-    made_by = f"med_transfer {header.version}, {header.model_name}, revision {header.revision}"
+    """What the page of a series says in words."""
+    prediction, made_by = analysis.prediction, _made_by(header)
     if prediction.status != "ok":
         return ["NOT ANALYSED", *_wrapped(prediction.reason, 8), *_codes(analysis), "", made_by]
     abstained = ["ABSTAINED: the scan is unlike the training data"] if prediction.abstained else []
     called = _wrapped(f"predicted: {prediction.predicted or 'nothing'} ({header.operating_point})", 3)
     reasons = [line for reason in prediction.reason.split("; ") for line in _wrapped(reason, 2)][:_REASONS]
     return [*abstained, *reasons, *_codes(analysis), *called, *_classes(analysis, header), *_of_map(analysis), made_by]
+
+
+def lines_of_refused(analyses: Sequence[Analysis], header: ResultHeader) -> list[str]:
+    """What the page says of series without an answer: each reason once, with its number of series."""
+    if len(analyses) == 1:
+        return lines(analyses[0], header)
+    reasons = Counter((analysis.prediction.reason, analysis.reasons) for analysis in analyses)
+    said = [f"NOT ANALYSED: {len(analyses)} series, and none of them is left out of the structured report"]
+    for (reason, codes), number in reasons.most_common(_REFUSALS):
+        told = f" (codes: {', '.join(codes)})" if codes else ""
+        said += ["", *_wrapped(f"{number} series: {reason}{told}", 3)]
+    more = len(reasons) - _REFUSALS
+    return [*said, *(["", f"and {more} more reasons"] if more > 0 else []), "", _made_by(header)]
 
 
 def _classes(analysis: Analysis, header: ResultHeader) -> list[str]:
@@ -130,6 +152,10 @@ def _of_map(analysis: Analysis) -> list[str]:
     record = analysis.heat.record
     says = f"colours: orange speaks for {record.class_name}, blue against it (Grad-CAM); it need not be the finding."
     return _wrapped(" ".join([says, *record.doubts]), 4)
+
+
+def _made_by(header: ResultHeader) -> str:
+    return f"med_transfer {header.version}, {header.model_name}, revision {header.revision}"
 
 
 def _codes(analysis: Analysis) -> list[str]:

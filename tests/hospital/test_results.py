@@ -30,7 +30,7 @@ from med_transfer.hospital.codes import REASONS, class_code, probability_code, r
 from med_transfer.hospital.config import NodeConfig, Results
 from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
 from med_transfer.hospital.results import basis_of, facts, write_results
-from med_transfer.hospital.secondary_capture import lines, page, pixels
+from med_transfer.hospital.secondary_capture import lines, lines_of_refused, page, pixels
 from med_transfer.hospital.settings.words import CodedEntry
 from med_transfer.inference import Predictor
 from med_transfer.metrics.records.decisions import ChosenPoint
@@ -140,6 +140,30 @@ def test_a_page_says_why_there_is_no_answer(predictor, study):
     (refused,) = [page for page in pages if page[0] == "NOT ANALYSED"]
     assert "slice" in refused[1]
     assert "codes: GeometryRejected" in refused
+
+
+def test_series_without_an_answer_share_one_page(predictor, study, tmp_path):
+    """Of an MR study under a bundle of CT there would be one for each of its hundred series."""
+    analyses = analyse(study, predictor)
+    (good,) = [a for a in analyses if a.volume is not None]
+    (short,) = [a for a in analyses if a.volume is None]
+    of_mr = replace(
+        short, prediction=replace(short.prediction, reason="modality MR, not CT"), refusal="GeometryRejected"
+    )
+    many = [short, *[of_mr] * 40, good]
+    files = write_results(tmp_path, many, header(predictor), Results(encapsulated_pdf=True))
+    report, *objects = [dcmread(tmp_path / file.file) for file in files]
+    assert [one.Modality for one in objects] == ["OT", "OT", "DOC"]
+    groups = srread(tmp_path / files[0].file).content.get_image_measurement_groups()
+    assert len(groups) == len(many)
+    said = lines_of_refused([short, *[of_mr] * 40], header(predictor))
+    assert said[0].startswith("NOT ANALYSED: 41 series")
+    assert "40 series: modality MR, not CT (codes: GeometryRejected)" in said
+    assert sum(line.startswith("1 series: ") for line in said) == 1
+    strange = [replace(short, prediction=replace(short.prediction, reason=f"reason {n}")) for n in range(30)]
+    assert "and 22 more reasons" in lines_of_refused(strange, header(predictor))
+    assert lines_of_refused([short], header(predictor)) == lines(short, header(predictor))
+    assert report.StudyInstanceUID == objects[0].StudyInstanceUID
 
 
 def test_a_page_draws_names_as_they_are_and_writes_out_what_it_has_no_letters_for(predictor, study):
