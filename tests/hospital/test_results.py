@@ -147,20 +147,22 @@ def test_series_without_an_answer_share_one_page(predictor, study, tmp_path):
     analyses = analyse(study, predictor)
     (good,) = [a for a in analyses if a.volume is not None]
     (short,) = [a for a in analyses if a.volume is None]
-    of_mr = replace(
-        short, prediction=replace(short.prediction, reason="modality MR, not CT"), refusal="GeometryRejected"
-    )
-    many = [short, *[of_mr] * 40, good]
+    refused = [
+        replace(short.prediction, found="modality MR", reason=f"series {n}: modality MR; expected CT")
+        for n in range(40)
+    ]
+    of_mr = [replace(short, prediction=one, refusal="InputRejected") for one in refused]
+    many = [short, *of_mr, good]
     files = write_results(tmp_path, many, header(predictor), Results(encapsulated_pdf=True))
     report, *objects = [dcmread(tmp_path / file.file) for file in files]
     assert [one.Modality for one in objects] == ["OT", "OT", "DOC"]
     groups = srread(tmp_path / files[0].file).content.get_image_measurement_groups()
     assert len(groups) == len(many)
-    said = lines_of_refused([short, *[of_mr] * 40], header(predictor))
+    said = lines_of_refused([short, *of_mr], header(predictor))
     assert said[0].startswith("NOT ANALYSED: 41 series")
-    assert "40 series: modality MR, not CT (codes: GeometryRejected)" in said
+    assert "40 series: modality MR (codes: InputRejected)" in said
     assert sum(line.startswith("1 series: ") for line in said) == 1
-    strange = [replace(short, prediction=replace(short.prediction, reason=f"reason {n}")) for n in range(30)]
+    strange = [replace(short, prediction=replace(short.prediction, found=f"reason {n}")) for n in range(30)]
     assert "and 22 more reasons" in lines_of_refused(strange, header(predictor))
     assert lines_of_refused([short], header(predictor)) == lines(short, header(predictor))
     assert report.StudyInstanceUID == objects[0].StudyInstanceUID
