@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +84,17 @@ def saving_table(answers: OwnBudgets, arm: str = "default", base: str = "scratch
     return table(["task", f"{arm} with", f"times as many that {base} needs"], rows)
 
 
+def fewer_labels_table(answers: OwnBudgets, arm: str = "default", base: str = "scratch") -> list[str]:
+    """What the arm reaches with some labels, minus what the base reaches with the next larger number of them."""
+    rows = []
+    for task, (few, more) in product(TASKS, pairwise(sorted(LABELS, key=lambda n: n or np.inf))):
+        reached, other = answers.macro_auc(arm, task, few), answers.macro_auc(base, task, more)
+        if reached is not None and other is not None:
+            low, high = np.percentile((reached - other)[1:], [2.5, 97.5])
+            rows.append([task, str(few), str(more or "all"), f"{(reached - other)[0]:+.3f} [{low:+.3f}, {high:+.3f}]"])
+    return table(["task", f"{arm} with", f"{base} with", "difference of the macro AUC"], rows)
+
+
 def needed_labels(reached: float, rising: np.ndarray, labels: list[float]) -> float:
     """Beyond the last point: just above the most labels, as no more is known."""
     if reached > rising[-1]:
@@ -129,6 +140,7 @@ def main() -> None:
         "Macro AUC": auc_table(answers, ARMS),
         "Differences of the macro AUC": difference_table(answers, PAIRS),
         "Labels saved": saving_table(answers),
+        "Fewer labels against more": fewer_labels_table(answers),
         "Trainings": training_table(answers),
         "Sensitivity of each class": class_table(answers, compared, "sensitivity", sensitivity),
         "AUC of each class against the rest": class_table(answers, compared, "AUC", auc_of_class),
