@@ -130,7 +130,7 @@ def _passed_over() -> str:
 negotiated in every transfer syntax, answered by 0000 and **passed over**: the node keeps only what it can predict, and
 whoever forwards a whole study must not fail over its dose report. It is no archive, and no provider of Storage
 Commitment. Any other class or syntax is refused when the association is negotiated."""
-    return textwrap.fill(" ".join(text.split()), 120)
+    return _filled(text)
 
 
 def _associations() -> str:
@@ -141,6 +141,11 @@ disk that is nearly full, are answered by rejected-transient, local limit exceed
 KiB, an instance {limits.instance_mib:g} MiB; a connection that brings more, or is silent for {limits.network_seconds:g}
 s, is closed. These are defaults of node.yaml. Asynchronous operations, user identity and extended negotiation are not
 used."""
+    return _filled(text)
+
+
+def _filled(text: str) -> str:
+    """Lines as wide as those of the other pages."""
     return textwrap.fill(" ".join(text.split()), 120)
 
 

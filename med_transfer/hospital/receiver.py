@@ -28,8 +28,9 @@ from med_transfer.hospital.server import (
     free_place,
     known_caller,
     may_send,
+    offer_to_pass_over,
 )
-from med_transfer.hospital.storage_classes import STORAGE_CLASSES, TRANSFER_SYNTAXES, offer_to_pass_over
+from med_transfer.hospital.storage_classes import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from med_transfer.hospital.tls import server_context
 from med_transfer.scans.library_noise import silence_readers
 

@@ -123,7 +123,7 @@ def lines_of_refused(analyses: Sequence[Analysis], header: ResultHeader) -> list
     """What the page says of series without an answer: each reason once, with its number of series."""
     if len(analyses) == 1:
         return lines(analyses[0], header)
-    reasons = Counter((str(analysis.prediction.found), analysis.reasons) for analysis in analyses)
+    reasons = Counter((analysis.prediction.found, analysis.reasons) for analysis in analyses)
     said = [f"NOT ANALYSED: {len(analyses)} series; the structured report has each of them"]
     for (reason, codes), number in reasons.most_common(_REFUSALS):
         told = f" (codes: {', '.join(codes)})" if codes else ""

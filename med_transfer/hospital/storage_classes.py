@@ -5,16 +5,9 @@ Source: DICOM PS3.6 A.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import cast
-
 from pydicom import uid as sop_class
 from pydicom.uid import DeflatedExplicitVRLittleEndian
-from pynetdicom import build_context, evt
-from pynetdicom.pdu_primitives import A_ASSOCIATE
 from pynetdicom.presentation import AllStoragePresentationContexts
-from pynetdicom.service_class import StorageServiceClass
-from pynetdicom.sop_class import register_uid, uid_to_service_class
 
 from med_transfer.scans.dicom.codecs import READABLE_TRANSFER_SYNTAXES
 
@@ -42,20 +35,3 @@ _KNOWN = tuple(str(context.abstract_syntax) for context in AllStoragePresentatio
 # Answered as taken, and not kept: dose reports, presentation states, pages. Whoever forwards a whole study may send
 # none of it where one object has nobody to take it (Orthanc's jobs end at the first), and every CT has a dose report.
 PASSED_OVER = frozenset({*_KNOWN, *_OLD_AND_NEW, *OF_MAKERS} - {*STORAGE_CLASSES})
-for _number, _uid in enumerate(sorted(PASSED_OVER)):  # else pynetdicom ends the association when such an object comes
-    if uid_to_service_class(_uid) is not StorageServiceClass:
-        register_uid(_uid, f"PassedOver{_number}", StorageServiceClass)
-
-
-def offer_to_pass_over(event: evt.Event) -> None:
-    """Take what the requestor has of classes that are passed over, in the encodings that it proposes.
-
-    Were all of them supported beforehand, each association would copy thousands of UIDs: 170 ms of a slow core.
-    """
-    association, proposed = event.assoc, defaultdict(list)
-    request = cast(A_ASSOCIATE, association.requestor.primitive)
-    for context in request.presentation_context_definition_list:
-        if context.abstract_syntax in PASSED_OVER:
-            proposed[context.abstract_syntax] += context.transfer_syntax
-    others = [build_context(uid, syntaxes) for uid, syntaxes in proposed.items()]
-    association.acceptor.supported_contexts = [*association.acceptor.supported_contexts, *others]
