@@ -1,5 +1,16 @@
-"""``python -m med_transfer`` is ``med-transfer``."""
+"""``python -m med_transfer`` is ``med-transfer``, which begins here: Ctrl-C says nothing while the commands load."""
 
-from med_transfer.cli.app import main
+import sys
 
-main()
+
+def main() -> None:
+    """Entry point."""
+    try:
+        from med_transfer.cli.app import main as command_line
+    except KeyboardInterrupt:
+        sys.exit(130)  # INTERRUPTED of cli/app.py, which is not there yet
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

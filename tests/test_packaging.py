@@ -161,10 +161,8 @@ def test_changelog_starts_with_this_version():
 
 
 def test_command_is_installed():
-    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="med-transfer")
-    from med_transfer.cli.app import main
-
-    assert entry.load() is main
+    done = run(str(Path(sys.executable).with_name("med-transfer")), "--version")
+    assert done.stdout == f"med-transfer {med_transfer.__version__}\n"
 
 
 @pytest.mark.parametrize("group", ["dependencies", *EXTRAS])
@@ -272,7 +270,7 @@ def test_wheel_says_what_it_is(wheel):
     for line in ("Name: med-transfer", f"Version: {med_transfer.__version__}", "License-Expression: Apache-2.0"):
         assert f"{line}\n" in metadata
     assert "Requires-Python: >=3.11\n" in metadata
-    assert "med-transfer = med_transfer.cli.app:main" in wheel.read(f"{info}/entry_points.txt").decode()
+    assert "med-transfer = med_transfer.__main__:main" in wheel.read(f"{info}/entry_points.txt").decode()
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
 
 

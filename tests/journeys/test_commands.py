@@ -475,6 +475,28 @@ def test_a_second_ctrl_c_while_the_process_ends_says_no_more():
     assert (done.returncode, done.stderr) == (-signal.SIGINT, f"{STOPPED}\n")
 
 
+WHILE_IT_LOADS = """
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+
+class CtrlC(MetaPathFinder):
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, CtrlC())
+sys.argv = ["med-transfer", "--version"]
+from med_transfer.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_while_the_commands_load_says_nothing():
+    words = [sys.executable, "-c", WHILE_IT_LOADS]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def _log(run: Path) -> str:
     return (run / "run.log").read_text() if (run / "run.log").exists() else ""
 
