@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from med_transfer.atomic import sole_writer
 from med_transfer.backbones import find_backbone
@@ -14,10 +18,10 @@ from med_transfer.errors import PatientLeak, UsageError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.finetuning.split_choice import choose_by_table
-from med_transfer.labelling.curve_samples import SubsetPredictions, curve_samples
-from med_transfer.labelling.finetuned import finetuned_curve, start_of_finetuning
-from med_transfer.labelling.label_forecast import forecast
-from med_transfer.labelling.probe_curve import CurvePlan, probe_curve
+from med_transfer.labelling.curve_samples import SubsetPredictions, curve_samples, distinct_sizes, sizes_of_curves
+from med_transfer.labelling.finetuned import divisible, finetuned_curve, start_of_finetuning
+from med_transfer.labelling.label_forecast import forecast, too_few_sizes
+from med_transfer.labelling.probe_curve import CurvePlan, patients_learned, probe_curve, training_subsets
 from med_transfer.labelling.record import LEAST_SMALLEST, Budget, BudgetSettings
 from med_transfer.labelling.report import write_budget
 from med_transfer.model.classifier import stages_from_front
@@ -25,9 +29,11 @@ from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.progress import Progress, silent
 from med_transfer.selection.candidates import Candidate, Network, find_candidates
 from med_transfer.selection.measuring import joined_features
-from med_transfer.selection.target import Groups, Target, read_target
+from med_transfer.selection.target import Groups, Target, folds_of_run, read_target
 
 __all__ = ["Budget", "BudgetSettings", "label_budget"]
+
+log = logging.getLogger(__name__)
 
 
 def label_budget(
@@ -56,16 +62,18 @@ def label_budget(
     """
     settings, out = settings or BudgetSettings(), Path(out)
     config = choose_by_table(config, cohort)
-    wanted = settings.wanted(cohort.labels)
-    split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
+    for name in settings.classes:
+        cohort.labels.index(name)  # raises
     n_patients = len(set(cohort.patients))
     if settings.smallest and settings.smallest > n_patients:
         raise UsageError(f"smallest {settings.smallest}", expected=f"a part of the {n_patients} patients in the table")
+    for reason, names in without_forecast(cohort, config, settings).items():  # before any weights are opened
+        log.warning("%s: there will be a curve, but no forecast: %s", ", ".join(names), reason)
     measure = _by_finetuning if settings.finetune else _by_probe
     with sole_writer(out, "a label budget"):
         predictions, target, backbone = measure(cohort, config, settings, out, progress)
     curves = curve_samples(predictions, settings.measure, settings.n_draws, settings.seed)
-    chosen = [curve for curve in curves if settings.measure != "sensitivity" or curve.name in wanted]
+    chosen = [curve for curve in curves if settings.speaks_of(curve.name)]
     forecasts = []
     for done, curve in enumerate(chosen):
         progress("forecasts", done, len(chosen), curve.name)
@@ -86,13 +94,34 @@ def label_budget(
     return budget
 
 
-def curve_plan(target: Target, settings: BudgetSettings) -> CurvePlan:
+def without_forecast(cohort: Cohort, config: FinetuneConfig, settings: BudgetSettings) -> dict[str, list[str]]:
+    """Reasons why a curve will foretell nothing, whatever is measured, and the curves they hold for, by the table.
+
+    Raises:
+        CohortError: too few patients, or a cohort that cannot be split or leaks.
+    """
+    split = split_cohort(cohort, config.split)
+    training = cohort.subset(split.development)
+    plan = curve_plan(training, folds_of_run(training, split, split.development, config), settings)
+    if settings.finetune:
+        plan = divisible(training, config, plan)
+    subsets = training_subsets(training.truth, training.patients, plan)
+    learned = patients_learned(subsets, training.truth, training.patients, plan)
+    sizes = sizes_of_curves(*learned, settings.measure, training.labels)
+    curves: dict[str, list[str]] = {}
+    for name in filter(settings.speaks_of, sizes):
+        if reason := too_few_sizes(distinct_sizes(sizes[name])[0]):
+            curves.setdefault(reason, []).append(name)
+    return curves
+
+
+def curve_plan(cohort: Cohort, folds: NDArray[np.intp], settings: BudgetSettings) -> CurvePlan:
     """Subsets of a cohort's training folds, in as many parts as its run has."""
     return CurvePlan(
-        smallest=settings.smallest or max(LEAST_SMALLEST, 2 * len(target.cohort.labels)),
+        smallest=settings.smallest or max(LEAST_SMALLEST, 2 * len(cohort.labels)),
         n_sizes=settings.n_sizes,
         repeats=settings.repeats or (1 if settings.finetune else 10),
-        n_folds=len(set(target.folds.tolist())),
+        n_folds=len(set(folds.tolist())),
         seed=settings.seed,
     )
 
@@ -107,9 +136,8 @@ def _by_probe(
     target = _target_without_leak(candidate.weights, cohort, config, groups, out, progress)
     features = joined_features(target.features[candidate.network.key], stages)
     progress("linear probes", 0, 1)
-    predictions = probe_curve(
-        features, target.cohort.truth, target.cohort.patients, target.cohort.labels, curve_plan(target, settings)
-    )
+    plan = curve_plan(target.cohort, target.folds, settings)
+    predictions = probe_curve(features, target.cohort.truth, target.cohort.patients, target.cohort.labels, plan)
     progress("linear probes", 1, 1)
     return predictions, target, candidate.name
 
@@ -119,7 +147,8 @@ def _by_finetuning(
 ) -> tuple[SubsetPredictions, Target, str]:
     name, preprocessing = start_of_finetuning(config)
     target = _target_without_leak(config.backbone.weights, cohort, config, _groups(preprocessing), out, progress)
-    predictions = finetuned_curve(target.cohort, config, curve_plan(target, settings), out / "runs", progress)
+    plan = curve_plan(target.cohort, target.folds, settings)
+    predictions = finetuned_curve(target.cohort, config, plan, out / "runs", progress)
     return predictions, target, name
 
 

@@ -80,16 +80,26 @@ def curve_samples(
     share = predictions.learned_in_all.mean(axis=0) / len(set(predictions.patients))
     draws = np.clip(judged + _learning_deviations(by_repeat, share, n_draws, seed), 0, 1)
     patients = np.array(predictions.patients, dtype=object)
-    if measure == "macro_auc":
-        sizes, everyone = predictions.learned_in_all.mean(axis=0), len(set(predictions.patients))
-        return [_rising(CurveSamples(ALL_CLASSES, sizes, values[:, 0], draws[:, :, 0], everyone))]
-    sizes = predictions.learned.mean(axis=0)
+    sizes = sizes_of_curves(predictions.learned, predictions.learned_in_all, measure, predictions.labels)
+    judged_by = predictions.truth if measure == "sensitivity" else np.ones((len(patients), 1), dtype=bool)
     return [
-        _rising(
-            CurveSamples(name, sizes[:, c], values[:, c], draws[:, :, c], len(set(patients[predictions.truth[:, c]])))
-        )
-        for c, name in enumerate(predictions.labels.names)
+        _rising(CurveSamples(name, of_curve, values[:, c], draws[:, :, c], len(set(patients[judged_by[:, c]]))))
+        for c, (name, of_curve) in enumerate(sizes.items())
     ]
+
+
+def sizes_of_curves(
+    learned: NDArray[np.float64], learned_in_all: NDArray[np.float64], measure: Measure, labels: Labels
+) -> dict[str, NDArray[np.float64]]:
+    """Each curve's numbers of patients [size], by its name; :class:`SubsetPredictions` says what is given."""
+    if measure == "macro_auc":
+        return {ALL_CLASSES: learned_in_all.mean(axis=0)}
+    return dict(zip(labels.names, learned.mean(axis=0).T, strict=True))
+
+
+def distinct_sizes(sizes: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Those that hold equally many patients of a class count once, rising; and for each size which one it is."""
+    return np.unique(sizes.round(6), return_inverse=True)
 
 
 def _learning_deviations(
@@ -119,7 +129,7 @@ def _learning_deviations(
 
 def _rising(samples: CurveSamples) -> CurveSamples:
     """One point for sizes that hold equally many patients of a class, their mean."""
-    sizes, groups = np.unique(samples.patients.round(6), return_inverse=True)
+    sizes, groups = distinct_sizes(samples.patients)
     weights = np.eye(len(sizes))[groups]
     weights /= weights.sum(axis=0)
     return CurveSamples(samples.name, sizes, samples.values @ weights, samples.draws @ weights, samples.labelled)

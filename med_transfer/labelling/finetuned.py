@@ -54,7 +54,7 @@ def finetuned_curve(
         TooFewPatients: even the largest subset cannot be divided as the config asks.
     """
     config = _network_alone(config)
-    plan = _divisible(cohort, config, plan)
+    plan = divisible(cohort, config, plan)
     n_runs, done = len(training_subsets(cohort.truth, cohort.patients, plan)), 0
 
     def train_and_predict(subset: TrainingSubset) -> NDArray[np.float64]:
@@ -88,8 +88,12 @@ def _subset_cohort(cohort: Cohort, subset: TrainingSubset) -> Cohort:
     return replace(chosen, cases=tuple(cases))
 
 
-def _divisible(cohort: Cohort, config: FinetuneConfig, plan: CurvePlan) -> CurvePlan:
-    """The plan from the first size on at which every subset can be split into training and validation."""
+def divisible(cohort: Cohort, config: FinetuneConfig, plan: CurvePlan) -> CurvePlan:
+    """The plan from the first size on at which every subset can be split into training and validation.
+
+    Raises:
+        TooFewPatients: there is none.
+    """
     refusal: TooFewPatients | None = None
     for smallest in range(plan.smallest, len(set(cohort.patients))):
         larger = replace(plan, smallest=smallest)

@@ -84,9 +84,13 @@ def forecast(samples: CurveSamples, target: float, multiple: float = MULTIPLE) -
 
 
 def _too_few(samples: CurveSamples, draws: NDArray[np.float64]) -> str:
-    sizes = samples.patients
     if not np.isfinite(samples.values).all() or 2 * len(draws) < len(samples.draws):
         return f"too few patients of {samples.name} to judge by"
+    return too_few_sizes(samples.patients)
+
+
+def too_few_sizes(sizes: NDArray[np.float64]) -> str:
+    """Why a curve of these numbers of patients, rising, foretells nothing whatever is measured; empty where it may."""
     if len(sizes) < _LEAST_SIZES:
         return f"{len(sizes)} sizes of training set; a curve of {PARAMETERS} parameters takes at least {_LEAST_SIZES}"
     if sizes[-1] < _LEAST_SPAN * sizes[0]:

@@ -125,13 +125,22 @@ def evaluate_subsets(
         As :func:`training_subsets`, and whatever ``predict`` raises.
     """
     subsets = training_subsets(truth, patients, plan)
+    learned, in_all = patients_learned(subsets, truth, patients, plan)
+    probabilities = np.zeros((*in_all.shape, *truth.shape))
+    for subset in subsets:
+        probabilities[subset.repeat, subset.size, subset.test] = predict(subset)
+    return SubsetPredictions(learned, in_all, probabilities, truth, tuple(patients), labels)
+
+
+def patients_learned(
+    subsets: Sequence[TrainingSubset], truth: NDArray[np.bool_], patients: Sequence[str], plan: CurvePlan
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """``learned`` and ``learned_in_all`` of :class:`SubsetPredictions`, which are known before anything is measured."""
     shape = (plan.repeats, 1 + max(subset.size for subset in subsets))
-    learned, in_all = np.zeros((*shape, len(labels))), np.zeros(shape)
-    probabilities = np.zeros((*shape, *truth.shape))
+    learned, in_all = np.zeros((*shape, truth.shape[1])), np.zeros(shape)
     names = np.array(patients, dtype=str)
     for subset in subsets:
         cell = (subset.repeat, subset.size)
         learned[cell] += count_patients(truth[subset.train], names[subset.train].tolist()) / plan.n_folds
         in_all[cell] += subset.n_patients / plan.n_folds
-        probabilities[*cell, subset.test] = predict(subset)
-    return SubsetPredictions(learned, in_all, probabilities, truth, tuple(patients), labels)
+    return learned, in_all

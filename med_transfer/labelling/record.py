@@ -9,7 +9,6 @@ from typing import Literal
 from med_transfer.errors import UsageError
 from med_transfer.labelling.curve_samples import MEASURES, Measure
 from med_transfer.labelling.label_forecast import MOST_MULTIPLE, MULTIPLE, Forecast
-from med_transfer.predictions.labels import Labels
 
 Way = Literal["linear probe", "fine-tuning"]
 WAY_MEANS: dict[Way, str] = {
@@ -72,11 +71,9 @@ class BudgetSettings:
         """How the curves are measured."""
         return "fine-tuning" if self.finetune else "linear probe"
 
-    def wanted(self, labels: Labels) -> tuple[str, ...]:
-        """The classes to speak of. Raises CohortError for a name that is no class."""
-        for name in self.classes:
-            labels.index(name)
-        return self.classes or labels.names
+    def speaks_of(self, curve: str) -> bool:
+        """Whether a forecast of it was asked for."""
+        return not self.classes or curve in self.classes
 
 
 @dataclass(frozen=True)

@@ -148,15 +148,22 @@ def _assemble(usable: Sequence[int], split: Split, readings: _Readings, config: 
     subset = readings.cohort.subset(chosen)
     return Target(
         subset,
-        _folds(subset, split, positions, config),
+        folds_of_run(subset, split, positions, config),
         tuple(readings.hashes[number] for number in chosen),
         {key: tuple(features[number] for number in chosen) for key, features in readings.features.items()},
         {readings.cohort.cases[number].scan: reason for number, reason in readings.failed.items()},
     )
 
 
-def _folds(cohort: Cohort, split: Split, positions: Sequence[int], config: FinetuneConfig) -> NDArray[np.intp]:
-    """Those of the run itself; where it has a single validation part, as many as it would have."""
+def folds_of_run(cohort: Cohort, split: Split, positions: Sequence[int], config: FinetuneConfig) -> NDArray[np.intp]:
+    """Those of the run itself; where it has a single validation part, as many as it would have.
+
+    Args:
+        cohort: scans of the training folds.
+        split: of a cohort that holds them.
+        positions: of the scans in that one.
+        config: of the run.
+    """
     if split.n_fold_models > 1:
         fold_of = split.fold_of
         return np.array([fold_of[position] for position in positions], dtype=np.intp)

@@ -250,6 +250,23 @@ def test_wrong_words_are_refused_before_a_scan_is_read(command, cohort_csv, tmp_
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (("--sizes", 3), "ground-glass, solid: there will be a curve, but no forecast: 3 sizes of training set;"),
+        (("--smallest", 9), "solid: there will be a curve, but no forecast: the sizes reach from 3 to 4 patients, less"),
+    ],
+)
+def test_that_there_will_be_no_forecast_is_said_before_a_scan_is_read(
+    command, cohort_csv, weights, tmp_path, more, reason
+):
+    asked = ("--weights", weights, *QUICK, *more, "--class", "solid", "--class", "ground-glass", "--json")
+    outcome = command(*words(cohort_csv, tmp_path, *asked), *settings("split.test_fraction=0", "split.folds=3"))
+    assert outcome.code == 0, outcome.err
+    assert f"WARNING: {reason}" in outcome.err.partition("features")[0]
+    assert {one["outcome"] for one in json.loads(outcome.out)["forecasts"]} == {"too few points"}
+
+
 def test_too_few_patients_for_the_smallest_subset(command, cohort_csv, weights, tmp_path):
     outcome = command(*words(cohort_csv, tmp_path / "out", "--weights", weights, "--smallest", 7))
     assert outcome.code == 2
