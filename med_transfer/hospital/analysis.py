@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.valuerep import DA, TM
 
 from med_transfer.cohorts import without_prediction
 from med_transfer.errors import ConfigError, MedTransferError, ScanAborted, ScanError, ScanNotFound
@@ -30,6 +33,12 @@ _PATIENT_AND_STUDY = (  # of type 2, DICOM PS3.3 C.7.1.1, C.7.2.1: results copy 
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
+_KINDS: dict[str, Callable[[Any], object]] = {
+    "PatientBirthDate": DA,
+    "StudyDate": DA,
+    "StudyTime": TM,
+    "PatientSex": ("M", "F", "O", "").index,
+}
 
 
 @dataclass(frozen=True)
@@ -164,15 +173,31 @@ def _files(items: Sequence[ScanToPredict]) -> list[Path]:
 
 
 def _headers(files: Sequence[Path]) -> tuple[Dataset, ...]:
-    """Of those that can be read; what every image should state and this one does not is unknown."""
+    """Of those that can be read. The first, which results copy from, has its letters decoded, for any encoding."""
     found = []
     for file in files:
-        try:
-            found.append(dcmread(file, stop_before_pixels=True))
-        except Exception:  # corrupt bytes make a parser raise nearly anything
-            continue
-    for header in found:
-        for keyword in _PATIENT_AND_STUDY:
-            if keyword not in header:
-                setattr(header, keyword, "")
-    return tuple(header for header in found if "SOPInstanceUID" in header)
+        with suppress(Exception):  # corrupt bytes make a parser raise nearly anything
+            found.append(_header(file))
+    headers = tuple(header for header in found if "SOPInstanceUID" in header)
+    for header in headers[:1]:
+        header.decode()
+        header.SpecificCharacterSet = "ISO_IR 192"
+    return headers
+
+
+def _header(file: Path) -> Dataset:
+    """What every image should state and this one does not, or not as the standard has it, is unknown."""
+    header = dcmread(file, stop_before_pixels=True)
+    for keyword in _PATIENT_AND_STUDY:
+        if keyword not in header or not _is_sound(keyword, header[keyword].value):
+            setattr(header, keyword, "")
+    return header
+
+
+def _is_sound(keyword: str, value: object) -> bool:
+    """Whether an object may hold it: ``U`` is no sex, and 00000000 no day."""
+    try:
+        _KINDS.get(keyword, str)(value)
+    except (ValueError, TypeError):
+        return False
+    return True

@@ -23,7 +23,6 @@ def encapsulated_pdf(analyses: Sequence[Analysis], pages: Sequence[Figure], head
         sop_class_uid=EncapsulatedPDFStorage,
         modality="DOC",
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set=header.character_set(first),
         **header.instance("DOC"),
     )
     document.copy_patient_and_study_information(first)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pydicom.dataset import Dataset
-
 from med_transfer.bundle import BundleRecord, versions
 from med_transfer.hospital.uids import uid_of
 from med_transfer.metrics.records.decisions import ChosenPoint
@@ -15,7 +13,6 @@ MANUFACTURER = "med_transfer"
 RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 DESCRIPTION = f"AI result: {RESEARCH_ONLY}"
 _SERIES_NUMBERS = {"SR": 9801, "SC": 9802, "SEG": 9803, "PM": 9804, "KO": 9805, "DOC": 9806}
-_COPIED = ("PatientName", "PatientID", "AccessionNumber", "StudyID", "ReferringPhysicianName", "IssuerOfPatientID")
 
 
 @dataclass(frozen=True)
@@ -50,15 +47,6 @@ class ResultHeader:
         own = {"classes": record.classes, "multilabel": record.multilabel, "operating_point": point}
         own["chosen_point"] = record.chosen_point
         return cls(bundle=bundle, **own, **study)  # pyright: ignore[reportArgumentType]
-
-    def character_set(self, image: Dataset, *texts: str) -> str:
-        """Latin 1, which every reader knows, where it has all letters; else UTF-8."""
-        copied = [str(image.get(keyword, "")) for keyword in _COPIED]
-        try:
-            "".join((*copied, *self.classes, *texts)).encode("latin-1")
-        except UnicodeEncodeError:
-            return "ISO_IR 192"
-        return "ISO_IR 100"
 
     def series_uid(self, kind: str) -> str:
         """One series a kind of object, whatever the revision."""

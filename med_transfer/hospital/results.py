@@ -13,6 +13,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
 from med_transfer.atomic import write_bytes, write_text
 from med_transfer.bundle import versions
@@ -105,9 +106,21 @@ def _attempted(name: str, make: Callable[[], list[Dataset]]) -> list[Dataset]:
 
 def _written(folder: Path, dataset: Dataset) -> ResultFile:
     buffer, file = io.BytesIO(), f"results/{dataset.SOPInstanceUID}.dcm"
+    dataset.SpecificCharacterSet = _character_set(dataset)
     dataset.save_as(buffer, enforce_file_format=True)
     write_bytes(folder / file, buffer.getvalue())
     return ResultFile(str(dataset.SOPInstanceUID), str(dataset.SOPClassUID), file)
+
+
+def _character_set(dataset: Dataset) -> str:
+    """Latin 1, which every reader knows, where it has all letters; else UTF-8."""
+    try:
+        for element in dataset.iterall():
+            if element.VR in CUSTOMIZABLE_CHARSET_VR:
+                str(element.value).encode("latin-1")
+    except UnicodeEncodeError:
+        return "ISO_IR 192"
+    return "ISO_IR 100"
 
 
 def _written_fhir(folder: Path, analyses: Sequence[Analysis], header: ResultHeader, settings: Results) -> ResultFile:

@@ -41,7 +41,6 @@ def secondary_capture(about: Dataset, drawn: Figure, header: ResultHeader, numbe
         **header.instance("SC", number),
         patient_orientation=("L", "P"),
         transfer_syntax_uid="1.2.840.10008.1.2.1",
-        specific_character_set=header.character_set(about),
     )
     image.ImageType = ["DERIVED", "SECONDARY"]
     image.BurnedInAnnotation = "NO"  # of who the patient is there is none

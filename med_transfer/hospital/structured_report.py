@@ -27,7 +27,6 @@ def structured_report(
 ) -> sr.Comprehensive3DSR:
     """One report of a study, a measurement group for each of its series; ``previous`` ones it takes the place of."""
     images = [image for analysis in analyses for image in analysis.images]
-    meanings = [code.meaning for code in class_codes.values()]
     groups = [_group(analysis, header, class_codes) for analysis in analyses]
     described: dict[str, Any] = header.instance("SR") | {"instance_number": header.revision}
     content = sr.MeasurementReport(
@@ -44,7 +43,6 @@ def structured_report(
         is_verified=False,
         previous_versions=list(previous) or None,
         coding_schemes=own.SCHEMES,
-        specific_character_set=header.character_set(images[0], *meanings, *(a.prediction.reason for a in analyses)),
     )
 
 

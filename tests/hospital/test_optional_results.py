@@ -66,6 +66,51 @@ def state(predictor, analysed, tmp_path_factory) -> tuple[Path, list[ResultFile]
     return folder, write_results(folder, analysed, header(predictor), ALL)
 
 
+ODD = {  # as images in use have them
+    "a sex, a day and a time that are none": {"PatientSex": "U", "PatientBirthDate": "00000000", "StudyTime": "9:30"},
+    "two values, unknown letters": {"SpecificCharacterSet": "ISO_IR 999", "StudyDate": ["20260101", "20260102"]},
+    "Korean with code extensions": {
+        "SpecificCharacterSet": ["", "ISO 2022 IR 149"],
+        "PatientName": "Hong^Gildong=洪^吉洞=홍^길동",
+        "StudyDescription": "흉부",
+    },
+    "Chinese in the study alone": {
+        "SpecificCharacterSet": "GB18030",
+        "StudyDescription": "胸部 电脑断层",
+        "ProcedureCodeSequence": "胸部",
+    },
+}
+
+
+def _procedure(meaning: str) -> list[Dataset]:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "99LOCAL", meaning
+    return [code]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # of what is odd here
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_words_of_patient_and_study_cost_no_result_and_no_letter(odd, predictor, tmp_path):
+    for file in series(tmp_path / "study"):
+        image = dcmread(file)
+        for keyword, value in ODD[odd].items():
+            setattr(image, keyword, _procedure(value) if keyword.endswith("Sequence") else value)
+        image.save_as(file)
+    analyses = analyse(tmp_path / "study", predictor, heat="plain")
+    results = write_results(tmp_path, analyses, header(predictor), ALL)
+    of_all = [dcmread(tmp_path / result.file) for result in results if result.file.endswith("dcm")]
+    assert len({made.SOPClassUID for made in of_all}) == len(of_all) == 6
+    for made in of_all:
+        if name := ODD[odd].get("PatientName"):
+            assert str(made.PatientName) == name
+        if "StudyDescription" in made:
+            assert made.StudyDescription == ODD[odd].get("StudyDescription", image.StudyDescription)
+        if name := ODD[odd].get("ProcedureCodeSequence"):
+            assert [code.CodeMeaning for code in made.get("ProcedureCodeSequence", [])] in ([], [name])
+        assert made.PatientSex in ("M", "F", "O", "")
+        assert made.SpecificCharacterSet in ("ISO_IR 100", "ISO_IR 192")
+
+
 def of(state: tuple[Path, list[ResultFile]], kind: str) -> Path:
     (path,) = [state[0] / r.file for r in state[1] if r.file.endswith("dcm") and kind == named(state[0] / r.file)]
     return path
