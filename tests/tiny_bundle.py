@@ -15,19 +15,20 @@ from med_transfer.model.ensemble import Ensemble
 from med_transfer.preprocessing import PreprocessingConfig
 
 
-def tiny_bundle(folder: Path, seed: int = 0, *, broken: bool = False, **preprocessing: object) -> Path:
-    """Of a network with random weights; ``broken``: one of them is no number."""
+def tiny_bundle(folder: Path, seed: int = 0, *, broken: bool = False, n: int = 1, **preprocessing: object) -> Path:
+    """Of ``n`` networks with random weights; ``broken``: one of them is no number."""
     settings = {"shape": (16, 16, 16), "spacing_mm": (2, 1, 1), "region": "whole"} | preprocessing
     record = BundleRecord(
         classes=("benign", "malignant"),
         preprocessing=PreprocessingConfig.model_validate(settings),
         backbone=BackboneRecord(name="resnet18-w8", pooled_stages=(-1,), licence="Apache-2.0", source="none"),
-        n_members=1,
+        n_members=n,
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
         trained_on=Provenance(cohort_hash="c", patient_hashes=("a",), content_hashes=("b",)),
     )
     torch.manual_seed(seed)
-    network = Ensemble([Classifier(load_backbone("resnet18-w8", scratch=True, seed=seed).encoder, 2)]).eval()
+    encoders = [load_backbone("resnet18-w8", scratch=True, seed=seed + number).encoder for number in range(n)]
+    network = Ensemble([Classifier(encoder, 2) for encoder in encoders]).eval()
     if broken:
         next(network.parameters()).data[0] = torch.nan
     return save_bundle(folder, record, network, "# card\n")

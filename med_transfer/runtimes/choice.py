@@ -12,7 +12,7 @@ import torch
 from med_transfer.errors import BundleError, ConfigError
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.runtimes.cores import computed_by
-from med_transfer.runtimes.engines import ENGINES, computable, missing, missing_package
+from med_transfer.runtimes.engines import ENGINES, computable, core_file, missing, missing_package
 from med_transfer.runtimes.record import ExportRecord, read_exports, require_files
 
 log = logging.getLogger(__name__)
@@ -87,9 +87,8 @@ def choose_network(
     folder, fastest = min(exports, key=lambda one: one[1].seconds)
     require_files(folder, fastest)
     precision = computable(fastest.format, fastest.precision)
-    engine = ENGINES[fastest.format]
-    files = sorted(name for name in fastest.files if name.endswith(engine.suffix))
-    cores = [engine.load(folder / name, precision) for name in files]
+    engine, n_encoders = ENGINES[fastest.format], 1 + max(fastest.encoders)
+    cores = [engine.load(folder / core_file(number, engine), precision) for number in range(n_encoders)]
     with torch.no_grad():
         return ChosenNetwork(computed_by(network, cores, fastest.encoders), fastest, precision)
 

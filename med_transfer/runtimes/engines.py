@@ -169,6 +169,11 @@ _OPENVINO, _ONNX = OpenVino(), Onnx()
 ENGINES: dict[Format, Engine] = {"openvino": _OPENVINO, "onnx": _ONNX}
 
 
+def core_file(number: int, engine: Engine) -> str:
+    """Name of the file of an encoder."""
+    return f"encoder{number}{engine.suffix}"
+
+
 def computable(format_: Format, precision: Precision) -> Precision:
     """The precision, or fp32 where this processor does not compute in bfloat16, which is said.
 

@@ -24,7 +24,7 @@ from med_transfer.model.ensemble import Ensemble
 from med_transfer.progress import Progress, silent
 from med_transfer.runtimes.checking import CheckScans, answers, compare, objections, scans_of_run, scans_of_table
 from med_transfer.runtimes.cores import computed_by, core_inputs, distinct
-from med_transfer.runtimes.engines import ENGINES, computable, missing, missing_package, quiet
+from med_transfer.runtimes.engines import ENGINES, computable, core_file, missing, missing_package, quiet
 from med_transfer.runtimes.record import (
     EXPORT_FILE,
     MODELS_FOLDER,
@@ -142,7 +142,7 @@ def _export(
     out.mkdir()
     cores = []
     for number, classifier in enumerate(classifiers):
-        path = out / f"encoder{number}{ENGINES[to].suffix}"
+        path = out / core_file(number, ENGINES[to])
         _write(classifier, to, precision, scans, path)
         cores.append(ENGINES[to].load(path, precision))
         progress("exporting", number + 1, len(classifiers))

@@ -97,6 +97,14 @@ def test_onnx_runtime_answers_as_torch_does_and_its_file_is_for_other_programs(
         assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4 if precision == "fp32" else 0.15)
 
 
+def test_each_of_more_than_ten_fold_models_keeps_its_own_encoder(tmp_path: Path, scans: Path):
+    bundle = tiny_bundle(tmp_path / "bundle", n=11)
+    assert len(export_bundle(bundle, "openvino", scans=scans).record.files) == 22
+    openvino, by_torch = (Predictor(bundle, "cpu", runtime=name) for name in ("openvino", "torch"))
+    ours, theirs = (one.predict(scans.parent / "0.nii") for one in (openvino, by_torch))
+    assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
+
+
 def test_auto_takes_what_was_fastest(bundle: Path):
     as_fast_as(bundle, seconds=1.0, torch_seconds=2.0)
     assert Predictor(bundle, "cpu").chosen.sentence == (
