@@ -85,18 +85,10 @@ class ContactSheet:
         predictor: of the batch.
         n_pictures: scans to show.
         n_maps: scans to map, into ``maps/`` beside the table, with ``explanations.csv``; shown with it, too.
-        settings: how maps are made.
     """
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        n_pictures: int,
-        n_maps: int = 0,
-        settings: MapSettings = MapSettings(),  # noqa: B008
-    ) -> None:
-        self._predictor, self._settings = predictor, settings
-        self._n_pictures, self._n_maps = n_pictures, n_maps
+    def __init__(self, predictor: Predictor, n_pictures: int, n_maps: int = 0) -> None:
+        self._predictor, self._n_pictures, self._n_maps = predictor, n_pictures, n_maps
         self._pictures: dict[str, bytes] = {}
 
     def of(self, outcome: FolderOutcome, progress: Progress = silent) -> list[ShownScan]:
@@ -140,7 +132,7 @@ class ContactSheet:
 
     def _mapped(self, item: ScanToPredict, folder: Path) -> bytes:
         if not (folder / RECORD_FILE).exists():  # the last file of a map
-            explain_item(self._predictor, item, folder, self._settings)
+            explain_item(self._predictor, item, folder, MapSettings())
         return below_each_other([(folder / PICTURE_FILE).read_bytes()], "jpeg")
 
 
