@@ -48,6 +48,20 @@ def written(table: Path, lines: list[dict[str, str]]) -> Path:
     return table
 
 
+def assert_lies_in_its_file(array: np.ndarray) -> None:
+    assert not array.flags.owndata
+    assert not array.flags.writeable
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="the system does not say which files are open")
+def test_a_source_of_thousands_of_scans_keeps_no_file_open(phantoms, tmp_path):
+    prepare_source(phantoms, config(**MASKED), tmp_path)
+    before = len(list(Path("/dev/fd").iterdir()))
+    source = prepare_source(phantoms, config(**MASKED), tmp_path).scans
+    assert len(list(Path("/dev/fd").iterdir())) == before
+    assert all(scan.mask.max() == 255 for scan in source.scans)
+
+
 def test_a_folder_is_read_once_and_its_patients_are_remembered(phantoms, tmp_path, monkeypatch):
     first = prepare_source(phantoms.parent / "scans", config(), tmp_path).scans
     patients = [row["patient"] for row in rows(phantoms)]
@@ -56,7 +70,7 @@ def test_a_folder_is_read_once_and_its_patients_are_remembered(phantoms, tmp_pat
     monkeypatch.setattr(reading_module, "read_scan", None)  # a second look reads no scan
     again = prepare_source(phantoms.parent / "scans", config(), tmp_path).scans
     for ours, theirs in zip(again.scans, first.scans, strict=True):
-        assert isinstance(ours.voxels, np.memmap)
+        assert_lies_in_its_file(ours.voxels)
         np.testing.assert_array_equal(ours.voxels, theirs.voxels)
         np.testing.assert_array_equal(ours.crop_centres.tissue, theirs.crop_centres.tissue)
         assert (ours.content_hash, ours.spacing_mm) == (theirs.content_hash, theirs.spacing_mm)
@@ -75,7 +89,8 @@ def test_a_prepared_file_is_streamed_too(labelled, tmp_path):
     found = prepare_source(tmp_path / "source.npz", config(), tmp_path / "prepared")
     assert found.scans.content_hashes == labelled.content_hashes
     assert found.scans.patient_hashes == labelled.patient_hashes
-    assert all(isinstance(scan.voxels, np.memmap) for scan in found.scans.scans)
+    for scan in found.scans.scans:
+        assert_lies_in_its_file(scan.voxels)
 
 
 def test_regions_and_masks_of_a_table_lie_where_they_do_in_the_scan(phantoms, tmp_path):

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from med_transfer.atomic import atomic_path, write_text
@@ -73,14 +74,26 @@ def _read(folder: Path, path: Path) -> SourceScan:
     with np.load(path.with_suffix(".places.npz"), allow_pickle=False) as file:
         centres = CropCentres(file["lung"], file["tissue"])
     return SourceScan(
-        voxels=np.load(folder / record["voxels"], mmap_mode="r", allow_pickle=False),
+        voxels=_mapped(folder / record["voxels"]),
         spacing_mm=tuple(record["spacing_mm"]),
         content_hash=record["content_hash"],
         patient_hash=record["patient_hash"],
         crop_centres=centres,
-        mask=np.load(folder / record["mask"], mmap_mode="r", allow_pickle=False) if record["mask"] else None,
+        mask=_mapped(folder / record["mask"]) if record["mask"] else None,
         centre=tuple(record["centre"]) if record["centre"] else None,
     )
+
+
+def _mapped(path: Path) -> NDArray:
+    """An array in its file, read-only. NumPy's own mapping keeps the file open, of which a process may have few."""
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        start = file.tell()
+    whole = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8).numpy()
+    array = whole[start:].view(dtype).reshape(shape)
+    array.flags.writeable = False
+    return array
 
 
 def _save_array(path: Path, array: NDArray) -> None:
