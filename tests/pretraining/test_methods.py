@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -84,6 +85,28 @@ def test_what_was_painted_is_read_from_crops_not_seen(chest, tmp_path):
     assert end["kind_accuracy"] > max(0.3, start["kind_accuracy"])  # chance: a fifth
     place = [entry["place"] for entry in curve(tmp_path) if "place" in entry]
     assert place[-1] < place[0]
+
+
+@pytest.mark.parametrize(("kinds", "nodule"), [((1, 1e-9, 1e-9, 1e-9), 1), ((1, 1, 1, 1), 1e-6)])
+def test_facts_that_do_not_vary_among_the_crops_kept_out_do_not_count(chest, kinds, nodule):
+    """All nodules solid, or none: the mean of what is explained would be infinite, or no number, for ever."""
+    scenes = {"lung": 1, "nodule": (nodule, nodule), "kinds": kinds, "radius_mm": (5, 15)}
+    method = tiny_method("painted_nodules", chest, batch=4, lung_scenes=scenes)
+    with torch.no_grad():
+        figures = method.eval().quality(method.encoder.eval())
+    assert np.isfinite(list(figures.values())).all()
+    varying = {"size", "density", "unevenness", "elongation"} if nodule == 1 else set()
+    assert {name.removeprefix("explained_") for name in figures if "explained_" in name} == varying
+    assert ("explained" in figures) == bool(varying)
+
+
+def test_statistics_are_measured_again_without_a_second_source_on_the_device(chest, monkeypatch):
+    method = tiny_method("masked_autoencoding", chest)
+    monkeypatch.setattr(method, "sampler", None)
+    before = method.crops.random.get_state()
+    first, second = (method.finished(method.encoder).state_dict() for _ in range(2))
+    assert all(value.equal(second[name]) for name, value in first.items())
+    assert method.crops.random.get_state().equal(before)
 
 
 def test_nothing_to_paint_is_refused_before_anything_is_read():

@@ -87,3 +87,10 @@ def test_whole_scans_are_said_to_be_whole(labelled):
     for name, changes in (("contrastive", {}), ("masks", {"target": "mask"})):  # for which the region means nothing
         method = tiny_method(name, labelled, supervised={"region": "whole"} | changes)
         assert input_in_words(method) == "crops of 28 to 90 mm as 8 x 8 x 8 voxels"
+
+
+def test_lesions_are_painted_into_whole_scans_and_so_it_is_said(chest):
+    assert input_in_words(tiny_method("painted_lesions", chest)) == "whole scans as 8 x 8 x 8 voxels"
+    crops = {"shape": (8, 16, 16), "slab": 5}
+    method = tiny_method("painted_lesions", chest, crops=crops)
+    assert input_in_words(method) == "5 slices of whole scans as 8 x 8 x 8 voxels"

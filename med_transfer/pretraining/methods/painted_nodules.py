@@ -21,6 +21,7 @@ from med_transfer.pretraining.painting.nodules import FACTS, KINDS, Nodules
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, reduce, reorient
 
 _READ_STAGES = 2  # the last so many maps, averaged, say size and kind
+_LEAST_SPREAD = 1e-6  # of a fact over the held-out nodules; what does not vary cannot be explained
 Batch = tuple[Tensor, Nodules]
 
 
@@ -78,7 +79,7 @@ class PaintedNodules(Method):
         return {"loss": total, "facts": of_facts, "kind": of_kind, "place": of_place}
 
     def quality(self, encoder: Encoder) -> Figures:
-        """On held-out crops: explained variance of the facts, averaged and of each, and share of right kinds."""
+        """On held-out crops: explained variance of the facts that vary, averaged and of each; share of right kinds."""
         if self._held_out_painted is None:
             return {}
         hu, nodules = self._held_out_painted
@@ -86,10 +87,15 @@ class PaintedNodules(Method):
             facts, kind = self._read(self.maps(self.windowed(hu, degraded=False), encoder))
         there = nodules.present
         truth = self._standard(nodules.facts[there])
-        explained = 1 - (facts[there] - truth).square().sum(0) / (truth - truth.mean(0)).square().sum(0)
-        each = {f"explained_{fact.replace(' ', '_')}": float(r) for fact, r in zip(FACTS, explained, strict=True)}
+        errors, spreads = (facts[there] - truth).square().sum(0), (truth - truth.mean(0)).square().sum(0)
+        each = {
+            f"explained_{fact.replace(' ', '_')}": float(1 - error / spread)
+            for fact, error, spread in zip(FACTS, errors, spreads, strict=True)
+            if spread > _LEAST_SPREAD
+        }
         right = (kind.argmax(1) == nodules.kind).float().mean()
-        return {"explained": float(explained.mean()), "kind_accuracy": float(right)} | each
+        explained = {"explained": sum(each.values()) / len(each)} if each else {}
+        return explained | {"kind_accuracy": float(right)} | each
 
     @cached_property
     def _held_out_painted(self) -> Batch | None:

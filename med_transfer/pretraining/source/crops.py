@@ -103,12 +103,22 @@ class CropSampler:
         self.random = torch.Generator(device).manual_seed(seed)
         self.choice = torch.Generator().manual_seed(seed)  # on the CPU: a choice of scans must not wait for the device
 
-    def plain(self, seed: int) -> CropSampler:
-        """Draws from the same scans, by chance of its own, crops that are not stretched, turned, mirrored or cut."""
-        other = copy.copy(self)  # the scans are shared
-        other.config = self.config.plain
+    @property
+    def whole(self) -> bool:
+        """Whether it draws whole scans, or slabs of them."""
+        return WHOLE in self._mixture
+
+    def again(self, seed: int) -> CropSampler:
+        """Draws from the same scans, which are shared and not put on the device again, by chance of its own."""
+        other = copy.copy(self)
         other.random = torch.Generator(self.device).manual_seed(seed)
         other.choice = torch.Generator().manual_seed(seed)
+        return other
+
+    def plain(self, seed: int) -> CropSampler:
+        """As :meth:`again`, crops that are not stretched, turned, mirrored or cut."""
+        other = self.again(seed)
+        other.config = self.config.plain
         return other
 
     def batch(self, size: int, with_masks: bool = False) -> Crops:

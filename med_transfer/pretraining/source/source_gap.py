@@ -39,11 +39,11 @@ def write_source_of(method: Method, encoder_file: Path) -> Path:
 
 def input_in_words(method: Method) -> str:
     """How the source's scans were given to the encoder, for whoever reads the distance."""
-    config = method.config
-    crops, by_label = config.crops, config.method == "supervised" and config.supervised.target == "label"
+    config, crops = method.config, method.config.crops
     extents = [*crops.size_mm, *(crops.large_size_mm if crops.large else ())]
     crop = f"crops of {min(extents):g} to {max(extents):g} mm"
-    what = "whole scans" if by_label and config.supervised.region == "whole" else crop
+    whole = "whole scans" if crops.slab is None else f"{crops.slab} slices of whole scans"
+    what = whole if method.crops.whole else crop
     painted = ", lung and nodules painted in" if method.paints and config.lung_scenes else ""
     return f"{what} as {' x '.join(map(str, config.input_shape))} voxels{painted}"
 
