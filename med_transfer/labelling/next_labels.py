@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,12 @@ from med_transfer.errors import NothingDone, UsageError
 from med_transfer.inference import Predictor, load_bundle, scans_to_predict
 from med_transfer.labelling.active_learning import Chosen, choose_next, entropy
 from med_transfer.labelling.unlabelled import Unlabelled, see_scans
+from med_transfer.predictions.record import Prediction
 from med_transfer.progress import Progress, silent
 
 OUT_OF_DISTRIBUTION_ABOVE = 0.99
 _COLUMNS = ("rank", "scan", "patient", "series_uid", "reason", "entropy", "distance", "novelty")
-_LEFT_OUT_COLUMNS = ("scan", "reason")
+_LEFT_OUT_COLUMNS = ("scan", "series_uid", "reason")
 _OUT_OF_DISTRIBUTION_COLUMNS = ("scan", "patient", "series_uid", "reason", "novelty")
 
 
@@ -35,7 +36,7 @@ class NextLabels:
         n_chosen: rows of ``table``; fewer than asked for where there are fewer patients, or the rest would add nothing.
         n_out_of_distribution: rows of ``out_of_distribution``.
         n_trained_on: scans left out because the bundle has learned from them or their patients.
-        failed: scan to the reason why it could not be used.
+        failed: the scans that could not be used, each with its reason; a folder may hold several series.
         left_out: table of these.
     """
 
@@ -45,7 +46,7 @@ class NextLabels:
     n_out_of_distribution: int
     n_trained_on: int
     left_out: Path
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: tuple[Prediction, ...] = ()
 
 
 def next_labels(
@@ -89,7 +90,7 @@ def next_labels(
     items, _ = scans_to_predict(scans, predictor.record.preprocessing)
     usable, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
     left_out = out.with_name(f"{out.stem}-left-out.csv")
-    write_csv(left_out, _LEFT_OUT_COLUMNS, [{"scan": scan, "reason": reason} for scan, reason in failed.items()])
+    write_csv(left_out, _LEFT_OUT_COLUMNS, [{name: getattr(one, name) for name in _LEFT_OUT_COLUMNS} for one in failed])
     untrained = _not_trained_on(usable, predictor.record)
     limit = _limit(predictor.record, out_of_distribution_above)
     in_distribution = [scan for scan in untrained if scan.seen.novelty <= limit]
@@ -124,7 +125,7 @@ def next_labels(
         n_out_of_distribution=len(out_of_distribution),
         n_trained_on=len(usable) - len(untrained),
         left_out=left_out,
-        failed=failed,
+        failed=tuple(failed),
     )
 
 
@@ -184,7 +185,12 @@ def _out_of_distribution_row(scan: Unlabelled, limit: float) -> dict[str, str]:
 
 
 def _nothing_left(
-    scans: Path, failed: dict[str, str], left_out: Path, n_trained_on: int, n_out_of_distribution: int, listed: Path
+    scans: Path,
+    failed: Sequence[Prediction],
+    left_out: Path,
+    n_trained_on: int,
+    n_out_of_distribution: int,
+    listed: Path,
 ) -> NothingDone:
     parts = [
         f"{number} {what}"
@@ -195,7 +201,7 @@ def _nothing_left(
         )
         if number
     ]
-    first = f"The first reason: {next(iter(failed.values()))}" if failed else ""
+    first = f"The first reason: {failed[0].reason}" if failed else ""
     return NothingDone(
         f"no scan to choose from: {', '.join(parts)}",
         where=scans,

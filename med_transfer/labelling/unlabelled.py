@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from med_transfer.cohorts import ArrayCache, Images, cache_key, without_prediction
 from med_transfer.errors import ScanError
 from med_transfer.inference import Predictor, ScanToPredict
+from med_transfer.predictions.record import Prediction
 from med_transfer.progress import Progress, remark
 from med_transfer.scans import identity
 from med_transfer.scans.isolation import confined, isolated
@@ -66,13 +67,13 @@ class Unlabelled:
 
 def see_scans(
     predictor: Predictor, items: Sequence[ScanToPredict], cache: Path, progress: Progress
-) -> tuple[list[Unlabelled], dict[str, str]]:
-    """Every scan that the bundle can use, in the order of ``items``, and scan to reason of the others.
+) -> tuple[list[Unlabelled], list[Prediction]]:
+    """Every scan that the bundle can use, in the order of ``items``, and the others with their reasons.
 
     Scans of a folder are told apart by PatientID, then by StudyInstanceUID, and where there is neither, each counts as
     a patient of its own.
     """
-    usable, failed = [], {}
+    usable, failed = [], []
     pseudonyms: dict[str, str] = {}
     for done, item in enumerate(items, start=1):
         try:
@@ -84,7 +85,7 @@ def see_scans(
             usable.append(Unlabelled(item.case.scan, name, identifier, seen))
         except ScanError as error:
             remark(log, "left out: %s", error, kind=error.problem)
-            failed[item.case.scan] = without_prediction(item.case, error).reason
+            failed.append(without_prediction(item.case, error))
         progress("looking at scans", done, len(items))
     return usable, failed
 

@@ -7,11 +7,15 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import locked, read_rows, write_rows
 from pydicom import dcmread
 from scipy.stats import entropy
+from tiny_bundle import tiny_bundle, write_scan
 
+from med_transfer.labelling.next_labels import next_labels
+from med_transfer.phantoms import write_dicom_series
 from med_transfer.scans.isolation import isolated
 
 COLUMNS = ["rank", "scan", "patient", "series_uid", "reason", "entropy", "distance", "novelty"]
@@ -127,6 +131,20 @@ def test_a_second_call_reads_no_scan_and_a_damaged_one_is_counted(command, finis
     monkeypatch.setattr("med_transfer.cohorts.preparation.isolated", only_the_broken)
     assert command(*words, "-o", tmp_path / "next.csv").code == 1
     assert (tmp_path / "next.csv").read_bytes() == before
+
+
+def test_each_series_of_a_folder_that_cannot_be_used_is_listed(tmp_path):
+    """They lie in one folder, and so are called alike."""
+    bundle, scans = tiny_bundle(tmp_path / "bundle"), tmp_path / "scans"
+    write_scan(scans / "good.nii")
+    for seed in range(2):
+        voxels = np.random.default_rng(seed).integers(-1000, 1000, (12, 16, 16), dtype=np.int16)
+        for path in write_dicom_series(scans, voxels, np.eye(4), seed=seed)[3:8]:
+            path.unlink()
+    found = next_labels(bundle, scans, tmp_path / "next.csv", out_of_distribution_above=1.0)
+    left_out = read_rows(tmp_path / "next-left-out.csv")
+    assert len(found.failed) == len(left_out) == len({row["series_uid"] for row in left_out}) == 2
+    assert len({row["scan"] for row in left_out}) == 1
 
 
 # Nobody is left
