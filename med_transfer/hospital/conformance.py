@@ -7,12 +7,13 @@ import textwrap
 
 from pydicom.uid import UID
 
+from med_transfer.hospital.association import PLAIN_SYNTAXES
 from med_transfer.hospital.availability import AVAILABILITY
 from med_transfer.hospital.commitment import STORAGE_COMMITMENT
 from med_transfer.hospital.config import Limits
 from med_transfer.hospital.pacs import FIND, MOVE
 from med_transfer.hospital.receiver import STATUS, VERIFICATION
-from med_transfer.hospital.sender import RESULT_CLASSES, RESULT_SYNTAXES
+from med_transfer.hospital.sender import RESULT_CLASSES
 from med_transfer.hospital.storage_classes import OF_MAKERS, STORAGE_CLASSES, TRANSFER_SYNTAXES
 
 _STATUSES = [
@@ -24,11 +25,11 @@ _STATUSES = [
 
 def statement() -> str:
     """The page."""
-    receive = [(UID(uid), "SCP", "all of those below") for uid in (*STORAGE_CLASSES, VERIFICATION)]
-    send = [(UID(uid), "SCU", ", ".join(UID(one).name for one in RESULT_SYNTAXES)) for uid in RESULT_CLASSES]
-    commit = [(UID(STORAGE_COMMITMENT), "SCU", "as above; N-EVENT-REPORT on either association")]
-    plain = "as above"
-    ask = [(AVAILABILITY, "SCP", "all of those below"), (FIND, "SCU", plain), (MOVE, "SCU", plain)]
+    plain = ", ".join(UID(one).name for one in PLAIN_SYNTAXES)
+    receive = [*((UID(uid), "SCP", "all of those below") for uid in STORAGE_CLASSES), (VERIFICATION, "SCP", plain)]
+    send = [(UID(uid), "SCU", plain) for uid in RESULT_CLASSES]
+    commit = [(UID(STORAGE_COMMITMENT), "SCU", f"{plain}; N-EVENT-REPORT on either association")]
+    ask = [(AVAILABILITY, "SCP", plain), (FIND, "SCU", plain), (MOVE, "SCU", plain)]
     services = [(uid.name, str(uid), role, syntaxes) for uid, role, syntaxes in (*receive, *send, *commit, *ask)]
     statuses = [(f"{status:04X}", reason.replace("_", " ")) for reason, status in STATUS.items()]
     return f"""# DICOM conformance statement

@@ -13,6 +13,7 @@ from pynetdicom import AE, evt
 from pynetdicom.dimse_primitives import C_STORE
 
 from med_transfer.errors import OutputError
+from med_transfer.hospital.association import PLAIN_SYNTAXES
 from med_transfer.hospital.availability import AVAILABILITY, hear_availability
 from med_transfer.hospital.commitment import STORAGE_COMMITMENT, hear
 from med_transfer.hospital.config import NodeConfig, not_opened
@@ -145,10 +146,10 @@ def _application_entity(node: NodeConfig) -> AE:
     entity = AE(node.ae_title)
     for uid in STORAGE_CLASSES:
         entity.add_supported_context(uid, list(TRANSFER_SYNTAXES))
-    entity.add_supported_context(VERIFICATION)
-    entity.add_supported_context(AVAILABILITY)
+    for uid in (VERIFICATION, AVAILABILITY):
+        entity.add_supported_context(uid, list(PLAIN_SYNTAXES))
     if any(destination.storage_commitment for destination in node.destinations):
-        entity.add_supported_context(STORAGE_COMMITMENT, scu_role=True, scp_role=True)
+        entity.add_supported_context(STORAGE_COMMITMENT, list(PLAIN_SYNTAXES), scu_role=True, scp_role=True)
     entity.require_called_aet = True
     entity.maximum_associations = node.limits.associations
     entity.maximum_pdu_size = node.limits.pdu_kib << 10
