@@ -154,7 +154,7 @@ def prune(
 
     require_extra()
     from med_transfer.hospital.config import read_node_config
-    from med_transfer.hospital.incoming import ended, forget
+    from med_transfer.hospital.incoming import ended, forget, forget_aside
     from med_transfer.hospital.review.access.audit import Seen
 
     node, queue = read_node_config(config), _queue(config)
@@ -170,6 +170,8 @@ def prune(
             _audit_trail(config).tell_here("deleted images", Seen(one.study, uids[one.study]))
     verb = "would be deleted" if dry_run else "deleted"
     say(f"{sum(one.files for one in gone)} images of {len(gone)} studies {verb}")
+    if not dry_run and (count := forget_aside(node.folder, queue, before)):
+        say(f"{count} images that were set aside deleted")
 
 
 @app.command(epilog=example("node page -c node.yaml"))

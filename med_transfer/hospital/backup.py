@@ -21,7 +21,8 @@ from med_transfer.hospital.database import connected, read_only, transaction
 
 SUMS = "SHA256SUMS"
 _ATTEMPTS = 5  # each begins with a new moment; files vanish where the node deletes what it has kept long enough
-_NAMED = "SELECT file FROM instance WHERE file != '' UNION SELECT file FROM result UNION SELECT file FROM aside"
+_FILES = "SELECT file FROM instance UNION SELECT file FROM result UNION SELECT file FROM aside"
+_NAMED = f"SELECT file FROM ({_FILES}) WHERE file != ''"
 
 
 @dataclass(frozen=True)

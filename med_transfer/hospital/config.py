@@ -84,7 +84,7 @@ class StudyRules(Section):
             notification announced or the ``pacs`` has. One that was announced and is all here is not waited for.
         longest_seconds: without a new instance, after which a study is predicted although some is missing.
         series: rules as in ``configs/series``; None: every usable series is predicted.
-        keep_days: after its end, for which a study's files are kept; None: for good.
+        keep_days: after its end, for which a study's files are kept, and what was set aside; None: for good.
     """
 
     quiet_seconds: Seconds = 60.0

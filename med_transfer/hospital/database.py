@@ -19,6 +19,10 @@ Result = TypeVar("Result")
 # How the tables lie, as SQLite's user_version. A column or table more leaves it: an older version passes over those. It
 # counts up with what an older version would do harm to, or be harmed by.
 LAYOUT = 1
+_NOT_NOW = {  # source: SQLite, Result and Error Codes
+    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL),
+    *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN),
+}
 _OWN_VERSION = importlib.metadata.version("med-transfer")
 
 
@@ -66,7 +70,7 @@ def opening(path: Path, what: str) -> Iterator[sqlite3.Connection]:
     """A connection to a file that is made where there is none; within the block its tables are made.
 
     Raises:
-        OutputError: the folder cannot be written, or the file is not ``what``, or of a newer version.
+        OutputError: the folder or the file cannot be written, or it is not ``what``, or of a newer version.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -78,19 +82,41 @@ def opening(path: Path, what: str) -> Iterator[sqlite3.Connection]:
     except OSError as error:
         raise output_error(path, error) from error
     except sqlite3.Error as error:
+        if (refused := _refused(path, error)) is not None:
+            raise refused from error
         raise OutputError(f"is no {what} ({error})", where=path, action="Move the file away") from error
 
 
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """All of it or nothing."""
-    database.execute("BEGIN IMMEDIATE")
+    """All of it or nothing. Raises OutputError: the file cannot be written now."""
     try:
-        yield database
-    except BaseException:
-        database.execute("ROLLBACK")
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield database
+        except BaseException:
+            if database.in_transaction:  # where the disk is full, SQLite has gone back already
+                database.execute("ROLLBACK")
+            raise
+        database.execute("COMMIT")
+    except sqlite3.Error as error:
+        if (refused := _refused(_file_of(database), error)) is not None:
+            raise refused from error
         raise
-    database.execute("COMMIT")
+
+
+def _refused(path: Path, error: sqlite3.Error) -> OutputError | None:
+    """Where nothing is wrong with the file, but it cannot be written: a full disk, or another who holds it."""
+    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in _NOT_NOW:  # the rest is a finer code
+        return None
+    return OutputError(
+        f"cannot be written ({error})", where=path, action="Look at the disk and who else uses the file; leave it there"
+    )
+
+
+def _file_of(database: sqlite3.Connection) -> Path:
+    ((_, _, file),) = database.execute("PRAGMA database_list").fetchmany(1)
+    return Path(file)
 
 
 @dataclass(eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import ssl
 import time
 import urllib.error
@@ -12,8 +11,7 @@ import urllib.request
 from med_transfer.errors import ConfigError
 from med_transfer.hospital.config import FhirServer, NodeConfig
 from med_transfer.hospital.queue import Delivery, Queue
-
-log = logging.getLogger(__name__)
+from med_transfer.hospital.sender import deliver
 
 
 class FhirSender:
@@ -33,16 +31,7 @@ class FhirSender:
 
     def send_due(self) -> int:
         """Post what is due; how many results were taken."""
-        taken = 0
-        for delivery in self._queue.to_send(self._server.name, time.time()):
-            reason = self._post(delivery)
-            if reason:
-                log.warning("a result was not sent to a FHIR server: %s", reason, extra={"study": delivery.study})
-                self._queue.not_sent(delivery, reason, time.time())
-            else:
-                self._queue.sent(delivery, time.time())
-                taken += 1
-        return taken
+        return sum(deliver(self._queue, one, self._post) for one in self._queue.to_send(self._server.name, time.time()))
 
     def _post(self, delivery: Delivery) -> str:
         """Why it was not taken; empty when it was."""

@@ -7,6 +7,7 @@ import io
 import logging
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import UID
 
 from med_transfer.atomic import write_bytes
+from med_transfer.errors import OutputError
 from med_transfer.hospital.queue import Described, Instance, Queue
 from med_transfer.hospital.storage_classes import PASSED_OVER, STORAGE_CLASSES, TRANSFER_SYNTAXES
 
@@ -152,7 +154,11 @@ def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) 
     added = queue.judge(instance, most)
     if added == "new":
         write_bytes(folder / instance.file, received.content)
-        added = queue.add(instance, now, most, received.priority)
+        try:
+            added = queue.add(instance, now, most, received.priority)
+        except OutputError:  # it will be sent again, and must not be there twice
+            (folder / instance.file).unlink()
+            raise
         if added != "new":
             (folder / instance.file).unlink()
     if added == "conflict" and _is_here(folder, queue, instance, received.content):
@@ -221,11 +227,24 @@ def ended(folder: Path, queue: Queue, before: float) -> list[Ended]:
 
 
 def forget(folder: Path, queue: Queue, before: float) -> list[Ended]:
-    """Delete the images of studies that ended before; which studies."""
-    gone = ended(folder, queue, before)
-    for study in (one.study for one in gone):
-        for file in queue.forgotten(study):
+    """Delete the images of studies that ended before; which studies. One that was opened again meanwhile keeps them."""
+    gone = []
+    for one in ended(folder, queue, before):
+        files = queue.forgotten(one.study, before)
+        if not files:
+            continue
+        gone.append(one)
+        for file in files:
             (folder / file).unlink(missing_ok=True)
-        for kept in ("predicting", "viewer"):
-            shutil.rmtree(folder / kept / study, ignore_errors=True)
+        shutil.rmtree(folder / "viewer" / one.study, ignore_errors=True)
+        with suppress(OSError):  # an image that comes now has a place there
+            (folder / "incoming" / one.study).rmdir()
     return gone
+
+
+def forget_aside(folder: Path, queue: Queue, before: float) -> int:
+    """Delete what was set aside before; how many files. Why it was stays in the queue."""
+    files = queue.forgotten_aside(before)
+    for file in files:
+        (folder / file).unlink(missing_ok=True)
+    return len(files)

@@ -14,9 +14,8 @@ from med_transfer.hospital.analysis import analyse
 from med_transfer.hospital.bundles import Bundles
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.drift import DriftWatch, watched
-from med_transfer.hospital.fhir_sender import FhirSender
 from med_transfer.hospital.health import HealthServer, Pulse
-from med_transfer.hospital.incoming import describe_earlier, forget, sweep
+from med_transfer.hospital.incoming import describe_earlier, forget, forget_aside, sweep
 from med_transfer.hospital.pacs import PacsFailed
 from med_transfer.hospital.peers import pacs_of, sender_to
 from med_transfer.hospital.pictures import keep_map
@@ -70,11 +69,13 @@ class Node:
         self._drift = DriftWatch(config)
         sweep(config.folder, self.queue)
         describe_earlier(config.folder, self.queue)
-        self._senders = [sender_to(destination, config, self.queue) for destination in config.destinations]
-        self._fhir_senders = [FhirSender(config, self.queue, server) for server in config.fhir]
+        receivers = (*config.destinations, *config.fhir)
+        if abandoned := self.queue.abandon([one.name for one in receivers], time.time()):
+            log.error("%d results are for destinations that node.yaml does not name", abandoned)
+        self._senders = {} if config.shadow else {one.name: sender_to(one, config, self.queue) for one in receivers}
         self._pacs = pacs_of(config, self.queue)
         self._performer: Performer | None = None
-        self._forgotten_at = 0.0
+        self._forget_at = 0.0
         self._threads: list[threading.Thread] = []
         self._pulse = Pulse(config.metrics.stuck_seconds if config.metrics else float("inf"))
 
@@ -94,11 +95,8 @@ class Node:
             self._close_doors()
             raise
         self.queue.listening(time.time())
-        jobs: dict[str, Callable[[], object]] = {"predict": self._predict_due}
-        senders = zip(
-            (*self._config.destinations, *self._config.fhir), (*self._senders, *self._fhir_senders), strict=True
-        )
-        jobs |= {f"send to {destination.name}": sender.send_due for destination, sender in senders}
+        jobs: dict[str, Callable[[], object]] = {"predict": self._predict_due, "delete": self._forget_due}
+        jobs |= {f"send to {name}": sender.send_due for name, sender in self._senders.items()}
         if self._pacs:
             jobs["ask the PACS"] = self._count_due
         if self._performer:
@@ -155,10 +153,16 @@ class Node:
         while not self._stopped.is_set() and (study := self._next_study()):
             self._pulse.beat(threading.current_thread().name)
             self.predict(study)
-        now, keep_days = time.time(), self._config.study.keep_days
-        if keep_days is not None and now - self._forgotten_at > _FORGET_SECONDS:
-            forget(self._config.folder, self.queue, now - keep_days * 86400)
-            self._forgotten_at = now
+
+    def _forget_due(self) -> None:
+        """Once an hour, however much there is to predict."""
+        keep_days = self._config.study.keep_days
+        if keep_days is None or time.monotonic() < self._forget_at:
+            return
+        before = time.time() - keep_days * 86400
+        forget(self._config.folder, self.queue, before)
+        forget_aside(self._config.folder, self.queue, before)
+        self._forget_at = time.monotonic() + _FORGET_SECONDS
 
     def _next_study(self) -> Study | None:
         """Looked for anew after each, since an urgent one may have come."""
@@ -172,9 +176,10 @@ class Node:
         for study in self.queue.to_count(time.time(), self._config.study.quiet_seconds):
             try:
                 self.queue.counted(study, self._pacs.images(study.study_uid), time.time())
-            except PacsFailed as failed:
-                log.warning("the PACS does not say what a study holds: %s", failed.reason)
-                self.queue.not_counted(study, f"pacs_{failed.reason}")
+            except Exception as error:  # one study's answer must keep no other from being counted
+                reason = error.reason if isinstance(error, PacsFailed) else f"unexpected_{type(error).__name__}"
+                log.warning("the PACS does not say what a study holds: %s", reason)
+                self.queue.not_counted(study, f"pacs_{reason}")
                 self._stopped.wait(self._config.retries.first_seconds)
 
     def predict(self, study: Study) -> None:
@@ -223,16 +228,16 @@ class Node:
         analyses = analyse(images, predictor, rules, config.results.heat_map, others=bool(config.routes))
         if not analyses:
             return _OfRoute()
+        earlier = [r for r in self.queue.earlier_results(study, route) if r.sop_class == SOP_CLASS]
         header = ResultHeader.of(
             *(predictor.record, predictor.identity),
             study_uid=study.study_uid,
             basis=basis,
             revision=study.revision,
             station=config.ae_title,
-        )
+        ).following([report.sop_uid for report in earlier])
         own = header.sop_uid("SR")  # of a study that was predicted again, and to the same end
-        earlier = [r for r in self.queue.earlier_results(study, route) if r.sop_class == SOP_CLASS and r.sop_uid != own]
-        previous = [config.folder / result.file for result in earlier[-1:]]
+        previous = [config.folder / report.file for report in earlier if report.sop_uid != own][-1:]
         results = write_results(config.folder, analyses, header, config.results, previous)
         answers = [
             SeriesAnswer(

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ssl
 
-from med_transfer.hospital.config import AnyDestination, NodeConfig, WebPeer
+from med_transfer.hospital.config import AnyDestination, FhirServer, NodeConfig, WebPeer
 from med_transfer.hospital.dicomweb import WebPacs
+from med_transfer.hospital.fhir_sender import FhirSender
 from med_transfer.hospital.pacs import DicomPacs, Pacs
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.sender import Sender, WebSender
 from med_transfer.hospital.tls import client_context
 
 
-def sender_to(destination: AnyDestination, node: NodeConfig, queue: Queue) -> Sender | WebSender:
+def sender_to(
+    destination: AnyDestination | FhirServer, node: NodeConfig, queue: Queue
+) -> Sender | WebSender | FhirSender:
     """Raises ConfigError where a certificate or token cannot be read."""
+    if isinstance(destination, FhirServer):
+        return FhirSender(node, queue, destination)
     if isinstance(destination, WebPeer):
         return WebSender(node, queue, destination)
     return Sender(node, queue, destination, _tls(node, destination.tls))

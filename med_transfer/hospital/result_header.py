@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from med_transfer.bundle import BundleRecord, versions
@@ -47,6 +48,19 @@ class ResultHeader:
         own = {"classes": record.classes, "multilabel": record.multilabel, "operating_point": point}
         own["chosen_point"] = record.chosen_point
         return cls(bundle=bundle, **own, **study)  # pyright: ignore[reportArgumentType]
+
+    def following(self, reports: Sequence[str]) -> ResultHeader:
+        """After these reports of the study, UIDs in order; the last one again where it says the same.
+
+        What was said before and is said once more after something else is another report: with the first one's UID
+        nobody would be sent it, and the last word would be what was taken back.
+        """
+        *before, last = reports or ("",)
+        for after in ("", *before):
+            again = replace(self, basis=f"{self.basis} {after}".strip())
+            if again.sop_uid("SR") == last:
+                return again
+        return replace(self, basis=f"{self.basis} {last}") if self.sop_uid("SR") in before else self
 
     def series_uid(self, kind: str) -> str:
         """One series a kind of object, whatever the revision."""

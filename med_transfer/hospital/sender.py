@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -22,7 +23,7 @@ from pydicom.uid import (
 from pynetdicom import evt
 from pynetdicom.association import Association
 
-from med_transfer.hospital.association import PLAIN_SYNTAXES, associate, why_not
+from med_transfer.hospital.association import associate, why_not
 from med_transfer.hospital.commitment import COMMITMENT_INSTANCE, STORAGE_COMMITMENT, hear
 from med_transfer.hospital.config import Destination, NodeConfig, WebPeer
 from med_transfer.hospital.dicomweb import WebPacs
@@ -34,7 +35,6 @@ RESULT_CLASSES = (
     *(Comprehensive3DSRStorage, SecondaryCaptureImageStorage),
     *(SegmentationStorage, ParametricMapStorage, KeyObjectSelectionDocumentStorage, EncapsulatedPDFStorage),
 )
-RESULT_SYNTAXES = PLAIN_SYNTAXES
 _TAKEN = (0x0000, 0xB000, 0xB006, 0xB007)  # success and its warnings, PS3.4 table B.2-1
 _SAME_ASSOCIATION_SECONDS = 1.0  # for which an answer about commitment is awaited where the question was asked
 _LOOK_SECONDS = 0.05  # until it is looked whether one has come, here or on an association of its own
@@ -51,7 +51,7 @@ class Sender:
         due, taken = self._queue.to_send(self._destination.name, time.time()), 0
         if due:
             with self._associate(RESULT_CLASSES) as association:
-                taken = sum(settle(self._queue, delivery, self._store(association, delivery)) for delivery in due)
+                taken = sum(deliver(self._queue, one, partial(self._store, association)) for one in due)
         if self._destination.storage_commitment:
             asked = self._queue.to_commit(self._destination.name, time.time())
             if asked:
@@ -99,12 +99,26 @@ class WebSender:
     def send_due(self) -> int:
         """How many results were stored."""
         due = self._queue.to_send(self._destination.name, time.time())
-        stored = ((delivery, self._pacs.store(dcmread(self._node.folder / delivery.file))) for delivery in due)
-        return sum(settle(self._queue, delivery, reason) for delivery, reason in stored)
+        return sum(deliver(self._queue, one, self._store) for one in due)
+
+    def _store(self, delivery: Delivery) -> str:
+        return self._pacs.store(dcmread(self._node.folder / delivery.file))
 
 
-def settle(queue: Queue, delivery: Delivery, reason: str) -> bool:
-    """Write down what became of a result; True where it was taken."""
+def deliver(queue: Queue, delivery: Delivery, send: Callable[[Delivery], str]) -> bool:
+    """Send a result and write down what became of it; True where it was taken.
+
+    Args:
+        queue: of the node.
+        delivery: what and where to.
+        send: gives a code of why it was not taken, empty where it was. What it raises is such a reason, too, since a
+            result that cannot be read must not stay before all others.
+    """
+    try:
+        reason = send(delivery)
+    except Exception as error:
+        log.debug("unexpected", exc_info=True, extra={"study": delivery.study})
+        reason = f"unexpected_{type(error).__name__}"
     if reason:
         named = {"study": delivery.study}
         log.warning("a result was not sent to %s: %s", delivery.destination, reason, extra=named)

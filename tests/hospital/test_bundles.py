@@ -14,7 +14,7 @@ from med_transfer.errors import BundleError, ConfigError, UsageError
 from med_transfer.hospital.bundles import Bundles, bundle_mark, use
 from med_transfer.hospital.incoming import keep, received_file
 from med_transfer.hospital.node import Node
-from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.queue import Feedback, Queue
 from med_transfer.hospital.updates import rollback, update_record
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.estimate import Estimate
@@ -40,6 +40,13 @@ def predict(node: Node, scan: list[Path]) -> list[dict[str, object]]:
     assert study is not None
     node.predict(study)
     return [entry for entry in node.queue.entries()[before:] if entry["event"] == "predicted"]
+
+
+def predict_again(node: Node) -> dict[str, object]:
+    """As somebody asks for on the page; the last entry of the record."""
+    (study,) = node.queue.studies()
+    assert node.queue.judged(Feedback("ray", study.id, study.revision, 0, "rerun"), 300)
+    return predict(node, [])[-1]
 
 
 def test_a_bundle_is_exchanged_taken_back_and_the_same_after_a_restart(
@@ -79,6 +86,30 @@ def test_a_bundle_is_exchanged_taken_back_and_the_same_after_a_restart(
     assert updates[0]["changed"]["classes"] == [None, "benign, malignant"]
     assert "classes" not in updates[1]["changed"]
     again.queue.close()
+
+
+def test_an_answer_that_was_replaced_is_sent_again_when_its_bundle_is_back(
+    node_config, first_bundle, second_bundle, tmp_path
+):
+    config = node_config(
+        destinations=[{"ae_title": "PACS", "address": "127.0.0.1", "port": 1}],
+        results={"heat_map": "off", "secondary_capture": False},
+    )
+    node = Node(config, first_bundle, "cpu")
+    queue, told = node.queue, [predict(node, series(tmp_path / "scan"))[-1]]
+    for exchange in (lambda: use(config, queue, second_bundle), lambda: rollback(config, queue), lambda: None):
+        exchange()
+        for delivery in queue.to_send("PACS@127.0.0.1:1", 1e12):
+            queue.sent(delivery, 200)
+        told.append(predict_again(node))
+    (first,), (second,), (third,), (fourth,) = (entry["outputs"] for entry in told)
+    assert len({first, second, third}) == 3  # under the first one's UID the PACS would not be sent it
+    assert third == fourth
+    assert not queue.to_send("PACS@127.0.0.1:1", 1e12)  # asked for once more, to the same end
+    predecessor = dcmread(config.folder / f"results/{third}.dcm").PredecessorDocumentsSequence[0]
+    (reference,) = predecessor.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert reference.ReferencedSOPInstanceUID == second
+    queue.close()
 
 
 def test_every_series_goes_to_the_bundles_whose_route_wants_it(node_config, first_bundle, second_bundle, tmp_path):

@@ -117,13 +117,18 @@ def test_a_late_series_supersedes_and_shadow_sends_nothing(bundle, tmp_path):
             assert sent.count(web["url"]) == len(sent) / 2 == len(pacs.get("/instances"))
         storescu(pacs_port, *other, called="ORTHANC")
         count = len(pacs.get("/instances"))
+        queue = Queue(read_node_config(config).queue_file)
+        with queue.writing() as writing:  # something still waits when shadow mode begins
+            writing.execute("UPDATE delivery SET state = 'waiting' WHERE rowid = 1")
+        (waiting,) = [one for one in queue.deliveries() if one.state == "waiting"]
+        queue.close()
         asking = {"shadow": True, "pacs": by_dicom, "study": {"quiet_seconds": 0.5}}
         with working(written(tmp_path, port, pacs_port, **asking), bundle) as node:
             storescu(port, *other[:5])
             until(lambda: [study.reason for study in node.queue.studies("received")] == ["missing_3"], 60)
             storescu(port, *other)
             until(lambda: node.queue.counts() == {"committed": 1, "predicted": 1}, 120)
-            assert node.queue.to_send(f"ORTHANC@127.0.0.1:{pacs_port}", time.time()) == []
+            assert node.queue.to_send(waiting.destination, time.time()) == [waiting]
         assert len(pacs.get("/instances")) == count
 
 

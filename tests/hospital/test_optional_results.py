@@ -91,6 +91,7 @@ def _procedure(meaning: str) -> list[Dataset]:
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # of what is odd here
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_words_of_patient_and_study_cost_no_result_and_no_letter(odd, predictor, tmp_path):
+    described = "Thorax phantom"
     for file in series(tmp_path / "study"):
         image = dcmread(file)
         for keyword, value in ODD[odd].items():
@@ -104,7 +105,7 @@ def test_odd_words_of_patient_and_study_cost_no_result_and_no_letter(odd, predic
         if name := ODD[odd].get("PatientName"):
             assert str(made.PatientName) == name
         if "StudyDescription" in made:
-            assert made.StudyDescription == ODD[odd].get("StudyDescription", image.StudyDescription)
+            assert made.StudyDescription == ODD[odd].get("StudyDescription", described)
         if name := ODD[odd].get("ProcedureCodeSequence"):
             assert [code.CodeMeaning for code in made.get("ProcedureCodeSequence", [])] in ([], [name])
         assert made.PatientSex in ("M", "F", "O", "")
@@ -239,6 +240,18 @@ def test_a_pacs_takes_every_object(state, node_config, tmp_path):
         stored = [pacs.get(f"/instances/{name}/simplified-tags") for name in pacs.get("/instances")]
     assert sorted(tags["Modality"] for tags in stored) == ["DOC", "KO", "OT", "OT", "OT", "SEG", "SR"]
     assert len({tags["StudyInstanceUID"] for tags in stored}) == 1
+
+
+@pytest.mark.skipif(not (peers.DCMTK and peers.ORTHANC), reason="needs orthanc")
+def test_a_result_that_cannot_be_read_keeps_no_other_waiting(state, node_config, tmp_path):
+    port = free_port()
+    config = node_config(destinations=[{"ae_title": "ORTHANC", "address": "127.0.0.1", "port": port}])
+    queue = queue_of(config, state[1], state[0])
+    (config.folder / state[1][0].file).unlink()
+    with orthanc(tmp_path / "pacs", config.port, port) as pacs:
+        assert Sender(config, queue, config.destinations[0], None).send_due() == 6
+        assert len(pacs.get("/instances")) == 6
+    assert queue.studies()[0].reason == "unexpected_FileNotFoundError"
 
 
 class FhirPeer(http.server.BaseHTTPRequestHandler):

@@ -286,7 +286,7 @@ def test_files_are_forgotten_only_when_all_is_done(queue):
     queue.answered("2.25.7", "PACS", {"2.25.1"}, {}, 110)
     assert queue.to_forget(110) == []
     assert queue.to_forget(111) == ["s1"]
-    queue.forgotten("s1")
+    assert queue.forgotten("s1", 111) == [FIRST.file]
     assert queue.to_forget(111) == []
     assert queue.deleted("s1") == 1
     assert queue.add(FIRST, 200) == "new"  # the same study, sent again
@@ -294,6 +294,43 @@ def test_files_are_forgotten_only_when_all_is_done(queue):
     predicted(queue, 300)
     assert queue.counts() == {"committed": 1}  # the PACS has this very result
     assert not queue.to_send(PACS[0], 300)
+
+
+def test_a_study_that_is_opened_again_while_others_are_deleted_keeps_its_files(queue):
+    queue.add(FIRST, 0)
+    predicted(queue)
+    queue.sent(queue.to_send(PACS[0], 100)[0], 100)
+    queue.asked(queue.to_commit(PACS[0], 100), "2.25.7", 400)
+    queue.answered("2.25.7", "PACS", {"2.25.1"}, {}, 110)
+    assert queue.to_forget(111) == ["s1"]
+    late = replace(FIRST, sop_uid="1.2.3.2", file="incoming/s1/2.dcm")
+    assert queue.add(late, 112) == "new"
+    assert queue.forgotten("s1", 1e9) == []
+    assert queue.deleted("s1") == 0
+    queue.complete(200, 0)
+    study = queue.to_predict(200)
+    assert queue.predicted(study, [], [], 200, [{}])  # as of a study that is not for this bundle: nothing to send
+    assert queue.forgotten("s1", 201) == [FIRST.file, late.file]
+
+
+def test_what_was_canceled_or_set_aside_is_not_kept_for_ever(queue):
+    queue.add(FIRST, 0)
+    with queue.writing() as writing:
+        writing.execute("UPDATE study SET state = 'dead', reason = 'canceled'")
+    assert (queue.to_forget(1), queue.forgotten("s1", 1)) == (["s1"], [FIRST.file])
+    queue.set_aside("damaged", "CT1", "aside/1.dcm", 1)
+    assert (queue.forgotten_aside(1), queue.forgotten_aside(2), queue.forgotten_aside(2)) == ([], ["aside/1.dcm"], [])
+    assert queue.reasons() == [("damaged", 1)]
+
+
+def test_a_result_for_a_destination_that_is_named_no_more_is_a_dead_letter(queue):
+    queue.add(FIRST, 0)
+    predicted(queue)
+    assert queue.abandon([PACS[0]], 100) == 0
+    assert queue.abandon(["PACS@127.0.0.1:104"], 100) == 1  # the PACS has another port now
+    assert [(study.state, study.reason) for study in queue.studies()] == [("dead", "no_destination")]
+    assert queue.retry() == 1
+    assert queue.to_send(PACS[0], 100)  # where it is named again
 
 
 def test_another_process_goes_on_after_a_kill(queue, tmp_path):
@@ -317,6 +354,23 @@ def test_what_is_no_queue_is_refused(tmp_path):
     (tmp_path / "queue.sqlite").write_text("no database, but long enough to be looked at" * 50)
     with pytest.raises(OutputError, match="is no queue of a node"):
         Queue(tmp_path / "queue.sqlite")
+
+
+def test_a_full_disk_and_a_lock_are_told_as_such_and_pass(queue, tmp_path, monkeypatch):
+    queue.add(FIRST, 0)
+    (pages,) = queue._database.execute("PRAGMA page_count").fetchone()
+    queue._database.execute(f"PRAGMA max_page_count = {pages}")  # as where the disk is full
+    long = replace(FIRST, sop_uid="1.2.3.2", file="x" * 100_000)
+    with pytest.raises(OutputError, match=r"queue.sqlite: cannot be written \(database or disk is full\)"):
+        queue.add(long, 1)
+    queue._database.execute("PRAGMA max_page_count = 100000")
+    assert queue.add(long, 2) == "new"
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: connect(*given, **named | {"timeout": 0.1}))
+    with closing(connect(tmp_path / "node" / "queue.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OutputError, match=r"cannot be written \(database is locked\).* leave it there"):
+            Queue(tmp_path / "node" / "queue.sqlite")
 
 
 def test_the_record_cannot_be_changed_unseen(queue, tmp_path):

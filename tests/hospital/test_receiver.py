@@ -15,7 +15,13 @@ import pytest
 from peers import certificate, echoscu, series, storescu
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    RLELossless,
+)
 from pynetdicom import AE
 from pynetdicom.dimse_messages import C_STORE_RQ
 from pynetdicom.dimse_primitives import C_STORE
@@ -24,6 +30,7 @@ from pynetdicom.sop_class import CTImageStorage, Verification
 from receiving import notice, receiving
 
 from med_transfer.errors import ConfigError
+from med_transfer.hospital.availability import AVAILABILITY
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import study_id, sweep
 from med_transfer.hospital.queue import Queue
@@ -211,10 +218,12 @@ def test_unknown_classes_and_private_syntaxes_are_not_negotiated(node_config, tm
     entity = AE("CT1")
     entity.add_requested_context("1.2.826.0.1.3680043.9.9999.1")  # a class of its own
     entity.add_requested_context(CTImageStorage, ["1.2.826.0.1.3680043.9.9999.2"])  # an encoding of its own
+    for uid in (CTImageStorage, AVAILABILITY):
+        entity.add_requested_context(uid, [DeflatedExplicitVRLittleEndian])  # may unpack to a thousand times its size
     entity.add_requested_context(CTImageStorage)
     with receiving(config) as queue:
         association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
-        assert [context.result for context in association.rejected_contexts] == [3, 4]  # PS3.8 table 9-18
+        assert [context.result for context in association.rejected_contexts] == [3, 4, 4, 4]  # PS3.8 table 9-18
         assert association.send_c_store(image).Status == 0
         association.abort()
         assert queue.counts() == {"received": 1}
@@ -250,6 +259,19 @@ def test_a_full_disk_refuses(node_config, tmp_path):
     with receiving(config) as queue:
         assert storescu(config.port, *files).returncode != 0
         assert queue.counts() == {}
+
+
+def test_a_queue_that_cannot_be_written_refuses_and_leaves_nothing(node_config, tmp_path):
+    config, images = node_config(), [dcmread(file) for file in series(tmp_path / "scan", slices=60)]
+    with receiving(config) as queue:
+        (pages,) = queue._database.execute("PRAGMA page_count").fetchone()
+        queue._database.execute(f"PRAGMA max_page_count = {pages}")  # as where the disk is full
+        answers = send(config, *images)
+        assert set(answers) == {0x0000, 0xA700}
+        assert len(list((config.folder / "incoming").glob("*/*"))) == answers.count(0)
+        queue._database.execute("PRAGMA max_page_count = 100000")
+        assert set(send(config, *images)) == {0x0000}
+        assert len(list((config.folder / "incoming").glob("*/*"))) == len(images)
 
 
 def test_too_much_is_not_taken(node_config, tmp_path):

@@ -247,3 +247,15 @@ def test_canceled_with_the_reason_why_there_is_no_answer(server, worker, tmp_pat
     assert said[missing] == ("The study did not come in time (input_not_in_time)", "110523")
     done = server.item(rejected).UnifiedProcedureStepPerformedProcedureSequence[0]
     assert done.OutputInformationSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == result.sop_uid
+
+
+def test_one_item_that_cannot_be_ended_keeps_no_other_waiting(server, worker, tmp_path):
+    stuck, other = server.add(work("1.2.1", STUDY)), server.add(work("1.2.2"))
+    performer, items, queue = worker()
+    receive(queue)
+    result = predict(queue, tmp_path / "a")
+    send(queue)
+    (tmp_path / "a" / result.file).unlink()
+    until(lambda: performer.work_due() or len(items.open()) == 1, 20)
+    assert (server.state(stuck), server.state(other)) == ("IN PROGRESS", "CANCELED")
+    until(lambda: performer.work_due() or items.open()[0].reason == "unexpected_FileNotFoundError", 20)

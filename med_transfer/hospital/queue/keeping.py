@@ -6,25 +6,35 @@ import sqlite3
 
 from med_transfer.hospital import record
 
-_OF_STUDY = "SELECT 1 FROM delivery JOIN result USING (sop_uid) WHERE result.study = study.id"
+_OF_STUDY = "EXISTS (SELECT 1 FROM delivery JOIN result USING (sop_uid) WHERE result.study = study.id AND"
+_ENDED = (  # a study that was canceled, of which all is sent and nothing is to be committed, or nothing is to be sent
+    "files_kept AND changed < ? AND (state = 'committed' OR state = 'dead' AND reason = 'canceled' "
+    f"OR state IN ('sent', 'predicted') AND NOT {_OF_STUDY} commitment AND delivery.state = 'sent') "
+    f"AND (state = 'sent' OR NOT {_OF_STUDY} result.revision = study.revision)))"
+)
 
 
 def to_forget(database: sqlite3.Connection, before: float) -> list[str]:
     """Studies that have ended, and whose files have been kept long enough."""
-    rows = database.execute(
-        "SELECT id FROM study WHERE files_kept AND changed < ? AND (state = 'committed' "
-        f"OR state = 'sent' AND NOT EXISTS ({_OF_STUDY} AND commitment AND delivery.state = 'sent') "
-        f"OR state = 'predicted' AND NOT EXISTS ({_OF_STUDY}))",
-        (before,),
-    )
-    return [row[0] for row in rows]
+    return [row[0] for row in database.execute(f"SELECT id FROM study WHERE {_ENDED}", (before,))]
 
 
-def forget(database: sqlite3.Connection, study: str) -> list[str]:
-    """The study's files, which the queue knows no more."""
+def forget(database: sqlite3.Connection, study: str, before: float) -> list[str]:
+    """The study's files, which the queue knows no more; none where it was opened again meanwhile."""
+    if not database.execute(f"SELECT 1 FROM study WHERE id = ? AND {_ENDED}", (study, before)).fetchone():
+        return []
     rows = database.execute("SELECT file FROM instance WHERE study = ? AND file != ''", (study,)).fetchall()
     database.execute("UPDATE instance SET file = '' WHERE study = ?", (study,))
     database.execute("UPDATE study SET files_kept = 0 WHERE id = ?", (study,))
     database.execute("DELETE FROM expected WHERE study = ?", (study,))
     record.append(database, "files deleted", study=study)
+    return [row[0] for row in rows]
+
+
+def forget_aside(database: sqlite3.Connection, before: float) -> list[str]:
+    """Files that were set aside before, which the queue knows no more."""
+    rows = database.execute("SELECT file FROM aside WHERE file != '' AND time < ?", (before,)).fetchall()
+    database.execute("UPDATE aside SET file = '' WHERE file != '' AND time < ?", (before,))
+    if rows:
+        record.append(database, "set-aside files deleted", count=len(rows))
     return [row[0] for row in rows]

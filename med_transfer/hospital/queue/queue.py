@@ -317,6 +317,11 @@ class Queue:
         """Why instances were set aside, and how many."""
         return self._rows("SELECT reason, count(*) FROM aside GROUP BY reason ORDER BY reason")
 
+    def abandon(self, destinations: Iterable[str], now: float) -> int:
+        """What is meant for others than these is a dead letter; how many results."""
+        with self.writing() as database:
+            return sending.abandon(database, list(destinations), now)
+
     def retry(self, study: str = "") -> int:
         """Try dead letters, and what waits for its next try, at once: of one study or of all. How many."""
         with self.writing() as database:
@@ -339,10 +344,18 @@ class Queue:
         with self._lock:
             return keeping.to_forget(self._database, before)
 
-    def forgotten(self, study: str) -> list[str]:
-        """The study's files, which the queue knows no more: what is sent again will be taken again."""
+    def forgotten(self, study: str, before: float) -> list[str]:
+        """The study's files, which the queue knows no more: what is sent again will be taken again.
+
+        None where the study is not one of ``to_forget`` any more.
+        """
         with self.writing() as database:
-            return keeping.forget(database, study)
+            return keeping.forget(database, study, before)
+
+    def forgotten_aside(self, before: float) -> list[str]:
+        """Files that were set aside before, which the queue knows no more."""
+        with self.writing() as database:
+            return keeping.forget_aside(database, before)
 
     def files(self) -> set[str]:
         """All that the queue knows."""

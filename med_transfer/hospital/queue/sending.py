@@ -79,6 +79,16 @@ def follow(database: sqlite3.Connection, study: str, now: float) -> None:
     database.execute("UPDATE study SET state = ?, reason = ?, changed = ? WHERE id = ?", (state, reason, now, study))
 
 
+def abandon(database: sqlite3.Connection, destinations: list[str], now: float) -> int:
+    """What waits for a destination that there is no more, or for its commitment, is a dead letter; how many results."""
+    marks = ", ".join("?" for _ in destinations)
+    where = f"delivery.state IN ('waiting', 'sent') AND destination NOT IN ({marks})"
+    gone = deliveries(database, f"{where} AND (delivery.state = 'waiting' OR commitment)", *destinations)
+    for delivery in gone:
+        fail(database, delivery, "no_destination", now, 0.0, dead=True)
+    return len(gone)
+
+
 def retry(database: sqlite3.Connection, study: str) -> int:
     """Dead letters, and what waits for its next try, are due at once: of one study, or of all; how many."""
     one = (study, study)

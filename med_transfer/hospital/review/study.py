@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from med_transfer.bundle.record import BundleRecord
+from med_transfer.errors import ScanNotFound
 from med_transfer.errors.sentence import Sentence, whole
 from med_transfer.hospital import record
 from med_transfer.hospital.config import NodeConfig
@@ -180,6 +181,9 @@ class Volumes:
             if not path.is_file():
                 folder = self._node.folder / "incoming" / study
                 self._worker.call(write_volume, folder, answer.series_uid, gap_mm, path, where=f"study {study}")
+                if self._queue.deleted(study):  # meanwhile, and with them all that was shown of them
+                    path.unlink(missing_ok=True)
+                    raise ScanNotFound("the images have been deleted", where=f"study {study}")
         return path
 
     def close(self) -> None:

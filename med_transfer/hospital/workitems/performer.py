@@ -121,8 +121,14 @@ class Performer:
             if failed.reason in REFUSED:
                 self._give_up(item, failed.reason)
             else:
-                self._items.wait(item, failed.reason, time.time() + self._queue.wait_seconds(item.attempts))
-                log.warning("a work item waits: %s", failed.reason, extra={"study": item.study})
+                self._wait(item, failed.reason)
+        except Exception as error:  # one item must keep no other from going on
+            log.debug("unexpected", exc_info=True, extra={"study": item.study})
+            self._wait(item, f"unexpected_{type(error).__name__}")
+
+    def _wait(self, item: Workitem, reason: str) -> None:
+        self._items.wait(item, reason, time.time() + self._queue.wait_seconds(item.attempts))
+        log.warning("a work item waits: %s", reason, extra={"study": item.study})
 
     def _advance(self, item: Workitem) -> None:
         if item.state == "claiming":

@@ -86,13 +86,13 @@ def test_labels_without_images_are_left_out_and_told(node, queue, tmp_path):
         export_labels(node, queue, tmp_path / "labels.csv")
     for study in ("s1", "s2", "s3"):
         say(queue, study, "agree", "benign")
-    queue.forgotten("s1")
+    queue.forgotten("s1", 1000)
     exported = export_labels(node, queue, tmp_path / "labels.csv")
     assert (exported.rows, exported.without_images) == (2, 1)
     assert not say(queue, "s1", "rerun")  # without images there is nothing to predict
     assert [study.revision for study in queue.studies()] == [1, 1, 1]
     for study in ("s2", "s3"):
-        queue.forgotten(study)
+        queue.forgotten(study, 1000)
     with pytest.raises(NothingDone, match="images of none"):
         export_labels(node, queue, tmp_path / "labels.csv")
 
