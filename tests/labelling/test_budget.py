@@ -254,7 +254,10 @@ def test_wrong_words_are_refused_before_a_scan_is_read(command, cohort_csv, tmp_
     ("more", "reason"),
     [
         (("--sizes", 3), "ground-glass, solid: there will be a curve, but no forecast: 3 sizes of training set;"),
-        (("--smallest", 9), "solid: there will be a curve, but no forecast: the sizes reach from 3 to 4 patients, less"),
+        (
+            ("--smallest", 9),
+            "solid: there will be a curve, but no forecast: the sizes reach from 3 to 4 patients, less",
+        ),
     ],
 )
 def test_that_there_will_be_no_forecast_is_said_before_a_scan_is_read(
