@@ -27,6 +27,7 @@ from med_transfer.explanation.picture import PictureStyle, few_slices, heat_pict
 from med_transfer.explanation.sanity import MOST_CORRELATED
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
+from med_transfer.progress import Progress, silent
 from med_transfer.report.run_summary import MapChecks, Miss
 from med_transfer.scans import geometry
 
@@ -91,6 +92,7 @@ def gallery(
     predictions: Sequence[Prediction],
     n: int,
     fold_of: Sequence[int] = (),
+    progress: Progress = silent,
 ) -> tuple[list[Miss], MapChecks | None]:
     """Pictures of at most ``n`` errors with a map over them, and how far these maps can be trusted.
 
@@ -104,6 +106,7 @@ def gallery(
         n: how many; with 0, or without an error, there is nothing and None.
         fold_of: where the scans trained fold models, the one of each that did not train on it, which alone is
             explained then; else empty.
+        progress: told of each map.
     """
     if not n or not predictions:
         return [], None
@@ -116,7 +119,7 @@ def gallery(
     ensemble = ensemble.to(device).eval()
     method = Attention() if looks_by_attention(ensemble) else GradCAM()
     networks = [ensemble.alone(fold_of[error.scan]) if fold_of else ensemble for error in errors]
-    explanations = list(_explained_errors(errors, networks, prepared, method))
+    explanations = list(_explained_errors(errors, networks, prepared, method, progress))
     ensemble.cpu()
     misses = []
     for error, explanation in zip(errors, explanations, strict=True):
@@ -148,7 +151,7 @@ def _called(record: BundleRecord, predictions: Sequence[Prediction]) -> NDArray[
 
 
 def _explained_errors(
-    errors: Sequence[Error], networks: Sequence[Ensemble], prepared: PreparedCohort, method: Method
+    errors: Sequence[Error], networks: Sequence[Ensemble], prepared: PreparedCohort, method: Method, progress: Progress
 ) -> Iterator[Explanation]:
     for seed, (error, ensemble) in enumerate(zip(errors, networks, strict=True)):
         device = next(ensemble.parameters()).device
@@ -156,6 +159,7 @@ def _explained_errors(
         # each with random weights and regions of its own
         checks = MapCheckSettings(draws=_DRAWS, n_random=_RANDOM_REGIONS, seed=seed)
         yield explain(ensemble, image, error.class_index, method, checks)
+        progress("pictures of errors", seed + 1, len(errors))
 
 
 def _picture(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ from med_transfer.metrics.records.metrics import Abstained, Bootstrap, Metrics
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable, why_abstained
+from med_transfer.progress import Progress, silent
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import LearningCurve, RunSummary
 from med_transfer.report.writing import write_report
@@ -99,6 +101,7 @@ def evaluate(
     subgroups: Sequence[str] | None = None,
     explain: ExplainConfig = ExplainConfig(),  # noqa: B008 (frozen)
     seed: int = 0,
+    progress: Progress = silent,
 ) -> Metrics:
     """Write predictions, metrics and report of scans with labels.
 
@@ -112,7 +115,9 @@ def evaluate(
         subgroups: columns to measure by; None: every suitable one.
         explain: how many errors are shown.
         seed: of the bootstrap.
+        progress: told how far the pictures are.
     """
+    began = time.monotonic()
     record, prepared = given.record, given.prepared
     predictions, reported, fusion = given.answers(given.probabilities), given.probabilities, None
     reporting = given
@@ -141,9 +146,10 @@ def evaluate(
     )
     metrics.save(out / "metrics.json")
     answers = reporting.answers(reported)
-    misses, checks = gallery(record, given.ensemble, prepared, answers, explain.gallery, given.fold_of)
+    misses, checks = gallery(record, given.ensemble, prepared, answers, explain.gallery, given.fold_of, progress)
     arrays = {"truth": prepared.cohort.truth, "probabilities": reported, "patients": prepared.cohort.patients}
-    write_report(out / "report.html", Evidence(metrics, given.summary, given.curves, misses, checks, **arrays))
+    summary = replace(given.summary, seconds=given.summary.seconds + time.monotonic() - began)
+    write_report(out / "report.html", Evidence(metrics, summary, given.curves, misses, checks, **arrays))
     return metrics
 
 
@@ -183,12 +189,18 @@ def _called_as_fused(given: EvaluationInput, fusion: Fusion) -> EvaluationInput:
 
 
 @torch.inference_mode()
-def predict(ensemble: Ensemble, prepared: PreparedCohort) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def predict(
+    ensemble: Ensemble, prepared: PreparedCohort, progress: Progress = silent
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Probabilities [scan, class] and novelty [scan] of prepared scans; on a GPU when there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ensemble = ensemble.to(device).eval()
     images = [torch.from_numpy(tensor.astype(np.float32)) for tensor in prepared.tensors]
-    results = [ensemble.predict(torch.stack(images[i : i + _BATCH]).to(device)) for i in range(0, len(images), _BATCH)]
+    results = []
+    for first in range(0, len(images), _BATCH):
+        batch = images[first : first + _BATCH]
+        results.append(ensemble.predict(torch.stack(batch).to(device)))
+        progress("predicting", first + len(batch), len(images))
     ensemble.cpu()
     probabilities, novelty = (torch.cat(parts).cpu().double().numpy() for parts in zip(*results, strict=True))
     return probabilities, novelty

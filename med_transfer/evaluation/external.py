@@ -110,21 +110,26 @@ def evaluate_bundle(
             _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
         network = load_network(folder, settings.public_key)
         with _test_access(record, prepared, folder, out) as access:
-            given = _predicted(record, network, prepared, access)
+            given = _predicted(record, network, prepared, access, progress)
             made = origin(cohort.path, bundle=run_folder(folder) or folder, evaluation=out)
             seconds = time.monotonic() - started
             summary = replace(given.summary, origin=made, seconds=seconds, language=settings.language)
             explain = ExplainConfig(gallery=settings.gallery)
             return evaluate(
-                replace(given, summary=summary), out, config=config, subgroups=settings.subgroups, explain=explain
+                replace(given, summary=summary),
+                out,
+                config=config,
+                subgroups=settings.subgroups,
+                explain=explain,
+                progress=progress,
             )
 
 
 def _predicted(
-    record: BundleRecord, network: Ensemble, prepared: PreparedCohort, access: AccessCounts
+    record: BundleRecord, network: Ensemble, prepared: PreparedCohort, access: AccessCounts, progress: Progress
 ) -> EvaluationInput:
     """The scans' predictions, and all that is known of them."""
-    probabilities, novelty = predict(network, prepared)
+    probabilities, novelty = predict(network, prepared, progress)
     overlap = _overlap(record, prepared)
     within, shortcuts = baselines_within(prepared.handcrafted, _as_development(prepared))
     known_figures = KnownFigures(

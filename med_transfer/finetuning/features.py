@@ -21,6 +21,7 @@ from med_transfer.model.classifier import Classifier
 from med_transfer.model.features import best_device, instance_features, pooled_features
 from med_transfer.model.novelty import input_statistics
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.progress import Progress, silent
 from med_transfer.runtimes.frozen import frozen_encoder
 
 
@@ -30,10 +31,14 @@ class FeatureSource:
     Args:
         folder: of the cache: one file for each state of an encoder, one row for each scan, both named by content, so
             that folds with the same frozen encoder share them, and a changed encoder or scan is never mistaken.
+        progress: told how far those of a frozen encoder are: where no epoch is trained, it is what takes the time.
     """
 
-    def __init__(self, folder: Path, config: FinetuneConfig, preprocessing: PreprocessingConfig) -> None:
+    def __init__(
+        self, folder: Path, config: FinetuneConfig, preprocessing: PreprocessingConfig, progress: Progress = silent
+    ) -> None:
         self.cache, self.config, self.preprocessing = ArrayCache(folder), config, preprocessing
+        self.progress = progress
 
     def computed(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """[scan, feature], computed now."""
@@ -44,15 +49,21 @@ class FeatureSource:
         return _mapped(classifier, self.by_frozen_encoder(classifier, tensors))
 
     def _by_encoder(
-        self, classifier: Classifier, tensors: Tensors, runtime: FrozenRuntime, instances: Sequence[int] = ()
+        self,
+        classifier: Classifier,
+        tensors: Tensors,
+        runtime: FrozenRuntime,
+        instances: Sequence[int] = (),
+        progress: Progress = silent,
     ) -> Tensor:
         """Pooled, or of each slice or tile from the stages ``instances``."""
         device, modes = best_device(), [(module, module.training) for module in classifier.modules()]
         encoder = self.computing(classifier.cpu().eval(), tensors, runtime).to(device)
+        images = _told(self._images(tensors), len(tensors), progress)
         if instances and isinstance(encoder, InstanceEncoder):
-            features = instance_features(encoder, self._images(tensors), instances, device)
+            features = instance_features(encoder, images, instances, device)
         else:
-            features = pooled_features(encoder, self._images(tensors), classifier.pooled_stages, device)
+            features = pooled_features(encoder, images, classifier.pooled_stages, device)
         classifier.cpu()
         for module, training in modes:  # else its training would go on without dropout, where nothing was kept
             module.training = training
@@ -103,7 +114,7 @@ class FeatureSource:
         size = self.config.training.batch_size
         alone = size > 1 and len(tensors) % size == 1
         padded = [*tensors, tensors[-1]] if alone else tensors
-        return self._by_encoder(classifier, padded, runtime, instances)[: len(tensors)]
+        return self._by_encoder(classifier, padded, runtime, instances, self.progress)[: len(tensors)]
 
     def statistics(self, tensors: Tensors) -> Tensor:
         """[scan, statistic] of the network's input, see :func:`~med_transfer.model.novelty.input_statistics`."""
@@ -126,6 +137,15 @@ class FeatureSource:
             rows |= dict(zip(new, computed.numpy(), strict=True))
             self.cache.write(key, rows)
         return torch.from_numpy(np.stack([rows[name] for name in names]))
+
+
+def _told(batches: Iterator[Tensor], n: int, progress: Progress) -> Iterator[Tensor]:
+    """The same batches of ``n`` scans; when the next one is asked for, one more is done."""
+    done = 0
+    for images in batches:
+        yield images
+        done += len(images)
+        progress("features", done, n)
 
 
 @torch.no_grad()

@@ -30,7 +30,6 @@ from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.initialisation import initialise
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.model.classifier import Classifier
-from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.processor import keep_freed_memory
 from med_transfer.progress import only_in_log
 
@@ -58,7 +57,7 @@ def train_network(
     classifier: Classifier,
     data: FoldData,
     config: FinetuneConfig,
-    preprocessing: PreprocessingConfig,
+    source: FeatureSource,
     folder: Path,
     *,
     seed: int,
@@ -71,6 +70,7 @@ def train_network(
     Args:
         classifier: with what the strategy builds for good; see ``Strategy.build``.
         config: resolved.
+        source: of features of plain scans, which a linear head reads.
     """
     weights, history_file = folder / WEIGHTS_FILE, folder / HISTORY_FILE
     if is_trained(folder):
@@ -80,7 +80,7 @@ def train_network(
     keep_freed_memory()
     L.seed_everything(seed, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
-    history, best_epoch = _learn(classifier, data, config, preprocessing, folder, seed, progress)
+    history, best_epoch = _learn(classifier, data, config, source, folder, seed, progress)
     for parameter in classifier.parameters():
         # Laid out in memory as one that is loaded: else features, and what is decided on them, differ in the last bits.
         parameter.data = parameter.data.contiguous()
@@ -95,13 +95,13 @@ def _learn(
     classifier: Classifier,
     data: FoldData,
     config: FinetuneConfig,
-    preprocessing: PreprocessingConfig,
+    source: FeatureSource,
     folder: Path,
     seed: int,
     progress: Callback | None,
 ) -> tuple[list[dict[str, float]], int]:
     """From the strategy's start to its end; the classifier has the best weights. History and best epoch."""
-    source = FeatureSource(folder.parent / "features", config, preprocessing)
+    preprocessing = source.preprocessing
     start = initialise(classifier, data, config, preprocessing, source)
     if not config.transfer.strategy.trains:
         row = start.row or {}

@@ -98,6 +98,7 @@ def train_fold(
         number: of the fold; its model's seed is the config's plus this.
         folder: keeps the model's state; the features of frozen encoders lie in its parent.
         progress_callback: told of every epoch.
+        progress: told of what comes before the first one.
     """
     if config.backbone.pretrain and source.sha256 is not None and not is_trained(folder):
         source = pretrained_on_fold(run_data, source, config, number, folder / PRETRAINING_FOLDER, progress)
@@ -109,9 +110,8 @@ def train_fold(
     )
     config.transfer.strategy.build(classifier)
     data = _fold_data(run_data, config, number)
-    return train_network(
-        classifier, data, config, run_data.preprocessing, folder, seed=seed, progress=progress_callback
-    )
+    reader = FeatureSource(folder.parent / "features", config, run_data.preprocessing, progress)
+    return train_network(classifier, data, config, reader, folder, seed=seed, progress=progress_callback)
 
 
 def train_folds(

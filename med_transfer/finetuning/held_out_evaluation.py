@@ -28,16 +28,21 @@ from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcu
 from med_transfer.metrics.shortcuts import Development, fit_acquisition
 from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.predictions.by_repeat import REPEATS_FILE
+from med_transfer.progress import Progress, silent
 from med_transfer.report.run_summary import origin
 
 
 @dataclass(frozen=True)
 class TrainedNetworks:
-    """What a run has trained: the transferred ensemble, the one from scratch where there is one, and which is kept."""
+    """What a run has trained: the transferred ensemble, the one from scratch where there is one, and which is kept.
+
+    ``seconds`` is how long the run has taken until they are evaluated.
+    """
 
     transferred: TrainedEnsemble
     scratch: TrainedEnsemble | None
     kept: KeptNetwork
+    seconds: float = 0.0
 
     @property
     def each(self) -> list[TrainedEnsemble]:
@@ -63,8 +68,8 @@ def evaluate_held_out(
     record: BundleRecord,
     networks: TrainedNetworks,
     out: Path,
-    seconds: float,
     access: AccessCounts | None,
+    progress: Progress = silent,
 ) -> Metrics:
     """Predict the test scans, measure what the transfer gained, and write the results.
 
@@ -72,7 +77,7 @@ def evaluate_held_out(
     """
     split, bundled = run_data.split, networks.bundled
     test = run_data.prepared.subset(split.evaluated).without_margin(margin_voxels(run_data.preprocessing.shape))
-    answers = [_answers(network, test, run_data) for network in networks.each]
+    answers = [_answers(network, test, run_data, progress) for network in networks.each]
     baselines, shortcuts = (_baselines if split.test else _baselines_within)(run_data, config.seed)
     summary = summary_of(run_data, config, record, bundled, networks.kept)
     known = KnownFigures(
@@ -92,7 +97,7 @@ def evaluate_held_out(
         test,
         of_bundled.probabilities,
         of_bundled.novelty,
-        replace(summary, origin=origin(run_data.prepared.cohort.path, run=out), seconds=seconds),
+        replace(summary, origin=origin(run_data.prepared.cohort.path, run=out), seconds=networks.seconds),
         baselines,
         known,
         curves=learning_curves(bundled, config),
@@ -100,14 +105,20 @@ def evaluate_held_out(
         fold_of=() if split.test else [split.fold_of[row] for row in split.evaluated],
     )
     return evaluate(
-        given, out, config=config.evaluation, subgroups=config.subgroups, explain=config.explain, seed=config.seed
+        given,
+        out,
+        config=config.evaluation,
+        subgroups=config.subgroups,
+        explain=config.explain,
+        seed=config.seed,
+        progress=progress,
     )
 
 
-def _answers(network: TrainedEnsemble, test: PreparedCohort, run_data: RunData) -> _Answers:
+def _answers(network: TrainedEnsemble, test: PreparedCohort, run_data: RunData, progress: Progress) -> _Answers:
     """Where no patient is kept apart, each scan's by the networks that had not trained on it."""
     if run_data.split.test:
-        return _Answers(*predict(network.ensemble, test))
+        return _Answers(*predict(network.ensemble, test, progress))
     return _Answers(network.validation, network.validation_novelty)
 
 

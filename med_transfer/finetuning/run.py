@@ -124,7 +124,8 @@ def finetune(
         with record_run_access(out, run_data, record) as access:  # from here on test scans are read
             if access is not None:
                 log.log(access.level, access.sentence)
-            evaluate_held_out(run_data, config, record, networks, out, time.monotonic() - started, access)
+            networks = replace(networks, seconds=time.monotonic() - started)
+            evaluate_held_out(run_data, config, record, networks, out, access, progress)
         log.info("done in %.0f s", time.monotonic() - started)
     return Run(out)
 

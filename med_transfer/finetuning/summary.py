@@ -101,7 +101,26 @@ def _split_sentence(run_data: RunData) -> str:
 
 
 def _config_rows(run_data: RunData, config: FinetuneConfig) -> list[tuple[str, str]]:
-    training, repaired = config.training, sum(bool(scan.repair) for scan in run_data.prepared.scans)
+    repaired = sum(bool(scan.repair) for scan in run_data.prepared.scans)
+    return [
+        ("Development scans", str(len(run_data.split.development))),
+        ("Scans repaired", str(repaired)),
+        *(_training_rows(config) if config.transfer.strategy.trains else _fitting_rows(config)),
+        ("Seed", str(config.seed)),
+    ]
+
+
+def _fitting_rows(config: FinetuneConfig) -> list[tuple[str, str]]:
+    """A head on frozen features has none of what steers a training."""
+    return [
+        ("Augmentation", Sentence("none, as features of plain scans are frozen")),
+        ("Class balance", "none" if config.training.balance == "none" else "weights"),
+        ("Early stopping", Sentence("none, as only a head was fitted")),
+    ]
+
+
+def _training_rows(config: FinetuneConfig) -> list[tuple[str, str]]:
+    training = config.training
     stopping = Sentence(
         "{figure}, patience {patience} of at most {epochs} epochs",
         figure=training.monitor.replace("_", " "),
@@ -113,11 +132,4 @@ def _config_rows(run_data: RunData, config: FinetuneConfig) -> list[tuple[str, s
         strength=config.augmentation.strength,
         mixup=config.augmentation.mixup,
     )
-    return [
-        ("Development scans", str(len(run_data.split.development))),
-        ("Scans repaired", str(repaired)),
-        ("Augmentation", augmentation),
-        ("Class balance", training.balance),
-        ("Early stopping", stopping),
-        ("Seed", str(config.seed)),
-    ]
+    return [("Augmentation", augmentation), ("Class balance", training.balance), ("Early stopping", stopping)]

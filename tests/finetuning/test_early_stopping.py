@@ -16,6 +16,7 @@ from small_run_data import small_config, small_run_data
 from med_transfer.errors import TrainingDiverged
 from med_transfer.finetuning import lightning_module
 from med_transfer.finetuning.batches import fold_data
+from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.fold_training import train_network
 
 PLAN = small_run_data(signal=0.7, n=24, n_test=4)
@@ -55,7 +56,7 @@ def train_and_check(training: dict, best: int, n_epochs: int, folder: Path) -> l
         small_classifier(),
         data,
         config,
-        PLAN.preprocessing,
+        FeatureSource(folder / "features", config, PLAN.preprocessing),
         folder,
         seed=0,
         progress=watch,
@@ -99,8 +100,9 @@ def test_a_training_that_diverges_is_an_error_and_leaves_no_network(monitor, tmp
     training = {"epochs": 8, "monitor": monitor, "gradient_clip": 1e30, "warmup_epochs": 0}
     config = small_config({"name": "full", "learning_rate": 1e30}, training=training).resolved(from_source=True)
     data = fold_data(PLAN.prepared, PLAN.split, 0)
+    reader = FeatureSource(tmp_path / "features", config, PLAN.preprocessing)
     with pytest.raises(TrainingDiverged, match=r"epoch 1: .* not finite.*Lower transfer.strategy.learning_rate"):
-        train_network(small_classifier(), data, config, PLAN.preprocessing, tmp_path, seed=0)
+        train_network(small_classifier(), data, config, reader, tmp_path, seed=0)
     assert not (tmp_path / "best.safetensors").exists()
 
 
@@ -113,6 +115,7 @@ def test_a_figure_that_is_no_number_takes_the_place_of_none(tmp_path, monkeypatc
 def test_an_epochs_training_loss_is_the_mean_of_its_batches(tmp_path):
     config = small_config("full", training={"epochs": 2}).resolved(from_source=True)
     data, watch = fold_data(PLAN.prepared, PLAN.split, 0), LossOfEachBatch()
-    trained = train_network(small_classifier(), data, config, PLAN.preprocessing, tmp_path, seed=0, progress=watch)
+    reader = FeatureSource(tmp_path / "features", config, PLAN.preprocessing)
+    trained = train_network(small_classifier(), data, config, reader, tmp_path, seed=0, progress=watch)
     of_epochs = np.array(watch.losses).reshape(2, -1).mean(axis=1)
     assert [row["train_loss"] for row in trained.history] == pytest.approx(of_epochs)

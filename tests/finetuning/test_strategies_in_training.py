@@ -67,7 +67,7 @@ def run_member(
         classifier,
         data,
         config,
-        run_data.preprocessing,
+        FeatureSource(folder.parent / "features", config, run_data.preprocessing),
         folder,
         seed=0,
         progress=progress,

@@ -38,9 +38,10 @@ def test_a_run_without_test_patients_is_measured_out_of_fold(rule, command: Comm
     assert [entry["sensitivity"]["value"] for entry in metrics["classes"].values()] == pytest.approx(called)
     assert "18 out-of-fold scans of 18 patients, each by a network not trained on it" in done.out
     assert metrics["test_set_access"] is None
-    assert "Development evidence: no patients were kept apart for a test" in without_tooltips(
-        (tmp_path / "run" / "report.html").read_text()
-    )
+    page = without_tooltips((tmp_path / "run" / "report.html").read_text())
+    assert "Development evidence: no patients were kept apart for a test" in page
+    assert "All rates on this page are of scans that the networks which answered had not trained on." in page
+    assert "from the test scans only" not in page
     if rule == "balanced_argmax":
         again = command("predict", tmp_path / "run" / "bundle", cohort_csv, "-o", tmp_path / "again")
         assert again.code == 0, again.err

@@ -34,6 +34,13 @@ def test_a_linear_probe_is_the_source_with_another_head_and_is_never_chosen_on_t
         command, cohort_csv, finished.bundle, run, "transfer.strategy=linear_probe", flags=("--on-harm", "fallback")
     )
     check_run(run, "linear_probe")
+    assert "fine-tuning, fold 1 of 1: features 8 of 8\n" in outcome.err
+    page = without_tooltips((run / "report.html").read_text())
+    assert ("none, as only a head was fitted" in page, "patience 15" in page, "Epoch with the best" in page) == (
+        True,
+        False,
+        False,
+    )
     assert predictions_are_whole(command, run, unseen_csv, tmp_path / "out")
 
     before, after = (load_file(bundle / "models/model.safetensors") for bundle in (finished.bundle, run / "bundle"))

@@ -71,6 +71,21 @@ def test_subgroups_that_differ_stand_on_the_first_screen_and_others_are_no_proof
     assert not any(attrs.get("id") == "subgroups" for attrs in page.having("section"))
 
 
+def test_a_subgroup_that_lacks_a_class_is_compared_by_the_classes_that_both_have(tmp_path):
+    """As a kind of finding is among the patients who have one."""
+    malignant = np.flatnonzero(DATA.truth[:, 2])
+    kind = np.full(240, "no", dtype=object)
+    kind[malignant[::2]] = "yes"
+    probabilities = DATA.truth * 0.8 + 0.2 / 3
+    probabilities[malignant[::2]] = [0.6, 0.3, 0.1]
+    wrong = type(DATA)(DATA.truth, probabilities, DATA.patients, DATA.labels)
+    metrics = metrics_of(wrong, subgroups={"kind": kind.tolist()})
+    (notice,) = by_title(metrics).values()
+    assert notice.text.startswith("Sensitivity, malignant runs from 0.0 % (yes) to 100.0 % (no); p = ")
+    page = Page(write(tmp_path / "report.html", evidence(wrong, metrics)))
+    assert "without healthy, benign" in page.text
+
+
 def test_a_report_without_subgroups_says_nothing_of_them(tmp_path):
     page = Page(write(tmp_path / "report.html", evidence(DATA, metrics_of(DATA))))
     assert "Subgroups" not in page.text

@@ -175,6 +175,8 @@ def _performance(evidence: Evidence, t: Translator) -> str:
 def _selection(evidence: Evidence, t: Translator) -> str | None:
     if not evidence.curves:
         return None
+    if all(len(curve.epochs) == 1 for curve in evidence.curves):
+        return t("No epoch was chosen, as there was only one")
     best_epochs = ", ".join(f"{curve.name}: {curve.best_epoch}" for curve in evidence.curves)
     return t(
         "Epoch with the best {measure} in validation; kept: {kept}",

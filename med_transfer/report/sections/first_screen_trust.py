@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.metrics.records.domain import Domain, Overlap
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, above_chance
+from med_transfer.metrics.records.subgroups import Subgroup
 from med_transfer.page import ENGLISH, Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import decimal, decimal_interval, difference, percent, percent_interval
 from med_transfer.report.sections.first_screen_notices import FITTED_WITHIN, Notice
 from med_transfer.report.test_access import decided_before, times_read
+
+_OfGroup = tuple[str, Estimate]  # a subgroup's name, and a measure of it
 
 
 def trust_notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
@@ -89,23 +95,49 @@ def _shortcut(metrics: Metrics, t: Translator) -> Notice | None:
 def _subgroups(metrics: Metrics, t: Translator) -> list[Notice]:
     notices = []
     for column, test in metrics.subgroup_tests.items():
-        measured = [
-            (group.balanced_accuracy, name)
-            for name, group in metrics.subgroups.get(column, {}).items()
-            if group.balanced_accuracy.value is not None and name in test.compared
-        ]
-        if not test.differ or not measured:
+        compared = {name: group for name, group in metrics.subgroups.get(column, {}).items() if name in test.compared}
+        if not test.differ or not compared:
             continue
-        worst, best = (pick(measured, key=lambda pair: pair[0].value or 0.0) for pick in (min, max))
+        measure, worst, best = _extremes(compared, t)
         text = t(
-            "Balanced accuracy runs from {low} ({worst}) to {high} ({best}); p = {p}, corrected for all columns.",
-            low=percent(worst[0]),
-            worst=worst[1],
-            high=percent(best[0]),
-            best=best[1],
+            "{measure} runs from {low} ({worst}) to {high} ({best}); p = {p}, corrected for all columns.",
+            measure=measure,
+            low=percent(worst[1]),
+            worst=worst[0],
+            high=percent(best[1]),
+            best=best[0],
             p=f"{test.p_holm:.2g}",
         )
         notices.append(
             Notice("warning", t("Not equally good for all: subgroups of {column} differ", column=column), text)
         )
     return notices
+
+
+def _extremes(groups: Mapping[str, Subgroup], t: Translator) -> tuple[str, _OfGroup, _OfGroup]:
+    """The measure that shows how far subgroups differ, and the lowest and highest of them.
+
+    Balanced accuracy is a mean over the classes that a subgroup has: where one lacks a class it is another figure, and
+    the class whose sensitivity differs most is shown instead.
+    """
+    balanced = [(name, group.balanced_accuracy) for name, group in groups.items()]
+    by_class = {
+        name: [
+            (of, group.sensitivity[name]) for of, group in groups.items() if group.sensitivity[name].value is not None
+        ]
+        for name in next(iter(groups.values())).sensitivity
+    }
+    if all(len(of_class) == len(groups) for of_class in by_class.values()):
+        return t("Balanced accuracy"), *_ends(balanced)
+    name = max(by_class, key=lambda name: _width(by_class[name]))
+    return t("Sensitivity, {name}", name=name), *_ends(by_class[name])
+
+
+def _ends(measured: Sequence[_OfGroup]) -> tuple[_OfGroup, _OfGroup]:
+    low, *_, high = sorted(measured, key=lambda pair: pair[1].value or 0.0)
+    return low, high
+
+
+def _width(measured: Sequence[_OfGroup]) -> float:
+    values = [estimate.value or 0.0 for _, estimate in measured]
+    return max(values, default=0.0) - min(values, default=0.0)

@@ -100,4 +100,8 @@ def _table(number: int, column: str, groups: Mapping[str, Subgroup], metrics: Me
 def _group(group: Subgroup, labels: list[str], t: Translator) -> list[Cell]:
     counts = Cell(f"{group.n} ({group.n_patients})", values={t("scans"): group.n, t("patients"): group.n_patients})
     rates = [estimated(group.sensitivity[name], "percent", t) for name in labels]
-    return [counts, barred(group.balanced_accuracy, t), *rates, estimated(group.macro_auc, "decimal", t)]
+    absent = [name for name in labels if group.sensitivity[name].value is None]
+    without = (
+        [t("without {names}", names=", ".join(absent))] if group.balanced_accuracy.value is not None and absent else []
+    )
+    return [counts, barred(group.balanced_accuracy, t, *without), *rates, estimated(group.macro_auc, "decimal", t)]
