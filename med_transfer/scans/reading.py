@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import lru_cache, reduce
 from pathlib import Path
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan
@@ -18,7 +18,8 @@ from med_transfer.scans.search.damaged_files import damaged_slices
 from med_transfer.scans.search.files import require_exists
 from med_transfer.scans.search.links import how_to_follow
 from med_transfer.scans.search.survey import inspect_file, survey
-from med_transfer.scans.series import Ignored, Series
+from med_transfer.scans.series import Ignored, Series, Survey
+from med_transfer.scans.stamps import NamedStamp, stamps
 from med_transfer.scans.volume import Volume
 from med_transfer.scans.voxel_checks import require_usable
 
@@ -77,8 +78,14 @@ def _named(path: Path, candidates: Sequence[Series], series_uid: str) -> Series:
     return named[0]
 
 
+@lru_cache(maxsize=1)  # a survey of a large folder is large itself
+def _surveyed(path: Path, max_gap_mm: float, unchanged: tuple[NamedStamp, ...]) -> Survey:
+    """Once for all rows that name series of one folder or archive, as long as its files are ``unchanged``."""
+    return survey(path, max_gap_mm=max_gap_mm)
+
+
 def _in_folder(path: Path, series_uid: str, max_gap_mm: float) -> Series:
-    contents = survey(path, max_gap_mm=max_gap_mm)
+    contents = _surveyed(path, max_gap_mm, tuple(stamps([path])))
     candidates = [series for series in contents.series if series.format == "dicom"] or list(contents.series)
     if series_uid:
         named = [series for series in candidates if series.name == series_uid]

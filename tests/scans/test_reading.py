@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, NotAScan, ScanNotFound, UnreadableScan, UnusableVoxels
-from med_transfer.scans import find_series, read_scan
+from med_transfer.scans import find_series, read_scan, reading, survey
 
 
 @settings(max_examples=12)
@@ -52,6 +52,21 @@ def test_content_hash_sees_one_voxel(tmp_path):
     hu[1, 2, 3] += 1
     write_series(tmp_path / "b", hu)
     assert read_scan(tmp_path / "a").content_hash != read_scan(tmp_path / "b").content_hash
+
+
+def test_a_folder_of_many_series_is_looked_through_once_until_a_file_in_it_changes(tmp_path, monkeypatch):
+    """Else a table with a row a series costs the square of the folder: hours for a PACS export without subfolders."""
+    looks = []
+    monkeypatch.setattr(reading, "survey", lambda *given, **named: looks.append(given) or survey(*given, **named))
+    for number in range(3):
+        names = [f"{number}-{k}.dcm" for k in range(5)]
+        write_series(tmp_path, hounsfield(seed=number), names=names, series_uid=f"1.2.{number}")
+    for number in range(3):
+        np.testing.assert_array_equal(read_scan(tmp_path, f"1.2.{number}").voxels, hounsfield(seed=number))
+    assert len(looks) == 1
+    write_series(tmp_path, hounsfield(seed=7), names=[f"1-{k}.dcm" for k in range(5)], series_uid="1.2.1")
+    np.testing.assert_array_equal(read_scan(tmp_path, "1.2.1").voxels, hounsfield(seed=7))
+    assert len(looks) == 2
 
 
 def test_by_folder_string_and_series(tmp_path):
