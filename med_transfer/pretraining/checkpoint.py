@@ -25,12 +25,13 @@ def save_checkpoint(folder: Path, state: State) -> None:
 
 
 def read_checkpoint(
-    folder: Path, settings: str, source_scans: list[str] | None = None, taught: list[str] | None = None
+    folder: Path, settings: str, device: str, source_scans: list[str] | None = None, taught: list[str] | None = None
 ) -> State | None:
     """The state in a folder; None when there is none.
 
     Args:
         settings: what the checkpoint must have been made with.
+        device: kind of device, whose random numbers another kind cannot go on with; earlier versions do not tell it.
         source_scans: content hashes that it must have been made on; None: not known yet.
         taught: hashes of their labels, regions and masks; checkpoints of earlier versions do not tell them.
 
@@ -43,7 +44,7 @@ def read_checkpoint(
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         same = state["settings"] == settings and source_scans in (None, state["source_scans"])
-        same = same and taught in (None, state.get("taught", taught))
+        same = same and taught in (None, state.get("taught", taught)) and device == state.get("device", device)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError, ValueError, TypeError) as error:
         raise BackboneError(
             "the checkpoint is damaged", where=path, action="Remove it to start again, or choose another folder"
@@ -52,7 +53,8 @@ def read_checkpoint(
         raise BackboneError(
             "checkpoint of another run",
             where=path,
-            expected="the same source scans with the same labels and masks, teacher, settings and number of processes",
+            expected="the same source scans with the same labels and masks, teacher, settings, number of processes and "
+            "kind of device",
             action="Give the arguments it was started with, or another folder",
         )
     return state

@@ -169,6 +169,7 @@ class Training:
                 "settings": self.origin.settings(),
                 "source_scans": sorted(self.origin.source_scans),
                 "taught": list(self.origin.taught),
+                "device": self.device.type,
                 "method": method,
                 "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -181,8 +182,9 @@ class Training:
         write_text(self.out / CURVE_FILE, json.dumps(shown, indent=1) + "\n")
 
     def _restore(self) -> bool:
-        origin = self.origin
-        checkpoint = read_checkpoint(self.out, origin.settings(), sorted(origin.source_scans), list(origin.taught))
+        origin, device = self.origin, self.device.type
+        known = (sorted(origin.source_scans), list(origin.taught))
+        checkpoint = read_checkpoint(self.out, origin.settings(), device, *known)
         if checkpoint is None:
             return False
         self.method.load_state_dict(checkpoint["method"], strict=False)  # without what never changes

@@ -107,7 +107,7 @@ def pretrain(
         progress = progress if group.is_main else silent
         on_device = group.device(_device(device))
         networks = _load(config)
-        _refuse_another_run(out, config, networks, group)
+        _refuse_another_run(out, config, networks, group, on_device)
         probed = probe_cohort(config.probe.cohort)  # what is wrong with the table is said before a scan is read
         source = _source(scans, config, out, progress, group)
         training, validation = source.scans.split(config.validation_scans)
@@ -233,9 +233,11 @@ def _inherited_licences(config: PretrainingConfig) -> set[str]:
     return {licence for weights in _made_from(config) for licence in source_licences(weights)}
 
 
-def _refuse_another_run(out: Path, config: PretrainingConfig, networks: _Networks, group: ProcessGroup) -> None:
+def _refuse_another_run(
+    out: Path, config: PretrainingConfig, networks: _Networks, group: ProcessGroup, device: torch.device
+) -> None:
     """Before hours of reading; whether the scans are the same is seen when they are read."""
-    read_checkpoint(out, _origin(config, SourceScans(()), networks, None, group).settings())
+    read_checkpoint(out, _origin(config, SourceScans(()), networks, None, group).settings(), device.type)
     file = out / CONFIG_FILE
     try:
         if file.exists():

@@ -21,7 +21,7 @@ class TrainingState:
 
     Attributes:
         curve: entries with ``step`` and ``seconds``; losses, or ``measured`` figures.
-        best: the highest monitored figure so far; None before there is one.
+        best: the highest monitored figure so far; None before there is one. ``best_of``: that figure's name.
         without_gain: measurements since then.
         ended: nothing is left to do.
         losses, counted: sums since the last entry of the curve, left on the device, which must not be waited for.
@@ -35,6 +35,7 @@ class TrainingState:
     ended: bool = False
     losses: dict[str, float | Tensor] = field(default_factory=dict)
     counted: int = 0
+    best_of: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> TrainingState:
@@ -66,6 +67,9 @@ class TrainingState:
         value = figures.get(monitored)
         if value is None or stop is None:
             return True
+        if self.best_of not in ("", monitored):  # the run goes on with another probe, or without: they do not compare
+            self.best, self.without_gain = None, 0
+        self.best_of = monitored
         gained = self.best is None or value > self.best + stop.least_gain
         self.best, self.without_gain = (value, 0) if gained else (self.best, self.without_gain + 1)
         self.ended = self.without_gain >= stop.patience

@@ -176,6 +176,11 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(chest, tmp_path
         tiny_training("distillation", chest, tmp_path, seed=1).run()
     with pytest.raises(BackboneError, match="checkpoint of another run"):
         tiny_training("distillation", SourceScans(chest.scans[1:]), tmp_path).run()
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    of_gpu = {name: torch.zeros(16, dtype=torch.uint8) for name in state["chance"][0]}  # as CUDA's generators are
+    torch.save(state | {"device": "cuda", "chance": [of_gpu]}, tmp_path / "checkpoint.pt")
+    with pytest.raises(BackboneError, match="checkpoint of another run; expected .* kind of device"):
+        tiny_training("distillation", chest, tmp_path).run()
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(BackboneError, match="the checkpoint is damaged. Remove it to start again"):
         tiny_training("distillation", chest, tmp_path).run()

@@ -39,6 +39,17 @@ def test_the_best_is_kept_and_patience_ends_the_training(figures, gained, ended)
     assert state.ended == ended
 
 
+def test_another_figure_is_not_held_against_the_best_so_far():
+    """As of a probe that was added to a run that went on."""
+    state, stop = TrainingState(), StopConfig(patience=2)
+    assert state.measured({"explained": 0.9}, "explained", stop)
+    assert not state.measured({"explained": 0.8}, "explained", stop)
+    state = TrainingState.from_json(state.to_json())
+    assert state.measured({"explained": 0.8, "probe_auc": 0.6}, "probe_auc", stop)
+    assert not state.ended
+    assert state.measured({"explained": 0.8, "probe_auc": 0.7}, "probe_auc", stop)
+
+
 def test_the_curve_is_drawn_of_what_there_is(tmp_path):
     """Where all slabs held out are alike, a measurement has no figure."""
     curve = [{"step": 0, "measured": {}}, {"step": 50, "loss": 0.5}, {"step": 60, "measured": {"auc": 0.75}}]
