@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from med_transfer.cohorts import ArrayCache, Images, cache_key, without_prediction
+from med_transfer.cohorts.input_facts import input_facts
 from med_transfer.errors import ScanError
 from med_transfer.inference import Predictor, ScanToPredict
 from med_transfer.predictions.record import Prediction
@@ -95,6 +96,7 @@ def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:
     if entry := ArrayCache(cache).read(key):
         return SeenScan(**{**entry.arrays, **entry.record, "content_hashes": tuple(entry.record["content_hashes"])})
     scans, region, _ = item.read(predictor.preprocessing.config)
+    predictor.record.input_envelope.require_modality(input_facts(scans["scan"]), item.case.path)  # as predict does
     image = predictor.preprocessing(scans, region)[None].to(predictor.device)
     with torch.inference_mode():
         features = predictor.network.fold_model_features(image)

@@ -14,6 +14,7 @@ from pydicom import dcmread
 from scipy.stats import entropy
 from tiny_bundle import tiny_bundle, write_scan
 
+from med_transfer.inference import load_bundle
 from med_transfer.labelling.next_labels import next_labels
 from med_transfer.phantoms import write_dicom_series
 from med_transfer.scans.isolation import isolated
@@ -145,6 +146,18 @@ def test_each_series_of_a_folder_that_cannot_be_used_is_listed(tmp_path):
     left_out = read_rows(tmp_path / "next-left-out.csv")
     assert len(found.failed) == len(left_out) == len({row["series_uid"] for row in left_out}) == 2
     assert len({row["scan"] for row in left_out}) == 1
+
+
+def test_a_scan_of_another_modality_is_left_out_as_predict_rejects_it(tmp_path):
+    predictor, scans = load_bundle(tiny_bundle(tmp_path / "bundle"), "cpu"), tmp_path / "scans"
+    envelope = predictor.record.input_envelope.model_copy(update={"texts": {"modality": ("MR",)}})
+    predictor.record = predictor.record.model_copy(update={"input_envelope": envelope})
+    write_scan(scans / "good.nii")
+    voxels = np.random.default_rng(0).integers(-1000, 1000, (12, 16, 16), dtype=np.int16)
+    write_dicom_series(scans / "ct", voxels, np.eye(4))
+    assert predictor.predict_folder(scans, tmp_path / "out").n_rejected == 1
+    found = next_labels(predictor, scans, tmp_path / "next.csv", out_of_distribution_above=1.0)
+    assert [(one.scan, one.status, one.found) for one in found.failed] == [("ct", "rejected", "modality CT")]
 
 
 # Nobody is left
