@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,11 +77,11 @@ def scans_of_run(bundle: Path, record: BundleRecord) -> CheckScans:
     run = run_folder(bundle)
     locked = CohortLock.read(run / "cohort.lock.json").cases if run else ()
     prepared = _prepared(run / "prepared", record) if run else {}
-    images = [case.content_hashes for case in locked]
+    times = Counter(case.content_hashes for case in locked)
     cases = [
         case
         for case in locked
-        if case.role != "test" and case.content_hashes in prepared and images.count(case.content_hashes) == 1
+        if case.role != "test" and case.content_hashes in prepared and times[case.content_hashes] == 1
     ]
     if not cases:
         raise UsageError(
