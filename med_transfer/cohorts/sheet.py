@@ -13,6 +13,9 @@ from pathlib import Path
 from med_transfer.atomic import csv_cell
 from med_transfer.errors import CohortError
 
+_NAMES = {"scan", "series_uid", "patient", "label", "mask", "split"}  # columns that are no measurements
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -58,20 +61,23 @@ class Sheet:
 def read_sheet(path: Path) -> Sheet:
     """Read a CSV file with comma, semicolon or tab between values, in UTF-8 with or without a byte order mark.
 
-    Every value stays text, so patient ``007`` is not patient ``7``. Blank rows are skipped.
+    Every value stays text, so patient ``007`` is not patient ``7``. Blank rows are skipped. Where semicolons divide the
+    columns, the comma is the decimal sign: ``12,5`` is read as ``12.5`` in every column of measurements.
 
     Raises:
         CohortError: file missing or empty, not text, a column twice or without a name, a row of another length.
     """
     path = Path(path)
-    records = list(_records(_text(path), path))
+    text = _text(path)
+    records = list(_records(text, path))
     if not records:
         raise CohortError("the table is empty", where=path, expected="a header row and one row a scan")
     (_, header), *records = records
     _check_header(header, path)
     if not records:
         raise CohortError("the table has a header and no rows", where=path, expected="one row a scan")
-    rows = tuple(_row(line, values, header, path) for line, values in records)
+    decimal_comma = _delimiter(text) == ";"  # as spreadsheets write where the comma is the decimal sign
+    rows = tuple(_row(line, values, header, path, decimal_comma=decimal_comma) for line, values in records)
     return Sheet(path, tuple(name for name in header if name), rows)
 
 
@@ -102,10 +108,7 @@ def _text(path: Path, errors: str = "strict") -> str:
 
 def _records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and stripped values of every record that is not blank."""
-    unquoted = re.sub(r'"[^"]*"', "", text)  # a column's name may hold commas, and line ends
-    header = next((line for line in unquoted.splitlines() if line.strip()), "")
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     line = 1
     try:
         for values in reader:
@@ -116,13 +119,19 @@ def _records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
         raise CohortError(f"row {line} is not valid CSV: {error}", where=path) from error
 
 
+def _delimiter(text: str) -> str:
+    unquoted = re.sub(r'"[^"]*"', "", text)  # a column's name may hold commas, and line ends
+    header = next((line for line in unquoted.splitlines() if line.strip()), "")
+    return max(",;\t", key=header.count)
+
+
 def _check_header(header: list[str], path: Path) -> None:
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise CohortError(f"column {twice[0]!r} appears twice", where=path, expected="each column once")
 
 
-def _row(line: int, values: list[str], header: list[str], path: Path) -> Row:
+def _row(line: int, values: list[str], header: list[str], path: Path, *, decimal_comma: bool) -> Row:
     if len(values) != len(header):
         raise CohortError(
             f"row {line} has {len(values)} values",
@@ -134,4 +143,11 @@ def _row(line: int, values: list[str], header: list[str], path: Path) -> Row:
     # Spreadsheets leave empty columns at the right edge; with a value in it, one is a mistake.
     if any(value and not name for name, value in cells):
         raise CohortError(f"row {line} has a value in a column without a name", where=path, action="Name the column")
+    if decimal_comma:
+        cells = [(name, value if name in _NAMES else _with_point(value)) for name, value in cells]
     return Row(line, {name: value for name, value in cells if name})
+
+
+def _with_point(value: str) -> str:
+    """A number with a decimal comma with a point; any other text as it is."""
+    return value.replace(",", ".") if _DECIMAL_COMMA.fullmatch(value) else value

@@ -83,6 +83,20 @@ def test_spreadsheet_dialects_read_alike(tmp_path, delimiter, newline, encoding)
     assert cohort.labels.names == ("höher", "low")
 
 
+def test_between_semicolons_the_comma_is_the_decimal_sign(tmp_path):
+    text = (
+        "scan;patient;label;roi_x_mm;roi_y_mm;roi_z_mm;roi_size_mm;age;note\n"
+        "a.nii.gz;1,5;x,1;-10,5;20;3;40,25;63,5;1,2,3\n"
+        "b.nii.gz;2;y;;;;;;\n"
+    )
+    first = Cohort.read(table(tmp_path, text)).cases[0]
+    assert (first.patient, first.label, first.roi_centre_mm, first.roi_size_mm) == ("1,5", "x,1", (-10.5, 20, 3), 40.25)
+    assert first.columns == {"age": "63.5", "note": "1,2,3"}
+    by_tabs = text.replace("1,2,3", "").replace(";", "\t")
+    with pytest.raises(CohortError, match=r"row 2 has roi_x_mm '-10,5'"):
+        Cohort.read(table(tmp_path, by_tabs))
+
+
 def test_quoted_values_may_hold_commas_and_line_breaks(tmp_path):
     text = 'scan,patient,label,note\na.nii.gz,1,x,"one, two\nthree"\nb.nii.gz,2,y,\nd.nii.gz,2,,\n'
     with pytest.raises(MissingLabel, match=r"row 5 \(d\.nii\.gz\) has no label"):
