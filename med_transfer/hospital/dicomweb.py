@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,28 @@ class WebPacs:
 
     def find(self, query: StudyQuery) -> list[str]:
         """See Pacs."""
-        with answering():
-            found = self._client.search_for_studies(search_filters=query.keys, get_remaining=True)
-        uids = [str(Dataset.from_json(study).get("StudyInstanceUID", "")) for study in found]
-        return [uid for uid in dict.fromkeys(uids) if uid]
+        search = partial(self._client.search_for_studies, search_filters=query.keys)
+        return list(self._all(search, "StudyInstanceUID"))
 
     def images(self, study_uid: str) -> set[str]:
         """See Pacs."""
-        with answering():
-            found = self._client.search_for_instances(study_uid, get_remaining=True)
-        answers = [Dataset.from_json(instance) for instance in found]
-        return {str(answer.SOPInstanceUID) for answer in answers if is_taken(answer)}
+        search = partial(self._client.search_for_instances, study_uid)
+        return {uid for uid, image in self._all(search, "SOPInstanceUID").items() if is_taken(image)}
+
+    def _all(self, search: Callable[..., list[dict[str, dict]]], keyword: str) -> dict[str, Dataset]:
+        """What is found, by UID, page after page until one brings nothing new: some services know no pages."""
+        found: dict[str, Dataset] = {}
+        n_answers, more = 0, True
+        while more:
+            with answering():
+                answers = [Dataset.from_json(answer) for answer in search(offset=n_answers)]
+                page = {str(answer[keyword].value): answer for answer in answers if keyword in answer}
+            more = not page.keys() <= found.keys()
+            found |= page
+            n_answers += len(answers)
+            if len(found) > self._node.limits.study_instances:
+                raise PacsFailed("too_many_answers")
+        return found
 
     def fetch(self, study_uid: str) -> Fetched:
         """See Pacs; the images go straight into the queue, checked as those that are sent."""

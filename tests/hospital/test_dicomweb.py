@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import io
+import json
 import re
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from med_transfer.errors import ConfigError
 from med_transfer.hospital.config import NodeConfig, WebPeer, WebServer
 from med_transfer.hospital.dicomweb import WebPacs
 from med_transfer.hospital.incoming import study_id
+from med_transfer.hospital.pacs import PacsFailed
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.stow import StowServer
 
@@ -194,6 +198,41 @@ def done_jobs(pacs: Orthanc) -> set[str]:
     """What Orthanc has sent, or tried to."""
     jobs = [pacs.get(f"/jobs/{name}") for name in pacs.get("/jobs")]
     return {job["ID"] for job in jobs if job["State"] in ("Success", "Failure")}
+
+
+class NoPages(http.server.BaseHTTPRequestHandler):
+    """A service that gives all that it has, whichever page is asked for; or ever more."""
+
+    endless = False
+    requests = 0
+
+    def do_GET(self) -> None:
+        type(self).requests += 1
+        uids = [f"1.2.{self.requests}" if self.endless else "1.2.3"]
+        content = json.dumps([{"00080018": {"vr": "UI", "Value": [uid]}} for uid in uids]).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/dicom+json")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_service_that_knows_no_pages_is_not_asked_for_ever(node_config, queue):
+    server = http.server.HTTPServer(("127.0.0.1", 0), NoPages)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        peer = WebPeer(kind="dicomweb", url=f"http://127.0.0.1:{server.server_port}")
+        pacs = WebPacs(node_config(limits={"study_instances": 5}), peer, queue)
+        assert pacs.images("1.2") == {"1.2.3"}
+        assert NoPages.requests == 2
+        NoPages.endless = True
+        with pytest.raises(PacsFailed, match="too_many_answers"):
+            pacs.images("1.2")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_a_result_counts_as_sent_only_when_the_answer_says_so(node_config, queue, pacs, tmp_path, monkeypatch):
