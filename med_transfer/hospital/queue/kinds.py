@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Literal
 
 FHIR = "fhir"  # in place of a SOP class, of what is no DICOM object
@@ -117,8 +116,3 @@ class Feedback:
     series_uid: str = field(default="", repr=False)
     bundle: str = ""
     time: float = 0.0
-
-    @property
-    def when(self) -> str:
-        """Day and minute, UTC."""
-        return f"{datetime.fromtimestamp(self.time, UTC):%Y-%m-%d %H:%M}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -45,10 +46,17 @@ def render(request: Request, template: str, status: int = 200, **values: object)
         "session": session,
         "csrf": getattr(request.state, "csrf", ""),
         "here": request.url.path,
+        "moment": moment,
         "languages": {"en": "English", "zh-TW": "繁體中文"},
     }
     text = environment_of(language).get_template(template).render(shared | values)
     return HTMLResponse(text, status, headers={"Content-Language": language, "Vary": "Accept-Language, Cookie"})
+
+
+def moment(time: float | str) -> str:
+    """Day and minute by the clock of the node, of seconds since 1970 or of a time of the record."""
+    when = datetime.fromisoformat(time) if isinstance(time, str) else datetime.fromtimestamp(time, UTC)
+    return f"{when.astimezone():%Y-%m-%d %H:%M}"
 
 
 def language_of(request: Request) -> Language:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from functools import lru_cache
 from typing import Annotated, Literal
 
@@ -15,7 +14,7 @@ from med_transfer.hospital.queue import State
 from med_transfer.hospital.review import worklist
 from med_transfer.hospital.review.access.gate import GuardedRoute, at_least, background, tell
 from med_transfer.hospital.review.load import STATES
-from med_transfer.hospital.review.pages import environment_of, language_of, render
+from med_transfer.hospital.review.pages import environment_of, language_of, moment, render
 from med_transfer.hospital.review.reasons import reason_in_words
 from med_transfer.page import Language
 
@@ -98,15 +97,10 @@ def _row(language: Language, line: worklist.Line) -> Markup:
     It has no line break, so that the page sees at once that each of its characters may be shown.
     """
     template = environment_of(language).get_template("worklist_line.html.jinja")
-    words = {"person": worklist.person, "day": worklist.day, "moment": _moment, "because": reason_in_words}
+    words = {"person": worklist.person, "day": worklist.day, "moment": moment, "because": reason_in_words}
     return Markup(" ".join(template.render(line=line, **words).split("\n")))
 
 
 def _counts(request: Request) -> dict[str, int]:
     found = worklist.counts(request.app.state.queue)
     return {state: found.get(state, 0) for state in STATES}
-
-
-def _moment(seconds: float) -> str:
-    """By the clock of the node."""
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")

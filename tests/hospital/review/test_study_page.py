@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import re
 import sqlite3
+import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from html import unescape
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tiny_bundle import tiny_bundle
 from med_transfer.cohorts import Cohort
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import answering
+from med_transfer.hospital.review.pages import moment
 from med_transfer.hospital.review.study import study_facts
 from med_transfer.page.language import translator
 from med_transfer.predictions.labels import Labels
@@ -87,6 +90,20 @@ def test_the_page_says_what_the_record_says_and_no_name_does_anything(page, stud
     assert (series_.has_volume, series_.has_map, series_.images) == (True, True, 8)
     events = [(entry["user"], entry["what"], entry["study"]) for entry in page.access.audit.latest(10)]
     assert ("rita", "saw study", study) in events
+
+
+def test_every_time_is_by_the_clock_of_the_node(page, study, monkeypatch):
+    try:
+        for zone, hours in (("UTC", 0), ("Asia/Taipei", 8)):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            text = page.browser("rita").get(f"/study/{study}").text
+            entry = datetime.fromisoformat(str(facts(page, study).history[0]["time"])) + timedelta(hours=hours)
+            assert f"<time>{entry:%Y-%m-%d %H:%M}</time>" in text
+            assert moment(0.0) == f"1970-01-01 0{hours}:00"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_what_is_not_there_and_who_may_not(page, study):
