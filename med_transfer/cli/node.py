@@ -230,7 +230,7 @@ def add_user(
     config: NodeFile,
     role: Annotated[
         Literal["reader", "reviewer", "operator"],
-        typer.Option(help="reader: sees; reviewer: judges, too; operator: repeats, exports and sees who did what."),
+        typer.Option(help="reader: sees; reviewer: judges, too; operator: sees who did what, too."),
     ] = "reader",
 ) -> None:
     """Let somebody in, or give a new role and password; the password is asked for, or read from stdin."""
@@ -246,7 +246,9 @@ def add_user(
             raise UsageError("the two passwords differ")
     else:
         password = sys.stdin.readline().rstrip("\r\n")
-    _access(config).users.put(name, role, password)
+    access = _access(config)
+    access.users.put(name, role, password)
+    access.audit.tell_here("added user", detail=f"{name} as {role}")
     say(f"{name} may sign in as {role}")
 
 
@@ -265,8 +267,10 @@ def remove_user(name: UserName, config: NodeFile) -> None:
     from med_transfer.cli.terminal import say
     from med_transfer.errors import UsageError
 
-    if not _access(config).users.remove(name):
+    access = _access(config)
+    if not access.users.remove(name):
         raise UsageError(f"no user {name}", action="med-transfer node user list names them")
+    access.audit.tell_here("removed user", detail=name)
     say(f"{name} may sign in no more")
 
 
@@ -345,6 +349,7 @@ def backup(config: NodeFile, out: Annotated[Path, typer.Option("--out", "-o", he
 
     os.umask(0o077)  # what is kept of patients is for its owner only
     made = back_up(read_node_config(config), out)
+    _audit_trail(config).tell_here("backed up", detail=f"{made.files} files")
     say(f"{made.files:,} files, {made.bytes / 1e6:,.1f} MB, in {out}; {SUMS} has the hash of each")
 
 
@@ -360,6 +365,7 @@ def restore(backup: Annotated[Path, typer.Argument(help="What node backup has wr
     os.umask(0o077)
     node = read_node_config(config)
     put = restored(node, backup)
+    _audit_trail(config).tell_here("restored", detail=f"{put.files} files")
     say(f"{put.files:,} files, {put.bytes / 1e6:,.1f} MB, in {node.folder}: med-transfer serve -c {config} goes on")
 
 

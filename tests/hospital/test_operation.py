@@ -310,6 +310,10 @@ def test_a_node_goes_on_elsewhere_from_a_backup_made_while_it_receives(bundle, n
         kept = sorted((tmp_path / "backup/incoming").rglob("*.dcm"))
         assert len(kept) == 6
         assert command("node", "restore", tmp_path / "backup", "-c", other_path).code == 0
+        for node_yaml, what in ((path, "backed up"), (other_path, "restored")):
+            out = tmp_path / f"{what}.jsonl"
+            assert command("node", "export", "--accesses", "-c", node_yaml, "-o", out).code == 0
+            assert f'"display": "{what}"' in out.read_text()
         sent_before = list(sent)
         with working(elsewhere, None) as node:
             storescu(elsewhere.port, *second[2:])

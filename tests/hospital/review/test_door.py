@@ -9,6 +9,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,22 @@ def test_guessing_must_wait_and_locks_out_nobody_else(tmp_path):
             page.access.limits.failed(f"nobody{n}", "127.0.0.1")
         assert page.browser().sign_in("ann").status_code == 429
         assert page.browser().sign_in("rita").status_code == 303
+
+
+def test_guesses_at_once_are_counted_as_guesses_in_turn(tmp_path):
+    with page_of(tmp_path / "state") as page:
+        page.access.users.put("slow", "reader", PASSWORD)
+        browsers = [page.browser(address="127.0.0.9") for _ in range(20)]
+        tokens = [re.findall(r'name="csrf" value="([0-9a-f]*)"', one.get("/login").text)[0] for one in browsers]
+        with ThreadPoolExecutor(20) as pool:
+            guesses = [
+                pool.submit(
+                    one.post, "/login", data={"csrf": token, "name": "slow", "password": f"guess {token}"}, headers=HTML
+                )
+                for one, token in zip(browsers, tokens, strict=True)
+            ]
+        assert sorted(guess.result().status_code for guess in guesses) == [401] * 5 + [429] * 15
+        assert page.events().count(("slow", "not signed in")) == 5  # who is held back fills no record
 
 
 def test_an_unknown_name_takes_as_long_and_is_not_written_down(page):

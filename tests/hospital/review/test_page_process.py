@@ -67,6 +67,10 @@ def test_who_may_sign_in_is_told_by_command(command, config, monkeypatch, tmp_pa
     assert command("node", "user", "list", "-c", path).out == "zoe reviewer\n"
     assert command("node", "user", "remove", "zoe", "-c", path).code == 0
     assert command("node", "user", "remove", "zoe", "-c", path).code == 2
+    assert command("node", "export", "--accesses", "-c", path, "-o", tmp_path / "accesses.jsonl").code == 0
+    told = [json.loads(line) for line in (tmp_path / "accesses.jsonl").read_text().splitlines()]
+    done = [(event["subtype"][0]["display"], event["outcomeDesc"]) for event in told]
+    assert done == [("added user", "zoe as reviewer"), ("removed user", "zoe")]
 
 
 def test_the_audit_record_is_exported_and_checked(command, config, tmp_path):

@@ -41,6 +41,8 @@ def hospital(shared, monkeypatch) -> Hospital:
     """With what a test changes of the provider put back."""
     for name in ("claims", "spoil", "key", "published", "algorithm"):
         monkeypatch.setattr(shared.provider, name, getattr(shared.provider, name))
+    with shared.page.access.database.transaction() as database:
+        database.execute("DELETE FROM attempt")
     return shared
 
 
@@ -72,6 +74,13 @@ def test_an_answer_is_good_once_and_for_the_browser_that_asked(hospital):
     path = answer.replace(parse_qs(urlsplit(answer).query)["state"][0], "guessed")
     assert browser.get(path).status_code == 403
     assert hospital.page.events()[-1] == ("unknown", "not signed in")
+
+
+def test_made_up_answers_must_wait_and_fill_no_record(hospital):
+    browser, before = hospital.page.browser(), len(hospital.page.events())
+    answers = [browser.get(f"/oidc/answer?state={number}").status_code for number in range(9)]
+    assert answers == [403] * 5 + [429] * 4
+    assert len(hospital.page.events()) == before + 5
 
 
 STALE = time.time() - 3600

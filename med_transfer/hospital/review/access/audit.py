@@ -32,6 +32,10 @@ What = Literal[
     "exported accesses",
     "exported labels",
     "deleted images",
+    "backed up",
+    "restored",
+    "added user",
+    "removed user",
     "judged",
     "asked to predict again",
 ]
@@ -56,6 +60,10 @@ _KINDS: dict[str, tuple[tuple[str, str], str]] = {  # type of event, action
     "exported accesses": (_EXPORT, "R"),
     "exported labels": (_EXPORT, "R"),
     "deleted images": (("110105", "DICOM Study Deleted"), "D"),
+    "backed up": (_EXPORT, "R"),
+    "restored": (_USE, "E"),
+    "added user": (_SECURITY, "U"),
+    "removed user": (_SECURITY, "D"),
     "judged": (_ACCESS, "C"),
     "asked to predict again": (_ACCESS, "U"),
 }

@@ -8,6 +8,7 @@ longer than a quarter of an hour. Source: OWASP Authentication Cheat Sheet; NIST
 from __future__ import annotations
 
 import math
+import threading
 import time
 
 from med_transfer.hospital.review.access.database import Database, digest
@@ -17,10 +18,15 @@ _LONGEST_SECONDS, _FORGET_SECONDS = 900.0, 86400.0
 
 
 class Limits:
-    """The table of attempts; it outlives a restart."""
+    """The table of attempts; it outlives a restart.
+
+    Attributes:
+        in_turn: held from the question whether to wait until the answer is counted: of many guesses that are sent at
+            once no more are looked at than of those that are sent one after another.
+    """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._database, self.in_turn = database, threading.Lock()
 
     def wait_seconds(self, user: str, address: str) -> float:
         """Before a next attempt is looked at at all; 0: none."""

@@ -60,17 +60,17 @@ def login(request: Request, name: _Text, password: _Text, next: Annotated[str, F
     access, goal, where = access_of(request), safe_goal(next), address(request)
     if access.page.oidc:
         return _form(request, "login.html.jinja", 403, goal=goal)
-    if wait := access.limits.wait_seconds(name, where):
-        access.tell(request, "not signed in", _known(access, name), detail="too many failures")
-        page = _form(request, "login.html.jinja", 429, goal=goal, wait_seconds=math.ceil(wait))
-        page.headers["Retry-After"] = str(math.ceil(wait))
-        return page
-    user = access.users.verified(name, password)
+    with access.limits.in_turn:
+        if wait := access.limits.wait_seconds(name, where):
+            return _wait(request, "login.html.jinja", wait, goal=goal)
+        user = access.users.verified(name, password)
+        if user is None:
+            access.limits.failed(name, where)
+        else:
+            access.limits.succeeded(user.name, where)
     if user is None:
-        access.limits.failed(name, where)
         access.tell(request, "not signed in", _known(access, name), detail="wrong name or password")
         return _form(request, "login.html.jinja", 401, goal=goal, wrong=True)
-    access.limits.succeeded(user.name, where)
     return signed_in(request, user, goal, local=True)
 
 
@@ -102,13 +102,16 @@ def sign_on(request: Request, next: str = HOME) -> Response:
 @public
 def sign_on_answer(request: Request, state: str = "", code: str = "") -> Response:
     """From the identity provider, by way of the browser."""
-    access = access_of(request)
+    access, where = access_of(request), address(request)
     if access.provider is None:
         raise HTTPException(404)
+    if wait := access.limits.wait_seconds("", where):
+        return _wait(request, "login.html.jinja", wait)
     try:
         browser = request.cookies.get(access.cookie.name, "")
         user, goal = access.provider.finish(browser, _redirect_uri(request), state, code)
     except SignOnFailed as failed:
+        access.limits.failed("", where)
         return _no_sign_on(request, failed)
     return signed_in(request, user, goal, local=False)
 
@@ -147,7 +150,7 @@ def first(request: Request, token: _Text, name: _Text, password: _Text) -> Respo
     """The first operator, by the token that the page printed when it started."""
     access, where = access_of(request), address(request)
     if wait := access.limits.wait_seconds("", where):
-        return _form(request, "first.html.jinja", 429, wait_seconds=math.ceil(wait))
+        return _wait(request, "first.html.jinja", wait)
     try:
         user = None if access.page.oidc else access.users.put_first(token.strip(), name, password)
     except UsageError as error:
@@ -182,6 +185,13 @@ def accesses(request: Request) -> Response:
 def _known(access: Access, name: str) -> str:
     user = access.users.find(name)
     return user.name if user else UNKNOWN
+
+
+def _wait(request: Request, template: str, seconds: float, **values: object) -> Response:
+    """Too many failures. It is in no record: the failures are, and who is held back could fill the disk with it."""
+    page = _form(request, template, 429, wait_seconds=math.ceil(seconds), **values)
+    page.headers["Retry-After"] = str(math.ceil(seconds))
+    return page
 
 
 def _form(request: Request, template: str, status: int = 200, **values: object) -> Response:
