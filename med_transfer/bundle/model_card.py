@@ -33,6 +33,7 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
         ("Calibration", _calibration(record)),
         *_set_rows(record),
         *_fusion_rows(record),
+        *_similar_rows(record),
         ("Cohort hash", record.trained_on.cohort_hash),
     ]
 
@@ -122,6 +123,13 @@ def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
     return [
         ("Fusion", Sentence("network with {needed}; regression fitted on out-of-fold outputs of {n} scans", **said))
     ]
+
+
+def _similar_rows(record: BundleRecord) -> list[tuple[str, str]]:
+    """Whoever passes the bundle on passes on pictures of patients."""
+    if not record.n_similar_cases:
+        return []
+    return [("Similar cases", Sentence("holds pictures of {n} development scans", n=record.n_similar_cases))]
 
 
 def _calibration(record: BundleRecord) -> str:

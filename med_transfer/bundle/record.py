@@ -122,6 +122,8 @@ class BundleRecord(_Record):
         development: the scans that it was developed on; their shares of the classes are its prevalence baseline.
         held_out: the run's own test set; None: the bundle does not tell.
         reported: names of the measures that the run was to report.
+        n_similar_cases: development scans that it shows beside new ones like them, see
+            :mod:`med_transfer.bundle.similar_cases`; 0: it holds no scan of anybody.
         files: SHA-256 of the bundle's other files, the weights excepted; empty: the bundle does not tell.
         lock_hash: of every decision above, see :mod:`med_transfer.bundle.decisions_lock`; empty: from before there
             were locks.
@@ -147,6 +149,7 @@ class BundleRecord(_Record):
     transfer: TransferRecord | None = None
     fusion: Fusion | None = None
     reported: tuple[str, ...] = ()
+    n_similar_cases: int = 0
     weights_sha256: str = ""
     files: dict[str, str] = Field(default_factory=dict)
     lock_hash: str = ""

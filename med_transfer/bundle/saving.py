@@ -14,12 +14,15 @@ from med_transfer.bundle.applied_model_card import applied_model_card
 from med_transfer.bundle.decisions_lock import lock_hash
 from med_transfer.bundle.files import WEIGHTS_FILE, versions
 from med_transfer.bundle.record import RECORD_FILE, BundleRecord
+from med_transfer.bundle.similar_cases import SIMILAR_CASES_FILE, SimilarCases
 from med_transfer.errors import OutputError
 from med_transfer.model.ensemble import Ensemble
 
 
-def save_bundle(folder: Path, record: BundleRecord, ensemble: Ensemble, model_card: str) -> Path:
-    """Write the bundle whole or not at all.
+def save_bundle(
+    folder: Path, record: BundleRecord, ensemble: Ensemble, model_card: str, similar: SimilarCases | None = None
+) -> Path:
+    """Write the bundle whole or not at all, with the development scans that it may show.
 
     Raises:
         OutputError: no space or no permission.
@@ -31,7 +34,7 @@ def save_bundle(folder: Path, record: BundleRecord, ensemble: Ensemble, model_ca
     except OSError as error:
         raise OutputError(f"cannot write ({error.strerror})", where=folder) from None
     try:
-        _write_parts(temporary, record, ensemble, model_card)
+        _write_parts(temporary, record, ensemble, model_card, similar)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -43,7 +46,9 @@ def save_bundle(folder: Path, record: BundleRecord, ensemble: Ensemble, model_ca
     return folder
 
 
-def _write_parts(folder: Path, record: BundleRecord, ensemble: Ensemble, model_card: str) -> None:
+def _write_parts(
+    folder: Path, record: BundleRecord, ensemble: Ensemble, model_card: str, similar: SimilarCases | None
+) -> None:
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir()
     weights = folder / WEIGHTS_FILE
@@ -56,9 +61,12 @@ def _write_parts(folder: Path, record: BundleRecord, ensemble: Ensemble, model_c
         "docs/README.md": model_card,
         "docs/applied_model_card.xml": applied_model_card(record),
     }
-    for name, text in others.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    record = record.model_copy(update={"files": {name: sha256_of(folder / name) for name in others}})
+    contents = {name: text.encode() for name, text in others.items()}
+    if similar is not None:
+        contents[SIMILAR_CASES_FILE] = similar.as_bytes()
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    record = record.model_copy(update={"files": {name: sha256_of(folder / name) for name in contents}})
     record = record.model_copy(update={"lock_hash": lock_hash(json.loads(record.model_dump_json()))})
     (folder / RECORD_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 

@@ -200,6 +200,8 @@ class FinetuneConfig(_Config):
         subgroups: columns of the table, or facts of the scans, to measure by; None: every suitable one.
         abstain_above_novelty: predictions on scans that are more out-of-distribution than this share of held-out scans
             abstain, and so do those on scans outside of the bundle's input envelope; None: never.
+        similar_cases: the bundle keeps a picture and the label of every development scan; the review page of a hospital
+            node shows, beside a new scan, those most like it. Pictures of patients then go where the bundle goes.
         seed: of random weights, the order of scans and augmentation; the same seed repeats a run.
         planned_for: the cohort that a plan was made for; training another one with it is warned of or refused.
     """
@@ -223,6 +225,7 @@ class FinetuneConfig(_Config):
     explain: ExplainConfig = ExplainConfig()
     subgroups: tuple[str, ...] | None = None
     abstain_above_novelty: Share | None = 0.95
+    similar_cases: bool = False
     seed: int = 0
     report: ReportConfig = ReportConfig()
     planned_for: PlannedFor | None = None

@@ -52,6 +52,7 @@ def bundle_record(
         transfer=_transfer(run_data, config.transfer, kept_network),
         fusion=fusion,
         reported=reported_metrics(),
+        n_similar_cases=len(run_data.split.development) if config.similar_cases else 0,
     )
 
 

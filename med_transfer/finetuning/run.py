@@ -39,6 +39,7 @@ from med_transfer.finetuning.on_cluster import folds_of_run, train_on
 from med_transfer.finetuning.record import bundle_record
 from med_transfer.finetuning.region_choice import region_sentence
 from med_transfer.finetuning.repeats import with_repeats
+from med_transfer.finetuning.similar_cases import similar_cases
 from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.records.metrics import Metrics
@@ -169,12 +170,16 @@ def _bundled(
     run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, networks: TrainedNetworks, out: Path
 ) -> BundleRecord:
     """What the bundle says, once it is written and locked."""
+    training = _TRAINING
     if networks.kept.fell_back:
         config, source = config.from_scratch_config(), from_scratch(source.spec, config.seed)
+        training = _TRAINING_SCRATCH
     fusion = fuse_run(run_data, config, networks.bundled)
     record = bundle_record(run_data, config, source, networks.bundled, networks.kept, fusion)
     card = model_card(record, run_data.prepared.cohort)
-    record = lock_run(out, save_bundle(out / BUNDLE_FOLDER, record, networks.bundled.ensemble, card))
+    ensemble = networks.bundled.ensemble
+    similar = similar_cases(run_data, config, ensemble, out / training / "features")
+    record = lock_run(out, save_bundle(out / BUNDLE_FOLDER, record, ensemble, card, similar))
     log.info("decisions locked as %s", record.lock_hash)
     return record
 
@@ -280,6 +285,7 @@ def _trained_as(config: FinetuneConfig) -> FinetuneConfig:
         "explain": ExplainConfig(),
         "report": ReportConfig(),
         "abstain_above_novelty": None,
+        "similar_cases": False,
         "planned_for": None,
     }
     return config.model_copy(update=not_trained)

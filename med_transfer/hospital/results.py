@@ -7,6 +7,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -145,6 +146,7 @@ def facts(analysis: Analysis, bundle: str, basis: str, outputs: Sequence[ResultF
         "abstained": prediction.abstained,
         "because": list(analysis.reasons),
         "novelty": prediction.novelty,
+        "similar": [asdict(case) for case in prediction.similar],
         "seconds": prediction.seconds,
         "outputs": [output.sop_uid for output in outputs],
         "versions": versions(),

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from med_transfer.bundle import BundleRecord, bundle_folder, load_network, read_record
+from med_transfer.bundle.similar_cases import load_similar_cases
 from med_transfer.cohorts import NetworkInput, network_input
 from med_transfer.errors import ConfigError
 from med_transfer.fusion import FusionScans
@@ -55,6 +56,7 @@ class Predictor:
         self.folder, network = bundle, load_network(bundle, public_key).to(self.device)
         self.chosen = choose_network(network, bundle, self.record.weights_sha256, runtime, self.device.type)
         self.network = self.chosen.ensemble
+        self.similar_cases = load_similar_cases(bundle) if self.record.n_similar_cases else None
         made_by = self.record.model_dump_json()  # the weights' hash is in it
         if self.chosen.export is not None:
             made_by += self.chosen.export.model_dump_json() + self.chosen.precision
@@ -121,10 +123,14 @@ class Predictor:
         self.record.input_envelope.require_modality(given.facts, given.path)
         image = torch.from_numpy(given.image).float()[None].to(self.device)
         with torch.inference_mode():
-            probabilities, novelty = self.network.predict(image)
+            features = self.network.fold_model_features(image)
+            probabilities, novelty = self.network.predict_features(features, image)
         unanswered = Prediction(given.path, "", given.study_uid, given.series_uid, reason=given.notes)
         found = probabilities[0].cpu().double().numpy()
         answer = self.record.answer(unanswered, found, float(novelty[0]), given.facts)
+        if self.similar_cases is not None:
+            of_fold_models = [one.float().cpu().numpy() for one in features]
+            answer = replace(answer, similar=self.similar_cases.nearest(of_fold_models, self.record.classes))
         fusion = self.record.fusion
         if fusion is None:
             return answer

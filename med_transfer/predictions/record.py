@@ -10,6 +10,21 @@ Status = Literal["ok", "rejected", "failed"]
 
 
 @dataclass(frozen=True)
+class SimilarCase:
+    """A development scan that a bundle shows beside a new one.
+
+    Attributes:
+        number: of the case in the bundle.
+        label: its class, or its findings joined by ``;``.
+        similarity: cosine between the networks' features of the two, in [-1, 1].
+    """
+
+    number: int
+    label: str
+    similarity: float
+
+
+@dataclass(frozen=True)
 class Prediction:
     """One scan, one answer, or the reason why there is none.
 
@@ -30,6 +45,7 @@ class Prediction:
         problem: ``reason`` without the scan's place; equal ones count together. Only in memory.
         found: the first words of ``problem``: what was wrong, without what was expected and what to do.
         facts: of the scan, which the input envelope was asked about; only in memory.
+        similar: the development scans that are most like it, where the bundle has some to show; only in memory.
     """
 
     scan: str
@@ -49,3 +65,4 @@ class Prediction:
     found: str = ""
     abstained_because: str = ""
     facts: Mapping[str, str | float] = field(default_factory=dict, repr=False, compare=False)
+    similar: tuple[SimilarCase, ...] = field(default=(), compare=False)

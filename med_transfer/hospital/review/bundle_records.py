@@ -13,6 +13,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from med_transfer.bundle.record import RECORD_FILE, BundleRecord
+from med_transfer.bundle.similar_cases import SimilarCases, load_similar_cases
+from med_transfer.errors import BundleError
 from med_transfer.hospital.config import NodeConfig
 
 log = logging.getLogger(__name__)
@@ -23,6 +25,21 @@ _BUNDLES = 8  # that are kept in memory
 def bundle_record(node: NodeConfig, mark: str) -> BundleRecord | None:
     """Of a bundle of the node; None where it is not there any more, or cannot be read."""
     return _read(node.bundle_copy(mark)) if mark else None
+
+
+def bundle_cases(node: NodeConfig, mark: str) -> SimilarCases | None:
+    """The development scans that a bundle of the node may show; None where it holds none, or they cannot be read."""
+    record = bundle_record(node, mark)
+    return _cases(node.bundle_copy(mark)) if record and record.n_similar_cases else None
+
+
+@lru_cache(_BUNDLES)
+def _cases(folder: Path) -> SimilarCases | None:
+    try:
+        return load_similar_cases(folder)
+    except BundleError as error:
+        log.error("bundle %s: %s", folder.name, error.found)
+        return None
 
 
 @lru_cache(_BUNDLES)

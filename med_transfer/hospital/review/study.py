@@ -15,10 +15,11 @@ from med_transfer.hospital import record
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.pictures import volume_file, write_volume
 from med_transfer.hospital.queue import Feedback, Queue, SeriesAnswer, answering
-from med_transfer.hospital.review.bundle_records import bundle_record
+from med_transfer.hospital.review.bundle_records import bundle_cases, bundle_record
 from med_transfer.hospital.review.reasons import reason_in_words
 from med_transfer.hospital.review.worklist import Line, line
 from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.predictions.record import SimilarCase
 from med_transfer.scans.isolation import ScanWorker
 
 _HISTORY = ("predicted", "reopened", "predicted though incomplete", "judged", "retried", "files deleted", "dead letter")
@@ -55,6 +56,8 @@ class SeriesFacts:
         point: how probabilities become a call; None: the bundle is gone.
         n_patients: validation patients that its rates are of.
         bundle: identity of the bundle.
+        similar: development scans that are most like it, as the bundle allows.
+        same_label: how often the most similar one has the label of a held-out scan, and by chance; None without any.
         has_volume, has_map: whether the viewer can show them.
         feedback: the latest last.
     """
@@ -74,6 +77,8 @@ class SeriesFacts:
     novelty: float | None
     bundle: str
     images: int
+    similar: tuple[SimilarCase, ...]
+    same_label: tuple[float, float] | None
     has_volume: bool
     has_map: bool
     feedback: tuple[Feedback, ...] = field(repr=False)
@@ -121,6 +126,8 @@ def _series(
     facts: Mapping[str, Any] = answer.facts
     bundle = bundle_record(node, answer.bundle)
     codes = facts.get("because") or ()
+    shown = facts.get("similar") or ()
+    cases = bundle_cases(node, answer.bundle) if shown else None
     return SeriesFacts(
         number=number,
         route=answer.route,
@@ -137,6 +144,8 @@ def _series(
         novelty=facts.get("novelty"),
         bundle=str(facts.get("bundle", "")),
         images=int(facts.get("images") or 0),
+        similar=tuple(SimilarCase(**case) for case in shown) if cases else (),
+        same_label=cases.same_label if cases else None,
         has_volume=bool(answer.series_uid) and here,
         has_map=bool(answer.map_file) and (node.folder / answer.map_file).is_file() and here,
         feedback=tuple(one for one in said if (one.revision, one.number) == (revision, number)),

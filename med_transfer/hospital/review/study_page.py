@@ -17,6 +17,7 @@ from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Feedback, Judgement, Queue, SeriesAnswer
 from med_transfer.hospital.review.access.audit import Seen
 from med_transfer.hospital.review.access.gate import GuardedRoute, at_least, session_of, tell
+from med_transfer.hospital.review.bundle_records import bundle_cases
 from med_transfer.hospital.review.guard import policy
 from med_transfer.hospital.review.pages import render
 from med_transfer.hospital.review.study import SeriesFacts, StudyFacts, Volumes, answer_of, study_facts
@@ -86,6 +87,18 @@ def heat_map(request: Request, study: StudyId, revision: Number, number: Number)
     if not answer.map_file or not facts.images_here or not path.is_file():
         raise HTTPException(404, "no_map")
     return FileResponse(path, media_type="application/gzip")
+
+
+@router.get("/study/{study}/{revision}/{number}/similar/{case}.jpeg", response_class=Response)
+@at_least("reader")
+def similar_case(request: Request, study: StudyId, revision: Number, number: Number, case: Number) -> Response:
+    """Picture of a development scan that this answer names; of no other."""
+    answer, facts = _answer(request, study, revision, number)
+    named = {one.number for one in facts.series[number].similar}
+    cases = bundle_cases(_node(request), answer.bundle)
+    if case not in named or cases is None:
+        raise HTTPException(404, "no_case")
+    return Response(cases.pictures[case], media_type="image/jpeg")
 
 
 class Said(BaseModel):

@@ -17,7 +17,7 @@ import pytest
 from analysed import analysed
 from browsing import Page, page_of
 from peers import series
-from tiny_bundle import tiny_bundle
+from tiny_bundle import made_up_cases, tiny_bundle
 
 from med_transfer.cohorts import Cohort
 from med_transfer.hospital.config import NodeConfig
@@ -41,7 +41,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> NodeConfig:
     files = series(folder / "scan")
     _plant(files)
     described = {"PatientName": NAME, "PatientID": "PLANTED-17", "StudyDescription": "<b>fall</b>"}
-    return analysed(folder / "state", tiny_bundle(folder / "bundle"), files, **described)
+    bundle = tiny_bundle(folder / "bundle", similar=made_up_cases())
+    return analysed(folder / "state", bundle, files, **described)
 
 
 def _plant(files: list[Path]) -> None:
@@ -118,6 +119,23 @@ def test_what_is_not_there_and_who_may_not(page, study):
     for path in (f"/study/{study}", f"{place}/volume.nii.gz", f"{place}/map.nii.gz", "/niivue.js"):
         assert nobody.get(path).status_code == 401, path
     assert answering_of(page, study) == before
+
+
+def test_the_scans_that_the_bundle_may_show_are_shown_and_no_others(page, study):
+    reader, place = page.browser("rita"), place_of(study, page)
+    shown, cases = facts(page, study).series[0], made_up_cases()
+    said = unescape(reader.get(f"/study/{study}").text)
+    assert "75.0% of the scans that were held out; by chance it would be 50.0%" in said
+    assert len(shown.similar) == 3
+    for one in shown.similar:
+        assert f"<strong>{one.label}</strong> · similarity {one.similarity:.2f}" in said
+        answer = reader.get(f"{place}/similar/{one.number}.jpeg")
+        assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+        assert answer.content == cases.pictures[one.number]
+    (other,) = set(range(4)) - {one.number for one in shown.similar}
+    for path in (f"{place}/similar/{other}.jpeg", f"{place}/similar/99.jpeg", f"/study/{study}/9/0/similar/0.jpeg"):
+        assert reader.get(path).status_code == 404, path
+    assert page.browser().get(f"{place}/similar/0.jpeg").status_code == 401
 
 
 def answering_of(page: Page, study: str):

@@ -1,0 +1,73 @@
+"""The development scans that a bundle shows beside a new one like them, and how far they can be relied on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.bundle.similar_cases import SimilarCases, similarity
+from med_transfer.cohorts import PreparedCohort
+from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.finetuning.config import FinetuneConfig
+from med_transfer.finetuning.data_setup import RunData
+from med_transfer.finetuning.features import FeatureSource
+from med_transfer.model.ensemble import Ensemble
+from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.scans import geometry
+from med_transfer.scans.inspection.picture import jpeg, planes
+
+
+def similar_cases(run_data: RunData, config: FinetuneConfig, ensemble: Ensemble, cache: Path) -> SimilarCases | None:
+    """None where the config does not ask for them.
+
+    Args:
+        config: of the ensemble that is kept.
+        cache: folder of the features of frozen encoders.
+    """
+    if not config.similar_cases:
+        return None
+    rows = list(run_data.split.development)
+    prepared = run_data.prepared.subset(rows)
+    source = FeatureSource(cache, config, run_data.preprocessing)
+    read = source.computed if config.transfer.strategy.trains else source.cached
+    features = [read(classifier, prepared.tensors).numpy() for classifier in ensemble.fold_models]
+    validation = [np.isin(rows, fold) for fold in run_data.split.validation]
+    return SimilarCases(
+        features,
+        prepared.cohort.truth,
+        np.unique(prepared.cohort.patients, return_inverse=True)[1],
+        _pictures(prepared.without_margin(margin_voxels(run_data.preprocessing.shape)), run_data.preprocessing),
+        same_label(features, prepared.cohort.truth, validation),
+    )
+
+
+def same_label(
+    features: list[NDArray[np.floating]], truth: NDArray[np.bool_], validation: list[NDArray[np.bool_]]
+) -> tuple[float, float]:
+    """Share of validation scans whose most similar training scan has the same label, and of all pairs of the two.
+
+    Args:
+        features: of each fold model, [scan, feature]; a fold's validation scans are judged by the model without them.
+        truth: [scan, class].
+        validation: of each fold which scans, [scan].
+    """
+    nearest, chance = [], []
+    for of_fold, held_out in zip(features, validation, strict=True):
+        equal = (truth[held_out][:, None] == truth[~held_out]).all(axis=2)
+        alike = similarity([of_fold[held_out]], [of_fold[~held_out]])
+        nearest.append(equal[np.arange(len(equal)), alike.argmax(axis=1)])
+        chance.append(equal.mean(axis=1))
+    return float(np.concatenate(nearest).mean()), float(np.concatenate(chance).mean())
+
+
+def _pictures(prepared: PreparedCohort, config: PreprocessingConfig) -> list[bytes]:
+    """Of each scan three planes of the first channel, as the network sees it, at true proportions side by side."""
+    pictures = []
+    for tensor, voxel_mm in zip(prepared.tensors, prepared.voxel_mm, strict=True):
+        affine = geometry.grid_affine(config.orientation, voxel_mm, (0.0, 0.0, 0.0), config.shape)
+        shown = [plane.image for plane in planes(tensor[0], affine, config.output_range)]
+        height = max(len(image) for image in shown)
+        pictures.append(jpeg(np.hstack([np.pad(image, ((0, height - len(image)), (0, 0))) for image in shown])))
+    return pictures
