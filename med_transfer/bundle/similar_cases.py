@@ -30,8 +30,8 @@ class SimilarCases:
         truth: [case, class].
         patients: [case], numbered from 0; equal where the patient is.
         pictures: JPEG of each case.
-        same_label: share of validation scans whose most similar training scan has the same label, and what it would be
-            by chance.
+        same_label: of the training scans that would be shown beside validation scans, the share with the same label,
+            and what it would be by chance.
     """
 
     features: Sequence[NDArray[np.floating]]
@@ -48,13 +48,9 @@ class SimilarCases:
             classes: names of the columns of ``truth``.
         """
         alike = similarity(features, self.features)[0]
-        found: dict[int, SimilarCase] = {}
-        for case in np.argsort(-alike, kind="stable").tolist():
-            label = ";".join(name for name, is_so in zip(classes, self.truth[case], strict=True) if is_so)
-            found.setdefault(int(self.patients[case]), SimilarCase(case, label, round(float(alike[case]), 3)))
-            if len(found) == _SHOWN:
-                break
-        return tuple(found.values())
+        labels = [";".join(np.array(classes)[row].tolist()) for row in self.truth]
+        shown = most_similar(alike, self.patients)
+        return tuple(SimilarCase(case, labels[case], round(float(alike[case]), 3)) for case in shown)
 
     def as_bytes(self) -> bytes:
         """The file's content."""
@@ -81,6 +77,18 @@ def similarity(features: Sequence[NDArray[np.floating]], cases: Sequence[NDArray
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Each row of length 1; one of zeros stays as it is."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def most_similar(alike: NDArray[np.float64], patients: NDArray[np.int64]) -> list[int]:
+    """The cases to show, the most similar first: of each of three patients one.
+
+    Args:
+        alike: of one scan and each case, [case].
+        patients: of the cases, [case].
+    """
+    order = np.argsort(-alike, kind="stable")
+    _, first = np.unique(patients[order], return_index=True)
+    return order[np.sort(first)[:_SHOWN]].tolist()
 
 
 def load_similar_cases(folder: Path) -> SimilarCases:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.bundle.similar_cases import SimilarCases, similarity
+from med_transfer.bundle.similar_cases import SimilarCases, most_similar, similarity
 from med_transfer.cohorts import PreparedCohort
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
@@ -33,33 +33,34 @@ def similar_cases(run_data: RunData, config: FinetuneConfig, ensemble: Ensemble,
     source = FeatureSource(cache, config, run_data.preprocessing)
     read = source.computed if config.transfer.strategy.trains else source.cached
     features = [read(classifier, prepared.tensors).numpy() for classifier in ensemble.fold_models]
+    truth, patients = prepared.cohort.truth, np.unique(prepared.cohort.patients, return_inverse=True)[1]
+    pictures = _pictures(prepared.without_margin(margin_voxels(run_data.preprocessing.shape)), run_data.preprocessing)
     validation = [np.isin(rows, fold) for fold in run_data.split.validation]
-    return SimilarCases(
-        features,
-        prepared.cohort.truth,
-        np.unique(prepared.cohort.patients, return_inverse=True)[1],
-        _pictures(prepared.without_margin(margin_voxels(run_data.preprocessing.shape)), run_data.preprocessing),
-        same_label(features, prepared.cohort.truth, validation),
-    )
+    return SimilarCases(features, truth, patients, pictures, same_label(features, truth, patients, validation))
 
 
 def same_label(
-    features: list[NDArray[np.floating]], truth: NDArray[np.bool_], validation: list[NDArray[np.bool_]]
+    features: list[NDArray[np.floating]],
+    truth: NDArray[np.bool_],
+    patients: NDArray[np.int64],
+    validation: list[NDArray[np.bool_]],
 ) -> tuple[float, float]:
-    """Share of validation scans whose most similar training scan has the same label, and of all pairs of the two.
+    """Of the training scans shown beside validation scans the share with the same label, and of all training scans.
 
     Args:
         features: of each fold model, [scan, feature]; a fold's validation scans are judged by the model without them.
         truth: [scan, class].
+        patients: [scan].
         validation: of each fold which scans, [scan].
     """
-    nearest, chance = [], []
+    shown, chance = [], []
     for of_fold, held_out in zip(features, validation, strict=True):
         equal = (truth[held_out][:, None] == truth[~held_out]).all(axis=2)
         alike = similarity([of_fold[held_out]], [of_fold[~held_out]])
-        nearest.append(equal[np.arange(len(equal)), alike.argmax(axis=1)])
-        chance.append(equal.mean(axis=1))
-    return float(np.concatenate(nearest).mean()), float(np.concatenate(chance).mean())
+        for of_scan, same in zip(alike, equal, strict=True):
+            shown.append(same[most_similar(of_scan, patients[~held_out])].mean())
+            chance.append(same.mean())
+    return float(np.mean(shown)), float(np.mean(chance))
 
 
 def _pictures(prepared: PreparedCohort, config: PreprocessingConfig) -> list[bytes]:

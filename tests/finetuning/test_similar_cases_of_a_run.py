@@ -17,12 +17,12 @@ FOLDS = [np.arange(30) % 3 == fold for fold in range(3)]
 
 
 @pytest.mark.parametrize(("apart", "expected"), [(8.0, 1.0), (0.0, None)])
-def test_scans_of_a_label_that_lie_together_have_it_from_their_neighbour(apart, expected):
+def test_scans_of_a_label_that_lie_together_have_it_from_their_neighbours(apart, expected):
     random = np.random.default_rng(0)
     classes = random.permutation(np.repeat([0, 1, 1], 10))
     truth = np.eye(2, dtype=bool)[classes]
     features = [random.normal(size=(30, 5)) + apart * classes[:, None] for _ in FOLDS]
-    same, chance = same_label(features, truth, FOLDS)
+    same, chance = same_label(features, truth, np.arange(30), FOLDS)
     pairs = [[classes[one] == classes[~fold] for one in np.flatnonzero(fold)] for fold in FOLDS]
     assert chance == pytest.approx(np.mean([of_scan.mean() for of_fold in pairs for of_scan in of_fold]))
     assert same == expected or (expected is None and abs(same - chance) < 0.25)
@@ -36,7 +36,7 @@ def test_it_is_the_model_without_a_scan_that_judges_its_neighbours():
         of_one = np.random.default_rng(1).normal(size=(30, 5))
         of_one[~fold] += 50 * classes[~fold][:, None]
         features.append(of_one)
-    same, _ = same_label(features, np.eye(2, dtype=bool)[classes], FOLDS)
+    same, _ = same_label(features, np.eye(2, dtype=bool)[classes], np.arange(30), FOLDS)
     assert same < 0.8
 
 

@@ -57,7 +57,7 @@ class SeriesFacts:
         n_patients: validation patients that its rates are of.
         bundle: identity of the bundle.
         similar: development scans that are most like it, as the bundle allows.
-        same_label: how often the most similar one has the label of a held-out scan, and by chance; None without any.
+        same_label: how many of those beside held-out scans had their label, and by chance; None without any.
         has_volume, has_map: whether the viewer can show them.
         feedback: the latest last.
     """
