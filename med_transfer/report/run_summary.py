@@ -37,6 +37,7 @@ ROWS = (
     sentence("Spacing seen in training"),
     sentence("Calibration"),
     sentence("Prediction sets"),
+    sentence("Similar cases"),
     sentence("Fusion"),
     sentence("Cohort hash"),
     sentence("Network kept"),

@@ -267,6 +267,7 @@ def record():
         prediction_sets=PredictionSets(coverage=0.9, thresholds=(0.3, 0), n_patients=(40, 5)),
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
         trained_on=Provenance(cohort_hash="c", patient_hashes=(), content_hashes=()),
+        n_similar_cases=18,
     )
 
 
