@@ -9,13 +9,15 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from med_transfer.atomic import sole_writer
 from med_transfer.bundle import BundleRecord, bundle_folder, load_network, read_whole
 from med_transfer.bundle.signature import sign_bundle, verify_bundle
 from med_transfer.errors import BundleError, MedTransferError, OutputError, UsageError
@@ -97,6 +99,7 @@ def export_bundle(
         MissingExtra: the runtime is not installed.
         UsageError: no such precision; no scans to check with; the runtime cannot compute the network.
         OutputError: it cannot be written.
+        FolderInUse: another export of the bundle is at work.
     """
     folder = bundle_folder(bundle)
     record = read_whole(folder)
@@ -112,20 +115,27 @@ def export_bundle(
         )
     network = load_network(folder)
     given = scans_of_table(Path(scans), record, progress) if scans is not None else scans_of_run(folder, record)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=_writable(folder.parent)) as temporary:
-        written = _export(network, record, to, precision, given, Path(temporary) / "export", progress)
-        kept = _keep(Path(temporary) / "export", folder / MODELS_FOLDER / written.name, written, precision)
+    with _workplace(folder) as work:
+        written = _export(network, record, to, precision, given, work / "export", progress)
+        kept = _keep(work / "export", folder / MODELS_FOLDER / written.name, written, precision)
     if sign_key is not None:
         sign_bundle(folder, sign_key)
     return kept
 
 
-def _writable(folder: Path) -> Path:
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise OutputError(f"cannot write ({error.strerror})", where=folder) from None
+@contextmanager
+def _workplace(bundle: Path) -> Iterator[Path]:
+    """An empty folder beside a bundle, whose signature covers all that is in it; for one export at a time.
+
+    What a kill leaves in it the next export removes.
+    """
+    place = bundle.with_name(f".export-{bundle.name}")
+    with sole_writer(place), tempfile.TemporaryDirectory(dir=place) as work:
+        for left in (path for path in place.iterdir() if path.is_dir() and path != Path(work)):
+            shutil.rmtree(left, ignore_errors=True)
+        yield Path(work)
+    with suppress(OSError):
+        place.rmdir()  # another export may have begun in it
 
 
 def _export(
@@ -220,7 +230,7 @@ def _keep(made: Path, folder: Path, record: ExportRecord, precision: Precision) 
     against = tuple(objections(record.check, precision))
     try:
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(made.with_name("before"))  # in one step: half of it would be taken for damaged
         if against:
             return Exported(None, record, against)
         (made / EXPORT_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")

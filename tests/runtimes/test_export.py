@@ -7,6 +7,9 @@ import importlib.util
 import json
 import logging
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +176,29 @@ def test_a_signed_bundle_is_signed_again_or_left_alone(tmp_path: Path, scans: Pa
     (bundle / "models" / "openvino-fp32" / "encoder0.bin").write_bytes(b"changed")
     with pytest.raises(BundleError, match="1 files changed since it was signed"):
         Predictor(bundle, "cpu", public)
+
+
+KILLED = """
+import os, signal, sys
+from med_transfer.runtimes.export import export_bundle
+
+def killed(stage, *_):
+    if stage == "exporting":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+export_bundle(sys.argv[1], "openvino", scans=sys.argv[2], progress=killed)
+"""
+
+
+def test_a_killed_export_leaves_the_one_before_and_the_next_takes_away_what_it_left(bundle: Path, scans: Path):
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    words = [sys.executable, "-c", KILLED, str(bundle), str(scans)]
+    assert subprocess.run(words, capture_output=True, timeout=120, check=False).returncode == -signal.SIGKILL
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+    assert [path.name for path in bundle.parent.iterdir() if path != bundle] == [".export-bundle"]
+    export_bundle(bundle, "openvino", scans=scans)
+    assert [*bundle.parent.iterdir()] == [bundle]
+    assert Predictor(bundle, "cpu", runtime="openvino")
 
 
 def test_changed_or_foreign_exports_are_refused(bundle: Path):
