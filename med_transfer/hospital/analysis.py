@@ -173,13 +173,13 @@ def _files(items: Sequence[ScanToPredict]) -> list[Path]:
 
 
 def _headers(files: Sequence[Path]) -> tuple[Dataset, ...]:
-    """Of those that can be read. The first, which results copy from, has its letters decoded, for any encoding."""
+    """Of those that can be read. A study's first, which results copy from, has its letters decoded."""
     found = []
     for file in files:
         with suppress(Exception):  # corrupt bytes make a parser raise nearly anything
             found.append(_header(file))
     headers = tuple(header for header in found if "SOPInstanceUID" in header)
-    for header in headers[:1]:
+    for header in {str(header.get("StudyInstanceUID")): header for header in reversed(headers)}.values():
         header.decode()
         header.SpecificCharacterSet = "ISO_IR 192"
     return headers

@@ -10,7 +10,10 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from pydicom.dataset import Dataset
 
 from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
@@ -45,11 +48,20 @@ def process(
     analyses = analyse(images, predictor, rules, settings.heat_map)
     studies: dict[str, list[Analysis]] = defaultdict(list)
     for analysis in analyses:
-        studies[str(analysis.images[0].StudyInstanceUID) if analysis.images else ""].append(analysis)
+        for uid, own in _by_study(analysis.images):
+            studies[uid].append(replace(analysis, images=own))
     said = [_study(predictor, out, uid, own, settings) for uid, own in studies.items()]
     result = {"research_use_only": True, "studies": said, "__mercure_notification": {"text": _in_words(analyses)}}
     write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
     return analyses
+
+
+def _by_study(images: Sequence[Dataset]) -> list[tuple[str, tuple[Dataset, ...]]]:
+    """What could not be read may be of several patients, of whom none may stand in another's report."""
+    studies: dict[str, list[Dataset]] = defaultdict(list)
+    for image in images:
+        studies[str(image.get("StudyInstanceUID", ""))].append(image)
+    return [(uid, tuple(own)) for uid, own in studies.items()] or [("", ())]
 
 
 def _study(

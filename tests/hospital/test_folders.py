@@ -25,6 +25,24 @@ def test_a_module_of_mercure(command, tmp_path, monkeypatch):
     assert "P-0001" not in (tmp_path / "out" / "result.json").read_text()
 
 
+def test_what_could_not_be_read_stands_in_no_other_patients_report(command, tmp_path):
+    of_patient: dict[str, set[str]] = {}
+    for number in (1, 2):
+        for file in series(tmp_path / "in", patient=f"P-{number}", study=number, slices=2):
+            image = dcmread(file)
+            image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.481.2"  # doses
+            image.save_as(file)
+            of_patient.setdefault(image.PatientID, set()).add(image.SOPInstanceUID)
+    told = command("node", "process", tiny_bundle(tmp_path / "bundle"), tmp_path / "in", tmp_path / "out")
+    assert told.code == 3
+    reports = [dcmread(file) for file in (tmp_path / "out/results").glob("*.dcm")]
+    said = {report.PatientID: report.to_json() for report in reports if report.Modality == "SR"}
+    assert said.keys() == of_patient.keys()
+    for patient, text in said.items():
+        for other, uids in of_patient.items():
+            assert {uid in text for uid in uids} == {patient == other}
+
+
 def test_without_folders(command, tmp_path, monkeypatch):
     for name in ("MERCURE_IN_DIR", "HOLOSCAN_INPUT_PATH", "MONAI_INPUTPATH"):
         monkeypatch.delenv(name, raising=False)
