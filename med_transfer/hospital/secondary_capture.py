@@ -44,6 +44,7 @@ def secondary_capture(about: Dataset, drawn: Figure, header: ResultHeader, numbe
     )
     image.ImageType = ["DERIVED", "SECONDARY"]
     image.BurnedInAnnotation = "NO"  # of who the patient is there is none
+    image.PatientOrientation = []  # of three planes none is the page's
     image.Laterality = ""  # unknown; of a paired part it must be there
     return image
 

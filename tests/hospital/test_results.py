@@ -118,6 +118,7 @@ def test_the_page_is_a_picture_of_the_study(written, study):
     page, image = dcmread(written[1][1]), dcmread(next(study.iterdir()))
     assert page.StudyInstanceUID == image.StudyInstanceUID
     assert page.pixel_array.shape == (1024, 1024, 3)
+    assert page.PatientOrientation == ""  # three planes have three
     assert page.BurnedInAnnotation == "NO"
     top = page.pixel_array[:40].reshape(-1, 3)
     assert np.count_nonzero((top[:, 0] > 200) & (top[:, 2] < 120)) > 500  # yellow letters: research use only
