@@ -200,12 +200,12 @@ def keep_aside(folder: Path, queue: Queue, reason: str, caller: str, content: by
 
 def sweep(folder: Path, queue: Queue) -> int:
     """Remove files that a kill left behind, of which no sender was told that they were taken; how many."""
-    known, removed = queue.files(), 0
-    for path in (folder / "incoming").glob("*/*"):
-        if str(path.relative_to(folder)) not in known:
-            path.unlink()
-            removed += 1
-    return removed
+    there = list((folder / "incoming").glob("*/*"))
+    known = queue.files()  # asked for after: another process may be fetching, and what comes meanwhile stays
+    left = [path for path in there if str(path.relative_to(folder)) not in known]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from med_transfer.predictions.record import Prediction
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS, _FORGET_SECONDS = 0.25, 3600.0
+_POLL_SECONDS, _TIDY_SECONDS = 0.25, 3600.0
 
 
 @dataclass(frozen=True)
@@ -69,13 +69,12 @@ class Node:
         self._drift = DriftWatch(config)
         sweep(config.folder, self.queue)
         describe_earlier(config.folder, self.queue)
-        receivers = (*config.destinations, *config.fhir)
-        if abandoned := self.queue.abandon([one.name for one in receivers], time.time()):
-            log.error("%d results are for destinations that node.yaml does not name", abandoned)
-        self._senders = {} if config.shadow else {one.name: sender_to(one, config, self.queue) for one in receivers}
+        self._receivers = (*config.destinations, *config.fhir)
+        senders = () if config.shadow else self._receivers
+        self._senders = {one.name: sender_to(one, config, self.queue) for one in senders}
         self._pacs = pacs_of(config, self.queue)
         self._performer: Performer | None = None
-        self._forget_at = 0.0
+        self._tidy_at = 0.0
         self._threads: list[threading.Thread] = []
         self._pulse = Pulse(config.metrics.stuck_seconds if config.metrics else float("inf"))
 
@@ -95,7 +94,7 @@ class Node:
             self._close_doors()
             raise
         self.queue.listening(time.time())
-        jobs: dict[str, Callable[[], object]] = {"predict": self._predict_due, "delete": self._forget_due}
+        jobs: dict[str, Callable[[], object]] = {"predict": self._predict_due, "tidy": self._tidy_due}
         jobs |= {f"send to {name}": sender.send_due for name, sender in self._senders.items()}
         if self._pacs:
             jobs["ask the PACS"] = self._count_due
@@ -154,15 +153,17 @@ class Node:
             self._pulse.beat(threading.current_thread().name)
             self.predict(study)
 
-    def _forget_due(self) -> None:
-        """Once an hour, however much there is to predict."""
-        keep_days = self._config.study.keep_days
-        if keep_days is None or time.monotonic() < self._forget_at:
+    def _tidy_due(self) -> None:
+        """Once an hour, however much there is to predict: what nobody can get, and what was kept long enough."""
+        if time.monotonic() < self._tidy_at:
             return
-        before = time.time() - keep_days * 86400
-        forget(self._config.folder, self.queue, before)
-        forget_aside(self._config.folder, self.queue, before)
-        self._forget_at = time.monotonic() + _FORGET_SECONDS
+        if abandoned := self.queue.abandon([one.name for one in self._receivers], time.time()):
+            log.error("%d results are for destinations that node.yaml does not name", abandoned)
+        if self._config.study.keep_days is not None:
+            before = time.time() - self._config.study.keep_days * 86400
+            forget(self._config.folder, self.queue, before)
+            forget_aside(self._config.folder, self.queue, before)
+        self._tidy_at = time.monotonic() + _TIDY_SECONDS
 
     def _next_study(self) -> Study | None:
         """Looked for anew after each, since an urgent one may have come."""

@@ -63,8 +63,21 @@ def test_images_are_kept_as_they_came(node_config, tmp_path):
         sent, received = dcmread(files[0]), {str(one.SOPInstanceUID): one for one in map(dcmread, kept)}
         assert received[str(sent.SOPInstanceUID)] == sent
         assert kept[0].parent.name == study_id(str(sent.StudyInstanceUID))
-        (kept[0].parent / "left.dcm").write_bytes(b"of a kill")
-        assert sweep(config.folder, queue) == 1
+        left, fetched = kept[0].parent / "left.dcm", kept[0].parent / "fetched.dcm"
+        left.write_bytes(b"of a kill")
+        known = queue.files()
+
+        class Fetching(Queue):
+            """Another process writes an image while the node begins."""
+
+            def __init__(self) -> None: ...
+
+            def files(self) -> set[str]:
+                fetched.write_bytes(b"and puts it into the queue")
+                return known
+
+        assert sweep(config.folder, Fetching()) == 1
+        assert (left.exists(), fetched.exists()) == (False, True)
 
 
 @pytest.mark.parametrize(("syntax", "option"), [(RLELossless, "-xr"), (JPEGLSLossless, "-xt")])
