@@ -24,9 +24,13 @@ def tiny_bundle(
     broken: bool = False,
     n: int = 1,
     similar: SimilarCases | None = None,
+    learned_from: tuple[str, ...] = (),
     **preprocessing: object,
 ) -> Path:
-    """Of ``n`` networks with random weights; ``broken``: one of them is no number; ``similar``: scans it may show."""
+    """Of ``n`` networks with random weights; ``broken``: one of them is no number; ``similar``: scans it may show.
+
+    ``learned_from``: hashes of samples of scans.
+    """
     settings = {"shape": (16, 16, 16), "spacing_mm": (2, 1, 1), "region": "whole"} | preprocessing
     record = BundleRecord(
         classes=("benign", "malignant"),
@@ -35,7 +39,9 @@ def tiny_bundle(
         n_members=n,
         n_similar_cases=len(similar.patients) if similar else 0,
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(2, 2, 5), n_scans=9),
-        trained_on=Provenance(cohort_hash="c", patient_hashes=("a",), content_hashes=("b",)),
+        trained_on=Provenance(
+            cohort_hash="c", patient_hashes=("a",), content_hashes=("b",), sample_hashes=learned_from
+        ),
     )
     torch.manual_seed(seed)
     encoders = [load_backbone("resnet18-w8", scratch=True, seed=seed + number).encoder for number in range(n)]

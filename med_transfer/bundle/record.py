@@ -58,6 +58,8 @@ class Provenance(_Record):
     """Whom the network has learned from, without saying who: hashes only.
 
     Attributes:
+        sample_hashes: of the run's own labelled scans, see :mod:`med_transfer.cohorts.input_facts`; none where the
+            bundle does not tell.
         from_source: what of it the source network had learned from already, its own sources included; None: nothing,
             or a bundle that does not tell.
     """
@@ -65,6 +67,7 @@ class Provenance(_Record):
     cohort_hash: str
     patient_hashes: tuple[str, ...]
     content_hashes: tuple[str, ...]
+    sample_hashes: tuple[str, ...] = ()
     from_source: Provenance | None = None
 
 

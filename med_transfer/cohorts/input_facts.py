@@ -1,6 +1,9 @@
-"""What an input envelope is learned from: a few facts of a scan as it was read, before any resampling or window."""
+"""A few facts of a scan as it was read, before any resampling or window: an input envelope is learned from them, and a
+scan that a bundle has learned from is known again."""
 
 from __future__ import annotations
+
+import hashlib
 
 import numpy as np
 
@@ -10,6 +13,7 @@ INPUT_TEXTS = ("modality", "body_part", "plane")
 INPUT_LENGTHS = ("column_mm", "row_mm", "slice_mm", "width_mm", "height_mm", "depth_mm")
 INPUT_VALUES = ("value_p01", "value_p50", "value_p99")
 _SLICES, _PIXELS = 16, 256  # looked at, of any scan
+_SAMPLED = 32  # voxels along each axis, at least, where there are so many
 _BODY_PARTS = {"THORAX": "CHEST", "LUNG": "CHEST", "BRAIN": "HEAD", "SKULL": "HEAD"}  # other words for the same
 _PLANES = ("sagittal", "coronal", "axial")  # across left-right, front-back, feet-head
 _LAPLACIAN_OF_NOISE = 0.6745 * np.sqrt(
@@ -40,3 +44,11 @@ def input_facts(volume: Volume) -> dict[str, str | float]:
     lengths = (*spacing, *(mm * n for mm, n in zip(spacing, size, strict=True)))
     facts |= dict(zip((*INPUT_LENGTHS, *INPUT_VALUES), map(float, (*lengths, low, middle, high)), strict=True))
     return facts | {"noise": float(np.median(laplacian) / _LAPLACIAN_OF_NOISE) if laplacian.size else 0.0}
+
+
+def sample_hash(volume: Volume) -> str:
+    """As ``Volume.content_hash``, but of a grid of voxels, in a hundredth of its time; no change between them shows."""
+    voxels, _ = geometry.canonical(volume.voxels, volume.affine)
+    sample = voxels[tuple(slice(None, None, max(1, n // _SAMPLED)) for n in voxels.shape)]
+    values = sample.astype(np.float32) + np.float32(0)  # no -0.0, and whole numbers as in int16
+    return hashlib.sha256(repr(voxels.shape).encode() + values.tobytes()).hexdigest()

@@ -20,7 +20,7 @@ from med_transfer.cohorts.array_cache import ArrayCache, cache_key
 from med_transfer.cohorts.channels import require_columns
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.cohorts.hashed_names import hash_names, salt_of
-from med_transfer.cohorts.input_facts import input_facts
+from med_transfer.cohorts.input_facts import input_facts, sample_hash
 from med_transfer.cohorts.kept_scans import scan_to_prepare
 from med_transfer.cohorts.splits import Images
 from med_transfer.cohorts.table import Case, Cohort
@@ -45,8 +45,9 @@ _RECORDED = (
     "acquisition",
     "voxel_mm",
     "input_facts",
+    "sample_hash",
 )
-_CACHE_FORMAT = 5  # a cached scan of an older version lacks what was added since, and is read again
+_CACHE_FORMAT = 6  # a cached scan of an older version lacks what was added since, and is read again
 
 Margin = tuple[int, int, int]
 
@@ -64,6 +65,7 @@ class PreparedScan:
         acquisition: how its first scan was made, see :func:`~med_transfer.cohorts.acquisition.acquisition_facts`.
         voxel_mm: of the tensor, along depth, height, width; where a region is fitted into it, each scan has its own.
         input_facts: of its first scan, for the input envelope, see :mod:`med_transfer.cohorts.input_facts`.
+        sample_hash: of its first scan, by which a prediction knows it again.
     """
 
     tensor: NDArray[np.float16]
@@ -76,6 +78,7 @@ class PreparedScan:
     acquisition: Facts = field(default_factory=dict, hash=False)
     voxel_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     input_facts: Facts = field(default_factory=dict, hash=False)
+    sample_hash: str = ""
 
 
 def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = None) -> dict[str, Volume]:
@@ -121,6 +124,7 @@ class NetworkInput:
         within: where ``handcrafted`` was measured: mask, roi or whole.
         handcrafted: values of ``FEATURE_NAMES`` for the first scan; NaN where they were not asked for.
         facts: of the first scan, which the bundle's input envelope is asked about.
+        sample_hash: of the first scan, by which the bundle knows whether it has learned from it.
     """
 
     image: NDArray[np.float16]
@@ -131,6 +135,7 @@ class NetworkInput:
     within: Literal["mask", "roi", "whole"]
     handcrafted: NDArray[np.float64]
     facts: Facts = field(default_factory=dict, hash=False)
+    sample_hash: str = ""
 
 
 def network_input(
@@ -155,6 +160,7 @@ def network_input(
         within="mask" if mask is not None else "whole" if region is None else "roi",
         handcrafted=np.array([measured[name] for name in FEATURE_NAMES]),
         facts=input_facts(volume),
+        sample_hash=sample_hash(volume),
     )
 
 
@@ -196,6 +202,7 @@ def prepare_volumes(
         acquisition=acquisition_facts(volume),
         voxel_mm=preprocessing.grid(volume, region).voxel_mm,
         input_facts=input_facts(volume),
+        sample_hash=sample_hash(volume),
     )
 
 

@@ -123,6 +123,7 @@ def _provenance(run_data: RunData, config: FinetuneConfig) -> Provenance:
     patients = {case.patient_hash for case in development} | set(before.patient_hashes if before else ())
     images = {image for case in development for image in case.content_hashes}
     images |= set(before.content_hashes if before else ())
+    own = {run_data.prepared.scans[number].sample_hash for number in run_data.split.development}
     if config.transfer.unlabelled and run_data.unlabelled:
         patients |= run_data.unlabelled.patient_hashes
         images |= run_data.unlabelled.images
@@ -130,5 +131,6 @@ def _provenance(run_data: RunData, config: FinetuneConfig) -> Provenance:
         cohort_hash=run_data.lock.cohort_hash,
         patient_hashes=tuple(sorted(patients)),
         content_hashes=tuple(sorted(images)),
+        sample_hashes=tuple(sorted(own - {""})),
         from_source=before.model_copy(update={"from_source": None}) if before else None,
     )

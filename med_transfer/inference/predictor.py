@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ from med_transfer.bundle import BundleRecord, bundle_folder, load_network, read_
 from med_transfer.bundle.similar_cases import load_similar_cases
 from med_transfer.cohorts import NetworkInput, network_input
 from med_transfer.errors import ConfigError
+from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.fusion import FusionScans
 from med_transfer.inference.folder import BatchSettings, FolderOutcome, predict_all
 from med_transfer.inference.listing import ScanWithRegion
@@ -22,11 +24,14 @@ from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.preprocessing.config import FIRST_CHANNEL
-from med_transfer.progress import Progress, bars_unless
+from med_transfer.progress import Progress, bars_unless, remark
 from med_transfer.runtimes import Runtime, choose_network
 from med_transfer.scans import Region, Series, Volume, read_mask, read_scan
 
 Source = Path | str | Series | Volume
+LEARNED_FROM = Sentence("the bundle has learned from this scan, whose class it knows better than those of others")
+
+log = logging.getLogger(__name__)
 
 
 class Predictor:
@@ -53,6 +58,7 @@ class Predictor:
         self.record: BundleRecord = read_record(bundle)
         self.device = _device(device)
         self.preprocessing = Preprocessing(self.record.preprocessing)
+        self._learned_from = frozenset(self.record.trained_on.sample_hashes)
         self.folder, network = bundle, load_network(bundle, public_key).to(self.device)
         self.chosen = choose_network(network, bundle, self.record.weights_sha256, runtime, self.device.type)
         self.network = self.chosen.ensemble
@@ -125,7 +131,7 @@ class Predictor:
         with torch.inference_mode():
             features = self.network.fold_model_features(image)
             probabilities, novelty = self.network.predict_features(features, image)
-        unanswered = Prediction(given.path, "", given.study_uid, given.series_uid, reason=given.notes)
+        unanswered = Prediction(given.path, "", given.study_uid, given.series_uid, reason=self._notes(given))
         found = probabilities[0].cpu().double().numpy()
         answer = self.record.answer(unanswered, found, float(novelty[0]), given.facts)
         if self.similar_cases is not None:
@@ -136,6 +142,13 @@ class Predictor:
             return answer
         scan = FusionScans(found[None], given.handcrafted[None], [given.within], [columns or {}])
         return fusion.fuse(scan).complete(answer, 0, self.record.classes)
+
+    def _notes(self, given: NetworkInput) -> str:
+        """What there is to say of the scan, as that its answer is no test."""
+        if given.sample_hash not in self._learned_from:
+            return given.notes
+        remark(log, "%s: %s", given.path, LEARNED_FROM, kind=LEARNED_FROM)
+        return joined(given.notes, LEARNED_FROM)
 
     @property
     def needs_handcrafted(self) -> bool:

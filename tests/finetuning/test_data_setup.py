@@ -1,9 +1,11 @@
 """What the network will see: the backbone's own input with the config's overrides."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_run_data import small_run_data
 
 from med_transfer.backbones import find_backbone
 from med_transfer.bundle import RECORD_FILE, BackboneRecord, BundleRecord, InputEnvelope, Provenance
@@ -65,6 +67,14 @@ def test_a_bundle_remembers_whom_its_source_saw(tmp_path):
     scratch = FinetuneConfig(backbone=BackboneConfig(name=spec.name))
     assert _provenance(run_data, scratch) == Provenance(cohort_hash="c", patient_hashes=(), content_hashes=())
     assert len(_provenance(run_data, FinetuneConfig()).content_hashes) == 51  # the scans that the default learned from
+
+
+def test_a_bundle_remembers_samples_of_its_development_scans_alone():
+    run_data = small_run_data(signal=0, n=3, n_test=2)
+    scans = tuple(replace(scan, sample_hash=f"s{n}") for n, scan in enumerate(run_data.prepared.scans))
+    run_data = replace(run_data, prepared=replace(run_data.prepared, scans=scans))
+    scratch = FinetuneConfig(backbone=BackboneConfig(name="resnet18-w8"))
+    assert _provenance(run_data, scratch).sample_hashes == ("s0", "s1", "s2")
 
 
 def test_a_bundle_remembers_the_spacings_of_its_development_scans_in_each_channel():

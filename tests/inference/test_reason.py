@@ -5,7 +5,9 @@ import numpy as np
 from command_line import read_rows
 from tiny_bundle import tiny_bundle, write_scan
 
+from med_transfer.cohorts.input_facts import sample_hash
 from med_transfer.inference import load_bundle
+from med_transfer.scans import read_scan
 
 
 def test_remarks_on_a_scan_stand_in_its_row(tmp_path):
@@ -19,3 +21,21 @@ def test_remarks_on_a_scan_stand_in_its_row(tmp_path):
     reasons = {row["scan"]: row["reason"] for row in read_rows(tmp_path / "out/predictions.csv")}
     assert reasons == {"plain.nii.gz": "", "microns.nii.gz": "lengths are stated in um and were converted to mm"}
     assert predictor.predict(tmp_path / "scans/microns.nii.gz").reason == reasons["microns.nii.gz"]
+
+
+def test_a_scan_that_the_bundle_has_learned_from_is_said_to_be_one_whatever_it_is_called(command, tmp_path):
+    """What it answers there tells nothing of other scans."""
+    learned = write_scan(tmp_path / "learned.nii")
+    bundle = tiny_bundle(tmp_path / "bundle", learned_from=(sample_hash(read_scan(learned)),))
+    image = nibabel.load(learned)
+    turned = image.as_reoriented(np.array([[1, -1], [0, 1], [2, 1]]))  # other axes, in another format
+    (tmp_path / "scans").mkdir()
+    nibabel.save(turned, tmp_path / "scans/copy.nii.gz")
+    write_scan(tmp_path / "scans/other.nii.gz", seed=1)
+    words = "the bundle has learned from this scan, whose class it knows better than those of others"
+    outcome = command("predict", bundle, tmp_path / "scans", "-o", tmp_path / "out")
+    assert (outcome.code, outcome.err.count(words)) == (0, 1)
+    assert {row["scan"]: row["reason"] for row in read_rows(tmp_path / "out/predictions.csv")} == {
+        "copy.nii.gz": words,
+        "other.nii.gz": "",
+    }

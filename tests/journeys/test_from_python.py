@@ -95,7 +95,8 @@ def test_finetune_tells_its_progress_and_gives_what_the_command_gives(cohort_csv
         progress=lambda stage, done, total, note="": told.append((stage, done, total)),
     )
     assert isinstance(run, mt.Run)
-    stages = ["looking at scans", "reading scans", "fine-tuning, fold 1 of 2", "fine-tuning, fold 2 of 2"]
+    folds = ["fine-tuning, fold 1 of 2", "fine-tuning, fold 2 of 2"]
+    stages = ["looking at scans", "reading scans", *folds, "predicting"]
     assert list(dict.fromkeys(stage for stage, _, _ in told)) == stages
     assert [(done, total) for stage, done, total in told if stage == stages[0]][-1] == (18, 18)
     same = json.loads((finished.folder / "cohort.lock.json").read_text())
