@@ -43,6 +43,11 @@ def test_paths_start_from_the_file(tmp_path):
         ("folder: x\ncallers: [{ae_title: CT, address: 10.0.0.999}]", ConfigError, "expected an IP address or network"),
         ("folder: x\ncallers: [{ae_title: CT}]", ConfigError, "callers.0.address: missing"),
         ("folder: x\nresults: {codes: {a: {value: v, scheme: S}}}", ConfigError, "results.codes.a.meaning: missing"),
+        (
+            "folder: x\nresults: {codes: {a: {value: v, scheme: S, meaning: 'a\\b'}}}",
+            ConfigError,
+            "codes.a.meaning: .*expected text without backslash",
+        ),
         ("folder: x\ndestinations: [{ae_title: P, address: p, port: 1, tls: true}]", ConfigError, "no section tls"),
         ("folder: x\npacs: {kind: dicomweb, url: 'http://pacs/web'}", ConfigError, "in the clear; expected https"),
         ("folder: x\ndestinations: [{kind: fax, url: x}]", ConfigError, "destinations.0: found 'fax'"),

@@ -30,6 +30,13 @@ def _address(text: str) -> str:
         raise ValueError("an IP address of this machine, as 127.0.0.1") from None
 
 
+def _one_value(text: str) -> str:
+    if "\\" in text or not text.isprintable():
+        raise ValueError("text without backslash, which begins a second value in DICOM, and control characters")
+    return text
+
+
+OneValue = Annotated[str, AfterValidator(_one_value)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Network = Annotated[str, AfterValidator(_network)]
 Address = Annotated[str, AfterValidator(_address)]
@@ -57,6 +64,6 @@ class CodedEntry(Section):
         meaning: Code Meaning, which people read.
     """
 
-    value: Annotated[str, Field(min_length=1, max_length=16)]
-    scheme: Annotated[str, Field(min_length=1, max_length=16)]
-    meaning: Annotated[str, Field(min_length=1, max_length=64)]
+    value: Annotated[OneValue, Field(min_length=1, max_length=16)]
+    scheme: Annotated[OneValue, Field(min_length=1, max_length=16)]
+    meaning: Annotated[OneValue, Field(min_length=1, max_length=64)]
