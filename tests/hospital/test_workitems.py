@@ -225,6 +225,11 @@ def test_canceled_on_request_before_it_is_predicted_and_not_after(server, worker
     performer.work_due()
     assert (server.state(late), states(items)) == ("COMPLETED", {"canceled": 1, "completed": 1})
     assert server.ask_to_cancel(late) == 409
+    anew = server.add(work("1.2.4", "1.2.9"))  # somebody wants the study all the same
+    until(lambda: performer.work_due() or server.state(anew) == "IN PROGRESS", 20)
+    performer.work_due()
+    assert [(s.state, s.reason) for s in queue.studies() if s.study_uid == "1.2.9"] == [("received", "")]
+    assert server.state(anew) == "IN PROGRESS"
 
 
 def test_canceled_with_the_reason_why_there_is_no_answer(server, worker, tmp_path):

@@ -85,13 +85,18 @@ class Workitems:
             )
 
     def advance(self, item: Workitem, state: WorkState) -> None:
-        """It is claimed, or its study was asked for."""
+        """It is claimed, or its study was asked for. One that was canceled before is wanted again."""
         with self._queue.writing() as database:
             database.execute(
                 "UPDATE workitem SET state = ?, attempts = 0, next_try = 0, reason = '' WHERE uid = ?",
                 (state, item.uid),
             )
             if state == "claimed":
+                database.execute(
+                    "UPDATE study SET state = 'received', reason = '', changed = ? WHERE id = ? AND state = 'dead' "
+                    "AND reason = 'canceled'",
+                    (item.claimed, item.study),
+                )
                 record.append(database, "work item claimed", workitem=item.name, study=item.study)
 
     def told(self, item: Workitem, progress: int) -> None:
