@@ -86,7 +86,8 @@ def watch(
     settings = replace(settings, stopped=watching.stop.is_set, tries_again=tries_again)
     while not watching.stop.is_set():
         before, complete = complete, tree.complete()
-        if complete and complete != before:
+        all_changed = before and tree.items and not complete  # and not: nothing can be seen
+        if all_changed or (complete and complete != before):
             items = [tree.items[name] for name in complete]
             yield predict_items(predictor, folder, items, out, progress, settings)
         watching.stop.wait(watching.poll_seconds)

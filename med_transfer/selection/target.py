@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +45,7 @@ class Target:
         folds: a fold number a scan; by patient.
         hashes: content hashes of every case.
         features: network's key to the features of every scan, in the cohort's order.
-        failed: scan to the reason why it was not used.
+        failed: scan, or row where several have it, to the reason why it was not used.
     """
 
     cohort: Cohort
@@ -151,8 +152,17 @@ def _assemble(usable: Sequence[int], split: Split, readings: _Readings, config: 
         folds_of_run(subset, split, positions, config),
         tuple(readings.hashes[number] for number in chosen),
         {key: tuple(features[number] for number in chosen) for key, features in readings.features.items()},
-        {readings.cohort.cases[number].scan: reason for number, reason in readings.failed.items()},
+        _named(readings.cohort, readings.failed),
     )
+
+
+def _named(cohort: Cohort, failed: dict[int, str]) -> dict[str, str]:
+    """By scan, and by row where several rows have it: series of one folder, regions of one scan."""
+    times, cases = Counter(case.scan for case in cohort.cases), cohort.cases
+    return {
+        cases[number].scan if times[cases[number].scan] == 1 else str(cases[number]): reason
+        for number, reason in failed.items()
+    }
 
 
 def folds_of_run(cohort: Cohort, split: Split, positions: Sequence[int], config: FinetuneConfig) -> NDArray[np.intp]:

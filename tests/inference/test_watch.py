@@ -79,6 +79,14 @@ def test_a_scan_waits_until_it_is_quiet_and_one_that_changes_is_superseded(predi
     assert answers(tmp_path / "at once") == answers(out)
 
 
+def test_the_only_scan_loses_its_row_too_while_it_changes(predictor, tmp_path):
+    scans, out = tmp_path / "scans", tmp_path / "out"
+    write_scan(scans / "a.nii.gz")
+    story = Story(nothing, nothing, lambda: write_scan(scans / "a.nii.gz", 1), *(nothing, nothing, nothing))
+    rows = [len(answers(out)) for _ in watch(predictor, scans, out, watching=story.settings())]
+    assert rows == [1, 0, 1]
+
+
 def test_a_folder_that_is_away_costs_no_row_and_a_restart_predicts_nothing_again(predictor, tmp_path):
     scans, out, predicted = tmp_path / "scans", tmp_path / "out", []
     write_scan(scans / "a.nii.gz")

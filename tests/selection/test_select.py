@@ -214,14 +214,16 @@ def test_another_input_than_the_bundles_own_is_said(selected, finished):
 
 def test_a_scan_that_cannot_be_used_is_counted(command, target_csv, other_weights, tmp_path):
     table = own_copy(target_csv, tmp_path / "copy")
-    scan = read_rows(table)[0]["scan"]
+    rows = read_rows(table)
+    scan = rows[0]["scan"]
+    write_rows(table, [*rows, rows[0] | {"roi_x_mm": "1"}])  # two regions of it
     (table.parent / scan).write_bytes(b"no scan")
     outcome = command(*words(table, tmp_path / "out", other_weights))
     record = json.loads((tmp_path / "out/selection.json").read_text())
-    assert (outcome.code, list(record["failed"])) == (1, [scan])
+    assert (outcome.code, list(record["failed"])) == (1, [f"row 2 ({scan})", f"row {len(rows) + 2} ({scan})"])
     assert "## Scans that could not be used" in (tmp_path / "out/selection.md").read_text()
     remaining = Cohort.read(table)
-    split = split_cohort(remaining.subset(range(1, len(remaining))), SPLIT)
+    split = split_cohort(remaining.subset(range(1, len(remaining) - 1)), SPLIT)
     assert record["n_scans"] == len(split.development)
 
 
