@@ -73,7 +73,8 @@ class Sender:
     def _ask(self, sent: Sequence[Delivery]) -> None:
         """Before the question goes out it is remembered, since the answer may come at once."""
         transaction = generate_uid(prefix=None)
-        self._queue.asked(sent, transaction, time.time() + self._node.retries.commitment_seconds)
+        longer = self._queue.wait_seconds(min(delivery.attempts for delivery in sent))
+        self._queue.asked(sent, transaction, time.time() + max(self._node.retries.commitment_seconds, longer))
         question = Dataset()
         question.TransactionUID = transaction
         question.ReferencedSOPSequence = [_reference(delivery) for delivery in sent]

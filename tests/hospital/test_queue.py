@@ -267,6 +267,19 @@ def test_a_commitment_that_is_refused_is_sent_again_and_a_strangers_answer_is_no
     assert queue.studies()[0].reason == "commitment_refused_0112"
 
 
+def test_an_answer_about_commitment_may_come_after_the_question_was_asked_again(queue):
+    queue.add(FIRST, 0)
+    predicted(queue)
+    queue.sent(queue.to_send(PACS[0], 100)[0], 100)
+    for now, transaction in ((100, "2.25.7"), (500, "2.25.8")):
+        queue.asked(queue.to_commit(PACS[0], now), transaction, now + 300)
+    for stranger in ("2.25", "25.7", "2.25.7 2.25.8x", "%"):
+        queue.answered(stranger, "PACS", {"2.25.1"}, {}, 900)
+    assert not queue.counts().get("committed")
+    queue.answered("2.25.7", "PACS", {"2.25.1"}, {}, 900)  # an archive that commits by the hour
+    assert queue.counts() == {"committed": 1}
+
+
 def test_a_clock_that_was_set_back_only_delays(queue):
     queue.add(FIRST, 1e9)
     assert queue.complete(100, 60) == 0

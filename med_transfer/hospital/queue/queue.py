@@ -252,7 +252,7 @@ class Queue:
             failed: UID to the reason, DICOM PS3.3 C.14.1.1.
             now: seconds.
         """
-        where = "transaction_uid = ? AND delivery.state IN ('sent', 'dead') AND destination LIKE ? ESCAPE '\\'"
+        where = f"{sending.ASKED_UNDER} AND destination LIKE ? ESCAPE '\\'"
         like = by_the_letter(sender) + "@%"
         asked = self._deliveries(where, transaction_uid, like) if transaction_uid else []
         for delivery in asked:
@@ -264,7 +264,7 @@ class Queue:
 
     def is_unanswered(self, transaction_uid: str) -> bool:
         """Whether something that was asked about under this UID waits for an answer."""
-        return bool(self._deliveries("transaction_uid = ? AND delivery.state IN ('sent', 'dead')", transaction_uid))
+        return bool(self._deliveries(sending.ASKED_UNDER, transaction_uid))
 
     # For people -----------------------------------------------------------------------------------------------
 

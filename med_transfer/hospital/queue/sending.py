@@ -18,6 +18,10 @@ def deliveries(database: sqlite3.Connection, where: str, *values: object) -> lis
     return [Delivery(*row) for row in database.execute(query, values)]
 
 
+# Of the answer to any question about it: an archive may take longer to commit than until it is asked again.
+ASKED_UNDER = "instr(' ' || transaction_uid || ' ', ' ' || ? || ' ') AND delivery.state IN ('sent', 'dead')"
+
+
 def settle(database: sqlite3.Connection, delivery: Delivery, state: str, now: float) -> None:
     """The destination has taken it, or commits to it."""
     changed = database.execute(
@@ -47,10 +51,10 @@ def fail(
 def ask(
     database: sqlite3.Connection, delivery: Delivery, transaction_uid: str, ask_again: float, dead: bool, now: float
 ) -> None:
-    """Commitment is asked for under this UID; ``dead``: for the last time, and no answer has come before."""
+    """Commitment is asked for under this UID, too; ``dead``: for the last time, and no answer has come before."""
     database.execute(
-        "UPDATE delivery SET transaction_uid = ?, next_try = ?, attempts = attempts + 1, state = ?, "
-        "reason = ? WHERE sop_uid = ? AND destination = ? AND state = 'sent'",
+        "UPDATE delivery SET transaction_uid = trim(transaction_uid || ' ' || ?), next_try = ?, "
+        "attempts = attempts + 1, state = ?, reason = ? WHERE sop_uid = ? AND destination = ? AND state = 'sent'",
         (
             *(transaction_uid, ask_again, "dead" if dead else "sent"),
             *("no_commitment" if dead else "", delivery.sop_uid, delivery.destination),
