@@ -2,11 +2,12 @@
 
 import nibabel
 import numpy as np
-from command_line import read_rows
+from command_line import locked, read_rows
 from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.cohorts.input_facts import sample_hash
 from med_transfer.inference import load_bundle
+from med_transfer.inference.predictor import LEARNED_FROM
 from med_transfer.scans import read_scan
 
 
@@ -32,10 +33,18 @@ def test_a_scan_that_the_bundle_has_learned_from_is_said_to_be_one_whatever_it_i
     (tmp_path / "scans").mkdir()
     nibabel.save(turned, tmp_path / "scans/copy.nii.gz")
     write_scan(tmp_path / "scans/other.nii.gz", seed=1)
-    words = "the bundle has learned from this scan, whose class it knows better than those of others"
     outcome = command("predict", bundle, tmp_path / "scans", "-o", tmp_path / "out")
-    assert (outcome.code, outcome.err.count(words)) == (0, 1)
+    assert (outcome.code, outcome.err.count(LEARNED_FROM)) == (0, 1)
     assert {row["scan"]: row["reason"] for row in read_rows(tmp_path / "out/predictions.csv")} == {
-        "copy.nii.gz": words,
+        "copy.nii.gz": LEARNED_FROM,
         "other.nii.gz": "",
     }
+
+
+def test_a_run_tells_its_bundle_which_scans_it_has_learned_from_and_not_its_test_scans(
+    command, finished, cohort_csv, tmp_path
+):
+    command("predict", finished.bundle, cohort_csv, "-o", tmp_path)
+    said = {row["scan"] for row in read_rows(tmp_path / "predictions.csv") if LEARNED_FROM in row["reason"]}
+    cases = locked(finished.folder, [row["scan"] for row in read_rows(cohort_csv)])
+    assert said == {scan for scan, case in cases.items() if case.role != "test"} != set()
