@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.config import given_config, load_config, parse
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.data_setup import LOCK_FILE
-from med_transfer.finetuning.duration import Duration, estimate, fit_into, measure_cost
+from med_transfer.finetuning.data_setup import LOCK_FILE, resolve_preprocessing
+from med_transfer.finetuning.duration import Duration, estimate, fit_into, measure_cost, prepare_seconds
 from med_transfer.finetuning.region_choice import region_sentence
 from med_transfer.finetuning.run import load_source
 from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
-from med_transfer.planning import Choice, Plan, PlannedFor, fingerprint_cohort, plan_cohort
+from med_transfer.planning import Choice, CohortFingerprint, Plan, PlannedFor, fingerprint_cohort, plan_cohort
 from med_transfer.progress import Progress, silent
 
 QUICK = ("transfer.strategy=linear_probe", "from_scratch_baseline=false", "explain.gallery=2")
@@ -180,7 +181,9 @@ def timed_config(
     looked_at = plan.fingerprint if plan else fingerprint_cohort(cohort, most_scans=A_FEW)
     source = load_source(config)
     resolved = config.resolved(from_source=source.sha256 is not None)
-    cost = measure_cost(resolved, source, cohort.labels, looked_at.read_seconds, len(cohort))
+    cost = measure_cost(
+        resolved, source, cohort.labels, _read_seconds(cohort, resolved, source, looked_at), len(cohort)
+    )
     fitting, losses = fit_into(minutes, config, cohort, cost) if minutes is not None else (config, [])
     given_up = tuple(Choice(key, value, f"to keep the time: {loss}") for key, value, loss in losses)
     looks_at = () if plan else (region_sentence(fitting, cohort),)
@@ -191,6 +194,14 @@ def timed_config(
         estimate(fitting, split_cohort(cohort, fitting.split), cost),
         (*looks_at, split_sentence(fitting, cohort)),
     )
+
+
+def _read_seconds(
+    cohort: Cohort, config: FinetuneConfig, source: LoadedBackbone, looked_at: CohortFingerprint
+) -> float:
+    """Of a case: to prepare it, and to read it where it has not been looked at and kept."""
+    not_kept = 1 - len(looked_at.scans) / len(cohort)
+    return prepare_seconds(cohort, resolve_preprocessing(source.spec, config)) + not_kept * looked_at.read_seconds
 
 
 def _key(override: str) -> str:

@@ -7,6 +7,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -14,9 +15,9 @@ import numpy as np
 import torch
 
 from med_transfer.backbones import LoadedBackbone
-from med_transfer.cohorts import Cohort, Split, SplitConfig, split_cohort
+from med_transfer.cohorts import Cohort, Split, SplitConfig, prepare_scan, require_columns, split_cohort
 from med_transfer.config import put
-from med_transfer.errors import CohortError, ConfigError
+from med_transfer.errors import CohortError, ConfigError, ScanError
 from med_transfer.finetuning.attention_probe import Bags, Course, fit_attention
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.batches import FoldData, training_batches
@@ -31,20 +32,22 @@ from med_transfer.model.features import best_device
 from med_transfer.model.linear_head import INNER_FOLDS, fit_head
 from med_transfer.model.novelty import input_statistics
 from med_transfer.predictions.labels import Labels
-from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.processor import keep_freed_memory
+from med_transfer.scans.isolation import confined
 
 LEAST_EPOCHS = 10  # fewer than that, and a linear head on frozen features is the better use of the time
 _START_SECONDS = 15.0  # imports, report, pictures
 _PASSES_OF_A_MAP = 20  # of a scan: the map, regions hidden, random weights
 _TIMED_STEPS = 2  # of an attention
+_TIMED_CASES = 5  # that are prepared: the first one is slower, and some may be refused
 _TIMED_BATCH = 4  # scans: enough to be slow as batches are, and soon over
 Divide = Callable[[SplitConfig], Split]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on this machine: to read a scan, for a scan to pass the network, for a training step (0: none).
+    """Seconds on this machine: to prepare a case, for a scan to pass the network, for a training step (0: none).
 
     ``head`` is that of a fold's linear head, its strength chosen; ``pretraining`` that of a fold's encoder,
     before its training.
@@ -98,6 +101,23 @@ class Duration:
         return f"about {_minutes(self.seconds)} on this machine at most ({', '.join(parts)}){without}"
 
 
+def prepare_seconds(cohort: Cohort, preprocessing: PreprocessingConfig) -> float:
+    """To make the network's input of a case, all its channels, the median of a few; 0 where none can be used.
+
+    Raises:
+        CohortError: a channel that no row names a scan for.
+    """
+    require_columns(cohort, preprocessing.columns)
+    positions = np.unique(np.linspace(0, len(cohort) - 1, min(_TIMED_CASES, len(cohort))).round().astype(int))
+    margin, spent = margin_voxels(preprocessing.shape), []
+    for case in (cohort.cases[position] for position in positions):
+        started = time.perf_counter()
+        with suppress(ScanError), confined(case.path):
+            prepare_scan(case, Preprocessing(preprocessing), margin)
+            spent.append(time.perf_counter() - started)
+    return float(np.median(spent)) if spent else 0.0
+
+
 def measure_cost(
     config: FinetuneConfig, source: LoadedBackbone, labels: Labels, read_seconds: float, n_scans: int
 ) -> Cost:
@@ -107,7 +127,7 @@ def measure_cost(
         config: a resolved one.
         source: the network.
         labels: classes of the cohort.
-        read_seconds: to read one scan.
+        read_seconds: to read and prepare one case.
         n_scans: of the cohort.
     """
     keep_freed_memory()

@@ -9,11 +9,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from med_transfer.api import planned
 from med_transfer.api.planned import config_for, timed_config
 from med_transfer.cohorts import Cohort
 from med_transfer.errors import CohortError, NothingDone
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.duration import prepare_seconds
 from med_transfer.planning import fingerprint_cohort, fingerprint_scan, plan_cohort
+from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.scans import Region, read_scan
 
 DATA = os.environ.get("MED_TRANSFER_DATA")
@@ -96,6 +99,22 @@ def test_a_table_that_mixes_modalities_is_refused(tmp_path):
     mine = FinetuneConfig.model_validate(probe | {"from_scratch_baseline": False})
     config, _ = config_for(mixed, mine)  # as the error advises
     assert timed_config(mixed, config).duration.seconds > 0
+
+
+def test_the_time_of_reading_is_that_of_what_is_made_of_the_scans(tmp_path, monkeypatch):
+    cohort = table(tmp_path, [write_box(tmp_path / f"{n}.nii.gz", spacing_mm=(8, 8, 8)) for n in range(8)])
+    small, large = (
+        prepare_seconds(cohort, PreprocessingConfig(shape=(side,) * 3, region="whole")) for side in (8, 192)
+    )
+    assert large > 3 * small > 0
+    monkeypatch.setattr(planned, "prepare_seconds", lambda *_: 100.0)
+    values = {
+        "split": {"folds": 2},
+        "input": {"shape": [16, 16, 16]},
+        "transfer": {"strategy": {"name": "linear_probe"}},
+    }
+    config, _ = config_for(cohort, FinetuneConfig.model_validate(values | {"from_scratch_baseline": False}))
+    assert 800 < timed_config(cohort, config).duration.reading < 900  # and to read the half that was not looked at
 
 
 @real
