@@ -178,11 +178,21 @@ def _headers(files: Sequence[Path]) -> tuple[Dataset, ...]:
     for file in files:
         with suppress(Exception):  # corrupt bytes make a parser raise nearly anything
             found.append(_header(file))
-    headers = tuple(header for header in found if "SOPInstanceUID" in header)
-    for header in {str(header.get("StudyInstanceUID")): header for header in reversed(headers)}.values():
-        header.decode()
-        header.SpecificCharacterSet = "ISO_IR 192"
-    return headers
+    for header in {str(header.StudyInstanceUID): header for header in reversed(found)}.values():
+        _decode(header)
+    return tuple(found)
+
+
+def _decode(header: Dataset) -> None:
+    """All of its text; an element that is damaged is left out, and so copied into no result."""
+    for tag in list(header.keys()):
+        try:
+            if header[tag].VR == "SQ":
+                for item in header[tag].value:
+                    item.decode()
+        except Exception:  # corrupt bytes make a parser raise nearly anything
+            del header[tag]
+    header.SpecificCharacterSet = "ISO_IR 192"
 
 
 def _header(file: Path) -> Dataset:
@@ -191,6 +201,7 @@ def _header(file: Path) -> Dataset:
     for keyword in _PATIENT_AND_STUDY:
         if keyword not in header or not _is_sound(keyword, header[keyword].value):
             setattr(header, keyword, "")
+    _ = header.SOPInstanceUID, header.StudyInstanceUID  # an image without them cannot be referred to
     return header
 
 

@@ -97,6 +97,9 @@ def test_odd_words_of_patient_and_study_cost_no_result_and_no_letter(odd, predic
         for keyword, value in ODD[odd].items():
             setattr(image, keyword, _procedure(value) if keyword.endswith("Sequence") else value)
         image.save_as(file)
+        window = b"\x28\x00\x50\x10"  # (0028,1050), whose VR no standard has now
+        assert window + b"DS" in file.read_bytes()
+        file.write_bytes(file.read_bytes().replace(window + b"DS", window + b"D\x84"))
     analyses = analyse(tmp_path / "study", predictor, heat="plain")
     results = write_results(tmp_path, analyses, header(predictor), ALL)
     of_all = [dcmread(tmp_path / result.file) for result in results if result.file.endswith("dcm")]
