@@ -44,7 +44,7 @@ def budget(
     smallest: Annotated[
         int | None, typer.Option(help="Patients in the smallest subset; else 5, or two a class.", show_default=False)
     ] = None,
-    sizes: Annotated[int, typer.Option(help="Sizes of subsets.")] = 6,
+    sizes: Annotated[int, typer.Option(help="How many sizes of subsets; a forecast takes at least 4.")] = 6,
     repeats: Annotated[
         int | None, typer.Option(help="Else 10 of probes, 1 of fine-tunings.", show_default=False)
     ] = None,
