@@ -79,8 +79,8 @@ def _named(path: Path, candidates: Sequence[Series], series_uid: str) -> Series:
 
 
 @lru_cache(maxsize=1)  # a survey of a large folder is large itself
-def _surveyed(path: Path, max_gap_mm: float, unchanged: tuple[NamedStamp, ...]) -> Survey:
-    """Once for all rows that name series of one folder or archive, as long as its files are ``unchanged``."""
+def _surveyed(path: Path, max_gap_mm: float, _files: tuple[NamedStamp, ...]) -> Survey:
+    """Once for all rows that name series of one folder or archive, as long as its ``_files`` stay as they are."""
     return survey(path, max_gap_mm=max_gap_mm)
 
 
