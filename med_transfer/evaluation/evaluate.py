@@ -195,12 +195,11 @@ def predict(
     """Probabilities [scan, class] and novelty [scan] of prepared scans; on a GPU when there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ensemble = ensemble.to(device).eval()
-    images = [torch.from_numpy(tensor.astype(np.float32)) for tensor in prepared.tensors]
-    results = []
-    for first in range(0, len(images), _BATCH):
-        batch = images[first : first + _BATCH]
-        results.append(ensemble.predict(torch.stack(batch).to(device)))
-        progress("predicting", first + len(batch), len(images))
+    tensors, results = prepared.tensors, []
+    for first in range(0, len(tensors), _BATCH):
+        batch = np.stack(tensors[first : first + _BATCH]).astype(np.float32)
+        results.append(ensemble.predict(torch.from_numpy(batch).to(device)))
+        progress("predicting", first + len(batch), len(tensors))
     ensemble.cpu()
     probabilities, novelty = (torch.cat(parts).cpu().double().numpy() for parts in zip(*results, strict=True))
     return probabilities, novelty
