@@ -1,4 +1,4 @@
-"""MONAI without what no command of ours uses of it: a third of the seconds before `predict` begins."""
+"""MONAI without what no command of ours uses of it: half of the seconds before `predict` begins."""
 
 from __future__ import annotations
 
@@ -6,19 +6,30 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# `import monai` loads every part of itself: with its detectors torchvision, which loads PyTorch's compiler; with its
-# bundles jsonschema, which where Jupyter is builds a grammar of international addresses. Both are optional to MONAI.
-UNUSED = frozenset({"jsonschema", "torchvision"})
+# `import monai` loads every part of itself, and with it whatever of this is there: torchvision, which loads PyTorch's
+# compiler, for its detectors; jsonschema, which where Jupyter is builds a grammar of international addresses, for its
+# bundles; the others for its pictures, tables and metrics. To MONAI all but NumPy and PyTorch is optional.
+UNUSED = frozenset({"jsonschema", "matplotlib", "pandas", "scipy.signal", "skimage", "sklearn", "torchvision"})
 
 
 class _Unused:
-    """Finder that says of :data:`UNUSED` that they are not installed, while MONAI is imported and to nobody else."""
+    """Finder that says of :data:`UNUSED` that they are not installed, to MONAI while it is imported and nobody else."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
         monai = sys.modules.get("monai")
-        if name in UNUSED and getattr(getattr(monai, "__spec__", None), "_initializing", False):
+        if name in UNUSED and getattr(getattr(monai, "__spec__", None), "_initializing", False) and _for_monai():
             raise ModuleNotFoundError(f"{name} is not needed", name=name)
+
+
+def _for_monai() -> bool:
+    """Whether an import is MONAI's; another thread may load one of ours meanwhile."""
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == "monai":
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
