@@ -30,6 +30,7 @@ ROLES = {
     "/study/{study}": "reader",
     "/study/{study}/{revision}/{number}/volume.nii.gz": "reader",
     "/study/{study}/{revision}/{number}/map.nii.gz": "reader",
+    "/study/{study}/{revision}/{number}/similar/{case}.jpeg": "reader",
     "/study/{study}/feedback": "reviewer",
     "/niivue.js": "reader",
     "/report": "reader",
