@@ -9,7 +9,7 @@ from pathlib import Path
 from med_transfer.errors import ScanError
 from med_transfer.scans.dicom.elements import Stamp, stamp_of
 from med_transfer.scans.formats.itk import stored_data
-from med_transfer.scans.search.files import files_below
+from med_transfer.scans.search.links import files_to_look_at
 
 NamedStamp = tuple[str, *Stamp]
 
@@ -19,8 +19,9 @@ _DETACHED = (".mhd", ".nhdr")  # a header whose voxels lie in another file
 def stamps(paths: Iterable[Path]) -> list[NamedStamp]:
     """Name, size, both times of change and inode of every file at these paths, in a stable order.
 
-    A copy that keeps size and time (``rsync -t``) is told by its inode or by when that was changed. Of a folder, all
-    files below it count; of a header without voxels, the files that have them, too. What is not there has no stamp.
+    A copy that keeps size and time (``rsync -t``) is told by its inode or by when that was changed. Of a folder, the
+    files below it count that are looked at for scans; of a header without voxels, the files that have them, too. What
+    is not there has no stamp.
     """
     return [stamp for path in paths for file in _files(path) if (stamp := _stamp(file, path))]
 
@@ -29,7 +30,7 @@ def _files(path: Path) -> Iterator[Path]:
     if path.suffix.lower() in _DETACHED and path.is_file():
         yield from (path, *_data_files(path))
     elif path.is_dir():
-        yield from files_below(path)
+        yield from files_to_look_at(path)
     else:
         yield path
 

@@ -15,6 +15,7 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from med_transfer.errors import ScanNotFound, UnreadableScan
 from med_transfer.scans import Ignored, Survey, find_series, identity, read_scan, survey
+from med_transfer.scans.stamps import stamps
 
 SEGMENTATION, STRUCTURE_SET, REPORT, PRESENTATION, KEY_OBJECT = (
     "1.2.840.10008.5.1.4.1.1.66.4",
@@ -146,12 +147,14 @@ def test_links_out_of_the_tree_are_followed_when_asked_and_once(store, monkeypat
     (store / "loop").symlink_to(cohort, target_is_directory=True)
     elsewhere = "link to a folder elsewhere, not followed (MED_TRANSFER_FOLLOW_LINKS=1 follows it)"
     assert survey(cohort) == Survey((), (Ignored(cohort / "case", elsewhere),))
+    assert stamps([cohort]) == []
     with pytest.raises(ScanNotFound, match=r"no image among 1 files.*MED_TRANSFER_FOLLOW_LINKS=1"):
         read_scan(cohort)
     assert find_series(cohort / "case")[0].n_slices == 5
     monkeypatch.setenv("MED_TRANSFER_FOLLOW_LINKS", "1")
     (series,) = find_series(cohort)
     assert (series.n_slices, series.path) == (5, cohort / "case")
+    assert len(stamps([cohort])) == 5
 
 
 def test_links_elsewhere_are_told_of_where_something_else_was_found(store, tmp_path, caplog):

@@ -15,7 +15,7 @@ NOT_REGULAR = Sentence("a pipe, socket or device, not a regular file")
 
 def files_below(
     folder: Path,
-    is_wanted: Callable[[os.DirEntry[str]], bool] = lambda entry: not entry.name.startswith("."),
+    is_wanted: Callable[[os.DirEntry[str]], bool],
     unreadable: Callable[[Path, OSError], None] = lambda *_: None,
 ) -> Iterator[Path]:
     """Files in order of name, those of a folder before those of its folders; each folder once, wherever links lead.

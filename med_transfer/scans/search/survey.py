@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import stat
 import time
 from collections import defaultdict
@@ -27,9 +26,9 @@ from med_transfer.scans.isolation import confined, isolated, isolated_map
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.search.archives import is_archive, unpacked
 from med_transfer.scans.search.damaged_files import as_damaged, beside_damage, named_as_dicom, named_as_volume
-from med_transfer.scans.search.files import NOT_REGULAR, files_below, require_exists
+from med_transfer.scans.search.files import NOT_REGULAR, require_exists
 from med_transfer.scans.search.header_index import FileContent, HeaderIndex
-from med_transfer.scans.search.links import BROKEN, how_to_follow, passed_over
+from med_transfer.scans.search.links import BROKEN, files_to_look_at, how_to_follow
 from med_transfer.scans.series import NO_IMAGE, TEXT_NAMED_AS_DICOM, Ignored, Series, Survey
 
 log = logging.getLogger(__name__)
@@ -250,25 +249,16 @@ def _stamp(path: Path) -> Stamp | None:
 
 
 def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
-    """Files below a folder, in order of name; hidden ones and most links (see links.py) left out."""
-    tree = os.path.realpath(folder)
-
-    def is_wanted(entry: os.DirEntry[str]) -> bool:
-        if entry.name.startswith("."):
-            return False
-        path = Path(entry.path)
-        reason = passed_over(path, tree) if entry.is_symlink() else ""
-        if reason:
-            is_lost = reason == BROKEN and (named_as_dicom(path) or named_as_volume(path))
-            ignored.append(Ignored(path, reason, damaged=is_lost))
-        return not reason
+    def left_out(link: Path, reason: str) -> None:
+        is_lost = reason == BROKEN and (named_as_dicom(link) or named_as_volume(link))
+        ignored.append(Ignored(link, reason, damaged=is_lost))
 
     def unreadable(parent: Path, error: OSError) -> None:
         ignored.append(
             Ignored(parent, Sentence("folder cannot be opened ({error})", error=type(error).__name__), damaged=True)
         )
 
-    return files_below(folder, is_wanted, unreadable)
+    return files_to_look_at(folder, left_out, unreadable)
 
 
 def _listed(directories: list[Path]) -> Mapping[str, frozenset[str]]:
