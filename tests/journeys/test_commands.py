@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import re
 import shutil
 import signal
@@ -424,35 +423,40 @@ def test_a_stop_says_how_to_go_on(cohort_csv, tmp_path, number, code):
     assert not (tmp_path / "run" / LOCK_FILE).exists()
 
 
-@pytest.mark.parametrize(
-    ("of_ctrl_c", "number", "code"),
-    [
-        (signal.default_int_handler, signal.SIGTERM, 143),
-        (signal.default_int_handler, signal.SIGHUP, 129),
-        (signal.SIG_IGN, signal.SIGTERM, 143),  # as in the background of a shell
-    ],
-)
-def test_kill_and_a_closed_terminal_end_a_command_as_ctrl_c_does(command, monkeypatch, of_ctrl_c, number, code):
-    ended = []
+KILLED = """
+import os, signal, sys, time
+from med_transfer import backbones
+from med_transfer.cli.app import main
 
-    def stopped(*_: object, **__: object) -> None:
-        try:
-            os.kill(os.getpid(), number)
-            time.sleep(10)
-        finally:
-            ended.append(True)
+number = int(sys.argv[1])
+signal.signal(number, signal.SIG_DFL)  # where the tests run under nohup it is ignored
 
-    monkeypatch.setattr("med_transfer.backbones.backbones", stopped)
-    # As a process begins: Ray, which other tests start in this one, has taken SIGTERM.
-    before = {one: signal.signal(one, how) for one, how in ((signal.SIGINT, of_ctrl_c), (number, signal.SIG_DFL))}
+def stopped(*_, **__):
     try:
-        outcome = command("backbones", "list")
-        afterwards = signal.getsignal(number)
+        os.kill(os.getpid(), number)
+        time.sleep(20)
     finally:
-        for one, how in before.items():
-            signal.signal(one, how)
-    assert (outcome.code, outcome.err, ended) == (code, f"{STOPPED}\n", [True])
-    assert afterwards is signal.SIG_DFL
+        print("ended")
+
+if sys.argv[2] == "background":  # of a shell, which ignores Ctrl-C there
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+backbones.backbones, sys.argv = stopped, ["med-transfer", "backbones", "list"]
+try:
+    main()
+finally:
+    print(signal.getsignal(number) is signal.SIG_DFL)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "ground", "code"),
+    [(signal.SIGTERM, "foreground", 143), (signal.SIGHUP, "foreground", 129), (signal.SIGTERM, "background", 143)],
+)
+def test_kill_and_a_closed_terminal_end_a_command_as_ctrl_c_does(number, ground, code):
+    """In a process of its own: libraries that other tests load here handle signals, too."""
+    words = [sys.executable, "-c", KILLED, str(int(number)), ground]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr, done.stdout.split()) == (code, f"{STOPPED}\n", ["ended", "True"])
 
 
 TWICE = """
