@@ -48,9 +48,11 @@ class SimilarCases:
             classes: names of the columns of ``truth``.
         """
         alike = similarity(features, self.features)[0]
-        labels = [";".join(np.array(classes)[row].tolist()) for row in self.truth]
-        shown = most_similar(alike, self.patients)
-        return tuple(SimilarCase(case, labels[case], round(float(alike[case]), 3)) for case in shown)
+        names = np.array(classes)
+        return tuple(
+            SimilarCase(case, ";".join(names[self.truth[case]].tolist()), round(float(alike[case]), 3))
+            for case in most_similar(alike, self.patients)
+        )
 
     def as_bytes(self) -> bytes:
         """The file's content."""
