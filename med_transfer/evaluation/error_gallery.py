@@ -33,7 +33,6 @@ from med_transfer.scans import geometry
 
 _DRAWS, _RANDOM_REGIONS = 1, 10  # for each error; over the errors of a gallery they add up
 _PICTURE = PictureStyle("jpeg", height_inches=1.2)  # two stand side by side on the page
-_FIRST_ROW = 2  # of a table opened as a spreadsheet: row 1 is the header
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,7 @@ def gallery(
 ) -> tuple[list[Miss], MapChecks | None]:
     """Pictures of at most ``n`` errors with a map over them, and how far these maps can be trusted.
 
+    The row of each is its scan's position in ``prepared``: whoever writes the table knows where in it that is.
     The map is the attention where slices or tiles are pooled by one that was trained, and Grad-CAM elsewhere.
 
     Args:
@@ -126,7 +126,7 @@ def gallery(
         picture, through, slices = _picture(record, prepared.scans[error.scan], explanation)
         misses.append(
             Miss(
-                row=error.scan + _FIRST_ROW,
+                row=error.scan,
                 kind=error.kind,
                 truth=";".join(
                     name for name, present in zip(record.classes, truth[error.scan], strict=True) if present

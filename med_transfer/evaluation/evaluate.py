@@ -124,7 +124,7 @@ def evaluate(
     if record.fusion is not None:
         predictions, reported, fusion = _fused(given, record.fusion, predictions, seed)
         reporting = _called_as_fused(given, record.fusion) if fusion.report == "fused" else given
-    _write_table(out / "predictions.csv", record, [*predictions, *prepared.failed])
+    rows = _write_table(out / "predictions.csv", record, [*predictions, *prepared.failed])
     # Of the network's own probabilities, also where the fused model is reported; not measured where they were learned.
     sets = None if given.cross_fitted else record.prediction_sets
     labelled = reporting.labelled(reported)
@@ -147,6 +147,7 @@ def evaluate(
     metrics.save(out / "metrics.json")
     answers = reporting.answers(reported)
     misses, checks = gallery(record, given.ensemble, prepared, answers, explain.gallery, given.fold_of, progress)
+    misses = [replace(miss, row=rows[miss.row]) for miss in misses]
     arrays = {"truth": prepared.cohort.truth, "probabilities": reported, "patients": prepared.cohort.patients}
     summary = replace(given.summary, seconds=given.summary.seconds + time.monotonic() - began)
     write_report(out / "report.html", Evidence(metrics, summary, given.curves, misses, checks, **arrays))
@@ -238,9 +239,11 @@ def _fusion_metrics(
     )
 
 
-def _write_table(path: Path, record: BundleRecord, predictions: Sequence[Prediction]) -> None:
+def _write_table(path: Path, record: BundleRecord, predictions: Sequence[Prediction]) -> list[int]:
+    """The row that each prediction has in the table, which is in an order of its own; the header is row 1."""
     path.unlink(missing_ok=True)  # evaluated anew, never resumed
     with PredictionTable(path, record.labels, fused=record.fusion is not None) as table:
-        for prediction in predictions:
-            table.append(prediction)
+        lines = [table.append(prediction) for prediction in predictions]
         table.finish()
+    row_of = {line: row for row, line in enumerate(table.lines, start=2)}
+    return [row_of[line] for line in lines]

@@ -76,6 +76,7 @@ class PredictionTable:
         rows = sorted(self._rows, key=_place)
         if kept is not None:
             rows = [row for row in rows if _taken(kept, digest(_line(row)))]
+        self._rows = rows
         _write(self.path, _columns(self._names, self._fused), rows)
 
     def close(self) -> None:

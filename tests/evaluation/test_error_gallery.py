@@ -14,12 +14,17 @@ from med_transfer.backbones.networks.tiles import TileEncoder
 from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance
 from med_transfer.cohorts import Case, Cohort, PreparedCohort
 from med_transfer.cohorts.preparation import PreparedScan
+from med_transfer.evaluation import evaluate as evaluation
 from med_transfer.evaluation.error_gallery import Error, chosen_errors, gallery
+from med_transfer.evaluation.evaluate import EvaluationInput, evaluate
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
+from med_transfer.predictions.record import Prediction
+from med_transfer.predictions.table import PredictionTable
 from med_transfer.preprocessing import PreprocessingConfig
+from med_transfer.report.run_summary import RunSummary
 
 LABELS = Labels(("bright", "dark"), multilabel=True)
 
@@ -101,7 +106,7 @@ def test_an_error_is_shown_with_a_map_and_without_a_name(prepared):
     assert predictions[1].predicted == "bright"
     misses, checks = gallery(look, learned(), prepared, predictions, 1)
     (miss,) = misses
-    assert (miss.row, miss.truth, miss.predicted, miss.explained) == (3, "dark", "bright", "bright")
+    assert (miss.row, miss.truth, miss.predicted, miss.explained) == (1, "dark", "bright", "bright")
     assert (miss.kind, miss.through) == ("miss", "peak")
     assert miss.probability == predictions[1].probabilities["bright"]
     assert b"Example" not in miss.picture
@@ -117,6 +122,23 @@ def test_an_error_is_shown_with_a_map_and_without_a_name(prepared):
     assert checks.drop is not None
     assert checks.random_drop is not None
     assert checks.drop > checks.random_drop
+
+
+def test_an_error_is_named_by_its_row_in_the_table_which_is_sorted(prepared, tmp_path, monkeypatch):
+    names = ("m.nii", "z.nii", "b.nii")
+    cases = tuple(dataclasses.replace(case, scan=name) for case, name in zip(prepared.cohort.cases, names, strict=True))
+    failed = (Prediction("a.nii", "Other", status="failed", reason="is cut off"),)
+    prepared = dataclasses.replace(prepared, cohort=Cohort(cases, LABELS), failed=failed)
+    probabilities = np.where(prepared.cohort.truth, 0.9, 0.1)
+    probabilities[1] = [0.95, 0.2]  # z.nii alone is called wrongly
+    shown = []
+    monkeypatch.setattr(evaluation, "write_report", lambda path, evidence: shown.extend(evidence.misses))
+    summary = RunSummary("title", "question", "backbone", "MIT", {})
+    evaluate(EvaluationInput(record(), learned(), prepared, probabilities, np.zeros(3), summary), tmp_path)
+    (miss,) = shown
+    rows = PredictionTable.load(tmp_path / "predictions.csv")
+    assert [row.scan for row in rows] == ["a.nii", "b.nii", "m.nii", "z.nii"]
+    assert rows[miss.row - 2].scan == "z.nii"
 
 
 class BallsInTiles(TileEncoder):
