@@ -201,6 +201,22 @@ def test_padding_that_tissue_can_have_is_kept_and_said(tmp_path):
     assert volume.verdict.reasons == ("declared padding is 40 HU, a value that tissue can have, and was kept",)
 
 
+@pytest.mark.parametrize("slope", [1.0, -1.0])
+def test_a_padding_range_that_reaches_into_tissue_is_kept_and_said(tmp_path, slope):
+    hu = hounsfield()
+    hu[:, 0, :3] = [-800, -100, 40]
+
+    def pad(k, dataset):
+        first, last = sorted((-2000 / slope, -50 / slope))
+        dataset.add_new("PixelPaddingValue", "SS", int(first))
+        dataset.add_new("PixelPaddingRangeLimit", "SS", int(last))
+
+    write_series(tmp_path, hu, intercept=0.0, slopes=slope, change=pad)
+    volume = read_scan(tmp_path)
+    np.testing.assert_array_equal(volume.voxels, hu)
+    assert volume.verdict.reasons == ("declared padding is -2000 to -50 HU, which tissue can have, and was kept",)
+
+
 def test_padding_in_mr_becomes_zero(tmp_path):
     hu = np.abs(hounsfield())
     hu[:, 0, 0] = -32000
@@ -456,4 +472,15 @@ def test_a_compressed_file_cannot_claim_any_size(tmp_path):
 
     write_series(tmp_path, change=claim)
     with pytest.raises(UnreadableScan, match=r"damaged: 8589672450 bytes of pixels in a file of \d+"):
+        read_scan(tmp_path)
+
+
+def test_fragments_in_an_uncompressed_file_are_not_read_as_pixels(tmp_path):
+    for path in write_series(tmp_path, hounsfield((5, 16, 16))):
+        content = path.read_bytes()
+        at = content.index(b"\xe0\x7f\x10\x00OW")
+        pixels = pydicom.encaps.encapsulate([content[at + 12 :]])
+        head = content[: at + 4] + b"OB\0\0\xff\xff\xff\xff"
+        path.write_bytes(head + pixels + b"\xfe\xff\xdd\xe0\0\0\0\0")
+    with pytest.raises(UnreadableScan, match="pixels in fragments, which an uncompressed file does not have"):
         read_scan(tmp_path)

@@ -295,6 +295,8 @@ def _damage(header: Header, pixels: StoredPixels) -> str:
     """A file that is smaller than its uncompressed pixels is truncated; no need to decode it to know."""
     if not header.has_pixels:
         return Sentence("truncated: no pixels behind the header")
+    if header.pixels_at is not None and header.pixels_length is None and header.syntax in _UNCOMPRESSED:
+        return Sentence("damaged: pixels in fragments, which an uncompressed file does not have")
     needed, size = pixels.frame_bytes * pixels.frames, header.stamp[0]
     if header.syntax not in _UNCOMPRESSED:
         return (

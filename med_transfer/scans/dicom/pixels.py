@@ -225,10 +225,14 @@ def _padded(stored: NDArray, slice_: Slice) -> tuple[NDArray | None, str]:
     padded = stored == low if low == high else (stored >= low) & (stored <= high)
     if not padded.any():
         return None, ""
-    hu = low * slice_.slope + slice_.intercept
-    if slice_.modality == "CT" and TISSUE_HU[0] < hu < TISSUE_HU[1]:
-        return None, Sentence("declared padding is {hu:g} HU, a value that tissue can have, and was kept", hu=hu)
-    return padded, ""
+    first, last = sorted(limit * slice_.slope + slice_.intercept for limit in (low, high))
+    if slice_.modality != "CT" or last <= TISSUE_HU[0] or first >= TISSUE_HU[1]:
+        return padded, ""
+    if first == last:
+        return None, Sentence("declared padding is {hu:g} HU, a value that tissue can have, and was kept", hu=first)
+    return None, Sentence(
+        "declared padding is {first:g} to {last:g} HU, which tissue can have, and was kept", first=first, last=last
+    )
 
 
 def _as_stored(value: int, dtype: np.dtype) -> int:

@@ -29,7 +29,7 @@ from med_transfer.scans.verdict import Verdict
 log = logging.getLogger(__name__)
 
 FileContent = tuple[Slice, ...] | Series | str  # images, a volume file, or why the file is no scan
-_SCHEMA = 8  # raise it when Slice or an entry changes its meaning
+_SCHEMA = 9  # raise it when Slice or an entry changes its meaning
 _MIN_FILES = 64  # below that, reading the headers is as quick as reading an index
 _KEPT = 100  # trees
 _CREATE = "CREATE TABLE files (name BLOB PRIMARY KEY, stamp TEXT, entry BLOB) WITHOUT ROWID"
