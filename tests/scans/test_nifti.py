@@ -288,3 +288,12 @@ def test_what_follows_the_voxels_takes_no_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 1 << 26
     finally:
         tracemalloc.stop()
+
+
+def test_a_file_that_changes_later_does_not_change_what_was_read(tmp_path):
+    path = save(tmp_path / "a.nii", hounsfield().T)
+    volume = read_scan(path)
+    with path.open("r+b") as file:
+        file.seek(352)
+        file.write(bytes(hounsfield().nbytes))
+    np.testing.assert_array_equal(volume.voxels, hounsfield())

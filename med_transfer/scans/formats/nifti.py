@@ -77,7 +77,7 @@ def _open(path: Path) -> Nifti1Image:
         raise UnreadableScan("empty file", where=path)
     kind = _kind(start, path)
     try:
-        image = kind.from_filename(path)
+        image = kind.from_filename(path, mmap=False)  # a mapped file that changes later changes the voxels
         end, there = _end(image), path.stat().st_size
     except Exception as error:  # nibabel raises errors of its own, by no common name, on corrupt headers
         raise _unreadable(path, error) from error
