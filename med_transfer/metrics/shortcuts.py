@@ -113,9 +113,9 @@ def _pattern(scans: Sequence[Facts], name: str) -> tuple[str | float, ...]:
 
     The words of a text do not count; numbers do, since they are cut at quintiles.
     """
+    if not any(isinstance(scan.get(name), str) for scan in scans):
+        return tuple(scan.get(name, _UNKNOWN) for scan in scans)
     values = [scan.get(name, _UNKNOWN) for scan in scans]
-    if not any(isinstance(value, str) for value in values):
-        return tuple(values)
     order = {value: number for number, value in enumerate(dict.fromkeys(values))}
     return "text", *(_UNKNOWN if value == _UNKNOWN else order[value] for value in values)
 

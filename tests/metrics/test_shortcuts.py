@@ -76,6 +76,9 @@ def test_numbers_that_differ_from_scan_to_scan_are_not_taken_for_one_another():
     strong = acquisition_within(Development(facts, truth, patients, THREE), 0)[1].facts
     assert strong["tied"].value > 0.9
     assert strong["free"].value < 0.7
+    with_gap = acquisition_within(Development([{}, *facts[1:]], truth, patients, THREE), 0)[1].facts
+    assert with_gap["tied"].value > 0.9
+    assert with_gap["free"].value < 0.7
 
 
 def test_a_clean_cohort_is_not_flagged():
