@@ -88,7 +88,7 @@ def group_column(column: str, texts: Sequence[str], patients: Sequence[str]) -> 
     if all(np.isfinite(number) for number, text in zip(numbers, texts, strict=True) if text):
         if len(set(numbers[np.isfinite(numbers)])) > _FEW_NUMBERS:
             return _bands(column, numbers, patients)
-        texts = ["" if math.isnan(number) else f"{number:g}" for number in numbers]
+        texts = ["" if math.isnan(number) else f"{number:.15g}" for number in numbers]
     return _by_value(column, texts, patients)
 
 
