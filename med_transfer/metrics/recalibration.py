@@ -41,11 +41,20 @@ def slope(log_probability: NDArray[np.float64], truth: NDArray[np.intp], patient
     method = "logistic recalibration with free intercept" + ("s, one slope for all classes" if n_classes > 2 else "")
     if reason := _missing(truth, n_classes):
         return Estimate(value=None, ci95=None, method=method, reason=reason)
-    if np.ptp(log_probability - log_probability[:, :1], axis=0).max() < 1e-9:
+    width = float(np.ptp(log_probability - log_probability[:, :1], axis=0).max())
+    if width < 1e-9:
         return Estimate(value=None, ci95=None, method=method, reason=_EQUAL)
+    unit = min(width, 1.0)  # of probabilities that hardly differ the slope is steep, and no sign of a separation
     intercepts = np.broadcast_to(np.eye(n_classes)[:, 1:], (len(truth), n_classes, n_classes - 1))
-    design = np.concatenate([intercepts, log_probability[:, :, None]], axis=2)
-    return _estimate(design, np.zeros_like(log_probability), truth, patients, method)
+    design = np.concatenate([intercepts, log_probability[:, :, None] / unit], axis=2)
+    return _scaled(_estimate(design, np.zeros_like(log_probability), truth, patients, method), 1 / unit)
+
+
+def _scaled(estimate: Estimate, factor: float) -> Estimate:
+    if estimate.value is None or estimate.ci95 is None:
+        return estimate
+    low, high = estimate.ci95
+    return estimate.model_copy(update={"value": estimate.value * factor, "ci95": (low * factor, high * factor)})
 
 
 def intercept(log_probability: NDArray[np.float64], truth: NDArray[np.intp], patients: Sequence[str]) -> Estimate:

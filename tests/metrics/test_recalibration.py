@@ -79,6 +79,15 @@ def test_a_slope_below_one_tells_probabilities_that_are_too_extreme():
     assert shifted.ci95[0] < 1 < shifted.ci95[1]
 
 
+def test_probabilities_that_hardly_differ_have_a_steep_slope_and_separate_nothing():
+    p, truth, patients = binary()
+    odds = logit(p)
+    ours = slope(binary_log_probability(expit(odds / 1000)), truth, patients)
+    plain = slope(binary_log_probability(p), truth, patients)
+    assert ours.value == pytest.approx(1000 * plain.value, rel=1e-4)
+    assert ours.ci95 == pytest.approx(tuple(1000 * limit for limit in plain.ci95), rel=1e-4)
+
+
 def test_where_there_is_none_it_says_why():
     patients = list("abcdef")
     truth = np.array([0, 0, 0, 1, 1, 1])
