@@ -74,14 +74,14 @@ def widened(
     )
 
 
-def auc_bound(predictions: LabelledPredictions, c: int) -> Interval | None:
+def auc_bound(predictions: LabelledPredictions, c: int, confidence: float = 0.95) -> Interval | None:
     """Interval of one class's AUC that does not resample; a patient counts once however many scans he has."""
     value = auc(predictions.truth[:, c], predictions.probabilities[:, c])
     if value is None:
         return None
     if np.ptp(predictions.probabilities[:, c]) == 0:  # one answer for all scans: 0.5 in any sample
         return value, value
-    return newcombe(value, *_patients_on_each_side(predictions, c))
+    return newcombe(value, *_patients_on_each_side(predictions, c), confidence)
 
 
 def average_precision(predictions: LabelledPredictions, c: int, bootstrap: PatientBootstrap) -> Estimate:

@@ -90,7 +90,7 @@ def rate_parts(predictions: LabelledPredictions, limits: Limits, confidence: flo
     return Parts(table[:, 0], table[:, 1:], np.stack(influence, axis=1))
 
 
-def auc_parts(predictions: LabelledPredictions) -> Parts:
+def auc_parts(predictions: LabelledPredictions, confidence: float = 0.95) -> Parts:
     """One-against-the-rest AUCs of the classes that have one, with Newcombe's limits over patients."""
     found, influence = [], []
     for c, (truth, score) in enumerate(zip(predictions.truth.T, predictions.probabilities.T, strict=True)):
@@ -98,7 +98,7 @@ def auc_parts(predictions: LabelledPredictions) -> Parts:
             continue
         placement = placements(truth, score)
         value = float(placement[truth].mean())
-        found.append((value, *(auc_bound(predictions, c) or (0.0, 1.0))))
+        found.append((value, *(auc_bound(predictions, c, confidence) or (0.0, 1.0))))
         part = (placement - value) / np.where(truth, truth.sum(), (~truth).sum())
         influence.append(_by_patient(part, predictions.patients))
     table = np.array(found)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.auc import weighted_macro_auc
 from med_transfer.metrics.binomial import clopper_pearson, newcombe_paired
 from med_transfer.metrics.class_auc import widened
-from med_transfer.metrics.combination import defined_classes, rate_parts
+from med_transfer.metrics.combination import auc_parts, defined_classes, rate_parts
 from med_transfer.metrics.delong import auc_difference_interval
 from med_transfer.metrics.intervals import PatientBootstrap, is_degenerate, percentile_interval
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.rates import weighted_rates
 from med_transfer.metrics.reasons import NO_CLASS_WITH_BOTH, SOME_CLASS_MISSING
-from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.estimate import Estimate, Interval
 
 _ABSENT = Estimate(value=None, ci95=None, method=Sentence("difference"), reason=Sentence("no scan of this class"))
+
+_OWN_LIMITS = Sentence("difference; Newcombe's limits of each AUC, because every bootstrap draw agrees (MOVER)")
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ def paired_difference(
     """First minus second on the same patients, so that what both share, which patients are easy, is left out.
 
     Of few patients the bootstrap's percentiles are too narrow (docs/measured/intervals.md). So a balanced accuracy gets
-    Clopper and Pearson's limits of all its rates, combined; a macro AUC the wider of DeLong's interval and percentiles;
+    Clopper and Pearson's limits of all its rates, combined; a macro AUC the wider of DeLong's interval and percentiles,
+    or where every resample agrees, as of an AUC of 1 and one of 0.5, Newcombe's limits of each, combined;
     a sensitivity Newcombe's interval for pairs where each patient has one scan, else percentiles. The first two are
     wider out of fold, see :func:`.class_auc.widened`.
 
@@ -81,7 +86,9 @@ def _auc_difference(
     if not np.isfinite(value):
         return Estimate(value=None, ci95=None, method=method, reason=NO_CLASS_WITH_BOTH)
     if is_degenerate(draws):
-        return Estimate(value=float(value), ci95=percentile_interval(draws), method=method)
+        alike = np.array_equal(rankdata(first.probabilities, axis=0), rankdata(second.probabilities, axis=0))
+        limits = percentile_interval(draws) if alike else _from_own_limits(first, second, confidence)
+        return Estimate(value=float(value), ci95=limits, method=method if alike else _OWN_LIMITS)
     by_variance = auc_difference_interval(
         first.truth,
         first.probabilities,
@@ -95,6 +102,20 @@ def _auc_difference(
     both = np.array([by_variance, percentile_interval(draws, confidence) or by_variance])
     limits = float(max(both[:, 0].min(), -1.0)), float(min(both[:, 1].max(), 1.0))
     return Estimate(value=float(value), ci95=limits, method=method)
+
+
+def _from_own_limits(first: LabelledPredictions, second: LabelledPredictions, confidence: float) -> Interval:
+    """Of two macro AUCs from each one's limits, where no resample tells how they vary together: as if they did not."""
+    (ours, low, high), (theirs, lower, upper) = (_macro_limits(model, confidence) for model in (first, second))
+    down, up = math.hypot(ours - low, upper - theirs), math.hypot(high - ours, theirs - lower)
+    return max(ours - theirs - down, -1.0), min(ours - theirs + up, 1.0)
+
+
+def _macro_limits(model: LabelledPredictions, confidence: float) -> tuple[float, float, float]:
+    """Macro AUC, lower and upper limit."""
+    parts = auc_parts(model, confidence)
+    low, high = parts.combined(np.full(len(parts.values), 1 / len(parts.values)), unseen=1.0)
+    return float(parts.values.mean()), max(low, 0.0), min(high, 1.0)
 
 
 def _sensitivity_differences(

@@ -21,19 +21,19 @@ _BLOCK = 250  # draws held in memory at once
 _MINIMUM_DEFINED = 0.5  # share of draws in which a statistic must exist for its interval to mean something
 
 
-def newcombe(auc: float, n_cases: int, n_others: int) -> Interval | None:
-    """95 % score-type interval of an AUC from the numbers of cases and others; None when either is 0.
+def newcombe(auc: float, n_cases: int, n_others: int, confidence: float = 0.95) -> Interval | None:
+    """Score-type interval of an AUC from the numbers of cases and others; None when either is 0.
 
     Used where resampling is blind: an AUC of exactly 0 or 1 is the same in every draw.
     Source: Newcombe 2006, Stat Med 25:559, method 5.
     """
     if not n_cases or not n_others:
         return None
-    star = (n_cases + n_others) / 2 - 1
+    star, z2 = (n_cases + n_others) / 2 - 1, float(norm.ppf((1 + confidence) / 2)) ** 2
 
     def excess(theta: float) -> float:
         spread = 1 + star * (1 - theta) / (2 - theta) + star * theta / (1 + theta)
-        return (auc - theta) ** 2 - Z95**2 * theta * (1 - theta) * spread / (n_cases * n_others)
+        return (auc - theta) ** 2 - z2 * theta * (1 - theta) * spread / (n_cases * n_others)
 
     low = 0.0 if auc <= 0 else root_scalar(excess, bracket=(0.0, auc - 1e-9)).root
     high = 1.0 if auc >= 1 else root_scalar(excess, bracket=(auc + 1e-9, 1.0)).root

@@ -37,6 +37,25 @@ def test_a_network_has_no_gain_over_itself():
     assert (gain.verdict, gain.macro_auc.value, gain.macro_auc.ci95) == ("none", 0, (0, 0))
 
 
+@pytest.mark.parametrize(("n", "verdict"), [(4, "none"), (40, "gain")])
+def test_an_auc_of_1_over_a_network_without_an_answer_has_the_width_of_few_patients(n, verdict):
+    truth = TRUTH[:n]
+    perfect = LabelledPredictions.of(truth, np.where(truth, 0.8, 0.2), PATIENTS[:n], LABELS)
+    gain = transfer_gain(perfect, np.full((n, 2), 0.5), n_boot=300)
+    assert gain.macro_auc.value == 0.5
+    assert gain.macro_auc.ci95[0] < 0.5 == gain.macro_auc.ci95[1]
+    assert gain.verdict == verdict
+
+
+def test_two_networks_without_an_error_are_not_shown_to_be_equal():
+    truth, rng = TRUTH[:8], np.random.default_rng(0)
+    ours, theirs = (np.where(truth, 0.8, 0.2) + shift * [1, -1] for shift in rng.uniform(-0.1, 0.1, (2, 8, 1)))
+    gain = transfer_gain(LabelledPredictions.of(truth, ours, PATIENTS[:8], LABELS), theirs, n_boot=300)
+    assert gain.macro_auc.value == 0
+    assert gain.macro_auc.ci95[0] < -0.2
+    assert gain.macro_auc.ci95[1] > 0.2
+
+
 def test_changing_sides_changes_the_sign_and_the_verdict():
     strong, weak = network(3.0, 1), network(0.5, 2)
     there, back = (
