@@ -364,6 +364,27 @@ def write_cross_validated(folder: Path, repeats: list[np.ndarray], seed: int = 0
     return folder
 
 
+@pytest.mark.parametrize("series", ["", "1.2.3"])
+def test_runs_of_several_regions_a_scan_are_refused(tmp_path, series):
+    """Neither the table nor the lock says which region a row is of: truth would be that of another one."""
+    runs = []
+    for name, seed in (("one", 1), ("two", 2)):
+        folder = write_run(tmp_path / name, model(3.0, seed))
+        two = tuple(Case("s", Path("s"), "p", label, series, (x, 0, 0), 9.0) for x, label in enumerate(LABELS.names))
+        lock = CohortLock.of(Cohort(two, LABELS), [("a",)] * 3, Split((0, 1, 2), ()), SplitConfig())
+        lock.write(folder / "cohort.lock.json")
+        (folder / "predictions.csv").unlink()
+        with PredictionTable(folder / "predictions.csv", LABELS) as table:
+            for row in model(3.0, seed)[:3]:
+                by_name = dict(zip(LABELS.names, row.tolist(), strict=True))
+                table.append(Prediction("s", "p", series_uid="1.2.3", probabilities=by_name, predicted="cyst"))
+            table.finish()
+        runs.append(folder)
+    with pytest.raises(UsageError, match="3 rows are of 1 scan") as refused:
+        compare_runs(runs)
+    assert "one region a scan" in str(refused.value)
+
+
 def test_cross_validated_runs_are_paired_by_repeat_and_fold(tmp_path):
     repeats = [model(2.0, seed) for seed in range(3)]
     others = [model(1.0, seed) for seed in range(10, 13)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -38,7 +39,7 @@ class FinishedRun:
 
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
-        """Raises UsageError: not the folder of a finished run."""
+        """Raises UsageError: not the folder of a finished run, or one with several regions a scan."""
         files = ("metrics.json", "predictions.csv", "cohort.lock.json")
         missing = [name for name in files if not (folder / name).exists()]
         if missing:
@@ -47,11 +48,13 @@ class FinishedRun:
         rows = [row for row in PredictionTable.load(folder / "predictions.csv") if row.status == "ok"]
         hashes = recognise((row.scan for row in rows), (case.scan_hash for case in lock.cases if case.scan_hash))
         scans = {hashed: scan for scan, hashed in hashes.items()}
-        cases = {(scans.get(case.scan_hash, case.scan), case.series_uid): case for case in lock.cases}
+        keys = [(scans.get(case.scan_hash, case.scan), case.series_uid) for case in lock.cases]
+        cases = dict(zip(keys, lock.cases, strict=True))
         truth = {key: case.label for key, case in cases.items()}
         folds = {key: (case.role, *case.further_roles) for key, case in cases.items()}
-        metrics = Metrics.load(folder / "metrics.json")
-        return cls(folder, metrics, {_key(row, truth): row for row in rows}, truth, folds)
+        predictions = {_key(row, truth): row for row in rows}
+        _require_one_row_a_scan([key for key in keys if key in predictions], folder)
+        return cls(folder, Metrics.load(folder / "metrics.json"), predictions, truth, folds)
 
     @property
     def labels(self) -> Labels:
@@ -103,6 +106,18 @@ class FinishedRun:
             if key in said
         }
         return replace(self, predictions=predictions, folds={key: roles[:1] for key, roles in self.folds.items()})
+
+
+def _require_one_row_a_scan(keys: list[Key], folder: Path) -> None:
+    """Of several regions of a scan neither table nor lock tells which is which."""
+    scans = [key for key, n in Counter(keys).items() if n > 1]
+    if scans:
+        raise UsageError(
+            f"{sum(key in scans for key in keys)} rows are of {len(scans)} scan{'s' if len(scans) > 1 else ''}",
+            where=folder,
+            expected="one region a scan, by which two runs' rows can be matched",
+            action="Compare the intervals in the runs' own reports",
+        )
 
 
 def _names(predicted: str, labels: Labels) -> str | list[str]:
