@@ -22,6 +22,7 @@ from dicom_series import hounsfield, write_series
 from med_transfer.errors import AmbiguousScan, UnreadableScan
 from med_transfer.scans import read_scan, survey
 from med_transfer.scans.isolation import worker
+from med_transfer.scans.search import archives
 from med_transfer.scans.search.archives import ArchiveLimits, unpacked
 
 KINDS = {".zip": "zip", ".tar": "tar", ".tar.gz": "gztar", ".tgz": "gztar", ".tar.bz2": "bztar", ".tar.xz": "xztar"}
@@ -145,6 +146,56 @@ def test_limits(tmp_path, limits, count, size):
             file.writestr(f"{number}", b"\0" * size)
     with pytest.raises(UnreadableScan, match=r"archive beyond the limits; expected at most"):
         unpacked(archive, limits)
+
+
+def _in_zips(content: bytes, name: str, number: int) -> bytes:
+    for _ in range(number):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as opened:
+            opened.writestr(name, content)
+        content, name = file.getvalue(), "within.zip"
+    return content
+
+
+@pytest.mark.parametrize(("number", "found"), [(8, 2), (300, 1)])
+def test_archives_within_each_other_end_somewhere(tmp_path, number, found):
+    write_series(tmp_path / "good")
+    write_series(tmp_path / "in")
+    inner = pack(tmp_path / "in", tmp_path / "x.zip")
+    (tmp_path / "good" / "deep.zip").write_bytes(_in_zips(inner.read_bytes(), "x.zip", number - 1))
+    contents = survey(tmp_path / "good")
+    assert len(contents.series) == found
+    assert [file.reason for file in contents.ignored] == ["archive within 8 others"] * (2 - found)
+
+
+def test_limits_hold_for_an_archive_and_those_in_it_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives.unpacked, "__defaults__", (ArchiveLimits(bytes=5000), None))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        for number in range(4):
+            file.writestr(f"{number}.zip", _in_zips(bytes(2000), "zeros", 1))
+    contents = survey(tmp_path)
+    refused = [file.path.name for file in contents.ignored if file.reason == "archive beyond the limits"]
+    assert refused == ["2.zip", "3.zip"]
+
+
+def test_an_archive_replaced_by_one_of_the_same_size_and_time_is_read_anew(tmp_path):
+    def of_one_length(k, dataset):
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{k}"
+
+    packed = []
+    for seed in (0, 1):
+        write_series(tmp_path / f"{seed}", hounsfield(seed=seed), series_uid="1.2.3", change=of_one_length)
+        with zipfile.ZipFile(tmp_path / f"{seed}.zip", "w") as file:
+            for path in sorted((tmp_path / f"{seed}").iterdir()):
+                file.write(path, path.name)
+        packed.append(tmp_path / f"{seed}.zip")
+    first, second = packed
+    np.testing.assert_array_equal(read_scan(first).voxels, hounsfield(seed=0))
+    before = first.stat()
+    assert second.stat().st_size == before.st_size
+    os.utime(second, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second.rename(first)
+    np.testing.assert_array_equal(read_scan(first).voxels, hounsfield(seed=1))
 
 
 def test_a_header_that_lies_about_the_size_is_not_believed(tmp_path):

@@ -19,12 +19,14 @@ from typing import IO
 
 from med_transfer.errors import UnreadableScan
 from med_transfer.errors.sentence import Sentence
+from med_transfer.scans.dicom.elements import stamp_of
 from med_transfer.scans.isolation import isolated, temporary_folder
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _CHUNK = 1 << 20
 _SLOWEST = 10_000_000  # bytes of an archive a second
+MOST_NESTED = 8  # archives within each other
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,14 @@ class ArchiveLimits:
     files: int = 200_000
     file_bytes: int = 8 << 30
     bytes: int = 64 << 30
+
+
+@dataclass
+class Taken:
+    """What an archive and those in it have come to so far: the limits hold for them together."""
+
+    files: int = 0
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,13 @@ def is_archive(path: Path, start: bytes) -> bool:
     return name.endswith(_TAR_SUFFIXES)
 
 
-def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits()) -> Path:
+def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits(), taken: Taken | None = None) -> Path:
     """The folder that holds the archive's files; made once a process, readable by this user only, removed at its end.
+
+    Args:
+        archive: zip or tar.
+        limits: for it and the archives in it together.
+        taken: by the archives that it lies in and beside; what it takes itself is added.
 
     Raises:
         UnreadableScan: damaged, encrypted, beyond the limits, or with a member that leads out of the archive.
@@ -63,11 +78,13 @@ def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits()) -> Path:
             takes too much memory.
     """
     stat = archive.stat()
-    key = (archive.resolve(), stat.st_size, stat.st_mtime_ns)
+    key = (archive.resolve(), *stamp_of(stat))
     if key not in _UNPACKED:
-        folder = temporary_folder()
+        folder, taken = temporary_folder(), taken or Taken()
         try:
-            isolated(_unpack, archive, folder, limits, where=archive, longer=stat.st_size // _SLOWEST)
+            taken.files, taken.bytes = isolated(
+                _unpack, archive, folder, limits, taken, where=archive, longer=stat.st_size // _SLOWEST
+            )
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -78,8 +95,9 @@ def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits()) -> Path:
 _UNPACKED: dict[tuple, Path] = {}
 
 
-def _unpack(archive: Path, folder: Path, limits: ArchiveLimits) -> None:
-    number = total = 0
+def _unpack(archive: Path, folder: Path, limits: ArchiveLimits, taken: Taken) -> tuple[int, int]:
+    """Files and bytes, those taken before among them."""
+    number, total = taken.files, taken.bytes
     with _members(archive) as members:
         for member in members:
             number += 1
@@ -87,6 +105,7 @@ def _unpack(archive: Path, folder: Path, limits: ArchiveLimits) -> None:
             if number > limits.files or member.size > room:
                 raise _too_large(archive, limits)
             total += _write(member, _inside(folder, member.name, archive), room, archive, limits)
+    return number, total
 
 
 def _write(member: _Member, path: Path, room: int, archive: Path, limits: ArchiveLimits) -> int:

@@ -7,9 +7,10 @@ import logging
 import stat
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from med_transfer.errors import NotAScan, ScanAborted, ScanError, UnreadableScan
@@ -24,7 +25,7 @@ from med_transfer.scans.formats.itk import FORMATS, itk_series
 from med_transfer.scans.formats.nifti import SUFFIXES, nifti_series
 from med_transfer.scans.isolation import confined, isolated, isolated_map
 from med_transfer.scans.library_noise import silence_readers
-from med_transfer.scans.search.archives import is_archive, unpacked
+from med_transfer.scans.search.archives import MOST_NESTED, Taken, is_archive, unpacked
 from med_transfer.scans.search.damaged_files import as_damaged, beside_damage, named_as_dicom, named_as_volume
 from med_transfer.scans.search.files import NOT_REGULAR, require_exists
 from med_transfer.scans.search.header_index import FileContent, HeaderIndex
@@ -58,15 +59,17 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
     folder = Path(folder)
     require_exists(folder)
     silence_readers()
-    if folder.is_file():
-        return _of_file(folder, max_gap_mm)
+    return _of_file(folder, max_gap_mm) if folder.is_file() else _of_tree(folder, max_gap_mm, _in_archive)
+
+
+def _of_tree(folder: Path, max_gap_mm: float, in_archive: Callable[[Path, float], Survey]) -> Survey:
     found = _Found()
     for path, content in _contents(folder, found.ignored):
         found.add(path, content)
     dicom = _all_series(found.slices, max_gap_mm, _listed(found.directories), found.ignored)
     damaged = as_damaged(found.ignored, dicom)
     series = beside_damage(dicom, damaged) + found.volumes
-    archives = [_in_archive(path, max_gap_mm) for path in found.archives]
+    archives = [in_archive(path, max_gap_mm) for path in found.archives]
     series += [within for archive in archives for within in archive.series]
     ignored = damaged + [file for archive in archives for file in archive.ignored]
     if series and (how := how_to_follow(ignored)):  # where there is no series, the error says it
@@ -292,14 +295,24 @@ def _all_series(
 # Archives and damage ------------------------------------------------------------------------------------------
 
 
-def _in_archive(archive: Path, max_gap_mm: float) -> Survey:
-    """The series of an archive, under the archive's path; one that cannot be unpacked is a damaged file."""
+def _in_archive(archive: Path, max_gap_mm: float, taken: Taken | None = None, nested: int = 0) -> Survey:
+    """The series of an archive, under the archive's path; one that cannot be unpacked is a damaged file.
+
+    Args:
+        archive: zip or tar.
+        max_gap_mm: as of :func:`survey`.
+        taken: by the archives that it lies in and beside.
+        nested: how many it lies in.
+    """
+    if nested >= MOST_NESTED:
+        return Survey((), (Ignored(archive, Sentence("archive within {n} others", n=nested), damaged=True),))
+    taken = taken or Taken()
     try:
         with confined(archive):
-            folder = unpacked(archive)
+            folder = unpacked(archive, taken=taken)
     except (UnreadableScan, ScanAborted) as error:
         return Survey((), (Ignored(archive, error.found, damaged=True),))
-    inner = survey(folder, max_gap_mm=max_gap_mm)
+    inner = _of_tree(folder, max_gap_mm, partial(_in_archive, taken=taken, nested=nested + 1))
     series = tuple(replace(extracted, path=archive) for extracted in inner.series)
     ignored = tuple(replace(file, path=archive / file.path.relative_to(folder)) for file in inner.ignored)
     return Survey(series, ignored)
