@@ -10,12 +10,13 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from med_transfer.errors import ConfigError
 from med_transfer.scans import geometry
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+Range = tuple[FiniteFloat, FiniteFloat]  # from, to
 Size = Annotated[int, Field(ge=8, le=1024)]
 Modality = Literal["CT", "MR", "PT"]
 Normalisation = Literal["window", "zscore"]
@@ -49,7 +50,7 @@ class ChannelConfig(_Config, frozen=True):
     column: str
     modality: Modality | None = None
     normalisation: Normalisation | None = None
-    window_hu: tuple[float, float] | None = None
+    window_hu: Range | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -96,13 +97,13 @@ class InputConfig(_Config, frozen=True):
     """
 
     orientation: str | None = None
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: tuple[Positive, Positive, Positive] | None = None
     shape: tuple[int, int, int] | None = None
     modality: Modality | None = "CT"
     normalisation: Normalisation | None = None
-    window_hu: tuple[float, float] | None = None
+    window_hu: Range | None = None
     clip_sd: Positive | None = None
-    output_range: tuple[float, float] | None = None
+    output_range: Range | None = None
     channels: tuple[ChannelConfig, ...] = ()
     fit: Fit | None = None
     region: Literal["auto", "roi", "foreground", "whole"] | OrganName = "auto"
@@ -164,9 +165,9 @@ class PreprocessingConfig(InputConfig, frozen=True):
     shape: tuple[Size, Size, Size] = (64, 96, 96)
     modality: Modality | None = None
     normalisation: Normalisation = "window"
-    window_hu: tuple[float, float] = (-1000.0, 1000.0)
+    window_hu: Range = (-1000.0, 1000.0)
     clip_sd: Positive = 4.0
-    output_range: tuple[float, float] = (-1.0, 1.0)
+    output_range: Range = (-1.0, 1.0)
     fit: Fit = "stretch"
     region: Literal["roi", "foreground", "whole"] | OrganName = "whole"
 

@@ -8,7 +8,6 @@ the reason says which limit it breaks. What this finds in real scans: docs/measu
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, cast
@@ -90,10 +89,10 @@ class Organ:
             np.clip(ends, 0, last).astype(int) for ends in (np.floor(index.min(axis=0)), np.ceil(index.max(axis=0)))
         )
         box = tuple(slice(a, b + 1) for a, b in zip(first[::-1], last[::-1], strict=True))
-        voxels, affine = volume.voxels[box].copy(), volume.affine.copy()
+        voxels, affine = volume.voxels[box].astype(np.float32), volume.affine.copy()  # int16 need not have the floor
         affine[:3, 3] = geometry.to_world_mm(volume.affine, first)
         depth, height, width = voxels.shape
-        voxels[~self.on(Grid(affine, (depth, height, width)))] = math.floor(floor)
+        voxels[~self.on(Grid(affine, (depth, height, width)))] = floor
         return replace(volume, voxels=voxels, affine=affine)
 
 

@@ -97,13 +97,14 @@ def seen_alone(volume: Volume, config: PreprocessingConfig, region: Region | Non
 
 def whole(volume: Volume) -> Region:
     """The box around the whole scan, in LPS mm."""
-    return _box(volume, np.zeros(3), np.array(volume.voxels.shape[::-1]) - 1)
+    return _box(volume.affine, np.zeros(3), np.array(volume.voxels.shape[::-1]) - 1)
 
 
 def foreground(volume: Volume, above: float = BODY_HU) -> Region:
     """The box around the largest connected body of values ``above`` so much; the whole scan when there is none."""
-    steps = [max(1, round(_COARSE_MM / mm)) for mm in reversed(volume.spacing_mm)]
-    coarse = volume.voxels[:: steps[0], :: steps[1], :: steps[2]] > above
+    voxels, affine = geometry.canonical(volume.voxels, volume.affine)  # else a flipped file has another grid
+    steps = [max(1, round(_COARSE_MM / mm)) for mm in reversed(geometry.spacing_mm(affine))]
+    coarse = voxels[:: steps[0], :: steps[1], :: steps[2]] > above
     parts: NDArray[np.integer] = np.asarray(measure.label(coarse, connectivity=1))  # the table is a part of its own
     if not parts.any():
         return whole(volume)
@@ -111,11 +112,11 @@ def foreground(volume: Volume, above: float = BODY_HU) -> Region:
     slices = ndimage.find_objects(parts)[body]
     first = np.array([s.start * step for s, step in zip(slices, steps, strict=True)])[::-1]
     last = np.array([(s.stop - 1) * step for s, step in zip(slices, steps, strict=True)])[::-1]
-    return _box(volume, first, last)
+    return _box(affine, first, last)
 
 
-def _box(volume: Volume, first_ijk: NDArray, last_ijk: NDArray) -> Region:
-    low, high = geometry.box_mm(volume.affine, first_ijk, last_ijk)
+def _box(affine: geometry.Affine, first_ijk: NDArray, last_ijk: NDArray) -> Region:
+    low, high = geometry.box_mm(affine, first_ijk, last_ijk)
     x, y, z = (float(mm) for mm in (low + high) / 2)
     width, height, depth = (float(mm) for mm in high - low)
     return Region((x, y, z), (width, height, depth))

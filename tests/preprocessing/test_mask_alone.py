@@ -15,7 +15,7 @@ from med_transfer.backbones.networks.tiles import TileEncoder
 from med_transfer.cohorts import Cohort, prepare_scan
 from med_transfer.errors import UnusableVoxels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.scans import Region, read_scan
+from med_transfer.scans import Provenance, Region, Volume, read_scan, region_of_mask
 
 SIDE = 32
 INSIDE = (slice(8, 24), slice(8, 16), slice(8, 24))  # depth, height, width
@@ -60,6 +60,26 @@ def test_what_the_mask_leaves_out_is_the_lower_end_of_the_window_and_the_rest_is
     assert inside.sum() == 16 * 8 * 16
     np.testing.assert_array_equal(alone[inside], everything[inside])
     np.testing.assert_array_equal(prepared(cohort, 1), prepared(cohort, 1, isolate=False))
+
+
+def alone(voxels: np.ndarray) -> np.ndarray:
+    """By z-scores, coarser than the scan."""
+    affine, path = np.diag([1.0, 1, 1, 1]), Provenance(Path("scan"), "nifti")
+    mask = np.zeros(voxels.shape, np.int16)
+    mask[INSIDE] = 1
+    config = CONFIG.model_copy(update={"normalisation": "zscore", "spacing_mm": (3.0, 3.0, 3.0), "shape": (8, 8, 8)})
+    return Preprocessing(config).image(Volume(voxels, affine, path), region_of_mask(Volume(mask, affine, path)))
+
+
+def test_what_a_mask_leaves_out_is_the_same_in_any_unit():
+    voxels = np.random.default_rng(0).integers(1, 90, (SIDE,) * 3).astype(np.float32)
+    np.testing.assert_allclose(alone(voxels * np.float32(1e-5)), alone(voxels), atol=2e-3)
+
+
+def test_a_window_that_begins_below_what_16_bits_hold():
+    drawn = np.random.default_rng(0).uniform(size=(SIDE,) * 3)
+    voxels = np.select([drawn < 0.01, drawn < 0.1, drawn < 0.6], [0, 100, 6000], 32000).astype(np.int16)
+    np.testing.assert_allclose(alone(voxels), alone(voxels.astype(np.float32)), atol=2e-3)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])

@@ -170,6 +170,21 @@ def test_foreground_is_the_body_without_the_table():
     assert foreground(volume(np.full((9, 9, 9), -1000, np.int16))) == whole(volume(np.full((9, 9, 9), -1000, np.int16)))
 
 
+def test_foreground_is_the_same_however_the_file_stores_its_axes():
+    voxels = np.full((20, 103, 107), -1000, np.int16)
+    voxels[3:13, 21:90, 33:85] = 40
+    scan = volume(voxels, np.diag([1.0, 1.0, 3.0, 1.0]))
+    turned = volume(voxels[:, ::-1, ::-1].transpose(2, 0, 1), scan.affine @ _turned(voxels.shape))
+    assert geometry.orientation(turned.affine) != geometry.orientation(scan.affine)
+    assert foreground(turned) == foreground(scan)
+
+
+def _turned(shape: tuple[int, ...]) -> np.ndarray:
+    """(i, j, k) of an array that is flipped along rows and columns, and then has its columns outermost, to the old."""
+    _, height, width = shape
+    return np.array([[0, 0, -1, width - 1], [-1, 0, 0, height - 1], [0, 1, 0, 0], [0, 0, 0, 1.0]])
+
+
 def test_a_missing_region_is_an_error_that_says_what_to_do():
     config = PreprocessingConfig(region="roi")
     with pytest.raises(UnusableVoxels, match=r"scan: no region of interest; expected roi_x_mm.*train with"):
@@ -188,6 +203,9 @@ def test_a_region_outside_the_scan_is_an_error_that_names_the_usual_cause():
         ({"orientation": "SPP"}, "three letters"),
         ({"orientation": "XYZ"}, "three letters"),
         ({"window_hu": (400, -1000)}, "must rise"),
+        ({"window_hu": (float("-inf"), 400)}, "a finite number"),
+        ({"output_range": (0, float("nan"))}, "a finite number"),
+        ({"spacing_mm": (float("inf"), 1, 1)}, "a finite number"),
         ({"output_range": (1, 0)}, "must rise"),
         ({"output_range": (0, 65505)}, "within what float16 holds, -65504 to 65504"),
         ({"channels": ("arterial",)}, "scan or scan_<name>, for example scan_arterial"),
