@@ -165,7 +165,8 @@ def _row(choice: Choice, out: Path, whose: Identity) -> dict[str, str]:
         "series_uid": series.name,
         "study_uid": series.study_uid,
         "accession": whose.accession,
-        "patient": whose.patient or scan,  # a format without patients: each file counts as another one
+        # Of a study that names none all series are of one; of a format without patients each file is of another.
+        "patient": whose.patient or series.study_uid or scan,
         "modality": series.modality,
         "format": series.format,
         "files": str(len(series.files)),

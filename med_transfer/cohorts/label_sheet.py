@@ -36,7 +36,7 @@ class LabelSheet:
     Attributes:
         link: the column that does; one of ``LINKS``.
         columns: what the sheet says of a series.
-        rows: those with a label, by their value in ``link``.
+        rows: those with a label, and a patient where there is such a column, by their value in ``link``.
         lost: those that say nothing.
     """
 
@@ -60,10 +60,13 @@ class LabelSheet:
                 expected=f"label (or label_<finding>) and one of {', '.join(LINKS)}",
             )
         told = [name for name in ("patient", *columns) if name in sheet.columns]
+        needed = [name for name in dict.fromkeys((link, "patient")) if name in sheet.columns]
         lost, rows = [], {}
         for row in sheet.rows:
-            if is_missing(row.get(link)) or not all(label_text(row.get(name)) for name in labels):
-                lost.append(RowRemark(row.line, f"has no {link}" if is_missing(row.get(link)) else "has no label"))
+            if lacks := next((name for name in needed if is_missing(row.get(name))), ""):
+                lost.append(RowRemark(row.line, f"has no {lacks}"))
+            elif not all(label_text(row.get(name)) for name in labels):
+                lost.append(RowRemark(row.line, "has no label"))
             elif row.get(link) in rows:
                 first = rows[row.get(link)].line
                 raise CohortError(

@@ -258,6 +258,26 @@ def test_labels_are_linked_by_whatever_names_a_study(index, tmp_path, column, va
     assert "SECRET" not in found.cohort.read_text() + found.quality.read_text() + repr(found)
 
 
+def test_series_of_a_study_that_names_no_patient_are_of_one(tmp_path):
+    """Some programs that take names out leave the identifier empty."""
+    for study in "ab":
+        for number in "12":
+            uids = {"StudyInstanceUID": f"1.2.{ord(study)}", "SeriesInstanceUID": f"1.2.{ord(study)}.{number}"}
+            export_series(tmp_path / "export" / study / number, PatientID=None if study == "a" else "", **uids)
+    found = write_index(tmp_path / "export", tmp_path / "cohort.csv")
+    patients = [row["patient"] for row in rows(found.cohort)]
+    assert patients[0] == patients[1] != patients[2] == patients[3]
+
+
+def test_a_row_without_its_patient_is_not_one_of_all_the_patients_without_a_name(index, tmp_path):
+    text = "study_uid,patient,label\n1.2.97,,benign\n1.2.98,NA,malignant\n"
+    with pytest.raises(CohortError, match="none of 0 rows matches a series by study_uid"):
+        linked(index, tmp_path, text)
+    found, remarks = linked(index, tmp_path, text.replace("NA", "anna"))
+    assert {row["label"] for row in rows(found.cohort)} == {"malignant"}
+    assert remarks == {2: "has no patient"}
+
+
 def test_rows_of_the_sheet_that_come_to_nothing_are_told_by_row(index, tmp_path, export):
     (next((export / "b/B70f").iterdir())).unlink()  # both series of b have a gap or are too short now
     for path in list((export / "b/B70f").iterdir())[2:3]:
