@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Collection, Mapping
 
 _MISSING = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}  # what spreadsheets, pandas and R write for an empty cell
@@ -33,6 +34,12 @@ def probably_meant(label: str, known: Collection[str]) -> str:
         if name != label and _digits(name) == _digits(label) and name not in label and label not in name
     ]
     return near[0] if near else ""
+
+
+def as_read(text: str) -> str:
+    """The same for texts that a reader takes for one another: case, accents in one character or two, what is unseen."""
+    shown = "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
+    return " ".join(shown.split()).casefold()
 
 
 def misspelt(rows: Mapping[str, Collection[int]]) -> tuple[str, str] | None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.cohorts.case import FINDING_PREFIX, ROI_COLUMNS, Case, read_case, wrong_value
-from med_transfer.cohorts.label_text import label_text, misspelt, probably_meant
+from med_transfer.cohorts.label_text import as_read, label_text, misspelt, probably_meant
 from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
 from med_transfer.errors import CohortError, MissingLabel
 from med_transfer.errors.sentence import few
@@ -55,6 +55,7 @@ class Cohort:
         _check_repeats(cases, sheet)
         if labelled:
             labels = _classes(sheet, cases, labels)
+            _check_patients(cases, sheet)
             _check_files(cases, sheet)
         return cls(cases, labels or NO_LABELS, sheet.path)
 
@@ -210,16 +211,32 @@ def _check_learnable(sheet: Sheet, cases: tuple[Case, ...], names: list[str], mu
             expected=f"{meant!r} perhaps, as in {len(rows[meant])} rows",
             action=f"Did you mean {meant}? Correct it, or leave the row out: a class needs more scans",
         )
+    for alike in _taken_for_one(names):
+        only_case = len({name.casefold() for name in alike}) == 1
+        how = "differ only in case" if only_case else f"look alike: {', '.join(map(ascii, alike))}"
+        raise CohortError(
+            f"classes {' and '.join(map(repr, alike))} {how}", where=sheet.path, expected="one spelling a class"
+        )
+
+
+def _taken_for_one(names: Iterable[str]) -> list[list[str]]:
+    """The names of which a reader takes several for one."""
     spelled = defaultdict(list)
-    for name in names:
-        spelled[name.casefold()].append(name)
-    for alike in spelled.values():
-        if len(alike) > 1:
-            raise CohortError(
-                f"classes {' and '.join(map(repr, alike))} differ only in case",
-                where=sheet.path,
-                expected="one spelling a class",
-            )
+    for name in dict.fromkeys(names):
+        spelled[as_read(name)].append(name)
+    return [alike for alike in spelled.values() if len(alike) > 1]
+
+
+def _check_patients(cases: tuple[Case, ...], sheet: Sheet) -> None:
+    """One patient under two spellings would be on both sides of a split."""
+    rows = {case.patient: case.row for case in reversed(cases)}
+    for alike in _taken_for_one(rows):
+        raise CohortError(
+            f"rows {' and '.join(str(row) for row in sorted(rows[name] for name in alike))} have patients that differ "
+            "only in case, spaces or signs that look alike",
+            where=sheet.path,
+            expected="one spelling a patient, and other names for other patients",
+        )
 
 
 def _check_repeats(cases: tuple[Case, ...], sheet: Sheet) -> None:

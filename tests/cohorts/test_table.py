@@ -135,6 +135,11 @@ def test_one_scan_may_have_several_regions(tmp_path):
         (ROWS.replace("high", '"a\nb"'), r"class name 'a\\nb'; expected one line .*Give the class another name"),
         (ROWS.replace("high", "low"), r"every row has label 'low'; expected at least two classes"),
         (ROWS + "d.nii.gz,9,High\n", "classes 'High' and 'high' differ only in case"),
+        (
+            ROWS.replace("low", "L\u00e9sion") + "d.nii.gz,9,Le\u0301sion\n",
+            r"look alike: 'Le\\u0301sion', 'L\\xe9sion'",
+        ),
+        (ROWS + "d.nii.gz,9,high\u200b\n", r"look alike: 'high', 'high\\u200b'"),
         (ROWS + "./a.nii.gz,9,high\n", r"rows 2 and 5 are the same scan and region"),
         ("scan,patient,label,label_x\na.nii.gz,1,x,1\n", "columns label and label_x; expected either"),
         ("scan,patient,label_\na.nii.gz,1,1\n", "column 'label_' names no finding"),
@@ -176,6 +181,14 @@ def test_unusable_regions(tmp_path, values, message):
 def test_other_encodings_are_refused(tmp_path, content, message):
     with pytest.raises(CohortError, match=message):
         Cohort.read(table(tmp_path, content))
+
+
+@pytest.mark.parametrize("again", ["ann-7", "ANN-7", "Ann-\uff17", "Ann-\u00ad7"])
+def test_a_patient_under_two_spellings_would_be_on_two_sides_of_a_split(tmp_path, again):
+    text = f"scan,patient,label\na.nii.gz,Ann-7,x\nb.nii.gz,Ben,y\nc.nii.gz,{again},x\n"
+    with pytest.raises(CohortError, match="rows 2 and 4 have patients that differ only in case") as refused:
+        Cohort.read(table(tmp_path, text))
+    assert "nn" not in str(refused.value).replace(str(tmp_path), "").casefold()
 
 
 def test_absent_table(tmp_path):
