@@ -47,7 +47,7 @@ _RECORDED = (
     "input_facts",
     "sample_hash",
 )
-_CACHE_FORMAT = 6  # a cached scan of an older version lacks what was added since, and is read again
+_CACHE_FORMAT = 7  # a cached scan of an older version lacks what was added since, and is read again
 
 Margin = tuple[int, int, int]
 

@@ -147,6 +147,14 @@ def test_rle_of_each_encoder(bits, signed, plugin):
     np.testing.assert_array_equal(decode(*first_frame(ds)), image, strict=True)
 
 
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_jpeg_2000_stream_with_a_sign_that_the_header_denies(bits):
+    image = phantom(bits, signed=True)
+    stream = imagecodecs.jpeg2k_encode(image, codecformat="j2k", bitspersample=bits, reversible=True, level=0)
+    format_ = PixelFormat(uid.JPEG2000Lossless, *image.shape, 1, 8 * image.itemsize, bits, False)
+    np.testing.assert_array_equal(decode(stream, format_), image.view(f"u{image.itemsize}") & ((1 << bits) - 1))
+
+
 @pytest.mark.parametrize(("bits", "signed"), [(8, False), (8, True), (12, False), (12, True), (16, False), (16, True)])
 def test_jpeg_ls_of_pyjpegls(bits, signed):
     image = phantom(bits, signed=signed)

@@ -32,6 +32,14 @@ def test_frames_in_any_order(tmp_path, plane, ct):
     assert read_scan(tmp_path).content_hash == volume.content_hash
 
 
+def test_without_preamble(tmp_path):
+    hu, path = hounsfield((6, 7, 9)), tmp_path / "e.dcm"
+    dataset = pydicom.dcmread(enhanced(path, hu, plane_affine()))
+    dataset.preamble, dataset.file_meta = None, pydicom.dataset.FileMetaDataset()
+    dataset.save_as(path, implicit_vr=False, little_endian=True, enforce_file_format=False)
+    np.testing.assert_array_equal(read_scan(path).voxels, hu)
+
+
 def test_rescale_frame_by_frame(tmp_path):
     hu = hounsfield((5, 7, 9)) // 6 * 6 - 4  # so that every slope meets whole stored values
     path = enhanced(tmp_path / "e.dcm", hu, plane_affine(), slopes=[1, 2, 3, 6, 1])

@@ -171,3 +171,9 @@ def test_small_folders_leave_no_index(tmp_path, monkeypatch):
     write_series(tmp_path / "scans")
     survey(tmp_path / "scans")
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_tree_whose_name_is_no_text_is_kept_like_any_other(tree):
+    renamed = tree.rename(tree.with_name(os.fsdecode(b"scans\xff")))
+    survey(renamed)
+    assert len(list((tree.parent / "cache" / "headers").iterdir())) == 1

@@ -229,6 +229,21 @@ def test_packed_voxels_are_as_many_as_the_header_says(tmp_path, encoding, fields
         read_scan(path)
 
 
+@pytest.mark.parametrize("place", ["LOCAL", "a.raw"])
+def test_more_than_the_voxels_is_an_error_where_it_is_no_padding(tmp_path, place):
+    """A header of the data that nobody told of, or slices that the size leaves out."""
+    path = tmp_path / "a.mhd"
+    for data, found in ((bytes(12), ""), (b"x" + bytes(11), r"\(642 bytes instead of 630, and more than padding\)")):
+        stored = _STORED + data
+        _mhd(path, place, data=stored if place == "LOCAL" else b"")
+        (tmp_path / "a.raw").write_bytes(stored)
+        if not found:
+            np.testing.assert_array_equal(read_scan(path).voxels, hounsfield())
+            continue
+        with pytest.raises(UnreadableScan, match=found):
+            read_scan(path)
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [

@@ -224,6 +224,17 @@ def test_damaged_neighbour_rejects_the_series(tmp_path):
         read_scan(tmp_path)
 
 
+def test_digits_that_are_no_numbers(tmp_path):
+    """A superscript counts as a digit, and is none that a number can be made of."""
+    paths = write_series(tmp_path, ImagesInAcquisition="57")
+    for path in paths:
+        tag = b"\x20\x00\x02\x10IS\x02\x00"
+        path.write_bytes(path.read_bytes().replace(tag + b"57", tag + b"\xb2 "))
+    (tmp_path / "\N{SUPERSCRIPT TWO}1.dcm").touch()
+    (series,) = survey(tmp_path).series
+    assert str(series.verdict).startswith("reject: damaged files beside it may belong to it")
+
+
 def test_empty_folder(tmp_path):
     found = survey(tmp_path)
     assert found.series == found.ignored == ()

@@ -253,6 +253,7 @@ def _jpeg2000(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
     require_all_tiles(codestream)
     values = imagecodecs.jpeg2k_decode(codestream, numthreads=1)
     if header.signed and not pixels.signed:
+        values = values.view(f"u{values.itemsize}")
         values &= (1 << header.precision) - 1  # the copies of a sign that the header knows nothing of
     return _Decoded(values, None if header.signed == pixels.signed else header.precision)
 

@@ -59,7 +59,7 @@ def _counts(slices: Sequence[Slice]) -> str:
 
 def _stated(slice_: Slice, keyword: str) -> int:
     text = dict(slice_.content).get(keyword, "")
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isdecimal() else 0
 
 
 def _numbers(slices: Sequence[Slice]) -> str:

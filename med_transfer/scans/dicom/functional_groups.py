@@ -59,7 +59,7 @@ def frames_of(path: Path, values: Values, converted: tuple[str, ...]) -> list[Va
     Raises:
         UnreadableScan: as many frames as declared are not described.
     """
-    dataset = pydicom.dcmread(path, stop_before_pixels=True)
+    dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)  # without preamble, too
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
     if not own:
         return []

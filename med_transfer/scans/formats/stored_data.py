@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -110,7 +111,7 @@ def read_values(data: StoredData, dtype: np.dtype, shape: Sequence[int], where: 
         where: the file that an error names.
 
     Raises:
-        UnreadableScan: fewer bytes than the shape asks for, compressed ones damaged or of another number.
+        UnreadableScan: fewer bytes than the shape asks for, or more that are no padding; compressed ones damaged.
     """
     size = int(np.prod([int(length) for length in shape], dtype=object)) * dtype.itemsize
     try:
@@ -137,7 +138,10 @@ def _read_bytes(path: Path, data: StoredData, size: int) -> NDArray[np.uint8]:
             if there < size:
                 raise ValueError(Sentence("{there} of {size} bytes", there=max(there, 0), size=size))
             file.seek(data.at if data.at >= 0 else there - size)
-            return np.fromfile(file, np.uint8, size)
+            values = np.fromfile(file, np.uint8, size)
+            if any(chunk.strip(b"\0") for chunk in iter(partial(file.read, _CHUNK), b"")):
+                raise ValueError(Sentence("{n} bytes instead of {size}, and more than padding", n=there, size=size))
+            return values
         file.seek(data.at)
         values = _INFLATE[data.encoding](file, size + 1)  # one more than wanted, so as to reach the checksum
     if len(values) != size:

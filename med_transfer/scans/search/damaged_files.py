@@ -122,7 +122,7 @@ def _owners(path: Path, files: list[tuple[list, str]]) -> set[str]:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """Numbers in a name sort as numbers."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name.lower())]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name.lower())]
 
 
 def _named(files: Sequence[Ignored]) -> str:

@@ -128,7 +128,7 @@ def _place(folder: Path) -> Path | None:
     except RuntimeError:  # an account without a home
         return None
     base = base if chosen else base / "med_transfer"
-    return base / "headers" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:24]}.sqlite"
+    return base / "headers" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]}.sqlite"
 
 
 def _opened(path: Path | None) -> tuple[sqlite3.Connection | None, int]:
