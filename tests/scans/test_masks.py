@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
@@ -101,6 +104,22 @@ def test_a_name_picks_a_file_of_a_folder_with_one_for_each_organ(tmp_path):
         read_mask(tmp_path, scan(), "Liver")
     with pytest.raises(AmbiguousScan, match=r"4 masks: .* in the column mask_name, for example kidney_left"):
         read_mask(tmp_path, scan())
+
+
+def test_a_name_that_two_files_have_is_ambiguous(tmp_path):
+    for value, name in ((1, "liver.nii"), (2, "liver.nii.gz"), (3, "spleen.nii")):
+        write(tmp_path / name, np.full(SHAPE, value, np.uint8))
+    read_mask(tmp_path, scan(), "spleen")
+    with pytest.raises(AmbiguousScan, match=r"2 masks: liver\.nii, liver\.nii\.gz; expected one\. Name its file"):
+        read_mask(tmp_path, scan(), "spleen + liver")
+
+
+def test_a_folder_of_masks_that_may_not_be_looked_into(as_nobody):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0)
+        with pytest.raises(UnreadableScan, match="folder cannot be opened"):
+            read_mask(folder, scan(), "liver")
+        Path(folder).chmod(0o700)
 
 
 @pytest.mark.parametrize(

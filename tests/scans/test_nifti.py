@@ -274,6 +274,19 @@ def test_a_header_that_claims_more_voxels_than_there_are(tmp_path, suffix):
         read_scan(path)
 
 
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_a_header_that_leaves_slices_out(tmp_path, suffix):
+    path = save(tmp_path / f"a.{suffix}", hounsfield().T)
+    opened = gzip.open if suffix == "nii.gz" else open
+    with opened(path, "rb") as file:
+        content = bytearray(file.read())
+    content[46:48] = np.int16(4).tobytes()
+    with opened(path, "wb") as file:
+        file.write(content)
+    with pytest.raises(UnreadableScan, match=r"NIfTI file with more than padding behind its 856 bytes"):
+        read_scan(path)
+
+
 def test_what_follows_the_voxels_takes_no_memory(tmp_path):
     path = save(tmp_path / "a.nii.gz", hounsfield().T)
     with gzip.open(path, "rb") as file:

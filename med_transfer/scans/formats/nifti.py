@@ -13,6 +13,7 @@ import numpy as np
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
+from med_transfer.scans.formats.stored_data import holds_more, read_at_most
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Verdict, grid_verdict, require_usable_series, unit_in_mm
 from med_transfer.scans.volume import Provenance, Volume
@@ -28,7 +29,6 @@ _SPACE_UNITS = 0b111  # the bits of xyzt_units that are of space
 _UNITS = {0: "", 1: "m", 2: "mm", 3: "um"}
 _SAME_SIZE = 0.01  # share by which pixdim may differ from the affine
 _SAME_PLACE_MM = 1.0
-_CHUNK = 1 << 20
 _MOST_PACKED = 1032  # bytes that one byte of a gzip file can hold (zlib's own documentation)
 
 
@@ -125,29 +125,29 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _load_whole(path: Path) -> Nifti1Image:
-    """With all bytes, so that gzip's checksum at the end is compared: nibabel alone stops before it."""
+    """With all bytes, so that gzip's checksum at the end is compared: nibabel alone stops before it.
+
+    More than the header tells of, and no padding, would be slices or volumes left out.
+    """
     image = _open(path)
     end = _end(image)
     try:
-        content = _unpacked(path, end) if _is_gzip(path) else b""
+        with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
+            content = read_at_most(file, end) if _is_gzip(path) else b""
+            file.seek(end)
+            more = holds_more(file)
         there = len(content) or path.stat().st_size
         if there < end:
             raise UnreadableScan(
                 Sentence("truncated or corrupt NIfTI file: {there} of {end} bytes", there=there, end=end), where=path
             )
+        if more:
+            raise UnreadableScan(
+                Sentence("NIfTI file with more than padding behind its {end} bytes", end=end), where=path
+            )
         return type(image).from_bytes(content) if content else image
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _unreadable(path, error) from error
-
-
-def _unpacked(path: Path, end: int) -> bytes:
-    """The bytes up to ``end``; what follows the voxels is only unpacked."""
-    with gzip.open(path) as file:
-        chunks: list[bytes] = []
-        while chunk := file.read(_CHUNK):
-            chunks.append(chunk[: max(end, 0)])
-            end -= len(chunk)
-    return b"".join(chunks)
 
 
 def _geometry(image: Nifti1Image) -> tuple[geometry.Affine, Verdict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,9 +74,16 @@ def _named_files(folder: Path, name: str) -> list[Path]:
 
     Raises:
         ScanNotFound: some of them are there, and others not.
+        AmbiguousScan: two files have one name and different endings.
     """
-    wanted = _several(name)
-    there = {_stem(file): file for file in sorted(folder.iterdir()) if file.name.lower().endswith(_ENDINGS)}
+    wanted, files = _several(name), []
+    with suppress(PermissionError):  # the survey of the folder says it
+        files = [file for file in sorted(folder.iterdir()) if file.name.lower().endswith(_ENDINGS)]
+    there = {_stem(file): file for file in files}
+    if twice := [file for file in files if _stem(file) in wanted and file != there[_stem(file)]]:
+        alike = [file.name for file in files if _stem(file) == _stem(twice[0])]
+        found = Sentence("{n} masks: {names}", n=len(alike), names=few(alike, _MAX_NAMED))
+        raise AmbiguousScan(found, where=folder, expected="one", action="Name its file")
     found = [there[one] for one in wanted if one in there]
     if found and len(found) < len(wanted):
         missing = next(one for one in wanted if one not in there)
