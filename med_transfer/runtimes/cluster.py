@@ -93,6 +93,7 @@ def cluster(address: str = AUTO) -> Iterator[Cluster]:
         finally:
             if not connected:
                 ray.shutdown()
+                _hear_sigterm_again()
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,13 @@ def _connect(ray: ModuleType, address: str) -> None:
     ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False)
     if before is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)  # which Ray has replaced
+
+
+def _hear_sigterm_again() -> None:
+    """Ray leaves it to the system at its end, though Python still names the handler of before."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _require_port(address: str) -> None:

@@ -1,16 +1,20 @@
 """A real Ray cluster of two nodes: the same answers as without it, whatever happens to it."""
 
+import faulthandler
 import importlib.util
 import json
 import os
+import signal
 import socket
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import small_network
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from command_line import TINY, read_rows, settings
 from small_run_data import small_config, small_run_data, source_of
 from tiny_bundle import tiny_bundle, write_scan
@@ -32,7 +36,7 @@ MEMORY = 80 << 20  # the least that Ray takes
 
 
 @pytest.fixture(scope="module")
-def nodes():
+def nodes(request):
     """Two, on the loopback device alone, without dashboard and statistics."""
     words = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
     with pytest.MonkeyPatch.context() as patch:
@@ -48,12 +52,33 @@ def nodes():
         started.add_node(num_cpus=1, object_store_memory=MEMORY)
         yield started
         started.shutdown()
+    faulthandler.disable()  # at its end Ray leaves crashes to the system: a later one would show no stack
+    faulthandler.enable(request.config.stash[fault_handler_stderr_fd_key])
 
 
 @pytest.fixture(scope="module")
 def machines(nodes):
     with cluster(nodes.address) as connected:
         yield connected
+
+
+def handled_signals():
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("SigCgt:"))
+    bits = int(line.split()[1], 16)
+    return {number for number in signal.Signals if bits >> (number - 1) & 1}
+
+
+def test_sigterm_is_heard_while_connected_and_afterwards(nodes):
+    """Ray takes it, and at its end leaves it to the system, which ends the process without a word."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        ours = signal.getsignal(signal.SIGTERM)
+        with cluster(nodes.address):
+            assert signal.getsignal(signal.SIGTERM) is ours
+        assert signal.getsignal(signal.SIGTERM) is ours
+        assert {signal.SIGTERM, signal.SIGINT} <= handled_signals()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def rows_of(out):
