@@ -3,6 +3,7 @@ import errno
 import io
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from med_transfer.atomic import atomic_path, create_file, csv_cell, csv_line, write_bytes, write_csv, write_text
+from med_transfer.atomic import (
+    atomic_path,
+    create_file,
+    csv_cell,
+    csv_line,
+    write_bytes,
+    write_csv,
+    write_lasting,
+    write_text,
+)
 from med_transfer.errors import OutputError
 
 
@@ -54,6 +64,36 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         half_write()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_lasting_file_is_on_the_disk_with_its_name_and_its_new_folders(tmp_path, monkeypatch):
+    flushed = []
+
+    def fsync(opened):
+        there = Path(f"/proc/self/fd/{opened}").resolve()
+        flushed.append((there, sorted(path.name for path in there.iterdir()) if there.is_dir() else "file"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for name in ("1.dcm", "2.dcm"):
+        write_lasting(tmp_path / "incoming/study" / name, b"image")
+    assert (tmp_path / "incoming/study/2.dcm").read_bytes() == b"image"
+    assert [content for _, content in flushed].count("file") == 2
+    assert [(str(place.relative_to(tmp_path)), content) for place, content in flushed if content != "file"] == [
+        ("incoming/study", ["1.dcm"]),
+        ("incoming", ["study"]),
+        (".", ["incoming"]),
+        ("incoming/study", ["1.dcm", "2.dcm"]),
+    ]
+
+
+def test_a_lasting_file_that_cannot_be_flushed_is_an_error(tmp_path, monkeypatch):
+    def fails(opened):
+        if Path(f"/proc/self/fd/{opened}").is_dir():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OutputError, match=r"1\.dcm: cannot be written: Input/output error"):
+        write_lasting(tmp_path / "1.dcm", b"image")
 
 
 def test_text_is_utf8_with_plain_line_ends(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom import evt
@@ -31,7 +33,7 @@ def hear_availability(event: evt.Event, node: NodeConfig, queue: Queue) -> tuple
         return INVALID, None
     if not UID(study_uid).is_valid or len(named) > node.limits.study_instances:
         return INVALID, None
-    queue.announce(study_id(study_uid), coming)
+    queue.announce(study_id(study_uid), coming, time.time())
     return SUCCESS, None
 
 

@@ -33,6 +33,7 @@ from med_transfer.predictions.record import Prediction
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS, _TIDY_SECONDS = 0.25, 3600.0
+_ANNOUNCED_SECONDS = 30 * 86400.0  # that images which were announced are waited for before the first has come
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ class Node:
             return
         if abandoned := self.queue.abandon([one.name for one in self._receivers], time.time()):
             log.error("%d results are for destinations that node.yaml does not name", abandoned)
+        self.queue.forget_announced(time.time() - _ANNOUNCED_SECONDS)
         if self._config.study.keep_days is not None:
             before = time.time() - self._config.study.keep_days * 86400
             forget(self._config.folder, self.queue, before)

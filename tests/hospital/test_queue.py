@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_not_taken(queue, changes, answer):
 
 
 def test_what_was_announced_is_waited_for_and_nothing_more(queue):
-    queue.announce("s1", ["1.2.3.1", "1.2.3.2"])
+    queue.announce("s1", ["1.2.3.1", "1.2.3.2"], 0)
     queue.add(FIRST, 0)
     assert queue.complete(1e6, 60) == 0
     assert queue.add(replace(FIRST, sop_uid="1.2.3.2"), 100) == "new"
@@ -110,12 +110,24 @@ def test_what_was_announced_is_waited_for_and_nothing_more(queue):
 
 
 def test_what_never_comes_is_waited_for_to_an_end_that_is_recorded(queue):
-    queue.announce("s1", ["1.2.3.1", "1.2.3.2"])
+    queue.announce("s1", ["1.2.3.1", "1.2.3.2"], 0)
     queue.add(FIRST, 0)
     assert queue.complete(3599, 60, 3600) == 0
     assert queue.complete(3600, 60, 3600) == 1
     (entry,) = [entry for entry in queue.entries() if entry["event"] == "predicted though incomplete"]
     assert entry["missing"] == 1
+
+
+def test_what_was_announced_and_never_came_is_forgotten_in_time(queue):
+    queue.announce("s1", ["1.2.3.1", "1.2.3.2"], 0)
+    queue.announce("never", ["1.2.4.1", "1.2.4.2"], 0)
+    queue.announce("late", ["1.2.5.1"], 0)
+    queue.announce("late", ["1.2.5.1"], 10)  # said again
+    queue.add(FIRST, 0)
+    assert [queue.forget_announced(before) for before in (0, 10, 10)] == [0, 2, 0]
+    assert queue.complete(60, 60) == 0, "what has begun to come is waited for"
+    (entry,) = [entry for entry in queue.entries() if entry["event"] == "announced images that never came forgotten"]
+    assert entry["count"] == 2
 
 
 def test_the_pacs_is_asked_after_the_quiet_time_and_again_while_something_is_missing(queue):

@@ -18,7 +18,7 @@ _N_HERE = "(SELECT count(*) FROM instance WHERE instance.study = study.id)"
 def expect(database: sqlite3.Connection, study: str, sop_uids: set[str], now: float) -> None:
     """These instances, and no others, are what the PACS has of a study."""
     database.execute("DELETE FROM expected WHERE study = ?", (study,))
-    database.executemany("INSERT INTO expected VALUES (?, ?)", [(study, uid) for uid in sop_uids])
+    database.executemany("INSERT INTO expected VALUES (?, ?, ?)", [(study, uid, now) for uid in sop_uids])
     database.execute("UPDATE study SET counted = ? WHERE id = ?", (now, study))
     database.execute(
         f"UPDATE study SET reason = CASE {_MISSING} WHEN 0 THEN '' ELSE 'missing_' || {_MISSING} END "

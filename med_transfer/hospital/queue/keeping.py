@@ -38,3 +38,14 @@ def forget_aside(database: sqlite3.Connection, before: float) -> list[str]:
     if rows:
         record.append(database, "set-aside files deleted", count=len(rows))
     return [row[0] for row in rows]
+
+
+def forget_announced(database: sqlite3.Connection, before: float) -> int:
+    """What was announced before, of studies of which nothing has come; how many images."""
+    gone = database.execute(
+        "DELETE FROM expected WHERE announced < ? AND NOT EXISTS (SELECT 1 FROM study WHERE id = expected.study)",
+        (before,),
+    ).rowcount
+    if gone:
+        record.append(database, "announced images that never came forgotten", count=gone)
+    return gone

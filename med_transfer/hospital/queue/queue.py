@@ -84,10 +84,11 @@ class Queue:
 
     # Is it all? -----------------------------------------------------------------------------------------------
 
-    def announce(self, study: str, sop_uids: Iterable[str]) -> None:
+    def announce(self, study: str, sop_uids: Iterable[str], now: float) -> None:
         """There are such instances of a study, which may not have begun to come."""
+        rows = [(study, uid, now) for uid in sop_uids]
         with self.writing() as database:
-            database.executemany("INSERT OR IGNORE INTO expected VALUES (?, ?)", [(study, uid) for uid in sop_uids])
+            database.executemany("INSERT OR REPLACE INTO expected VALUES (?, ?, ?)", rows)
             record.append(database, "announced", study=study)
 
     def to_count(self, now: float, quiet_seconds: float) -> list[Study]:
@@ -356,6 +357,11 @@ class Queue:
         """Files that were set aside before, which the queue knows no more."""
         with self.writing() as database:
             return keeping.forget_aside(database, before)
+
+    def forget_announced(self, before: float) -> int:
+        """What was announced before, of studies of which nothing has come; how many images."""
+        with self.writing() as database:
+            return keeping.forget_announced(database, before)
 
     def files(self) -> set[str]:
         """All that the queue knows."""

@@ -19,7 +19,8 @@ CREATE TABLE IF NOT EXISTS instance (
     sop_uid TEXT PRIMARY KEY, study TEXT NOT NULL REFERENCES study, series_uid TEXT NOT NULL, sop_class TEXT NOT NULL,
     transfer_syntax TEXT NOT NULL, sha256 TEXT NOT NULL, file TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS instance_study ON instance (study);
-CREATE TABLE IF NOT EXISTS expected (study TEXT NOT NULL, sop_uid TEXT NOT NULL, PRIMARY KEY (study, sop_uid));
+CREATE TABLE IF NOT EXISTS expected (
+    study TEXT NOT NULL, sop_uid TEXT NOT NULL, announced REAL NOT NULL DEFAULT 0, PRIMARY KEY (study, sop_uid));
 CREATE TABLE IF NOT EXISTS result (
     sop_uid TEXT PRIMARY KEY, study TEXT NOT NULL REFERENCES study, revision INTEGER NOT NULL, sop_class TEXT NOT NULL,
     file TEXT NOT NULL, route TEXT NOT NULL DEFAULT '');
@@ -74,6 +75,7 @@ CREATE TRIGGER IF NOT EXISTS feedback_no_delete BEFORE DELETE ON feedback
     BEGIN SELECT RAISE(ABORT, 'feedback is append-only'); END;
 """
 _ADDED_LATER = {  # columns that a queue of an earlier version does not have
+    "expected": {"announced": "REAL NOT NULL DEFAULT 0"},
     "result": {"route": "TEXT NOT NULL DEFAULT ''"},
     "study": {"priority": "INTEGER NOT NULL DEFAULT 0", "counted": "REAL NOT NULL DEFAULT -1"},
 }

@@ -227,7 +227,7 @@ def _fetch(pacs: Pacs, queue: Queue, item: Workitem) -> None:
     try:
         wanted = pacs.images(item.study_uid)
         if wanted and not wanted <= queue.images_here(item.study):
-            queue.announce(item.study, wanted)
+            queue.announce(item.study, wanted, time.time())
             pacs.fetch(item.study_uid)
     except PacsFailed as failed:
         raise PacsFailed(f"pacs_{failed.reason}") from None
