@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 from command_line import SMALL_SCANS, TINY, Command, FinishedRun, neutral_names, run_command, settings
 from hypothesis import settings as hypothesis_settings
 
@@ -115,6 +116,9 @@ def pytest_fixture_setup(request: pytest.FixtureRequest) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
     _seed(item.config)
+    # Lightning, when a training ends, and Ray leave crashes to the system: a later one would show no stack.
+    faulthandler.disable()
+    faulthandler.enable(item.config.stash[fault_handler_stderr_fd_key])
 
 
 def _seed(config: pytest.Config) -> None:
