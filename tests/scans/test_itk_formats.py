@@ -229,6 +229,30 @@ def test_packed_voxels_are_as_many_as_the_header_says(tmp_path, encoding, fields
         read_scan(path)
 
 
+def test_header_size_counts_from_the_first_byte_of_the_file_as_for_itk(tmp_path):
+    length = _mhd(tmp_path / "a.mha", "LOCAL", "HeaderSize = 000").stat().st_size + 7
+    path = _mhd(tmp_path / "a.mha", "LOCAL", f"HeaderSize = {length}", data=b"unknown" + _STORED)
+    expected = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path))
+    np.testing.assert_array_equal(expected, hounsfield())
+    np.testing.assert_array_equal(read_scan(path).voxels, expected)
+
+
+@pytest.mark.parametrize(("first", "second"), [(True, False), (False, True)])
+def test_of_two_byte_orders_the_one_that_itk_takes(tmp_path, first, second):
+    orders = (f"BinaryDataByteOrderMSB = {first}", f"ElementByteOrderMSB = {second}")
+    path = _mhd(tmp_path / "a.mha", "LOCAL", *orders, data=_STORED)
+    np.testing.assert_array_equal(read_scan(path).voxels, SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(path)))
+
+
+def test_values_that_a_function_codes(tmp_path):
+    neutral = ("ElementToIntensityFunctionSlope = 1", "ElementToIntensityFunctionOffset = 0")
+    path = _mhd(tmp_path / "a.mha", "LOCAL", *neutral, data=_STORED)
+    np.testing.assert_array_equal(read_scan(path).voxels, hounsfield())
+    _mhd(path, "LOCAL", "ElementToIntensityFunctionOffset = -1024", data=_STORED)
+    with pytest.raises(UnreadableScan, match="values coded by an ElementToIntensityFunction"):
+        read_scan(path)
+
+
 @pytest.mark.parametrize("place", ["LOCAL", "a.raw"])
 def test_more_than_the_voxels_is_an_error_where_it_is_no_padding(tmp_path, place):
     """A header of the data that nobody told of, or slices that the size leaves out."""

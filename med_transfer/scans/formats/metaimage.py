@@ -11,11 +11,16 @@ import math
 import re
 from pathlib import Path
 
-from med_transfer.errors import NotAScan
+from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans.formats.stored_data import LONGEST_HEADER, StoredData, named_files, numbered
 
 _MOST_AXES, _LONGEST_AXIS = 5, 1 << 20
-_NUMBERS = (b"Offset", b"Position", b"Origin", b"ElementSpacing", b"TransformMatrix", b"Rotation", b"Orientation")
+_FUNCTION = {b"ElementToIntensityFunctionSlope": 1.0, b"ElementToIntensityFunctionOffset": 0.0}  # which ITK passes over
+_NUMBERS = (
+    *(b"Offset", b"Position", b"Origin", b"ElementSpacing", b"TransformMatrix", b"Rotation", b"Orientation"),
+    *_FUNCTION,
+)
+_ORDERS = (b"BinaryDataByteOrderMSB", b"ElementByteOrderMSB")  # the first counts where both are there
 # The last field: the voxels, or the names of the files that have them, come right after it.
 _DATA = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:]([^\r\n]*)\r?\n", re.MULTILINE)
 _Fields = dict[bytes, list[bytes]]
@@ -26,7 +31,7 @@ def metaimage_data(path: Path) -> StoredData:
 
     Raises:
         NotAScan: a field that ITK cannot do without is missing or no number.
-        UnreadableScan: a data file is missing, or lies outside the header's folder.
+        UnreadableScan: a data file is missing, or lies outside the header's folder; values are coded.
     """
     with path.open("rb") as file:
         start = file.read(LONGEST_HEADER)
@@ -39,15 +44,17 @@ def metaimage_data(path: Path) -> StoredData:
     files, at = (path,), int(_first(fields, b"HeaderSize", "0"))
     if place.upper() != "LOCAL":
         files = named_files(path, _names(path, place, start[last.end() :]))
-    elif at >= 0:
-        at += last.end()
+    elif not at:  # else it counts the bytes before the voxels from the file's first one, as for MetaIO
+        at = last.end()
+    if any(key in fields and float(fields[key][0]) != neutral for key, neutral in _FUNCTION.items()):
+        raise UnreadableScan("values coded by an ElementToIntensityFunction, which is not supported", where=path)
     packed = _is_true(fields, b"CompressedData")
     text = fields.get(b"BinaryData", [b"True"])[0][:1].upper() not in (b"T", b"1")
     return StoredData(
         files=files,
         at=at,
         encoding="zlib" if packed else "text" if text else "raw",
-        big_endian=_is_true(fields, b"BinaryDataByteOrderMSB") or _is_true(fields, b"ElementByteOrderMSB"),
+        big_endian=_is_true(fields, next(filter(fields.__contains__, _ORDERS), b"")),
         units=(_first(fields, b"DistanceUnits", "?"),),
     )
 
