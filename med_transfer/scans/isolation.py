@@ -325,9 +325,7 @@ def worker() -> ScanWorker | None:
     if _serving or os.name != "posix" or os.environ.get(IN_PROCESS):
         return None
     pid = os.getpid()
-    if pid not in _own:
-        _own.clear()
-        _own[pid] = ScanWorker()
+    if pid not in _own and _own.setdefault(pid, made := ScanWorker()) is made:  # another thread may be quicker
         atexit.register(_close, pid)
     return _own[pid]
 

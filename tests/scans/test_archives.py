@@ -194,8 +194,21 @@ def test_an_archive_replaced_by_one_of_the_same_size_and_time_is_read_anew(tmp_p
     before = first.stat()
     assert second.stat().st_size == before.st_size
     os.utime(second, ns=(before.st_atime_ns, before.st_mtime_ns))
+    left = unpacked(first)
     second.rename(first)
     np.testing.assert_array_equal(read_scan(first).voxels, hounsfield(seed=1))
+    survey(first)
+    assert not left.exists()
+
+
+def test_the_files_of_an_archive_that_is_gone_go_when_the_next_one_is_unpacked(tmp_path):
+    kept, *others = (tmp_path / f"{number}.zip" for number in range(3))
+    for path in (kept, *others):
+        path.write_bytes(_in_zips(b"x", "notes", 1))
+    folders = [unpacked(kept), unpacked(others[0])]
+    others[0].unlink()
+    unpacked(others[1])
+    assert [folder.exists() for folder in folders] == [True, False]
 
 
 def test_a_header_that_lies_about_the_size_is_not_believed(tmp_path):

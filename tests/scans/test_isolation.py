@@ -197,3 +197,19 @@ def test_a_thread_that_keeps_to_one_core_does_not_bind_its_reader():
     thread.start()
     thread.join(120)
     assert found == [({min(cores)}, cores)]
+
+
+def test_threads_that_ask_at_once_share_one_child(monkeypatch):
+    """The second thread asks while the first one makes the worker."""
+    monkeypatch.setattr(isolation, "_own", {})
+    asked, given = [], []
+
+    def made():
+        if not asked:
+            asked.append(threading.Thread(target=lambda: given.append(isolation.worker())))
+            asked[0].start()
+            asked[0].join()
+        return ScanWorker()
+
+    monkeypatch.setattr(isolation, "ScanWorker", made)
+    assert isolation.worker() is given[0]

@@ -223,9 +223,9 @@ class _Walk:
         return start, None if length == _UNDEFINED else length
 
     def _reach(self, end: int) -> bool:
-        """Whether the file has this many bytes; reads on where needed."""
+        """Whether the file has this many bytes; reads on where needed, twice as far, or copying would take for ever."""
         if end > len(self._bytes):
-            self._bytes += self._file.read(max(end - len(self._bytes), _FIRST_READ))
+            self._bytes += self._file.read(max(end - len(self._bytes), len(self._bytes), _FIRST_READ))
         return end <= len(self._bytes)
 
     def _text(self, tag: int) -> tuple[str, ...]:

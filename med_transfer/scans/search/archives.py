@@ -19,7 +19,7 @@ from typing import IO
 
 from med_transfer.errors import UnreadableScan
 from med_transfer.errors.sentence import Sentence
-from med_transfer.scans.dicom.elements import stamp_of
+from med_transfer.scans.dicom.elements import Stamp, stamp_of
 from med_transfer.scans.isolation import isolated, temporary_folder
 
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -78,8 +78,9 @@ def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits(), taken: Take
             takes too much memory.
     """
     stat = archive.stat()
-    key = (archive.resolve(), *stamp_of(stat))
+    key = (archive.resolve(), stamp_of(stat))
     if key not in _UNPACKED:
+        _forget_the_gone()
         folder, taken = temporary_folder(), taken or Taken()
         try:
             taken.files, taken.bytes = isolated(
@@ -92,7 +93,18 @@ def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits(), taken: Take
     return _UNPACKED[key]
 
 
-_UNPACKED: dict[tuple, Path] = {}
+_UNPACKED: dict[tuple[Path, Stamp], Path] = {}
+
+
+def _forget_the_gone() -> None:
+    """The files of an archive that has changed or gone are not read again: a watched folder would fill the disk."""
+    for archive, stamp in list(_UNPACKED):
+        try:
+            unchanged = stamp_of(archive.stat()) == stamp
+        except OSError:
+            unchanged = False
+        if not unchanged and (folder := _UNPACKED.pop((archive, stamp), None)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _unpack(archive: Path, folder: Path, limits: ArchiveLimits, taken: Taken) -> tuple[int, int]:
