@@ -11,16 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from med_transfer.atomic import (
-    atomic_path,
-    create_file,
-    csv_cell,
-    csv_line,
-    write_bytes,
-    write_csv,
-    write_lasting,
-    write_text,
-)
+from med_transfer.atomic import atomic_path, create_file, csv_cell, csv_line, write_bytes, write_csv, write_text
 from med_transfer.errors import OutputError
 
 
@@ -64,36 +55,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         half_write()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_lasting_file_is_on_the_disk_with_its_name_and_its_new_folders(tmp_path, monkeypatch):
-    flushed = []
-
-    def fsync(opened):
-        there = Path(f"/proc/self/fd/{opened}").resolve()
-        flushed.append((there, sorted(path.name for path in there.iterdir()) if there.is_dir() else "file"))
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    for name in ("1.dcm", "2.dcm"):
-        write_lasting(tmp_path / "incoming/study" / name, b"image")
-    assert (tmp_path / "incoming/study/2.dcm").read_bytes() == b"image"
-    assert [content for _, content in flushed].count("file") == 2
-    assert [(str(place.relative_to(tmp_path)), content) for place, content in flushed if content != "file"] == [
-        ("incoming/study", ["1.dcm"]),
-        ("incoming", ["study"]),
-        (".", ["incoming"]),
-        ("incoming/study", ["1.dcm", "2.dcm"]),
-    ]
-
-
-def test_a_lasting_file_that_cannot_be_flushed_is_an_error(tmp_path, monkeypatch):
-    def fails(opened):
-        if Path(f"/proc/self/fd/{opened}").is_dir():
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(os, "fsync", fails)
-    with pytest.raises(OutputError, match=r"1\.dcm: cannot be written: Input/output error"):
-        write_lasting(tmp_path / "1.dcm", b"image")
 
 
 def test_text_is_utf8_with_plain_line_ends(tmp_path):
@@ -162,3 +123,24 @@ def test_a_file_that_is_there_is_never_replaced_or_taken_away(tmp_path, monkeypa
     with pytest.raises(OutputError, match="cannot be written: Too many open files"):
         create_file(key, b"another", 0o600)
     assert key.read_bytes() == b"secret"
+
+
+def test_a_new_file_is_on_the_disk_under_its_name_or_not_at_all(tmp_path, monkeypatch):
+    flushed, fsync = [], os.fsync
+
+    def flush(opened):
+        fsync(opened)
+        flushed.append((str(Path(f"/proc/self/fd/{opened}").readlink()), os.fstat(opened).st_size))
+
+    monkeypatch.setattr(os, "fsync", flush)
+    path = tmp_path / "incoming/study/1.dcm"
+    create_file(path, b"image", 0o666)
+    assert flushed == [(str(path), 5)]  # whole, under the name that it keeps
+
+    def fails(opened):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OutputError, match=r"2\.dcm: cannot be written: Input/output error"):
+        create_file(path.with_name("2.dcm"), b"image", 0o666)
+    assert [file.name for file in path.parent.iterdir()] == ["1.dcm"]

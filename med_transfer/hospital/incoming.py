@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.uid import UID
 
-from med_transfer.atomic import write_bytes, write_lasting
+from med_transfer.atomic import create_file, write_bytes
 from med_transfer.errors import OutputError
 from med_transfer.hospital.queue import Described, Instance, Queue
 from med_transfer.hospital.storage_classes import PASSED_OVER, STORAGE_CLASSES, TRANSFER_SYNTAXES
@@ -153,7 +153,7 @@ def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) 
     instance = describe(received)
     added = queue.judge(instance, most)
     if added == "new":
-        write_lasting(folder / instance.file, received.content)
+        create_file(folder / instance.file, received.content, 0o666)  # under a name of its own, which no one knows yet
         try:
             added = queue.add(instance, now, most, received.priority)
         except OutputError:  # it will be sent again, and must not be there twice

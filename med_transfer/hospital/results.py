@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
-from med_transfer.atomic import write_lasting, write_text
+from med_transfer.atomic import write_bytes, write_text
 from med_transfer.bundle import versions
 from med_transfer.errors.sentence import parts
 from med_transfer.hospital.analysis import Analysis
@@ -109,7 +109,7 @@ def _written(folder: Path, dataset: Dataset) -> ResultFile:
     buffer, file = io.BytesIO(), f"results/{dataset.SOPInstanceUID}.dcm"
     dataset.SpecificCharacterSet = _character_set(dataset)
     dataset.save_as(buffer, enforce_file_format=True)
-    write_lasting(folder / file, buffer.getvalue())
+    write_bytes(folder / file, buffer.getvalue())
     return ResultFile(str(dataset.SOPInstanceUID), str(dataset.SOPClassUID), file)
 
 
