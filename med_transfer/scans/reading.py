@@ -23,6 +23,8 @@ from med_transfer.scans.stamps import NamedStamp, stamps
 from med_transfer.scans.volume import Volume
 from med_transfer.scans.voxel_checks import require_usable
 
+_MOST_NAMED = 6  # series that one message tells of
+
 
 def read_scan(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: float = 0.0) -> Volume:
     """The volume of a series, of a folder or archive that holds one usable series, or of one file.
@@ -99,15 +101,20 @@ def _in_folder(path: Path, series_uid: str, max_gap_mm: float) -> Series:
         raise _ambiguous(path, usable)
     _require_undamaged(candidates, contents.ignored)
     if len(candidates) > 1:
-        reasons = [
-            Sentence("{name}: {reasons}", name=_name(series), reasons=joined(*series.verdict.reasons))
-            for series in candidates
-        ]
         raise GeometryRejected(
-            Sentence("none of {n} series is usable ({names})", n=len(candidates), names=reduce(_or, reasons)),
+            Sentence("none of {n} series is usable ({names})", n=len(candidates), names=_refused(candidates)),
             where=path,
         )
     return candidates[0]
+
+
+def _refused(candidates: Sequence[Series]) -> Sentence:
+    """Why each of the first few cannot be used, and how many more there are."""
+    first = candidates[:_MOST_NAMED]
+    reasons = [Sentence("{name}: {reasons}", name=_name(one), reasons=joined(*one.verdict.reasons)) for one in first]
+    names = reduce(_or, reasons)
+    rest = len(candidates) - len(first)
+    return Sentence("{items} and {n} more", items=names, n=rest) if rest else names
 
 
 def _or(first: str, second: str) -> Sentence:

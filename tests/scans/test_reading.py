@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import tempfile
 from pathlib import Path
 
@@ -134,6 +135,16 @@ def test_no_usable_series_gives_every_reason(tmp_path):
         GeometryRejected, match=r"none of 2 series is usable \(1\.2\.3: modality CR .* 1\.2\.4: 1 slice missing"
     ):
         read_scan(tmp_path)
+
+
+def test_of_very_many_unusable_series_the_first_few_are_told(tmp_path):
+    for number in range(350):
+        write_series(tmp_path, hounsfield((1, 3, 3)), names=[f"{number}.dcm"], series_uid=f"1.2.{number + 1}")
+    with pytest.raises(
+        GeometryRejected, match=r"none of 350 series is usable \(1\.2\.1: 1 slice, .* and 344 more\)"
+    ) as raised:
+        read_scan(tmp_path)
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
 def test_rejected_series_says_why_and_what_to_do(tmp_path):

@@ -15,6 +15,7 @@ from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from med_transfer.errors import ScanNotFound, UnreadableScan
 from med_transfer.scans import Ignored, Survey, find_series, identity, read_scan, survey
+from med_transfer.scans.search.damaged_files import beside_damage
 from med_transfer.scans.stamps import stamps
 
 SEGMENTATION, STRUCTURE_SET, REPORT, PRESENTATION, KEY_OBJECT = (
@@ -233,6 +234,24 @@ def test_digits_that_are_no_numbers(tmp_path):
     (tmp_path / "\N{SUPERSCRIPT TWO}1.dcm").touch()
     (series,) = survey(tmp_path).series
     assert str(series.verdict).startswith("reject: damaged files beside it may belong to it")
+
+
+def test_the_files_beside_are_gone_through_once_for_all_series(tmp_path):
+    """A tree of ten thousand series and a hundred thousand other files took minutes for it."""
+
+    class Counted(list):
+        times = 0
+
+        def __iter__(self):
+            self.times += 1
+            return super().__iter__()
+
+    for number in range(5):
+        write_series(tmp_path / f"{number}")
+    ignored = Counted([Ignored(tmp_path / "3" / "slice002a.dcm", "damaged", damaged=True)])
+    series = beside_damage(survey(tmp_path).series, ignored)
+    assert ignored.times == 1
+    assert [one.verdict.decision for one in series] == ["accept"] * 3 + ["reject", "accept"]
 
 
 def test_empty_folder(tmp_path):

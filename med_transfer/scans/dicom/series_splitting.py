@@ -53,7 +53,8 @@ def _copies(slices: list[Slice]) -> list[Group]:
     for slice_ in slices:
         folders[slice_.path.parent].append(slice_)
     images = {folder: {slice_.image for slice_ in part} for folder, part in folders.items()}
-    whole = [folder for folder in folders if images[folder] == set().union(*images.values())]
+    every = set().union(*images.values())
+    whole = [folder for folder in folders if images[folder] == every]
     if len(folders) < 2 or not whole:
         return [(slices, Verdict())] if slices else []
     reason = Sentence("part of a series: the folder {name} holds these images and more", name=whole[0].name)

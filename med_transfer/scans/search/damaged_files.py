@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,14 +77,23 @@ def beside_damage(series: Sequence[Series], ignored: Sequence[Ignored]) -> list[
     only series of a folder. Any other series of the folder may have lost it: a remark. So is a broken link, which may
     have led to anything, and a text that is not named as the slices are: somebody's notes.
     """
-    folders = {file.path.parent for file in ignored if file.damaged}
+    beside: dict[Path, list[Ignored]] = defaultdict(list)
+    for file in ignored:
+        if file.damaged:
+            beside[file.path.parent].append(file)
     of_folder: dict[Path, list[tuple[list, str]]] = defaultdict(list)
-    for found in series if folders else ():
-        for path in (path for path in found.files if path.parent in folders):
+    for found in series if beside else ():
+        for path in (path for path in found.files if path.parent in beside):
             of_folder[path.parent].append((_natural(path.name), found.series_uid))
     for files in of_folder.values():
         files.sort()
-    return [_with_damage(found, damaged_slices(found, ignored), of_folder) for found in series]
+    return [_with_damage(found, damaged_slices(found, _of_folders(found, beside)), of_folder) for found in series]
+
+
+def _of_folders(series: Series, beside: Mapping[Path, list[Ignored]]) -> list[Ignored]:
+    """In a stable order."""
+    folders = dict.fromkeys(path.parent for path in series.files) if beside else ()
+    return [file for folder in folders for file in beside.get(folder, ())]
 
 
 def _with_damage(series: Series, damaged: Sequence[Ignored], of_folder: dict[Path, list[tuple[list, str]]]) -> Series:
