@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from med_transfer.cohorts import Cohort, PreparedCohort
 from med_transfer.cohorts.acquisition import NUMBER_FACTS, TEXT_FACTS
 from med_transfer.errors import UsageError
-from med_transfer.fusion.clinical import is_missing
+from med_transfer.fusion.clinical import without_missing
 from med_transfer.metrics.grouping import Grouping, group_column, is_private
 
 log = logging.getLogger(__name__)
@@ -89,4 +89,4 @@ def _texts(prepared: PreparedCohort, column: str) -> list[str]:
         texts = [case.columns.get(column, "") for case in prepared.cohort.cases]
     else:
         texts = [str(scan.acquisition.get(column, "")) for scan in prepared.scans]
-    return ["" if is_missing(text) else text.strip() for text in texts]
+    return [text.strip() for text in without_missing(texts)]

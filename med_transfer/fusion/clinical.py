@@ -16,7 +16,8 @@ from med_transfer.errors.sentence import Sentence
 
 OTHER = "other/missing"
 FEWEST_PATIENTS = 2  # a category of fewer patients is one of the others
-_MISSING = {"", "na", "n/a", "nan", "null", "none", "unknown", "?", "-", "."}
+_MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "unknown", "?", "-", "."}
+_NONE = "none"  # a value among words, as of contrast or smoking; among numbers what Python writes for a missing one
 _MOSTLY = 0.5  # a column in which more than this share are numbers was meant as numbers
 
 
@@ -59,11 +60,11 @@ class Numbers(Record):
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """As :meth:`encode`, of the table's texts."""
-        return self.encode(np.array([math.nan if is_missing(text) else float(text) for text in texts]))
+        return self.encode(np.array([math.nan if _no_number(text) else float(text) for text in texts]))
 
     def trouble(self, text: str) -> str:
         """Why a value cannot be used at prediction; empty when it can."""
-        if is_missing(text):
+        if _no_number(text):
             missing = Sentence("column {name} has no value here, and never lacked one in training", name=self.name)
             return "" if self.with_missing else missing
         return "" if _is_number(text) else Sentence("column {name} is not a number here", name=self.name)
@@ -110,7 +111,8 @@ def learn_column(
     Raises:
         CohortError: empty, constant, or numbers with something else among them.
     """
-    filled = [text for text in texts if not is_missing(text)]
+    texts = without_missing(texts)
+    filled = [text for text in texts if text]
     if len(set(filled)) < 2:
         fault = "the same value in every" if filled else "no value in any"
         raise CohortError(
@@ -121,9 +123,9 @@ def learn_column(
         )
     numeric = [_is_number(text) for text in filled]
     if all(numeric):
-        return Numbers.learn(name, np.array([math.nan if is_missing(text) else float(text) for text in texts]))
+        return Numbers.learn(name, np.array([float(text) if text else math.nan for text in texts]))
     if np.mean(numeric) > _MOSTLY:
-        odd = next(n for n, text in enumerate(texts) if not is_missing(text) and not _is_number(text))
+        odd = next(n for n, text in enumerate(texts) if text and not _is_number(text))
         raise CohortError(
             f"{rows[odd] if rows else f'scan {odd + 1}'} has something else than a number in column {name!r}",
             where=where,
@@ -145,6 +147,18 @@ def with_values(columns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 def is_missing(text: str) -> bool:
     """Whether a cell says that there is no value."""
     return text.strip().casefold() in _MISSING
+
+
+def without_missing(texts: Sequence[str]) -> list[str]:
+    """A column's texts, empty where there is no value: ``none`` is one among words, and not among numbers."""
+    filled = ["" if is_missing(text) else text for text in texts]
+    numbers = all(_is_number(text) for text in filled if not _no_number(text))
+    any_number = any(map(_is_number, filled))
+    return ["" if numbers and any_number and _no_number(text) else text for text in filled]
+
+
+def _no_number(text: str) -> bool:
+    return is_missing(text) or text.strip().casefold() == _NONE
 
 
 def _is_number(text: str) -> bool:

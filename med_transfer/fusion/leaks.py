@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors.sentence import Sentence
-from med_transfer.fusion.clinical import is_missing
+from med_transfer.fusion.clinical import is_missing, without_missing
 from med_transfer.metrics.auc import auc
 
 _MOST_CODES = 10  # a column of at most so many different values may be a code for the class
@@ -26,7 +26,7 @@ def leaking_columns(texts: Mapping[str, Sequence[str]], truth: NDArray[np.bool_]
         patients: one entry a scan.
     """
     warnings = []
-    for name, values in texts.items():
+    for name, values in ((name, without_missing(of_column)) for name, of_column in texts.items()):
         if _tells_class(values, truth):
             warnings.append(
                 Sentence(

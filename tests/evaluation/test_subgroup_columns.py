@@ -47,6 +47,13 @@ def test_a_column_of_the_table_goes_before_the_header():
     assert [grouping.order for grouping in cohort_subgroups(cohort)] == [("x", "y", "z")]
 
 
+def test_none_is_a_subgroup_among_words_and_not_known_among_numbers():
+    columns = {"contrast": ["none", "iv", "NA"] * 10, "age": ["None", "51", "63", "63"] * 7 + ["51"] * 2}
+    found = {one.column: one for one in cohort_subgroups(made_up_cohort(["a", "b"] * 15, columns))}
+    assert found["contrast"].order == ("iv", "none", "not known")
+    assert found["age"].order == ("51", "63", "not known")
+
+
 def test_a_column_that_does_not_exist_is_refused_with_the_nearest():
     check_subgroups(COHORT.cohort, ("sex", "kernel"))
     check_subgroups(COHORT.cohort, None)

@@ -36,6 +36,15 @@ def test_rare_unseen_and_missing_categories_share_a_level():
     )
 
 
+def test_none_is_a_value_among_words_and_missing_among_numbers():
+    contrast = learn_column("contrast", ["none", "none", "iv", "iv", "#N/A", ""], PATIENTS)
+    assert contrast == Categories(name="contrast", levels=("iv", "none"))
+    age = learn_column("age", ["50", "None", "70", "<NA>", "60", "61.5"], PATIENTS)
+    assert age == Numbers(name="age", median=60.75, with_missing=True)
+    np.testing.assert_array_equal(age.encode_texts(["40", "None"]), [[40, 0], [60.75, 1]])
+    assert age.trouble("None") == ""
+
+
 def test_the_wrong_columns_are_named():
     with pytest.raises(CohortError, match="cohort.csv: column 'site' has the same value in every development scan"):
         learn_column("site", ["a"] * 6, PATIENTS, where="cohort.csv")
