@@ -118,7 +118,9 @@ def _text(
     name: str, facts: Sequence[Mapping[str, str | float]], here: CohortProfile, training: CohortProfile | None
 ) -> TextShift:
     then, values = training.texts.get(name) if training else None, [scan[name] for scan in facts if name in scan]
-    unseen = _share(np.array([value not in then for value in values])) if then and values else None
+    unseen = None
+    if then and values and len(then) < _MOST_VALUES:  # of so many the rarer ones were not kept
+        unseen = _share(np.array([value not in then for value in values]))
     return TextShift(training=_shares(then), here=_shares(here.texts.get(name)) or {}, unseen=unseen)
 
 

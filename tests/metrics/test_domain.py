@@ -60,6 +60,18 @@ def test_prevalence_and_acquisition_stand_beside_those_of_training():
     assert kernel.unseen.value == pytest.approx(3 / 9)
 
 
+def test_a_value_that_was_too_rare_to_be_kept_is_not_said_to_be_new():
+    """The profile keeps the 20 most frequent of 25 kernels, and the scans here have one of the others."""
+    facts = [{"kernel": f"K{n % 25:02d}", "slice_thickness_mm": 1.0} for n in range(50)]
+    training = profile([True, False] * 25, facts)
+    assert "K24" not in training.texts["kernel"]
+    here = profile([True, False] * 5, facts[24:25] * 10)
+    domain = domain_of(
+        SPACING, NOVELTY, facts[24:25] * 10, here, envelope_mm=ENVELOPE, training=training, abstain_above=None
+    )
+    assert domain.texts["kernel"].unseen is None
+
+
 def test_what_an_older_bundle_does_not_remember_is_null():
     domain = measured(training=None)
     assert domain.prevalence["malignant"].training is None

@@ -59,7 +59,7 @@ class TextShift(Record):
     """A fact that is text: value to share of the scans, there and here.
 
     Attributes:
-        unseen: share of the scans here with a value that no development scan had.
+        unseen: share of the scans here with a value that no development scan had; None where that is not known.
     """
 
     training: dict[str, float] | None
