@@ -165,5 +165,5 @@ def _metrics(record: BundleRecord) -> Fields:
 def _said(rate: Estimate) -> str:
     if rate.value is None:
         return "not known"
-    interval = f" ({rate.ci95[0]:.3f} to {rate.ci95[1]:.3f}, 95 %)" if rate.ci95 else ""
-    return f"{rate.value:.3f}{interval}"
+    limits = " to ".join(f"{limit:.3f}" for limit in rate.interval or ())
+    return f"{rate.value:.3f}" + (f" ({limits}, 95 %)" if limits else "")

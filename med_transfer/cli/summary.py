@@ -95,5 +95,5 @@ def estimate_text(estimate: Estimate, *, signed: bool = False) -> str:
     if estimate.value is None:
         return "undefined"
     sign = "+" if signed else ""
-    interval = f" [{estimate.ci95[0]:{sign}.2f}, {estimate.ci95[1]:{sign}.2f}]" if estimate.ci95 else ""
-    return f"{estimate.value:{sign}.2f}{interval}"
+    limits = ", ".join(f"{limit:{sign}.2f}" for limit in estimate.interval or ())
+    return f"{estimate.value:{sign}.2f}" + (f" [{limits}]" if limits else "")

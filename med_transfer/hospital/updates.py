@@ -77,4 +77,4 @@ def _both(was: BundleRecord | None, now: BundleRecord, what: str) -> dict[str, l
 
 
 def _rate(estimate: Estimate | None) -> list[object] | None:
-    return [estimate.value, *(estimate.ci95 or (None, None))] if estimate else None
+    return [estimate.value, *(estimate.interval or (None, None))] if estimate else None

@@ -38,7 +38,7 @@ class Estimate(Record):
     Attributes:
         value: None when the measure is undefined (never 0 in its place); ``reason`` then says why.
         ci95: lower and upper limit; None when there is none to give.
-        ci95_cluster: the same from resampling patients, given for rates when patients have several scans.
+        ci95_cluster: the same over patients, given for rates when patients have several scans; ``method`` says how.
         method: how value and interval were found, in words.
         reason: why ``value`` is None, or why ``ci95`` is; else empty.
     """
@@ -57,9 +57,21 @@ class Estimate(Record):
         return int(self.ci95[0] > 0) - int(self.ci95[1] < 0)
 
     @property
+    def interval(self) -> Interval | None:
+        """The one that holds: over patients where there is one, since the scans of a patient are not independent."""
+        return self.ci95_cluster or self.ci95
+
+    @property
     def in_percent(self) -> str:
-        """A rate in words, with its 95 % interval, of patients where there is one."""
+        """A rate in words, with the interval that holds."""
         if self.value is None:
             return "unknown"
-        interval = self.ci95_cluster or self.ci95
-        return f"{self.value:.0%}" + (f" [{interval[0]:.0%}, {interval[1]:.0%}]" if interval else "")
+        limits = ", ".join(map(_percent, self.interval)) if self.interval else ""
+        return _percent(self.value) + (f" [{limits}]" if limits else "")
+
+
+def _percent(share: float) -> str:
+    """Without decimals; what is nearly all is not written as all, nor what is nearly none as none."""
+    if 0.995 <= share < 1:
+        return f"{min(share, 0.999):.1%}"
+    return f"{max(share, 0.001):.1%}" if 0 < share < 0.005 else f"{share:.0%}"

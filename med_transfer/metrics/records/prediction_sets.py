@@ -43,8 +43,5 @@ class SetMetrics(Record):
     @property
     def short_of_target(self) -> list[str]:
         """Classes whose whole interval lies below what was asked."""
-        limits = {
-            name: class_sets.coverage.ci95_cluster or class_sets.coverage.ci95
-            for name, class_sets in self.classes.items()
-        }
+        limits = {name: class_sets.coverage.interval for name, class_sets in self.classes.items()}
         return [name for name, limit in limits.items() if limit is not None and limit[1] < self.target]

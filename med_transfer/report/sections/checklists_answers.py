@@ -157,7 +157,7 @@ def _cross_table(evidence: Evidence, t: Translator) -> str:
 def _estimates(evidence: Evidence, t: Translator) -> str:
     classes = evidence.metrics.classes.items()
     shown = ", ".join(
-        f"{name} {percent(class_metrics.sensitivity)} [{percent_interval(class_metrics.sensitivity.ci95, t)}]"
+        f"{name} {percent(class_metrics.sensitivity)} [{percent_interval(class_metrics.sensitivity.interval, t)}]"
         for name, class_metrics in classes
     )
     return t("Sensitivity: {shown}. All others in 'Rates by class'", shown=shown)

@@ -51,4 +51,4 @@ def _row(axes: Axes, row: int, sensitivity: Estimate, t: Translator) -> None:
 def _spoken(sensitivity: Estimate, t: Translator) -> str:
     if sensitivity.value is None or sensitivity.ci95 is None:
         return t("undefined: no scan of this class")
-    return f"{percent(sensitivity)} ({percent_interval(sensitivity.ci95, t)})"
+    return f"{percent(sensitivity)} ({percent_interval(sensitivity.interval, t)})"
