@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from scipy.stats import binom, norm
 
 from med_transfer.metrics.auc import weighted_auc
-from med_transfer.metrics.binomial import BINOMIAL, newcombe_paired, wilson
+from med_transfer.metrics.binomial import BINOMIAL, clopper_pearson, newcombe_paired, wilson
 from med_transfer.metrics.delong import auc_variance, delong, logit_interval
+from med_transfer.metrics.effective_trials import effective_trials
 from med_transfer.metrics.intervals import (
     PatientBootstrap,
     Resampled,
@@ -108,7 +109,14 @@ def clustered_proportions(
     strength = 1 / CORRELATION - 1
     own = rng.beta(truth * strength, (1 - truth) * strength, (samples, size))
     hits = rng.binomial(SCANS_PER_PATIENT, own)
-    kinds = ("wilson over scans", "wilson over patients", "cluster percentile", "cluster BCa", "cluster, as printed")
+    kinds = (
+        "wilson over scans",
+        "wilson over patients",
+        "cluster percentile",
+        "cluster BCa",
+        "Korn-Graubard, as printed",
+    )
+    patients, everyone = _patients(size) * SCANS_PER_PATIENT, np.ones(size * SCANS_PER_PATIENT, dtype=bool)
     tallies = {kind: Tally(truth) for kind in kinds}
     for sample, of_patient in enumerate(hits):
         total, n = int(of_patient.sum()), size * SCANS_PER_PATIENT
@@ -117,9 +125,9 @@ def clustered_proportions(
         tallies["wilson over patients"].add(wilson(found.value * size, size))
         tallies["cluster percentile"].add(percentile_interval(found.draws))
         tallies["cluster BCa"].add(bca_interval(found.value, found.draws, found.jackknife))
-        tallies["cluster, as printed"].add(
-            wilson(found.value * size, size) if found.degenerate else found.interval()[0]
-        )
+        hit = (np.arange(SCANS_PER_PATIENT)[:, None] < of_patient).ravel()
+        trials = effective_trials(hit, everyone, patients)
+        tallies["Korn-Graubard, as printed"].add(clopper_pearson(found.value * trials, trials))
     yield from ((kind, tally.cell()) for kind, tally in tallies.items())
 
 

@@ -136,7 +136,7 @@ def evaluate(
             fusion=fusion,
             chosen_point=record.chosen_point,
             calibrated_on=record.calibration.n_patients,
-            prediction_sets=sets and measure_sets(given.labelled(given.probabilities), sets, config, seed),
+            prediction_sets=sets and measure_sets(given.labelled(given.probabilities), sets, config),
         ),
         baselines=given.baselines,
         subgroups=cohort_subgroups(prepared, subgroups, channel_columns(record.preprocessing)),

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from med_transfer.metrics import measures
 from med_transfer.metrics.class_rates import sensitivities
 from med_transfer.metrics.config import EvaluationConfig
-from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import SCANS_CALLED
 from med_transfer.metrics.records.metrics import AbstentionPoint
@@ -32,9 +31,7 @@ def certainty(probabilities: NDArray[np.float64], *, multilabel: bool) -> NDArra
     return probabilities.max(axis=1)
 
 
-def abstention_curve(
-    predictions: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig
-) -> list[AbstentionPoint]:
+def abstention_curve(predictions: LabelledPredictions, config: EvaluationConfig) -> list[AbstentionPoint]:
     """From all scans called to few; scans that are equally certain stay together, and no point comes twice.
 
     The shares are those of the test scans themselves: a description, not a limit that was chosen beforehand.
@@ -44,7 +41,7 @@ def abstention_curve(
     certain = certainty(_as_called(predictions), multilabel=predictions.labels.multilabel)
     falling = np.sort(certain)[::-1]
     limits = {float(falling[max(1, round(share * len(predictions))) - 1]) for share in SHARES}
-    return [_point(predictions, certain >= limit, limit, bootstrap, config) for limit in sorted(limits)]
+    return [_point(predictions, certain >= limit, limit, config) for limit in sorted(limits)]
 
 
 def _as_called(predictions: LabelledPredictions) -> NDArray[np.float64]:
@@ -61,17 +58,15 @@ def _point(
     predictions: LabelledPredictions,
     answered: NDArray[np.bool_],
     limit: float,
-    bootstrap: PatientBootstrap,
     config: EvaluationConfig,
 ) -> AbstentionPoint:
     answered_predictions = replace(predictions.take(answered), scans=SCANS_CALLED)
-    within = PatientBootstrap(answered_predictions.patients, bootstrap.n_boot, bootstrap.seed)
     truth = zip(predictions.labels.names, predictions.truth.T, strict=True)
     return AbstentionPoint(
         share=len(answered_predictions) / len(predictions),
         n_scans=len(answered_predictions),
         certainty=limit,
         called={name: float(answered[has].mean()) if has.any() else None for name, has in truth},
-        sensitivity=sensitivities(answered_predictions, within, config),
+        sensitivity=sensitivities(answered_predictions, config),
         balanced_accuracy=measures.balanced_accuracy(answered_predictions),
     )

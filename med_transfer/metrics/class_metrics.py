@@ -16,7 +16,7 @@ def class_metrics(
     predictions: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig
 ) -> dict[str, ClassMetrics]:
     """By class name, each against the rest."""
-    rates = ClassRates.of(predictions, bootstrap, config, resample=True)
+    rates = ClassRates.of(predictions, bootstrap, config)
     return {name: _of_class(c, rates) for c, name in enumerate(predictions.labels.names)}
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors.sentence import Sentence
-from med_transfer.metrics.binomial import BINOMIAL, BINOMIAL_NAMES, wilson
+from med_transfer.metrics.binomial import BINOMIAL, BINOMIAL_NAMES, clopper_pearson, wilson
 from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.effective_trials import effective_trials
 from med_transfer.metrics.intervals import PatientBootstrap, Resampled
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.predictive_values import likelihood_ratio, npv_at, ppv_at, predictive_value_in
@@ -21,7 +22,6 @@ from med_transfer.metrics.rates import (
     f1,
     f1_in,
     likelihood_ratio_in,
-    rate_in,
     rate_of,
     share,
     weighted_cells,
@@ -59,12 +59,32 @@ class ResampledCells:
         return Resampled(float(value[0]), draws, jackknife)
 
 
-def sensitivities(
-    predictions: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig | None = None
-) -> dict[str, Estimate]:
+def sensitivities(predictions: LabelledPredictions, config: EvaluationConfig | None = None) -> dict[str, Estimate]:
     """By class."""
-    rates = ClassRates.of(predictions, bootstrap, config or EvaluationConfig())
-    return {name: rates.rate(c, "sensitivity") for c, name in enumerate(predictions.labels.names)}
+    names, config = predictions.labels.names, config or EvaluationConfig()
+    return {name: class_rate(predictions, c, "sensitivity", config) for c, name in enumerate(names)}
+
+
+def class_rate(predictions: LabelledPredictions, c: int, name: str, config: EvaluationConfig) -> Estimate:
+    """Sensitivity, specificity, PPV or NPV of class ``c``.
+
+    Over patients by Korn and Graubard: Clopper-Pearson's interval at the effective number of scans.
+    """
+    truth, predicted = predictions.truth[:, c], predictions.predicted[:, c]
+    hits, misses = rate_of(name, count(truth, predicted))
+    value, method = share(hits, misses), BINOMIAL_NAMES[config.interval]
+    if value is None:
+        return Estimate(value=None, ci95=None, method=method, reason=undefined_rate(predictions, c, name))
+    interval = BINOMIAL[config.interval](hits, hits + misses)
+    if not predictions.clustered:
+        return Estimate(value=value, ci95=interval, method=method)
+    among = {"sensitivity": truth, "specificity": ~truth, "ppv": predicted, "npv": ~predicted}[name]
+    if predictions.patients_among(among) == hits + misses:  # those with several are not among these
+        return Estimate(value=value, ci95=interval, ci95_cluster=interval, method=method)
+    trials = effective_trials(truth == predicted, among, predictions.patients)
+    method += " over scans as if independent; ci95_cluster: Korn-Graubard over patients"
+    cluster = clopper_pearson(value * trials, trials)
+    return Estimate(value=value, ci95=interval, ci95_cluster=cluster, method=method)
 
 
 def undefined_rate(predictions: LabelledPredictions, c: int, rate: str) -> str:
@@ -77,39 +97,21 @@ def undefined_rate(predictions: LabelledPredictions, c: int, rate: str) -> str:
 
 @dataclass(frozen=True)
 class ClassRates:
-    """Every rate of every class; the resamples are drawn once, and only where something is made of them."""
+    """Every rate of every class; the resamples are drawn once."""
 
     predictions: LabelledPredictions
     bootstrap: PatientBootstrap
     config: EvaluationConfig
-    cells: ResampledCells | None
+    cells: ResampledCells
 
     @classmethod
-    def of(
-        cls,
-        predictions: LabelledPredictions,
-        bootstrap: PatientBootstrap,
-        config: EvaluationConfig,
-        *,
-        resample: bool = False,
-    ) -> ClassRates:
-        """``resample``: also where each patient has one scan, as :meth:`f1` needs."""
-        cells = ResampledCells.of(predictions, bootstrap) if resample or predictions.clustered else None
-        return cls(predictions, bootstrap, config, cells)
+    def of(cls, predictions: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig) -> ClassRates:
+        """With the resamples."""
+        return cls(predictions, bootstrap, config, ResampledCells.of(predictions, bootstrap))
 
     def rate(self, c: int, name: str) -> Estimate:
-        """Sensitivity, specificity, PPV or NPV of class ``c``."""
-        hits, misses = rate_of(name, self._counts(c))
-        value, method = share(hits, misses), BINOMIAL_NAMES[self.config.interval]
-        if value is None:
-            return Estimate(value=None, ci95=None, method=method, reason=undefined_rate(self.predictions, c, name))
-        interval = BINOMIAL[self.config.interval](hits, hits + misses)
-        if not self.predictions.clustered or self.cells is None:
-            return Estimate(value=value, ci95=interval, method=method)
-        resampled = self.cells.resampled(c, lambda cells: rate_in(name, cells))
-        cluster, how = self._over_patients(resampled, lambda: wilson(value * (n := self._patients(c, name)), n))
-        method += f" over scans as if independent; ci95_cluster: {how}"
-        return Estimate(value=value, ci95=interval, ci95_cluster=cluster, method=method)
+        """As :func:`class_rate`."""
+        return class_rate(self.predictions, c, name, self.config)
 
     def f1(self, c: int) -> Estimate:
         """F1; where all draws agree, from the Wilson interval of J = TP / (TP + FP + FN), as F1 = 2 J / (1 + J)."""
@@ -118,8 +120,6 @@ class ClassRates:
         if value is None:
             reason = Sentence("no scan of class {name}, and none was called so", name=name)
             return Estimate(value=None, ci95=None, method="F1", reason=reason)
-        if self.cells is None:
-            raise ValueError("F1 needs the resamples")
         concerned = self.predictions.truth[:, c] | self.predictions.predicted[:, c]
 
         def from_wilson() -> Interval | None:
@@ -127,7 +127,11 @@ class ClassRates:
             limits = wilson(overlap * n, n)
             return limits and (2 * limits[0] / (1 + limits[0]), 2 * limits[1] / (1 + limits[1]))
 
-        interval, how = self._over_patients(self.cells.resampled(c, f1_in), from_wilson)
+        resampled = self.cells.resampled(c, f1_in)
+        interval, kind = (from_wilson(), "") if resampled.degenerate else resampled.interval()
+        how = self.bootstrap.described(kind)
+        if not kind:
+            how = f"Wilson over patients, because every draw of the {self.bootstrap.described('BCa')} agrees"
         reason = "" if interval else CLASS_MISSING
         return Estimate(value=value, ci95=interval, method=f"F1; {how}", reason=reason)
 
@@ -135,7 +139,7 @@ class ClassRates:
         """``positive`` or ``negative``."""
         name = self.predictions.labels.names[c]
         ratio = likelihood_ratio(name, self._counts(c), "positive" if which == "positive" else "negative")
-        if ratio.value is None or not self.predictions.clustered or self.cells is None:
+        if ratio.value is None or not self.predictions.clustered:
             return ratio
         resampled = self.cells.resampled(c, lambda cells: likelihood_ratio_in(which, cells))
         unbounded = float(np.isinf(resampled.draws).mean())
@@ -151,7 +155,7 @@ class ClassRates:
         if prevalence is None:
             return None
         values = {"ppv": ppv_at(prevalence, name, counts), "npv": npv_at(prevalence, name, counts)}
-        if self.predictions.clustered and self.cells is not None:
+        if self.predictions.clustered:
             for which, estimate in values.items():
                 resampled = self.cells.resampled(
                     c, lambda cells, which=which: predictive_value_in(which, prevalence, cells)
@@ -166,23 +170,5 @@ class ClassRates:
         method = f"{estimate.method}, over scans as if independent; ci95_cluster: {self.bootstrap.described(kind)}"
         return estimate.model_copy(update={"ci95_cluster": interval, "method": method})
 
-    def _over_patients(
-        self, resampled: Resampled, otherwise: Callable[[], Interval | None]
-    ) -> tuple[Interval | None, str]:
-        """Interval of resampled patients, or another one when all draws agree: all right, or all wrong."""
-        if resampled.degenerate:
-            return (
-                otherwise(),
-                f"Wilson over patients, because every draw of the {self.bootstrap.described('BCa')} agrees",
-            )
-        interval, kind = resampled.interval()
-        return interval, self.bootstrap.described(kind)
-
     def _counts(self, c: int):
         return count(self.predictions.truth[:, c], self.predictions.predicted[:, c])
-
-    def _patients(self, c: int, rate: str) -> int:
-        """Patients whose scans a rate is taken over."""
-        truth, predicted = self.predictions.truth[:, c], self.predictions.predicted[:, c]
-        among = {"sensitivity": truth, "specificity": ~truth, "ppv": predicted, "npv": ~predicted}
-        return self.predictions.patients_among(among[rate])

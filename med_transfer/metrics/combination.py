@@ -10,15 +10,15 @@ Sources: Zou & Donner 2008, Stat Med 27:1693; with correlated parts Zou 2007, Ps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t
 
 from med_transfer.metrics.class_auc import auc_bound
 from med_transfer.metrics.delong import placements
+from med_transfer.metrics.effective_trials import by_patient, effective_trials
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Interval
 
@@ -82,10 +82,9 @@ def rate_parts(predictions: LabelledPredictions, limits: Limits, confidence: flo
     for c in np.flatnonzero(defined_classes(predictions)):
         for among in (kind[:, c] for kind in kinds):
             rate = float(right[among, c].mean())
-            own = _by_patient(np.where(among, right[:, c] - rate, 0) / among.sum(), predictions.patients)
-            trials = _effective_trials(rate, own, int(among.sum()), predictions.patients_among(among), confidence)
+            trials = effective_trials(right[:, c], among, predictions.patients, confidence)
             found.append((rate, *(limits(rate * trials, trials) or (0.0, 1.0))))
-            influence.append(own)
+            influence.append(by_patient(np.where(among, right[:, c] - rate, 0) / among.sum(), predictions.patients))
     table = np.array(found)
     return Parts(table[:, 0], table[:, 1:], np.stack(influence, axis=1))
 
@@ -100,7 +99,7 @@ def auc_parts(predictions: LabelledPredictions, confidence: float = 0.95) -> Par
         value = float(placement[truth].mean())
         found.append((value, *(auc_bound(predictions, c, confidence) or (0.0, 1.0))))
         part = (placement - value) / np.where(truth, truth.sum(), (~truth).sum())
-        influence.append(_by_patient(part, predictions.patients))
+        influence.append(by_patient(part, predictions.patients))
     table = np.array(found)
     return Parts(table[:, 0], table[:, 1:], np.stack(influence, axis=1))
 
@@ -109,25 +108,3 @@ def defined_classes(predictions: LabelledPredictions) -> NDArray[np.bool_]:
     """Classes that a balanced accuracy counts, boolean [class]."""
     n_positive = predictions.truth.sum(axis=0)
     return (n_positive > 0) & (n_positive < len(predictions)) if predictions.labels.multilabel else n_positive > 0
-
-
-def _effective_trials(
-    rate: float, influence: NDArray[np.float64], n_scans: int, n_patients: int, confidence: float
-) -> float:
-    """Scans over the design effect, less what it costs that this is estimated from few patients.
-
-    Where nothing varies patients count. Source: Korn & Graubard 1998, Surv Methodol 24:193.
-    """
-    if n_patients == n_scans:
-        return n_scans
-    variance = n_patients / max(n_patients - 1, 1) * float((influence**2).sum())
-    if variance < 1e-12 or n_patients < 2:
-        return n_patients
-    upper = (1 + confidence) / 2
-    few = float(t.ppf(upper, n_scans - 1) / t.ppf(upper, n_patients - 1)) ** 2
-    return float(np.clip(rate * (1 - rate) / variance * few, 1, n_scans))
-
-
-def _by_patient(of_scan: NDArray[np.float64], patients: Sequence[str]) -> NDArray[np.float64]:
-    _, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    return np.bincount(patient, weights=of_scan).astype(np.float64)

@@ -125,14 +125,12 @@ def compute_metrics(
         prevalence=dict(zip(labels.names, predictions.truth.mean(axis=0).tolist(), strict=True)),
         calibration=calibration(predictions, bootstrap),
         decision_curves=decision_curves(predictions, bootstrap),
-        abstention=abstention_curve(predictions, bootstrap, config),
+        abstention=abstention_curve(predictions, config),
         operating_point=predictions.operating_point,
         baselines={
             name: _baseline(_called(predictions, name, baselines), predictions, bootstrap, config) for name in baselines
         },
-        subgroups={
-            grouping.column: subgroup_metrics(predictions, grouping, bootstrap, config) for grouping in groupings
-        },
+        subgroups={grouping.column: subgroup_metrics(predictions, grouping, config) for grouping in groupings},
         subgroup_tests=subgroup_tests(predictions, groupings, resampling.seed),
         failed=_failed(failed),
         evaluation=config,
@@ -171,7 +169,7 @@ def _baseline(
         balanced_accuracy=measures.balanced_accuracy(other),
         macro_auc=measures.macro_auc(other),
         brier=brier(other, bootstrap),
-        sensitivity=sensitivities(other, bootstrap, config),
+        sensitivity=sensitivities(other, config),
         macro_auc_gain=gain.macro_auc,
         balanced_accuracy_gain=gain.balanced_accuracy,
     )

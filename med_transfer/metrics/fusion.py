@@ -56,17 +56,17 @@ def fusion_figures(
         for parts in dict.fromkeys([*alone.values(), *without.values()])
     }
     return {
-        "models": {name: _model(predictions[parts], bootstrap) for name, parts in (alone | {"fused": use}).items()},
+        "models": {name: _model(predictions[parts]) for name, parts in (alone | {"fused": use}).items()},
         "fused_minus": {name: minus[parts] for name, parts in alone.items()},
         "contributions": {part: minus[parts] for part, parts in without.items()},
     }
 
 
-def _model(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> FusionModel:
+def _model(predictions: LabelledPredictions) -> FusionModel:
     return FusionModel(
         macro_auc=measures.macro_auc(predictions),
         balanced_accuracy=measures.balanced_accuracy(predictions),
-        sensitivity=sensitivities(predictions, bootstrap),
+        sensitivity=sensitivities(predictions),
     )
 
 

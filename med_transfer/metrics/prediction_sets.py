@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors.sentence import Sentence
-from med_transfer.metrics.class_rates import ClassRates
+from med_transfer.metrics.class_rates import class_rate
 from med_transfer.metrics.config import EvaluationConfig
-from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import no_case
 from med_transfer.metrics.records.estimate import Estimate
@@ -23,8 +22,6 @@ def measure_sets(
     predictions: LabelledPredictions,
     sets: PredictionSets,
     config: EvaluationConfig = EvaluationConfig(),  # noqa: B008 (frozen)
-    seed: int = 0,
-    n_boot: int = 2000,
 ) -> SetMetrics:
     """Measure prediction sets.
 
@@ -32,7 +29,6 @@ def measure_sets(
         predictions: the scans, with the probabilities that the sets are made of.
         sets: as they were learned from validation scans.
         config: which interval the shares get.
-        seed, n_boot: of the bootstrap over patients, where some have several scans.
     """
     truth, patients, labels = predictions.truth, predictions.patients, predictions.labels
     in_set = sets.contains(predictions.probabilities)
@@ -45,9 +41,7 @@ def measure_sets(
         hit_predictions = LabelledPredictions.of(
             np.ones((len(hits), 1), dtype=bool), hits[:, None].astype(float), of, hit
         )
-        return ClassRates.of(hit_predictions, PatientBootstrap(hit_predictions.patients, n_boot, seed), config).rate(
-            0, "sensitivity"
-        )
+        return class_rate(hit_predictions, 0, "sensitivity", config)
 
     single = in_set.sum(axis=1) == 1
     right = np.asarray((in_set & truth)[single].any(axis=1))

@@ -13,7 +13,6 @@ from med_transfer.metrics import measures
 from med_transfer.metrics.class_rates import sensitivities
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.grouping import SMALLEST_SUBGROUP, UNKNOWN, Grouping
-from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.paired_tests import holm
 from med_transfer.metrics.records.estimate import Estimate
@@ -25,7 +24,7 @@ _ROUNDING = 1e-9  # two ways to add up the same statistic
 
 
 def subgroup_metrics(
-    predictions: LabelledPredictions, grouping: Grouping, bootstrap: PatientBootstrap, config: EvaluationConfig
+    predictions: LabelledPredictions, grouping: Grouping, config: EvaluationConfig
 ) -> dict[str, Subgroup]:
     """The measures of each subgroup in its order; null with the reason below ``SMALLEST_SUBGROUP`` patients.
 
@@ -39,10 +38,10 @@ def subgroup_metrics(
             expected=f"{len(predictions)}, one for every scan",
         )
     of_scan = np.asarray(grouping.of_scan)
-    return {name: _measured(predictions.take(of_scan == name), bootstrap, config) for name in grouping.order}
+    return {name: _measured(predictions.take(of_scan == name), config) for name in grouping.order}
 
 
-def _measured(predictions: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig) -> Subgroup:
+def _measured(predictions: LabelledPredictions, config: EvaluationConfig) -> Subgroup:
     n, n_patients = len(predictions), predictions.n_patients
     if n_patients < SMALLEST_SUBGROUP:
         masked = Estimate(
@@ -50,13 +49,12 @@ def _measured(predictions: LabelledPredictions, bootstrap: PatientBootstrap, con
         )
         sensitivity = dict.fromkeys(predictions.labels.names, masked)
         return Subgroup(n=n, n_patients=n_patients, balanced_accuracy=masked, macro_auc=masked, sensitivity=sensitivity)
-    within = PatientBootstrap(predictions.patients, bootstrap.n_boot, bootstrap.seed)
     return Subgroup(
         n=n,
         n_patients=n_patients,
         balanced_accuracy=measures.balanced_accuracy(predictions),
         macro_auc=measures.macro_auc(predictions),
-        sensitivity=sensitivities(predictions, within, config),
+        sensitivity=sensitivities(predictions, config),
     )
 
 

@@ -7,7 +7,6 @@ from statsmodels.stats.proportion import proportion_confint
 
 from med_transfer.metrics.abstention import SHARES, abstention_curve, certainty
 from med_transfer.metrics.config import EvaluationConfig
-from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.prediction_sets import measure_sets
 from med_transfer.model.calibration import PredictionSets
@@ -17,12 +16,12 @@ from med_transfer.model.operating_point import OperatingPoint
 def measured(data, thresholds, **options):
     predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
     sets = PredictionSets(coverage=0.9, thresholds=thresholds, n_patients=(30, 30, 30))
-    return measure_sets(predictions, sets, n_boot=200, **options)
+    return measure_sets(predictions, sets, **options)
 
 
 def curve(data):
     predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
-    return abstention_curve(predictions, PatientBootstrap(data.patients, 50), EvaluationConfig())
+    return abstention_curve(predictions, EvaluationConfig())
 
 
 @pytest.mark.parametrize("make", [three_classes, findings])
@@ -118,9 +117,9 @@ def test_where_calls_do_not_follow_frequency_certainty_does_not_either():
     data, shares = three_classes(), np.array([0.05, 0.15, 0.8])
     rare = data.probabilities * shares / (data.probabilities * shares).sum(axis=1, keepdims=True)
     point = OperatingPoint.balanced(data.labels, shares.tolist())
-    bootstrap, config = PatientBootstrap(data.patients, 50), EvaluationConfig()
+    config = EvaluationConfig()
     plain = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
     moved = LabelledPredictions.of(data.truth, rare, data.patients, data.labels, point)
-    for ours, theirs in zip(*(abstention_curve(each, bootstrap, config) for each in (moved, plain)), strict=True):
+    for ours, theirs in zip(*(abstention_curve(each, config) for each in (moved, plain)), strict=True):
         assert (ours.n_scans, ours.called) == (theirs.n_scans, theirs.called)
         assert ours.balanced_accuracy.value == pytest.approx(theirs.balanced_accuracy.value)

@@ -8,7 +8,6 @@ from simulated_scores import findings, three_classes
 from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.grouping import UNKNOWN, Grouping
-from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import Bootstrap
 from med_transfer.metrics.subgroups import permutation_test, subgroup_metrics, subgroup_tests
@@ -34,7 +33,7 @@ def drawn_calls(rng, n, sensitivity):
 def test_a_subgroup_of_ten_patients_is_measured_and_tested_and_one_of_nine_is_not():
     truth, groups = [0, 1] * 15, ["a"] * 10 + ["b"] * 11 + ["c"] * 9
     predictions, grouping = scored_calls(truth, [True, True, False] * 10), Grouping.of("site", groups)
-    found = subgroup_metrics(predictions, grouping, PatientBootstrap(predictions.patients, 10, 0), EvaluationConfig())
+    found = subgroup_metrics(predictions, grouping, EvaluationConfig())
     assert {name: one.balanced_accuracy.value is not None for name, one in found.items()} == {
         "a": True,
         "b": True,

@@ -36,11 +36,13 @@ _HERE = Path(__file__).parent
 _TEMPLATE = "compare.html.jinja"
 METHOD = sentence(
     "Differences are of the run minus the reference, on the test scans that both predicted, in the same resampled "
-    "patients; intervals are 95 % percentiles, of sensitivities with one scan a patient Newcombe's score interval for "
-    "pairs, and are not corrected for the number of runs and measures. DeLong's test (macro AUC) and McNemar's exact "
-    "test (scans called right) are a second opinion; their p values are corrected for the number of runs by Holm's "
-    "method, each test by itself. An interval that holds 0 shows no difference, which is not the same as showing that "
-    "there is none."
+    "patients. Intervals are 95 %: of macro AUC the wider of DeLong's interval and percentiles; of balanced "
+    "sensitivity Clopper-Pearson limits of all rates, combined; of sensitivities with one scan a patient Newcombe's "
+    "score interval for pairs, else percentiles; they are not corrected for the number of runs and measures. "
+    "DeLong's test (macro AUC) and McNemar's exact test (scans called right) are a second opinion; their p values are "
+    "corrected for the number of runs by Holm's method, each test by itself, and are rather too small for runs that "
+    "were cross-validated. An interval that holds 0 shows no difference, which is not the same as showing that there "
+    "is none."
 )
 MARGIN_METHOD = sentence(
     "Non-inferiority: the lower limit of the 95 % interval of the difference lies above minus the margin, a one-sided "
@@ -183,8 +185,8 @@ def estimate_text(estimate: Estimate) -> str:
     """For example ``0.87 (0.79 to 0.93)``."""
     if estimate.value is None:
         return "undefined"
-    interval = f" ({estimate.ci95[0]:.2f} to {estimate.ci95[1]:.2f})" if estimate.ci95 else ""
-    return f"{estimate.value:.2f}{interval}"
+    limits = " to ".join(f"{limit:.2f}" for limit in estimate.interval or ())
+    return f"{estimate.value:.2f}" + (f" ({limits})" if limits else "")
 
 
 def signed_text(estimate: Estimate, t: Translator = ENGLISH) -> str:

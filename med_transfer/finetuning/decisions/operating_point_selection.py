@@ -13,9 +13,8 @@ from sklearn.metrics import roc_curve
 from med_transfer.errors import ConfigError, TooFewPatients
 from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.finetuning.decisions.config import OperatingPointConfig
-from med_transfer.metrics.class_rates import ClassRates
+from med_transfer.metrics.class_rates import class_rate
 from med_transfer.metrics.config import EvaluationConfig
-from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import VALIDATION_SCANS
 from med_transfer.metrics.records.decisions import ChosenPoint
@@ -71,7 +70,7 @@ def check_point(config: OperatingPointConfig, truth: NDArray[np.bool_], labels: 
 
 
 def choose_point(
-    config: OperatingPointConfig, validation: LabelledPredictions, *, n_networks: int = 1, seed: int = 0
+    config: OperatingPointConfig, validation: LabelledPredictions, *, n_networks: int = 1
 ) -> tuple[OperatingPoint, ChosenPoint]:
     """The operating point, and what it reaches on the validation scans.
 
@@ -80,14 +79,12 @@ def choose_point(
         validation: calibrated probabilities, each scan's by a network that had not trained on it; their own operating
             point is what ``balanced_argmax`` means for them.
         n_networks: fold models of the ensemble.
-        seed: of the patient bootstrap behind the intervals.
 
     Raises:
         ConfigError, TooFewPatients: as :func:`check_point`; or a sensitivity that no threshold above 0 reaches.
     """
     point = select_point(config, validation)
     predictions = replace(validation, operating_point=point, scans=VALIDATION_SCANS)
-    rates = ClassRates.of(predictions, PatientBootstrap(predictions.patients, seed=seed), EvaluationConfig())
     reached = ChosenPoint(
         rule=config.rule,
         for_class=config.for_class,
@@ -95,8 +92,8 @@ def choose_point(
         n_scans=len(predictions),
         n_patients=predictions.n_patients,
         n_networks=n_networks,
-        sensitivity=_on_validation(rates, "sensitivity", config),
-        specificity=_on_validation(rates, "specificity", config),
+        sensitivity=_on_validation(predictions, "sensitivity", config),
+        specificity=_on_validation(predictions, "specificity", config),
         warnings=_warnings(config, predictions),
     )
     for warning in reached.warnings:
@@ -179,9 +176,10 @@ def _whose(config: OperatingPointConfig, labels: Labels) -> tuple[str, ...]:
     return labels.names if config.for_class is None else (config.for_class,)
 
 
-def _on_validation(rates: ClassRates, name: str, config: OperatingPointConfig) -> dict[str, Estimate]:
+def _on_validation(predictions: LabelledPredictions, name: str, config: OperatingPointConfig) -> dict[str, Estimate]:
     """A rate by class; its method says where the threshold was chosen on the same scans."""
-    by_class = {label: rates.rate(c, name) for c, label in enumerate(rates.predictions.labels.names)}
+    labels, stated = predictions.labels.names, EvaluationConfig()
+    by_class = {label: class_rate(predictions, c, name, stated) for c, label in enumerate(labels)}
     if not config.is_chosen:
         return by_class
     return {

@@ -52,7 +52,6 @@ def choose_operating_point(
         config.operating_point,
         _predictions(cohort, trained),
         n_networks=run_data.split.n_fold_models,
-        seed=config.seed,
     )
     log.info("operating point: %s; called is %s", reached.aim, point)
     return point, reached
