@@ -100,6 +100,19 @@ def test_two_series_in_an_archive_need_a_choice(tmp_path):
     np.testing.assert_array_equal(read_scan(archive, "1.2.2").voxels, hounsfield(seed=2))
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_of_one_name_are_all_read(tmp_path):
+    hu = hounsfield((8, 7, 9))
+    with zipfile.ZipFile(tmp_path / "export.zip", "w") as file:
+        for number, path in enumerate(write_series(tmp_path / "in", hu)):
+            file.write(path, f"{number // 4}/IM{max(number, 1)}.dcm")
+    with zipfile.ZipFile(tmp_path / "flat.zip", "w") as file:
+        for number, path in enumerate(sorted((tmp_path / "in").iterdir())):
+            file.write(path, f"IM{number % 3}.dcm")
+    for name in ("export.zip", "flat.zip"):
+        np.testing.assert_array_equal(read_scan(tmp_path / name).voxels, hu)
+
+
 @pytest.mark.parametrize("name", ["../outside.dcm", "/tmp/outside.dcm", "a/../../outside.dcm", "C:\\outside.dcm"])
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_a_member_that_leads_out_is_refused(tmp_path, name, kind):

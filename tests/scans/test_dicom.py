@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -437,6 +438,20 @@ def test_identical_copies_are_dropped(tmp_path):
 
 
 # Privacy ------------------------------------------------------------------------------------------------------
+
+
+def test_copies_that_are_dropped_change_no_voxel(tmp_path):
+    """Even where the slices shift aside by less than what counts as a tilt."""
+    affine = plane_affine()
+    affine[:3, 2] += affine[:3, 1] / np.linalg.norm(affine[:3, 1]) * 2.5 * np.tan(np.radians(0.4))
+    hu = hounsfield((9, 30, 30))
+    paths = write_series(tmp_path / "whole", hu, affine)
+    shutil.copytree(tmp_path / "whole", tmp_path / "twice")
+    shutil.copy(paths[3], tmp_path / "twice" / "again.dcm")
+    volume = read_scan(tmp_path / "twice")
+    assert volume.verdict.decision == "repair"
+    np.testing.assert_array_equal(volume.voxels, hu)
+    np.testing.assert_array_equal(volume.affine, read_scan(tmp_path / "whole").affine)
 
 
 def test_no_patient_data_in_anything_printed(tmp_path):

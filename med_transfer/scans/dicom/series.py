@@ -168,7 +168,7 @@ def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:
     if series.modality == "CT" and (doubt := hounsfield_doubt(voxels)):
         remarks = (*remarks, doubt)
     affine = affine_of(slices)
-    if verdict.repairs:
+    if any(repair.kind != "repeated_slices" for repair in verdict.repairs):  # what is dropped moves nothing
         positions = np.array([slice_.position_mm for slice_ in slices])
         fill = AIR_HU if series.modality == "CT" else min(float(voxels.min()), 0.0)
         voxels, affine = on_regular_grid(voxels, affine, positions, fill)

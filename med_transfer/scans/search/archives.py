@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -166,11 +167,20 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
 
 
 def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
+    """Two may have one name, as of files from several folders, and neither takes the place of the other."""
+    named: Counter[str] = Counter()
     for info in opened.infolist():
         is_link = (info.external_attr >> 16) & 0o170000 == 0o120000
         if not info.is_dir() and not is_link:
             with opened.open(info) as stream:
-                yield _Member(info.filename, info.file_size, stream)
+                yield _Member(_apart(info.filename, named[info.filename]), info.file_size, stream)
+            named[info.filename] += 1
+
+
+def _apart(name: str, before: int) -> str:
+    """With the number of those of this name before it; what it ends with says what it is."""
+    folder, slash, own = name.rpartition("/")
+    return f"{folder}{slash}{before}~{own}" if before else name
 
 
 def _tar_members(opened: tarfile.TarFile) -> Iterator[_Member]:
