@@ -45,6 +45,8 @@ def refuse_to_lose(out: Path, columns: Sequence[str], *read: Path | None) -> Non
 def replace_keeping(out: Path, content: bytes, own: Sequence[str]) -> Path | None:
     """Write a table; one that was there, with labels that were others, stays beside it as ``cohort.before.csv``.
 
+    What stays there already is left: the next is ``cohort.before2.csv``.
+
     Args:
         out: where it is written.
         content: of the new table.
@@ -62,7 +64,8 @@ def replace_keeping(out: Path, content: bytes, own: Sequence[str]) -> Path | Non
     except OSError as error:
         raise output_error(out, error) from error
     if there != content and not set(header_of(out)) <= set(own):
-        before = out.with_name(f"{out.stem}.before{out.suffix}")
+        names = (out.with_name(f"{out.stem}.before{number or ''}{out.suffix}") for number in (0, *range(2, 10_000)))
+        before = next(name for name in names if not name.exists() or name.read_bytes() == there)
         write_bytes(before, there)
     write_bytes(out, content)
     return before

@@ -347,6 +347,9 @@ def test_a_label_that_somebody_has_corrected_in_the_table_stays_beside_it(index,
     assert (before.read_bytes(), first.cohort.read_bytes()) == (corrected, written)
     assert index(labels=sheet).before is None
     assert before.read_bytes() == corrected
+    sheet.write_text("scan,label\n../export/n.nii,middle\n")
+    again = index(labels=sheet).before  # the table of the sheet of before, not what was corrected by hand
+    assert (again.name, again.read_bytes(), before.read_bytes()) == ("cohort.before2.csv", written, corrected)
 
 
 def test_the_sheet_is_not_written_over(index, tmp_path):
