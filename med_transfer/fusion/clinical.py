@@ -163,6 +163,6 @@ def _no_number(text: str) -> bool:
 
 def _is_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return math.isfinite(float(text)) and "_" not in text  # "10_01" is a code
     except ValueError:
         return False

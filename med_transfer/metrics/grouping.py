@@ -105,7 +105,7 @@ def _words(column: str) -> set[str]:
 
 def _number(text: str) -> float:
     try:
-        number = float(text)
+        number = math.nan if "_" in text else float(text)  # "10_01" is a code, and no thousand to a reader
     except ValueError:
         return math.nan
     return number if math.isfinite(number) else math.nan

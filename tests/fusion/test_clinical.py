@@ -43,6 +43,7 @@ def test_none_is_a_value_among_words_and_missing_among_numbers():
     assert age == Numbers(name="age", median=60.75, with_missing=True)
     np.testing.assert_array_equal(age.encode_texts(["40", "None"]), [[40, 0], [60.75, 1]])
     assert age.trouble("None") == ""
+    assert learn_column("room", ["10_01", "100_1"] * 3, PATIENTS) == Categories(name="room", levels=("100_1", "10_01"))
 
 
 def test_the_wrong_columns_are_named():

@@ -56,6 +56,7 @@ def test_few_different_numbers_are_codes():
     assert grouping.order == ("1", "2", "10")
     assert grouping.of_scan.count("2") == 24
     assert grouped("site", ["10000001", "10000002"] * 24).order == ("10000001", "10000002")
+    assert grouped("room", ["10_01", "100_1"] * 24).order == ("100_1", "10_01")
 
 
 def test_rare_values_are_pooled_and_cells_without_a_value_stand_apart():
