@@ -90,7 +90,7 @@ class EvaluationInput:
         calls = np.zeros_like(predictions.truth)
         for rows, record in self.cross_fitted:
             calls[rows] = record.operating_point.predictions(probabilities[rows], cohort.labels)
-        return replace(predictions, calls=calls)
+        return replace(predictions, calls=calls, out_of_fold=True)
 
 
 def evaluate(

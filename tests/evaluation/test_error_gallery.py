@@ -141,6 +141,14 @@ def test_an_error_is_named_by_its_row_in_the_table_which_is_sorted(prepared, tmp
     assert rows[miss.row - 2].scan == "z.nii"
 
 
+def test_scans_called_by_decisions_of_others_are_out_of_fold_in_every_figure(prepared):
+    """Those that abstain are left out of a figure of its own, which is to be as wide as the others."""
+    scans = [prepared, np.full((3, 2), 0.4), np.zeros(3), RunSummary("title", "question", "backbone", "MIT", {})]
+    crossed = EvaluationInput(record(), learned(), *scans, cross_fitted=[(np.arange(3), record())])
+    assert crossed.labelled(scans[1]).out_of_fold
+    assert not EvaluationInput(record(), learned(), *scans).labelled(scans[1]).out_of_fold
+
+
 class BallsInTiles(TileEncoder):
     """The network that knows the balls, on tiles."""
 

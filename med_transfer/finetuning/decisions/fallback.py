@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 
 from med_transfer.errors.sentence import Sentence
@@ -51,6 +52,8 @@ def choose_network(
         )
         for each in (trained, scratch)
     )
+    if not run_data.split.test:  # the report's gain is of these very predictions
+        transferred, from_scratch = (replace(each, out_of_fold=True) for each in (transferred, from_scratch))
     gain = transfer_gain(transferred, from_scratch, config.seed)
     network = "scratch" if gain.verdict == "harm" else "transferred"
     sentence = Sentence(
