@@ -36,6 +36,12 @@ def probably_meant(label: str, known: Collection[str]) -> str:
     return near[0] if near else ""
 
 
+def other_decimals(text: str) -> str:
+    """``12`` for ``12.0`` and the other way round; empty for what is no whole number."""
+    whole = _WHOLE.fullmatch(text)
+    return whole[1] if whole else f"{text}.0" if text.isdecimal() else ""
+
+
 def as_read(text: str) -> str:
     """The same for texts that a reader takes for one another: case, accents in one character or two, what is unseen."""
     shown = "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")

@@ -20,6 +20,7 @@ from pydantic import (
 
 from med_transfer.atomic import write_text
 from med_transfer.cohorts.hashed_names import hash_names, old_hash, recognise, salt_of
+from med_transfer.cohorts.label_text import other_decimals
 from med_transfer.cohorts.splits import Images, Split, SplitConfig
 from med_transfer.cohorts.table import Cohort
 from med_transfer.errors import CohortError
@@ -172,12 +173,18 @@ def seen_before(
 ) -> tuple[int, ...]:
     """Positions of the cases whose patient or image, in any channel, is among those that a network has learned from.
 
+    Patient 12 is patient 12.0, as pandas writes a column that had a gap.
+
     Args:
         content_hashes: ``Volume.content_hash`` of every scan of every case; empty where none was read.
         patient_hashes: of whatever salts, see :mod:`med_transfer.cohorts.hashed_names`.
         images: content hashes.
     """
-    return shared(cohort, content_hashes, recognise(cohort.patients, patient_hashes), images)
+    hashes = set(patient_hashes)
+    known = set(recognise(cohort.patients, hashes))
+    others = {other: name for name in set(cohort.patients) - known if (other := other_decimals(name))}
+    known |= {others[other] for other in recognise(others, hashes)}
+    return shared(cohort, content_hashes, known, images)
 
 
 def shared(

@@ -223,7 +223,7 @@ def _taken_for_one(names: Iterable[str]) -> list[list[str]]:
     """The names of which a reader takes several for one."""
     spelled = defaultdict(list)
     for name in dict.fromkeys(names):
-        spelled[as_read(name)].append(name)
+        spelled[as_read(label_text(name))].append(name)
     return [alike for alike in spelled.values() if len(alike) > 1]
 
 
@@ -233,7 +233,7 @@ def _check_patients(cases: tuple[Case, ...], sheet: Sheet) -> None:
     for alike in _taken_for_one(rows):
         raise CohortError(
             f"rows {' and '.join(str(row) for row in sorted(rows[name] for name in alike))} have patients that differ "
-            "only in case, spaces or signs that look alike",
+            "only in case, spaces, decimals or signs that look alike",
             where=sheet.path,
             expected="one spelling a patient, and other names for other patients",
         )

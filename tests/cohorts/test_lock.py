@@ -99,6 +99,15 @@ def test_overlap_finds_patients_and_images_of_development(cohort):
     assert overlap(lock, cohort, own) == tuple(n for n in range(30) if n not in test)
 
 
+@pytest.mark.parametrize(("learned", "asked"), [("{}", "{}.0"), ("{}.0", "{}")])
+def test_a_patient_whose_number_pandas_wrote_with_decimals_is_known_again(learned, asked):
+    lock = lock_of(cohort_of([(learned.format(n), NAMES[n % 3]) for n in range(30)]))
+    new = cohort_of([(asked.format(n), "a") for n in range(40)])
+    test = {scan_of(case) for case in lock.cases if case.role == "test"}
+    expected = tuple(n for n in range(30) if f"s{n}.nii.gz" not in test)
+    assert overlap(lock, new, [()] * 40) == expected
+
+
 def test_edited_lock_is_refused(cohort, tmp_path):
     path = tmp_path / "cohort.lock.json"
     lock_of(cohort).write(path)

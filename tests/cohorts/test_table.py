@@ -191,6 +191,11 @@ def test_a_patient_under_two_spellings_would_be_on_two_sides_of_a_split(tmp_path
     assert "nn" not in str(refused.value).replace(str(tmp_path), "").casefold()
 
 
+def test_patient_12_is_not_another_one_than_12_0(tmp_path):
+    with pytest.raises(CohortError, match=r"rows 2 and 3 have patients that differ only in case, spaces, decimals"):
+        Cohort.read(table(tmp_path, "scan,patient,label\na.nii.gz,12,x\nb.nii.gz,12.0,y\n"))
+
+
 def test_absent_table(tmp_path):
     with pytest.raises(CohortError, match=r"none\.csv: No such file"):
         Cohort.read(tmp_path / "none.csv")
