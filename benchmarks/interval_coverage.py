@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 from scipy.stats import binom, norm
 
 from med_transfer.metrics.auc import weighted_auc
 from med_transfer.metrics.binomial import BINOMIAL, clopper_pearson, newcombe_paired, wilson
-from med_transfer.metrics.delong import auc_variance, delong, logit_interval
+from med_transfer.metrics.delong import auc_interval, delong
 from med_transfer.metrics.effective_trials import effective_trials
 from med_transfer.metrics.intervals import (
     PatientBootstrap,
@@ -151,14 +152,25 @@ def _bootstrap(size: int, resamples: int, seed: int) -> PatientBootstrap:
 
 def aucs(size: int, truth: float, samples: int, resamples: int, seed: int) -> Iterator[tuple[str, str]]:
     """One scan a patient, half of them cases."""
-    rng = np.random.default_rng([seed, size, round(1000 * truth), 7])
-    known = np.arange(size) % 2 == 0
+    yield from _aucs_of(np.arange(size) % 2 == 0, truth, samples, resamples, [seed, size, round(1000 * truth), 7])
+
+
+def rare_aucs(size: int, truth: float, samples: int, resamples: int, seed: int) -> Iterator[tuple[str, str]]:
+    """One scan a patient, a tenth of them cases, four at least."""
+    known = np.arange(size) < max(4, size // 10)
+    yield from _aucs_of(known, truth, samples, resamples, [seed, size, round(1000 * truth), 17])
+
+
+def _aucs_of(
+    known: NDArray[np.bool_], truth: float, samples: int, resamples: int, seed: list[int]
+) -> Iterator[tuple[str, str]]:
+    rng, size = np.random.default_rng(seed), len(known)
     scores = rng.normal(size=(samples, size)) + known * np.sqrt(2) * norm.ppf(truth)
     kinds = (
         "DeLong, plain",
         "DeLong, logit",
         "Newcombe",
-        "DeLong, logit, as printed",
+        "as printed",
         "bootstrap percentile",
         "bootstrap BCa",
     )
@@ -178,19 +190,31 @@ def _auc_intervals(
     bootstrap = _bootstrap(len(score), resamples, seed)
     value = float(statistic(np.ones((1, len(score))))[0])
     draws = bootstrap.distribution(statistic)
-    variance = auc_variance(known, score, bootstrap.patients)
-    assert variance is not None
-    half = norm.ppf(0.975) * np.sqrt(variance)
-    on_logit = logit_interval(value, variance)
-    by_score = newcombe(value, int(known.sum()), int((~known).sum()))
+    half, by_score = _delong_half(known, score), newcombe(value, int(known.sum()), int((~known).sum()))
+    assert by_score is not None
+    by_variance = auc_interval(known, score, bootstrap.patients) or by_score
     return {
         "DeLong, plain": (value - half, value + half),
-        "DeLong, logit": on_logit,
-        "DeLong, logit, as printed": on_logit or by_score,
+        "DeLong, logit": _on_logit(value, half),
         "Newcombe": by_score,
+        "as printed": (min(by_variance[0], by_score[0]), max(by_variance[1], by_score[1])),
         "bootstrap percentile": percentile_interval(draws),
         "bootstrap BCa": bca_interval(value, draws, bootstrap.jackknife(statistic)),
     }
+
+
+def _delong_half(known: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
+    table, both = np.column_stack([~known, known]), np.column_stack([-score, score])
+    found = delong(table, both, np.zeros_like(both), multilabel=False)
+    assert found is not None
+    return float(norm.ppf(0.975) * np.sqrt(found.variance))
+
+
+def _on_logit(value: float, half: float) -> Interval | None:
+    if not 0 < value < 1 or not half:
+        return None
+    reach = half / (value * (1 - value))
+    return float(expit(logit(value) - reach)), float(expit(logit(value) + reach))
 
 
 def sensitivity_differences(
@@ -266,6 +290,7 @@ PARTS = {
         auc_differences,
         "AUC of the better",
     ),
+    "An AUC, a tenth of the patients are cases, four at least": (rare_aucs, "AUC"),
 }
 
 
@@ -274,7 +299,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2000, help="test sets drawn for each row")
     parser.add_argument("--resamples", type=int, default=2000, help="bootstrap draws of each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--parts", type=int, nargs="+", default=range(1, 1 + len(PARTS)), help="of the five tables")
+    parser.add_argument("--parts", type=int, nargs="+", default=range(1, 1 + len(PARTS)), help="of the six tables")
     asked = parser.parse_args()
     error = 100 * np.sqrt(0.95 * 0.05 / asked.samples)
     print(

@@ -17,7 +17,7 @@ from med_transfer.metrics.auc import (
 )
 from med_transfer.metrics.binomial import wilson
 from med_transfer.metrics.class_rates import undefined_rate
-from med_transfer.metrics.delong import auc_variance, logit_interval
+from med_transfer.metrics.delong import auc_interval
 from med_transfer.metrics.intervals import PatientBootstrap, Resampled, newcombe
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import CLASS_OR_REST_MISSING
@@ -28,9 +28,9 @@ _OF_CLASS = Callable[[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64
 
 
 def class_auc(predictions: LabelledPredictions, c: int) -> Estimate:
-    """AUC of class ``c`` against the rest, DeLong's variance (Obuchowski's, by patient) on the logit scale.
+    """AUC of class ``c`` against the rest, with the interval that a macro AUC of two classes has.
 
-    At 0 or 1, or with one patient on a side, where there is no variance: Newcombe's score method over patients.
+    At 0 or 1, or with one patient on a side, where there is no variance, Newcombe's alone.
     """
     truth, score = predictions.truth[:, c], predictions.probabilities[:, c]
     value = auc(truth, score)
@@ -39,13 +39,16 @@ def class_auc(predictions: LabelledPredictions, c: int) -> Estimate:
     if np.ptp(score) == 0:
         method = "one against the rest; no spread, because every scan gets the same answer"
         return Estimate(value=value, ci95=(value, value), method=method)
-    variance = auc_variance(truth, score, predictions.patients)
-    interval = None if variance is None else logit_interval(value, variance)
-    if interval is not None:
-        whose = "Obuchowski's variance over patients" if predictions.clustered else "DeLong's variance"
-        return Estimate(value=value, ci95=interval, method=f"one against the rest; {whose}, logit scale")
-    method = "one against the rest; Newcombe's score method over patients, because DeLong's variance is 0 or unknown"
-    return Estimate(value=value, ci95=auc_bound(predictions, c), method=method)
+    bound, interval = auc_bound(predictions, c), auc_interval(truth, score, predictions.patients)
+    if bound is None or interval is None:
+        method = (
+            "one against the rest; Newcombe's score method over patients, because DeLong's variance is 0 or unknown"
+        )
+        return Estimate(value=value, ci95=bound, method=method)
+    whose = "Obuchowski's variance over patients" if predictions.clustered else "DeLong's variance"
+    method = f"one against the rest; the wider of {whose} (logit scale, Student's t) and Newcombe's score method"
+    wider = min(bound[0], interval[0]), max(bound[1], interval[1])
+    return Estimate(value=value, ci95=wider, method=method)
 
 
 def widened(

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import norm, rankdata, t
 
-from med_transfer.metrics.binomial import Z95
 from med_transfer.metrics.records.estimate import Interval
 
 _NOTHING = 1e-20  # a variance of rounding errors
@@ -93,6 +92,12 @@ def auc_difference_interval(
     return None if half is None else (value - half, value + half)
 
 
+def auc_interval(truth: NDArray[np.bool_], score: NDArray[np.float64], patients: Sequence[str]) -> Interval | None:
+    """95 % interval of one AUC: as :func:`macro_auc_interval` of two classes. Arguments are [scan]."""
+    table, both = np.column_stack([~truth, truth]), np.column_stack([-score, score])
+    return macro_auc_interval(table, both, patients, multilabel=False)
+
+
 def macro_auc_interval(
     truth: NDArray[np.bool_], probabilities: NDArray[np.float64], patients: Sequence[str], *, multilabel: bool
 ) -> Interval | None:
@@ -114,7 +119,10 @@ def macro_auc_interval(
 def _half_width(
     of_scan: NDArray[np.float64], groups: NDArray[np.intp], patients: Sequence[str], confidence: float
 ) -> float | None:
-    """Student's t times the standard error; None where a group has one patient, or nothing varies."""
+    """Student's t times the standard error; None where a group has one patient, or nothing varies.
+
+    Scans of one patient need not be independent, nor of one group (Obuchowski 1997, Biometrics 53:567).
+    """
     _, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     members = [groups == group for group in np.unique(groups)]
     n_patients = np.array([len(np.unique(patient[member])) for member in members])
@@ -122,8 +130,9 @@ def _half_width(
         return None
     distances = [np.where(member, of_scan - of_scan[member].mean(), 0) for member in members]
     sums = np.stack([np.bincount(patient, weights=distance) for distance in distances], axis=1)
-    sums *= np.sqrt(n_patients / (n_patients - 1))
-    by_group, variance = (sums**2).sum(axis=0), float((sums.sum(axis=1) ** 2).sum())
+    squares, n = (sums**2).sum(axis=0), len(sums)
+    by_group = squares * n_patients / (n_patients - 1)
+    variance = float(by_group.sum() + n / (n - 1) * ((sums.sum(axis=1) ** 2).sum() - squares.sum()))
     if variance < _NOTHING:
         return None
     freedom = max(1.0, by_group.sum() ** 2 / (by_group**2 / (n_patients - 1)).sum())
@@ -166,44 +175,3 @@ def placements(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[
 
 def _variance_of_sum(parts: NDArray[np.float64]) -> float:
     return len(parts) * float(parts.var(ddof=1))
-
-
-def auc_variance(truth: NDArray[np.bool_], score: NDArray[np.float64], patients: Sequence[str]) -> float | None:
-    """Variance of one AUC over new patients; scans of one patient need not be independent.
-
-    With one scan a patient this is DeLong's variance.
-
-    Args:
-        truth: boolean [scan].
-        score: [scan].
-        patients: one entry a scan.
-
-    Returns:
-        None where fewer than two patients have a case, or fewer than two another scan.
-
-    Source: Obuchowski 1997, Biometrics 53:567; DeLong et al. 1988, Biometrics 44:837.
-    """
-    _, of_scan = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    n_cases, n_others = int(truth.sum()), int((~truth).sum())
-    with_case, with_other = len(np.unique(of_scan[truth])), len(np.unique(of_scan[~truth]))
-    if with_case < 2 or with_other < 2:
-        return None
-    placement, n_patients = placements(truth, score), int(of_scan.max()) + 1
-    distance = placement - placement[truth].mean()
-    of_cases = np.bincount(of_scan, weights=distance * truth, minlength=n_patients)
-    of_others = np.bincount(of_scan, weights=distance * ~truth, minlength=n_patients)
-    variance = with_case / (with_case - 1) * (of_cases**2).sum() / n_cases**2
-    variance += with_other / (with_other - 1) * (of_others**2).sum() / n_others**2
-    variance += 2 * n_patients / (n_patients - 1) * (of_cases * of_others).sum() / (n_cases * n_others)
-    return float(variance)
-
-
-def logit_interval(auc: float, variance: float) -> Interval | None:
-    """95 % interval on the logit scale, so that it stays in (0, 1); None at 0, at 1, and without variance.
-
-    Source: Qin & Hotilovac 2008, Stat Methods Med Res 17:207.
-    """
-    if not 0 < auc < 1 or variance <= 0:
-        return None
-    half = Z95 * math.sqrt(variance) / (auc * (1 - auc))
-    return float(expit(logit(auc) - half)), float(expit(logit(auc) + half))

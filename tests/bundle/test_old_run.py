@@ -115,7 +115,7 @@ LEFT_OUT = re.compile(r"decision_curves|\.slope|^\.abstained")  # of under 10 pa
 HASH_OF_VOXELS = ".test_set_access.cohort_hash"
 # Percentiles stood there, which held far less than 95 % with few cases (docs/statistics.md); the values are the same.
 NEW_INTERVALS = re.compile(
-    r"\.(balanced_accuracy|balanced_sensitivity|macro_auc|macro_auc_gain|balanced_accuracy_gain|facts\.\w+|ece)"
+    r"\.(balanced_accuracy|balanced_sensitivity|macro_auc|macro_auc_gain|auc|balanced_accuracy_gain|facts\.\w+|ece)"
     r"\.(ci95|method|reason)"
 )
 

@@ -8,6 +8,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from med_transfer.errors import UsageError
 from med_transfer.metrics.binomial import clopper_pearson, wilson
+from med_transfer.metrics.class_auc import class_auc
 from med_transfer.metrics.class_rates import sensitivities
 from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.config import EvaluationConfig
@@ -230,3 +231,29 @@ def test_probabilities_that_do_not_sum_to_one_are_refused_unless_findings():
         == 10
     )
     assert assess(findings(20)).n_scans == 20
+
+
+def two_classes(rng, n_cases, n_others, separation, per_patient=1):
+    truth = np.repeat([0, 1], [n_others, n_cases])
+    odds = np.exp(rng.normal(size=truth.size) + separation * truth)
+    patients = [f"p{scan // per_patient}" for scan in range(truth.size)]
+    shares = np.column_stack([1 / (1 + odds), odds / (1 + odds)])
+    return LabelledPredictions.of(np.eye(2, dtype=bool)[truth], shares, patients, Labels(("no", "yes")))
+
+
+@pytest.mark.parametrize("per_patient", [1, 3])
+def test_of_two_classes_one_number_has_one_interval(per_patient):
+    predictions = two_classes(np.random.default_rng(4), 7, 20, 1.0, per_patient)
+    metrics = compute_metrics(predictions, resampling=Bootstrap(n_boot=50, seed=0))
+    of_classes = [metrics.classes[name].auc for name in ("no", "yes")]
+    for of_class in of_classes:
+        assert of_class.value == pytest.approx(metrics.macro_auc.value)
+        assert of_class.ci95 == pytest.approx(metrics.macro_auc.ci95)
+
+
+def test_the_interval_of_four_cases_among_forty_others_holds_what_it_says():
+    rng, held = np.random.default_rng(1), 0
+    for _ in range(400):
+        low, high = class_auc(two_classes(rng, 4, 40, 0.0), 1).ci95
+        held += low <= 0.5 <= high
+    assert held >= 374  # 93.5 %; with a normal quantile 90

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.special import expit, logit
+from scipy.special import logit
 from scipy.stats import t
 
 from med_transfer.metrics.auc import auc
-from med_transfer.metrics.delong import auc_variance, logit_interval, macro_auc_interval
+from med_transfer.metrics.delong import auc_interval, macro_auc_interval
 
 
 def test_the_published_example_of_109_ct_ratings():
@@ -18,7 +18,9 @@ def test_the_published_example_of_109_ct_ratings():
     ratings = np.arange(1.0, 6)
     score = np.r_[np.repeat(ratings, [33, 6, 6, 11, 2]), np.repeat(ratings, [3, 2, 2, 11, 33])]
     truth = np.arange(109) >= 58
-    value, error = auc(truth, score), auc_variance(truth, score, one_each(109)) ** 0.5
+    _, freedom = obuchowski(truth, score, one_each(109))
+    value = auc(truth, score)
+    error = variance_in(auc_interval(truth, score, one_each(109)), value, freedom) ** 0.5
     assert value == pytest.approx(0.8932, abs=5e-5)
     assert error == pytest.approx(0.0307, abs=5e-5)
     assert (value - 1.959964 * error, value + 1.959964 * error) == pytest.approx((0.83295, 0.95339), abs=5e-6)
@@ -38,7 +40,7 @@ def clustered_scores(seed, n, per_patient, *, same_truth=False):
 
 
 def obuchowski(truth, score, patients):
-    """The paper's S10, S01 and S11 by sums over all pairs of scans."""
+    """The paper's S10, S01 and S11 by sums over all pairs of scans; Satterthwaite's freedom of the first two."""
     kernel = (score[truth][:, None] > score[~truth]) + 0.5 * (score[truth][:, None] == score[~truth])
     of_cases, of_others = np.array(patients)[truth], np.array(patients)[~truth]
     area, names = kernel.mean(), sorted(set(patients))
@@ -49,20 +51,30 @@ def obuchowski(truth, score, patients):
     s10 = i10 / ((i10 - 1) * m) * sum((v10[k].sum() - len(v10[k]) * area) ** 2 for k in names)
     s01 = i01 / ((i01 - 1) * n) * sum((v01[k].sum() - len(v01[k]) * area) ** 2 for k in names)
     both = sum((v10[k].sum() - len(v10[k]) * area) * (v01[k].sum() - len(v01[k]) * area) for k in names)
-    return s10 / m + s01 / n + 2 * i / (i - 1) * both / (m * n)
+    freedom = (s10 / m + s01 / n) ** 2 / ((s10 / m) ** 2 / (i10 - 1) + (s01 / n) ** 2 / (i01 - 1))
+    return s10 / m + s01 / n + 2 * i / (i - 1) * both / (m * n), freedom
+
+
+def variance_in(interval, area, freedom):
+    """Of the AUC, from the width of its interval."""
+    low, high = logit(interval)
+    assert (low + high) / 2 == pytest.approx(logit(area))
+    return ((high - low) / 2 * area * (1 - area) / t.ppf(0.975, freedom)) ** 2
 
 
 @pytest.mark.parametrize("per_patient", [1, 2, 5])
-def test_the_variance_equals_the_paper_s_sums(per_patient):
+def test_the_interval_is_student_s_in_log_odds_with_the_paper_s_variance(per_patient):
     truth, score, patients = clustered_scores(per_patient, 60, per_patient)
-    assert auc_variance(truth, score, patients) == pytest.approx(obuchowski(truth, score, patients))
+    variance, freedom = obuchowski(truth, score, patients)
+    assert variance_in(auc_interval(truth, score, patients), auc(truth, score), freedom) == pytest.approx(variance)
 
 
-def test_with_one_scan_a_patient_it_is_delong_s():
-    truth, score, _ = clustered_scores(3, 50, 1)
+def test_with_one_scan_a_patient_the_variance_is_delong_s():
+    truth, score, patients = clustered_scores(3, 50, 1)
     kernel = (score[truth][:, None] > score[~truth]) + 0.5 * (score[truth][:, None] == score[~truth])
     expected = kernel.mean(axis=1).var(ddof=1) / truth.sum() + kernel.mean(axis=0).var(ddof=1) / (~truth).sum()
-    assert auc_variance(truth, score, one_each(50)) == pytest.approx(expected)
+    _, freedom = obuchowski(truth, score, patients)
+    assert variance_in(auc_interval(truth, score, patients), kernel.mean(), freedom) == pytest.approx(expected)
 
 
 def test_the_variance_over_patients_is_that_of_new_patients():
@@ -70,27 +82,23 @@ def test_the_variance_over_patients_is_that_of_new_patients():
     for seed in range(400):
         truth, score, patients = clustered_scores(seed, 90, 3, same_truth=True)
         areas.append(auc(truth, score))
-        variances.append((auc_variance(truth, score, patients), auc_variance(truth, score, one_each(90))))
-    over_patients, over_scans = np.mean(variances, axis=0)
+        variances.append(
+            variance_in(auc_interval(truth, score, who), areas[-1], obuchowski(truth, score, who)[1])
+            for who in (patients, one_each(90))
+        )
+    over_patients, over_scans = np.mean([list(both) for both in variances], axis=0)
     assert over_patients == pytest.approx(np.var(areas), rel=0.15)
     assert over_scans < 0.7 * np.var(areas)
 
 
-def test_one_patient_on_a_side_has_no_variance():
-    truth, score = np.array([True, True, False, False, False]), np.arange(5.0)
-    assert auc_variance(truth, score, ["a", "a", "b", "c", "d"]) is None
-    assert auc_variance(truth, score, ["a", "b", "c", "c", "c"]) is None
-    assert auc_variance(truth, score, ["a", "b", "c", "d", "d"]) is not None
-
-
-def test_the_logit_interval_is_symmetric_in_log_odds_and_stays_inside():
-    low, high = logit_interval(0.97, 0.0009)
-    half = 1.959964 * 0.03 / (0.97 * 0.03)
-    assert (logit(low), logit(high)) == pytest.approx((logit(0.97) - half, logit(0.97) + half), abs=1e-5)
-    assert 0 < low < 0.97 < high < 1
-    assert high == pytest.approx(expit(logit(0.97) + half))
-    assert logit_interval(1.0, 0.0009) is None
-    assert logit_interval(0.9, 0.0) is None
+def test_one_patient_on_a_side_or_no_error_at_all_has_no_interval():
+    truth, score = np.array([True, True, False, False, False]), np.array([1.0, 3.0, 0.0, 2.0, 4.0])
+    assert auc_interval(truth, score, ["a", "a", "b", "c", "d"]) is None
+    assert auc_interval(truth, score, ["a", "b", "c", "c", "c"]) is None
+    low, high = auc_interval(truth, score, ["a", "b", "c", "d", "d"])
+    assert 0 < low < auc(truth, score) < high < 1
+    assert auc_interval(truth, truth.astype(float), one_each(5)) is None
+    assert auc_interval(truth, 1.0 - truth, one_each(5)) is None
 
 
 def test_the_macro_interval_is_student_s_with_delong_s_variance_in_log_odds():
