@@ -8,6 +8,7 @@ or a ``label_<finding>`` of 0 or 1 for each of several findings; optionally a re
 from __future__ import annotations
 
 import html
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -257,7 +258,7 @@ def _check_files(cases: tuple[Case, ...], sheet: Sheet) -> None:
         ("scan", {case.row: case.path for case in cases}),
         ("mask", {case.row: case.mask for case in cases if case.mask}),
     ):
-        absent = [(row, path) for row, path in paths.items() if not path.exists()]
+        absent = [(row, path) for row, path in paths.items() if not os.path.exists(path)]  # noqa: PTH110  Path.exists() raises
         if absent:
             named = few([f"row {row} ({path})" for row, path in absent], 5)
             raise MissingLabel(

@@ -46,8 +46,12 @@ def checked_prevalence(stated: dict[str, float], labels: Labels) -> dict[str, fl
 
 
 def read_prevalence(words: Sequence[str]) -> dict[str, float]:
-    """From ``CLASS=0.1`` each. Raises UsageError."""
-    return dict(_prevalence_of(word) for word in words)
+    """From ``CLASS=0.1`` each. Raises UsageError; also of a class that is named twice."""
+    stated = [_prevalence_of(word) for word in words]
+    names = [name for name, _ in stated]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"{', '.join(twice)} twice", where="--prevalence", expected="each class once")
+    return dict(stated)
 
 
 def _prevalence_of(word: str) -> tuple[str, float]:

@@ -219,6 +219,13 @@ def test_absent_scans_are_counted_and_five_are_named(tmp_path):
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize("row", ["{}.nii,1,x,", "a.nii.gz,1,x,{}.nii"])
+def test_a_path_that_no_file_can_have_is_an_absent_one(tmp_path, row):
+    text = f"scan,patient,label,mask\n{row.format('n' * 300)}\nb.nii.gz,2,y,\n"
+    with pytest.raises(MissingLabel, match="1 of . (scan|mask) paths do not exist"):
+        Cohort.read(table(tmp_path, text))
+
+
 def test_absent_mask(tmp_path):
     text = "scan,patient,label,mask\na.nii.gz,1,x,absent.nii.gz\nb.nii.gz,2,y,m.nii.gz\n"
     with pytest.raises(MissingLabel, match=r"1 of 2 mask paths do not exist: row 2 \(.*absent\.nii\.gz\)"):

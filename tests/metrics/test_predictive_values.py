@@ -85,6 +85,8 @@ def test_words_become_prevalences():
     for word in ("malignant", "malignant=often", "malignant=10", "malignant=0", "=0.1", "malignant=nan"):
         with pytest.raises(UsageError, match=r"--prevalence: .*; expected CLASS=SHARE with a share between 0 and 1"):
             read_prevalence([word])
+    with pytest.raises(UsageError, match="--prevalence: malignant twice; expected each class once"):
+        read_prevalence(["malignant=0.1", "malignant=0.2"])
 
 
 def test_a_prevalence_that_cannot_be_is_refused():
