@@ -141,8 +141,13 @@ def test_neighbours_share_an_edge_without_a_seam(tmp_path):
     assert mask.voxels[4, 30:37, 10:21].all()
 
 
-def test_contour_stored_twice_counts_once(tmp_path):
-    assert read(tmp_path, closed(rectangle(4), rectangle(4))).voxels.sum() == 60
+@pytest.mark.parametrize(
+    "again",
+    [np.array, np.flipud, lambda points: np.roll(points, 1, axis=0), lambda points: np.vstack([points, points[:1]])],
+    ids=["the same", "the other way round", "from another point", "closed by its first point"],
+)
+def test_contour_stored_twice_counts_once(tmp_path, again):
+    assert read(tmp_path, closed(rectangle(4), again(rectangle(4)))).voxels.sum() == 60
 
 
 @pytest.mark.parametrize(("k", "slice_"), [(4.3, 4), (4.7, 5), (4.5, 4), (-0.4, 0), (19.4, 19), (-0.5, 0)])

@@ -153,7 +153,7 @@ def _off_slice(contour: _Contour, onto: Volume) -> Sentence:
 
 
 def _planes(contours: Sequence[_Contour]) -> list[_Plane]:
-    """Contours by plane, in order. One that is there twice counts once: it would undo itself."""
+    """Contours by plane, in order. One that is there twice counts once, wherever it begins: it would undo itself."""
     groups: list[list[_Contour]] = []
     for contour in sorted(contours, key=lambda contour: contour.slice_index):
         if not groups or contour.slice_index - groups[-1][0].slice_index > _PLANE_SHARE:
@@ -161,9 +161,13 @@ def _planes(contours: Sequence[_Contour]) -> list[_Plane]:
         groups[-1].append(contour)
     planes = []
     for group in groups:
-        once = {np.round(contour.index, _DECIMALS).tobytes(): contour for contour in group}
+        once = {_corners(contour): contour for contour in group}
         planes.append(_Plane(group[0].slice_index, tuple(once.values())))
     return planes
+
+
+def _corners(contour: _Contour) -> bytes:
+    return (np.unique(np.round(contour.index, _DECIMALS), axis=0) + 0.0).tobytes()  # no -0
 
 
 def _by_slice(planes: Sequence[_Plane], depth: int) -> tuple[dict[int, _Plane], tuple[str, ...]]:
