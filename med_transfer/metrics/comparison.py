@@ -49,14 +49,15 @@ def paired_difference(
     Clopper and Pearson's limits of all its rates, combined; a macro AUC the wider of DeLong's interval and percentiles,
     or where every resample agrees, as of an AUC of 1 and one of 0.5, Newcombe's limits of each, combined;
     a sensitivity Newcombe's interval for pairs where each patient has one scan, else percentiles. The first two are
-    wider out of fold, see :func:`.class_auc.widened`.
+    wider where one of the models is out of fold, see :func:`.class_auc.widened`.
 
     Args:
         first, second: the same scans, truth and patients with two models' probabilities.
         confidence: of the first two.
     """
-    balanced = widened(_balanced_difference(first, second, confidence), first, of_rates=True, least=-1.0)
-    auc = widened(_auc_difference(first, second, bootstrap, confidence), first, least=-1.0)
+    widest = first if first.out_of_fold else second
+    balanced = widened(_balanced_difference(first, second, confidence), widest, of_rates=True, least=-1.0)
+    auc = widened(_auc_difference(first, second, bootstrap, confidence), widest, least=-1.0)
     return Difference(balanced, auc, _sensitivity_differences(first, second, bootstrap))
 
 

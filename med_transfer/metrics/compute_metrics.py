@@ -111,6 +111,7 @@ def compute_metrics(
     groupings = [Grouping.of(*item) for item in subgroups.items()] if isinstance(subgroups, Mapping) else subgroups
     bootstrap = PatientBootstrap(predictions.patients, resampling.n_boot, resampling.seed)
     checked_prevalence(config.prevalence, labels)
+    within = known.domain is not None  # an external cohort, of which the baselines are cross-validated
     return Metrics(
         labels=list(labels.names),
         multilabel=labels.multilabel,
@@ -128,7 +129,8 @@ def compute_metrics(
         abstention=abstention_curve(predictions, config),
         operating_point=predictions.operating_point,
         baselines={
-            name: _baseline(_called(predictions, name, baselines), predictions, bootstrap, config) for name in baselines
+            name: _baseline(_called(predictions, name, baselines, within=within), predictions, bootstrap, config)
+            for name in baselines
         },
         subgroups={grouping.column: subgroup_metrics(predictions, grouping, config) for grouping in groupings},
         subgroup_tests=subgroup_tests(predictions, groupings, resampling.seed),
@@ -140,17 +142,18 @@ def compute_metrics(
 
 
 def _called(
-    predictions: LabelledPredictions, name: str, baselines: Mapping[str, NDArray[np.floating]]
+    predictions: LabelledPredictions, name: str, baselines: Mapping[str, NDArray[np.floating]], *, within: bool
 ) -> LabelledPredictions:
     """A baseline at an operating point of its own: a network's thresholds are not those of another model.
 
     Models are fitted to equal classes. Where the prevalence of the development scans is known, their probabilities are
-    brought to it, as the network's are, and called for what they are beyond it.
+    brought to it, as the network's are, and called for what they are beyond it. ``within``: they were fitted within the
+    cohort at hand, each patient by models of the others.
     """
     probabilities, labels = baselines[name], predictions.labels
     shares = baselines.get(PREVALENCE_BASELINE)
     scored = LabelledPredictions.of(predictions.truth, probabilities, predictions.patients, labels)
-    scored = replace(scored, out_of_fold=predictions.out_of_fold)
+    scored = replace(scored, out_of_fold=predictions.out_of_fold or (within and name != PREVALENCE_BASELINE))
     if shares is None or name == PREVALENCE_BASELINE:
         return scored
     there = shifted(

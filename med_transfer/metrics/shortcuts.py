@@ -8,7 +8,7 @@ an unknown value is a category of its own. A logistic regression with a penalty 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,7 @@ def _strength(development: Development, probabilities: NDArray[np.float64] | Non
     if probabilities is None:
         return _undefined(Sentence("a class has fewer than two patients"))
     predictions = LabelledPredictions.of(development.truth, probabilities, development.patients, development.labels)
-    return measures.macro_auc(predictions)
+    return measures.macro_auc(replace(predictions, out_of_fold=True))
 
 
 def _undefined(reason: str) -> Estimate:

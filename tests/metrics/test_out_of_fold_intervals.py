@@ -10,6 +10,7 @@ from simulated_scores import three_classes
 
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.compute_metrics import KnownFigures, compute_metrics
+from med_transfer.metrics.domain import domain_of, profile_of
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.measures import balanced_accuracy
@@ -45,6 +46,26 @@ def test_the_interval_of_every_auc_is_wider_by_the_root_of_two():
         assert now.method == f"{before.method}; wider by the root of 2, since cross-validated patients teach each other"
     before, now = (metrics.baselines["handcrafted"].macro_auc_gain for metrics in (of_test, out_of_fold))
     assert now.ci95 == pytest.approx(now.value + 2**0.5 * (np.array(before.ci95) - now.value))
+
+
+def test_what_is_cross_validated_within_an_external_cohort_is_wider_and_the_bundles_own_figure_is_not():
+    data, other = three_classes(signal=1), three_classes(signal=0.5)
+    spacing, facts = np.ones((len(data.patients), 1, 3)), [{}] * len(data.patients)
+    here = profile_of(data.truth, data.labels.names, data.patients, facts)
+    envelope = ([(1, 1, 1)], [(1, 1, 1)])
+    novelty = np.zeros(len(data.patients))
+    domain = domain_of(spacing, novelty, facts, here, envelope_mm=envelope, training=None, abstain_above=None)
+    baselines = {"handcrafted": other.probabilities, "prevalence": np.tile(data.truth.mean(axis=0), (len(spacing), 1))}
+    predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
+    own, external = (
+        compute_metrics(predictions, known, baselines=baselines, resampling=FEW_DRAWS)
+        for known in (KnownFigures(), KnownFigures(domain=domain))
+    )
+    assert external.macro_auc == own.macro_auc
+    assert external.baselines["prevalence"] == own.baselines["prevalence"]
+    for figure in ("macro_auc", "macro_auc_gain"):
+        before, now = (getattr(metrics.baselines["handcrafted"], figure) for metrics in (own, external))
+        assert now.ci95 == pytest.approx(now.value + 2**0.5 * (np.array(before.ci95) - now.value))
 
 
 def test_the_intervals_of_sensitivities_are_wider_by_a_fifth():

@@ -81,6 +81,13 @@ def test_numbers_that_differ_from_scan_to_scan_are_not_taken_for_one_another():
     assert with_gap["free"].value < 0.7
 
 
+def test_the_strength_of_facts_is_cross_validated_and_its_interval_as_wide_as_such_ones_are():
+    facts, truth, patients = simulated(0, planted=0.6, n=60)
+    shortcuts = acquisition_within(Development(facts, truth, patients, THREE), 0)[1]
+    for estimate in (shortcuts.macro_auc, *shortcuts.facts.values()):
+        assert "cross-validated patients teach each other" in estimate.method
+
+
 def test_a_clean_cohort_is_not_flagged():
     measurements = [measured(seed) for seed in range(100, 112)]
     assert sum(above_chance(macro_auc) for macro_auc, _ in measurements) <= 1  # 2.5 % of them by chance
