@@ -100,6 +100,21 @@ def test_two_series_in_an_archive_need_a_choice(tmp_path):
     np.testing.assert_array_equal(read_scan(archive, "1.2.2").voxels, hounsfield(seed=2))
 
 
+def test_a_series_over_several_archives_is_no_volume_in_any_of_them(tmp_path):
+    paths = write_series(tmp_path / "in", hounsfield((10, 7, 9)))
+    (tmp_path / "out").mkdir()
+    for name, part in {"first.zip": paths[5:], "second.zip": paths[:5]}.items():
+        with zipfile.ZipFile(tmp_path / "out" / name, "w") as file:
+            for path in part:
+                file.write(path, path.name)
+    told = [str(one.verdict) for one in survey(tmp_path / "out").series]
+    assert [text[: text.index(";")] for text in told] == [
+        f"reject: part of a series: {other}.zip has other images of it" for other in ("second", "first")
+    ]
+    shutil.copytree(tmp_path / "in", tmp_path / "out" / "whole")
+    assert read_scan(tmp_path / "out").voxels.shape == (10, 7, 9)
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_members_of_one_name_are_all_read(tmp_path):
     hu = hounsfield((8, 7, 9))

@@ -7,14 +7,14 @@ import logging
 import stat
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from med_transfer.errors import NotAScan, ScanAborted, ScanError, UnreadableScan
-from med_transfer.errors.sentence import Sentence
+from med_transfer.errors.sentence import Sentence, few
 from med_transfer.scans.dicom.directory import NAME as DICOMDIR
 from med_transfer.scans.dicom.directory import listed_images
 from med_transfer.scans.dicom.elements import NO_STAMP, Stamp, stamp_of
@@ -31,6 +31,7 @@ from med_transfer.scans.search.files import NOT_REGULAR, require_exists
 from med_transfer.scans.search.header_index import FileContent, HeaderIndex
 from med_transfer.scans.search.links import BROKEN, files_to_look_at, how_to_follow
 from med_transfer.scans.series import NO_IMAGE, TEXT_NAMED_AS_DICOM, Ignored, Series, Survey
+from med_transfer.scans.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +70,9 @@ def _of_tree(folder: Path, max_gap_mm: float, in_archive: Callable[[Path, float]
     dicom = _all_series(found.slices, max_gap_mm, _listed(found.directories), found.ignored)
     damaged = as_damaged(found.ignored, dicom)
     series = beside_damage(dicom, damaged) + found.volumes
-    archives = [in_archive(path, max_gap_mm) for path in found.archives]
-    series += [within for archive in archives for within in archive.series]
-    ignored = damaged + [file for archive in archives for file in archive.ignored]
+    archives = {path: in_archive(path, max_gap_mm) for path in found.archives}
+    series = _each_whole({folder: series, **{path: list(archive.series) for path, archive in archives.items()}})
+    ignored = damaged + [file for archive in archives.values() for file in archive.ignored]
     if series and (how := how_to_follow(ignored)):  # where there is no series, the error says it
         _tell_of_links(folder, how)
     return Survey(tuple(sorted(series, key=_order)), tuple(sorted(ignored, key=lambda file: file.path)))
@@ -316,3 +317,24 @@ def _in_archive(archive: Path, max_gap_mm: float, taken: Taken | None = None, ne
     series = tuple(replace(extracted, path=archive) for extracted in inner.series)
     ignored = tuple(replace(file, path=archive / file.path.relative_to(folder)) for file in inner.ignored)
     return Survey(series, ignored)
+
+
+def _each_whole(places: Mapping[Path, Sequence[Series]]) -> list[Series]:
+    """The series of a tree and of each archive in it; one that goes on in another of these places is rejected."""
+    positions: dict[Hashable, dict[Path, set[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(set))
+    for place, found in places.items():
+        for one in found:
+            positions[_whose(one)][place] |= {slice_.position_mm for slice_ in one.slices if not slice_.is_localizer}
+    return [_if_whole(one, place, positions[_whose(one)]) for place, found in places.items() for one in found]
+
+
+def _whose(series: Series) -> Hashable:
+    return series.series_uid, series.study_uid, series.slices[0].patient_mark if series.slices else ""
+
+
+def _if_whole(series: Series, place: Path, positions: Mapping[Path, set[tuple[float, ...]]]) -> Series:
+    more = [other.name for other, there in positions.items() if series.series_uid and not there <= positions[place]]
+    if not more:
+        return series
+    found = Sentence("part of a series: {names} has other images of it; unpack them into one folder", names=few(more))
+    return series.among(Verdict(rejections=(found,)))
