@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors import UnusableVoxels
 from med_transfer.preprocessing.channels import Scans, require_columns, require_modality, require_same_place
 from med_transfer.preprocessing.config import FIRST_CHANNEL, PreprocessingConfig
 from med_transfer.preprocessing.organs import Organ
@@ -45,10 +46,15 @@ class Preprocessing:
             margin: extra voxels on both sides of each axis; the inner voxels stay where they are.
 
         Raises:
-            UnusableVoxels: the config asks for a region of interest and there is none, or it lies outside the scan.
+            UnusableVoxels: the config asks for a region of interest and there is none, it lies outside the scan, or
+                it is to be fitted into the shape and has no size.
             OrganNotFound: the config asks for an organ that was not found.
         """
         region = region_in_view(volume, self.config, region)
+        if not self.config.spacing_mm and min(region.size_mm) <= 0:
+            raise UnusableVoxels(
+                "region of interest without a size", where=volume.provenance.path, expected="sizes above 0 mm"
+            )
         spacing = self.config.spacing_mm or self._fitted_spacing(region)
         depth, height, width = (n + 2 * m for n, m in zip(self.config.shape, margin, strict=True))
         shape = (depth, height, width)

@@ -197,6 +197,13 @@ def test_a_region_outside_the_scan_is_an_error_that_names_the_usual_cause():
         Preprocessing(config)(volume(smooth_scan()), Region((-500.0, 0.0, 0.0), (10, 10, 10)))
 
 
+def test_a_point_is_looked_at_with_a_spacing_and_cannot_be_fitted():
+    point, scan = Region((10.0, 10.0, 10.0), (0.0, 0.0, 0.0)), volume(smooth_scan())
+    Preprocessing(PreprocessingConfig(region="roi", spacing_mm=(1, 1, 1), shape=(8, 8, 8))).image(scan, point)
+    with pytest.raises(UnusableVoxels, match="scan: region of interest without a size; expected sizes above 0 mm"):
+        Preprocessing(PreprocessingConfig(region="roi")).image(scan, point)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
