@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,16 +78,24 @@ def rate_parts(predictions: LabelledPredictions, limits: Limits, confidence: flo
         limits: of hits and trials, at ``confidence``; neither need be whole.
     """
     kinds = (predictions.truth, ~predictions.truth) if predictions.labels.multilabel else (predictions.truth,)
-    right = predictions.truth == predictions.predicted
-    found, influence = [], []
-    for c in np.flatnonzero(defined_classes(predictions)):
-        for among in (kind[:, c] for kind in kinds):
-            rate = float(right[among, c].mean())
-            trials = effective_trials(right[:, c], among, predictions.patients, confidence)
-            found.append((rate, *(limits(rate * trials, trials) or (0.0, 1.0))))
-            influence.append(by_patient(np.where(among, right[:, c] - rate, 0) / among.sum(), predictions.patients))
-    table = np.array(found)
-    return Parts(table[:, 0], table[:, 1:], np.stack(influence, axis=1))
+    rates = [
+        rate_part(predictions, c, kind[:, c], limits, confidence)
+        for c in np.flatnonzero(defined_classes(predictions)).tolist()
+        for kind in kinds
+    ]
+    return reduce(Parts.beside, rates)
+
+
+def rate_part(
+    predictions: LabelledPredictions, c: int, among: NDArray[np.bool_], limits: Limits, confidence: float = 0.95
+) -> Parts:
+    """How often class ``c`` is called right among these scans, boolean [scan], of which there is one at least."""
+    right = predictions.truth[:, c] == predictions.predicted[:, c]
+    rate = float(right[among].mean())
+    trials = effective_trials(right, among, predictions.patients, confidence)
+    influence = by_patient(np.where(among, right - rate, 0) / among.sum(), predictions.patients)
+    low, high = limits(rate * trials, trials) or (0.0, 1.0)
+    return Parts(np.array([rate]), np.array([[low, high]]), influence[:, None])
 
 
 def auc_parts(predictions: LabelledPredictions, confidence: float = 0.95) -> Parts:

@@ -14,7 +14,7 @@ from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.auc import weighted_macro_auc
 from med_transfer.metrics.binomial import clopper_pearson, newcombe_paired
 from med_transfer.metrics.class_auc import widened
-from med_transfer.metrics.combination import auc_parts, defined_classes, rate_parts
+from med_transfer.metrics.combination import auc_parts, defined_classes, rate_part, rate_parts
 from med_transfer.metrics.delong import auc_difference_interval
 from med_transfer.metrics.intervals import PatientBootstrap, is_degenerate, percentile_interval
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
@@ -48,7 +48,8 @@ def paired_difference(
     Of few patients the bootstrap's percentiles are too narrow (docs/measured/intervals.md). So a balanced accuracy gets
     Clopper and Pearson's limits of all its rates, combined; a macro AUC the wider of DeLong's interval and percentiles,
     or where every resample agrees, as of an AUC of 1 and one of 0.5, Newcombe's limits of each, combined;
-    a sensitivity Newcombe's interval for pairs where each patient has one scan, else percentiles. The first two are
+    a sensitivity Newcombe's interval for pairs where each patient has one scan, else the wider of percentiles and
+    Clopper and Pearson's limits, combined. The first two are
     wider where one of the models is out of fold, see :func:`.class_auc.widened`.
 
     Args:
@@ -134,8 +135,22 @@ def _sensitivity_differences(
         return ours - theirs
 
     values, draws = statistic(np.ones((1, len(first))))[0], bootstrap.distribution(statistic)
-    method = Sentence("difference, paired {bootstrap}", bootstrap=bootstrap.described("percentile"))
-    return {name: _of_class(values[c], draws[:, c], method) for c, name in enumerate(names)}
+    method = Sentence(
+        "difference; the wider of {bootstrap} and Clopper-Pearson limits of each rate, combined over patients (MOVER)",
+        bootstrap=bootstrap.described("percentile"),
+    )
+    by_class = {name: _of_class(values[c], draws[:, c], method) for c, name in enumerate(names)}
+    return {name: _no_narrower(found, first, second, c) for c, (name, found) in enumerate(by_class.items())}
+
+
+def _no_narrower(found: Estimate, first: LabelledPredictions, second: LabelledPredictions, c: int) -> Estimate:
+    """Than Clopper and Pearson's limits, combined: few patients make few different resamples."""
+    if found.ci95 is None:
+        return found
+    ours, theirs = (rate_part(model, c, model.truth[:, c], clopper_pearson) for model in (first, second))
+    low, high = ours.beside(theirs).combined(np.array([1.0, -1.0]), unseen=0.0)
+    limits = max(min(low, found.ci95[0]), -1.0), min(max(high, found.ci95[1]), 1.0)
+    return found.model_copy(update={"ci95": limits})
 
 
 def paired_sensitivity(first: LabelledPredictions, second: LabelledPredictions, c: int) -> Estimate:
