@@ -5,15 +5,16 @@ from __future__ import annotations
 import gzip
 import itertools
 import zlib
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
-from med_transfer.scans.formats.stored_data import holds_more, read_at_most
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Verdict, grid_verdict, require_usable_series, unit_in_mm
 from med_transfer.scans.volume import Provenance, Volume
@@ -29,6 +30,7 @@ _SPACE_UNITS = 0b111  # the bits of xyzt_units that are of space
 _UNITS = {0: "", 1: "m", 2: "mm", 3: "um"}
 _SAME_SIZE = 0.01  # share by which pixdim may differ from the affine
 _SAME_PLACE_MM = 1.0
+_CHUNK = 1 << 20
 _MOST_PACKED = 1032  # bytes that one byte of a gzip file can hold (zlib's own documentation)
 
 
@@ -133,9 +135,9 @@ def _load_whole(path: Path) -> Nifti1Image:
     end = _end(image)
     try:
         with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
-            content = read_at_most(file, end) if _is_gzip(path) else b""
+            content = b"".join(_chunks(file, end)) if _is_gzip(path) else b""
             file.seek(end)
-            more = holds_more(file)
+            more = any(chunk.strip(b"\0") for chunk in iter(partial(file.read, _CHUNK), b""))
         there = len(content) or path.stat().st_size
         if there < end:
             raise UnreadableScan(
@@ -148,6 +150,13 @@ def _load_whole(path: Path) -> Nifti1Image:
         return type(image).from_bytes(content) if content else image
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _unreadable(path, error) from error
+
+
+def _chunks(file: IO[bytes], most: int) -> Iterator[bytes]:
+    """At most so many bytes; asking for them at once would take the memory of a size that is a lie."""
+    while most > 0 and (chunk := file.read(min(most, _CHUNK))):
+        yield chunk
+        most -= len(chunk)
 
 
 def _geometry(image: Nifti1Image) -> tuple[geometry.Affine, Verdict]:
