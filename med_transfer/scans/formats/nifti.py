@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -152,7 +153,7 @@ def _load_whole(path: Path) -> Nifti1Image:
         raise _unreadable(path, error) from error
 
 
-def _chunks(file: IO[bytes], most: int) -> Iterator[bytes]:
+def _chunks(file: io.BufferedIOBase, most: int) -> Iterator[bytes]:
     """At most so many bytes; asking for them at once would take the memory of a size that is a lie."""
     while most > 0 and (chunk := file.read(min(most, _CHUNK))):
         yield chunk
