@@ -30,6 +30,7 @@ from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import Abstained, Bootstrap, Metrics
 from med_transfer.model.ensemble import Ensemble
+from med_transfer.model.features import in_parts
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable, why_abstained
 from med_transfer.progress import Progress, silent
@@ -199,7 +200,8 @@ def predict(
     tensors, results = prepared.tensors, []
     for first in range(0, len(tensors), _BATCH):
         batch = np.stack(tensors[first : first + _BATCH]).astype(np.float32)
-        results.append(ensemble.predict(torch.from_numpy(batch).to(device)))
+        images = torch.from_numpy(batch).to(device)
+        results += [ensemble.predict(part) for part in in_parts(images, ensemble.fold_models[0].encoder)]
         progress("predicting", first + len(batch), len(tensors))
     ensemble.cpu()
     probabilities, novelty = (torch.cat(parts).cpu().double().numpy() for parts in zip(*results, strict=True))

@@ -29,7 +29,8 @@ def pooled_features(encoder: Encoder, batches: Iterable[Tensor], stages: Sequenc
         device: where the images are sent to.
     """
     encoder.eval()
-    return torch.cat([encoder.pool(encoder(images.to(device)), stages).float().cpu() for images in batches])
+    parts = (part for images in batches for part in in_parts(images.to(device), encoder))
+    return torch.cat([encoder.pool(encoder(part), stages).float().cpu() for part in parts])
 
 
 @torch.no_grad()
@@ -41,9 +42,18 @@ def instance_features(
     As :func:`pooled_features` gives them, before they are pooled.
     """
     encoder.eval()
-    maps = (encoder(images.to(device)) for images in batches)
+    maps = (encoder(part) for images in batches for part in in_parts(images.to(device), encoder))
     of_stages = ([encoder.instance_features(of_batch[stage]) for stage in stages] for of_batch in maps)
     return torch.cat([torch.cat(features, dim=2).float().cpu() for features in of_stages])
+
+
+def in_parts(images: Tensor, encoder: Encoder) -> Sequence[Tensor]:
+    """A batch as an encoder that does not train takes it: scan by scan where each is many slices or tiles.
+
+    On a processor nothing is gained there by several at a time, and the maps of 16 scans take gigabytes.
+    """
+    alone = images.device.type == "cpu" and isinstance(encoder, InstanceEncoder)
+    return images.split(1 if alone else len(images))
 
 
 def stage_features(encoder: Encoder, maps: Sequence[Tensor]) -> list[NDArray[np.float32]]:

@@ -1,0 +1,35 @@
+"""Features by an encoder alone: how many scans it gets at a time, and that they do not hang on it."""
+
+import pytest
+import torch
+
+from med_transfer.backbones import find_backbone
+from med_transfer.model.features import instance_features, pooled_features
+
+CPU = torch.device("cpu")
+
+
+def built(name, **options):
+    torch.manual_seed(0)
+    return find_backbone(name).build(**options).eval()
+
+
+@pytest.mark.parametrize(("name", "at_a_time"), [("slices-resnet18", [1, 1, 1]), ("resnet18-w8", [3])])
+def test_many_slices_are_computed_scan_by_scan_and_whole_scans_together(name, at_a_time):
+    encoder, seen = built(name), []
+    encoder.register_forward_pre_hook(lambda _, images: seen.append(len(images[0])))
+    images = torch.randn(3, find_backbone(name).input.channels, 4, 32, 32)
+    features = pooled_features(encoder, [images], [-1], CPU)
+    assert seen == at_a_time
+    with torch.no_grad():
+        torch.testing.assert_close(features, encoder.pool(encoder(images), [-1]))
+
+
+def test_instances_keep_the_order_of_their_scans():
+    encoder = built("slices-resnet18")
+    images = torch.randn(3, find_backbone("slices-resnet18").input.channels, 4, 32, 32)
+    together = instance_features(encoder, [images], [-1], CPU)
+    assert together.shape[:2] == (3, 4)
+    torch.testing.assert_close(
+        together, torch.cat([instance_features(encoder, [one[None]], [-1], CPU) for one in images])
+    )
