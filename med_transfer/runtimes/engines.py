@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -68,7 +69,7 @@ class OpenVino:
     def quantise(self, path: Path, examples: Sequence[Tensor], quantised: Path) -> None:
         """By nncf."""
         openvino = import_package("openvino")
-        model = openvino.Core().read_model(path)
+        model = _openvino_core().read_model(path)
         in_8_bits = _in_8_bits(model, [example.numpy() for example in examples])
         openvino.save_model(in_8_bits, quantised, compress_to_fp16=False)
 
@@ -79,7 +80,7 @@ class OpenVino:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
-        compiled = import_package("openvino").Core().compile_model(path, "CPU", settings)
+        compiled = _openvino_core().compile_model(path, "CPU", settings)
 
         def features(batch: Tensor) -> Tensor:
             return torch.from_numpy(compiled(batch.contiguous().numpy())[0])
@@ -88,7 +89,14 @@ class OpenVino:
 
     def has_bf16(self) -> bool:
         """Whether this processor computes in bfloat16 (AVX512-BF16 or AMX)."""
-        return _BF16 in import_package("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return _BF16 in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def _openvino_core() -> Any:
+    """One, that lives as long as the process. It gives the thread that makes it a stack to handle signals on; where
+    another thread destroys it that stack is gone, and the next Ctrl-C or SIGTERM ends the process by SIGSEGV."""
+    return import_package("openvino").Core()
 
 
 @contextmanager

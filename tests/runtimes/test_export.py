@@ -211,6 +211,31 @@ def test_a_killed_export_leaves_the_one_before_and_the_next_takes_away_what_it_l
     assert Predictor(bundle, "cpu", runtime="openvino")
 
 
+INTERRUPTED = """
+import gc, signal, sys, threading
+from med_transfer.inference import load_bundle
+
+kept = [load_bundle(sys.argv[1], "cpu", runtime="openvino")]
+kept[0].predict(sys.argv[2])
+
+def exchanged():
+    kept.clear()
+    gc.collect()
+
+thread = threading.Thread(target=exchanged)
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+def test_a_signal_is_heard_after_another_thread_has_let_go_of_the_bundle(bundle: Path, scans: Path):
+    words = [sys.executable, "-c", INTERRUPTED, str(bundle), str(scans.with_name("0.nii"))]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
 def test_changed_or_foreign_exports_are_refused(bundle: Path):
     folder = bundle / "models" / "openvino-fp32"
     as_fast_as(bundle, seconds=1.0, torch_seconds=2.0)
