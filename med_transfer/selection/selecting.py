@@ -13,7 +13,7 @@ import torch
 from med_transfer.atomic import sole_writer
 from med_transfer.bundle.provenance import seen_in_training, source_provenance
 from med_transfer.cohorts import Cohort, Images, split_cohort
-from med_transfer.errors import PatientLeak
+from med_transfer.errors import ConfigError, PatientLeak
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.config import BackboneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
@@ -72,8 +72,7 @@ def select(
     candidates = find_candidates(
         names, paths, backbone.accept_licence, config.input.channels_of_network, backbone.instances
     )
-    for candidate in candidates.ready:
-        layers_of(candidate.spec, config.backbone.pooled_stages)  # a wrong one is refused before anything is read
+    candidates = _fitting(candidates, config, named=names is not None)
     candidates = _without_leaks(candidates, cohort, [()] * len(cohort))  # by patient, before anything is read
     if names is None:
         candidates = affordable(candidates, config, len(cohort))
@@ -90,6 +89,26 @@ def select(
         selection = _selection(scores, candidates.left_out, target, config.backbone, out)
         write_selection(selection, config)
     return selection
+
+
+def _fitting(candidates: Candidates, config: FinetuneConfig, *, named: bool) -> Candidates:
+    """Without those that nobody named or gave and that cannot take the config's input, or lack its stages.
+
+    Raises:
+        ConfigError: one that was named or given cannot, or none can.
+    """
+    ready, left_out = [], dict(candidates.left_out)
+    for candidate in candidates.ready:
+        try:
+            layers_of(candidate.spec, config.backbone.pooled_stages)
+            resolve_preprocessing(candidate.spec, config)
+            ready.append(candidate)
+        except ConfigError as error:
+            last = candidate is candidates.ready[-1] and not ready
+            if named or candidate.weights is not None or last:
+                raise
+            left_out[candidate.name] = str(error)
+    return Candidates(tuple(ready), left_out)
 
 
 def affordable(candidates: Candidates, config: FinetuneConfig, n_scans: int) -> Candidates:

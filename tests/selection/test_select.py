@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -17,9 +18,11 @@ from med_transfer.bundle import load_network
 from med_transfer.cli.select import next_command
 from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
 from med_transfer.config import load_config
+from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.selection.candidates import find_candidates
+from med_transfer.selection.candidates import Candidates, find_candidates
 from med_transfer.selection.report import as_markdown
+from med_transfer.selection.selecting import _fitting
 from med_transfer.selection.source import source_head
 
 NAME = "resnet18-w8"
@@ -332,3 +335,20 @@ def test_one_image_on_two_sides(command, target_csv, random_weights, tmp_path):
     taught |= {name: value for name, value in asked.items() if name.startswith("roi_")}
     outcome = command(*words(write_rows(table, rows), tmp_path / "out", random_weights))
     refused(outcome, 2, "identical images in the test set and in development")
+
+
+def test_what_cannot_take_the_input_is_left_out_unless_it_was_named(tmp_path, monkeypatch):
+    """A plan's input is made for one network; another one's own limits must not end the ranking."""
+    monkeypatch.setenv("MED_TRANSFER_BACKBONES", str(tmp_path / "store"))
+    fits, *_ = find_candidates(None).ready
+    needs = dataclasses.replace(fits.spec.input, minimum_shape=(32, 32, 32))
+    large = dataclasses.replace(fits, name="large", spec=dataclasses.replace(fits.spec, name="large", input=needs))
+    config = load_config(FinetuneConfig, None, ["input.shape=[16,64,64]", "input.region=whole"])
+    fitting = _fitting(Candidates((large, fits), {}), config, named=False)
+    assert fitting.ready == (fits,)
+    reason = "input.shape: shape [16, 64, 64]; expected at least [32, 32, 32] for large"
+    assert fitting.left_out["large"].rstrip(".") == reason
+    given = dataclasses.replace(large, weights=Path("weights.pt"))
+    for candidates, named in (((large, fits), True), ((large,), False), ((fits, given), False)):
+        with pytest.raises(ConfigError, match=re.escape(reason)):
+            _fitting(Candidates(candidates, {}), config, named=named)
