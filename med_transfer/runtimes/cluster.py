@@ -93,7 +93,7 @@ def cluster(address: str = AUTO) -> Iterator[Cluster]:
         finally:
             if not connected:
                 ray.shutdown()
-                _hear_sigterm_again()
+                _handle_sigterm(signal.getsignal(signal.SIGTERM))
 
 
 @dataclass(frozen=True)
@@ -240,13 +240,11 @@ def _connect(ray: ModuleType, address: str) -> None:
         raise _no_cluster(address, _last_line(tried.stderr))
     before = signal.getsignal(signal.SIGTERM)
     ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False)
-    if before is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)  # which Ray has replaced
+    _handle_sigterm(before)
 
 
-def _hear_sigterm_again() -> None:
-    """Ray leaves it to the system at its end, though Python still names the handler of before."""
-    handler = signal.getsignal(signal.SIGTERM)
+def _handle_sigterm(handler: Any) -> None:
+    """Ray replaces what does, and at its end leaves it to the system, though Python still names the handler."""
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 

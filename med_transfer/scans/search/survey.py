@@ -321,6 +321,8 @@ def _in_archive(archive: Path, max_gap_mm: float, taken: Taken | None = None, ne
 
 def _each_whole(places: Mapping[Path, Sequence[Series]]) -> list[Series]:
     """The series of a tree and of each archive in it; one that goes on in another of these places is rejected."""
+    if len(places) == 1:
+        return [one for found in places.values() for one in found]
     positions: dict[Hashable, dict[Path, set[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(set))
     for place, found in places.items():
         for one in found:
