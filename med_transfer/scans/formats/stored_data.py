@@ -139,7 +139,7 @@ def _read_bytes(path: Path, data: StoredData, size: int) -> NDArray[np.uint8]:
                 raise ValueError(Sentence("{there} of {size} bytes", there=max(there, 0), size=size))
             file.seek(data.at if data.at >= 0 else there - size)
             values = np.fromfile(file, np.uint8, size)
-            if holds_more(file):
+            if _holds_more(file):
                 raise ValueError(Sentence("{n} bytes instead of {size}, and more than padding", n=there, size=size))
             return values
         file.seek(data.at)
@@ -149,7 +149,7 @@ def _read_bytes(path: Path, data: StoredData, size: int) -> NDArray[np.uint8]:
     return np.frombuffer(values, np.uint8)
 
 
-def read_at_most(file: io.BufferedIOBase, most: int) -> bytes:
+def _read_at_most(file: io.BufferedIOBase, most: int) -> bytes:
     """So many bytes or all there are; asking for them at once would take the memory of a size that is a lie."""
     chunks: list[bytes] = []
     while most and (chunk := file.read(min(most, _CHUNK))):
@@ -158,17 +158,17 @@ def read_at_most(file: io.BufferedIOBase, most: int) -> bytes:
     return b"".join(chunks)
 
 
-def holds_more(file: io.BufferedIOBase) -> bool:
+def _holds_more(file: io.BufferedIOBase) -> bool:
     """Whether anything but padding follows in an open file."""
     return any(chunk.strip(b"\0") for chunk in iter(partial(file.read, _CHUNK), b""))
 
 
 def _gunzip(file: BinaryIO, most: int) -> bytes:
-    return read_at_most(gzip.GzipFile(fileobj=file), most)
+    return _read_at_most(gzip.GzipFile(fileobj=file), most)
 
 
 def _bunzip2(file: BinaryIO, most: int) -> bytes:
-    return read_at_most(bz2.BZ2File(file), most)
+    return _read_at_most(bz2.BZ2File(file), most)
 
 
 def _inflate(file: BinaryIO, most: int) -> bytes:
