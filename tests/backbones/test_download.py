@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -92,6 +93,14 @@ def test_no_connection_says_what_to_fetch_and_where_to_put_it(tmp_path, store):
         pass
     with pytest.raises(WeightsNotFound, match=rf"refused\)\. Fetch it on a machine .* put it into {store}, or give"):
         download_weights(published_at(gone))
+
+
+def test_a_server_that_never_answers(store, monkeypatch):
+    monkeypatch.setattr("med_transfer.backbones.weights.download._TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(WeightsNotFound, match=r"weights\.pth cannot be downloaded \(timed out\)\. Fetch it"):
+            download_weights(published_at(address))
 
 
 @pytest.mark.parametrize("address", ["http://example.org", "file:///etc", "ftp://127.0.0.1"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -74,7 +73,7 @@ def download_file(url: str, target: Path, progress: Progress = silent) -> None:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:
             _require_https(answer.url)  # a redirect may lead elsewhere
             _write(_chunks(answer, progress), target)
-    except (urllib.error.URLError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException) as error:  # one who never answers is no URLError
         raise DownloadFailed(str(getattr(error, "reason", error))) from error
 
 
