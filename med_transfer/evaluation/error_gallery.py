@@ -186,7 +186,7 @@ def _checks(record: BundleRecord, explanations: Sequence[Explanation], method: M
         n=len(explanations),
         n_empty=sum(explanation.heat.empty for explanation in explanations),
         element_mm=spacing and (element[0] * spacing[0], element[1] * spacing[1], element[2] * spacing[2]),
-        hidden_share=deletions[0].share if deletions else None,
+        hidden_share=MapCheckSettings.share,
         drop=float(np.mean([deletion.drop for deletion in deletions])) if deletions else None,
         random_drop=float(np.mean([deletion.random_drop for deletion in deletions])) if deletions else None,
         n_no_better=sum(not deletion.beats_chance for deletion in deletions),

@@ -5,21 +5,20 @@ Source: Ilse et al. 2018, Attention-based Deep Multiple Instance Learning, ICML,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import Encoder
-from med_transfer.backbones.encoder import Box
 from med_transfer.backbones.networks.instances import InstanceEncoder
 from med_transfer.errors import ConfigError
-from med_transfer.explanation.heat import HeatMap
+from med_transfer.explanation.heat import HeatMap, extent, painted
 from med_transfer.model.ensemble import Ensemble
+
+_ROUNDING = 1e-5  # a share that differs from an even one by less is even
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,9 @@ class Attention:
         shares = (weights.double() * counted - 1).mean(dim=0).cpu().numpy()
         depth, height, width = image.shape[1:]
         boxes = encoders[0].cuts((depth, height, width))
-        element = [float(side.stop - side.start) for side in boxes[0]]
-        deepest = len(encoders[0].stage_channels) - 1
-        return HeatMap(_painted(shares, boxes, (depth, height, width)), (element[0], element[1], element[2]), deepest)
+        mean = painted(shares, boxes, (depth, height, width))
+        values = np.where(np.abs(mean) < _ROUNDING, 0, mean).astype(np.float32)
+        return HeatMap(values, extent(boxes[0]), len(encoders[0].stage_channels) - 1)
 
 
 def looks_by_attention(ensemble: Ensemble) -> bool:
@@ -65,13 +64,3 @@ def _with_attention(encoder: Encoder) -> InstanceEncoder:
         expected="a backbone of slices or tiles with backbone.instance_pooling: attention",
         action="Use method gradcam or occlusion",
     )
-
-
-def _painted(values: NDArray[np.float64], boxes: Sequence[Box], shape: tuple[int, int, int]) -> NDArray[np.float32]:
-    """Each box in its value, the mean where they overlap; what is 0 but for rounding is 0."""
-    summed, covered = np.zeros(shape), np.zeros(shape)
-    for value, box in zip(values, boxes, strict=True):
-        summed[box] += value
-        covered[box] += 1
-    mean = summed / covered
-    return np.where(np.abs(mean) < 1e-5, 0, mean).astype(np.float32)

@@ -45,8 +45,8 @@ class Explanation:
             )
         if self.deletion is not None and not self.deletion.beats_chance:
             yield (
-                f"Hiding the map's strongest {self.deletion.share:.0%} changes the probability no more than hiding "
-                f"other regions does: {self.deletion.as_large_at_random:.0%} of them change it at least as much."
+                f"Hiding the map's strongest {100 * self.deletion.share:.2g}% changes the probability no more than "
+                f"hiding other regions does: {self.deletion.as_large_at_random:.0%} of them change it at least as much."
             )
 
 

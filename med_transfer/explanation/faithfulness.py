@@ -25,7 +25,8 @@ class MapCheckSettings:
     """How a map is put to the test.
 
     Attributes:
-        share: of the input's voxels, the map's most important ones, that is hidden, in (0, 1).
+        share: of the input's voxels, the map's most important ones, that is hidden, in (0, 1); less where fewer speak
+            for the class.
         fill: what hidden voxels show, in the network's units; None: the mean of the input, of each channel.
         n_random: regions elsewhere that the hidden one is held against; 0 leaves it out.
         draws: of random weights for the sanity check, each costing as much as the map; 0 leaves it out. A smooth map
@@ -108,7 +109,8 @@ def deletion(
 
 
 def _most_important(values: NDArray[np.float32], share: float) -> NDArray[np.bool_]:
-    n = max(1, round(share * values.size))
+    """Of the voxels that speak for the class alone: hiding others would put the map down to what it does not show."""
+    n = min(max(1, round(share * values.size)), int((values > 0).sum()))
     chosen = np.zeros(values.size, dtype=bool)
     chosen[np.argsort(-values.ravel(), kind="stable")[:n]] = True
     return chosen.reshape(values.shape)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from med_transfer.errors import ConfigError
-from med_transfer.explanation.heat import HeatMap
+from med_transfer.explanation.heat import HeatMap, extent, painted
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 
@@ -26,13 +26,13 @@ LEAST_VOXELS = 4  # a map that is coarser along an axis tells no place from anot
 class GradCAM:
     """ReLU of the feature maps of a stage, weighted by the mean gradient of the class's logit.
 
-    The mean over the fold models is interpolated linearly to the input's voxels; its unit has no meaning beyond its own
-    map.
+    The mean over the fold models is interpolated linearly to the input's voxels; where each voxel of it is a tile,
+    all of the tile has its value, and the mean where tiles overlap. Its unit has no meaning beyond its own map.
 
     Attributes:
         stage: counted from the stem, -1 the deepest. None: the deepest one that the logit depends on and that has at
-            least 4 voxels along each axis; where there is none, the finest. The deepest stage means most, but a small
-            input leaves it a single voxel.
+            least 4 voxels along each axis; where there is none, the finest, of several the deepest. The deepest stage
+            means most, but a small input leaves it a single voxel.
     """
 
     name: ClassVar[str] = "gradcam"
@@ -49,7 +49,11 @@ class GradCAM:
             strict=True,
         )
         small = torch.stack(activations).mean(0)
-        size = tuple(image.shape[1:])
+        size = (image.shape[1], image.shape[2], image.shape[3])
+        boxes = ensemble.fold_models[0].encoder.cuts(size)
+        if len(boxes) == small.numel():  # tiles overlap, so that they are not even shares of the input
+            values = painted(small.flatten().cpu().numpy(), boxes, size)
+            return HeatMap(values.astype(np.float32), extent(boxes[0]), stages[0])
         values = F.interpolate(small[None, None], size=size, mode="trilinear", align_corners=False)[0, 0]
         depth, height, width = (n / m for n, m in zip(size, small.shape, strict=True))
         return HeatMap(values.cpu().numpy().astype(np.float32), (depth, height, width), stages[0])
@@ -73,7 +77,7 @@ def _stage(wanted: int | None, maps: Sequence[Tensor], gradients: Sequence[Tenso
     useful = [number for number, gradient in enumerate(gradients) if gradient is not None]
     if wanted is None:
         fine = [number for number in useful if min(maps[number].shape[2:]) >= LEAST_VOXELS]
-        return max(fine) if fine else max(useful, key=lambda number: maps[number][0, 0].numel())
+        return max(fine) if fine else max(useful, key=lambda number: (maps[number][0, 0].numel(), number))
     chosen = wanted + len(maps) if wanted < 0 else wanted
     if chosen not in useful:
         raise ConfigError(

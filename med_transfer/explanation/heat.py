@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from med_transfer.backbones.encoder import Box
 from med_transfer.model.ensemble import Ensemble
 
 Triple = tuple[int, int, int]
@@ -59,3 +61,18 @@ class Method(Protocol):
             class_index: of the class that is explained.
         """
         ...
+
+
+def painted(values: NDArray[np.floating], boxes: Sequence[Box], shape: Triple) -> NDArray[np.float64]:
+    """[depth, height, width] with each box, a slice or a tile, in its value, and the mean where boxes overlap."""
+    summed, covered = np.zeros(shape), np.zeros(shape)
+    for value, box in zip(values, boxes, strict=True):
+        summed[box] += value
+        covered[box] += 1
+    return summed / covered
+
+
+def extent(box: Box) -> tuple[float, float, float]:
+    """Of a box in voxels, along depth, height, width."""
+    depth, height, width = (float(side.stop - side.start) for side in box)
+    return depth, height, width

@@ -176,7 +176,7 @@ class MapChecks:
     Attributes:
         n: maps; n_empty of them show nothing that speaks for the class.
         element_mm: the smallest thing a map can tell apart, along depth, height, width; None: each scan's own.
-        hidden_share: of the input that was hidden, in [0, 1].
+        hidden_share: of the input that was hidden at most, in [0, 1].
         drop: of the probability, in [-1, 1], when the strongest part was hidden; random_drop: when another part was.
         n_no_better: maps whose strongest part costs no more than other parts do.
         correlation: Spearman's, in [-1, 1], with the map of random weights; above correlation_limit it is a warning.

@@ -14,6 +14,7 @@ from med_transfer.backbones import Encoder
 from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import torchvision_resnet
 from med_transfer.backbones.networks.slices import SliceEncoder
+from med_transfer.backbones.networks.tiles import TileEncoder
 from med_transfer.errors import ConfigError
 from med_transfer.explanation import GradCAM, Occlusion
 from med_transfer.explanation.heat import HeatMap
@@ -149,6 +150,35 @@ def test_a_network_of_slices_is_explained_through_its_attention():
     assert heat.element_voxels == (1.0, 32.0, 32.0)
     with pytest.raises(ConfigError, match="expected one of 3 of this network"):
         GradCAM(0)(ensemble, torch.rand(1, 4, 64, 64), 0)
+
+
+class Lamps(Encoder):
+    """Two maps of one channel: the voxels, twice."""
+
+    stage_channels = (1, 1)
+
+    def stages(self):
+        return [nn.Identity()] * 3
+
+
+@pytest.mark.parametrize("overlap", [0.25, 0.5])
+def test_a_tile_has_its_value_where_it_lies(overlap):
+    """Tiles that overlap are no even shares of the input: their middles lie further from its edges."""
+    encoder = TileEncoder(Lamps(), (4, 8, 8), overlap)
+    ensemble = Ensemble([Classifier(encoder, 2, pooled_stages=(0, 1))]).eval()
+    nn.init.ones_(ensemble.fold_models[0].head.weight)
+    image = torch.zeros(1, 4, 8, 20)
+    image[..., :3] = 1.0  # in the first tile alone
+    boxes = encoder.cuts((4, 8, 20))
+    heat = GradCAM()(ensemble, image, 0)
+    alone = slice(0, boxes[1][2].start)
+    np.testing.assert_array_equal(heat.values[..., alone], heat.values.max())
+    assert not heat.values[..., 8:].any()
+    between = heat.values[0, 0, boxes[1][2].start]  # two tiles or three, of which one shows the lamp
+    n = sum(box[2].start <= boxes[1][2].start < box[2].stop for box in boxes)
+    assert between == pytest.approx(heat.values.max() / n)
+    assert heat.element_voxels == (4.0, 8.0, 8.0)
+    assert heat.stage == 1
 
 
 def test_a_network_that_sees_nothing_gives_an_empty_map(image):

@@ -141,3 +141,25 @@ def test_an_empty_map_is_said_to_be_empty(ensemble, image):
     assert found.doubts == ("Nothing in the map speaks for the class.",)
     with torch.no_grad():
         assert found.probability == pytest.approx(ensemble(image[None])[0, DARK].item())
+
+
+def test_what_does_not_speak_for_the_class_is_not_hidden():
+    """A map of a small place that the network does not look at is not helped by what fills the share up."""
+
+    class FirstSlices(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            bright = x[:, 0, :2].mean(dim=(1, 2, 3))
+            return torch.stack([1 - bright, bright], dim=1)
+
+    image = torch.zeros(1, 16, 32, 32)
+    image[:, :2] = 1
+    values = np.zeros((16, 32, 32), np.float32)
+    values[12, 10:14, 10:14] = 1
+    found = deletion(FirstSlices(), image, 1, HeatMap(values, (1.0,) * 3))  # type: ignore[arg-type]
+    assert found is not None
+    assert found.share == 16 / values.size
+    assert found.drop == 0
+    values[values == 0] = -1
+    against = deletion(FirstSlices(), image, 1, HeatMap(values, (1.0,) * 3))  # type: ignore[arg-type]
+    assert against is not None
+    assert against.drop == 0

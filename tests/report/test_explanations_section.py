@@ -14,7 +14,7 @@ def test_maps_come_with_their_checks_and_with_a_warning_of_what_they_are_not(tmp
     page = page_of(tmp_path)
     for words in (
         "Where the network looked is no proof of why.",
-        "Fall of the probability when the strongest 5 % of the map is hidden 0.31",
+        "Fall of the probability when the strongest part of the map, at most 5 % of the input, is hidden 0.31",
         "Rank correlation with the map of random weights 0.12",
         "4 × 3 × 3",
         "elsewhere is hidden 0.00",

@@ -28,7 +28,10 @@ def _table(checks: MapChecks, t: Translator) -> Table:
         (t("Maps made, of errors shown below"), Cell(str(checks.n), values={"": checks.n})),
         (t("Maps in which nothing speaks for the class"), Cell(str(checks.n_empty), values={"": checks.n_empty})),
         (
-            t("Fall of the probability when the strongest {share} % of the map is hidden", share=share),
+            t(
+                "Fall of the probability when the strongest part of the map, at most {share} % of the input, is hidden",
+                share=share,
+            ),
             _cell(checks.drop),
         ),
         (t("Fall when a region of the same size and shape elsewhere is hidden"), _cell(checks.random_drop)),
