@@ -128,9 +128,19 @@ class Split:
                 f"a class has one patient outside validation {fold}, which is evaluated",
                 where="split",
                 expected="two, one of whom says when training stops",
-                action="Add patients, keep some apart (split.test_fraction), or use transfer.strategy=linear_probe",
+                action="Add patients, keep some apart (split.test_fraction), or use transfer.strategy=linear_probe "
+                "with from_scratch_baseline=false",
             )
         return self.steering[fold] if self.steering else ()
+
+    def learned_from(self, fold: int, *, steered: bool) -> tuple[int, ...]:
+        """The training cases, without those that say when to stop where something is ``steered`` by them.
+
+        Raises:
+            TooFewPatients: as :meth:`steering_of`.
+        """
+        steering = set(self.steering_of(fold)) if steered else set()
+        return tuple(case for case in self.training(fold) if case not in steering)
 
     def training(self, fold: int) -> tuple[int, ...]:
         """Development cases that are not this fold's validation cases."""

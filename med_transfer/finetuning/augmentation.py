@@ -224,14 +224,14 @@ def _loss_of_detail(config: AugmentationConfig, output_range: tuple[float, float
 
 
 def _holes(config: AugmentationConfig, shape: Triple, output_range: tuple[float, float]) -> list:
-    if not config.dropout:
+    if not config.dropout or not config.dropout_size:
         return []
     hole = tuple(max(1, int(n * config.dropout_size)) for n in shape)
     return [
         RandCoarseDropout(
             holes=1,
             max_holes=3,
-            spatial_size=2,
+            spatial_size=tuple(min(2, n) for n in hole),
             max_spatial_size=hole,
             prob=config.dropout,
             fill_value=output_range[0],

@@ -80,16 +80,16 @@ class _Pooled:
 
 
 def keep_frozen_statistics(encoder: Encoder, *, everywhere: bool) -> None:
-    """Put BatchNorm in evaluation mode, everywhere or only in stages of which nothing learns.
+    """Put BatchNorm in evaluation mode, everywhere or only in stages of which nothing learns; else in training mode.
 
     With a batch of a few scans, statistics of the batch are noise; and a stage that never changes must not change by
-    its statistics. Call it after ``train()``, which undoes it.
+    its statistics. Call it whenever something else learns, and after ``train()``, which undoes it.
     """
     for stage in encoder.stages():
-        if everywhere or not any(parameter.requires_grad for parameter in stage.parameters()):
-            for layer in stage.modules():
-                if isinstance(layer, _BatchNorm):
-                    layer.eval()
+        learns = any(parameter.requires_grad for parameter in stage.parameters())
+        for layer in stage.modules():
+            if isinstance(layer, _BatchNorm):
+                layer.train(learns and not everywhere)
 
 
 def _layers(encoder: Encoder) -> list[_BatchNorm]:

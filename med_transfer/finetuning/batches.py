@@ -64,9 +64,8 @@ def fold_data(
         TooFewPatients: it does, and there are none beside those who are evaluated.
     """
     tensors, sizes, truth = prepared.tensors, prepared.voxel_mm, prepared.cohort.truth
-    validation, steering = list(split.validation[number]), list(split.steering_of(number) if steered else ())
-    training = [case for case in split.training(number) if case not in set(steering)]
-    steering = steering or validation
+    validation, training = list(split.validation[number]), list(split.learned_from(number, steered=steered))
+    steering = list(split.steering_of(number) if steered else ()) or validation
     return FoldData(
         prepared.cohort.labels,
         [tensors[i] for i in training],

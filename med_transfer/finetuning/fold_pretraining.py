@@ -151,9 +151,11 @@ def canvas(cohort: Cohort, split: Split, config: FinetuneConfig, number: int) ->
 
     Raises:
         ConfigError: there is none.
+        TooFewPatients: as :meth:`Split.steering_of`.
     """
     settings = config.backbone.pretraining
-    rows = [n for n in split.training(number) if settings.only_class in (None, _class_of(cohort.cases[n]))]
+    learned_from = split.learned_from(number, steered=config.transfer.strategy.trains)
+    rows = [n for n in learned_from if settings.only_class in (None, _class_of(cohort.cases[n]))]
     patients = sorted({cohort.patients[n] for n in rows})
     if not patients:
         raise ConfigError(

@@ -13,7 +13,7 @@ from med_transfer.atomic import sole_writer
 from med_transfer.backbones import LoadedBackbone, from_scratch, load_backbone
 from med_transfer.bundle import BUNDLE_FOLDER, BundleRecord, save_bundle
 from med_transfer.bundle.model_card import model_card
-from med_transfer.cohorts import Cohort, split_cohort
+from med_transfer.cohorts import Cohort, Split, split_cohort
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.finetuning.config import FinetuneConfig, ReportConfig
@@ -115,6 +115,7 @@ def finetune(
         _log_start(cohort, asked, config, source)
         run_data = prepare_run_data(cohort, config, source.spec, out, progress)
         # Once more, without the scans that could not be read.
+        _check_steering(run_data.split, config, source)
         check_fusion(run_data.prepared.cohort, run_data.split, config, warn=True)
         check_operating_point(run_data.prepared.cohort, run_data.split, config)
         if machines is not None:
@@ -202,6 +203,7 @@ def checked_start(
         require_runtime(config.backbone.runtime)
     precision(config.training.precision)
     split = split_cohort(cohort, config.split)
+    _check_steering(split, config, source)
     check_pretraining(config, resolve_preprocessing(source.spec, config), cohort, split)
     check_fusion(cohort, split, config)
     check_operating_point(cohort, split, config)
@@ -227,9 +229,25 @@ def train(
 
 def _baseline(config: FinetuneConfig, source: LoadedBackbone) -> tuple[LoadedBackbone, FinetuneConfig] | None:
     """None where the run itself starts from no source, or none is wanted."""
-    if source.sha256 is None or not config.from_scratch_baseline:
+    if not _has_baseline(config, source):
         return None
     return from_scratch(source.spec, config.seed), config.from_scratch_config()
+
+
+def _has_baseline(config: FinetuneConfig, source: LoadedBackbone) -> bool:
+    return source.sha256 is not None and config.from_scratch_baseline
+
+
+def _check_steering(split: Split, config: FinetuneConfig, source: LoadedBackbone) -> None:
+    """Refuse, before anything is trained, networks with no patient to say when their training stops.
+
+    Raises:
+        TooFewPatients: see :meth:`.cohorts.Split.steering_of`.
+    """
+    steered = split.repeats if config.transfer.strategy.trains else (split,) if _has_baseline(config, source) else ()
+    for of_repeat in steered:
+        for fold in range(of_repeat.n_fold_models):
+            of_repeat.steering_of(fold)
 
 
 def load_source(config: FinetuneConfig) -> LoadedBackbone:

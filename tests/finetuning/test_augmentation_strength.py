@@ -152,3 +152,16 @@ def test_holes_are_no_larger_than_their_share():
     assert (view[0][~empty] == 1.0).all()
     for one in views(image, 60, 1.0, dropout=1.0, dropout_size=0.25):
         assert (one == -1.0).mean() <= 3 * 0.25**3 + 1e-9  # at most three
+
+
+@pytest.mark.parametrize(("shape", "size"), [((4, 20, 24), 0.25), ((1, 20, 24), 0.25), (SHAPE, 0.01)])
+def test_a_hole_in_a_thin_input_or_of_a_small_share_is_a_voxel_deep(shape, size):
+    sides = [n + 2 * m for n, m in zip(shape, margin_voxels(shape), strict=True)]
+    found = [one == -1.0 for one in views(torch.ones(1, *sides), 30, 1.0, shape=shape, dropout=1.0, dropout_size=size)]
+    assert len(found) == 30
+    largest = np.prod([max(1, int(n * size)) for n in shape])
+    assert all(0 < empty.sum() <= 3 * largest for empty in found)
+
+
+def test_holes_of_no_size_are_none():
+    assert views(torch.ones(1, 20, 26, 30), 5, 1.0, dropout=1.0, dropout_size=0.0) == []

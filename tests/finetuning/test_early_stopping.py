@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from made_up_cohort import made_up_cohort
 from safetensors.torch import load_file
 from small_network import small_classifier
 from small_run_data import small_config, small_run_data
 
-from med_transfer.errors import TrainingDiverged
-from med_transfer.finetuning import lightning_module
+from med_transfer.errors import TooFewPatients, TrainingDiverged
+from med_transfer.finetuning import finetune, lightning_module
 from med_transfer.finetuning.batches import fold_data
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.fold_training import train_network
+from med_transfer.finetuning.run import checked_start
 
 PLAN = small_run_data(signal=0.7, n=24, n_test=4)
 
@@ -119,3 +121,14 @@ def test_an_epochs_training_loss_is_the_mean_of_its_batches(tmp_path):
     trained = train_network(small_classifier(), data, config, reader, tmp_path, seed=0, progress=watch)
     of_epochs = np.array(watch.losses).reshape(2, -1).mean(axis=1)
     assert [row["train_loss"] for row in trained.history] == pytest.approx(of_epochs)
+
+
+@pytest.mark.parametrize("strategy", ["full", "linear_probe"])
+def test_a_class_with_nobody_to_say_when_training_stops_is_refused_before_a_scan_is_read(strategy, tmp_path):
+    """The baseline beside a linear probe is trained too."""
+    cohort, split = made_up_cohort([*"aaaabb"]).cohort, {"folds": 2, "test_fraction": 0}
+    with pytest.raises(TooFewPatients, match=r"one patient outside validation 0.*from_scratch_baseline=false"):
+        finetune(cohort, small_config(strategy, split=split), tmp_path)
+    alone = small_config(strategy, split=split, from_scratch_baseline=False)
+    if strategy == "linear_probe":
+        checked_start(cohort, alone)

@@ -144,6 +144,15 @@ def test_one_class_alone_or_half_of_it_can_be_the_canvas(run_data, cohort):
         assert {*half.content_hashes} < healthy_images
 
 
+def test_who_says_when_the_training_stops_is_no_canvas(cohort):
+    split = split_cohort(cohort, SplitConfig(test_fraction=0, folds=2))
+    of_run = FinetuneConfig.model_validate(config().model_dump() | {"transfer": {"strategy": "full"}})
+    for number in range(2):
+        painted, steering = set(canvas(cohort, split, of_run, number)), set(split.steering_of(number))
+        assert steering
+        assert painted == set(split.training(number)) - steering
+
+
 def test_where_the_table_has_findings_those_without_any_are_the_canvas():
     findings = [frozenset(), frozenset({"blood"}), frozenset({"blood", "fracture"}), frozenset({"fracture"})]
     cases = tuple(Case(f"{n}", Path(f"{n}"), f"p{n}", findings[n % 4]) for n in range(12))

@@ -125,6 +125,27 @@ def test_a_killed_training_ends_as_one_that_was_not(strategy, averaging, tmp_pat
     assert all(tensor.equal(expected[name]) for name, tensor in again.classifier.state_dict().items())
 
 
+def interrupted(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def test_early_stopping_ends_a_killed_training_where_it_ends_one_that_was_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(fold_training, "ResumePoint", lambda path: ResumePoint(path, seconds=0.0))
+    config = resolved(training={"epochs": 12, "patience": 2, "smoothing": 0.0}, settings={"learning_rate": 1e-4})
+    whole = run_member(config, tmp_path / "whole")
+    n_epochs = len(whole.history)
+    assert n_epochs == whole.best_epoch + 1 + 2 < 12
+    for epoch in range(1, n_epochs):
+        with pytest.raises(KeyboardInterrupt):
+            run_member(config, tmp_path / f"{epoch}", progress=Kill(epoch))
+        assert run_member(config, tmp_path / f"{epoch}").history == whole.history
+    with monkeypatch.context() as patch:  # between its end and its last file
+        patch.setattr(fold_training, "write_text", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_member(config, tmp_path / "ended")
+    assert run_member(config, tmp_path / "ended").history == whole.history
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_what_is_written_is_a_plain_network_that_answers_as_the_trained_one(strategy, tmp_path):
     config = resolved(strategy)
@@ -148,6 +169,21 @@ def test_gradual_unfreezing_lets_a_stage_more_move_in_each_epoch(tmp_path):
             if not now[name].equal(source[name]):
                 first.setdefault(name.removeprefix("encoder.").split(".")[0], epoch)
     assert first == {"head": 0, "layer2": 1, "layer1": 2, "conv1": 3, "bn1": 3}
+
+
+def test_statistics_of_a_stage_follow_each_batch_from_when_it_learns(tmp_path):
+    statistics = []
+
+    class Means(Callback):
+        def on_train_epoch_end(self, trainer, pl_module) -> None:
+            means = pl_module.classifier.encoder.named_buffers()
+            statistics.append({name: x.clone() for name, x in means if name.endswith("running_mean")})
+
+    source = dict(small_classifier().encoder.named_buffers())
+    config = resolved("gradual_unfreezing", transfer={"batch_norm": "train"})
+    run_member(config, tmp_path, progress=Means())
+    moved = [[name.split(".")[0] for name, x in now.items() if not x.equal(source[name])] for now in statistics]
+    assert moved == [[], ["layer2"], ["layer1", "layer2"], ["bn1", "layer1", "layer2"]]
 
 
 def test_probe_then_finetune_starts_from_the_probes_head(tmp_path):

@@ -48,7 +48,10 @@ class BestWeights(Callback):
 
 
 class ResumePoint(Callback):
-    """Writes the state at the end of an epoch when the last one is older than ``seconds``."""
+    """Writes the state at the end of an epoch when the last one is older than ``seconds``.
+
+    Not of an epoch that early stopping ends: Lightning would go on from it by one more.
+    """
 
     def __init__(self, path: Path, seconds: float = 60.0) -> None:
         self.path, self.seconds = path, seconds
@@ -57,7 +60,7 @@ class ResumePoint(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Writes the state if the last time is long enough ago. Raises OutputError."""
         # Not earlier: a state from within the epoch makes Lightning end that epoch again, without its figures.
-        if time.monotonic() - self._written < self.seconds:
+        if trainer.should_stop or time.monotonic() - self._written < self.seconds:
             return
         with atomic_path(self.path) as temporary:
             trainer.save_checkpoint(temporary)
