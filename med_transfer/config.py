@@ -123,6 +123,12 @@ def dump_config(model: BaseModel, path: Path) -> None:
     write_text(path, text)
 
 
+def as_typed(value: Any) -> str:
+    """A value on one line as it stands behind its key in a config, so that reading it gives the same."""
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -235,7 +235,8 @@ def require_alike(found: CohortFingerprint, where: object = "") -> None:
     )
     for what, values in [("modalities", [scan.modality or "none stated" for scan in scans]), *parts]:
         counts = Counter(values).most_common()
-        if len(scans) - counts[0][1] > MOST_OTHERS * len(scans) and "unknown" not in dict(counts[:2]):
+        known = [n for name, n in counts if name != "unknown"]
+        if sum(known[1:]) > MOST_OTHERS * len(scans):
             raise CohortError(
                 f"{what}: {', '.join(f'{n} scans {name}' for name, n in counts)}",
                 where=where,

@@ -8,10 +8,10 @@ from typing import Any
 
 from med_transfer.cohorts import Cohort
 from med_transfer.cohorts.splits import require_separable
-from med_transfer.config import put
+from med_transfer.config import as_typed, put
 from med_transfer.planning.fingerprint import CohortFingerprint, fingerprint_cohort, require_alike
 from med_transfer.planning.planned_for import PlannedFor
-from med_transfer.planning.rules import RULES, Choice, as_typed
+from med_transfer.planning.rules import RULES, Choice
 from med_transfer.progress import Progress, silent
 
 _WIDTH = 100

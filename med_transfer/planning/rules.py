@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import yaml
-
 from med_transfer.cohorts.splits import FEW_PATIENTS
+from med_transfer.config import as_typed
 from med_transfer.planning.fingerprint import CohortFingerprint, Triple
 
 Window = tuple[float, float]
@@ -39,6 +38,8 @@ REGION_SHAPE, REGION_SPACING_MM = (16, 32, 32), (2.0, 1.0, 1.0)  # what med-tran
 WHOLE_SHAPE = (64, 96, 96)
 FOLDS, LEAST_FOLDS = 5, 2  # the defaults of split and training, which a test compares
 EPOCHS, EPOCH_SCANS, LEAST_EPOCHS = 60, 256, 10
+SIDES = {*("left", "right", "l", "r", "links", "rechts", "gauche", "droit", "droite"), *"左右"}
+_WORD = re.compile(r"[左右]|[A-Z]?[a-z]+|[A-Z]+")  # also of left_lung and LeftLung
 FEW_OF_A_CLASS = 50  # patients; below, balanced sensitivity on validation patients jumps by whole patients
 
 
@@ -59,11 +60,6 @@ class Choice:
             stated = stated["name"] if set(stated) == {"name"} else stated
         typed = as_typed(stated)
         return f"{self.key}: {typed if len(typed) <= 60 else f'{typed[:57]}...'} ({self.reason})"
-
-
-def as_typed(value: Any) -> str:
-    """A value as it stands behind its key in a config."""
-    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
 
 
 def network_kind(cohort: CohortFingerprint, chosen: str) -> Kind:
@@ -214,9 +210,7 @@ def strategy(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
 
 def flips(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """A lesson seen in a mirror, where sides do not matter to the classes."""
-    sided = [
-        name for name in cohort.patients_of_class if re.search(r"\b(left|right|links|rechts)\b|[左右]", name.lower())
-    ]
+    sided = [name for name in cohort.patients_of_class if SIDES & {word.lower() for word in _WORD.findall(name)}]
     if sided:
         return [Choice("augmentation.flips", [], f"class {sided[0]!r} speaks of a side")]
     if network_kind(cohort, chosen) == "region":

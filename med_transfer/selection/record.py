@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from med_transfer.config import as_typed
 from med_transfer.selection.weights_check import Agreement
 
 Stages = tuple[int, ...]
@@ -173,7 +174,7 @@ class Selection:
         choice = self.choice
         if choice is None:
             return ()
-        weights = [f"backbone.weights={choice.weights}"] if choice.weights else []
+        weights = [f"backbone.weights={as_typed(choice.weights)}"] if choice.weights else []
         layer, fallback = f"backbone.pooled_stages={list(choice.best.stages)}", "transfer.on_harm=fallback"
         how = (layer,) if self.recommended else (fallback, "from_scratch_baseline=true")
         return (f"backbone.name={choice.backbone}", *weights, *how)

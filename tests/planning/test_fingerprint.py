@@ -9,6 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from made_up_fingerprint import CHEST_BOXES, cohort, scan
+
 from med_transfer.api import planned
 from med_transfer.api.planned import config_for, timed_config
 from med_transfer.cohorts import Cohort
@@ -16,6 +18,7 @@ from med_transfer.errors import CohortError, NothingDone
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.duration import prepare_seconds
 from med_transfer.planning import fingerprint_cohort, fingerprint_scan, plan_cohort
+from med_transfer.planning.fingerprint import require_alike
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.scans import Region, read_scan
 
@@ -99,6 +102,15 @@ def test_a_table_that_mixes_modalities_is_refused(tmp_path):
     mine = FinetuneConfig.model_validate(probe | {"from_scratch_baseline": False})
     config, _ = config_for(mixed, mine)  # as the error advises
     assert timed_config(mixed, config).duration.seconds > 0
+
+
+@pytest.mark.parametrize(("n_head", "n_unknown"), [(14, 15), (14, 13), (20, 40)])
+def test_parts_of_the_body_that_are_known_are_not_mixed_however_many_are_not(n_head, n_unknown):
+    chest, unknown = scan(boxes_mm=CHEST_BOXES, body_region="chest"), scan(body_region="unknown")
+    mixed = cohort([*[chest] * 30, *[scan()] * n_head, *[unknown] * n_unknown])
+    with pytest.raises(CohortError, match=f"parts of the body: .*{n_head} scans head"):
+        require_alike(mixed)
+    require_alike(cohort([*[chest] * 30, scan(), *[unknown] * n_unknown]))
 
 
 def test_the_time_of_reading_is_that_of_what_is_made_of_the_scans(tmp_path, monkeypatch):

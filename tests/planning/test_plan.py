@@ -64,3 +64,14 @@ def test_settings_of_ones_own_take_the_place_of_choices():
     assert plan.values["transfer"]["strategy"] == {"name": "lora"}
     assert "lora" in plan.as_yaml()
     assert "linear_probe" not in plan.as_yaml()
+
+
+def test_class_names_are_read_as_they_are_written(tmp_path):
+    """Also one that a reader of YAML could take for a number, and one that is not Latin."""
+    classes = {"1e5": 30, "左肺": 31, "no": 32, "#3: other": 33}
+    path = tmp_path / "plan.yaml"
+    path.write_text(Plan.of(cohort(patients_of_class=classes, n_patients=126)).as_yaml(), encoding="utf-8")
+    planned_for = load_config(FinetuneConfig, path).planned_for
+    assert planned_for is not None
+    assert planned_for.classes == classes
+    assert "左肺: 31" in path.read_text(encoding="utf-8")

@@ -141,9 +141,9 @@ def test_strategy_trains_the_network_on_regions_only():
 def test_flips_only_where_sides_do_not_matter():
     assert chosen(rules.flips, with_regions()) == {"augmentation.flips": [0, 1, 2]}
     assert chosen(rules.flips, cohort()) == {}
-    for name in ("left lung", "Rechts", "左肺"):
+    for name in ("left lung", "Rechts", "左肺", "left_nodule", "effusion_right", "LeftLung", "side_R", "L"):
         assert chosen(rules.flips, with_regions(patients_of_class={name: 9, "other": 9})) == {"augmentation.flips": []}
-    clefts = with_regions(patients_of_class={"cleft": 9, "bright": 9})
+    clefts = with_regions(patients_of_class={"cleft": 9, "bright": 9, "Upright": 9, "LR_benign": 9})
     assert chosen(rules.flips, clefts) == {"augmentation.flips": [0, 1, 2]}
 
 

@@ -252,6 +252,10 @@ def test_from_python(selected, target_csv, finished, random_weights):
     assert (config.backbone.name, str(config.backbone.weights)) == (NAME, best.weights)
     assert config.backbone.pooled_stages == best.best.stages
     assert dataclasses.replace(selection, recommended=None, to_try=None).overrides == ()
+    for path in ("/a/run #2/bundle", "/a: b/it's", "[1]", "1e5"):
+        elsewhere = dataclasses.replace(best, weights=path)
+        typed = dataclasses.replace(chosen, ranking=(elsewhere,)).overrides
+        assert str(load_config(FinetuneConfig, None, typed).backbone.weights) == path
     typed = shlex.split(next_command(chosen, target_csv, None, ("seed=3",)))
     assert typed[:6] == ["med-transfer", "finetune", str(target_csv), "-o", "RUN", "--no-plan"]
     of_a_file = shlex.split(next_command(chosen, target_csv, Path("a b.yaml"), ()))
