@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
 MISSING = object()  # what is no value of a config
+_NO_SUCH_KEY = "no such key"
 
 _SCALARS = (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -115,6 +116,21 @@ def given_config(model: type[Model], config: object, overrides: Sequence[str] = 
             action=f"{model.__name__}.model_validate(...) makes one of a dict",
         )
     return load_config(model, Path(config) if config else None, overrides)
+
+
+def refuse_mistyped(model: type[BaseModel], overrides: Sequence[str]) -> None:
+    """Refuse what is wrong with overrides whatever they will lie over; what they contradict shows when they do.
+
+    Raises:
+        UnknownKey: a key that no model has.
+        ConfigError: no ``key=value``, YAML syntax, a value of the wrong type or out of range.
+    """
+    try:
+        load_config(model, None, overrides)
+    except ConfigError as error:
+        depends = isinstance(error, UnknownKey) and error.found != _NO_SUCH_KEY  # an option of another strategy
+        if not depends and (error.expected or isinstance(error, UnknownKey)):
+            raise
 
 
 def dump_config(model: BaseModel, path: Path) -> None:
@@ -249,7 +265,7 @@ def _explain(
         if key in known:  # of another section of a union; the location holds which one this is
             return UnknownKey(f"no such key with {first['loc'][-2]}", where=where, action=action)
         near = _nearest(key, known)
-        return UnknownKey("no such key", where=where, expected=f"{near} perhaps" if near else "", action=action)
+        return UnknownKey(_NO_SUCH_KEY, where=where, expected=f"{near} perhaps" if near else "", action=action)
     expected = ", or ".join(dict.fromkeys(filter(None, map(_expected, [first, *here]))))
     return ConfigError(_found(first), where=where, expected=expected, action=action)
 

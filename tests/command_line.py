@@ -99,7 +99,8 @@ def run_command(*words: object) -> Outcome:
     From the program's defaults unless it says ``--plan``; ``predict`` shows one scan unless it says how many: pictures
     of the usual twelve take as long as all else that it does.
     """
-    if words and words[0] in ("finetune", "preview") and "--plan" not in words:
+    planning = (("finetune",), ("preview",), ("select",), ("tune",), ("labels", "budget"))
+    if any(words[: len(name)] == name for name in planning) and not {"--plan", "--no-plan"} & set(words):
         words = (*words, "--no-plan")
     if words and words[0] == "predict" and not {"--pictures", "--write-sbatch", "--explain"} & set(words):
         words = (*words, "--pictures", 1)

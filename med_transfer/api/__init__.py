@@ -49,7 +49,7 @@ def finetune(
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
     with keeping_scans(), bars_unless(progress) as progress:
-        config, planned = config_for(cohort, config, overrides, out=Path(out), progress=progress)
+        config, planned = config_for(FinetuneConfig, cohort, config, overrides, out=Path(out), progress=progress)
         if planned:
             write_text(Path(out) / PLAN_FILE, planned.as_yaml())
         return _finetune(cohort, config, out, progress)
@@ -97,7 +97,7 @@ def preview(
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
     with keeping_scans(), bars_unless(progress) as progress:
-        config, _ = config_for(cohort, config, overrides, progress=progress)
+        config, _ = config_for(FinetuneConfig, cohort, config, overrides, progress=progress)
         return _preview(cohort, config, per_class=per_class, draws=draws, progress=progress)
 
 
@@ -115,16 +115,19 @@ def select_backbone(
 
     Args:
         cohort: the table, or its path.
-        config: of the run that is to follow, the path of a YAML file, or None for the defaults.
-        out: folder for the result and for the features; the same folder again reads no scan twice.
+        config: of the run that is to follow, the path of a YAML file, or None for one that suits the scans: it lies in
+            ``out`` as plan.yaml, which that run is given too.
+        out: folder for the result and for the features; the same folder again runs no network twice.
         names: only these backbones; None: all whose weights are at hand.
         weights: backbone and path of weights of your own: a file, a bundle or a run folder.
-        overrides: ``"input.region=roi"`` and the like, over a YAML file or the defaults.
+        overrides: ``"input.region=roi"`` and the like, over a YAML file or what was planned.
         progress: told how far it is; None: bars in a terminal or notebook.
     """
-    config = given_config(FinetuneConfig, config, overrides)
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
-    with bars_unless(progress) as progress:
+    with keeping_scans(), bars_unless(progress) as progress:
+        config, planned = config_for(FinetuneConfig, cohort, config, overrides, progress=progress)
+        if planned:
+            write_text(Path(out) / PLAN_FILE, planned.as_yaml())
         return select(cohort, config, out, names, weights, progress)
 
 

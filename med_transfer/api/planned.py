@@ -6,11 +6,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, split_cohort
-from med_transfer.config import given_config, load_config, parse
+from med_transfer.config import given_config, load_config, parse, refuse_mistyped
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import LOCK_FILE, resolve_preprocessing
 from med_transfer.finetuning.duration import Duration, estimate, fit_into, measure_cost, prepare_seconds
@@ -23,6 +23,8 @@ from med_transfer.progress import Progress, silent
 QUICK = ("transfer.strategy=linear_probe", "from_scratch_baseline=false", "explain.gallery=2")
 PLAN_FILE = "plan.yaml"
 A_FEW = 4  # scans, to measure how fast they are read, and whether they are of the kind that was planned for
+
+Config = TypeVar("Config", bound=FinetuneConfig)
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +51,8 @@ class PlannedConfig:
     @property
     def sentences(self) -> list[str]:
         """For a person, before the training."""
-        facts = self.plan.facts if self.plan else []
-        choices = self.plan.choices if self.plan else self.given_up
-        said = [choice.sentence for choice in choices]
-        return [*facts, *said, *self.looks_at, f"this will take {self.duration.sentence}"]
+        said = self.plan.sentences if self.plan else [choice.sentence for choice in self.given_up]
+        return [*said, *self.looks_at, f"this will take {self.duration.sentence}"]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -92,22 +92,24 @@ def planned_config(
         BackboneError: the backbone or its weights cannot be used.
         NothingDone: no scan can be read.
     """
-    config, plan = config_for(cohort, None, with_quick(overrides, quick=quick), progress=progress)
+    config, plan = config_for(FinetuneConfig, cohort, None, with_quick(overrides, quick=quick), progress=progress)
     return timed_config(cohort, config, plan, minutes)
 
 
 def config_for(
+    kind: type[Config],
     cohort: Cohort,
-    config: FinetuneConfig | Path | str | None,
+    config: Config | Path | str | None,
     overrides: Sequence[str] = (),
     *,
     out: Path | None = None,
     plan: bool = True,
     progress: Progress = silent,
-) -> tuple[FinetuneConfig, Plan | None]:
+) -> tuple[Config, Plan | None]:
     """The config that is given; else that of the run that was begun in ``out``; else a plan, which comes along.
 
     Args:
+        kind: of config: that of ``finetune``, or of ``tune``, which has one section more.
         cohort: the table.
         config: a config, the path of a YAML file, or None.
         overrides: over a YAML file or what is planned.
@@ -120,16 +122,17 @@ def config_for(
     """
     planned, goes_on = None, bool(out and begun(out))
     if config is None and plan and not goes_on:
+        refuse_mistyped(kind, overrides)  # before a minute of looking at scans
         planned = _plan(cohort, overrides, progress)
-        config = load_config(FinetuneConfig, None, overrides, base=planned.values)
+        given = load_config(kind, None, overrides, base=planned.values)
     else:
         file = begun_plan(out) if config is None and plan and out else config
-        config = given_config(FinetuneConfig, file, overrides)
-    if config.planned_for and not planned and not goes_on:
+        given = given_config(kind, file, overrides)
+    if given.planned_for and not planned and not goes_on:
         here = PlannedFor.of(fingerprint_cohort(cohort, most_scans=A_FEW))
-        for difference in config.planned_for.differences(here, cohort.path or ""):
+        for difference in given.planned_for.differences(here, cohort.path or ""):
             log.warning("planned for another cohort: %s", difference)
-    chosen = choose_by_table(config, cohort, out)
+    chosen = choose_by_table(given, cohort, out)
     return chosen, planned.with_settings(_set_by_user(chosen, overrides)) if planned else None
 
 

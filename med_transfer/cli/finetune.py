@@ -68,7 +68,7 @@ def command(
     from med_transfer.cli.terminal import progress_bars, say
     from med_transfer.cohorts import Cohort
     from med_transfer.cohorts.kept_scans import keeping_scans
-    from med_transfer.finetuning import finetune
+    from med_transfer.finetuning import FinetuneConfig, finetune
     from med_transfer.metrics.config import read_prevalence
 
     chosen = [f"transfer.on_harm={on_harm}"] if on_harm else []
@@ -80,7 +80,7 @@ def command(
     goes_on = config is None and plan and begun(out)  # as it was planned, whatever the time of day
     with machines_of(engine, ray_address) as machines, progress_bars() as progress, keeping_scans():
         table = Cohort.read(cohort)
-        settings, planned = config_for(table, config, words, out=out, plan=plan, progress=progress)
+        settings, planned = config_for(FinetuneConfig, table, config, words, out=out, plan=plan, progress=progress)
         if not goes_on and (plan or minutes is not None):
             timed = timed_config(table, settings, planned, minutes)
             settings = timed.config

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides, SignedWith, cohort_and_settings, example
+from med_transfer.cli.options import AsJson, Config, Overrides, SignedWith, UsePlan, cohort_and_settings, example
 
 if TYPE_CHECKING:
     from med_transfer.labelling import Budget
@@ -51,11 +51,16 @@ def budget(
     multiple: Annotated[float, typer.Option(help="Follow a curve up to so many times the present patients.")] = 5.0,
     config: Config = None,
     overrides: Overrides = None,
+    plan: UsePlan = True,
     as_json: AsJson = False,
 ) -> None:
-    """How many more labelled patients a target takes, from the training folds of a cohort."""
+    """How many more labelled patients a target takes, from the training folds of a cohort.
+
+    Without --config the program plans one from the scans and prints it first, as ``med-transfer plan`` does.
+    """
     from med_transfer.bundle import bundle_folder
     from med_transfer.cli.terminal import progress_bars, say_json
+    from med_transfer.cohorts.kept_scans import keeping_scans
     from med_transfer.finetuning import FinetuneConfig
     from med_transfer.labelling import BudgetSettings, label_budget
     from med_transfer.labelling.report import as_record
@@ -77,8 +82,10 @@ def budget(
         if value is not None
     ]
     words = [*(overrides or ()), *words]
-    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, words, out=out, as_json=as_json)
-    with progress_bars() as progress:
+    with progress_bars() as progress, keeping_scans():
+        table, settings = cohort_and_settings(
+            FinetuneConfig, cohort, config, words, out=out, plan=plan, as_json=as_json, progress=progress
+        )
         measured = label_budget(table, settings, out, asked, progress)
     if as_json:
         say_json(as_record(measured))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from med_transfer.cohorts import Cohort
     from med_transfer.finetuning import FinetuneConfig
     from med_transfer.inference import ScanWithRegion
+    from med_transfer.progress import Progress
     from med_transfer.runtimes.cluster import Cluster
 
 Settings = TypeVar("Settings", bound="FinetuneConfig")
@@ -101,29 +102,26 @@ def cohort_and_settings(
     config: Path | None,
     overrides: Sequence[str],
     *,
-    out: Path | None = None,
+    out: Path,
+    plan: bool,
     as_json: bool,
+    progress: Progress,
 ) -> tuple[Cohort, Settings]:
-    """The table and the config that suits it; where the network will look and whom it is measured on come first."""
-    from med_transfer.cohorts import Cohort
-    from med_transfer.config import load_config
-    from med_transfer.finetuning.split_choice import choose_by_table
-
-    settings, cohort = load_config(kind, config, overrides), Cohort.read(table)
-    settings = choose_by_table(settings, cohort, out)
-    if not as_json:
-        say_looks_at(settings, cohort)
-        if config is None:
-            say_no_config(table)
-    return cohort, settings
-
-
-def say_no_config(table: Path) -> None:
-    """That the scans were not looked at, as ``finetune`` does without a config, and what does."""
+    """The table and its config: given, or planned as ``finetune`` does and kept in ``out``; said before it is used."""
+    from med_transfer.api.planned import PLAN_FILE, config_for
+    from med_transfer.atomic import write_text
     from med_transfer.cli.terminal import say
+    from med_transfer.cohorts import Cohort
 
-    words = shlex.join(["med-transfer", "plan", str(table), "-o", "plan.yaml"])
-    say(f"config: the defaults, as none is given; what suits the scans: {words}, then the same with -c plan.yaml")
+    cohort = Cohort.read(table)
+    settings, planned = config_for(kind, cohort, config, overrides, out=out, plan=plan, progress=progress)
+    if planned:
+        write_text(out / PLAN_FILE, planned.as_yaml())
+    if not as_json:
+        for sentence in planned.sentences if planned else ():
+            say(sentence)
+        say_looks_at(settings, cohort)
+    return cohort, settings
 
 
 def say_looks_at(settings: FinetuneConfig, cohort: Cohort) -> None:

@@ -32,11 +32,12 @@ def command(
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.cohorts import Cohort
     from med_transfer.cohorts.kept_scans import keeping_scans
+    from med_transfer.finetuning import FinetuneConfig
     from med_transfer.finetuning.preview import preview
 
     with progress_bars() as progress, keeping_scans():
         table = Cohort.read(cohort)
-        settings, _ = config_for(table, config, overrides or (), plan=plan, progress=progress)
+        settings, _ = config_for(FinetuneConfig, table, config, overrides or (), plan=plan, progress=progress)
         if not as_json:
             say_looks_at(settings, table)
         shown = preview(table, settings, per_class=per_class, draws=draws, progress=progress)

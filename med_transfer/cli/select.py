@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides, cohort_and_settings, finetune_command
+from med_transfer.cli.options import AsJson, Config, Overrides, UsePlan, cohort_and_settings, finetune_command
 
 if TYPE_CHECKING:
     from med_transfer.selection import Selection
@@ -30,25 +30,34 @@ def command(
     ] = None,
     config: Config = None,
     overrides: Overrides = None,
+    plan: UsePlan = True,
     as_json: AsJson = False,
 ) -> None:
-    """Rank backbones for a cohort before training, on its training folds only."""
+    """Rank backbones for a cohort before training, on its training folds only.
+
+    Without --config the program plans one from the scans and prints it first, as ``med-transfer plan`` does.
+    """
+    from med_transfer.api.planned import PLAN_FILE
     from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.cohorts.kept_scans import keeping_scans
     from med_transfer.finetuning import FinetuneConfig
     from med_transfer.selection import select
     from med_transfer.selection.report import as_record
 
     names = [name.strip() for name in backbones.split(",") if name.strip()] if backbones is not None else None
     given = [_name_and_path(text) for text in weights or ()]
-    table, settings = cohort_and_settings(FinetuneConfig, cohort, config, overrides or (), out=out, as_json=as_json)
-    with progress_bars() as progress:
+    words = overrides or ()
+    with progress_bars() as progress, keeping_scans():
+        table, settings = cohort_and_settings(
+            FinetuneConfig, cohort, config, words, out=out, plan=plan, as_json=as_json, progress=progress
+        )
         selection = select(table, settings, out, names, given, progress)
     if as_json:
         say_json(as_record(selection, settings))
     else:
         _say_ranking(selection)
         if selection.choice:
-            say(f"next: {next_command(selection, cohort, config, overrides or ())}")
+            say(f"next: {next_command(selection, cohort, config or (out / PLAN_FILE if plan else None), words)}")
     raise typer.Exit(1 if selection.failed else 0)
 
 

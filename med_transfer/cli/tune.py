@@ -13,6 +13,7 @@ from med_transfer.cli.options import (
     Engine,
     Overrides,
     RayAddress,
+    UsePlan,
     cohort_and_settings,
     finetune_command,
     machines_of,
@@ -30,6 +31,7 @@ def command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the search; the same folder again goes on.")],
     config: Config = None,
     overrides: Overrides = None,
+    plan: UsePlan = True,
     minutes: Annotated[
         float | None, typer.Option(min=0, help="Time for this call; without --trials an hour.", show_default=False)
     ] = None,
@@ -40,15 +42,21 @@ def command(
     ray_address: RayAddress = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search strategy, rates and augmentation on the training patients; the test scans are left alone."""
+    """Search strategy, rates and augmentation on the training patients; the test scans are left alone.
+
+    Without --config the program plans one from the scans and prints it first, as ``med-transfer plan`` does.
+    """
     from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.cohorts.kept_scans import keeping_scans
     from med_transfer.tuning import TuneConfig, tune
     from med_transfer.tuning.report import as_record
 
-    table, settings = cohort_and_settings(TuneConfig, cohort, config, overrides or (), out=out, as_json=as_json)
     limit = 60.0 if minutes is None and trials is None else minutes
     try:
-        with machines_of(engine, ray_address) as machines, progress_bars() as progress:
+        with machines_of(engine, ray_address) as machines, progress_bars() as progress, keeping_scans():
+            table, settings = cohort_and_settings(
+                TuneConfig, cohort, config, overrides or (), out=out, plan=plan, as_json=as_json, progress=progress
+            )
             tuning = tune(table, settings, out, minutes=limit, trials=trials, progress=progress, machines=machines)
     except KeyboardInterrupt:
         if (out / "best.yaml").exists():

@@ -58,6 +58,11 @@ class Plan:
         failed = [f"{n} could not be read: {reason}" for reason, n in cohort.failed.items()]
         return [*facts, *failed]
 
+    @property
+    def sentences(self) -> list[str]:
+        """What was seen and what is chosen for it, for a person."""
+        return [*self.facts, *(choice.sentence for choice in self.choices)]
+
     def with_settings(self, settings: Sequence[Choice]) -> Plan:
         """The same with other settings over it."""
         keys = [setting.key for setting in settings]

@@ -99,7 +99,7 @@ def as_markdown(selection: Selection) -> str:
 
 def _how_to_start(selection: Selection) -> str:
     purpose = "take it" if selection.recommended else f"try {selection.to_try}"
-    same = "the same config (`--no-plan` where there was none)"
+    same = "the same config (where none was given: `-c` and plan.yaml beside this file, or `--no-plan`)"
     return f"To {purpose}, give `finetune` {same} and:\n\n    {as_options(selection.overrides)}"
 
 

@@ -13,6 +13,7 @@ import med_transfer as mt
 from med_transfer.cli.options import finetune_command
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.tuning import TuneConfig
 
 SMALL = settings(
     "backbone.name=med-transfer-small", "input.shape=[16,16,16]", "split.folds=2", "split.test_fraction=0.34"
@@ -133,3 +134,69 @@ def test_a_given_config_is_timed_too(command, cohort_csv, planned, tmp_path):
     outcome = command(*words)
     assert outcome.code == 0, outcome.err
     assert outcome.out.index("this will take about") < outcome.out.index("bundle: ")
+
+
+@pytest.mark.parametrize("words", [("select",), ("tune",), ("labels", "budget"), ("finetune",), ("preview",)])
+@pytest.mark.parametrize(
+    ("setting", "found"),
+    [
+        ("split.flods=2", "no such key; expected split.folds perhaps"),
+        ("training.epochs=many", "--set training.epochs: found 'many'; expected"),
+        ("input.shape", "--set: 'input.shape'; expected section.key=value"),
+    ],
+)
+def test_a_slip_of_the_hand_is_told_before_a_scan_is_looked_at(command, cohort_csv, tmp_path, words, setting, found):
+    outcome = command(*words, cohort_csv, "-o", tmp_path / "out", "--plan", *settings(setting))
+    assert (outcome.code, found in outcome.err) == (2, True), outcome.err
+    assert "looking at scans" not in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_of_the_strategy_that_will_be_planned_is_no_slip(command, cohort_csv, tmp_path):
+    """``rank`` is of LoRA alone: whether that is the strategy is known with the plan, which is asked first."""
+    outcome = command("plan", cohort_csv, "-o", tmp_path / "plan.yaml", *settings("transfer.strategy.rank=4"), *SMALL)
+    assert "no such key with" in outcome.err
+    assert "looking at scans" in outcome.err
+
+
+def test_select_ranks_for_the_plan_and_says_the_finetune_that_takes_it(command, cohort_csv, planned, tmp_path):
+    out, names = tmp_path / "selection", ("--backbones", "med-transfer-small")
+    outcome = command("select", cohort_csv, "-o", out, "--plan", *names, *SMALL)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.index("input.region: roi (the table gives one") < outcome.out.index("recommended: ")
+    assert load_config(FinetuneConfig, out / "plan.yaml") == load_config(FinetuneConfig, planned[0])
+    given = command("select", cohort_csv, "-c", planned[0], "-o", tmp_path / "given", *names)
+    scores = [json.loads((folder / "selection.json").read_text()) for folder in (out, tmp_path / "given")]
+    for score in (record["ranking"][0] for record in scores):
+        del score["cost"]
+    assert scores[0]["ranking"] == scores[1]["ranking"], given.err
+    words = tuple(word for word in SMALL if word != "--set")
+    mt.select_backbone(cohort_csv, out=out, names=["med-transfer-small"], overrides=words)
+    again = json.loads((out / "selection.json").read_text())
+    del again["ranking"][0]["cost"]
+    assert again["ranking"] == scores[0]["ranking"]
+    files = [
+        shlex.split(line)[shlex.split(line).index("-c") + 1] for line in outcome.out.splitlines() if "next:" in line
+    ]
+    assert files in ([], [str(out / "plan.yaml")])
+
+
+def test_tune_searches_from_the_plan_and_goes_on_with_it(command, cohort_csv, tmp_path):
+    pytest.importorskip("optuna")
+    out, probe = tmp_path / "search", settings("transfer.strategy=linear_probe", "tuning.folds=1")
+    words = ("tune", cohort_csv, "-o", out, "--plan", *SMALL, *probe, "--trials", 0)
+    first = command(*words)
+    assert first.code == 0, first.err
+    assert "input.region: roi (the table gives one for all 18 scans)" in first.out
+    best, plan = load_config(FinetuneConfig, out / "best.yaml"), load_config(TuneConfig, out / "plan.yaml")
+    assert (best.input, best.planned_for) == (plan.input, plan.planned_for)
+    again = command(*words)
+    assert (again.code, "looking at scans" in again.err) == (0, False), again.err
+
+
+def test_a_budget_is_measured_for_the_plan(command, cohort_csv, planned, tmp_path):
+    out, sizes = tmp_path / "budget", ("--repeats", 1, "--sizes", 4, "--smallest", 6)
+    outcome = command("labels", "budget", cohort_csv, "-o", out, "--plan", *SMALL, *sizes)
+    assert outcome.code == 0, outcome.err
+    assert "input.region: roi (the table gives one for all 18 scans)" in outcome.out
+    assert load_config(FinetuneConfig, out / "plan.yaml") == load_config(FinetuneConfig, planned[0])

@@ -100,7 +100,7 @@ def test_a_table_that_mixes_modalities_is_refused(tmp_path):
         "transfer": {"strategy": {"name": "linear_probe"}},
     }
     mine = FinetuneConfig.model_validate(probe | {"from_scratch_baseline": False})
-    config, _ = config_for(mixed, mine)  # as the error advises
+    config, _ = config_for(FinetuneConfig, mixed, mine)  # as the error advises
     assert timed_config(mixed, config).duration.seconds > 0
 
 
@@ -125,7 +125,9 @@ def test_the_time_of_reading_is_that_of_what_is_made_of_the_scans(tmp_path, monk
         "input": {"shape": [16, 16, 16]},
         "transfer": {"strategy": {"name": "linear_probe"}},
     }
-    config, _ = config_for(cohort, FinetuneConfig.model_validate(values | {"from_scratch_baseline": False}))
+    config, _ = config_for(
+        FinetuneConfig, cohort, FinetuneConfig.model_validate(values | {"from_scratch_baseline": False})
+    )
     assert 800 < timed_config(cohort, config).duration.reading < 900  # and to read the half that was not looked at
 
 

@@ -73,14 +73,13 @@ def test_the_ranking_is_printed_and_written(selected, finished, random_weights):
     assert f"recommended: {record['recommended'] or 'none'}" in outcome.out
     assert record["reason"] in outcome.out
     assert "features" in outcome.err
-    assert "config: the defaults, as none is given; what suits the scans: med-transfer plan" in outcome.out
     assert "target-1" not in "".join(path.read_text() for path in out.iterdir() if path.is_file()) + outcome.out
 
 
 def test_the_table_shows_the_distance_and_leaves_what_is_unknown_empty(selected, finished, random_weights):
     scores = json.loads((selected[0] / "selection.json").read_text())["ranking"]
     distances = {score["name"]: score["gap"]["frechet_relative"] for score in scores}
-    head, *rows = selected[1].out.splitlines()[3:6]
+    head, *rows = selected[1].out.splitlines()[2:5]
     column = slice(head.index("Frechet"), head.index("s/scan"))
     shown = {name: next(row[column].strip() for row in rows if row.startswith(name)) for name in distances}
     trained, random = f"{NAME} ({finished.bundle})", f"{NAME} ({random_weights})"
@@ -235,10 +234,10 @@ def test_from_python(selected, target_csv, finished, random_weights):
     stages = []
     selection = mt.select_backbone(
         target_csv,
+        load_config(FinetuneConfig, None, (*TINY, *INPUT)),
         out=selected[0],
         names=[NAME],
         weights=given,
-        overrides=(*TINY, *INPUT),
         progress=lambda stage, done, total, note="": stages.append(stage),
     )
     assert {"features", "measures"} == set(stages)
