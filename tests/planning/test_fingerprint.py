@@ -8,7 +8,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-
 from made_up_fingerprint import CHEST_BOXES, cohort, scan
 
 from med_transfer.api import planned
