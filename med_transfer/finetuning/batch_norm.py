@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,24 @@ def check_batch_norm(encoder: Encoder) -> None:
             where="transfer.batch_norm",
             expected="source or auto",
         )
+
+
+@torch.no_grad()
+def check_batch_of_one(encoder: Encoder, n_channels: int, shape: Sequence[int]) -> None:
+    """Refuse to train by the statistics of single scans where there are none. It costs one pass of a copy.
+
+    Raises:
+        ConfigError: a map of one voxel has no variance.
+    """
+    try:
+        copy.deepcopy(encoder).train()(torch.zeros(1, n_channels, *shape))
+    except ValueError as error:
+        raise ConfigError(
+            f"batches of one scan, of which BatchNorm is to learn a map of one voxel: {error}",
+            where="training.batch_size",
+            expected="at least 2, or a larger input.shape",
+            action="With a source: transfer.batch_norm=source, and from_scratch_baseline=false",
+        ) from error
 
 
 @torch.no_grad()

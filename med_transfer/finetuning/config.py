@@ -245,11 +245,18 @@ class FinetuneConfig(_Config):
         Raises:
             ConfigError: something that needs a source where there is none, or parts that do not go together.
         """
+        if self.backbone.pretrain and not from_source:
+            raise ConfigError(
+                f"{self.backbone.pretrain} with a network that starts from random values: it goes on from a source",
+                where="backbone.pretrain",
+                expected="a backbone with weights, and a strategy other than scratch",
+                action="Choose one, or leave backbone.pretrain out",
+            )
         return _validated(self.model_copy(update={"transfer": self.transfer.resolved(from_source=from_source)}))
 
     def from_scratch_config(self) -> FinetuneConfig:
         """The same run without its source."""
-        backbone = self.backbone.model_copy(update={"weights": None})
+        backbone = self.backbone.model_copy(update={"weights": None, "pretrain": None})
         return self.model_copy(update={"backbone": backbone, "transfer": self.transfer.from_scratch()})
 
 

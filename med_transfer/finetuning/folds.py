@@ -100,7 +100,7 @@ def train_fold(
         progress_callback: told of every epoch.
         progress: told of what comes before the first one.
     """
-    if config.backbone.pretrain and source.sha256 is not None and not is_trained(folder):
+    if config.backbone.pretrain and not is_trained(folder):
         source = pretrained_on_fold(run_data, source, config, number, folder / PRETRAINING_FOLDER, progress)
     pooled = config.backbone.pooled_stages or source.spec.pooled_stages
     labels, seed = run_data.prepared.cohort.labels, config.seed + number

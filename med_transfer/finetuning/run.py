@@ -16,6 +16,7 @@ from med_transfer.bundle.model_card import model_card
 from med_transfer.cohorts import Cohort, Split, split_cohort
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.explanation.config import ExplainConfig
+from med_transfer.finetuning.batch_norm import check_batch_of_one
 from med_transfer.finetuning.config import FinetuneConfig, ReportConfig
 from med_transfer.finetuning.data_setup import (
     LOCK_FILE,
@@ -202,9 +203,12 @@ def checked_start(
     if config.backbone.runtime != "torch":
         require_runtime(config.backbone.runtime)
     precision(config.training.precision)
+    preprocessing = resolve_preprocessing(source.spec, config)
+    if config.training.batch_size == 1 and (_has_baseline(config, source) or config.transfer.batch_norm == "train"):
+        check_batch_of_one(source.encoder, preprocessing.n_channels, preprocessing.shape)
     split = split_cohort(cohort, config.split)
     _check_steering(split, config, source)
-    check_pretraining(config, resolve_preprocessing(source.spec, config), cohort, split)
+    check_pretraining(config, preprocessing, cohort, split)
     check_fusion(cohort, split, config)
     check_operating_point(cohort, split, config)
     check_subgroups(cohort, config.subgroups)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from made_up_cohort import made_up_cohort
 from small_network import SmallEncoder, small_classifier, small_images
+from small_run_data import small_config
 
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.batch_norm import adapt_statistics, keep_frozen_statistics
+from med_transfer.finetuning.run import checked_start
 
 
 def first_response(encoder: SmallEncoder, images: torch.Tensor) -> np.ndarray:
@@ -53,6 +56,20 @@ def test_a_single_value_a_channel_is_refused_only_where_there_is_no_other():
     adapt_statistics(encoder, [one_voxel[:2], one_voxel[2:]])
     with pytest.raises(ConfigError, match=r"transfer.batch_norm: bn_adapt with a single value a channel: .* at least"):
         adapt_statistics(encoder, [one_voxel[:1]])
+
+
+def test_batches_of_one_scan_without_a_variance_are_refused_before_a_scan_is_read():
+    """Also where only the from-scratch baseline, which is trained last, would meet them."""
+    cohort = made_up_cohort([*"ab"] * 10).cohort
+    settings = {"split": {"folds": 2, "test_fraction": 0.34}, "training": {"batch_size": 1}}
+    tiny, larger = ({"input": {"shape": [side] * 3}} for side in (16, 64))
+    scratch = {"backbone": {"name": "resnet18-w8"}}
+    with pytest.raises(ConfigError, match=r"training.batch_size: batches of one scan.* one voxel.* at least 2"):
+        checked_start(cohort, small_config(**settings, **tiny, **scratch))
+    checked_start(cohort, small_config(**settings, **larger, **scratch))
+    with pytest.raises(ConfigError, match=r"training.batch_size: batches of one scan"):
+        checked_start(cohort, small_config("linear_probe", **settings, **tiny))
+    checked_start(cohort, small_config("linear_probe", **settings, **tiny, from_scratch_baseline=False))
 
 
 def test_kept_statistics_do_not_move_in_training_and_train_undoes_it():

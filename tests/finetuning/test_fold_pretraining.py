@@ -144,6 +144,15 @@ def test_one_class_alone_or_half_of_it_can_be_the_canvas(run_data, cohort):
         assert {*half.content_hashes} < healthy_images
 
 
+def test_without_a_source_it_is_refused_and_the_baseline_has_none(cohort, tmp_path):
+    of_run = FinetuneConfig.model_validate(config().model_dump() | {"transfer": {"strategy": "scratch"}})
+    with pytest.raises(ConfigError, match="painted_lesions with a network that starts from random values"):
+        finetune(cohort, of_run, tmp_path / "run")
+    assert (
+        config().resolved(from_source=True).from_scratch_config().resolved(from_source=False).backbone.pretrain is None
+    )
+
+
 def test_who_says_when_the_training_stops_is_no_canvas(cohort):
     split = split_cohort(cohort, SplitConfig(test_fraction=0, folds=2))
     of_run = FinetuneConfig.model_validate(config().model_dump() | {"transfer": {"strategy": "full"}})
