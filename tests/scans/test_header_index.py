@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -117,6 +119,19 @@ def test_an_index_of_another_kind_is_not_believed(tree, spoil):
     index.write_bytes(spoil(index.read_bytes()))
     assert as_text(survey(tree)) == as_text(first)
     assert as_text(survey(tree)) == as_text(first)
+
+
+def test_what_another_version_of_the_program_judged_is_not_believed(tree, opened):
+    survey(tree)
+    opened.clear()
+    look = (
+        "from importlib import metadata; here = metadata.version;"
+        "metadata.version = lambda name: '99' if name == 'med-transfer' else here(name);"
+        f"from med_transfer.scans import survey; survey({str(tree)!r})"
+    )
+    subprocess.run([sys.executable, "-c", look], check=True)  # an upgrade and a look
+    survey(tree)
+    assert opened  # neither does the older one believe the newer
 
 
 def test_another_file_of_the_same_size_and_time_is_read_again(tree):

@@ -9,9 +9,11 @@ one and written as they come, so that a million of them take no memory.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import logging
 import os
 import sqlite3
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +32,9 @@ log = logging.getLogger(__name__)
 
 FileContent = tuple[Slice, ...] | Series | str  # images, a volume file, or why the file is no scan
 _SCHEMA = 9  # raise it when Slice or an entry changes its meaning
+# A volume file's verdict is kept as it was given: another version of the program may give another one.
+_VERSION = importlib.metadata.version("med-transfer")
+_MADE_BY = zlib.crc32(f"{_SCHEMA} {_VERSION}".encode()) >> 1  # SQLite keeps it as a signed number of 32 bits
 _MIN_FILES = 64  # below that, reading the headers is as quick as reading an index
 _KEPT = 100  # trees
 _CREATE = "CREATE TABLE files (name BLOB PRIMARY KEY, stamp TEXT, entry BLOB) WITHOUT ROWID"
@@ -101,7 +106,7 @@ class HeaderIndex:
             return
         try:
             self._read.executemany(_INSERT, filter(None, map(self._row, self._unchanged)))
-            self._read.execute(f"PRAGMA user_version = {_SCHEMA}")
+            self._read.execute(f"PRAGMA user_version = {_MADE_BY}")
             self._read.commit()
             with atomic_path(self._path, mode=0o600) as temporary:
                 self._read.execute("VACUUM INTO ?", (str(temporary),))
@@ -137,7 +142,7 @@ def _opened(path: Path | None) -> tuple[sqlite3.Connection | None, int]:
         if path is None or not path.is_file():
             return None, 0
         stored = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-        if stored.execute("PRAGMA user_version").fetchone()[0] != _SCHEMA:
+        if stored.execute("PRAGMA user_version").fetchone()[0] != _MADE_BY:
             return None, 0
         return stored, stored.execute("SELECT count(*) FROM files").fetchone()[0]
     except (OSError, sqlite3.Error):  # not permitted, another version's, or cut off: read the headers
