@@ -12,12 +12,12 @@ from med_transfer.pretraining.view_config import (
     LesionConfig,
     LungSceneConfig,
     Positive,
+    RangeHU,
     Share,
     Triple,
     ViewConfig,
 )
 
-Window = tuple[float, float]
 Method = Literal[
     "distillation", "supervised", "masked_autoencoding", "contrastive", "painted_nodules", "painted_lesions"
 ]
@@ -181,7 +181,7 @@ class PretrainingConfig(_Config):
     weights: str = "random"
     accept_licence: str = ""
     input_shape: Triple = (32, 32, 32)
-    windows_hu: Annotated[tuple[Window, ...], Field(min_length=1, max_length=3)] | None = None
+    windows_hu: Annotated[tuple[RangeHU, ...], Field(min_length=1, max_length=3)] | None = None
     spacing_mm: Positive = 1.0
     modality: str = "CT"
     max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
@@ -222,6 +222,17 @@ class PretrainingConfig(_Config):
         block = self.masked_autoencoding.block
         if self.method == "masked_autoencoding" and any(n % block or n == block for n in self.input_shape):
             raise ValueError(f"masked_autoencoding.block {block} must be a true divisor of each number of input_shape")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_passed_over(self) -> PretrainingConfig:
+        readers = {
+            "windows_hu": {"painted_lesions"},
+            "lung_scenes": {"distillation", "masked_autoencoding", "painted_nodules"},
+        }
+        for name, methods in readers.items():
+            if getattr(self, name) is not None and self.method not in methods:
+                raise ValueError(f"{name} is read by {', '.join(sorted(methods))} alone, not by {self.method}")
         return self
 
     @model_validator(mode="after")

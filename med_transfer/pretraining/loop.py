@@ -231,6 +231,10 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def _halved(encoder: nn.Module) -> dict[str, Tensor]:
-    """Convolutions in fp16; vectors (normalisation), a thousandth of the size, keep their precision."""
+    """Convolutions in fp16; vectors (normalisation), a thousandth of the size, keep their precision, and tables of
+    whole numbers (a Swin transformer's positions) stay such.
+    """
     state = encoder.state_dict()
-    return {name: (v.half() if v.ndim > 1 else v).cpu().contiguous() for name, v in state.items()}
+    return {
+        name: (v.half() if v.ndim > 1 and v.is_floating_point() else v).cpu().contiguous() for name, v in state.items()
+    }

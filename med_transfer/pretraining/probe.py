@@ -110,6 +110,7 @@ def linear_probe(
         "shape": config.input_shape,
         "region": settings.region or ("roi" if has_region else "foreground"),
         "max_gap_mm": config.max_gap_mm,
+        "channels": [{"column": "scan", "window_hu": window} for window in config.windows_hu or ()],
     }
     preprocessing = PreprocessingConfig(**(context.input.preprocessing | chosen))
     progress = named(progress, "reading the probe's scans")

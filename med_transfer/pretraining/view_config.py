@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
+
+def _rising(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] >= limits[1]:
+        raise ValueError(f"the lower limit first, not {list(limits)}")
+    return limits
+
+
+RangeHU = Annotated[tuple[FiniteFloat, FiniteFloat], AfterValidator(_rising)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Voxels = Annotated[int, Field(ge=1, le=512)]
@@ -104,7 +112,7 @@ class LesionConfig(_Config):
         "filling": 0.2,
         "haze": 0.1,
     }
-    tissue_hu: tuple[float, float] = (-20.0, 80.0)
+    tissue_hu: RangeHU = (-20.0, 80.0)
     tissue_range_hu: Positive = 45.0
     lighter: Share = 0.3
     denser_hu: tuple[Positive, Positive] = (8.0, 50.0)

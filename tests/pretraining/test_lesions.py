@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from scipy import ndimage
 from tiny import measured, tiny_config, tiny_training
 
@@ -185,6 +186,21 @@ def test_a_network_learns_to_say_what_was_painted_into_scans_it_has_not_seen(tmp
     tiny_training("painted_lesions", SourceScans(scans), tmp_path, painted_lesions=lesions, **settings).run()
     figures = [figure["presence_auc"] for figure in measured(tmp_path) if "presence_auc" in figure]
     assert figures[-1] > max(0.75, figures[0])
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("contrastive", {"windows_hu": ((0, 80),)}, "windows_hu is read by painted_lesions alone, not by contrastive"),
+        ("labels", {"lung_scenes": {}}, "lung_scenes is read by distillation, masked_autoencoding, painted_nodules"),
+        ("painted_lesions", {"windows_hu": ((80, 0),)}, r"the lower limit first, not \[80.0, 0.0\]"),
+        ("painted_lesions", {"windows_hu": ((0, 0),)}, "the lower limit first"),
+        ("painted_lesions", {"painted_lesions": {"tissue_hu": (80, -20)}}, "the lower limit first"),
+    ],
+)
+def test_a_setting_that_nothing_would_come_of_is_refused(method, changes, message):
+    with pytest.raises(ValidationError, match=message):
+        tiny_config(method, **changes)
 
 
 def test_the_method_is_a_setting_like_the_others():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 from command_line import SMALL_SCANS, read_rows, write_rows
 from tiny import CPU, STUDENT_INPUT, tiny_config, tiny_student
 
@@ -32,3 +35,18 @@ def test_rows_of_the_test_are_left_out_of_the_probe(chest, tmp_path):
     with pytest.raises(CohortError, match="every row is marked split=test; expected rows to probe with"):
         probe_cohort(table)
     assert linear_probe(config, probe_cohort(None), context, tmp_path / "again", silent) is None
+
+
+def test_the_probe_shows_the_encoder_the_windows_that_it_learns_in(chest, tmp_path):
+    phantoms = PhantomConfig(patients_per_class=2, seed=6, **SMALL_SCANS | {"format": "nifti"})
+    table = write_cohort(tmp_path / "cohort", phantoms)
+    windows = ((0.0, 80.0), (-20.0, 180.0), (-800.0, 2000.0))
+    config = tiny_config("painted_lesions", probe={"cohort": table}, windows_hu=windows)
+    spec = replace(STUDENT_INPUT, channels=3)
+    context = PretrainingContext(config, spec, chest, None, CPU)
+    (batch, *_) = linear_probe(config, probe_cohort(table), context, tmp_path / "probe", silent)._batches()
+    of_each = tiny_config("contrastive", probe={"cohort": table})
+    for channel, window in enumerate(windows):
+        alone = PretrainingContext(of_each, replace(STUDENT_INPUT, window_hu=window), chest, None, CPU)
+        (expected, *_) = linear_probe(of_each, probe_cohort(table), alone, tmp_path / f"{channel}", silent)._batches()
+        torch.testing.assert_close(batch[:, channel], expected[:, 0])
