@@ -18,6 +18,7 @@ from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, Split, SplitConfig, prepare_scan, require_columns, split_cohort
 from med_transfer.config import put
 from med_transfer.errors import CohortError, ConfigError, ScanError
+from med_transfer.finetuning.alignment import find_alignment
 from med_transfer.finetuning.attention_probe import Bags, Course, fit_attention
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.batches import FoldData, training_batches
@@ -26,6 +27,7 @@ from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.finetuning.fold_pretraining import pretraining_seconds
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.finetuning.optimisation import optimiser
+from med_transfer.finetuning.regularisation import find_penalties
 from med_transfer.finetuning.strategies.by_stage import AttentionProbe
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.features import best_device
@@ -167,19 +169,29 @@ def _timed_step(
     rng = np.random.default_rng(0)
     scans = [rng.random((preprocessing.n_channels, *wide), dtype=np.float32).astype(np.float16) for _ in range(2)]
     truth = np.eye(len(labels), dtype=bool)[[0, -1]]
-    data = FoldData(labels, scans, [(1.0, 1.0, 1.0)] * 2, truth, [], truth[:0])
-    few = config.model_copy(update={"training": config.training.model_copy(update={"epoch_scans": 2 * batch})})
-    module = FinetuningModule(
-        network, few, LossTerms(torch.ones(len(labels))), labels=labels, steps_per_epoch=2, seed=0
+    sizes, transfer = [(1.0, 1.0, 1.0)] * 2, config.transfer
+    data = FoldData(
+        labels,
+        scans,
+        sizes,
+        truth,
+        [],
+        truth[:0],
+        unlabelled=scans if transfer.align else [],
+        unlabelled_voxel_mm=sizes,
     )
+    few = config.model_copy(update={"training": config.training.model_copy(update={"epoch_scans": 2 * batch})})
+    penalties, alignment = find_penalties(transfer, network.encoder), find_alignment(transfer.align, network.n_features)
+    transfer.strategy.prepare(network)
+    terms = LossTerms(torch.ones(len(labels)), penalties, alignment)
+    module = FinetuningModule(network, few, terms, labels=labels, steps_per_epoch=2, seed=0)
     module.train().to(best_device())
-    few.transfer.strategy.set_learning(network, few.training.epochs - 1)  # all that ever learns
-    adamw, _ = optimiser(network, few.training, few.transfer.strategy, 2)
+    transfer.strategy.set_learning(network, few.training.epochs - 1)  # all that ever learns
+    adamw, _ = optimiser(network, few.training, transfer.strategy, 2)
     batches = iter(training_batches(data, few, preprocessing, 0))
 
     def once() -> None:
-        images, labelled = next(batches)[:2]
-        loss = module.training_step((images.to(module.device), labelled.to(module.device)), 0)
+        loss = module.training_step(tuple(part.to(module.device) for part in next(batches)), 0)
         adamw.zero_grad()
         loss.backward()
         adamw.step()
@@ -246,9 +258,12 @@ def _fold_seconds(config: FinetuneConfig, split: Split, fold: int, cost: Cost) -
 
 
 def _baseline(config: FinetuneConfig, split: Split, cost: Cost) -> float:
-    """A baseline trains the whole network, also beside a frozen one, whose step was not measured: three passes."""
+    """A baseline trains the whole network, also beside a frozen one, whose step was not measured: three passes.
+
+    It is not trained again in further repeats.
+    """
     step = cost.step or 3 * cost.forward * config.training.batch_size
-    return _folds_seconds(config, split, replace(cost, step=step, head=0.0))
+    return _folds_seconds(config, replace(split, further=()), replace(cost, step=step, head=0.0))
 
 
 def fit_into(

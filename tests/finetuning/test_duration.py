@@ -18,6 +18,8 @@ from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.batches import FoldData, training_batches
 from med_transfer.finetuning.duration import LEAST_EPOCHS, Cost, estimate, fit_into, measure_cost
+from med_transfer.finetuning.lightning_module import FinetuningModule
+from med_transfer.finetuning.strategies.lora import LowRankChange
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 
@@ -66,6 +68,12 @@ def test_each_fold_of_each_repeat_has_a_linear_head_of_its_own():
     without, trained = Cost(0.5, 0.1, 2.0), config()  # whose head starts from random values
     split = split_cohort(COHORT, trained.split)
     assert estimate(trained, split, replace(without, head=2.0)) == estimate(trained, split, without)
+
+
+def test_the_baseline_is_trained_in_the_first_repeat_alone():
+    once, repeated = (config(strategy="linear_probe", split={"test_fraction": 0, "repeats": n}) for n in (1, 5))
+    found = [estimate(each, split_cohort(COHORT, each.split), COST).baseline for each in (once, repeated)]
+    assert found[0] == found[1] > 0
 
 
 def test_pretraining_is_told_by_itself_and_given_up_last():
@@ -148,3 +156,28 @@ def test_cost_is_measured_on_the_network_that_will_be_trained(strategy):
     assert (large.step > 3 * small.step) if strategy == "auto" else (small.step == large.step == 0)
     assert 0 < small.head < 60
     assert small.read == 0.25
+
+
+@pytest.mark.parametrize(
+    ("transfer", "images", "penalties"),
+    [
+        ({"strategy": {"name": "lora", "rank": 2}}, 1, 0),
+        ({"strategy": "full", "regularise": ["delta", "bss"]}, 1, 2),
+        ({"strategy": "full", "align": {"method": "dann", "unlabelled": "there.csv"}}, 2, 0),
+    ],
+)
+def test_the_step_that_is_timed_is_the_one_that_is_trained(transfer, images, penalties, monkeypatch):
+    """With all that costs time in it: low-rank changes in each layer, penalties, unlabelled scans beside the others."""
+    steps, real = [], FinetuningModule.training_step
+
+    def watched(module, batch, index):
+        changes = sum(isinstance(part, LowRankChange) for part in module.classifier.modules())
+        steps.append((changes, len(batch) - 1, len(module.penalties), module.alignment is not None))
+        return real(module, batch, index)
+
+    monkeypatch.setattr(FinetuningModule, "training_step", watched)
+    source, small = load_backbone("resnet18-w8", seed=0), {"shape": [16] * 3, "region": "whole"}
+    of_run = config(transfer=transfer, input=small, backbone={"name": "resnet18-w8"}).resolved(from_source=True)
+    measure_cost(of_run, source, Labels(("a", "b")), 0.25, 40)
+    lora = of_run.transfer.strategy.name == "lora"
+    assert {(changes > 10, *others) for changes, *others in steps} == {(lora, images, penalties, images == 2)}
