@@ -16,9 +16,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from med_transfer.api import finetune
 from med_transfer.cohorts import Case, Cohort
 from med_transfer.errors import CohortError
-from med_transfer.finetuning import FinetuneConfig, finetune
+from med_transfer.finetuning import FinetuneConfig
 from med_transfer.inference import load_bundle
 from med_transfer.predictions.labels import Labels
 
@@ -30,7 +31,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
     cross-validates fewer than 60 patients instead, and learns from all of them.
 
     Args:
-        config: see FinetuneConfig; None for the defaults.
+        config: see FinetuneConfig; the path of a YAML file; None for one that suits the scans of each ``fit``, as
+            :func:`med_transfer.api.plan` chooses it.
         out: run folder; None for a temporary one, which ends with the fitted estimator, with its next ``fit``, or with
             the program. A copy of the estimator, or a pickle, has the network and predicts, but not that folder.
 
@@ -39,7 +41,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         run_: the run folder, with its bundle and report.
     """
 
-    def __init__(self, config: FinetuneConfig | None = None, out: Path | str | None = None) -> None:
+    def __init__(self, config: FinetuneConfig | Path | str | None = None, out: Path | str | None = None) -> None:
         self.config = config
         self.out = out
 
@@ -60,7 +62,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
                 need ``out=None``, as each has a run folder of its own.
 
         Raises:
-            CohortError: lengths differ, or the cohort cannot be split.
+            CohortError: lengths differ, or the cohort cannot be split; without a config, scans of several kinds.
         """
         patients = groups if groups is not None else [f"scan-{number}" for number in range(len(X))]
         if not len(X) == len(y) == len(patients):
@@ -71,7 +73,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         )
         cohort = Cohort(cases, Labels(tuple(sorted({str(label) for label in y}))))
         self._end_temporary()
-        self.run_ = finetune(cohort, self.config or FinetuneConfig(), Path(self.out) if self.out else self._temporary())
+        self.run_ = finetune(cohort, self.config, self.out or self._temporary())
         self._predictor = load_bundle(self.run_.bundle)
         self.classes_ = np.array(self._predictor.record.classes)
         return self

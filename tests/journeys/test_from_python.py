@@ -26,6 +26,7 @@ from sklearn.utils import estimator_checks
 
 import med_transfer as mt
 from med_transfer.errors import CohortError, MedTransferError, UsageError
+from med_transfer.phantoms import write_nifti
 from med_transfer.preprocessing import Preprocessing
 
 # What "required" lists in MONAI's metadata schema, meta_schema_20240725.json.
@@ -164,6 +165,16 @@ def test_transfer_classifier_is_a_scikit_learn_estimator(cohort_csv, unseen_csv,
     assert estimator.score(new, truth) == np.mean(estimator.predict(new) == np.array(truth))
     with pytest.raises(CohortError, match="2 scans, 1 labels, 2 patients; expected equal numbers"):
         estimator.fit(paths[:2], labels[:1])
+
+
+def test_transfer_classifier_without_a_config_plans_and_so_refuses_what_no_plan_suits(tmp_path):
+    rng, affine, inside = np.random.default_rng(0), np.diag([6.0, 6.0, 8.0, 1.0]), np.zeros((6, 40, 40), bool)
+    inside[:, 8:32, 8:32] = True
+    ct = [np.where(inside, rng.normal(mean, 10, inside.shape), -1000) for mean in (20, 70)]
+    grey = [rng.integers(0, 255, inside.shape) for _ in range(2)]
+    paths = [write_nifti(tmp_path / f"{n}.nii.gz", v.astype(np.int16), affine) for n, v in enumerate([*ct, *grey])]
+    with pytest.raises(CohortError, match="modalities: 2 scans (CT|none stated), 2 scans (CT|none stated)"):
+        mt.TransferClassifier(out=tmp_path / "run").fit(paths, ["light", "dense"] * 2)
 
 
 API_CHECKS = (  # of scikit-learn, those that need no table of numbers
