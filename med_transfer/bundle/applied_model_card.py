@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 
 from med_transfer.bundle.record import BundleRecord
-from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.estimate import Estimate, whole_percent
 
 NAMESPACE = "https://mc.chai.org/v0.1/schema.xsd"
 THEIRS = "Not stated: to be filled in by who releases the model."
@@ -117,7 +117,7 @@ def _population(record: BundleRecord) -> str:
     profile = record.development
     if profile is None:
         return THEIRS
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in profile.prevalence.items())
+    shares = ", ".join(f"{name} {whole_percent(share)}" for name, share in profile.prevalence.items())
     return f"{profile.n_scans} scans of {profile.n_patients} patients; share of the scans: {shares}"
 
 

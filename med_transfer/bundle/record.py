@@ -17,6 +17,7 @@ from med_transfer.errors.sentence import Sentence, TextInParts, joined, listed
 from med_transfer.fusion import Fusion
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.domain import CohortProfile
+from med_transfer.metrics.records.estimate import whole_percent
 from med_transfer.model.calibration import Calibrator, PredictionSets, Uncalibrated
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
@@ -220,5 +221,6 @@ class BundleRecord(_Record):
             return {}
         novel = {}
         if novelty > limit:
-            novel = {NOVELTY: Sentence("more out-of-distribution than {limit} of held-out scans", limit=f"{limit:.0%}")}
+            share = whole_percent(limit)
+            novel = {NOVELTY: Sentence("more out-of-distribution than {limit} of held-out scans", limit=share)}
         return novel | self.input_envelope.outside(facts)

@@ -11,6 +11,7 @@ from med_transfer.labelling.drawing import draw_curves
 from med_transfer.labelling.label_forecast import Forecast
 from med_transfer.labelling.record import WAY_MEANS, Budget
 from med_transfer.metrics.intervals import percentile_interval
+from med_transfer.metrics.records.estimate import whole_percent
 
 SCHEMA = 1
 MODEL = "asymptote - (asymptote - start) * (patients / smallest) ** -rate"
@@ -111,7 +112,7 @@ def _how_surely(forecast: Forecast, low: float) -> str:
     share = forecast.share_reaching or 0.0
     if forecast.outcome == "reached":
         return "" if low >= forecast.target else ", but the interval reaches below it"
-    return f"; {share:.0%} of the resampled curves get there within {forecast.multiple:g} times the patients"
+    return f"; {whole_percent(share)} of the resampled curves get there within {forecast.multiple:g} times the patients"
 
 
 def _rounded_up(number: int) -> int:

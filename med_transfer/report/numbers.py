@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from med_transfer.metrics.config import BinomialMethod
-from med_transfer.metrics.records.estimate import Estimate, Interval
+from med_transfer.metrics.records.estimate import Estimate, Interval, whole_percent
 from med_transfer.page import Translator, sentence
 
 INTERVALS: Mapping[BinomialMethod, str] = {
@@ -17,7 +18,20 @@ INTERVALS: Mapping[BinomialMethod, str] = {
 
 def percent(estimate: Estimate) -> str:
     """For example ``83.3 %``; a dash when undefined."""
-    return "–" if estimate.value is None else f"{100 * estimate.value:.1f} %"
+    return "–" if estimate.value is None else tenths(estimate.value)
+
+
+def tenths(share: float) -> str:
+    """For example ``83.3 %``; what is nearly all is not written as all, nor what is nearly none as none."""
+    rounded = round(100 * share, 1)
+    if rounded in (0.0, 100.0) and not math.isclose(100 * share, rounded, abs_tol=1e-9):
+        rounded = min(max(rounded, 0.1), 99.9)
+    return f"{rounded:.1f} %"
+
+
+def whole(share: float) -> str:
+    """For example ``83 %``, and ``99.8 %`` as :func:`tenths` writes it: nearly all is not all."""
+    return whole_percent(share).replace("%", " %")
 
 
 def decimal(estimate: Estimate) -> str:

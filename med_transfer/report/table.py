@@ -18,6 +18,7 @@ from med_transfer.report.numbers import (
     ratio_interval,
     signed,
     signed_interval,
+    whole,
 )
 
 Value = str | int | float | None
@@ -131,7 +132,7 @@ def barred(estimate: Estimate, t: Translator, *notes: str) -> Cell:
 def counted(n: int, of: int, t: Translator) -> Cell:
     """A count with its share of a whole beneath; the share is undefined where the whole is empty."""
     share = n / of if of else None
-    shown = "–" if share is None else f"{100 * share:.0f} %"
+    shown = "–" if share is None else whole(share)
     return Cell(str(n), (shown,), {"": n, t("share"): share}, share=share)
 
 

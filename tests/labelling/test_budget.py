@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,8 @@ def test_the_number_is_rounded_up_and_its_limits_outwards(more, interval, expect
     now = (0.6, 0.5, 0.7)
     found = Forecast("solid", 0.9, 5, "forecast", samples, more, interval, share_reaching=1, now=now)
     assert expected in sentence(found, "sensitivity")
+    nearly = sentence(replace(found, share_reaching=399 / 400), "sensitivity")
+    assert "; 99.8% of the resampled curves get there" in nearly
 
 
 def test_without_weights_it_says_that_the_runs_start_from_scratch():

@@ -21,7 +21,16 @@ def test_where_patients_have_several_scans_the_interval_over_patients_is_the_one
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(1, "100%"), (0.9999, "99.9%"), (249 / 250, "99.6%"), (0.99, "99%"), (0.004, "0.4%"), (0.0001, "0.1%"), (0, "0%")],
+    [
+        (1, "100%"),
+        (0.9999, "99.9%"),
+        (249 / 250, "99.6%"),
+        (0.99, "99%"),
+        (0.005, "0.5%"),
+        (0.004, "0.4%"),
+        (0.0001, "0.1%"),
+        (0, "0%"),
+    ],
 )
 def test_one_case_that_was_missed_is_not_rounded_to_none(value, said):
     assert Estimate(value=value, ci95=None, method="").in_percent == said

@@ -12,6 +12,7 @@ from simulated_scores import three_classes
 import med_transfer.report.sections as sections
 from med_transfer.config import load_config
 from med_transfer.metrics.records.domain import Overlap
+from med_transfer.metrics.records.metrics import Abstained, GeneralisationGap
 from med_transfer.page import ENGLISH
 from med_transfer.page.language import Catalogue, catalogue_path
 from med_transfer.report.evidence import Evidence
@@ -21,6 +22,7 @@ from med_transfer.report.sections.checklists_answers import ANSWERS
 
 FOLDER = Path(sections.__file__).parent
 DATA = three_classes()
+NUMBERS = {"stard-ai-2025": "19", "tripod-ai-2024": "24", "claim-2024": "32"}
 
 
 def bare():
@@ -103,6 +105,26 @@ def test_a_training_run_says_how_it_was_divided_and_a_judged_bundle_does_not():
         given = rows(evidence(DATA, sample().metrics, run=run), "stard-ai-2025")
         assert given["15b"][1] == status
         assert "121 scans" in given["24"][2]
+
+
+def test_abstentions_and_what_is_out_of_fold_are_not_called_otherwise():
+    metrics = sample().metrics
+    calls = {number: rows(sample(), name)[number][2] for name, number in NUMBERS.items()}
+    assert calls["19"] == "Every scan that could be read was called; none was left undecided"
+    assert calls["24"] == "None: the network that was evaluated is the one in the bundle"
+    abstained = Abstained(n=5, above=0.995, balanced_accuracy=metrics.balanced_accuracy, reasons={"novelty": 5})
+    gap = GeneralisationGap(
+        training_sensitivity=0.9, validation_sensitivity=0.8, training_loss=0.1, validation_loss=0.2, limit=0.2
+    )
+    changes = {"abstained": abstained, "out_of_fold": True, "generalisation_gap": gap}
+    run = summary(DATA, flow=participant_flow(DATA.patients, ["train"] * 120, []))
+    given = evidence(DATA, metrics.model_copy(update=changes), run=run)
+    calls = {number: rows(given, name)[number][2] for name, number in NUMBERS.items()}
+    assert calls["19"].startswith("5 of 120 predictions abstain; every rate counts what the network would have said")
+    assert calls["24"].endswith("called by networks that had not trained on it, not by the bundle's together")
+    assert calls["32"].startswith("Cross-validated within the cohort, on this page")
+    for name in ("stard-ai-2025", "claim-2024", "tripod-ai-2024"):
+        assert not [answer for *_, answer in rows(given, name).values() if re.search(r"\b[Tt]est scans", answer)]
 
 
 def test_an_overlap_is_not_hidden():

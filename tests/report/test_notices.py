@@ -48,6 +48,8 @@ def test_predictions_that_abstain_are_counted_and_the_others_measured():
     assert f"7 of {metrics.n_scans} predictions abstain" in notice.text
     assert "than 95% of held-out scans" in notice.text
     assert f"balanced sensitivity {metrics.balanced_accuracy.value:.3f} (" in notice.text
+    strict = by_title(metrics.model_copy(update={"abstained": some.model_copy(update={"above": 0.998})}))
+    assert "than 99.8% of held-out scans" in strict["Some predictions abstain"].text
     none = some.model_copy(update={"n": 0})
     assert "Some predictions abstain" not in by_title(metrics.model_copy(update={"abstained": none}))
 

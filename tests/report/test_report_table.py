@@ -44,6 +44,28 @@ def test_a_cell_shows_the_value_and_its_interval(kind, text, interval):
     assert (cell.text, cell.notes) == (text, (interval,))
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1, "100.0 %"),
+        (2999 / 3000, "99.9 %"),
+        (0.999, "99.9 %"),
+        (1 / 3000, "0.1 %"),
+        (0, "0.0 %"),
+        (1 - 1e-12, "100.0 %"),
+    ],
+)
+def test_one_wrong_call_of_thousands_is_not_rounded_away(value, text):
+    assert estimated(KNOWN.model_copy(update={"value": value}), "percent", ENGLISH).text == text
+
+
+def test_a_share_that_is_nearly_all_or_nothing_is_not_written_as_such():
+    assert counted(1, 300, ENGLISH).notes == ("0.3 %",)
+    assert counted(299, 300, ENGLISH).notes == ("99.7 %",)
+    assert counted(300, 300, ENGLISH).notes == ("100 %",)
+    assert counted(1, 200, ENGLISH).notes == ("0.5 %",)
+
+
 def test_an_undefined_cell_says_why():
     cell = estimated(UNDEFINED, "percent", ENGLISH)
     assert cell.undefined

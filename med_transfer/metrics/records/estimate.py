@@ -66,12 +66,12 @@ class Estimate(Record):
         """A rate in words, with the interval that holds."""
         if self.value is None:
             return "unknown"
-        limits = ", ".join(map(_percent, self.interval)) if self.interval else ""
-        return _percent(self.value) + (f" [{limits}]" if limits else "")
+        limits = ", ".join(map(whole_percent, self.interval)) if self.interval else ""
+        return whole_percent(self.value) + (f" [{limits}]" if limits else "")
 
 
-def _percent(share: float) -> str:
+def whole_percent(share: float) -> str:
     """Without decimals; what is nearly all is not written as all, nor what is nearly none as none."""
     if 0.995 <= share < 1:
         return f"{min(share, 0.999):.1%}"
-    return f"{max(share, 0.001):.1%}" if 0 < share < 0.005 else f"{share:.0%}"
+    return f"{max(share, 0.001):.1%}" if 0 < share <= 0.005 else f"{share:.0%}"

@@ -8,10 +8,12 @@ import numpy as np
 from matplotlib.figure import Figure as Canvas
 
 from med_transfer.metrics.records.calibration import BrierDecomposition, ReliabilityBin
+from med_transfer.metrics.records.estimate import whole_percent
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import RULE, SERIES, Figure, drawn
+from med_transfer.report.numbers import tenths
 from med_transfer.report.section import Section
 from med_transfer.report.table import Cell, Table, estimated
 
@@ -92,7 +94,7 @@ def _in_the_large(metrics: Metrics, t: Translator) -> Table:
 
 
 def _share(value: float) -> Cell:
-    return Cell(f"{100 * value:.1f} %", values={"": value})
+    return Cell(tenths(value), values={"": value})
 
 
 def reliability_diagram(bins: Sequence[ReliabilityBin], caption: str, t: Translator) -> Figure:
@@ -115,8 +117,8 @@ def reliability_diagram(bins: Sequence[ReliabilityBin], caption: str, t: Transla
     spoken = "; ".join(
         t(
             "predicted {predicted}, observed {observed} of {n}",
-            predicted=f"{b.mean_probability:.0%}",
-            observed=f"{b.observed:.0%}",
+            predicted=whole_percent(b.mean_probability),
+            observed=whole_percent(b.observed),
             n=b.n,
         )
         for b in bins

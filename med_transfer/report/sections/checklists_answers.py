@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.numbers import patients, percent, percent_interval, scans
+from med_transfer.report.numbers import patients, percent, percent_interval, scans, whole
 from med_transfer.report.run_summary import said_value
 
 Answer = Callable[[Evidence, Translator], str | None]
@@ -138,7 +138,7 @@ def _failures(evidence: Evidence, t: Translator) -> str | None:
 def _prevalence(evidence: Evidence, t: Translator) -> str:
     shares = evidence.metrics.prevalence.items()
     return t(
-        "Among the test scans: {shares}", shares=", ".join(f"{name} {100 * share:.0f} %" for name, share in shares)
+        "Among the scans evaluated: {shares}", shares=", ".join(f"{name} {whole(share)}" for name, share in shares)
     )
 
 
@@ -169,7 +169,10 @@ def _measures(evidence: Evidence, t: Translator) -> str:
 
 def _performance(evidence: Evidence, t: Translator) -> str:
     within = _subgroups(evidence, t)
-    return "; ".join([t("Test scans: 'Rates by class'"), *([within] if within else [])])
+    by_class = t("Test scans: 'Rates by class'")
+    if evidence.metrics.out_of_fold:
+        by_class = t("Out-of-fold scans, none kept apart for a test: 'Rates by class'")
+    return "; ".join([by_class, *([within] if within else [])])
 
 
 def _selection(evidence: Evidence, t: Translator) -> str | None:
@@ -189,7 +192,26 @@ def _internal(evidence: Evidence, t: Translator) -> str | None:
     gap = evidence.metrics.generalisation_gap
     if gap is None or not _trained(evidence):
         return None
+    if evidence.metrics.out_of_fold:
+        return t("Cross-validated within the cohort, on this page; {gap}", gap=gap.sentence)
     return t("Test scans of the same cohort, on this page; {gap}", gap=gap.sentence)
+
+
+def _indeterminate(evidence: Evidence, t: Translator) -> str:
+    abstained = evidence.metrics.abstained
+    if abstained is not None and abstained.n:
+        return t(
+            "{n} of {scans} predictions abstain; every rate counts what the network would have said of them",
+            n=abstained.n,
+            scans=evidence.metrics.n_scans,
+        )
+    return t("Every scan that could be read was called; none was left undecided")
+
+
+def _not_updated(evidence: Evidence, t: Translator) -> str:
+    if evidence.metrics.out_of_fold:
+        return t("None; each scan was called by networks that had not trained on it, not by the bundle's together")
+    return t("None: the network that was evaluated is the one in the bundle")
 
 
 def _numbers(evidence: Evidence, t: Translator) -> str:
@@ -220,7 +242,7 @@ ANSWERS: dict[str, Answer] = {
     "external": _external,
     "failures": _failures,
     "flow": _flow,
-    "indeterminate": _always(lambda t: t("Every scan that could be read was called; none was left undecided")),
+    "indeterminate": _indeterminate,
     "initialisation": _rows("Backbone", "Transfer"),
     "intended_use": _rows("Intended use"),
     "internal": _internal,
@@ -228,7 +250,7 @@ ANSWERS: dict[str, Answer] = {
     "measures": _measures,
     "missing": _missing,
     "model": _rows("Backbone", "Input", "Networks", "Classes"),
-    "not_updated": _always(lambda t: t("None: the network that was evaluated is the one in the bundle")),
+    "not_updated": _not_updated,
     "numbers": _numbers,
     "performance": _performance,
     "poor_input": _always(

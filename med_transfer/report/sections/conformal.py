@@ -8,6 +8,7 @@ from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.metrics.records.prediction_sets import ClassSets, SetMetrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import percent
 from med_transfer.report.section import LeftOut, Section
 from med_transfer.report.sections.conformal_abstention import abstention_table
 from med_transfer.report.table import Cell, Table, counted, estimated
@@ -87,9 +88,7 @@ def _notes(sets: SetMetrics, evidence: Evidence, t: Translator) -> list[str]:
         )
     single = sets.right_when_single
     if single is not None and single.value is not None:
-        notes.append(
-            t("Of the sets with exactly one class {share} hold the truth.", share=f"{100 * single.value:.1f} %")
-        )
+        notes.append(t("Of the sets with exactly one class {share} hold the truth.", share=percent(single)))
     if evidence.model == "fused model":
         notes.append(t("The sets are made of the network's own probabilities, not of the fused ones."))
     return notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from med_transfer.metrics.records.metrics import AbstentionPoint, Metrics
 from med_transfer.page import Translator
+from med_transfer.report.numbers import whole
 from med_transfer.report.table import Cell, Table, estimated
 
 
@@ -30,7 +31,7 @@ def _called(point: AbstentionPoint) -> Cell:
 
 def _sensitivity(point: AbstentionPoint, name: str, t: Translator) -> Cell:
     cell, share = estimated(point.sensitivity[name], "percent", t), point.called[name]
-    note = () if share is None else (t("{share} of the class called", share=f"{100 * share:.0f} %"),)
+    note = () if share is None else (t("{share} of the class called", share=whole(share)),)
     return Cell(
         cell.text,
         (*cell.notes, *note),

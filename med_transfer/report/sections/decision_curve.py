@@ -14,6 +14,7 @@ from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import INK, MUTED, SERIES, Figure, drawn, short
+from med_transfer.report.numbers import tenths
 from med_transfer.report.section import LeftOut, Section
 from med_transfer.report.table import Cell, Table
 
@@ -52,7 +53,7 @@ def _useful(metrics: Metrics, t: Translator) -> Table:
         t("Where acting on the probability is shown to be better than treating everyone and than treating no one"),
         (t("Class"), t("Prevalence"), t("Thresholds")),
         [
-            (name, Cell(f"{100 * prevalence:.1f} %", values={"": prevalence}), _ranges(curve.points) or t("none shown"))
+            (name, Cell(tenths(prevalence), values={"": prevalence}), _ranges(curve.points) or t("none shown"))
             for name, curve in metrics.decision_curves.items()
             for prevalence in [metrics.prevalence[name]]
         ],

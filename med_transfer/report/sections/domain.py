@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from med_transfer.metrics.records.domain import OUT_OF_DISTRIBUTION, Domain, NumberShift, Spread, TextShift
-from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.estimate import Estimate, whole_percent
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import tenths
 from med_transfer.report.section import Section
 from med_transfer.report.table import Cell, Table, estimated
 
@@ -60,7 +61,7 @@ def _prevalence(domain: Domain, t: Translator) -> Table:
 def _share(share: float | None, t: Translator) -> Cell:
     if share is None:
         return Cell(t("not known"), values={"": None}, undefined=True)
-    return Cell(f"{100 * share:.1f} %", values={"": share})
+    return Cell(tenths(share), values={"": share})
 
 
 def _numbers(shifts: Mapping[str, NumberShift], t: Translator) -> Table:
@@ -105,5 +106,5 @@ def _texts(shifts: Mapping[str, TextShift], t: Translator) -> Table:
 def _listed(shares: Mapping[str, float] | None, t: Translator) -> Cell:
     if not shares:
         return Cell(t("not known"), values={"": None}, undefined=True)
-    text = ", ".join(f"{value} {share:.0%}" for value, share in shares.items())
+    text = ", ".join(f"{value} {whole_percent(share)}" for value, share in shares.items())
     return Cell(text, values={"": text})

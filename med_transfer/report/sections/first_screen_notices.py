@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.estimate import Estimate, whole_percent
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import GeneralisationGap, KeptNetwork, Metrics, TransferGain
 from med_transfer.model.calibration.calibrators import FEW_PATIENTS
@@ -127,7 +127,7 @@ def _abstained(metrics: Metrics, t: Translator) -> Notice | None:
         "what the network would have said of them. Without them: balanced sensitivity {figure} ({interval}).",
         n=abstained.n,
         scans=metrics.n_scans,
-        limit=f"{abstained.above:.0%}",
+        limit=whole_percent(abstained.above),
         reasons=", ".join(f"{code} {n}" for code, n in abstained.reasons.items()) or t("no reasons recorded"),
         figure=decimal(abstained.balanced_accuracy),
         interval=decimal_interval(abstained.balanced_accuracy.ci95, t),

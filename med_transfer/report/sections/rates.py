@@ -5,6 +5,7 @@ from __future__ import annotations
 from med_transfer.metrics.records.class_metrics import ClassMetrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import tenths
 from med_transfer.report.section import Section
 from med_transfer.report.table import Cell, Table, estimated
 
@@ -34,9 +35,7 @@ def section(evidence: Evidence, t: Translator) -> Section:
 
 
 def _scans(class_metrics: ClassMetrics, prevalence: float, t: Translator) -> Cell:
-    return Cell(
-        str(class_metrics.n), (f"{100 * prevalence:.1f} %",), {"": class_metrics.n, t("prevalence"): prevalence}
-    )
+    return Cell(str(class_metrics.n), (tenths(prevalence),), {"": class_metrics.n, t("prevalence"): prevalence})
 
 
 def _estimates(class_metrics: ClassMetrics, t: Translator) -> list[Cell]:
