@@ -31,7 +31,7 @@ class L2SPConfig(_Config):
 
     Attributes:
         strength: towards the source's weights, as in the paper.
-        head_strength: of the new head towards zero, as in the paper.
+        head_strength: of the new head, and of an attention, towards zero, as in the paper.
     """
 
     strength: Strength = 0.1

@@ -13,6 +13,7 @@ from torch import nn
 
 from med_transfer.backbones import Encoder, backbones, find_backbone, load_backbone
 from med_transfer.backbones.adapters import Adapter, add_adapters
+from med_transfer.backbones.instance_choice import InstanceChoice
 from med_transfer.errors import BackboneError, ConfigError, MissingExtra
 from med_transfer.finetuning.strategies.adapters import Adapters
 from med_transfer.finetuning.strategies.lora import LoRA, LowRankChange, _weights
@@ -110,6 +111,7 @@ def test_every_matrix_and_kernel_of_every_backbone_gets_a_change(name):
             pytest.skip(str(error))
     changed = {id(getattr(layer, weight)) for layer, weight in _weights(encoder)}
     left = [name for name, weight in encoder.named_parameters() if weight.ndim > 1 and id(weight) not in changed]
+    left = [name for name in left if name.split(".")[0] not in encoder.new_parts]  # which learn as a whole
     assert all(name.endswith("relative_position_bias_table") for name in left)  # added to attention, multiplies nothing
 
 
@@ -177,3 +179,20 @@ def test_adapters_need_stages_that_end_in_a_module():
 
     with pytest.raises(BackboneError, match="Loose: adapters cannot be placed: not every stage of this backbone ends"):
         Adapters().check(Loose())
+
+
+@pytest.mark.parametrize("strategy", [LoRA(rank=2), Adapters()], ids=["lora", "adapters"])
+def test_an_attention_which_no_source_has_learns_as_the_head_does(strategy):
+    """It starts from nothing: to freeze it would leave it a mean."""
+    encoder = load_backbone("tiles-resnet18-w32", seed=0, instances=InstanceChoice("attention", None)).encoder
+    classifier = Classifier(encoder, 2)
+    strategy.build(classifier)
+    strategy.prepare(classifier)
+    strategy.set_learning(classifier, epoch=0)
+    assert not any(isinstance(part, LowRankChange) for part in encoder.attention.modules())
+    with torch.no_grad():
+        encoder.attention.score.weight.fill_(0.1)
+    classifier.train()(torch.randn(2, 1, 16, 32, 64)).square().sum().backward()
+    assert all(weight.grad.any() for weight in encoder.attention.parameters())
+    learning = {name for name, weight in encoder.named_parameters() if weight.requires_grad}
+    assert {name.split(".")[0] for name in learning if not name.endswith((".up", ".down"))} <= {"attention", "adapters"}

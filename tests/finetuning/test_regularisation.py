@@ -11,6 +11,8 @@ from scipy.special import log_softmax, softmax
 from small_network import small_classifier, small_images
 from test_strategies import config, train
 
+from med_transfer.backbones import load_backbone
+from med_transfer.backbones.instance_choice import InstanceChoice
 from med_transfer.finetuning.regularisation import L2SP, BatchSpectralShrinkage, Delta, Step, find_penalties
 from med_transfer.finetuning.regularisation.delta import channel_attention
 from med_transfer.finetuning.transfer_config import TransferConfig
@@ -40,6 +42,15 @@ def test_l2_sp_is_its_formula():
     moved = sum(((p.detach().numpy() - before[name]) ** 2).sum() for name, p in target.encoder.named_parameters())
     head = (target.head.weight.detach().numpy() ** 2).sum() + (target.head.bias.detach().numpy() ** 2).sum()
     assert found == pytest.approx(0.3 / 2 * moved + 0.7 / 2 * head, rel=1e-5)
+
+
+def test_l2_sp_holds_an_attention_to_zero_as_it_does_the_head():
+    """There is no source for it to stay near: from where chance put it nothing is to be had."""
+    encoder = load_backbone("tiles-resnet18-w32", seed=0, instances=InstanceChoice("attention", None)).encoder
+    classifier = Classifier(encoder, 2)
+    found = L2SP(copy.deepcopy(encoder), 0.3, 0.7)(Step(classifier, torch.empty(0), [], torch.empty(0)))
+    new = [*classifier.head.parameters(), *encoder.attention.parameters()]
+    assert found.item() == pytest.approx(0.7 / 2 * sum(p.square().sum().item() for p in new), rel=1e-5)
 
 
 def test_delta_is_its_formula_with_and_without_attention():

@@ -10,22 +10,22 @@ from med_transfer.finetuning.regularisation.penalty import Step
 
 
 class L2SP:
-    """``strength / 2 * |w - w_source|^2`` of the encoder plus ``head_strength / 2 * |w|^2`` of the head.
+    """``strength / 2 * |w - w_source|^2`` of the source's weights plus ``head_strength / 2 * |w|^2`` of the others.
 
-    It takes the place of weight decay, which would pull away from the source.
+    Those are the head's, and those of an attention, which no source has. It takes the place of weight decay, which
+    would pull away from the source.
     Source: Li et al. 2018, ICML, arXiv:1802.01483, eq. 5.
     """
 
     def __init__(self, source: Encoder, strength: float = 0.1, head_strength: float = 0.01) -> None:
         self.strength, self.head_strength = strength, head_strength
-        self.start = {name: weight.detach().clone() for name, weight in source.named_parameters()}
+        of_source = [(n, w) for n, w in source.named_parameters() if n.partition(".")[0] not in source.new_parts]
+        self.start = {name: weight.detach().clone() for name, weight in of_source}
 
     def __call__(self, step: Step) -> Tensor:
         """The penalty of one batch."""
-        weights = dict(step.classifier.encoder.named_parameters())
-        head = step.classifier.head
+        weights, head = dict(step.classifier.encoder.named_parameters()), step.classifier.head
         self.start = {name: start.to(head.weight.device) for name, start in self.start.items()}
-        moved = torch.stack([(weights[name] - start).square().sum() for name, start in self.start.items()]).sum()
-        return self.strength / 2 * moved + self.head_strength / 2 * (
-            head.weight.square().sum() + head.bias.square().sum()
-        )
+        moved = torch.stack([(weights.pop(name) - start).square().sum() for name, start in self.start.items()]).sum()
+        new = torch.stack([weight.square().sum() for weight in (*head.parameters(), *weights.values())]).sum()
+        return self.strength / 2 * moved + self.head_strength / 2 * new

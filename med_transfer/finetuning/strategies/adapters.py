@@ -9,7 +9,7 @@ from pydantic import Field
 
 from med_transfer.backbones import Encoder
 from med_transfer.backbones.adapters import Adapter, adapted_stages, add_adapters
-from med_transfer.finetuning.strategies.strategy import SOURCE_FROZEN, DecayingRates
+from med_transfer.finetuning.strategies.strategy import SOURCE_FROZEN, DecayingRates, learn_new_parts_alone
 from med_transfer.model.classifier import Classifier
 
 
@@ -46,8 +46,8 @@ class Adapters(DecayingRates):
         add_adapters(classifier.encoder, self.reduction)
 
     def set_learning(self, classifier: Classifier, epoch: int) -> None:
-        """Let the adapters learn and nothing else of the encoder."""
-        classifier.encoder.requires_grad_(False)
+        """Let the adapters and new parts learn and nothing else of the encoder."""
+        learn_new_parts_alone(classifier.encoder)
         for module in classifier.encoder.modules():
             if isinstance(module, Adapter):
                 module.requires_grad_(True)

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from med_transfer.backbones import Encoder
 from med_transfer.errors import ConfigError
-from med_transfer.finetuning.strategies.strategy import SOURCE_FROZEN, DecayingRates
+from med_transfer.finetuning.strategies.strategy import SOURCE_FROZEN, DecayingRates, learn_new_parts_alone
 from med_transfer.model.classifier import Classifier
 
 
@@ -79,8 +79,8 @@ class LoRA(DecayingRates):
             parametrize.register_parametrization(layer, name, change)
 
     def set_learning(self, classifier: Classifier, epoch: int) -> None:
-        """Let the low-rank changes learn and nothing else of the encoder."""
-        classifier.encoder.requires_grad_(False)
+        """Let the low-rank changes and new parts learn and nothing else of the encoder."""
+        learn_new_parts_alone(classifier.encoder)
         for module in classifier.encoder.modules():
             if isinstance(module, LowRankChange):
                 module.requires_grad_(True)
@@ -96,9 +96,11 @@ def _weights(encoder: Encoder) -> Iterator[tuple[nn.Module, str]]:
     """Each layer that gets a change, and the name of its weight.
 
     Told by its weight's shape and not by its class: what convolves or projects has a weight of two dimensions and more,
-    ACS convolutions and a network's own kinds of layer among them, and what scales has one.
+    ACS convolutions and a network's own kinds of layer among them, and what scales has one. New parts learn as a whole.
     """
-    for module in encoder.modules():
+    for place, module in encoder.named_modules():
+        if place.partition(".")[0] in encoder.new_parts:
+            continue
         for name in ("weight", "in_proj_weight"):  # the latter of nn.MultiheadAttention
             weight = getattr(module, name, None)
             if isinstance(weight, Tensor) and weight.ndim > 1 and not isinstance(module, nn.Embedding):

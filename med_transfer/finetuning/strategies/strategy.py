@@ -72,6 +72,14 @@ class Strategy(BaseModel):
         """Make a plain network again of what :meth:`prepare` added to."""
 
 
+def learn_new_parts_alone(encoder: Encoder) -> None:
+    """Freeze all that a source has; what comes from none, an attention, has nothing to keep and learns as the head."""
+    encoder.requires_grad_(False)
+    for name in encoder.new_parts:
+        if (part := getattr(encoder, name)) is not None:
+            part.requires_grad_(True)
+
+
 class DecayingRates(Strategy):
     """Each stage may learn slower than the next deeper one: general features lie near the input.
 
