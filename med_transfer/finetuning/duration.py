@@ -21,6 +21,7 @@ from med_transfer.errors import CohortError, ConfigError, ScanError
 from med_transfer.finetuning.alignment import find_alignment
 from med_transfer.finetuning.attention_probe import Bags, Course, fit_attention
 from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.finetuning.batch_norm import keep_frozen_statistics
 from med_transfer.finetuning.batches import FoldData, training_batches
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
@@ -187,6 +188,7 @@ def _timed_step(
     module = FinetuningModule(network, few, terms, labels=labels, steps_per_epoch=2, seed=0)
     module.train().to(best_device())
     transfer.strategy.set_learning(network, few.training.epochs - 1)  # all that ever learns
+    keep_frozen_statistics(network.encoder, everywhere=transfer.batch_norm != "train")
     adamw, _ = optimiser(network, few.training, transfer.strategy, 2)
     batches = iter(training_batches(data, few, preprocessing, 0))
 

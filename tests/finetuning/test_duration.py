@@ -181,3 +181,11 @@ def test_the_step_that_is_timed_is_the_one_that_is_trained(transfer, images, pen
     measure_cost(of_run, source, Labels(("a", "b")), 0.25, 40)
     lora = of_run.transfer.strategy.name == "lora"
     assert {(changes > 10, *others) for changes, *others in steps} == {(lora, images, penalties, images == 2)}
+
+
+def test_a_step_of_one_scan_is_timed_with_the_statistics_that_it_is_trained_with():
+    """The source's, which stay: of single scans of one voxel there would be none."""
+    small = {"shape": [16] * 3, "region": "whole"}
+    of_run = config(strategy="full", input=small, backbone={"name": "resnet18-w8"}, training={"batch_size": 1})
+    source = load_backbone("resnet18-w8", seed=0)
+    assert measure_cost(of_run.resolved(from_source=True), source, Labels(("a", "b")), 0.25, 40).step > 0
