@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.attention import Attention
@@ -37,7 +37,7 @@ class MapSettings:
         hidden: regions that hiding what the map shows is held against; 0 leaves that out.
 
     Raises:
-        ConfigError: a setting of another method, or negative draws.
+        ConfigError: an unknown method or fill, a setting of another method, or negative draws or regions.
     """
 
     method: MethodName = "gradcam"
@@ -49,12 +49,16 @@ class MapSettings:
     hidden: int = MapCheckSettings.n_random
 
     def __post_init__(self) -> None:
+        for name, value, known in (("method", self.method, _DRAWS), ("fill", self.fill, get_args(Fill))):
+            if value not in known:
+                raise ConfigError(f"{name} {value!r}", expected=f"one of {', '.join(known)}")
         if self.method != "occlusion" and (self.window_mm is not None or self.stride_mm is not None):
             raise ConfigError("a window or stride", where=self.method, expected="method occlusion for these")
         if self.method != "gradcam" and self.stage is not None:
             raise ConfigError(f"stage {self.stage}", where=self.method, expected="method gradcam for a stage")
-        if self.draws is not None and self.draws < 0:
-            raise ConfigError(f"{self.draws} draws", where=self.method, expected="at least 0")
+        for number, what in ((self.draws, "draws"), (self.hidden, "hidden regions")):
+            if number is not None and number < 0:
+                raise ConfigError(f"{number} {what}", where=self.method, expected="at least 0")
 
     def on(self, grid: Grid, floor: float, progress: Progress = silent) -> Method:
         """The method for an input on this grid."""

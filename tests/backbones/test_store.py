@@ -64,3 +64,6 @@ def test_the_users_data_folder_unless_another_is_named(monkeypatch, tmp_path):
     monkeypatch.delenv("MED_TRANSFER_BACKBONES", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert store_folder() == tmp_path / "med_transfer/backbones"
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MED_TRANSFER_BACKBONES", "~/weights")  # as a file of settings has it, which no shell reads
+    assert store_folder() == tmp_path / "home/weights"

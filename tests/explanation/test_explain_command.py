@@ -236,3 +236,17 @@ def test_settings_of_the_other_method_and_negative_draws_are_refused():
         MapSettings("occlusion", stage=1)
     with pytest.raises(ConfigError, match="gradcam: -1 draws; expected at least 0"):
         MapSettings(draws=-1)
+    with pytest.raises(ConfigError, match="gradcam: -1 hidden regions; expected at least 0"):
+        MapSettings(hidden=-1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"method": "grad-cam"}, "method 'grad-cam'; expected one of gradcam, attention, occlusion"),
+        ({"fill": "men"}, "fill 'men'; expected one of mean, floor"),
+    ],
+)
+def test_words_that_no_map_is_made_by_are_refused(tmp_path, setting, message):
+    with pytest.raises(ConfigError, match=message):
+        mt.explain(tmp_path / "no bundle", tmp_path / "no scan", tmp_path / "out", **setting)

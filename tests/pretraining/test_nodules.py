@@ -98,6 +98,18 @@ def test_where_nothing_is_painted_nothing_is_said():
     assert (nodules.mask[nodules.present].amax((1, 2, 3, 4)) > 0.9).all()
 
 
+def test_what_leaves_no_trace_is_no_nodule():
+    """Ground glass in soft tissue: the denser of both is shown."""
+    config = LungSceneConfig(lung=0, nodule=(1.0, 1.0), radius_mm=(4, 9), kinds=(NEVER, 1.0, NEVER, NEVER))
+    tissue = lung()
+    tissue.hu[:8] += 900
+    after, nodules = LungScenes(config, CPU, seed=0).with_nodules(tissue)
+    assert nodules.present.tolist() == [False] * 8 + [True] * 8
+    torch.testing.assert_close(after[:8], tissue.hu[:8])
+    for part in (nodules.mask, nodules.solid, nodules.facts):
+        assert not part[:8].any()
+
+
 def test_kinds_come_as_often_as_asked_for():
     config = LungSceneConfig(lung=0, nodule=(1.0, 0.0), kinds=(0.2, 0.1, 0.6, 0.1))
     scenes = LungScenes(config, CPU, seed=1)

@@ -13,7 +13,7 @@ def store_folder() -> Path:
     """``MED_TRANSFER_BACKBONES``, or ``med_transfer/backbones`` in the user's data folder (XDG base directories)."""
     chosen = os.environ.get("MED_TRANSFER_BACKBONES", "")
     if chosen:
-        return Path(chosen)
+        return Path(chosen).expanduser()
     base = os.environ.get("XDG_DATA_HOME") or str(Path("~/.local/share").expanduser())
     return Path(base, "med_transfer", "backbones")
 

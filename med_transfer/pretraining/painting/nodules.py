@@ -18,6 +18,7 @@ KINDS = ("none", "solid", "ground glass", "part-solid", "calcified")
 _SOLID, _GROUND_GLASS, _PART_SOLID, _CALCIFIED = range(1, len(KINDS))
 FACTS = ("size", "density", "solid share", "unevenness", "elongation", "core")
 _EDGE_MM = 0.6
+_SEEN_HU = 20.0  # what makes no voxel denser by more is no nodule
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class NodulePainter:
         self.shares = torch.tensor(config.kinds, device=draws.device).cumsum(0)
 
     def __call__(self, hu: Tensor, size_mm: Tensor) -> tuple[Tensor, Nodules]:
-        """HU [batch, 1, depth, height, width] with a nodule in each crop, and what it is."""
+        """HU [batch, 1, depth, height, width] with a nodule in each crop where one would be seen, and what it is."""
         n, draws = len(hu), self.draws
         low, high = self.config.radius_mm
         radius = torch.minimum(low * (high / low) ** draws.share(n), 0.4 * size_mm.amin(1))
@@ -81,7 +82,9 @@ class NodulePainter:
         solid = torch.where(wide(whole), mask, torch.minimum(core_mask, mask))
         long = (stretch.amax(1) / stretch.amin(1)).log()
         facts = self._facts(painted, mask, solid, bumps, long, torch.where(whole, 1.0, core))
-        return painted, Nodules(kind, mask, solid, facts)
+        seen = (painted - hu).flatten(1).amax(1) > _SEEN_HU  # ground glass in denser tissue leaves no trace
+        parts = (part * wide(seen) for part in (mask, solid))
+        return torch.where(wide(seen), painted, hu), Nodules(kind * seen, *parts, facts * seen[:, None])
 
     def _filled(self, hu: Tensor, mask: Tensor, core_mask: Tensor, kind: Tensor) -> Tensor:
         n, between = len(hu), self.draws.between
