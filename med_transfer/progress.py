@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Called with the stage's name, steps done, steps in all and a short note."""
+    """Called with the stage's name, steps done, steps in all (0 where nobody knows) and a short note."""
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
         """Told of one more step; ``done`` and ``total`` count from 0 in each stage."""

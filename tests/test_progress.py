@@ -120,3 +120,15 @@ def test_a_command_draws_its_own_bars_and_no_others(tmp_path):
     seen = seen_on_a_terminal("-m", "med_transfer", "phantom", tmp_path / "out", *TINY)
     assert "writing scans" in seen
     assert "100%|" not in seen
+
+
+def test_a_job_whose_length_nobody_knows_counts_on(tmp_path):
+    job = "{bars}\n    for step in range(3):\n        tell('looking', step + 1, 0)"
+    for bars in (OF_A_COMMAND, OF_PYTHON):
+        (line,) = screen_after(seen_on_a_terminal("-c", job.format(bars=bars)))
+        assert re.search(r"looking.*3/\?", line), line
+    piped = subprocess.run([sys.executable, "-c", job.format(bars=OF_A_COMMAND)], capture_output=True, check=True)
+    assert piped.stderr == b""  # it was over before anybody would have asked
+    slow = f"import itertools, time\ntime.monotonic = itertools.count(0, 31).__next__\n{job.format(bars=OF_A_COMMAND)}"
+    piped = subprocess.run([sys.executable, "-c", slow], capture_output=True, check=True, text=True)
+    assert piped.stderr.splitlines() == ["looking 1", "looking 2", "looking 3"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson
+from med_transfer.cli.options import AsJson, finetune_command
 
 if TYPE_CHECKING:
     from med_transfer.cohorts.label_sheet import RowRemark
@@ -47,21 +47,15 @@ def command(
     """Find every series with its verdict, choose one a study, link labels, and write cohort.csv and a quality table."""
     from dataclasses import asdict
 
-    from med_transfer.cli.terminal import say, say_json
-    from med_transfer.cohorts.indexing import write_index
+    from med_transfer.cli.terminal import progress_bars, say, say_json
+    from med_transfer.cohorts.indexing import IndexSettings, write_index
     from med_transfer.config import load_config
     from med_transfer.scans.search.series_rules import SeriesRules
 
     rules = load_config(SeriesRules, series_rules) if series_rules else None
-    index = write_index(
-        scans,
-        out,
-        labels,
-        rules=rules,
-        max_gap_mm=max_gap_mm,
-        key_file=key_file,
-        keep_patient_ids=keep_patient_ids,
-    )
+    settings = IndexSettings(rules, max_gap_mm, key_file, keep_patient_ids)
+    with progress_bars() as progress:
+        index = write_index(scans, out, labels, settings, progress)
     if as_json:
         say_json(asdict(index))
     else:
@@ -81,6 +75,8 @@ def command(
             say(f"{index.key}: the key of the patients' pseudonyms; keep it secret, and for the next index of them")
         if labels is None and index.n_listed:
             say("next: a sheet with a column label, and the same command with --labels SHEET")
+        elif index.n_listed:
+            say(f"next: {finetune_command(index.cohort, '-o', 'runs/first')}")
     raise typer.Exit(index.exit_code)
 
 

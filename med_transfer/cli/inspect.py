@@ -40,12 +40,15 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Show the series found, the verdict on each, spacing, orientation and values."""
+    from med_transfer.cli.terminal import progress_bars
     from med_transfer.errors import ScanNotFound
     from med_transfer.scans import survey
     from med_transfer.scans.inspection.page import write_inspection, write_picture
     from med_transfer.scans.search.description import count_files
 
-    surveyed = None if scan.suffix.lower() == ".csv" else survey(scan, max_gap_mm=max_gap_mm)
+    with progress_bars() as progress:
+        of_table = scan.suffix.lower() == ".csv"
+        surveyed = None if of_table else survey(scan, max_gap_mm=max_gap_mm, progress=progress)
     ignored = surveyed.ignored if surveyed else ()
     pending = _cases(scan, max_gap_mm) if surveyed is None else _series(surveyed, scan, max_gap_mm)
     summaries = _summarise_all(pending, max(limit if html else 0, int(picture is not None)))

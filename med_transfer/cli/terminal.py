@@ -114,9 +114,11 @@ class TerminalProgress:
             if self._tasks:  # a stage has ended; the first one tells of itself when its first step is done
                 tell_remarks()
             self._end_stages(kind_of(stage))
-            self._tasks[stage] = self._bars.add_task(stage, total=total, note=note)
-        self._bars.update(self._tasks[stage], completed=done, total=total, note=note)
-        if self._is_plain and (done >= total or time.monotonic() - self._last_line > _LINE_SECONDS):
+            self._tasks[stage] = self._bars.add_task(stage, total=total or None, note=note)
+            if not total:  # whether it will be long nobody knows
+                self._last_line = time.monotonic()
+        self._bars.update(self._tasks[stage], completed=done, total=total or None, note=note)
+        if self._is_plain and (done >= total > 0 or time.monotonic() - self._last_line > _LINE_SECONDS):
             self._last_line = time.monotonic()
             self._write_line(self._tasks[stage])
 
@@ -130,7 +132,7 @@ class TerminalProgress:
     def _write_line(self, number: int) -> None:
         task = next(task for task in self._bars.tasks if task.id == number)
         left = task.time_remaining
-        text = f"{task.description} {task.completed:,.0f} of {task.total or 0:,.0f}"
+        text = f"{task.description} {task.completed:,.0f}" + (f" of {task.total:,.0f}" if task.total else "")
         said = f"{left / 60:,.0f} min left" if left and left > 90 else f"{left:.0f} s left" if left else ""
         parts = [said, task.fields["note"]]
         sys.stderr.write(", ".join([text, *filter(None, parts)]) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
 from med_transfer.cohorts.overwriting import refuse_to_lose, replace_keeping
 from med_transfer.errors import ScanError, ScanNotFound
 from med_transfer.errors.sentence import Sentence
+from med_transfer.progress import Progress, silent
 from med_transfer.scans import Identity, Ignored, Series, Verdict, geometry, identity, survey
 from med_transfer.scans.isolation import isolated
 from med_transfer.scans.search.description import count_files
@@ -25,6 +27,24 @@ _QUALITY = (
     *("scan", "series_uid", "modality", "format", "files", "n_slices", "size", "spacing_mm", "plane", "orientation"),
     *("kernel", "slice_thickness_mm", "verdict", "reasons", "choice"),
 )
+
+
+@dataclass(frozen=True)
+class IndexSettings:
+    """What is listed, and whose it is said to be.
+
+    Attributes:
+        rules: which series of a study is listed; None lists every usable one.
+        max_gap_mm: uneven slices count as usable, by interpolation, where no gap is wider; 0 rejects them.
+        key_file: secret of at least 16 bytes: the same patient gets the same pseudonym in every index made with it.
+            None takes ``patients.key`` beside the table, which is made where there is none, for its owner alone.
+        keep_patient_ids: write the identifiers of the files instead of pseudonyms.
+    """
+
+    rules: SeriesRules | None = None
+    max_gap_mm: float = 0.0
+    key_file: Path | None = None
+    keep_patient_ids: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,11 +87,8 @@ def write_index(
     scans: Path,
     out: Path,
     labels: Path | None = None,
-    *,
-    rules: SeriesRules | None = None,
-    max_gap_mm: float = 0.0,
-    key_file: Path | None = None,
-    keep_patient_ids: bool = False,
+    settings: IndexSettings = IndexSettings(),
+    progress: Progress = silent,
 ) -> Index:
     """Write ``cohort.csv`` and beside it ``cohort.quality.csv``.
 
@@ -83,11 +100,8 @@ def write_index(
         out: the cohort table to write.
         labels: a table with ``label`` (or ``label_<finding>``) and one of series_uid, scan, study_uid, accession,
             patient to link by.
-        rules: which series of a study is listed; None lists every usable one.
-        max_gap_mm: uneven slices count as usable, by interpolation, where no gap is wider; 0 rejects them.
-        key_file: secret of at least 16 bytes: the same patient gets the same pseudonym in every index made with it.
-            None takes ``patients.key`` beside the table, which is made where there is none, for its owner alone.
-        keep_patient_ids: write the identifiers of the files instead of pseudonyms.
+        settings: what is listed, and whose it is said to be.
+        progress: told how far it is.
 
     Raises:
         ScanNotFound: no series there.
@@ -97,7 +111,7 @@ def write_index(
     """
     sheet = LabelSheet.read(labels) if labels else None
     refuse_to_lose(out, (*_COHORT, *(sheet.columns if sheet else ())), labels)
-    contents = survey(scans, max_gap_mm=max_gap_mm)
+    contents = survey(scans, max_gap_mm=settings.max_gap_mm, progress=progress)
     if not contents.series:
         raise ScanNotFound(
             Sentence("no series among {n} files", n=len(contents.ignored)),
@@ -105,18 +119,18 @@ def write_index(
             expected="DICOM, NIfTI, NRRD or MetaImage",
             action=how_to_follow(contents.ignored),
         )
-    owners = [_owner(series) for series in contents.series]
+    owners = list(_owners(contents.series, progress))
     series = [
         replace(one, verdict=one.verdict.joined(owner.verdict))
         for one, owner in zip(contents.series, owners, strict=True)
     ]
-    choices = choose(series, rules)
+    choices = choose(series, settings.rules)
     rows = [_row(choice, out, owner.identity) for choice, owner in zip(choices, owners, strict=True)]
     remarks = sheet.remarks(rows) if sheet else []
     linked = [_cohort_row(row, sheet) for row in rows]
     chosen = [row for row, choice in zip(linked, choices, strict=True) if choice.chosen]
     listed = [row for row in chosen if row]
-    key = None if keep_patient_ids else key_file or own_key(out.with_name(KEY_FILE))
+    key = None if settings.keep_patient_ids else settings.key_file or own_key(out.with_name(KEY_FILE))
     if key is not None:
         _pseudonymise(listed, key)
     quality = out.with_name(out.stem + ".quality.csv")
@@ -145,6 +159,12 @@ class _Owner:
 
     identity: Identity = field(default_factory=Identity)
     verdict: Verdict = field(default_factory=Verdict)
+
+
+def _owners(series: Sequence[Series], progress: Progress) -> Iterator[_Owner]:
+    for number, one in enumerate(series, start=1):
+        yield _owner(one)
+        progress("reading patients", number, len(series))
 
 
 def _owner(series: Series) -> _Owner:

@@ -152,7 +152,7 @@ def predict_all(
             another bundle, or of scans from another place.
         OutputError: the result cannot be written.
     """
-    items, n_ignored = scans_to_predict(scans, predictor.preprocessing.config)
+    items, n_ignored = scans_to_predict(scans, predictor.preprocessing.config, progress)
     return replace(predict_items(predictor, scans, items, out, progress, settings), n_ignored=n_ignored)
 
 

@@ -20,6 +20,7 @@ from med_transfer.errors.sentence import Sentence
 from med_transfer.fusion.clinical import with_values
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.progress import Progress, silent
 from med_transfer.scans import Region, Series, Volume, survey
 from med_transfer.scans.search.links import how_to_follow
 
@@ -87,9 +88,14 @@ def path_of(scans: Path | str | ScanWithRegion) -> Path:
 
 
 def scans_to_predict(
-    scans: Path | str | ScanWithRegion, config: PreprocessingConfig
+    scans: Path | str | ScanWithRegion, config: PreprocessingConfig, progress: Progress = silent
 ) -> tuple[list[ScanToPredict], int]:
     """What there is to predict, in a stable order, and how many files are no scans.
+
+    Args:
+        scans: a folder tree, one scan, or a ``.csv`` table.
+        config: of the bundle.
+        progress: told how many files were looked into.
 
     Raises:
         ScanNotFound: no scan there.
@@ -98,7 +104,7 @@ def scans_to_predict(
     """
     path = path_of(scans)
     of_table = path.suffix.lower() == ".csv"
-    items, n_ignored = (_in_table(path, config), 0) if of_table else _in_folder(path, config)
+    items, n_ignored = (_in_table(path, config), 0) if of_table else _in_folder(path, config, progress)
     if isinstance(scans, ScanWithRegion):
         return [_with_region(scans, items, of_table=of_table)], n_ignored
     if config.region == "roi" and not of_table:
@@ -125,7 +131,7 @@ def _in_table(table: Path, config: PreprocessingConfig) -> list[ScanToPredict]:
     return [ScanToPredict(replace(case, columns=own)) for case, own in zip(cohort.cases, columns, strict=True)]
 
 
-def _in_folder(scans: Path, config: PreprocessingConfig) -> tuple[list[ScanToPredict], int]:
+def _in_folder(scans: Path, config: PreprocessingConfig, progress: Progress) -> tuple[list[ScanToPredict], int]:
     if len(config.columns) > 1:
         raise CohortError(
             f"the input is made of {len(config.columns)} scans a case",
@@ -133,7 +139,7 @@ def _in_folder(scans: Path, config: PreprocessingConfig) -> tuple[list[ScanToPre
             expected=f"a .csv table with columns {', '.join(config.columns)}",
             action="A folder does not say which of its scans belong together, and in which order",
         )
-    found = survey(scans, max_gap_mm=config.max_gap_mm)
+    found = survey(scans, max_gap_mm=config.max_gap_mm, progress=progress)
     base = scans if scans.is_dir() else scans.parent
     damaged = [ScanToPredict(_case(base, file.path, ""), damage=file.reason) for file in found.ignored if file.damaged]
     items = [ScanToPredict(_case(base, one.path, one.name), one) for one in found.series] + damaged

@@ -14,7 +14,7 @@ import pytest
 from hospital_export import SECRETS, export_series, leaks
 
 from med_transfer.cohorts import Cohort
-from med_transfer.cohorts.indexing import Index, write_index
+from med_transfer.cohorts.indexing import Index, IndexSettings, write_index
 from med_transfer.errors import CohortError, OutputError, ScanNotFound, UsageError
 from med_transfer.scans import read_scan
 from med_transfer.scans.search.series_rules import SeriesRules
@@ -52,7 +52,11 @@ def export(tmp_path) -> Path:
 @pytest.fixture
 def index(export, tmp_path):
     """Index the export, with the options that are asked for."""
-    return lambda **options: write_index(export, tmp_path / "out/cohort.csv", **options)
+
+    def write(labels: Path | None = None, **options):
+        return write_index(export, tmp_path / "out/cohort.csv", labels, IndexSettings(**options))
+
+    return write
 
 
 def test_without_rules_every_usable_series_is_listed(index):

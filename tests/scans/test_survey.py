@@ -295,3 +295,11 @@ def test_no_permission(as_nobody):
         with pytest.raises(UnreadableScan, match=r"no permission to look into the folder"):
             read_scan(closed / "scan.nii")
         closed.chmod(0o700)
+
+
+def test_a_tree_of_many_files_says_how_far_it_is(tmp_path):
+    for number in range(130):
+        (tmp_path / f"{number}.txt").write_text("no scan")
+    told: list[tuple[str, int, int]] = []
+    survey(tmp_path, progress=lambda stage, done, total, note="": told.append((stage, done, total)))
+    assert told == [("looking through files", done, 0) for done in (1, 65, 129)]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from med_transfer.errors import NotAScan, ScanAborted, ScanError, UnreadableScan
 from med_transfer.errors.sentence import Sentence, few
+from med_transfer.progress import Progress, silent
 from med_transfer.scans.dicom.directory import NAME as DICOMDIR
 from med_transfer.scans.dicom.directory import listed_images
 from med_transfer.scans.dicom.elements import NO_STAMP, Stamp, stamp_of
@@ -37,13 +38,14 @@ log = logging.getLogger(__name__)
 
 _READERS = 8  # threads
 _BATCH = 1024  # files; what they hold takes ten times the memory until it is shared
+_TOLD = 64  # files, after which the listener is told: to draw a bar takes a tenth of a header's time
 _TRIED = 16  # files that show how fast the storage is
 _MOSTLY_WAITING = 3.0  # elapsed over computing time
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "Zstandard"}
 _TEXT = {*b"\t\n\f\r", *range(0x20, 0x7F), *range(0x80, 0x100)}  # bytes of ASCII, UTF-8 and Latin-1
 
 
-def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
+def survey(folder: Path | str, *, max_gap_mm: float = 0.0, progress: Progress = silent) -> Survey:
     """Every series in a folder and below it (or of one file or archive), and every file that is none.
 
     Reads headers only, and none again of files that have not changed since the last survey. One bad file never stops
@@ -52,6 +54,7 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
     Args:
         folder: a folder tree, an archive (zip, tar) or a file.
         max_gap_mm: uneven slices are repaired by interpolation where no gap is wider; 0 rejects them.
+        progress: told how many files and archives were looked into.
 
     Raises:
         ScanNotFound: the folder does not exist.
@@ -60,17 +63,24 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0) -> Survey:
     folder = Path(folder)
     require_exists(folder)
     silence_readers()
-    return _of_file(folder, max_gap_mm) if folder.is_file() else _of_tree(folder, max_gap_mm, _in_archive)
+    return _of_file(folder, max_gap_mm) if folder.is_file() else _of_tree(folder, max_gap_mm, _in_archive, progress)
 
 
-def _of_tree(folder: Path, max_gap_mm: float, in_archive: Callable[[Path, float], Survey]) -> Survey:
+def _of_tree(
+    folder: Path, max_gap_mm: float, in_archive: Callable[[Path, float], Survey], progress: Progress = silent
+) -> Survey:
     found = _Found()
-    for path, content in _contents(folder, found.ignored):
+    for number, (path, content) in enumerate(_contents(folder, found.ignored)):
         found.add(path, content)
+        if number % _TOLD == 0:
+            progress("looking through files", number + 1, 0)
     dicom = _all_series(found.slices, max_gap_mm, _listed(found.directories), found.ignored)
     damaged = as_damaged(found.ignored, dicom)
     series = beside_damage(dicom, damaged) + found.volumes
-    archives = {path: in_archive(path, max_gap_mm) for path in found.archives}
+    archives = {}
+    for number, path in enumerate(found.archives):
+        progress("unpacking archives", number, len(found.archives), path.name)
+        archives[path] = in_archive(path, max_gap_mm)
     series = _each_whole({folder: series, **{path: list(archive.series) for path, archive in archives.items()}})
     ignored = damaged + [file for archive in archives.values() for file in archive.ignored]
     if series and (how := how_to_follow(ignored)):  # where there is no series, the error says it
