@@ -76,7 +76,8 @@ def fit_fusion(development: DevelopmentScans, config: FusionConfig, *, balanced:
     require_patients(
         truth[learned_from], patients[learned_from].tolist(), development.labels, config.method, development.where
     )
-    inputs = learn_inputs(development, config)
+    inputs, shares = learn_inputs(development, config), truth.mean(axis=0)
+    prior = log_prior_ratio(shares, multilabel=inputs.multilabel) if balanced else None
     combinations: dict[tuple[Part, ...], Combination] = {}
     for parts in reversed(combinations_of(config.use)):
         without_network: tuple[Part, ...] = tuple(part for part in parts if part != "network")
@@ -86,7 +87,7 @@ def fit_fusion(development: DevelopmentScans, config: FusionConfig, *, balanced:
         chosen = out_of_fold if "network" in parts else everyone
         features = np.hstack([inputs.block(part, scans.take(chosen)) for part in parts])
         regression = _regression(
-            features, truth[chosen], patients[chosen], config.penalty, inputs.multilabel, balanced, seed
+            features, truth[chosen], patients[chosen], config.penalty, inputs.multilabel, prior, seed
         )
         names = tuple(name for part in parts for name in inputs.names(part))
         combinations[parts] = Combination(parts=parts, features=names, **regression)
@@ -96,7 +97,7 @@ def fit_fusion(development: DevelopmentScans, config: FusionConfig, *, balanced:
         method=config.method,
         report=config.report,
         balanced=balanced,
-        shares=tuple(truth.mean(axis=0).tolist()) if balanced else (),
+        shares=tuple(shares.tolist()) if balanced else (),
         warnings=tuple(
             leaking_columns({name: development.texts(name) for name in config.columns}, truth, development.patients)
         ),
@@ -188,19 +189,19 @@ def _regression(
     patients: NDArray,
     penalty: Penalty,
     multilabel: bool,
-    balanced: bool,
+    prior: NDArray[np.float64] | None,
     seed: int,
 ) -> dict[str, Any]:
-    """The fields of a Combination that are fitted."""
+    """The fields of a Combination that are fitted; ``prior``: what balanced classes leave out, None: they are not."""
+    balanced = prior is not None
     if penalty == "auto":
         penalty = choose_penalty(features, truth, patients, multilabel=multilabel, balanced=balanced, seed=seed)
     mean, scale, head = _fit(features, truth, penalty, multilabel=multilabel, balanced=balanced)
-    prior = log_prior_ratio(truth.mean(axis=0), multilabel=multilabel) if balanced else 0.0
     return {
         "mean": tuple(mean.tolist()),
         "scale": tuple(scale.tolist()),
         "weight": tuple(map(tuple, head.weight.tolist())),
-        "bias": tuple((head.bias + prior).tolist()),
+        "bias": tuple((head.bias if prior is None else head.bias + prior).tolist()),
         "inverse_penalty": penalty,
         "n_scans": len(truth),
         "n_patients": len(set(patients.tolist())),

@@ -69,6 +69,23 @@ def test_the_fusion_is_scikit_learns_regression_on_the_same_matrix(kind, balance
         np.testing.assert_allclose(weight, [model[-1].coef_[0] for model in models], atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["two", "findings"])
+def test_probabilities_hold_at_the_shares_of_all_development_scans_whichever_have_an_output(kind):
+    """As where the table's validation rows have more of a class than its training rows: calls go by those shares."""
+    data = made_up(kind, n=200, seed=3)
+    with_output = data.truth[:, 0] | (np.arange(200) % 4 == 0)
+    probabilities = np.where(with_output[:, None], data.scans.probabilities, np.nan)
+    fusion = fit(data, penalty=0.3, scans=replace(data.scans, probabilities=probabilities))
+    alone = replace(data, truth=data.truth[with_output], patients=np.array(data.patients)[with_output].tolist())
+    few = fit(alone, penalty=0.3, scans=data.scans.take(np.flatnonzero(with_output)))
+    shares, of_few = np.array(fusion.shares), np.array(few.shares)
+    np.testing.assert_allclose(shares, data.truth.mean(axis=0))
+    moved = logit(shares) - logit(of_few) if kind == "findings" else np.log(shares) - np.log(of_few)
+    found, before = (each.combinations[0] for each in (fusion, few))
+    np.testing.assert_allclose(np.array(found.bias) - before.bias, moved, atol=1e-9)
+    np.testing.assert_allclose(found.weight, before.weight)
+
+
 @pytest.mark.parametrize(
     ("n", "seed", "balanced", "expected"),
     [
@@ -103,7 +120,7 @@ def test_a_scan_without_an_out_of_fold_output_teaches_no_model_that_has_the_netw
     fitted = {one.parts: (one.n_scans, one.n_patients) for one in fusion.combinations}
     assert fitted == {("network", "handcrafted"): (30, 15), ("handcrafted",): (90, 45)}
 
-    other = replace(data, truth=np.concatenate([data.truth[:30], np.roll(data.truth[30:], 1, axis=1)]))
+    other = replace(data, truth=np.concatenate([data.truth[:30], np.roll(data.truth[30:], 1, axis=0)]))  # as frequent
     again = fit(other, scans=replace(data.scans, probabilities=holes), penalty=1.0)
     assert again.combinations[0] == fusion.combinations[0]
     assert again.combinations[1] != fusion.combinations[1]
