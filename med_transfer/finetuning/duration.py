@@ -304,6 +304,8 @@ def _smaller_and_smaller(
     """What to give up next; the first time nothing."""
     yield []
     baseline = [GivenUp("from_scratch_baseline", False, "the transfer gain is not measured")]
+    if config.transfer.on_harm == "fallback":
+        baseline += [GivenUp("transfer.on_harm", "report", "there is no network to fall back to")]
     if config.from_scratch_baseline:
         yield baseline
     if config.explain.gallery:
@@ -329,7 +331,20 @@ def _less_training(
     alone = _without(config, [*baseline, one])
     if config.split.kind == "kfold" and config.split.test_fraction and _can_be_split(cohort, divided, alone.split):
         yield [one, _fewer_epochs(minutes, alone, divided, cost)]
-    yield [GivenUp("transfer.strategy", {"name": "linear_probe"}, "only a linear head is trained, on frozen features")]
+    probe = GivenUp("transfer.strategy", {"name": "linear_probe"}, "only a linear head is trained, on frozen features")
+    yield [probe, *_of_training_alone(config)]
+
+
+def _of_training_alone(config: FinetuneConfig) -> list[GivenUp]:
+    """What was asked for that a linear head on frozen features does not go with."""
+    transfer = config.transfer
+    settings = (
+        ("transfer.regularise", [], bool(transfer.regularise)),
+        ("transfer.align", None, transfer.align is not None),
+        ("transfer.batch_norm", "auto", transfer.batch_norm == "train"),
+        ("training.averaging", "none", config.training.averaging != "none"),
+    )
+    return [GivenUp(key, without, "no stage of the network is trained") for key, without, asked in settings if asked]
 
 
 def _can_be_split(cohort: Cohort, divided: Divide, split: SplitConfig) -> bool:

@@ -124,6 +124,26 @@ def test_the_time_is_kept_or_refused_with_what_it_takes(minutes, read, forward, 
         assert estimate(fitting, split_cohort(COHORT, fitting.split), cost).seconds <= 60 * minutes
 
 
+@pytest.mark.parametrize(
+    ("asked", "given_up"),
+    [
+        ({"transfer": {"on_harm": "fallback"}}, ["transfer.on_harm"]),
+        ({"transfer": {"regularise": ["delta", "bss"]}}, ["transfer.regularise"]),
+        ({"transfer": {"align": {"method": "mmd", "unlabelled": "there.csv"}}}, ["transfer.align"]),
+        ({"transfer": {"batch_norm": "train"}}, ["transfer.batch_norm"]),
+        ({"transfer": {"batch_norm": "bn_adapt"}}, []),
+        ({"training": {"averaging": "ema"}}, ["training.averaging"]),
+    ],
+)
+def test_what_does_not_go_with_what_is_left_is_given_up_with_it(asked, given_up):
+    of_run = config(strategy="full", **asked)
+    fitting, lost = fit_into(1.6, of_run, COHORT, COST)
+    assert fitting.transfer.strategy.name == "linear_probe"
+    plain = [one.key for one in fit_into(1.6, config(), COHORT, COST)[1]]
+    assert sorted(one.key for one in lost) == sorted([*plain, *given_up])
+    fitting.resolved(from_source=True)
+
+
 def test_a_split_of_the_table_is_left_as_it_is():
     parts = itertools.cycle(["train", "train", "test"])
     cases = tuple(case.__class__(**(vars(case) | {"split": next(parts)})) for case in COHORT.cases)
