@@ -56,7 +56,7 @@ def fit_channels(encoder: Encoder, tensors: dict[str, Tensor]) -> tuple[dict[str
             the network's colours.
     """
     fitted, sentence = dict(tensors), ""
-    for name, convolution in _input_convolutions(encoder).items():
+    for name, convolution in input_convolutions(encoder).items():
         kernel, own = tensors.get(f"{name}.weight"), _kernel(convolution)
         colours = own.shape[1] // encoder.channels
         if kernel is None or kernel.ndim != own.ndim or kernel.shape[1] == own.shape[1] or kernel.shape[1] % colours:
@@ -82,7 +82,7 @@ def _build_coloured(build: Builder) -> Encoder:
 def _build_wide(build: Builder, channels: int) -> Encoder:
     """Each channel gets random kernels of its own, and all together respond as strongly as one did."""
     encoder = build()
-    for convolution in _input_convolutions(encoder).values():
+    for convolution in input_convolutions(encoder).values():
         kernel = _kernel(convolution).detach()
         wide = torch.randn_like(kernel.repeat_interleave(channels, dim=1)) * (kernel.std() / math.sqrt(channels))
         convolution.register_parameter("weight", nn.Parameter(wide))
@@ -92,7 +92,7 @@ def _build_wide(build: Builder, channels: int) -> Encoder:
     return encoder
 
 
-def _input_convolutions(encoder: Encoder) -> dict[str, nn.Module]:
+def input_convolutions(encoder: Encoder) -> dict[str, nn.Module]:
     """The convolutions that read the input: the stem's first, and a shortcut beside it where there is one."""
     stem = {id(module) for module in encoder.stages()[0].modules()}
     convolutions = {

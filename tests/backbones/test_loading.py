@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from residual_reference import medicalnet_plan, random_state
 from torch import nn
 
-from med_transfer.backbones import Encoder, load_backbone
+from med_transfer.backbones import Encoder, find_backbone, load_backbone
 from med_transfer.backbones.networks.resnet import slim_resnet
 from med_transfer.backbones.weights.matching import LoadReport, load_tensors
 from med_transfer.errors import BackboneError, UnknownBackbone, WeightsMismatch
@@ -78,6 +78,21 @@ def test_under_95_percent_is_refused_and_nothing_is_changed():
     ):
         load_tensors(encoder, state, "file")
     assert not any((tensor == 7).any() for tensor in encoder.state_dict().values())
+
+
+def test_what_is_missing_is_told_and_a_first_convolution_is_never_left_to_chance(caplog):
+    spec = find_backbone("resnet18-w8")
+    state = spec.build().state_dict()
+    later = {name: tensor for name, tensor in state.items() if name != "layer3.0.conv1.weight"}
+    load_tensors(spec.build(), later, "file")
+    assert "file: 99 of 100 encoder tensors loaded (99%). Left at random values" in caplog.text
+    caplog.clear()
+    load_tensors(spec.build(), state, "file")
+    assert not caplog.text
+    with pytest.raises(
+        WeightsMismatch, match=r"99 of 100 .*missing: conv1\.weight; .*its first convolution among them"
+    ):
+        load_tensors(spec.build(), {name: t for name, t in state.items() if name != "conv1.weight"}, "file")
 
 
 @pytest.mark.parametrize("other", [torch.zeros(1, 1, 3, 3, 3), torch.zeros(1, 1, 1, 1, 1, dtype=torch.int8)])

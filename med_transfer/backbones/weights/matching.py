@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from med_transfer.backbones.channels import fit_channels
+from med_transfer.backbones.channels import fit_channels, input_convolutions
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.weights.renaming import NO_RENAMING, Renaming
 from med_transfer.errors import BackboneError, WeightsMismatch
 from med_transfer.errors.sentence import few
+
+log = logging.getLogger(__name__)
 
 MINIMUM_SHARE = 0.95
 _PREFIXES = {
@@ -89,7 +92,8 @@ def load_tensors(
         renaming: of the family of files.
 
     Raises:
-        WeightsMismatch: under 95 % of the encoder's or of the file's tensors fit, or one has another shape.
+        WeightsMismatch: under 95 % of the encoder's or of the file's tensors fit, one has another shape, or there is
+            none for the first convolution, without which no later one sees what it learned from.
         BackboneError: a tensor holds NaN or infinity.
     """
     wanted = {name: tensor for name, tensor in encoder.state_dict().items() if not _is_counter(name)}
@@ -107,11 +111,14 @@ def load_tensors(
         fresh=fresh,
         channels=channels,
     )
-    if report.mismatched or min(report.matched_share, report.used_share) < MINIMUM_SHARE:
+    unread = [name for name in input_convolutions(encoder) if f"{name}.weight" in report.missing]
+    if report.mismatched or unread or min(report.matched_share, report.used_share) < MINIMUM_SHARE:
         raise _mismatch(report, adapted, wanted, where)
     broken = tuple(name for name, tensor in fitting.items() if not torch.isfinite(tensor).all())
     if broken:
         raise BackboneError(f"NaN or infinite values in {few(broken, 3)}", where=where, expected="finite weights")
+    if report.missing:
+        log.warning("%s: %s", where, report)
     encoder.load_state_dict(fitting, strict=False)
     return report
 
@@ -165,7 +172,8 @@ def _mismatch(
     return WeightsMismatch(
         "; ".join(parts),
         where=where,
-        expected=f"at least {MINIMUM_SHARE:.0%} of the encoder's and of the file's, and none of another shape",
+        expected=f"at least {MINIMUM_SHARE:.0%} of the encoder's and of the file's, its first convolution among "
+        "them, and none of another shape",
         action=_other_dimensions(report, given, wanted)
         or _other_channels(report, given, wanted)
         or "Choose the backbone that this file was made for",

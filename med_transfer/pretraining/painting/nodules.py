@@ -83,8 +83,8 @@ class NodulePainter:
         long = (stretch.amax(1) / stretch.amin(1)).log()
         facts = self._facts(painted, mask, solid, bumps, long, torch.where(whole, 1.0, core))
         seen = (painted - hu).flatten(1).amax(1) > _SEEN_HU  # ground glass in denser tissue leaves no trace
-        parts = (part * wide(seen) for part in (mask, solid))
-        return torch.where(wide(seen), painted, hu), Nodules(kind * seen, *parts, facts * seen[:, None])
+        shown = Nodules(kind * seen, mask * wide(seen), solid * wide(seen), facts * seen[:, None])
+        return torch.where(wide(seen), painted, hu), shown
 
     def _filled(self, hu: Tensor, mask: Tensor, core_mask: Tensor, kind: Tensor) -> Tensor:
         n, between = len(hu), self.draws.between
