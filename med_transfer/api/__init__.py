@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from med_transfer.api import datasets as datasets
-from med_transfer.api.planned import PLAN_FILE, PlannedConfig, config_for, planned_config
-from med_transfer.atomic import write_text
+from med_transfer.api.planned import PlannedConfig, config_for, keep_plan, planned_config
 from med_transfer.backbones import BackboneSpec, backbones
 from med_transfer.cohorts import Cohort
 from med_transfer.cohorts.kept_scans import keeping_scans
@@ -51,7 +50,7 @@ def finetune(
     with keeping_scans(), bars_unless(progress) as progress:
         config, planned = config_for(FinetuneConfig, cohort, config, overrides, out=Path(out), progress=progress)
         if planned:
-            write_text(Path(out) / PLAN_FILE, planned.as_yaml())
+            keep_plan(Path(out), planned.as_yaml())
         return _finetune(cohort, config, out, progress)
 
 
@@ -127,7 +126,7 @@ def select_backbone(
     with keeping_scans(), bars_unless(progress) as progress:
         config, planned = config_for(FinetuneConfig, cohort, config, overrides, progress=progress)
         if planned:
-            write_text(Path(out) / PLAN_FILE, planned.as_yaml())
+            keep_plan(Path(out), planned.as_yaml())
         return select(cohort, config, out, names, weights, progress)
 
 

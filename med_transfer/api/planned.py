@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from med_transfer.atomic import output_error, write_text
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, split_cohort
+from med_transfer.cohorts.overwriting import put_aside
 from med_transfer.config import given_config, load_config, parse, refuse_mistyped
+from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import LOCK_FILE, resolve_preprocessing
 from med_transfer.finetuning.duration import Duration, estimate, fit_into, measure_cost, prepare_seconds
@@ -157,6 +160,30 @@ def begun(out: Path) -> bool:
 def begun_plan(out: Path) -> Path | None:
     """What the run in a folder was planned to be; None where it was not planned."""
     return path if (path := out / PLAN_FILE).exists() else None
+
+
+def keep_plan(out: Path, text: str) -> None:
+    """Write a job's plan into its folder; one of other settings that is there, corrected by hand perhaps, is kept.
+
+    Raises:
+        OutputError: it cannot be read or written.
+    """
+    path = out / PLAN_FILE
+    try:
+        there = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise output_error(path, error) from error
+    if there and _settings(there) != _settings(text.encode()):
+        log.warning("%s: the plan that was there, with other settings; -c takes it", put_aside(path, there))
+    write_text(path, text)
+
+
+def _settings(plan: bytes) -> Any:
+    """Without comments; of what is no plan, what it is."""
+    try:
+        return parse(plan.decode(), PLAN_FILE)
+    except (ConfigError, UnicodeDecodeError):
+        return plan
 
 
 def with_quick(overrides: Sequence[str], *, quick: bool) -> list[str]:

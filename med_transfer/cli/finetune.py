@@ -62,8 +62,7 @@ def command(
 
     Without --config the program plans one from the scans and prints it first, as ``med-transfer plan`` does.
     """
-    from med_transfer.api.planned import PLAN_FILE, begun, config_for, timed_config, with_quick
-    from med_transfer.atomic import write_text
+    from med_transfer.api.planned import begun, config_for, keep_plan, timed_config, with_quick
     from med_transfer.cli.summary import say_run
     from med_transfer.cli.terminal import progress_bars, say
     from med_transfer.cohorts import Cohort
@@ -85,7 +84,7 @@ def command(
             timed = timed_config(table, settings, planned, minutes)
             settings = timed.config
             if planned:
-                write_text(out / PLAN_FILE, timed.as_yaml(finetune_command(cohort, "-o", out)))
+                keep_plan(out, timed.as_yaml(finetune_command(cohort, "-o", out)))
             for sentence in () if as_json else timed.sentences:
                 say(sentence)
         elif not as_json:

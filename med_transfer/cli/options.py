@@ -108,15 +108,14 @@ def cohort_and_settings(
     progress: Progress,
 ) -> tuple[Cohort, Settings]:
     """The table and its config: given, or planned as ``finetune`` does and kept in ``out``; said before it is used."""
-    from med_transfer.api.planned import PLAN_FILE, config_for
-    from med_transfer.atomic import write_text
+    from med_transfer.api.planned import config_for, keep_plan
     from med_transfer.cli.terminal import say
     from med_transfer.cohorts import Cohort
 
     cohort = Cohort.read(table)
     settings, planned = config_for(kind, cohort, config, overrides, out=out, plan=plan, progress=progress)
     if planned:
-        write_text(out / PLAN_FILE, planned.as_yaml())
+        keep_plan(out, planned.as_yaml())
     if not as_json:
         for sentence in planned.sentences if planned else ():
             say(sentence)

@@ -64,10 +64,16 @@ def replace_keeping(out: Path, content: bytes, own: Sequence[str]) -> Path | Non
     except OSError as error:
         raise output_error(out, error) from error
     if there != content and not set(header_of(out)) <= set(own):
-        names = (out.with_name(f"{out.stem}.before{number or ''}{out.suffix}") for number in (0, *range(2, 10_000)))
-        before = next(name for name in names if not name.exists() or name.read_bytes() == there)
-        write_bytes(before, there)
+        before = put_aside(out, there)
     write_bytes(out, content)
+    return before
+
+
+def put_aside(out: Path, there: bytes) -> Path:
+    """Keep what is about to be written over beside it, as ``NAME.before.EXT``. Raises OutputError."""
+    names = (out.with_name(f"{out.stem}.before{number or ''}{out.suffix}") for number in (0, *range(2, 10_000)))
+    before = next(name for name in names if not name.exists() or name.read_bytes() == there)
+    write_bytes(before, there)
     return before
 
 

@@ -181,6 +181,20 @@ def test_select_ranks_for_the_plan_and_says_the_finetune_that_takes_it(command, 
     assert files in ([], [str(out / "plan.yaml")])
 
 
+def test_a_plan_that_was_corrected_by_hand_is_not_lost(command, cohort_csv, tmp_path):
+    out, words = tmp_path / "selection", ("--plan", "--backbones", "med-transfer-small", *SMALL)
+    command("select", cohort_csv, "-o", out, *words)
+    plan = out / "plan.yaml"
+    told = command("select", cohort_csv, "-o", out, *words)
+    assert "the plan that was there" not in told.err  # the same one
+    by_hand = plan.read_text().replace("monitor: macro_auc", "monitor: loss") + "# what the clinic wants\n"
+    plan.write_text(by_hand)
+    told = command("select", cohort_csv, "-o", out, *words)
+    assert f"{out / 'plan.before.yaml'}: the plan that was there, with other settings; -c takes it" in told.err
+    assert (out / "plan.before.yaml").read_text() == by_hand
+    assert load_config(FinetuneConfig, plan).training.monitor == "macro_auc"
+
+
 def test_tune_searches_from_the_plan_and_goes_on_with_it(command, cohort_csv, tmp_path):
     pytest.importorskip("optuna")
     out, probe = tmp_path / "search", settings("transfer.strategy=linear_probe", "tuning.folds=1")
