@@ -197,6 +197,13 @@ def lacking_prior(truth: Truth, config: FinetuneConfig, *, multilabel: bool) -> 
     return log_prior_ratio(truth.mean(axis=0), multilabel=multilabel, trained_at=drawn)
 
 
+def no_evidence(truth: Truth, config: FinetuneConfig, *, multilabel: bool) -> tuple[float, ...]:
+    """Logits [class] of a network that sees nothing: where classes were left alone, it knows how frequent they are."""
+    if config.training.balance != "none":
+        return ()
+    return tuple(log_prior_ratio(truth.mean(axis=0), multilabel=multilabel).tolist())
+
+
 def loss_weights(truth: Truth, config: FinetuneConfig, *, multilabel: bool) -> Tensor:
     """Weight of each class in the loss: inverse frequency with mean 1, or for findings absent over present."""
     present = truth.sum(axis=0).astype(np.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Split
-from med_transfer.finetuning.batches import FoldData, Truth, fold_data, lacking_prior
+from med_transfer.finetuning.batches import FoldData, Truth, fold_data, lacking_prior, no_evidence
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
@@ -186,8 +186,11 @@ def _calibrated(run_data: RunData, config: FinetuneConfig, folds: list[_Fold]) -
     cohort, split = run_data.prepared.cohort, run_data.split
     logits, truth = (np.concatenate(parts) for parts in zip(*(fold.validation for fold in folds), strict=True))
     patients = [cohort.patients[row] for row in chain.from_iterable(split.validation)]
-    prior = lacking_prior(cohort.truth[list(split.development)], config, multilabel=cohort.labels.multilabel)
-    return calibrate(logits, truth, patients, cohort.labels, config.calibration.method, prior)
+    development, multilabel = cohort.truth[list(split.development)], cohort.labels.multilabel
+    prior = lacking_prior(development, config, multilabel=multilabel)
+    found = calibrate(logits, truth, patients, cohort.labels, config.calibration.method, prior)
+    nothing = no_evidence(development, config, multilabel=multilabel)
+    return replace(found, calibrator=found.calibrator.model_copy(update={"no_evidence": nothing}))
 
 
 def config_of_repeat(config: FinetuneConfig, split: Split, repeat: int) -> FinetuneConfig:

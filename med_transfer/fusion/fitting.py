@@ -97,7 +97,7 @@ def fit_fusion(development: DevelopmentScans, config: FusionConfig, *, balanced:
         method=config.method,
         report=config.report,
         balanced=balanced,
-        shares=tuple(shares.tolist()) if balanced else (),
+        shares=tuple(shares.tolist()),
         warnings=tuple(
             leaking_columns({name: development.texts(name) for name in config.columns}, truth, development.patients)
         ),

@@ -182,8 +182,7 @@ class Fusion(Record):
         method: how they were made; of bundles from before there was a choice, ``stacked``.
         report: whose figures are a report's main ones.
         balanced: whether classes were weighed by inverse frequency.
-        shares: of the scans learned from that have each class, where ``balanced`` models give probabilities at these;
-            empty where they do not, as in older bundles.
+        shares: of the scans learned from that have each class, at which probabilities hold; empty in older bundles.
         warnings: columns that may give the answer, or the patient, away.
     """
 

@@ -135,3 +135,18 @@ def test_a_folds_network_starts_from_the_configs_seed_whatever_was_drawn_before(
         trained = train(PLAN, config, source, tmp_path / f"{before}", silent)
         heads.append(trained.fold_models[0].classifier.head.weight)
     assert torch.equal(*heads)
+
+
+@pytest.mark.parametrize("balance", ["sampling", "none"])
+def test_a_rare_class_is_called_by_how_a_scan_looks_also_where_training_left_it_rare(balance, tmp_path):
+    """By ``balanced_argmax``, which the most probable class is not: of the patients a quarter are ``with``."""
+    config = small_config("linear_probe", training={"balance": balance})
+    trained = train(PLAN, config, source_of("sees"), tmp_path, silent)
+    labels = PLAN.prepared.cohort.labels
+    without = trained.ensemble.calibrator.without_evidence(2, multilabel=False)
+    assert without[0] == pytest.approx(HAS.mean(), abs=0.1)
+    calls = trained.balanced_point(labels).predictions(trained.validation, labels)[:, 0]
+    has = HAS[IN_FOLD_ORDER]
+    most_probable = trained.validation[:, 0] > 0.5
+    assert calls[has].mean() > most_probable[has].mean()
+    assert balanced_accuracy_score(has, calls) > balanced_accuracy_score(has, most_probable)

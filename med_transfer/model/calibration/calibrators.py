@@ -24,6 +24,7 @@ class _Calibrator(BaseModel):
     n: validation scans that it was fitted on.
     n_patients: their patients who have each class (of findings also ``no NAME``); empty in older bundles.
     note: how it came to be this method where that was not simply asked for; else empty.
+    no_evidence: logits [class] where the network speaks for no class; empty: 0, as training on equal classes gives.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -31,6 +32,7 @@ class _Calibrator(BaseModel):
     n: int = 0
     n_patients: dict[str, int] = Field(default_factory=dict)
     note: TextInParts = ""
+    no_evidence: tuple[float, ...] = ()
 
     def probabilities(self, logits: Logits, *, multilabel: bool) -> Probabilities:
         """Calibrated probabilities [scan, class], float64, of logits [scan, class] of one network."""
@@ -38,8 +40,9 @@ class _Calibrator(BaseModel):
         return expit(scaled) if multilabel else softmax(scaled, axis=1)
 
     def without_evidence(self, n_classes: int, *, multilabel: bool) -> tuple[float, ...]:
-        """Each class's probability where the network speaks for none (all logits 0): what frequency alone says."""
-        return tuple(self.probabilities(np.zeros((1, n_classes)), multilabel=multilabel)[0].tolist())
+        """Each class's probability where the network speaks for none: what frequency alone says."""
+        logits = np.array([self.no_evidence or [0.0] * n_classes])
+        return tuple(self.probabilities(logits, multilabel=multilabel)[0].tolist())
 
     def _scaled(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Calibrated logits."""
