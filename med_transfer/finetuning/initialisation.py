@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import cast
 
 import numpy as np
@@ -30,6 +31,14 @@ from med_transfer.model.linear_head import LinearHead, fit_probe
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 
+_SWITCHES = {  # settings, and what has to be chosen for them to do anything
+    "training.ema_decay": ("training.averaging", "ema"),
+    "training.swa_start": ("training.averaging", "swa"),
+    "transfer.l2_sp": ("transfer.regularise", "l2_sp"),
+    "transfer.delta": ("transfer.regularise", "delta"),
+    "transfer.bss": ("transfer.regularise", "bss"),
+    "backbone.pretraining": ("backbone.pretrain", "painted_lesions"),
+}
 ADAPTED_TOGETHER = 8  # scans: whatever the batch of the training, whose size must not decide the statistics
 
 
@@ -60,7 +69,18 @@ def ignored_settings(asked: FinetuneConfig, config: FinetuneConfig, encoder: Enc
     asked_settings = asked.transfer.strategy.model_dump(exclude={"name"}, exclude_defaults=True)
     dropped += [f"transfer.strategy.{name}" for name in asked_settings if name not in type(strategy).model_fields]
     ignored = [f"{', '.join(dropped)} without effect: the network starts from random values"] if dropped else []
-    return ignored + strategy.warnings(encoder, config.training.epochs)
+    return ignored + _not_switched_on(asked) + strategy.warnings(encoder, config.training.epochs)
+
+
+def _not_switched_on(config: FinetuneConfig) -> list[str]:
+    """Settings of parts that another key switches on, where it does not and they are not the default."""
+    default, ignored = FinetuneConfig(), []
+    for key, (switch, part) in _SWITCHES.items():
+        chosen = attrgetter(switch)(config)
+        is_on = part in chosen if isinstance(chosen, tuple) else part == chosen
+        if not is_on and attrgetter(key)(config) != attrgetter(key)(default):
+            ignored.append(f"{key} without effect: it is of {switch}={part}, which is not set")
+    return ignored
 
 
 @dataclass(frozen=True)

@@ -325,6 +325,32 @@ def test_what_holds_back_a_source_is_without_effect_where_there_is_none():
 
 
 @pytest.mark.parametrize(
+    ("settings", "switch"),
+    [
+        ({"training": {"ema_decay": 0.9}}, {"training": {"averaging": "ema"}}),
+        ({"training": {"swa_start": 0.5}}, {"training": {"averaging": "swa"}}),
+        ({"transfer": {"delta": {"strength": 2.0}}}, {"transfer": {"regularise": ["delta"]}}),
+        ({"backbone": {"pretraining": {"steps": 9}}}, {"backbone": {"pretrain": "painted_lesions"}}),
+    ],
+)
+def test_settings_of_what_is_not_switched_on_are_told_to_be_without_effect(settings, switch):
+    (section, values), of_switch = *settings.items(), *switch.values()
+    alone, both = (FinetuneConfig.model_validate({section: each}) for each in (values, values | of_switch))
+    said = ignored_settings(alone, alone.resolved(from_source=True), SmallEncoder())
+    key, chosen = f"{section}.{next(iter(values))}", f"{section}.{next(iter(of_switch))}="
+    assert len(said) == 1
+    assert said[0].startswith(f"{key} without effect: it is of {chosen}")
+    assert ignored_settings(both, both.resolved(from_source=True), SmallEncoder()) == []
+
+
+def test_no_config_that_comes_with_the_program_has_settings_without_effect():
+    for path in sorted(EXAMPLES.parent.rglob("*.yaml")):
+        with contextlib.suppress(ConfigError, UnknownKey):  # of another command
+            given = load_config(FinetuneConfig, path).resolved(from_source=True)
+            assert ignored_settings(given, given, SmallEncoder()) == [], path
+
+
+@pytest.mark.parametrize(
     ("epochs", "pace", "frozen", "warning"),
     [
         (4, 4, 0, "4 epochs a stage: in 4 epochs only the head ever learns; all stages need 13 epochs"),
