@@ -6,7 +6,7 @@ Each scan's result is kept in a file of its own, so that a run that was killed g
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from med_transfer.cohorts.kept_scans import scan_to_prepare
 from med_transfer.cohorts.splits import Images
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
-from med_transfer.errors.sentence import Sentence, joined
+from med_transfer.errors.sentence import Sentence, few, joined
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig, Scans
 from med_transfer.progress import Progress, remark, silent
@@ -296,7 +296,26 @@ def prepare_cohort(
             expected="at least one",
             action=f"The first reason: {failed[0].reason}",
         )
-    return PreparedCohort(cohort.subset(usable), tuple(scans), tuple(failed))
+    prepared = PreparedCohort(cohort.subset(usable), tuple(scans), tuple(failed))
+    _warn_of_copies(prepared.cohort, prepared.content_hashes)
+    return prepared
+
+
+def _warn_of_copies(cohort: Cohort, content_hashes: Sequence[Images]) -> None:
+    """One image under two patients is a scan that was filed twice, and would count as two; one of them is wrong."""
+    first: dict[str, int] = {}
+    for number, hashes in enumerate(content_hashes):
+        for key in hashes:
+            first.setdefault(key, number)
+    pairs = {(first[key], number) for number, hashes in enumerate(content_hashes) for key in hashes}
+    patients = cohort.patients  # one that is not known may be any other
+    copies = sorted((a, b) for a, b in pairs if patients[a] and patients[b] and patients[a] != patients[b])
+    if copies:
+        log.warning(
+            "identical images under two patients: %s. They count as two scans; correct the column patient, or leave "
+            "the copy out",
+            few([f"{cohort.cases[a]} with {cohort.cases[b]}" for a, b in copies], 3),
+        )
 
 
 def without_prediction(case: Case, error: ScanError) -> Prediction:

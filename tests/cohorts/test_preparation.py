@@ -1,11 +1,15 @@
-"""What is recorded of a scan that cannot be used."""
+"""What is recorded of a scan that cannot be used, and said of one that was filed twice."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from med_transfer.cohorts import Case, without_prediction
+from med_transfer.cohorts import Case, Cohort, prepare_cohort, without_prediction
 from med_transfer.errors import UnreadableScan
+from med_transfer.phantoms import write_nifti
+from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 
 CASE = Case(
     scan="DOE_JOHN/ct.nii.gz",
@@ -34,3 +38,29 @@ def test_a_path_within_the_words_is_no_name_in_a_report_either():
     recorded = without_prediction(CASE, error)
     assert recorded.problem == "mask is on another grid than scan."
     assert recorded.reason == "DOE_JOHN.nii.gz is on another grid than DOE_JOHN/ct.nii.gz."
+
+
+def test_one_image_under_two_patients_is_warned_of(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    for name in ("first", "other"):
+        write_nifti(tmp_path / f"{name}.nii.gz", rng.integers(-50, 90, (8, 16, 16)).astype(np.int16), np.eye(4))
+    shutil.copy(tmp_path / "first.nii.gz", tmp_path / "filed-twice.nii.gz")
+    header = "scan,patient,label\n"
+    rows = {"first": "P1", "other": "P2", "filed-twice": "P3"}
+    preprocessing = Preprocessing(PreprocessingConfig(shape=(8, 8, 8), region="whole"))
+
+    def warned(rows: dict[str, str]) -> list[str]:
+        table = tmp_path / "cohort.csv"
+        table.write_text(
+            header
+            + "".join(
+                f"{scan}.nii.gz,{patient},{label}\n" for (scan, patient), label in zip(rows.items(), "aba", strict=True)
+            )
+        )
+        caplog.clear()
+        prepare_cohort(Cohort.read(table), preprocessing, tmp_path / "prepared")
+        return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    (said,) = warned(rows)
+    assert said.startswith("identical images under two patients: row 2 (first.nii.gz) with row 4 (filed-twice.nii.gz).")
+    assert warned(rows | {"filed-twice": "P1"}) == []  # two rows of one patient
