@@ -38,11 +38,11 @@ class HeatMap:
 
     @property
     def peak(self) -> Triple:
-        """Index (depth, height, width) of the voxel that speaks most for the class.
+        """Index (depth, height, width) of the voxel that speaks most for the class; NaN does not speak.
 
         Of many that do, as all of a slice, the one nearest to their middle: at a corner is nothing to be seen.
         """
-        most = np.argwhere(self.values == self.values.max())
+        most = np.argwhere(self.values == np.nanmax(self.values))
         depth, height, width = most[((most - most.mean(axis=0)) ** 2).sum(axis=1).argmin()]
         return int(depth), int(height), int(width)
 

@@ -36,6 +36,13 @@ def on_scan(values: NDArray[np.float32], grid: Grid, affine: geometry.Affine, sh
     return mapped
 
 
+def within(values: NDArray[np.float32], grid: Grid, scan: Grid) -> NDArray[np.float32]:
+    """A copy of a map on ``grid`` that is NaN where no voxel of the scan lies: what pads the input there."""
+    shown = values.copy()
+    _blank_outside(shown, grid, scan)
+    return shown
+
+
 def _touched(grid: Grid, affine: geometry.Affine, shape: Triple) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """First and past-the-last scan index (k, j, i) of a box around the grid."""
     edges = list(itertools.product(*[(-0.5, n - 0.5) for n in grid.shape[::-1]]))

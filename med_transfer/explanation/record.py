@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from med_transfer.explanation.explained import Explanation
 from med_transfer.explanation.heat import Method
+from med_transfer.explanation.mapping import within
 from med_transfer.explanation.occlusion import Occlusion
 from med_transfer.explanation.settings import Fill, MapSettings, MethodName
 from med_transfer.scans import Region, geometry
@@ -20,6 +22,9 @@ STATEMENT = (
     "or how much each slice or tile counts. It does not show why the network answers so, nor that the place is a "
     "finding. Research use only."
 )
+
+
+_IN_PADDING = "The map is strongest outside of the scan, in what pads it."
 
 
 class _Record(BaseModel):
@@ -52,7 +57,7 @@ class ExplanationRecord(_Record):
         predicted: what the network calls at its operating point.
         element_mm: the smallest thing the map can tell apart, along depth, height, width of the network's input.
         stage, window_mm, stride_mm: of the method, as used (a cube rounded to voxels); None where it has none.
-        peak_lps_mm: where the map is strongest, and ``peak`` how strong.
+        peak_lps_mm: where the map is strongest within the scan, and ``peak`` how strong.
         seen_centre_lps_mm, seen_size_mm: the box that the network saw; the map is 0 outside.
         fused: whether the bundle's final answer is of a fusion, of which this map explains the network's part alone.
     """
@@ -90,7 +95,7 @@ def record_of(
     explanation: Explanation,
     method: Method,
     settings: MapSettings,
-    grid: Grid,
+    grids: tuple[Grid, Grid],
     class_name: str,
     predicted: str,
     fused: bool,
@@ -100,14 +105,18 @@ def record_of(
     Args:
         explanation: the map and its checks.
         method, settings: it was made with.
-        grid: of the input that it is of.
+        grids: of the input that it is of, and of the scan: what lies beyond that is padding.
         class_name: that it explains; ``predicted`` is what the network calls.
         fused: whether the bundle has a fusion.
     """
+    grid, scan = grids
     spacing = np.array(geometry.spacing_mm(grid.affine))[::-1]
     occlusion = method if isinstance(method, Occlusion) else None
     heat, hidden, checked = explanation.heat, explanation.deletion, explanation.sanity
     seen = seen_region(grid)
+    on_scan = replace(heat, values=within(heat.values, grid, scan))
+    peak = float(np.nanmax(on_scan.values))
+    outside = [_IN_PADDING] if heat.values.max() > peak and not heat.empty else []
     return ExplanationRecord(
         method=settings.method,
         class_name=class_name,
@@ -118,8 +127,8 @@ def record_of(
         stride_mm=_triple(np.array(occlusion.stride) * spacing) if occlusion else None,
         fill=settings.fill,
         element_mm=_triple(np.array(heat.element_voxels) * spacing),
-        peak=float(heat.values.max()),
-        peak_lps_mm=_triple(geometry.to_world_mm(grid.affine, heat.peak[::-1])),
+        peak=peak,
+        peak_lps_mm=_triple(geometry.to_world_mm(grid.affine, on_scan.peak[::-1])),
         seen_centre_lps_mm=seen.centre_mm,
         seen_size_mm=seen.size_mm,
         deletion=hidden
@@ -134,7 +143,7 @@ def record_of(
         and SanityRecord(
             rank_correlation=checked.correlation, correlations=checked.correlations, passed=checked.passed
         ),
-        doubts=explanation.doubts,
+        doubts=(*explanation.doubts, *outside),
         fused=fused,
     )
 

@@ -31,6 +31,7 @@ from med_transfer.inference.listing import ScanToPredict, ScanWithRegion, scans_
 from med_transfer.predictions.record import Prediction
 from med_transfer.progress import Progress, remark, silent
 from med_transfer.scans import Region, Volume
+from med_transfer.scans.geometry import Grid
 from med_transfer.scans.isolation import confined
 
 log = logging.getLogger(__name__)
@@ -198,9 +199,10 @@ def explain_scan(
         ),
     )
     depth, height, width = first.voxels.shape
+    scan, fused = Grid(first.affine, (depth, height, width)), predictor.record.fusion is not None
     return ScanMap(
-        record_of(explanation, method, settings, grid, chosen, answer.predicted, predictor.record.fusion is not None),
-        on_scan(explanation.heat.values, grid, first.affine, (depth, height, width)),
+        record_of(explanation, method, settings, (grid, scan), chosen, answer.predicted, fused),
+        on_scan(explanation.heat.values, grid, scan.affine, scan.shape),
         shown_window(predictor, first),
         seen_region(grid),
     )

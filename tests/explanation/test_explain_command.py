@@ -23,7 +23,7 @@ from med_transfer.bundle import (
     save_bundle,
 )
 from med_transfer.errors import BundleError, ConfigError, UsageError
-from med_transfer.explanation import GradCAM
+from med_transfer.explanation import GradCAM, HeatMap
 from med_transfer.explanation.settings import MapSettings
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
@@ -106,6 +106,29 @@ def test_one_scan_becomes_a_map_a_picture_and_a_record(bundle, tmp_path, command
     coloured = np.ptp(picture[..., :3], axis=-1) > 0.2
     height = len(picture) // 2
     assert coloured[height:].mean() > 2 * coloured[:height].mean()  # letters and box above; the map too below
+
+
+def _noise(shape):
+    return np.random.default_rng(0).normal(0, 200, shape).astype(np.int16)
+
+
+class Beside(torch.nn.Module):
+    """A map that grows to the left, beyond a scan that is narrower than the input."""
+
+    def __call__(self, ensemble, image, class_index):
+        ramp = np.broadcast_to(np.arange(image.shape[3], dtype=np.float32), tuple(image.shape[1:]))
+        return HeatMap(ramp.copy(), (1.0, 1.0, 1.0))
+
+
+def test_what_is_strongest_in_the_padding_is_said_and_the_place_lies_in_the_scan(bundle, tmp_path, monkeypatch):
+    scan = write_nifti(tmp_path / "s.nii.gz", _noise((16, 16, 6)), np.diag([2.0, 2.0, 2.0, 1.0]))
+    monkeypatch.setattr(MapSettings, "on", lambda *_: Beside())
+    (record,) = mt.explain(bundle, scan, tmp_path / "out", draws=0, hidden=0).records
+    assert record.doubts == ("The map is strongest outside of the scan, in what pads it.",)
+    written = SimpleITK.ReadImage(str(tmp_path / "out/map.nii.gz"))
+    place = written.TransformPhysicalPointToIndex(record.peak_lps_mm)
+    assert written.GetPixel(*place) == pytest.approx(record.peak, rel=0.1)
+    assert SimpleITK.GetArrayFromImage(written).max() <= record.peak * (1 + 1e-5)
 
 
 def test_the_map_is_of_what_the_predictor_sees(bundle, tmp_path, command):
