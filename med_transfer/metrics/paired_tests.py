@@ -14,6 +14,9 @@ from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Record
 
 _CLUSTERED = Sentence("some patients have several scans, which the test would count as independent; see the intervals")
+_OUT_OF_FOLD = Sentence(
+    "patients also taught the networks that were asked about others, which the test does not count; see the intervals"
+)
 _TOO_FEW = Sentence("too few scans: some class has one or none")
 _NO_SPREAD = Sentence("every placement agrees: the scans are too few to have a variance")
 
@@ -42,14 +45,21 @@ def mcnemar(first: LabelledPredictions, second: LabelledPredictions) -> PairedTe
     Source: McNemar 1947, Psychometrika 12:153; exact binomial form.
     """
     method = Sentence("McNemar, exact")
-    if first.clustered:
-        return PairedTest(method=method, p_value=None, reason=_CLUSTERED)
+    if reason := _why_not(first, second):
+        return PairedTest(method=method, p_value=None, reason=reason)
     ours, theirs = _right(first), _right(second)
     only_first, only_second = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
     discordant = Sentence(
         "{ours} scans only this run calls right, {theirs} only the reference", ours=only_first, theirs=only_second
     )
     return PairedTest(method=method, p_value=mcnemar_p(only_first, only_second), found=discordant)
+
+
+def _why_not(first: LabelledPredictions, second: LabelledPredictions) -> Text:
+    """Why a test that takes scans for independent cannot be given; empty where it can."""
+    if first.clustered:
+        return _CLUSTERED
+    return _OUT_OF_FOLD if first.out_of_fold or second.out_of_fold else ""
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
@@ -65,8 +75,8 @@ def _right(predictions: LabelledPredictions) -> NDArray[np.bool_]:
 def delong_test(first: LabelledPredictions, second: LabelledPredictions) -> PairedTest:
     """Whether two models have the same macro AUC; see :func:`med_transfer.metrics.delong.delong`."""
     method = Sentence("DeLong, macro AUC")
-    if first.clustered:
-        return PairedTest(method=method, p_value=None, reason=_CLUSTERED)
+    if reason := _why_not(first, second):
+        return PairedTest(method=method, p_value=None, reason=reason)
     difference = delong(first.truth, first.probabilities, second.probabilities, multilabel=first.labels.multilabel)
     if difference is None:
         return PairedTest(method=method, p_value=None, reason=_TOO_FEW)

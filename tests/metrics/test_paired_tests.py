@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -14,7 +15,7 @@ from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.delong import delong, placements
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.paired_tests import corrected, delong_test, holm, mcnemar, mcnemar_p
+from med_transfer.metrics.paired_tests import corrected, delong_margin_test, delong_test, holm, mcnemar, mcnemar_p
 from med_transfer.predictions.labels import Labels
 
 TWO, THREE = Labels(("a", "b")), Labels(("a", "b", "c"))
@@ -197,6 +198,17 @@ def test_tests_are_not_given_where_patients_have_several_scans():
     for paired_test in (mcnemar(first, second), delong_test(first, second)):
         assert paired_test.p_value is None
         assert "some patients have several scans" in paired_test.reason
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_tests_are_not_given_where_patients_taught_the_networks_of_others(which):
+    """Their intervals are wider by the root of 2 there: a p value beside one that holds 0 would say the contrary."""
+    truth = np.eye(2, dtype=bool)[[0, 1] * 6]
+    pair = [predictions_of(truth, [True] * 12), predictions_of(truth, [True, False] * 6)]
+    assert mcnemar(*pair).p_value < 0.05
+    pair[which] = replace(pair[which], out_of_fold=True)
+    for paired_test in (mcnemar(*pair), delong_test(*pair), delong_margin_test(*pair, 0.1)):
+        assert (paired_test.p_value, "taught the networks" in paired_test.reason) == (None, True)
 
 
 def test_a_class_with_one_scan_has_no_delong():
