@@ -55,14 +55,15 @@ def optimiser(
     groups = parameter_groups(classifier, strategy, config.weight_decay if decay else 0.0)
     extra = [{"params": list(extra_parameters), "lr": strategy.rate(), "weight_decay": 0.0}] if extra_parameters else []
     adamw = AdamW(groups + extra)
-    last = config.swa_start if config.averaging == "swa" else 1.0
     warmup = config.warmup_epochs * steps_per_epoch
     total = max(config.epochs * steps_per_epoch, 1)
+    last = config.swa_start * total if config.averaging == "swa" else total
 
     def factor(step: int) -> float:
+        step = min(step, math.ceil(last))
         if step < warmup:
             return (step + 1) / (warmup + 1)
         progress = (step - warmup) / max(total - warmup, 1)
-        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, last)))
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
     return adamw, LambdaLR(adamw, factor)
