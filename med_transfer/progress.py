@@ -113,6 +113,7 @@ class Tally:
         self._counts = dict.fromkeys(outcomes, 0)
         self._n_new = self._n_before = self._n_told = 0
         self._started = time.monotonic()
+        progress(stage, 0, total)  # what is remarked before the first one is done is of this stage
 
     def skip(self) -> None:
         """One that was done before; told with the next new one, so that nobody takes it for speed."""

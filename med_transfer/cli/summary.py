@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from med_transfer.bundle import read_record
 from med_transfer.cli.terminal import say, say_json
-from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.estimate import Estimate, whole_percent
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import Metrics, Repeats
 from med_transfer.predictions.table import PredictionTable, why_abstained
@@ -74,7 +74,7 @@ def say_abstained(n_abstained: int, n_ok: int, limit: float | None, reasons: Map
     """How many predictions abstain and why; nothing where the bundle never does."""
     if limit is None:
         return
-    novel = f"more out-of-distribution than {limit:.0%} of held-out scans ({reasons.get('novelty', 0)})"
+    novel = f"more out-of-distribution than {whole_percent(limit)} of held-out scans ({reasons.get('novelty', 0)})"
     outside = [f"{code.removeprefix('outside_')} ({n})" for code, n in reasons.items() if code != "novelty"]
     envelope = f"; outside of the input envelope: {', '.join(outside)}" if outside else ""
     say(f"{n_abstained} of {n_ok} predictions abstain: {novel}{envelope}")

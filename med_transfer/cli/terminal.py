@@ -111,11 +111,11 @@ class TerminalProgress:
         """Draw one more step; a new stage begins a new bar, in place of the one of its kind."""
         stage, note = printable(stage), printable(note)
         if stage not in self._tasks:
-            if self._tasks:  # a stage has ended; the first one tells of itself when its first step is done
+            if self._tasks:  # a stage has ended
                 tell_remarks()
             self._end_stages(kind_of(stage))
             self._tasks[stage] = self._bars.add_task(stage, total=total or None, note=note)
-            if not total:  # whether it will be long nobody knows
+            if not total or not done:  # whether it will be long nobody knows, or nothing is done yet
                 self._last_line = time.monotonic()
         self._bars.update(self._tasks[stage], completed=done, total=total or None, note=note)
         if self._is_plain and (done >= total > 0 or time.monotonic() - self._last_line > _LINE_SECONDS):

@@ -280,6 +280,7 @@ def prepare_cohort(
     usable: list[int] = []
     scans: list[PreparedScan] = []
     failed: list[Prediction] = []
+    progress("reading scans", 0, len(cohort.cases))  # what is remarked of the first one is of this stage
     for index, case in enumerate(cohort.cases):
         try:
             with confined(case.path):
