@@ -143,7 +143,7 @@ class Training:
             draw_curve(self.state.curve, self.monitored, self.out / FIGURE_FILE)
             if best:
                 now = (self.state.step, self.state.seconds, self.device)
-                write_bytes(self.out / ENCODER_FILE, save(_halved(finished), metadata=self.origin.metadata(*now)))
+                write_bytes(self.out / ENCODER_FILE, save(halved(finished), metadata=self.origin.metadata(*now)))
         (stopped,) = self.group.broadcast([float(self.state.ended)])
         self.state.ended = ended or bool(stopped)
 
@@ -230,7 +230,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _halved(encoder: nn.Module) -> dict[str, Tensor]:
+def halved(encoder: nn.Module) -> dict[str, Tensor]:
     """Convolutions in fp16; vectors (normalisation), a thousandth of the size, keep their precision, and tables of
     whole numbers (a Swin transformer's positions) stay such.
     """
