@@ -30,11 +30,14 @@ class Deadline:
             raise OutOfTime
 
     def checked(self, progress: Progress) -> Progress:
-        """The same progress, with a check after every step but the last. May raise as :meth:`check`."""
+        """The same progress, with a check after every step but the last. May raise as :meth:`check`.
+
+        Not before the first one: each call of a search goes on by a step, however little its time.
+        """
 
         def tell(stage: str, done: int, total: int, note: str = "") -> None:
             progress(stage, done, total, note)
-            if done < total:
+            if 0 < done < total:
                 self.check()
 
         return tell
