@@ -177,5 +177,5 @@ def test_its_time_is_told():
         config = FinetuneConfig.model_validate(asked | {"transfer": {"strategy": settings}})
         return measure_cost(config, load_backbone("tiles-med-transfer-small"), Labels(("a", "b")), 0.1, 20).head
 
-    few, many = seconds(100), seconds(1000)
+    few, many = (min(seconds(steps) for _ in range(3)) for steps in (100, 1000))  # another program slows one down
     assert 0 < 3 * few < many
