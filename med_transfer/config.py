@@ -128,8 +128,7 @@ def refuse_mistyped(model: type[BaseModel], overrides: Sequence[str]) -> None:
     try:
         load_config(model, None, overrides)
     except ConfigError as error:
-        depends = isinstance(error, UnknownKey) and error.found != _NO_SUCH_KEY  # an option of another strategy
-        if not depends and (error.expected or isinstance(error, UnknownKey)):
+        if error.expected or error.found == _NO_SUCH_KEY:  # an option of another strategy has neither
             raise
 
 

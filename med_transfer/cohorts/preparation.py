@@ -22,7 +22,7 @@ from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.cohorts.hashed_names import hash_names, salt_of
 from med_transfer.cohorts.input_facts import input_facts, sample_hash
 from med_transfer.cohorts.kept_scans import scan_to_prepare
-from med_transfer.cohorts.splits import Images
+from med_transfer.cohorts.splits import Images, shared_by
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
 from med_transfer.errors.sentence import Sentence, few, joined
@@ -304,13 +304,9 @@ def prepare_cohort(
 
 def _warn_of_copies(cohort: Cohort, content_hashes: Sequence[Images]) -> None:
     """One image under two patients is a scan that was filed twice, and would count as two; one of them is wrong."""
-    first: dict[str, int] = {}
-    for number, hashes in enumerate(content_hashes):
-        for key in hashes:
-            first.setdefault(key, number)
-    pairs = {(first[key], number) for number, hashes in enumerate(content_hashes) for key in hashes}
-    patients = cohort.patients  # one that is not known may be any other
-    copies = sorted((a, b) for a, b in pairs if patients[a] and patients[b] and patients[a] != patients[b])
+    everyone, patients = range(len(cohort)), cohort.patients  # one that is not known may be any other
+    pairs = [(first, case) for case, first in shared_by(content_hashes, everyone, everyone)]
+    copies = [(a, b) for a, b in pairs if patients[a] and patients[b] and patients[a] != patients[b]]
     if copies:
         log.warning(
             "identical images under two patients: %s. They count as two scans; correct the column patient, or leave "

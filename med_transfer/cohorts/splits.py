@@ -184,7 +184,7 @@ def check_leakage(cohort: Cohort, content_hashes: Sequence[Images], split: Split
     patients = [(patient,) if patient else () for patient in cohort.patients]
     for side, other, here, there in sides(split):
         for keys, what in ((patients, "one patient"), (content_hashes, "identical images")):
-            pairs = _shared(keys, here, there)
+            pairs = shared_by(keys, here, there)
             if pairs:
                 named = few([f"{cohort.cases[a]} with {cohort.cases[b]}" for a, b in pairs])
                 raise PatientLeak(
@@ -210,7 +210,7 @@ def _folds_of(split: Split) -> Iterator[tuple[str, tuple[int, ...], tuple[int, .
             yield f"validation {name}", validation, of_repeat.training(fold)
 
 
-def _shared(keys: Sequence[Images], here: Sequence[int], there: Sequence[int]) -> list[tuple[int, int]]:
+def shared_by(keys: Sequence[Images], here: Sequence[int], there: Sequence[int]) -> list[tuple[int, int]]:
     """Pairs of a case here and the first one there that has a key of it too."""
     first = {key: case for case in reversed(there) for key in keys[case]}
     return [(case, min(first[key] for key in keys[case] if key in first)) for case in here if first.keys() & keys[case]]
