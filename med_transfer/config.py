@@ -125,11 +125,15 @@ def refuse_mistyped(model: type[BaseModel], overrides: Sequence[str]) -> None:
         UnknownKey: a key that no model has.
         ConfigError: no ``key=value``, YAML syntax, a value of the wrong type or out of range.
     """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # of a key's new name the loading will tell
     try:
         load_config(model, None, overrides)
     except ConfigError as error:
         if error.expected or error.found == _NO_SUCH_KEY:  # an option of another strategy has neither
             raise
+    finally:
+        logging.disable(before)
 
 
 def dump_config(model: BaseModel, path: Path) -> None:

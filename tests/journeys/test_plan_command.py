@@ -117,6 +117,7 @@ def test_a_setting_under_its_old_name_is_kept_in_the_file(command, cohort_csv, p
     path, old = tmp_path / "plan.yaml", settings("training.learning_rate=0.002", "scratch_twin=false")
     outcome = command("plan", cohort_csv, "-o", path, *SMALL, *old)
     assert outcome.code == 0, outcome.err
+    assert outcome.err.count("config key scratch_twin is now called") == 1
     config = load_config(FinetuneConfig, path)
     assert (config.transfer.strategy.learning_rate, config.from_scratch_baseline) == (0.002, False)
 
