@@ -107,7 +107,7 @@ class WebSender:
 
 
 def deliver(queue: Queue, delivery: Delivery, send: Callable[[Delivery], str]) -> bool:
-    """Send a result and write down what became of it; True where it was taken.
+    """Send a result that still waits, and write down what became of it; True where it was taken.
 
     Args:
         queue: of the node.
@@ -115,6 +115,8 @@ def deliver(queue: Queue, delivery: Delivery, send: Callable[[Delivery], str]) -
         send: gives a code of why it was not taken, empty where it was. What it raises is such a reason, too, since a
             result that cannot be read must not stay before all others.
     """
+    if not queue.waits(delivery):
+        return False
     try:
         reason = send(delivery)
     except Exception as error:

@@ -15,7 +15,8 @@ from peers import until
 from med_transfer.errors import OutputError
 from med_transfer.hospital import database
 from med_transfer.hospital.config import Retries
-from med_transfer.hospital.queue import Instance, Queue, ResultFile
+from med_transfer.hospital.queue import Delivery, Feedback, Instance, Queue, ResultFile, answering, receiving
+from med_transfer.hospital.sender import deliver
 
 PACS = ("PACS@127.0.0.1:4242", True)
 FIRST = Instance("1.2.3.1", "s1", "1.2.3", "1.2.3.9", "mark", "ct", "implicit", "hash", "incoming/s1/1.dcm")
@@ -208,6 +209,23 @@ def test_a_late_instance_supersedes_what_was_not_sent(queue):
     assert queue.earlier_results(later) == []
 
 
+def test_what_is_superseded_while_those_before_it_are_sent_is_not_sent(queue):
+    queue.add(FIRST, 0)
+    queue.complete(100, 0)
+    results = [ResultFile(uid, "sr", uid) for uid in ("2.25.1", "2.25.2", "2.25.3")]
+    assert queue.predicted(queue.to_predict(100), results, [PACS], 100, [])
+    sent = []
+
+    def send(delivery: Delivery) -> str:
+        sent.append(delivery.sop_uid)
+        queue.add(replace(FIRST, sop_uid="1.2.3.2"), 101)
+        return ""
+
+    assert [deliver(queue, one, send) for one in queue.to_send(PACS[0], 100)] == [True, False, False]
+    assert sent == ["2.25.1"]
+    assert [one.state for one in queue.deliveries()] == ["sent", "superseded", "superseded"]
+
+
 def test_a_late_instance_names_what_was_sent(queue):
     queue.add(FIRST, 0)
     predicted(queue)
@@ -277,6 +295,81 @@ def test_a_commitment_that_is_refused_is_sent_again_and_a_strangers_answer_is_no
     (waiting,) = queue.to_send(PACS[0], 1000)
     assert waiting.attempts == 2  # the question and the refusal, so that it does not go round for ever
     assert queue.studies()[0].reason == "commitment_refused_0112"
+
+
+def test_a_pacs_that_takes_and_never_commits_does_not_go_round_for_ever(tmp_path):
+    queue = Queue(tmp_path / "node" / "queue.sqlite", Retries(attempts=6, first_seconds=10, longest_seconds=60))
+    queue.add(FIRST, 0)
+    predicted(queue)
+    rounds, now = 0, 100.0
+    while (due := queue.to_send(PACS[0], now)) and rounds < 20:
+        queue.sent(due[0], now)
+        queue.asked(queue.to_commit(PACS[0], now), f"2.25.{rounds}", now)
+        queue.answered(f"2.25.{rounds}", "PACS", set(), {"2.25.1": 0x0122}, now)
+        rounds, now = rounds + 1, now + 60
+    assert rounds == 3
+    assert [(study.state, study.reason) for study in queue.studies()] == [("dead", "commitment_refused_0122")]
+    assert queue.retry() == 1
+    queue.sent(queue.to_send(PACS[0], now)[0], now)
+    assert queue.to_commit(PACS[0], now)[0].attempts == 0, "who tries again begins anew"
+
+
+def test_what_a_later_revision_takes_the_place_of_is_not_sent_again(queue):
+    queue.add(FIRST, 0)
+    predicted(queue)
+    queue.sent(queue.to_send(PACS[0], 100)[0], 100)
+    queue.asked(queue.to_commit(PACS[0], 100), "2.25.7", 400)
+    queue.add(replace(FIRST, sop_uid="1.2.3.2"), 200)
+    predicted(queue, 300, "2.25.2")
+    queue.sent(queue.to_send(PACS[0], 300)[0], 300)
+    queue.answered("2.25.7", "PACS", set(), {"2.25.1": 0x0112}, 301)
+    assert queue.to_send(PACS[0], 1e6) == [], "the report of all images is there; that of fewer would be the last word"
+    assert {one.sop_uid: one.state for one in queue.deliveries()} == {"2.25.1": "superseded", "2.25.2": "sent"}
+    assert (queue.retry(), queue.counts()) == (0, {"sent": 1})
+
+
+def test_an_old_result_that_nobody_commits_to_is_no_dead_letter(queue):
+    queue.add(FIRST, 0)
+    predicted(queue)
+    queue.sent(queue.to_send(PACS[0], 100)[0], 100)
+    queue.add(replace(FIRST, sop_uid="1.2.3.2"), 200)
+    for now in (300, 800):
+        queue.asked(queue.to_commit(PACS[0], now), f"2.25.{now}", now + 300)
+    assert [one.state for one in queue.deliveries()] == ["superseded"]
+    assert (queue.retry(), "dead letter" in [entry["event"] for entry in queue.entries()]) == (0, False)
+
+
+def test_commitment_that_is_not_asked_for_any_more_is_not_waited_for(queue):
+    queue.add(FIRST, 0)
+    predicted(queue)
+    queue.sent(queue.to_send(PACS[0], 100)[0], 100)
+    assert (queue.release([PACS[0]], 101), queue.to_forget(1e9)) == (0, [])
+    assert (queue.release([], 101), queue.release([], 101)) == (1, 0)
+    assert (queue.counts(), queue.to_forget(1e9)) == ({"sent": 1}, ["s1"])
+
+
+def test_what_is_predicted_again_to_the_same_end_has_all_its_tries(queue):
+    queue.add(FIRST, 0)
+    predicted(queue)
+    for now in (100, 200):
+        queue.not_sent(queue.to_send(PACS[0], now)[0], "refused_A700", now)
+    assert queue.counts() == {"dead": 1}
+    assert queue.judged(Feedback("ann", "s1", 1, 0, "rerun"), 300) is False, "there is no answer to judge"
+    with queue.writing() as writing:
+        answering.ask_again(writing, "s1", 300)
+        receiving.supersede(writing, "s1")
+    predicted(queue, 300)
+    (again,) = queue.to_send(PACS[0], 300)
+    assert again.attempts == 0
+
+
+def test_a_prediction_that_failed_of_a_study_that_changed_is_not_in_the_record(queue):
+    queue.add(FIRST, 0)
+    queue.complete(100, 0)
+    study = queue.to_predict(100)
+    queue.add(replace(FIRST, sop_uid="1.2.3.2"), 101)
+    queue.not_predicted(study, "ScanAborted", 102)
+    assert [entry["event"] for entry in queue.entries()] == ["reopened"]
 
 
 def test_an_answer_about_commitment_may_come_after_the_question_was_asked_again(queue):

@@ -35,7 +35,8 @@ def put_results(
         )
         database.executemany(
             "INSERT INTO delivery (sop_uid, destination, commitment) VALUES (?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET state = 'waiting' WHERE state = 'superseded'",
+            "ON CONFLICT DO UPDATE SET state = 'waiting', attempts = 0, next_try = 0, reason = '' "
+            "WHERE state = 'superseded'",
             [
                 (result.sop_uid, name, int(commitment))
                 for name, commitment in destinations
@@ -45,13 +46,14 @@ def put_results(
 
 
 def fail(database: sqlite3.Connection, study: Study, reason: str, now: float, next_try: float, dead: bool) -> None:
-    """It waits for its next try, or is a dead letter."""
-    database.execute(
+    """It waits for its next try, or is a dead letter; nothing of it is said where it has changed meanwhile."""
+    changed = database.execute(
         "UPDATE study SET attempts = attempts + 1, next_try = ?, reason = ?, state = ?, changed = ? "
         "WHERE id = ? AND revision = ? AND state = 'complete'",
         (next_try, reason, "dead" if dead else "complete", now, study.id, study.revision),
     )
-    record.append(database, "not predicted", study=study.id, reason=reason, dead=dead)
+    if changed.rowcount:
+        record.append(database, "not predicted", study=study.id, reason=reason, dead=dead)
 
 
 def earlier_results(database: sqlite3.Connection, study: Study, route: str) -> list[ResultFile]:

@@ -220,6 +220,11 @@ class Queue:
             "destination = ? AND delivery.state = 'waiting' AND delivery.next_try <= ?", destination, now
         )
 
+    def waits(self, delivery: Delivery) -> bool:
+        """Whether it still does: while those before it are sent, a late image may come, or its destination go."""
+        where = "sop_uid = ? AND destination = ? AND delivery.state = 'waiting'"
+        return bool(self._deliveries(where, delivery.sop_uid, delivery.destination))
+
     def to_commit(self, destination: str, now: float) -> list[Delivery]:
         """What a destination has taken and is to be asked about, the first time or again."""
         where = "destination = ? AND delivery.state = 'sent' AND commitment AND delivery.next_try <= ?"
@@ -322,6 +327,11 @@ class Queue:
         """What is meant for others than these is a dead letter; how many results."""
         with self.writing() as database:
             return sending.abandon(database, list(destinations), now)
+
+    def release(self, destinations: Iterable[str], now: float) -> int:
+        """Only these are asked for commitment now; how many results were to be committed to by others."""
+        with self.writing() as database:
+            return sending.release(database, list(destinations), now)
 
     def retry(self, study: str = "") -> int:
         """Try dead letters, and what waits for its next try, at once: of one study or of all. How many."""

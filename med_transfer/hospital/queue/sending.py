@@ -20,14 +20,18 @@ def deliveries(database: sqlite3.Connection, where: str, *values: object) -> lis
 
 # Of the answer to any question about it: an archive may take longer to commit than until it is asked again.
 ASKED_UNDER = "instr(' ' || transaction_uid || ' ', ' ' || ? || ' ') AND delivery.state IN ('sent', 'dead')"
+_OUTDATED = (  # a later revision takes its place: to send it then, or again, would bring back what was taken back
+    "EXISTS (SELECT 1 FROM result JOIN study ON study.id = result.study "
+    "WHERE result.sop_uid = delivery.sop_uid AND result.revision < study.revision)"
+)
 
 
 def settle(database: sqlite3.Connection, delivery: Delivery, state: str, now: float) -> None:
-    """The destination has taken it, or commits to it."""
+    """The destination has taken it, or commits to it; who takes it and refuses to commit does so only so often."""
     changed = database.execute(
-        "UPDATE delivery SET state = ?, attempts = 0, next_try = 0, reason = '' WHERE sop_uid = ? "
-        "AND destination = ? AND state != ? AND state != 'committed'",
-        (state, delivery.sop_uid, delivery.destination, state),
+        "UPDATE delivery SET state = ?1, attempts = attempts * (?1 = 'sent' AND transaction_uid != ''), next_try = 0, "
+        "reason = '' WHERE sop_uid = ?2 AND destination = ?3 AND state NOT IN (?1, 'committed')",
+        (state, delivery.sop_uid, delivery.destination),
     )
     if changed.rowcount:
         _say(database, state, delivery)
@@ -37,13 +41,14 @@ def settle(database: sqlite3.Connection, delivery: Delivery, state: str, now: fl
 def fail(
     database: sqlite3.Connection, delivery: Delivery, reason: str, now: float, next_try: float, dead: bool
 ) -> None:
-    """It waits for its next try, or is a dead letter."""
-    database.execute(
-        "UPDATE delivery SET attempts = attempts + 1, next_try = ?, reason = ?, state = ? "
-        "WHERE sop_uid = ? AND destination = ? AND state NOT IN ('superseded', 'committed')",
+    """It waits for its next try, or is a dead letter; superseded where a later revision takes its place."""
+    states = database.execute(
+        "UPDATE delivery SET attempts = attempts + 1, next_try = ?, reason = ?, "
+        f"state = CASE WHEN {_OUTDATED} THEN 'superseded' ELSE ? END "
+        "WHERE sop_uid = ? AND destination = ? AND state NOT IN ('superseded', 'committed') RETURNING state",
         (next_try, reason, "dead" if dead else "waiting", delivery.sop_uid, delivery.destination),
-    )
-    if dead:
+    ).fetchall()
+    if ("dead",) in states:
         _say(database, "dead letter", delivery, reason=reason)
     follow(database, delivery.study, now)
 
@@ -52,17 +57,13 @@ def ask(
     database: sqlite3.Connection, delivery: Delivery, transaction_uid: str, ask_again: float, dead: bool, now: float
 ) -> None:
     """Commitment is asked for under this UID, too; ``dead``: for the last time, and no answer has come before."""
-    database.execute(
+    changed = database.execute(
         "UPDATE delivery SET transaction_uid = trim(transaction_uid || ' ' || ?), next_try = ?, "
-        "attempts = attempts + 1, state = ?, reason = ? WHERE sop_uid = ? AND destination = ? AND state = 'sent'",
-        (
-            *(transaction_uid, ask_again, "dead" if dead else "sent"),
-            *("no_commitment" if dead else "", delivery.sop_uid, delivery.destination),
-        ),
+        "attempts = attempts + 1 WHERE sop_uid = ? AND destination = ? AND state = 'sent'",
+        (transaction_uid, ask_again, delivery.sop_uid, delivery.destination),
     )
-    if dead:
-        _say(database, "dead letter", delivery, reason="no_commitment")
-        follow(database, delivery.study, now)
+    if dead and changed.rowcount:
+        fail(database, delivery, "no_commitment", now, ask_again, dead=True)
 
 
 def follow(database: sqlite3.Connection, study: str, now: float) -> None:
@@ -91,6 +92,21 @@ def abandon(database: sqlite3.Connection, destinations: list[str], now: float) -
     for delivery in gone:
         fail(database, delivery, "no_destination", now, 0.0, dead=True)
     return len(gone)
+
+
+def release(database: sqlite3.Connection, destinations: list[str], now: float) -> int:
+    """Only these are asked for commitment now: what others were to commit to is done once it is sent; how many."""
+    marks = ", ".join("?" for _ in destinations)
+    where = f"commitment AND delivery.state IN ('waiting', 'sent') AND destination NOT IN ({marks})"
+    released = deliveries(database, where, *destinations)
+    for delivery in released:
+        database.execute(
+            "UPDATE delivery SET commitment = 0 WHERE sop_uid = ? AND destination = ?",
+            (delivery.sop_uid, delivery.destination),
+        )
+        _say(database, "commitment not asked for any more", delivery)
+        follow(database, delivery.study, now)
+    return len(released)
 
 
 def retry(database: sqlite3.Connection, study: str) -> int:
