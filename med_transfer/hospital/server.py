@@ -95,16 +95,19 @@ class NodeServer(ThreadedAssociationServer):
         assert self.socket is not None
         return self.socket.accept()
 
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Whether the address may connect at all."""
+    def _may_connect(self, address: str) -> bool:
         known = [caller.address for caller in self.node.callers]
-        if is_within(client_address[0], known) or is_within(client_address[0], _addresses(self.node.dicom_peers)):
-            return True
-        log.warning("a connection from an address that is not in callers was closed")
-        return False
+        return is_within(address, known) or is_within(address, _addresses(self.node.dicom_peers))
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """TLS first, in the connection's own thread."""
+        """Whether the address may connect at all, then TLS: in the connection's own thread, since both may take long.
+
+        What a peer's name stands for is asked of the hospital's name service, which may not answer.
+        """
+        if not self._may_connect(client_address[0]):
+            log.warning("a connection from an address that is not in callers was closed")
+            self.shutdown_request(request)
+            return
         request.settimeout(self.node.limits.network_seconds)
         if self._tls is not None:
             request = self._tls.wrap_socket(request, server_side=True)
@@ -185,7 +188,7 @@ def _addresses(called: Iterable[Peer]) -> list[str]:
     """Of whom the node calls, and who may call back."""
     addresses: list[str] = []
     for peer in called:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UnicodeError):  # a name such as pacs..hospital is none
             found = socket.getaddrinfo(peer.address, None, type=socket.SOCK_STREAM)
             addresses += [str(one[4][0]).partition("%")[0] for one in found]
     return addresses
