@@ -92,6 +92,15 @@ class StudyRules(Section):
     series: SeriesRules | None = None
     keep_days: Annotated[float, Field(ge=0)] | None = 7.0
 
+    @model_validator(mode="after")
+    def _waits_out_the_quiet_time(self) -> StudyRules:
+        if self.longest_seconds < self.quiet_seconds:
+            raise ValueError(
+                f"longest_seconds ({self.longest_seconds:g}) below quiet_seconds ({self.quiet_seconds:g}): a study "
+                "would be predicted before its quiet time is over, and the PACS never asked what is missing"
+            )
+        return self
+
 
 class Route(Section):
     """Which series go to one of several bundles; ``med-transfer node use BUNDLE --route NAME`` says which bundle.

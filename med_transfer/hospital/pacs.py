@@ -124,8 +124,9 @@ class DicomPacs:
 
 
 def is_taken(answer: Dataset) -> bool:
-    """Whether the node would take such an image, as far as the answer says."""
-    return answer.get("SOPClassUID", STORAGE_CLASSES[0]) in STORAGE_CLASSES and "SOPInstanceUID" in answer
+    """Whether the node would take such an image, as far as the answer says: empty is what a PACS does not know."""
+    known = answer.get("SOPClassUID", "") or STORAGE_CLASSES[0]
+    return known in STORAGE_CLASSES and bool(answer.get("SOPInstanceUID", ""))
 
 
 def _has_modality(answer: Dataset, modality: str) -> bool:
@@ -147,7 +148,7 @@ def _images(association: Association, study_uid: str) -> Iterator[tuple[str, lis
     """The UID of each series that may hold images, and what is in it."""
     series_keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": "", "Modality": ""}
     for series in list(_ask(association, "SERIES", **series_keys)):
-        if series.get("Modality", "CT") in ("CT", "MR", "PT"):
+        if (series.get("Modality", "") or "CT") in ("CT", "MR", "PT"):
             keys = series_keys | {"SeriesInstanceUID": str(series.SeriesInstanceUID)}
             del keys["Modality"]
             yield keys["SeriesInstanceUID"], list(_ask(association, "IMAGE", **keys, SOPInstanceUID="", SOPClassUID=""))

@@ -53,6 +53,7 @@ def test_paths_start_from_the_file(tmp_path):
         ("folder: x\ndestinations: [{kind: fax, url: x}]", ConfigError, "destinations.0: found 'fax'"),
         ("folder: x\ndestinations: [{kind: dicomweb, url: 'https://p/w', tls: true}]", UnknownKey, "no such key"),
         ("folder: x\nweb: {port: 8080}", ConfigError, "who may send"),
+        ("folder: x\nstudy: {quiet_seconds: 7200}", ConfigError, r"longest_seconds \(3600\) below quiet_seconds"),
         (f"folder: x\nworkitems: {{{WORKLIST}}}", ConfigError, "which items are the node's"),
         (f"folder: x\nworkitems: {{{WORKLIST}, label: AI}}", ConfigError, "their results would be nowhere"),
         (f"folder: x\nworkitems: {{{WORKLIST}, lable: AI}}", UnknownKey, "expected workitems.label perhaps"),

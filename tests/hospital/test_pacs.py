@@ -9,12 +9,14 @@ import peers
 import pytest
 from peers import Orthanc, free_port, orthanc, series, storescu, until
 from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pynetdicom import AE, evt
 from receiving import receiving
 from worklist_server import work, worklist
 
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import study_id
-from med_transfer.hospital.pacs import Fetched, PacsFailed, StudyQuery
+from med_transfer.hospital.pacs import FIND, Fetched, PacsFailed, StudyQuery
 from med_transfer.hospital.peers import pacs_of
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.queue.workitems import Workitems
@@ -125,6 +127,30 @@ def test_fetch_by_the_command_line(command, node_config, pacs, tmp_path):
         told = command(*everything)
         assert (told.code, told.out.count("is here"), told.out.count("3 of 3")) == (0, 1, 1)
         assert queue.counts() == {"received": 2}
+
+
+def test_what_a_pacs_leaves_empty_is_waited_for(node_config):
+    """A key that it does not support comes back without a value (PS3.4 C.2.2.1.3), and says nothing of the image."""
+
+    def found(event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        answer = Dataset()
+        answer.QueryRetrieveLevel = event.identifier.QueryRetrieveLevel
+        answer.StudyInstanceUID, answer.SeriesInstanceUID, answer.Modality = "1.2.3", "1.2.3.9", ""
+        if answer.QueryRetrieveLevel == "IMAGE":
+            answer.SOPInstanceUID, answer.SOPClassUID = "1.2.3.1", ""
+        yield 0xFF00, answer
+        yield 0x0000, None
+
+    entity, port = AE("PACS"), free_port()
+    entity.add_supported_context(FIND)
+    server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_FIND, found)])
+    try:
+        config = node_config(pacs={"ae_title": "PACS", "address": "127.0.0.1", "port": port})
+        asked = pacs_of(config, Queue(config.queue_file))
+        assert asked is not None
+        assert asked.images("1.2.3") == {"1.2.3.1"}
+    finally:
+        server.shutdown()
 
 
 def test_a_pacs_that_cannot_be_asked_says_why(node_config, pacs):
