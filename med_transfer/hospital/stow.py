@@ -96,8 +96,8 @@ class StowServer:
             outcomes = await self._parts(request)
         except TimeoutError:
             return web.Response(status=408)
-        except _TooLarge:
-            return web.Response(status=413, text=f"an instance has at most {self._node.limits.instance_mib:g} MiB")
+        except _TooLarge as too_large:
+            return web.Response(status=413, text=str(too_large))
         except (ValueError, AssertionError):  # what aiohttp raises where there is no boundary
             return web.Response(status=400, text="the parts cannot be told apart")
         finally:
@@ -106,13 +106,12 @@ class StowServer:
 
     async def _parts(self, request: web.Request) -> list[Outcome]:
         reader, outcomes = _Parts(request.headers, request.content), []
-        seconds = self._node.limits.network_seconds
-        while len(outcomes) <= self._node.limits.study_instances:
-            part = await asyncio.wait_for(reader.next(), seconds)
-            if part is None:
-                break
+        seconds, most = self._node.limits.network_seconds, self._node.limits.study_instances
+        while (part := await asyncio.wait_for(reader.next(), seconds)) is not None:
             if not isinstance(part, BodyPartReader):
                 raise ValueError("parts in parts")
+            if len(outcomes) == most:  # what is passed over in silence would count as stored
+                raise _TooLarge(f"a request has at most {most} instances; those before are kept")
             content = await self._content(part)
             study = request.match_info.get("study", "")
             outcomes.append(await asyncio.to_thread(self._take, content, study))
@@ -123,7 +122,7 @@ class StowServer:
         while chunk := await asyncio.wait_for(part.read_chunk(1 << 16), self._node.limits.network_seconds):
             content += chunk
             if len(content) > most:
-                raise _TooLarge
+                raise _TooLarge(f"an instance has at most {self._node.limits.instance_mib:g} MiB")
         return bytes(content)
 
     def _take(self, content: bytes, study_uid: str) -> Outcome:

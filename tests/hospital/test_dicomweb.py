@@ -118,6 +118,15 @@ def test_too_much_is_not_taken(node_config, queue, token):
     assert queue.counts() == {}
 
 
+def test_a_request_of_too_many_images_is_not_answered_as_if_all_were_stored(node_config, queue, token, tmp_path):
+    limits = {"disk_free_gib": 0, "study_instances": 2}
+    contents = [series(tmp_path / f"{n}", study=n, slices=1)[0].read_bytes() for n in (1, 2, 3, 4)]
+    with Serving(node_config(limits=limits), queue, token=token) as server:
+        assert posted(f"{server.url}/studies", *contents[:2]).status_code == 200
+        answer = posted(f"{server.url}/studies", *contents)
+        assert (answer.status_code, "at most 2 instances" in answer.text) == (413, True)
+
+
 def test_who_may_send_by_web_must_be_said(node_config, queue, token, tmp_path):
     for settings, message in (
         ({}, "who may send"),
@@ -209,7 +218,8 @@ class NoPages(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         type(self).requests += 1
         uids = [f"1.2.{self.requests}" if self.endless else "1.2.3"]
-        content = json.dumps([{"00080018": {"vr": "UI", "Value": [uid]}} for uid in uids]).encode()
+        unknown = {"00080016": {"vr": "UI"}}  # the class, which it does not know
+        content = json.dumps([unknown | {"00080018": {"vr": "UI", "Value": [uid]}} for uid in uids]).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/dicom+json")
         self.end_headers()
