@@ -199,12 +199,19 @@ def keep_aside(folder: Path, queue: Queue, reason: str, caller: str, content: by
 
 
 def sweep(folder: Path, queue: Queue) -> int:
-    """Remove files that a kill left behind, of which no sender was told that they were taken; how many."""
-    there = list((folder / "incoming").glob("*/*"))
+    """Remove what a kill left behind: images that no sender was told were taken, and views of images that are deleted.
+
+    Returns:
+        How many images.
+    """
+    there = [*(folder / "incoming").glob("*/*"), *(folder / "aside").glob("*.dcm")]
     known = queue.files()  # asked for after: another process may be fetching, and what comes meanwhile stays
     left = [path for path in there if str(path.relative_to(folder)) not in known]
     for path in left:
         path.unlink(missing_ok=True)
+    for views in (folder / "viewer").glob("*"):
+        if not queue.images_here(views.name):
+            shutil.rmtree(views, ignore_errors=True)
     return len(left)
 
 

@@ -188,7 +188,7 @@ class Node:
 
     def predict(self, study: Study) -> None:
         """Predict a complete study, write its results and leave them to the senders."""
-        if self.queue.deleted(study.id):
+        if self._lost(study) or self.queue.deleted(study.id):
             self.queue.not_predicted(study, "images_deleted", time.time())
             return
         try:
@@ -200,6 +200,14 @@ class Node:
             log.error("study %s: unexpected %s", study.id, type(error).__name__, extra={"study": study.id})
             log.debug("unexpected", exc_info=True, extra={"study": study.id})
             self.queue.not_predicted(study, f"unexpected_{type(error).__name__}", time.time())
+
+    def _lost(self, study: Study) -> bool:
+        """Whether files are gone that the queue knows; a study must not be judged without them as if it were whole."""
+        lost = [file for file in self.queue.files(study.id) if not (self._config.folder / file).is_file()]
+        if lost:
+            log.error("study %s: %d images are not on the disk", study.id, len(lost), extra={"study": study.id})
+            self.queue.lost(study.id, lost)
+        return bool(lost)
 
     def _predict(self, study: Study) -> None:
         config = self._config

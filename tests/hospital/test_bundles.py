@@ -88,6 +88,21 @@ def test_a_bundle_is_exchanged_taken_back_and_the_same_after_a_restart(
     again.queue.close()
 
 
+def test_a_study_is_not_judged_without_images_that_are_gone_from_the_disk(node_config, first_bundle, tmp_path):
+    config = node_config(results={"heat_map": "off", "secondary_capture": False})
+    node, scan = Node(config, first_bundle, "cpu"), series(tmp_path / "scan")
+    for file in scan:
+        keep(config.folder, node.queue, received_file(file.read_bytes()), 0, 100)
+    *_, last = sorted((config.folder / "incoming").glob("*/*"), key=lambda path: dcmread(path).InstanceNumber)
+    last.unlink()  # at an end of the stack no geometry misses it
+    assert predict(node, []) == []
+    assert [(study.state, study.reason) for study in node.queue.studies()] == [("complete", "images_deleted")]
+    (entry,) = [entry for entry in node.queue.entries() if entry["event"] == "images lost"]
+    assert entry["count"] == 1
+    assert predict(node, scan)[-1]["images"] == len(scan)  # sent again
+    node.queue.close()
+
+
 def test_an_answer_that_was_replaced_is_sent_again_when_its_bundle_is_back(
     node_config, first_bundle, second_bundle, tmp_path
 ):

@@ -7,6 +7,7 @@ import random
 import socket
 import struct
 import subprocess
+import threading
 import time
 from io import BytesIO
 
@@ -80,6 +81,22 @@ def test_images_are_kept_as_they_came(node_config, tmp_path):
         assert (left.exists(), fetched.exists()) == (False, True)
 
 
+def test_nothing_of_a_patient_outlives_a_kill_in_the_middle(node_config, tmp_path):
+    """After an image was set aside and before the queue knew; after images were deleted and before their views."""
+    config = node_config()
+    with receiving(config) as queue:
+        storescu(config.port, *series(tmp_path / "scan", slices=1))
+        queue.set_aside("damaged", "CT1", "aside/known.dcm", 0)
+        (study,) = queue.studies()
+        left = [config.folder / name for name in ("aside/left.dcm", "viewer/0123456789abcdef/voxels.nii.gz")]
+        kept = [config.folder / name for name in ("aside/known.dcm", f"viewer/{study.id}/voxels.nii.gz")]
+        for path in (*left, *kept):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"of a patient")
+        assert sweep(config.folder, queue) == 1
+        assert [path.exists() for path in (*left, *kept)] == [False, False, True, True]
+
+
 @pytest.mark.parametrize(("syntax", "option"), [(RLELossless, "-xr"), (JPEGLSLossless, "-xt")])
 def test_compressed_images_are_not_encoded_anew(node_config, tmp_path, syntax, option):
     pytest.importorskip("jpeg_ls", reason="encodes")
@@ -105,6 +122,27 @@ def test_only_callers_get_in(node_config, tmp_path, caplog):
     config = node_config(callers=[{"ae_title": "CT1", "address": "10.0.0.0/8"}])
     with receiving(config):
         assert not echoscu(config.port)
+
+
+def test_a_name_service_that_does_not_answer_keeps_no_caller_waiting(node_config, monkeypatch):
+    looked_up, found = threading.Event(), socket.getaddrinfo
+
+    def never(host: str, *more: object, **named: object):
+        if host != "pacs.hospital":
+            return found(host, *more, **named)
+        looked_up.set()
+        time.sleep(5)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", never)
+    config = node_config(destinations=[{"ae_title": "PACS", "address": "pacs.hospital", "port": 104}])
+    with receiving(config), socket.create_connection(("127.0.0.1", config.port), 5, ("127.0.0.2", 0)) as stranger:
+        assert looked_up.wait(5)
+        began = time.monotonic()
+        assert echoscu(config.port)
+        assert time.monotonic() - began < 3
+        stranger.settimeout(10)
+        assert stranger.recv(1) == b""
 
 
 def test_a_destination_may_answer_but_not_store(node_config, tmp_path):

@@ -149,6 +149,13 @@ class Queue:
         """UIDs of its instances that have their file."""
         return {row[0] for row in self._rows("SELECT sop_uid FROM instance WHERE study = ? AND file != ''", study)}
 
+    def lost(self, study: str, files: Iterable[str]) -> None:
+        """These are not on the disk any more: when the images are sent again they are taken again."""
+        rows = [(study, file) for file in files]
+        with self.writing() as database:
+            database.executemany("UPDATE instance SET file = '' WHERE study = ? AND file = ?", rows)
+            record.append(database, "images lost", study=study, count=len(rows))
+
     def deleted(self, study: str) -> int:
         """How many of its instances have no file any more."""
         ((count,),) = self._rows("SELECT count(*) FROM instance WHERE study = ? AND file = ''", study)
@@ -373,9 +380,11 @@ class Queue:
         with self.writing() as database:
             return keeping.forget_announced(database, before)
 
-    def files(self) -> set[str]:
-        """All that the queue knows."""
-        return {row[0] for row in self._rows("SELECT file FROM instance")}
+    def files(self, study: str = "") -> set[str]:
+        """All that the queue knows: images of one study, or of all and what was set aside."""
+        if study:
+            return {row[0] for row in self._rows("SELECT file FROM instance WHERE study = ? AND file != ''", study)}
+        return {row[0] for row in self._rows("SELECT file FROM instance UNION SELECT file FROM aside")}
 
     # Inside ---------------------------------------------------------------------------------------------------
 
