@@ -139,6 +139,10 @@ def compare(
     )
     truth, limit = scans.truth if scans.truth is not None else calls, record.abstain_above_novelty
     changed = 0 if limit is None else int(((of_torch[1] > limit) != (exported[1] > limit)).sum())
+    names = list(record.classes)
+    if record.multilabel:  # what is called too often lowers no other finding's sensitivity
+        names += [f"no {name}" for name in names]
+        truth, calls, exported_calls = (np.hstack([one, ~one]) for one in (truth, calls, exported_calls))
     return Check(
         n_scans=len(scans.tensors),
         against="calls" if scans.truth is None else "labels",
@@ -148,7 +152,7 @@ def compare(
         n_abstentions_changed=changed,
         sensitivity={
             name: (float(calls[has, c].mean()), float(exported_calls[has, c].mean()))
-            for c, (name, has) in enumerate(zip(record.classes, truth.T, strict=True))
+            for c, (name, has) in enumerate(zip(names, truth.T, strict=True))
             if has.any()
         },
     )

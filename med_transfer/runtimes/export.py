@@ -129,6 +129,7 @@ def _workplace(bundle: Path) -> Iterator[Path]:
 
     What a kill leaves in it the next export removes.
     """
+    bundle = bundle.resolve()  # beside "." and ".." is another place
     place = bundle.with_name(f".export-{bundle.name}")
     with sole_writer(place), tempfile.TemporaryDirectory(dir=place) as work:
         for left in (path for path in place.iterdir() if path.is_dir() and path != Path(work)):

@@ -31,7 +31,8 @@ class Check(_Record):
         by_fold: whether each scan was given to the one network that had not learned from it.
         probability_difference, novelty_difference: the largest, of any scan and class.
         n_abstentions_changed: scans that abstain with one of them and not with the other.
-        sensitivity: of each class that has scans, with torch and as exported.
+        sensitivity: of each class that has scans, with torch and as exported; of findings also the specificity, as
+            ``no NAME``.
     """
 
     n_scans: int

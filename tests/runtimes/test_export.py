@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -33,8 +34,9 @@ from med_transfer.inference import Predictor
 from med_transfer.inference.explain import explain_scans
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
+from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.runtimes import engines
-from med_transfer.runtimes.checking import CheckScans, answers, objections
+from med_transfer.runtimes.checking import CheckScans, answers, compare, objections
 from med_transfer.runtimes.cores import computed_by, core_inputs, distinct
 from med_transfer.runtimes.export import export_bundle
 from med_transfer.runtimes.record import Check
@@ -319,6 +321,33 @@ def test_what_falls_is_refused():
     ]
     assert objections(check(0.04), "fp32") == ["a probability differs by 0.04 (at most 0.001)"]
     assert objections(check(float("inf")), "int8")
+
+
+def test_findings_that_are_called_where_they_are_not_are_refused(tmp_path: Path):
+    """Every scan without a finding is called so, by a probability that differs less than 8 bits may."""
+    names = ("nodule", "effusion")
+    point = OperatingPoint(rule="threshold", thresholds=dict.fromkeys(names, 0.3))
+    record = read_record(tiny_bundle(tmp_path / "bundle")).model_copy(
+        update={"classes": names, "multilabel": True, "operating_point": point}
+    )
+    truth = np.zeros((20, 2), bool)
+    truth[:4] = True
+    by_torch, exported = (np.where(truth, with_it, without) for with_it, without in ((0.8, 0.2), (0.85, 0.34)))
+    scans = CheckScans([np.zeros(1, np.float16)] * 20, truth)
+    check = compare((by_torch, np.zeros(20)), (exported, np.zeros(20)), scans, record)
+    assert objections(check, "int8") == [
+        f"sensitivity of no {name} falls from 1.000 to 0.000 (by at most 0.01)" for name in names
+    ]
+
+
+def test_a_bundle_is_exported_from_within(tmp_path: Path, scans: Path, monkeypatch: pytest.MonkeyPatch):
+    bundle = tiny_bundle(tmp_path / "bundle")
+    for place in (bundle, bundle / "models"):
+        monkeypatch.chdir(place)
+        result = export_bundle(os.path.relpath(bundle), "openvino", scans=scans)
+        assert result.folder is not None
+        assert result.folder.resolve() == bundle / "models/openvino-fp32"
+        assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 class Spectrum(SmallEncoder):
