@@ -69,7 +69,7 @@ def _files(case: Case, series: Series | None) -> tuple[Path, ...]:
 
 def _hint(case: Case, series: Series | None, files: Sequence[Path]) -> Hashable:
     """What else its answer depends on, but for the name; and what is known of its files without reading them."""
-    there = replace(case, path=Path(), scan="", patient="", label=None, series_uid="")
+    there = replace(case, path=Path(), scan="", patient="", label=None, series_uid="", row=0)
     said = (str(series.verdict), series.part, series.format) if series else ()
     known = tuple(image.sop_uid for image in series.slices) if series and series.slices else _size(files)
     return cache_key(repr(there), said), len(files), known

@@ -59,9 +59,9 @@ class ScanToPredict:
         return self.case.scan, self.case.series_uid
 
     def key(self, preprocessing: Preprocessing) -> str:
-        """Changes with everything that the answer depends on, beside the bundle."""
+        """Changes with everything that the row depends on, beside the bundle."""
         verdict = str(self.series.verdict) if self.series else ""  # a file beside a series may damage it
-        written = [self.case.patient, dict(self.case.columns), self.damage, verdict]
+        written = [self.case.scan, self.case.patient, dict(self.case.columns), self.damage, verdict]
         return cache_key(preparation_key(self.case, preprocessing, series=self.series), written)
 
     def read(self, config: PreprocessingConfig) -> tuple[dict[str, Volume], Region | None, Volume | None]:

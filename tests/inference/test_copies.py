@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from med_transfer.cohorts import Case
+from med_transfer.cohorts import Case, Cohort
 from med_transfer.inference import copies
 from med_transfer.inference.copies import Copies
 
@@ -51,6 +52,17 @@ def test_a_scan_that_is_gone_is_left_to_its_reader(tmp_path, gone):
     assert seen.original(cases[0], None, "0") == "0"
     paths[gone].unlink()
     assert seen.original(cases[1], None, "1") == "1"
+
+
+def test_rows_of_a_table_are_copies_whichever_lines_they_stand_on(tmp_path):
+    seen = Copies()
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.nii").write_bytes(b"same")
+    (tmp_path / "t.csv").write_text("scan,patient,age\na.nii,1,50\nb.nii,2,50\n")
+    first, second = Cohort.read(tmp_path / "t.csv", labelled=False).cases
+    assert seen.original(first, None, "first") == "first"
+    assert seen.original(second, None, "second") == "first"
+    assert seen.original(replace(second, columns={"age": "60"}), None, "older") == "older"
 
 
 @pytest.mark.parametrize("name", ["scan.mhd", "scan.nhdr", "scan.img", "scan.dcm"])

@@ -117,6 +117,14 @@ def test_a_region_that_changed_is_predicted_again(tmp_path, monkeypatch):
     assert len(second) == 2
 
 
+def test_a_row_has_the_name_that_the_table_gives_its_scan_now(predictor, scans, tmp_path):
+    table = write_rows(tmp_path / "t.csv", [{"scan": "scans/0.nii.gz"}, {"scan": "scans/1.nii.gz"}])
+    predictor.predict_folder(table, tmp_path / "out")
+    write_rows(table, [{"scan": "./scans/0.nii.gz"}, {"scan": "scans/1.nii.gz"}])
+    predictor.predict_folder(table, tmp_path / "out")
+    assert sorted(answers(tmp_path / "out")) == ["./scans/0.nii.gz", "scans/1.nii.gz"]
+
+
 def test_voxels_beside_a_header_and_slices_in_folders_below_count(predictor, tmp_path, monkeypatch):
     raw = tmp_path / "scans/a.raw"
     raw.parent.mkdir()
