@@ -18,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from med_transfer.api import finetune
 from med_transfer.cohorts import Case, Cohort
+from med_transfer.cohorts.label_text import is_missing
 from med_transfer.errors import CohortError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.inference import load_bundle
@@ -37,7 +38,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             the program. A copy of the estimator, or a pickle, has the network and predicts, but not that folder.
 
     Attributes:
-        classes_: class names in the order of ``predict_proba``'s columns.
+        classes_: the labels, as ``fit`` was given them, in the order of ``predict_proba``'s columns.
         run_: the run folder, with its bundle and report.
     """
 
@@ -56,26 +57,31 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
         Args:
             X: path of each scan.
-            y: class name of each scan.
+            y: class name of each scan, or a number for it.
             groups: patient of each scan; without it every scan is taken for another patient. ``cross_val_score``
                 passes it on after ``set_fit_request(groups=True)`` under scikit-learn's metadata routing; its folds
                 need ``out=None``, as each has a run folder of its own.
 
         Raises:
-            CohortError: lengths differ, or the cohort cannot be split; without a config, scans of several kinds.
+            CohortError: lengths differ, a label or patient is missing, or the cohort cannot be split; without a config,
+                scans of several kinds.
         """
         patients = groups if groups is not None else [f"scan-{number}" for number in range(len(X))]
         if not len(X) == len(y) == len(patients):
             raise CohortError(f"{len(X)} scans, {len(y)} labels, {len(patients)} patients", expected="equal numbers")
+        labels = np.asarray(y)
+        _require_one_each(labels, "label", "y")
+        _require_one_each(np.asarray(patients), "patient", "groups")
         cases = tuple(
             Case(scan=str(scan), path=Path(scan).resolve(), patient=str(patient), label=str(label))
-            for scan, label, patient in zip(X, y, patients, strict=True)
+            for scan, label, patient in zip(X, labels, patients, strict=True)
         )
-        cohort = Cohort(cases, Labels(tuple(sorted({str(label) for label in y}))))
+        classes = np.unique(labels)
+        cohort = Cohort(cases, Labels(tuple(map(str, classes))))
         self._end_temporary()
         self.run_ = finetune(cohort, self.config, self.out or self._temporary())
         self._predictor = load_bundle(self.run_.bundle)
-        self.classes_ = np.array(self._predictor.record.classes)
+        self.classes_ = classes
         return self
 
     def _temporary(self) -> Path:
@@ -96,13 +102,27 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         """Calibrated probabilities [scan, class]. Raises ScanError for a scan that cannot be used."""
         check_is_fitted(self, "run_")
         answers = [self._predictor.predict(scan).probabilities for scan in X]
-        return np.array([[answer[name] for name in self.classes_] for answer in answers])
+        return np.array([[answer[name] for name in self._predictor.record.classes] for answer in answers])
 
-    def predict(self, X: Sequence[Path | str]) -> NDArray[np.str_]:
+    def predict(self, X: Sequence[Path | str]) -> NDArray:
         """The class that each scan is called at the bundle's operating point, which need not be the most probable."""
         check_is_fitted(self, "run_")
         record = self._predictor.record
         return self.classes_[record.operating_point.predictions(self.predict_proba(X), record.labels).argmax(axis=1)]
+
+
+def _require_one_each(values: NDArray, what: str, where: str) -> None:
+    """Raises CohortError: several a scan, or none, which would be a class, or one patient of many scans."""
+    if values.ndim != 1:
+        raise CohortError(f"shape {values.shape}", where=where, expected=f"one {what} a scan")
+    lacking = [number for number, value in enumerate(values) if value is None or is_missing(str(value))]
+    if lacking:
+        raise CohortError(
+            f"scan {lacking[0] + 1} has no {what} ({len(lacking)} in all)",
+            where=where,
+            expected="one for every scan",
+            action="Fill it, or leave the scan out",
+        )
 
 
 def _remove(folder: Path, owner: int) -> None:

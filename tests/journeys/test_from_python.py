@@ -167,6 +167,34 @@ def test_transfer_classifier_is_a_scikit_learn_estimator(cohort_csv, unseen_csv,
         estimator.fit(paths[:2], labels[:1])
 
 
+def test_transfer_classifier_gives_back_the_labels_that_it_was_given(cohort_csv, tmp_path):
+    """Numbers are called as numbers, in their order, as every estimator of scikit-learn does."""
+    one_fold = {"kind": "holdout", "test_fraction": 0, "val_fraction": 0.4}
+    config = {"input": {"shape": [16, 16, 16]}, "split": one_fold, "transfer": {"strategy": "linear_probe"}}
+    config |= {"from_scratch_baseline": False, "explain": {"gallery": 0}}
+    rows = read_rows(cohort_csv)
+    paths = [cohort_csv.parent / row["scan"] for row in rows]
+    number_of = dict(zip(sorted({row["label"] for row in rows}), (2, 10, 9), strict=True))
+    labels = np.array([number_of[row["label"]] for row in rows])
+    estimator = mt.TransferClassifier(mt.FinetuneConfig.model_validate(config), tmp_path / "run").fit(paths, labels)
+    assert estimator.classes_.tolist() == [2, 9, 10]
+    assert mt.load_bundle(estimator.run_.bundle).record.classes == ("2", "9", "10")
+    assert estimator.score(paths, labels) == np.mean(estimator.predict(paths) == labels)
+    surest = estimator.classes_[estimator.predict_proba(paths).argmax(axis=1)]
+    assert set(surest.tolist()) <= {2, 9, 10}
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), "", "NA"])
+def test_transfer_classifier_takes_no_missing_label_for_a_class_and_no_missing_patient_for_one(tmp_path, nothing):
+    estimator, paths = mt.TransferClassifier(out=tmp_path / "run"), [tmp_path / f"{number}.nii" for number in range(4)]
+    with pytest.raises(CohortError, match=r"^y: scan 2 has no label \(1 in all\); expected one for every scan"):
+        estimator.fit(paths, ["a", nothing, "b", "b"])
+    with pytest.raises(CohortError, match=r"^groups: scan 3 has no patient \(2 in all\)"):
+        estimator.fit(paths, ["a", "a", "b", "b"], groups=[1, 2, nothing, nothing])
+    with pytest.raises(CohortError, match=r"^y: shape \(4, 2\); expected one label a scan"):
+        estimator.fit(paths, [["a", "b"]] * 4)
+
+
 def test_transfer_classifier_without_a_config_plans_and_so_refuses_what_no_plan_suits(tmp_path):
     rng, affine, inside = np.random.default_rng(0), np.diag([6.0, 6.0, 8.0, 1.0]), np.zeros((6, 40, 40), bool)
     inside[:, 8:32, 8:32] = True
