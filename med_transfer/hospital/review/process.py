@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -61,4 +62,6 @@ class PageProcess:
             with self._starting:
                 if self._stopped.is_set():
                     return
-                began, self._process = time.monotonic(), self._start()
+                began = time.monotonic()
+                with suppress(OSError):  # no memory for a process now; the one that has ended counts as another failure
+                    self._process = self._start()

@@ -86,6 +86,7 @@ def heat_map(request: Request, study: StudyId, revision: Number, number: Number)
     path = _node(request).folder / answer.map_file
     if not answer.map_file or not facts.images_here or not path.is_file():
         raise HTTPException(404, "no_map")
+    tell(request, "saw images", Seen(facts.id, facts.study_uid), detail="heat map")
     return FileResponse(path, media_type="application/gzip")
 
 

@@ -190,6 +190,17 @@ def test_guessing_must_wait_and_locks_out_nobody_else(tmp_path):
         assert page.browser().sign_in("rita").status_code == 303
 
 
+def test_failures_without_a_name_hold_back_nobody_elsewhere(page):
+    """Of single sign-on and of the first operator's token: anybody can make them."""
+    limits = page.access.limits
+    for n in range(30):
+        limits.failed("", f"10.1.0.{n}")
+    assert limits.wait_seconds("", "10.1.1.1") == 0
+    for _ in range(6):
+        limits.failed("", "10.1.0.1")
+    assert limits.wait_seconds("", "10.1.0.1") > 0
+
+
 def test_guesses_at_once_are_counted_as_guesses_in_turn(tmp_path):
     with page_of(tmp_path / "state") as page:
         page.access.users.put("slow", "reader", PASSWORD)

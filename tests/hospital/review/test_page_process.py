@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -53,6 +54,25 @@ def test_a_page_that_is_killed_starts_again_and_ends_with_its_node(config, capfd
         os.kill(page.pid, 0)
     told = capfd.readouterr()
     assert "Create the first operator at http://127.0.0.1" in told.out + told.err
+
+
+def test_a_page_that_cannot_be_started_now_is_started_later(config, monkeypatch):
+    path, url = config
+    start, tried = PageProcess._start, []
+
+    def no_memory_once(self: PageProcess):
+        tried.append(time.monotonic())
+        if len(tried) == 2:
+            raise BlockingIOError(errno.EAGAIN, "no process")
+        return start(self)
+
+    monkeypatch.setattr(PageProcess, "_start", no_memory_once)
+    page = PageProcess(path)
+    try:
+        os.kill(page.pid, signal.SIGKILL)
+        until(lambda: len(tried) == 3 and answers(url), 90)
+    finally:
+        page.stop()
 
 
 def test_who_may_sign_in_is_told_by_command(command, config, monkeypatch, tmp_path):

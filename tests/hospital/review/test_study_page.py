@@ -151,6 +151,8 @@ def test_voxels_and_map_lie_where_the_images_are(page, study, config):
         answer = browser.get(f"{place}/{name}.nii.gz", timeout=120)
         assert answer.status_code == 200, answer.text
         images[name] = nibabel.Nifti1Image.from_bytes(_unzipped(answer.content))
+    seen = [(one["what"], one["study"], one["remark"]) for one in page.access.audit.latest(2)]
+    assert seen == [("saw images", study, "heat map"), ("saw images", study, "")]
     volume = read_scan(config.folder / "incoming" / study)
     assert np.array_equal(np.asarray(images["volume"].dataobj).transpose(2, 1, 0), volume.voxels)
     assert np.allclose(images["volume"].affine, geometry.swap_lps_ras(volume.affine))

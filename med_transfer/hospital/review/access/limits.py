@@ -31,7 +31,7 @@ class Limits:
     def wait_seconds(self, user: str, address: str) -> float:
         """Before a next attempt is looked at at all; 0: none."""
         known = self._database.rows("SELECT 1 FROM known_place WHERE user = ? AND address = ?", user, address)
-        keys = _keys(user, address)[: 1 if known else 3]
+        keys = list(_keys(user, address).values())[: 1 if known else None]
         marks, now = ", ".join("?" for _ in keys), time.time()
         ((until,),) = self._database.rows(f"SELECT max(until) FROM attempt WHERE key IN ({marks})", *keys)
         return min(_LONGEST_SECONDS, max(0.0, (until or 0.0) - now))
@@ -41,7 +41,7 @@ class Limits:
         now = time.time()
         with self._database.transaction() as database:
             database.execute("DELETE FROM attempt WHERE until < ?", (now - _FORGET_SECONDS,))
-            for kind, key in zip(_FREE, _keys(user, address), strict=True):
+            for kind, key in _keys(user, address).items():
                 (failures,) = database.execute(
                     "INSERT INTO attempt VALUES (?, 1, ?) ON CONFLICT DO UPDATE SET failures = failures + 1 "
                     "RETURNING failures",
@@ -55,10 +55,14 @@ class Limits:
         """This name belongs to this address, and its failures there are forgotten."""
         with self._database.transaction() as database:
             database.execute("INSERT OR IGNORE INTO known_place VALUES (?, ?)", (user, address))
-            database.execute("DELETE FROM attempt WHERE key = ?", (_keys(user, address)[0],))
+            database.execute("DELETE FROM attempt WHERE key = ?", (_keys(user, address)["pair"],))
 
 
-def _keys(user: str, address: str) -> tuple[str, str, str]:
-    """As hashes: what somebody takes for a name may be a password in the wrong field."""
+def _keys(user: str, address: str) -> dict[str, str]:
+    """As hashes: what somebody takes for a name may be a password in the wrong field.
+
+    A token and single sign-on have no name, which all addresses would share: one could hold back the others.
+    """
     name = user.casefold()
-    return digest(f"pair {address} {name}"), digest(f"user {name}"), digest(f"address {address}")
+    said = {"pair": f"pair {address} {name}", "user": f"user {name}", "address": f"address {address}"}
+    return {kind: digest(key) for kind, key in said.items() if name or kind != "user"}
