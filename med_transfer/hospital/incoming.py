@@ -14,6 +14,7 @@ from pathlib import Path
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.filewriter import correct_ambiguous_vr
+from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from med_transfer.atomic import create_file, write_bytes
@@ -121,10 +122,15 @@ def describe(received: Received) -> Instance:
 def _described(header: Dataset) -> Described:
     """What the page shows; what cannot be read is empty there, and no reason to refuse an image."""
     try:
-        said = {name: str(header.get(keyword, "") or "")[:_LONGEST] for name, keyword in _SHOWN.items()}
+        said = {name: _text(header.get(keyword, ""))[:_LONGEST] for name, keyword in _SHOWN.items()}
     except Exception:  # corrupt bytes make a parser raise nearly anything
         return Described()
     return Described(**said)
+
+
+def _text(value: object) -> str:
+    """As it was typed: a backslash in a description, as of CHEST\\ABDOMEN, makes several values of it."""
+    return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value or "")
 
 
 def describe_earlier(folder: Path, queue: Queue) -> None:

@@ -58,8 +58,10 @@ CREATE TRIGGER IF NOT EXISTS worklist_begins AFTER INSERT ON study BEGIN
 CREATE TRIGGER IF NOT EXISTS worklist_follows AFTER UPDATE ON study
     WHEN new.state != old.state OR new.reason != old.reason BEGIN
     UPDATE worklist SET state = new.state, reason = new.reason WHERE study = new.id; END;
-CREATE TRIGGER IF NOT EXISTS worklist_unjudged AFTER UPDATE ON study WHEN new.revision != old.revision BEGIN
-    UPDATE worklist SET judged = '' WHERE study = new.id; END;
+DROP TRIGGER IF EXISTS worklist_unjudged;
+CREATE TRIGGER IF NOT EXISTS worklist_unsaid AFTER UPDATE ON study WHEN new.revision != old.revision BEGIN
+    UPDATE worklist SET judged = '', answer = '', top_class = '', top_probability = -1, because = ''
+    WHERE study = new.id; END;
 CREATE TABLE IF NOT EXISTS answer (
     study TEXT NOT NULL REFERENCES study, revision INTEGER NOT NULL, number INTEGER NOT NULL, route TEXT NOT NULL,
     bundle TEXT NOT NULL, series_uid TEXT NOT NULL, map_file TEXT NOT NULL, facts TEXT NOT NULL,

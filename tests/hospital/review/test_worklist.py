@@ -47,7 +47,8 @@ def test_a_line_says_whose_study_it_is_and_what_was_said_of_it(queue):
     assert queue.judged(Feedback("who", "s1", 1, 0, "disagree", "none"), 60)
     assert worklist.line(queue, "s1").judged == "disagree"
     queue.add(replace(FIRST, sop_uid="1.2.3.2"), 70)  # there will be another answer, which nobody has judged
-    assert worklist.line(queue, "s1").judged == ""
+    again = worklist.line(queue, "s1")
+    assert (again.judged, again.answer, again.top_class, again.top_probability) == ("", "", "", -1), "as on its page"
     assert worklist.line(queue, "s2") is None
 
 
@@ -175,13 +176,13 @@ def test_names_stay_in_the_list(queue, tmp_path, caplog):
 
     scan = series(tmp_path / "scan", slices=1)[0]
     image = dcmread(scan)
-    image.PatientName, image.StudyDescription = "Planted^Anna", "PlantedDescription"
+    image.PatientName, image.StudyDescription = "Planted^Anna", "PlantedDescription\\Abdomen"
     image.save_as(scan)
     with caplog.at_level(logging.DEBUG):
         keep(tmp_path / "node", queue, received_file(scan.read_bytes()), 1, 10)
         describe_earlier(tmp_path / "node", queue)
     (line,) = worklist.page(queue, Wish()).lines
-    assert (line.patient_name, line.description) == ("Planted^Anna", "PlantedDescription")
+    assert (line.patient_name, line.description) == ("Planted^Anna", "PlantedDescription\\Abdomen")
     queue.complete(100, 0)
     answered(queue, FACTS)
     page = worklist.page(queue, Wish(search="Planted"))
