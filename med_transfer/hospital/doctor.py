@@ -11,7 +11,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -235,10 +235,9 @@ def _http(node: NodeConfig, peer: WebPeer | FhirServer) -> Iterator[Finding]:
         yield Finding("http", "problem", None, f"{peer.name} does not answer ({type(error).__name__})")
         return
     yield Finding("http", "ok", answer.status_code, f"{peer.name} answers")
-    if "Date" in answer.headers:
-        yield _skew(
-            "clock_http", parsedate_to_datetime(answer.headers["Date"]).timestamp() - time.time(), f"{peer.name}'s"
-        )
+    with suppress(KeyError, ValueError):  # no Date, or none that is one
+        told = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        yield _skew("clock_http", told - time.time(), f"{peer.name}'s")
 
 
 def _queue(node: NodeConfig) -> Iterator[Finding]:

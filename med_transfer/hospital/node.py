@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from med_transfer.errors import ScanError
+from med_transfer.errors import OutputError, ScanError
 from med_transfer.hospital.analysis import analyse
 from med_transfer.hospital.bundles import Bundles
 from med_transfer.hospital.config import NodeConfig
@@ -196,6 +196,9 @@ class Node:
         except ScanError as error:
             log.warning("study %s: %s", study.id, type(error).__name__, extra={"study": study.id})
             self.queue.not_predicted(study, type(error).__name__, time.time())
+        except OutputError:  # a full disk is no fault of the study, which would be a dead letter within a minute
+            log.error("study %s: its results cannot be written", study.id, extra={"study": study.id})
+            self.queue.not_predicted(study, "OutputError", time.time(), for_good=False)
         except Exception as error:
             log.error("study %s: unexpected %s", study.id, type(error).__name__, extra={"study": study.id})
             log.debug("unexpected", exc_info=True, extra={"study": study.id})

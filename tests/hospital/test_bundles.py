@@ -103,6 +103,20 @@ def test_a_study_is_not_judged_without_images_that_are_gone_from_the_disk(node_c
     node.queue.close()
 
 
+def test_a_disk_that_takes_no_results_makes_no_dead_letter(node_config, first_bundle, tmp_path):
+    config = node_config(results={"heat_map": "off", "secondary_capture": False}, retries={"predictions": 2})
+    node = Node(config, first_bundle, "cpu")
+    (config.folder / "results").write_text("in the way")
+    assert predict(node, series(tmp_path / "scan")) == []
+    for attempts in (1, 2, 3):
+        (study,) = node.queue.studies()
+        assert (study.state, study.reason, study.attempts) == ("complete", "OutputError", attempts)
+        node.predict(study)
+    (config.folder / "results").unlink()
+    assert predict(node, [])[-1]["status"] == "ok"
+    node.queue.close()
+
+
 def test_an_answer_that_was_replaced_is_sent_again_when_its_bundle_is_back(
     node_config, first_bundle, second_bundle, tmp_path
 ):

@@ -338,6 +338,21 @@ def examined(command, path: Path, code: int) -> dict[str, list[tuple[str, object
     return found
 
 
+class Yesterday(SimpleHTTPRequestHandler):
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return "yesterday"
+
+
+def test_the_doctor_goes_on_where_a_peers_date_is_none(node_config, command, tmp_path):
+    with HTTPServer(("127.0.0.1", 0), Yesterday) as web:
+        threading.Thread(target=web.handle_request, daemon=True).start()
+        peer = {"kind": "dicomweb", "url": f"http://127.0.0.1:{web.server_port}/dicom-web"}
+        path = tmp_path / "node.yaml"
+        path.write_text(node_config(destinations=[peer]).model_dump_json())
+        found = examined(command, path, 1)
+    assert (found["http"][0][0], "clock_http" in found, found["bundle"][0][0]) == ("ok", False, "problem")
+
+
 def test_the_doctor_of_a_node_that_works_and_of_one_that_does_not(bundle, node_config, command, tmp_path):
     pacs_port, silent = free_port(), free_port()
     key, pem = certificate(tmp_path, "node")

@@ -190,9 +190,9 @@ class Queue:
             sending.follow(database, study.id, now)
         return True
 
-    def not_predicted(self, study: Study, reason: str, now: float) -> None:
-        """Something went wrong that may go better later; after too many attempts the study is a dead letter."""
-        dead = study.attempts + 1 >= self._retries.predictions
+    def not_predicted(self, study: Study, reason: str, now: float, for_good: bool = True) -> None:
+        """Something went wrong that may go better later; ``for_good``: after too many attempts it is a dead letter."""
+        dead = for_good and study.attempts + 1 >= self._retries.predictions
         with self.writing() as database:
             predicting.fail(database, study, reason, now, now + self.wait_seconds(study.attempts), dead)
 
