@@ -214,7 +214,7 @@ def timed_config(
     cost = measure_cost(
         resolved, source, cohort.labels, _read_seconds(cohort, resolved, source, looked_at), len(cohort)
     )
-    fitting, losses = fit_into(minutes, config, cohort, cost) if minutes is not None else (config, [])
+    fitting, losses = fit_into(minutes, resolved, cohort, cost) if minutes is not None else (config, [])
     given_up = tuple(Choice(key, value, f"to keep the time: {loss}") for key, value, loss in losses)
     looks_at = () if plan else (region_sentence(fitting, cohort),)
     return PlannedConfig(

@@ -29,7 +29,7 @@ from med_transfer.finetuning.fold_pretraining import pretraining_seconds
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.finetuning.regularisation import find_penalties
-from med_transfer.finetuning.strategies.by_stage import AttentionProbe
+from med_transfer.finetuning.strategies.by_stage import AttentionProbe, Scratch
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.features import best_device
 from med_transfer.model.linear_head import INNER_FOLDS, fit_head
@@ -331,6 +331,8 @@ def _less_training(
     alone = _without(config, [*baseline, one])
     if config.split.kind == "kfold" and config.split.test_fraction and _can_be_split(cohort, divided, alone.split):
         yield [one, _fewer_epochs(minutes, alone, divided, cost)]
+    if isinstance(config.transfer.strategy, Scratch):
+        return  # features of random values are worth no head
     probe = GivenUp("transfer.strategy", {"name": "linear_probe"}, "only a linear head is trained, on frozen features")
     yield [probe, *_of_training_alone(config)]
 

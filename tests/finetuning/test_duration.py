@@ -144,6 +144,12 @@ def test_what_does_not_go_with_what_is_left_is_given_up_with_it(asked, given_up)
     fitting.resolved(from_source=True)
 
 
+def test_training_from_random_values_does_not_become_a_frozen_head():
+    assert fit_into(1.6, config(strategy="full"), COHORT, COST)[0].transfer.strategy.name == "linear_probe"
+    with pytest.raises(ConfigError, match=r"--minutes: .*expected at least \d+: about"):
+        fit_into(1.6, config(strategy="scratch"), COHORT, COST)
+
+
 def test_a_split_of_the_table_is_left_as_it_is():
     parts = itertools.cycle(["train", "train", "test"])
     cases = tuple(case.__class__(**(vars(case) | {"split": next(parts)})) for case in COHORT.cases)

@@ -129,6 +129,13 @@ def test_less_time_than_anything_takes_is_refused_before_training(command, cohor
     assert not (tmp_path / "run").exists()
 
 
+def test_a_network_of_random_values_is_not_frozen_for_the_sake_of_time(command, cohort_csv, tmp_path):
+    slow = settings("backbone.name=resnet18-w8", "training.epoch_scans=1000000", "training.batch_size=4", *BRIEF)
+    outcome = command("finetune", cohort_csv, "-o", tmp_path / "run", "--plan", "--minutes", 2, *SMALL, *slow)
+    assert outcome.code == 2
+    assert "--minutes: 2 minutes; expected at least " in outcome.err  # a linear head would have fitted
+
+
 def test_a_given_config_is_timed_too(command, cohort_csv, planned, tmp_path):
     quick = settings("training.epochs=1", "training.epoch_scans=8", "training.batch_size=4", *BRIEF)
     words = ("finetune", cohort_csv, "-c", planned[0], "-o", tmp_path / "run", "--plan", *quick)
