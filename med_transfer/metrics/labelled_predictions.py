@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import CohortError, NothingDone, UsageError
-from med_transfer.metrics.reasons import TEST_SCANS
+from med_transfer.metrics.reasons import EVALUATED_SCANS
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 
@@ -44,7 +44,7 @@ class LabelledPredictions:
     patients: Sequence[str]
     labels: Labels
     operating_point: OperatingPoint
-    scans: str = TEST_SCANS
+    scans: str = EVALUATED_SCANS
     calls: NDArray[np.bool_] | None = None
     out_of_fold: bool = False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from med_transfer.errors.sentence import Sentence
 
-TEST_SCANS = Sentence("the test scans")
+EVALUATED_SCANS = Sentence("the evaluated scans")
 VALIDATION_SCANS = Sentence("the validation scans")
 SCANS_CALLED = Sentence("the scans called")
 
@@ -16,12 +16,12 @@ ONE_ANSWER = Sentence("every scan gets the same answer")
 DRAWS_AGREE = Sentence("every bootstrap draw agrees")
 
 
-def no_case(name: str, scans: str = TEST_SCANS) -> Sentence:
+def no_case(name: str, scans: str = EVALUATED_SCANS) -> Sentence:
     """No scan has the class."""
     return Sentence("no scan of class {name} among {scans}", name=name, scans=scans)
 
 
-def no_other(name: str, scans: str = TEST_SCANS) -> Sentence:
+def no_other(name: str, scans: str = EVALUATED_SCANS) -> Sentence:
     """Every scan has the class."""
     return Sentence("no scan of another class than {name} among {scans}", name=name, scans=scans)
 

@@ -70,7 +70,7 @@ def _missing(truth: NDArray[np.intp], n_classes: int) -> str:
     if len(np.unique(truth)) == n_classes:
         return ""
     if n_classes == 2:
-        return Sentence("no case, or nothing but cases, among the test scans")
+        return Sentence("no case, or nothing but cases, among the evaluated scans")
     return Sentence("a class has no test scan")
 
 

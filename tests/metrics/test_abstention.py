@@ -68,7 +68,7 @@ def test_without_scans_of_a_class_its_coverage_is_undefined():
     )
     set_metrics = measure_sets(predictions, PredictionSets(coverage=0.9, thresholds=(0.2,) * 3, n_patients=(9,) * 3))
     assert set_metrics.classes["malignant"].coverage.value is None
-    assert set_metrics.classes["malignant"].coverage.reason == "no scan of class malignant among the test scans"
+    assert set_metrics.classes["malignant"].coverage.reason == "no scan of class malignant among the evaluated scans"
 
 
 def test_certainty_agrees_for_two_classes_and_one_finding():

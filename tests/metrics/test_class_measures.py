@@ -146,7 +146,7 @@ def test_a_class_without_a_case():
         class_metrics.at_prevalence.ppv,
     ):
         assert (estimate.value, estimate.ci95) == (None, None)
-    no_case = "no scan of class malignant among the test scans"
+    no_case = "no scan of class malignant among the evaluated scans"
     for name in ("average_precision", "partial_auc", "lr_positive", "lr_negative"):
         assert getattr(class_metrics, name).reason == no_case
     assert class_metrics.f1.reason == "no scan of class malignant, and none was called so"
@@ -160,7 +160,7 @@ def test_findings_that_no_scan_has_are_measured_all_the_same_and_say_why_there_i
     metrics = compute_metrics(predictions, resampling=Bootstrap(n_boot=50))
     assert metrics.classes["nodule"].specificity.value is not None
     assert metrics.macro_average_precision.value is None
-    assert metrics.macro_average_precision.reason == "no class has a case among the test scans"
+    assert metrics.macro_average_precision.reason == "no class has a case among the evaluated scans"
 
 
 def test_a_class_with_one_case():

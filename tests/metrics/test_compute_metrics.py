@@ -103,7 +103,7 @@ def test_an_undefined_measure_is_null_with_its_reason():
     class_metrics = metrics.classes["malignant"]
     for estimate in (class_metrics.sensitivity, class_metrics.ppv, class_metrics.auc):
         assert (estimate.value, estimate.ci95) == (None, None)
-    assert class_metrics.sensitivity.reason == "no scan of class malignant among the test scans"
+    assert class_metrics.sensitivity.reason == "no scan of class malignant among the evaluated scans"
     assert class_metrics.ppv.reason == "no test scan was called malignant"
     assert class_metrics.npv.value == 1
     assert metrics.balanced_accuracy.value == pytest.approx(0.75)
@@ -117,7 +117,7 @@ def test_a_test_set_of_one_class_has_no_auc():
     )
     assert metrics.macro_auc.value is None
     assert "no class" in metrics.macro_auc.reason
-    assert metrics.classes["healthy"].auc.reason == "no scan of another class than healthy among the test scans"
+    assert metrics.classes["healthy"].auc.reason == "no scan of another class than healthy among the evaluated scans"
     assert metrics.classes["healthy"].specificity.value is None
 
 

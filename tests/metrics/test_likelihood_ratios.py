@@ -44,8 +44,8 @@ def test_a_ratio_without_bound_is_null_and_tells_its_lower_limit():
 @pytest.mark.parametrize(
     ("counts", "which", "reason"),
     [
-        (Counts(0, 2, 8, 0), "positive", "no scan of class a among the test scans"),
-        (Counts(3, 0, 0, 2), "negative", "no scan of another class than a among the test scans"),
+        (Counts(0, 2, 8, 0), "positive", "no scan of class a among the evaluated scans"),
+        (Counts(3, 0, 0, 2), "negative", "no scan of another class than a among the evaluated scans"),
         (Counts(0, 0, 8, 3), "positive", "no test scan was called a"),
         (Counts(3, 8, 0, 0), "negative", "every test scan was called a"),
     ],

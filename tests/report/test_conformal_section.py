@@ -36,7 +36,7 @@ def test_coverage_asked_and_reached_stands_in_the_report_for_every_class(tmp_pat
     rows = rows_of(tmp_path, "conformal-coverage")
     for row, (name, class_sets) in zip(rows[:-1], shown.metrics.prediction_sets.classes.items(), strict=True):
         assert (row["Class"], float(row["Asked"])) == (name, 0.9)
-        assert float(row["Reached on test scans"]) == class_sets.coverage.value
+        assert float(row["Reached on the evaluated scans"]) == class_sets.coverage.value
         assert f"{100 * class_sets.coverage.value:.1f} %" in page.text
     assert rows[-1]["Class"] == "All"
     third = shown.metrics.labels[2]

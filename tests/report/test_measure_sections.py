@@ -102,7 +102,7 @@ def test_what_is_undefined_is_shown_so_with_its_reason_and_never_as_zero(tmp_pat
     )
     scans = {"truth": truth, "probabilities": np.eye(3)[[0, 0, 1, 0]], "patients": "abcd"}
     page = Page(write(tmp_path / "report.html", evidence(three_classes(3), metrics, **scans)))
-    assert "undefined no scan of class malignant among the test scans" in page.text
+    assert "undefined no scan of class malignant among the evaluated scans" in page.text
     assert "undefined no scan of another class was called benign, so the ratio has no upper bound" in page.text
     (row,) = (row for row in rows_of(tmp_path, "further_measures-calls") if row["Class"] == "malignant")
     assert {row["LR+"], row["LR−"], row["F1"]} == {""}

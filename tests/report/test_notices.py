@@ -38,7 +38,7 @@ def test_failures_and_few_scans_are_warnings():
     shown = by_title(metrics_of(data, failed=failed))
     assert "truncated (1 scan)" in shown["1 of 31 scans gave no prediction"].text
     few = [f"{name} ({n})" for name, n in zip(data.labels.names, data.truth.sum(0), strict=True) if n < 10]
-    assert ", ".join(few) in shown["Too few test scans to trust a rate"].text
+    assert ", ".join(few) in shown["Too few scans to trust a rate"].text
 
 
 def test_predictions_that_abstain_are_counted_and_the_others_measured():

@@ -84,7 +84,7 @@ def test_a_small_run_makes_a_report_with_undefined_measures(tmp_path):
     )
     run = summary(three_classes(3))
     page = Page(write(tmp_path / "report.html", evidence(small, metrics, run=run, curves=(), misses=())))
-    assert "no scan of class malignant among the test scans" in page.text
+    assert "no scan of class malignant among the evaluated scans" in page.text
     assert "Transfer gain was not measured" in page.text
     assert "malignant (0)" in page.text
     assert "Every scan gave a prediction" in page.text

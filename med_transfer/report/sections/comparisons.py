@@ -54,7 +54,7 @@ def _baselines(metrics: Metrics, model: str, t: Translator) -> Table:
             lambda b: estimated(b.brier, "decimal", t),
         ),
     ]
-    caption = t("The {model} and its baselines, on the same test scans", model=model)
+    caption = t("The {model} and its baselines, on the same scans", model=model)
     return Table("baselines", caption, (t("Measure"), model.capitalize(), *metrics.baselines), rows)
 
 

@@ -47,7 +47,7 @@ def _coverage(sets: SetMetrics, t: Translator) -> Table:
         (
             t("Class"),
             t("Asked"),
-            t("Reached on test scans"),
+            t("Reached on the evaluated scans"),
             t("In the set from probability"),
             t("Validation patients"),
         ),

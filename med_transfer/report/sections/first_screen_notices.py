@@ -307,9 +307,9 @@ def _few(metrics: Metrics, t: Translator) -> Notice | None:
         return None
     return Notice(
         "warning",
-        t("Too few test scans to trust a rate"),
+        t("Too few scans to trust a rate"),
         t(
-            "Fewer than {limit} test scans: {classes}. Read the interval, not the number.",
+            "Fewer than {limit} evaluated scans: {classes}. Read the interval, not the number.",
             limit=FEW_SCANS,
             classes=", ".join(few),
         ),

@@ -80,7 +80,7 @@ def _shortcut(metrics: Metrics, t: Translator) -> Notice | None:
     if acquisition is None or shortcuts is None or not above_chance(acquisition.macro_auc):
         return None
     text = t(
-        "From the acquisition alone a small model reaches macro AUC {auc} (95 % CI {interval}) on these test scans. "
+        "From the acquisition alone a small model reaches macro AUC {auc} (95 % CI {interval}) on these scans. "
         "Strongest: {facts}. The network's lead over it is {gain}. It may have learned how scans of each class were "
         "made: evaluate it on scans in which that does not go together. See docs/subgroups.md.",
         auc=decimal(acquisition.macro_auc),

@@ -1,4 +1,4 @@
-"""Predictive values where the classes are rarer or more common than among the test scans."""
+"""Predictive values where the classes are rarer or more common than among the evaluated scans."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
         t("PPV here"),
         t("NPV here"),
     )
-    caption = t("Predictive values at the stated prevalence, and those among the test scans, with 95 % intervals")
+    caption = t("Predictive values at the stated prevalence, and those among the evaluated scans, with 95 % intervals")
     return Section(t("At another prevalence"), [Table("stated", caption, columns, rows)])
 
 

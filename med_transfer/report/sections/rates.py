@@ -24,7 +24,7 @@ def section(evidence: Evidence, t: Translator) -> Section:
         caption += " " + t("†: interval over patients.")
     table = Table(
         "by-class",
-        caption + " " + t("Predictive values hold only at the prevalence of these test scans."),
+        caption + " " + t("Predictive values hold only at the prevalence of these scans."),
         (t("Class"), t("Scans (prevalence)"), t("Sensitivity"), t("Specificity"), t("PPV"), t("NPV"), t("AUC")),
         [
             (name, _scans(class_metrics, metrics.prevalence[name], t), *_estimates(class_metrics, t))

@@ -27,7 +27,7 @@ def _test(metrics: Metrics, model: str, t: Translator) -> Table:
     acquisition = metrics.baselines[ACQUISITION_BASELINE]
     return Table(
         "test",
-        t("The acquisition alone and the {model}, on the same test scans; 0.5 is guessing", model=model),
+        t("The acquisition alone and the {model}, on the same scans; 0.5 is guessing", model=model),
         (t("Model"), t("Macro AUC")),
         [
             (t("Acquisition alone"), estimated(acquisition.macro_auc, "decimal", t)),
