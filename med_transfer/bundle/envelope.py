@@ -64,7 +64,7 @@ class InputEnvelope(BaseModel):
                     "{fact} {value} lies outside of {low} to {high}, where the development scans are", **said
                 )
         for name, seen in self.texts.items():
-            if name in facts and not any(one in str(facts[name]) for one in seen):  # CHEST in CHESTABDPELVIS
+            if name in facts and not _is_among(str(facts[name]), seen, part=name == "body_part"):
                 said = {"fact": name, "value": facts[name], "seen": ", ".join(seen)}
                 found[f"outside_{name}"] = Sentence("{fact} {value}: the development scans are {seen}", **said)
         return found
@@ -106,6 +106,11 @@ def fit_limits(facts: Sequence[Facts], patients: Sequence[str]) -> dict[str, obj
         "texts": _texts(facts, patients),
         "false_alarms": max(FALSE_ALARMS, 1 / (len(facts) + 1)),
     }
+
+
+def _is_among(text: str, seen: Sequence[str], *, part: bool) -> bool:
+    """``part``: of the body, as CHEST in CHESTABDPELVIS; but the modality OCT is no CT."""
+    return any(one in text for one in seen) if part else text in seen
 
 
 def _texts(facts: Sequence[Facts], patients: Sequence[str]) -> dict[str, tuple[str, ...]]:

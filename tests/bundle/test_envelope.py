@@ -92,6 +92,7 @@ def test_body_part_and_modality_are_held_against_those_of_training_where_all_sta
     assert fitted.outside(other)["outside_body_part"] == "body_part HEAD: the development scans are CHEST"
     wide = input_facts(volume(modality="CT", acquisition={"BodyPartExamined": "CHESTABDPELVIS"}))
     assert fitted.outside(wide) == fitted.outside(input_facts(volume())) == {}
+    assert "outside_modality" in fitted.outside(input_facts(volume(modality="OCT")))  # whose letters are in it
     mr = input_facts(volume(modality="MR"))
     with pytest.raises(InputRejected, match="modality MR; expected CT, as the development scans"):
         fitted.require_modality(mr, "scan.dcm")
