@@ -34,7 +34,8 @@ import torch
 
 from med_transfer.bundle import versions
 from med_transfer.errors import MedTransferError, UsageError, not_installed
-from med_transfer.scans.isolation import Remarks, collected_remarks, repeat_remarks
+from med_transfer.scans.isolation import GIB, SECONDS, Remarks, collected_remarks, repeat_remarks
+from med_transfer.scans.search.links import FOLLOW
 
 log = logging.getLogger(__name__)
 
@@ -59,15 +60,19 @@ class TaskLost:
     why: str
 
 
+def _settings() -> dict[str, str]:
+    """Variables of the environment; an empty one, which is none, where a machine may have one that changes answers."""
+    own = {name: text for name, text in os.environ.items() if name.startswith("MED_TRANSFER_")}
+    return dict.fromkeys((SECONDS, GIB, FOLLOW), "") | own
+
+
 @dataclass(frozen=True)
 class Caller:
     """Where a job comes from, which it is to find on its machine, too."""
 
     folder: Path = field(default_factory=Path.cwd)
     versions: dict[str, str] = field(default_factory=versions)
-    environment: dict[str, str] = field(
-        default_factory=lambda: {name: text for name, text in os.environ.items() if name.startswith("MED_TRANSFER_")}
-    )
+    environment: dict[str, str] = field(default_factory=_settings)
 
 
 @contextmanager

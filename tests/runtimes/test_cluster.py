@@ -23,7 +23,10 @@ from med_transfer.finetuning.run import train
 from med_transfer.inference import BatchSettings, load_bundle
 from med_transfer.inference.on_cluster import OnCluster
 from med_transfer.progress import silent
+from med_transfer.runtimes import cluster as cluster_module
 from med_transfer.runtimes.cluster import TaskLost, cluster
+from med_transfer.scans.isolation import GIB, SECONDS, ReadLimits
+from med_transfer.scans.search.links import FOLLOW
 from med_transfer.tuning import TuneConfig
 from med_transfer.tuning.deadline import Deadline
 from med_transfer.tuning.inner_folds import without_test_scans
@@ -138,6 +141,18 @@ def test_trials_whose_folds_are_trained_on_the_cluster_are_those_of_one_machine(
         found.append([replace(trial, seconds=0.0) for trial in search.run(6).trials])
     assert found[0] == found[1]
     assert "pruned" in {trial.state for trial in found[0]}
+
+
+def test_a_machine_reads_scans_by_the_settings_of_whoever_asks_it(monkeypatch):
+    """And not by those that it was started with."""
+    for name in (SECONDS, GIB, FOLLOW):
+        monkeypatch.delenv(name, raising=False)
+    asks = cluster_module.Caller()
+    monkeypatch.setenv(SECONDS, "1")
+    monkeypatch.setenv(GIB, "0.5")
+    monkeypatch.setenv(FOLLOW, "1")
+    read_by = cluster_module._run(lambda *_: (ReadLimits.from_environment(), os.environ[FOLLOW]), "job", None, asks, 1)
+    assert read_by == ((ReadLimits(), ""), [])
 
 
 def test_a_machine_that_is_lost_in_the_middle_costs_no_scan(machines, nodes, tmp_path):
