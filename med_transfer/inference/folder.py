@@ -165,7 +165,7 @@ def predict_items(
     settings: BatchSettings = BatchSettings(),
 ) -> FolderOutcome:
     """:func:`predict_all` of those ``items`` that were found in ``scans``; rows of others that are there go."""
-    made_by = {"bundle": predictor.identity, "version": cache_key(versions())}
+    made_by = {"bundle": predictor.identity, "version": cache_key(versions()), "device": str(predictor.device)}
     record, is_own = begin(settings.shard, [item.name for item in items], made_by, _settings(predictor, scans))
     items, made_by["scans"] = list(itertools.compress(items, is_own)), cache_key(str(path_of(scans).resolve()))
     out, fused = out / settings.shard.folder, predictor.record.fusion is not None

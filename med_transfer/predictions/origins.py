@@ -2,7 +2,7 @@
 
 ::
 
-    predictions.origins.jsonl   {"schema": 1, "bundle": ..., "scans": ..., "version": ...}
+    predictions.origins.jsonl   {"schema": 1, "bundle": ..., "scans": ..., "version": ..., "device": ...}
                                 {"from": ..., "row": ...}       a row, and the stamps of its files, as hashes;
                                 with "reason": the row's, in parts, for a page in another language
 
@@ -26,7 +26,12 @@ _SUFFIX = ".origins.jsonl"
 RETRIED = ""  # made from nothing that holds: the scan is tried again
 _SCHEMA = 1
 _Line = dict[str, Any]
-_ANOTHER = {"bundle": "another bundle", "scans": "other scans", "version": "another version of this program"}
+_ANOTHER = {
+    "bundle": "another bundle",
+    "scans": "other scans",
+    "version": "another version of this program",
+    "device": "another device",  # whose last digits are others
+}
 
 
 class RowOrigins:
@@ -35,7 +40,7 @@ class RowOrigins:
     Args:
         table: the table; the file lies beside it.
         rows: the lines that it holds.
-        made_by: hash of the bundle, of the place of the scans, and the version.
+        made_by: hash of the bundle, of the place of the scans, and the version; the device.
 
     Raises:
         UsageError: the table's rows were made by something else, or nothing says by what.

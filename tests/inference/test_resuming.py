@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import read_rows, write_rows
 from tiny_bundle import tiny_bundle, write_scan
 
@@ -58,6 +59,15 @@ def test_rows_of_scans_from_another_place_are_refused(predictor, scans, tmp_path
     write_scan(tmp_path / "elsewhere/0.nii.gz", 9)  # of the same name
     with pytest.raises(UsageError, match="holds predictions by other scans"):
         predictor.predict_folder(tmp_path / "elsewhere", tmp_path / "out")
+
+
+def test_rows_of_another_device_are_refused(predictor, scans, tmp_path):
+    predictor.predict_folder(scans, tmp_path / "out")
+    before = (tmp_path / "out/batch.json").read_bytes()
+    predictor.device = torch.device("cuda")
+    with pytest.raises(UsageError, match="holds predictions by another device"):
+        predictor.predict_folder(scans, tmp_path / "out")
+    assert (tmp_path / "out/batch.json").read_bytes() == before  # which says that a processor made all rows
 
 
 def test_a_table_that_does_not_say_who_made_it_is_refused(predictor, scans, tmp_path):
