@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.atomic import write_bytes, write_csv, write_text
+from med_transfer.atomic import output_error, write_bytes, write_csv, write_text
 from med_transfer.cohorts import without_prediction
 from med_transfer.errors import NothingDone, ScanError, UsageError
 from med_transfer.explanation import MapCheckSettings, explain
@@ -143,6 +143,7 @@ def _attempt(
         with confined(item.case.path):
             return explain_item(predictor, item, folder, settings, class_name), ""
     except ScanError as error:
+        _forget(folder)
         reason = without_prediction(item.case, error).reason
         remark(log, "no explanation: %s", reason, kind=error.problem)
         return None, reason
@@ -217,7 +218,17 @@ def shown_window(predictor: Predictor, volume: Volume) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def _forget(folder: Path) -> None:
+    """What an earlier call left there, which may be of another scan. Raises OutputError."""
+    try:
+        for name in (RECORD_FILE, PICTURE_FILE, MAP_FILE):
+            (folder / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+
+
 def _write(folder: Path, mapped: ScanMap, volume: Volume) -> None:
+    _forget(folder)
     write_map(folder / MAP_FILE, mapped.values, volume.affine)
     write_bytes(folder / PICTURE_FILE, mapped.picture(volume))
     write_text(folder / RECORD_FILE, mapped.record.model_dump_json(indent=2) + "\n")

@@ -181,6 +181,17 @@ def test_a_table_with_a_broken_scan_goes_on(bundle, tmp_path, command):
     assert "Example" not in found.out + found.err
 
 
+def test_where_a_scan_has_no_map_any_more_there_is_none_of_another(bundle, tmp_path, command):
+    for number in range(2):
+        write_scan(tmp_path / f"scans/{number}.nii.gz", seed=number)
+    command("explain", bundle, tmp_path / "scans", "-o", tmp_path / "out", *QUICK)
+    (tmp_path / "scans/0.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    found = command("explain", bundle, tmp_path / "scans", "-o", tmp_path / "out", *QUICK)
+    assert (found.code, f"{tmp_path / 'out/0002'}: no map; the table says why" in found.out) == (1, True)  # listed last
+    assert sorted(path.parent.name for path in (tmp_path / "out").rglob("map.nii.gz")) == ["0001"]
+    assert not any((tmp_path / "out/0002").iterdir())
+
+
 def test_several_channels_share_one_map_and_several_findings_have_one_each(tmp_path, command):
     bundle = bundle_at(tmp_path / "bundle", multilabel=True, columns=("scan", "scan_late"))
     write_scan(tmp_path / "early.nii.gz")
