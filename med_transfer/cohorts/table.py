@@ -100,6 +100,18 @@ class Cohort:
         """The cases at these positions, with the same classes."""
         return Cohort(tuple(self.cases[i] for i in indices), self.labels, self.path)
 
+    def of_classes(self, labels: Labels) -> Cohort:
+        """The same cases, with the classes of a bundle in its order.
+
+        Raises:
+            MissingLabel: a case has no label.
+            CohortError: the cohort speaks of other classes.
+        """
+        _ = self.truth
+        names = self.labels.names if self.labels.multilabel else sorted({str(case.label) for case in self.cases})
+        _require_classes_of(labels, names, self.cases, self.path or "", multilabel=self.labels.multilabel)
+        return Cohort(self.cases, labels, self.path)
+
     def counts(self) -> dict[str, tuple[int, int]]:
         """Class name to (scans, patients). A patient with scans of two classes counts in both."""
         truth, patients = self.truth, np.array(self.patients, dtype=object)
@@ -166,23 +178,31 @@ def _classes(sheet: Sheet, cases: tuple[Case, ...], fixed: Labels | None) -> Lab
     if fixed is None:
         _check_learnable(sheet, cases, names, bool(findings))
         return Labels(tuple(names), multilabel=bool(findings))
-    if fixed.multilabel != bool(findings):
+    _require_classes_of(fixed, names, cases, sheet.path, multilabel=bool(findings))
+    return fixed
+
+
+def _require_classes_of(
+    bundle: Labels, names: Iterable[str], cases: tuple[Case, ...], where: Path | str, *, multilabel: bool
+) -> None:
+    """Raises CohortError where a table's classes or findings are not those of a bundle."""
+    if bundle.multilabel != multilabel:
         raise CohortError(
-            f"the table has {'label_<finding> columns' if findings else 'one label a scan'}",
-            where=sheet.path,
-            expected=f"{'findings' if fixed.multilabel else 'classes'} {', '.join(fixed.names)} as in the bundle",
+            f"the table has {'label_<finding> columns' if multilabel else 'one label a scan'}",
+            where=where,
+            expected=f"{'findings' if bundle.multilabel else 'classes'} {', '.join(bundle.names)} as in the bundle",
         )
-    wrong = sorted(set(names) - set(fixed.names)) or (sorted(set(fixed.names) - set(names)) if findings else [])
+    wrong = sorted(set(names) - set(bundle.names)) or (sorted(set(bundle.names) - set(names)) if multilabel else [])
     if wrong:
-        row = "" if findings else f"row {next(case.row for case in cases if case.label == wrong[0])}, "
-        meant = probably_meant(wrong[0], fixed.names)
+        row = next((case.row for case in cases if case.label == wrong[0]), 0)
+        meant = probably_meant(wrong[0], bundle.names)
         raise CohortError(
-            f"{row}{'finding' if findings else 'class'} {wrong[0]!r} is not in both the table and the bundle",
-            where=sheet.path,
-            expected=f"the bundle's {', '.join(fixed.names)}",
+            f"{f'row {row}, ' if row else ''}{'finding' if multilabel else 'class'} {wrong[0]!r} is not in both the "
+            "table and the bundle",
+            where=where,
+            expected=f"the bundle's {', '.join(bundle.names)}",
             action=f"Did you mean {meant}? Correct it" if meant else "",
         )
-    return fixed
 
 
 def _check_learnable(sheet: Sheet, cases: tuple[Case, ...], names: list[str], multilabel: bool) -> None:

@@ -98,7 +98,10 @@ def evaluate_bundle(
     record = read_record(folder)
     if settings.public_key is not None:
         verify_bundle(folder, settings.public_key)  # before anything is read
-    cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort, labels=record.labels)
+    if isinstance(cohort, Cohort):
+        cohort = cohort.of_classes(record.labels)
+    else:
+        cohort = Cohort.read(cohort, labels=record.labels)
     check_subgroups(cohort, settings.subgroups)
     checked_prevalence(config.prevalence, cohort.labels)
     if not settings.allow_overlap:  # by patient, before anything is read

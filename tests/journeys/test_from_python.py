@@ -9,13 +9,14 @@ import json
 import pickle
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from command_line import TINY, read_rows
+from command_line import TINY, read_rows, write_rows
 from monai.bundle.config_parser import ConfigParser
 from sklearn import config_context
 from sklearn.base import clone
@@ -23,10 +24,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_checks
+from tiny_bundle import tiny_bundle, write_scan
 
 import med_transfer as mt
 from med_transfer.errors import CohortError, MedTransferError, UsageError
 from med_transfer.phantoms import write_nifti
+from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import Preprocessing
 
 # What "required" lists in MONAI's metadata schema, meta_schema_20240725.json.
@@ -137,6 +140,30 @@ def test_evaluate_agrees_with_scikit_learn(finished, unseen_csv, tmp_path):
     for name, rates in metrics.classes.items():
         expected = roc_auc_score([truth[scan] == name for scan in table.index], table[f"p_{name}"])
         assert rates.auc.value == pytest.approx(expected)
+
+
+def test_a_table_that_was_read_before_is_evaluated_by_the_classes_of_the_bundle(tmp_path):
+    """As one that is read with the bundle at hand: whichever classes it has, and in whatever order."""
+    bundle = tiny_bundle(tmp_path / "bundle")
+
+    def table(name: str, *labels: str) -> Path:
+        scans = [str(write_scan(tmp_path / f"{number}.nii.gz", number)) for number in range(len(labels))]
+        rows = [
+            {"scan": scan, "patient": f"p{scan}", "label": label} for scan, label in zip(scans, labels, strict=True)
+        ]
+        return write_rows(tmp_path / name, rows)
+
+    good = table("good.csv", *["benign", "malignant"] * 3)
+    by_path = mt.evaluate(bundle, good, tmp_path / "by_path", gallery=0)
+    read = mt.Cohort.read(good)
+    turned = replace(read, labels=Labels(("malignant", "benign")))
+    for name, cohort in (("read", read), ("turned", turned)):
+        metrics = mt.evaluate(bundle, cohort, tmp_path / name, gallery=0)
+        assert metrics.confusion_matrix == by_path.confusion_matrix
+        assert list(metrics.classes) == ["benign", "malignant"]
+    others = mt.Cohort.read(table("others.csv", *["dense", "light"] * 3))
+    with pytest.raises(CohortError, match=r"others.csv: row 2, class 'dense' is not in both the table and the bundle"):
+        mt.evaluate(bundle, others, tmp_path / "others")
 
 
 def test_transfer_classifier_is_a_scikit_learn_estimator(cohort_csv, unseen_csv, tmp_path):
