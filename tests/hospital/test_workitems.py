@@ -127,6 +127,14 @@ def test_only_what_is_the_nodes_is_claimed_and_once(server, worker):
     assert own not in repr(item)
 
 
+def test_an_item_that_cannot_be_looked_at_keeps_no_other_from_being_claimed(server, worker):
+    broken, good = server.add(work("1.2.1", STUDY)), server.add(work("1.2.2", "1.2.9"))
+    server.broken.add(broken)
+    performer, items, _ = worker()
+    performer.work_due()
+    assert [item.uid for item in items.open()] == [good]
+
+
 def test_what_the_wire_answers_to_who_has_not_claimed(server, node_config):
     config = config_of(node_config(), server)
     service, uid = WorkitemService(config.workitems, 5), server.add(work("1.2.1", STUDY))

@@ -30,6 +30,7 @@ class WorklistServer:
         items: by UID, as DICOM JSON.
         answers: what was asked and answered, in order.
         overlooks: searches find every item, whatever the keys, as far as the standard lets a server do so.
+        broken: items that it cannot show.
         lose: requests of which the answer is lost on its way, by method and end of the path.
     """
 
@@ -37,6 +38,7 @@ class WorklistServer:
         self.port = free_port()
         self.items: dict[str, dict] = {}
         self.deleted: set[str] = set()
+        self.broken: set[str] = set()
         self.answers: list[tuple[str, str, int]] = []
         self.overlooks = False
         self.lose: set[tuple[str, str]] = set()
@@ -110,7 +112,10 @@ class WorklistServer:
 
     @web.middleware
     async def _noted(self, request: web.Request, handler) -> web.StreamResponse:
-        answer = await handler(request)
+        try:
+            answer = await handler(request)
+        except web.HTTPInternalServerError as error:
+            return web.Response(status=error.status)
         self.answers.append((request.method, request.path.removeprefix("/rs/"), answer.status))
         self.warnings += answer.headers.getall("Warning", [])
         for lost in list(self.lose):
@@ -124,6 +129,8 @@ class WorklistServer:
         uid = request.match_info["uid"]
         if uid in self.deleted:
             raise web.HTTPGone
+        if uid in self.broken:
+            raise web.HTTPInternalServerError
         if uid not in self.items:
             raise web.HTTPNotFound
         return uid, self.items[uid]
@@ -214,7 +221,8 @@ class WorklistServer:
         }
         told = [one for ae in self._subscribers.get(uid, ()) for one in self._channels.get(ae, [])]
         for channel in told:
-            await channel.send_json({})  # not understood, and nothing ends by it
+            for strange in ("{}", "[" * 100_000):  # not understood, and nothing ends by it
+                await channel.send_str(strange)
             await channel.send_json(event)
         return bool(told)
 

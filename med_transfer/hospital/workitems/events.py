@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import aiohttp
 
-from med_transfer.errors import MedTransferError
 from med_transfer.hospital.dicomweb import read_token
 from med_transfer.hospital.settings.peers import WebPeer
 
@@ -71,7 +70,7 @@ class EventChannel:
                     seconds = _FIRST_SECONDS
                     async for message in channel:
                         self._hear(str(message.data))
-            except (aiohttp.ClientError, OSError, ValueError, MedTransferError) as error:
+            except Exception as error:  # a task that ends would hear nothing for good, and nobody would see it
                 log.warning("the worklist's events are not heard (%s)", type(error).__name__)
             await asyncio.sleep(seconds)
             seconds = min(_LONGEST_SECONDS, 2 * seconds)
@@ -88,7 +87,7 @@ class EventChannel:
             event = json.loads(text)
             if event["00001002"]["Value"][0] == CANCEL_REQUESTED:
                 self._cancel(str(event["00001000"]["Value"][0]))
-        except (ValueError, KeyError, TypeError, IndexError):  # a message of a stranger may hold anything
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):  # a stranger's may hold anything
             log.warning("an event of the worklist was not understood")
 
 

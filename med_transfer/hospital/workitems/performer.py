@@ -85,7 +85,11 @@ class Performer:
         found = [Asked.of(item) for item in answers if fits(item, self._worklist, whole=False)]
         new = [asked for asked in found if UID(asked.uid).is_valid and not self._items.is_known(asked.uid)]
         for seen in sorted(new, key=lambda asked: not asked.urgent):
-            whole = self._service.retrieve(seen.uid)
+            try:
+                whole = self._service.retrieve(seen.uid)
+            except PacsFailed as failed:  # one that cannot be had must keep no other from being claimed
+                log.warning("a work item cannot be looked at: %s", failed.reason)
+                continue
             asked = Asked.of(whole)
             if (asked.uid, asked.state) == (seen.uid, "SCHEDULED") and asked.ready and fits(whole, self._worklist):
                 yield asked
