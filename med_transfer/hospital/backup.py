@@ -6,6 +6,7 @@ last, so that a backup without it is none. It holds images and results with name
 
 from __future__ import annotations
 
+import logging
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from med_transfer.errors import OutputError, ScanNotFound, UsageError
 from med_transfer.hospital import record
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.database import connected, read_only, transaction
+
+log = logging.getLogger(__name__)
 
 SUMS = "SHA256SUMS"
 _ATTEMPTS = 5  # each begins with a new moment; files vanish where the node deletes what it has kept long enough
@@ -89,18 +92,25 @@ def _copy(node: NodeConfig, out: Path) -> None:
     for _ in range(_ATTEMPTS):
         for database in node.folder.glob("*.sqlite"):
             _snapshot(database, out / database.name)
-        with closing(sqlite3.connect(out / node.queue_file.name)) as database:
-            named = {row[0] for row in database.execute(_NAMED)}
+        named = _named(out / node.queue_file.name)
         for image in (out / "incoming").glob("*/*"):  # of an earlier attempt
             if image.relative_to(out).as_posix() not in named:
                 image.unlink()
         others = (path.relative_to(node.folder).as_posix() for path in _files(node.folder))
         _copy_files(node.folder, out, named.union(name for name in others if not name.startswith("incoming/")))
-        if all((out / name).exists() for name in named):
+        lost = {name for name in named if not (out / name).exists()}
+        if lost <= _named(node.queue_file):  # it forgets a file before it deletes it: these were lost before
+            if lost:
+                log.warning("%d files that the queue names are not in the node's folder, nor in the backup", len(lost))
             return
     raise OutputError(
         "files vanish while they are copied", where=node.folder, action="Run it again when less is deleted"
     )
+
+
+def _named(queue_file: Path) -> set[str]:
+    with closing(read_only(queue_file)) as database:
+        return {row[0] for row in database.execute(_NAMED)}
 
 
 def _copy_files(source: Path, out: Path, names: set[str]) -> None:

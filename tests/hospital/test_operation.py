@@ -25,7 +25,7 @@ from peers import answers, certificate, free_port, series, storescu, until
 from prometheus_client.parser import text_string_to_metric_families
 from pydicom import dcmread
 from pynetdicom import AE, StoragePresentationContexts, evt
-from receiving import announce
+from receiving import announce, receiving
 from tiny_bundle import tiny_bundle
 
 from med_transfer.atomic import sole_writer
@@ -325,6 +325,17 @@ def test_a_node_goes_on_elsewhere_from_a_backup_made_while_it_receives(bundle, n
     kept[0].write_bytes(b"other")
     told = command("node", "restore", tmp_path / "backup", "-c", path)
     assert (told.code, "is not as it was written" in told.err) == (2, True)
+
+
+def test_a_file_that_was_lost_does_not_keep_the_rest_from_being_backed_up(node_config, command, tmp_path):
+    config, path = node_config(), tmp_path / "node.yaml"
+    path.write_text(config.model_dump_json())
+    with receiving(config):
+        storescu(config.port, *series(tmp_path / "scan", slices=3))
+    next((config.folder / "incoming").glob("*/*")).unlink()
+    told = command("node", "backup", "-c", path, "-o", tmp_path / "backup")
+    assert (told.code, len(list((tmp_path / "backup/incoming").glob("*/*")))) == (0, 2)
+    assert "1 files that the queue names are not in the node's folder" in " ".join(told.err.split())
 
 
 def examined(command, path: Path, code: int) -> dict[str, list[tuple[str, object]]]:
