@@ -67,6 +67,7 @@ class Node:
         self._config, self._stopped = config, threading.Event()
         self.queue = Queue(config.queue_file, config.retries)
         self._bundles = Bundles(config, self.queue, bundle, device, key)
+        self._warn_of_codes()
         self._drift = DriftWatch(config)
         sweep(config.folder, self.queue)
         describe_earlier(config.folder, self.queue)
@@ -78,6 +79,12 @@ class Node:
         self._tidy_at = 0.0
         self._threads: list[threading.Thread] = []
         self._pulse = Pulse(config.metrics.stuck_seconds if config.metrics else float("inf"))
+
+    def _warn_of_codes(self) -> None:
+        """A class's name that is misspelt in node.yaml would give results another code than the site's, in silence."""
+        known = {name for predictor in self._bundles.predictors.values() for name in predictor.record.classes}
+        if unknown := sorted(self._config.results.codes.keys() - known):
+            log.warning("results.codes: %s, and no bundle has such a class", ", ".join(unknown))
 
     def start(self) -> None:
         """Open the door and begin to work. Raises ConfigError as the class does."""
@@ -243,16 +250,17 @@ class Node:
         analyses = analyse(images, predictor, rules, config.results.heat_map, others=bool(config.routes))
         if not analyses:
             return _OfRoute()
-        earlier = [r for r in self.queue.earlier_results(study, route) if r.sop_class == SOP_CLASS]
+        earlier = self.queue.earlier_results(study, route)
         header = ResultHeader.of(
             *(predictor.record, predictor.identity),
             study_uid=study.study_uid,
             basis=basis,
             revision=study.revision,
             station=config.ae_title,
-        ).following([report.sop_uid for report in earlier])
+        ).following(earlier)
         own = header.sop_uid("SR")  # of a study that was predicted again, and to the same end
-        previous = [config.folder / report.file for report in earlier if report.sop_uid != own][-1:]
+        reports = [one for one in earlier if one.sop_class == SOP_CLASS and one.sop_uid != own]
+        previous = [config.folder / report.file for report in reports[-1:]]
         results = write_results(config.folder, analyses, header, config.results, previous)
         answers = [
             SeriesAnswer(

@@ -6,13 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydicom.uid import Comprehensive3DSRStorage, EncapsulatedPDFStorage, SecondaryCaptureImageStorage
+
 from med_transfer.bundle import BundleRecord, versions
+from med_transfer.hospital.queue import FHIR, ResultFile
 from med_transfer.hospital.uids import uid_of
 from med_transfer.metrics.records.decisions import ChosenPoint
 
 MANUFACTURER = "med_transfer"
 RESEARCH_ONLY = "RESEARCH USE ONLY - NOT FOR DIAGNOSIS"
 DESCRIPTION = f"AI result: {RESEARCH_ONLY}"
+_FOLLOWED = {  # whose UIDs tell what was sent before, the first kind that was
+    "SR": Comprehensive3DSRStorage,
+    "SC": SecondaryCaptureImageStorage,
+    "DOC": EncapsulatedPDFStorage,
+    "FHIR": FHIR,
+}
 _SERIES_NUMBERS = {"SR": 9801, "SC": 9802, "SEG": 9803, "PM": 9804, "KO": 9805, "DOC": 9806}
 
 
@@ -49,18 +58,23 @@ class ResultHeader:
         own["chosen_point"] = record.chosen_point
         return cls(bundle=bundle, **own, **study)  # pyright: ignore[reportArgumentType]
 
-    def following(self, reports: Sequence[str]) -> ResultHeader:
-        """After these reports of the study, UIDs in order; the last one again where it says the same.
+    def following(self, earlier: Sequence[ResultFile]) -> ResultHeader:
+        """After these results of the study, in order; the last ones again where they say the same.
 
         What was said before and is said once more after something else is another report: with the first one's UID
-        nobody would be sent it, and the last word would be what was taken back.
+        nobody would be sent it, and the last word would be what was taken back. Where no reports are sent, their place
+        is taken by the first page, document or bundle of resources of each revision.
         """
-        *before, last = reports or ("",)
+        sent = {result.sop_class for result in earlier}
+        kind = next((kind for kind, sop_class in _FOLLOWED.items() if sop_class in sent), "SR")
+        of_kind = [result for result in reversed(earlier) if result.sop_class == _FOLLOWED[kind]]
+        first = {result.revision: result.sop_uid for result in of_kind}  # the one that is written last was the first
+        *before, last = [first[revision] for revision in sorted(first)] or [""]
         for after in ("", *before):
             again = replace(self, basis=f"{self.basis} {after}".strip())
-            if again.sop_uid("SR") == last:
+            if again.sop_uid(kind) == last:
                 return again
-        return replace(self, basis=f"{self.basis} {last}") if self.sop_uid("SR") in before else self
+        return replace(self, basis=f"{self.basis} {last}") if self.sop_uid(kind) in before else self
 
     def series_uid(self, kind: str) -> str:
         """One series a kind of object, whatever the revision."""

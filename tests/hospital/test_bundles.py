@@ -103,6 +103,12 @@ def test_a_study_is_not_judged_without_images_that_are_gone_from_the_disk(node_c
     node.queue.close()
 
 
+def test_a_code_for_a_class_that_no_bundle_has_is_told(node_config, first_bundle, caplog):
+    codes = {name: {"value": "1", "scheme": "99SITE", "meaning": name} for name in ("malignant", "malingant")}
+    Node(node_config(results={"codes": codes}), first_bundle, "cpu").queue.close()
+    assert "results.codes: malingant, and no bundle has such a class" in caplog.text
+
+
 def test_a_disk_that_takes_no_results_makes_no_dead_letter(node_config, first_bundle, tmp_path):
     config = node_config(results={"heat_map": "off", "secondary_capture": False}, retries={"predictions": 2})
     node = Node(config, first_bundle, "cpu")
@@ -138,6 +144,31 @@ def test_an_answer_that_was_replaced_is_sent_again_when_its_bundle_is_back(
     predecessor = dcmread(config.folder / f"results/{third}.dcm").PredecessorDocumentsSequence[0]
     (reference,) = predecessor.ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert reference.ReferencedSOPInstanceUID == second
+    queue.close()
+
+
+@pytest.mark.parametrize("page", [True, False])
+def test_it_is_sent_again_where_there_are_no_reports_too(node_config, first_bundle, second_bundle, tmp_path, page):
+    own = {"fhir": [{"url": "http://127.0.0.1:1/fhir"}]}
+    if page:
+        own = {"destinations": [{"ae_title": "PACS", "address": "127.0.0.1", "port": 1}]}
+    results = {"heat_map": "off", "structured_report": not page, "secondary_capture": page, "fhir": not page}
+    config = node_config(results=results, **own)
+    (receiver,) = (*config.destinations, *config.fhir)
+    node = Node(config, first_bundle, "cpu")
+    queue = node.queue
+    scan = series(tmp_path / "1", series=1) + series(tmp_path / "2", series=2)  # two pages
+    told = [predict(node, scan)[-1]]
+    sent: list[list[str]] = []
+    for exchange in (lambda: use(config, queue, second_bundle), lambda: rollback(config, queue), lambda: None):
+        sent.append([delivery.sop_uid for delivery in queue.to_send(receiver.name, 1e12)])
+        for delivery in queue.to_send(receiver.name, 1e12):
+            queue.sent(delivery, 200)
+        exchange()
+        told.append(predict_again(node))
+    assert [len(uids) for uids in sent] == [1 + page] * 3
+    assert not queue.to_send(receiver.name, 1e12)  # asked for once more, to the same end
+    assert told[2]["outputs"] == told[3]["outputs"]
     queue.close()
 
 

@@ -54,12 +54,16 @@ class Study:
 
 @dataclass(frozen=True)
 class ResultFile:
-    """One object that was made of a study; ``route`` names its bundle's, where there are several."""
+    """One object that was made of a study, of its ``revision``; ``route`` names its bundle's, where there are several.
+
+    ``revision`` is 0 before the queue has it.
+    """
 
     sop_uid: str
     sop_class: str
     file: str
     route: str = ""
+    revision: int = 0
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,9 @@ def fail(database: sqlite3.Connection, study: Study, reason: str, now: float, ne
 def earlier_results(database: sqlite3.Connection, study: Study, route: str) -> list[ResultFile]:
     """A route's results of earlier revisions that somebody has been sent, the latest last."""
     rows = database.execute(
-        "SELECT DISTINCT result.sop_uid, sop_class, file, revision FROM result JOIN delivery USING (sop_uid) "
-        "WHERE study = ? AND revision < ? AND route = ? AND state IN ('sent', 'committed') ORDER BY revision",
+        "SELECT sop_uid, sop_class, file, route, revision FROM result "
+        "WHERE study = ? AND revision < ? AND route = ? AND EXISTS (SELECT 1 FROM delivery "
+        "WHERE delivery.sop_uid = result.sop_uid AND state IN ('sent', 'committed')) ORDER BY revision, rowid",
         (study.id, study.revision, route),
     )
-    return [ResultFile(row[0], row[1], row[2], route) for row in rows]
+    return [ResultFile(*row) for row in rows]
