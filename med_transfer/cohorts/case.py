@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from med_transfer.cohorts.label_text import is_missing
+from med_transfer.cohorts.label_text import names_nobody
 from med_transfer.cohorts.sheet import Row, Sheet
 from med_transfer.errors import CohortError
 
@@ -76,9 +76,13 @@ def read_case(sheet: Sheet, row: Row, label: str | frozenset[str] | None) -> Cas
     """The case of a row. Raises CohortError, naming row and column, for a value that cannot be used."""
     if "scan" in sheet.columns and not row.get("scan"):
         raise CohortError(f"row {row.line} has no scan", where=sheet.path, expected="a value in every row")
-    if "patient" in sheet.columns and is_missing(row.get("patient")):  # R writes NA: all of them would be one patient
+    if "patient" in sheet.columns and names_nobody(row.get("patient")):
         said = f" ({row.get('patient')})" if row.get("patient") else ""
-        raise CohortError(f"row {row.line} has no patient{said}", where=sheet.path, expected="a value in every row")
+        raise CohortError(
+            f"row {row.line} has no patient{said}",
+            where=sheet.path,
+            expected="a value in every row, which no spreadsheet has rounded",
+        )
     if row.get("split") and row.get("split") not in SPLIT_WORDS:
         raise wrong_value(sheet, row, "split", ", ".join(SPLIT_WORDS))
     centre, size = _region(sheet, row)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from med_transfer.cohorts.label_text import is_missing, label_text, misspelt
+from med_transfer.cohorts.label_text import label_text, misspelt, names_nobody
 from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
 from med_transfer.errors import CohortError
 
@@ -63,7 +63,7 @@ class LabelSheet:
         needed = [name for name in dict.fromkeys((link, "patient")) if name in sheet.columns]
         lost, rows = [], {}
         for row in sheet.rows:
-            if lacks := next((name for name in needed if is_missing(row.get(name))), ""):
+            if lacks := next((name for name in needed if names_nobody(row.get(name))), ""):
                 lost.append(RowRemark(row.line, f"has no {lacks}"))
             elif not all(label_text(row.get(name)) for name in labels):
                 lost.append(RowRemark(row.line, "has no label"))

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 
 _MISSING = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}  # what spreadsheets, pandas and R write for an empty cell
 _WHOLE = re.compile(r"(\d+)\.0+")
+_ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+")  # 1.23457E+11
 _RARE = 2  # rows: nothing can be learned of so few
 _ALIKE = 0.8  # share of letters in common, in order
 
@@ -16,6 +17,11 @@ _ALIKE = 0.8  # share of letters in common, in order
 def is_missing(cell: str) -> bool:
     """Whether a program wrote the cell for one that holds nothing."""
     return cell.casefold() in _MISSING
+
+
+def names_nobody(cell: str) -> bool:
+    """Whether all patients with this cell would be one: it is missing, or a long number that a spreadsheet rounded."""
+    return is_missing(cell) or bool(_ROUNDED.fullmatch(cell))
 
 
 def label_text(cell: str) -> str:

@@ -280,6 +280,8 @@ def test_a_row_without_its_patient_is_not_one_of_all_the_patients_without_a_name
     found, remarks = linked(index, tmp_path, text.replace("NA", "anna"))
     assert {row["label"] for row in rows(found.cohort)} == {"malignant"}
     assert remarks == {2: "has no patient"}
+    text = "study_uid,patient,label\n1.2.97,1.23457E+11,benign\n1.2.98,anna,malignant\n"  # a spreadsheet rounds it
+    assert linked(index, tmp_path, text)[1] == {2: "has no patient"}
 
 
 def test_rows_of_the_sheet_that_come_to_nothing_are_told_by_row(index, tmp_path, export):

@@ -131,6 +131,7 @@ def test_one_scan_may_have_several_regions(tmp_path):
         ("scan,patient,label\n,1,x\n", "row 2 has no scan"),
         ("scan,patient,label\na.nii.gz,,x\n", "row 2 has no patient; expected a value in every row"),
         ("scan,patient,label\na.nii.gz,1,x\nb.nii.gz,NA,y\n", r"row 3 has no patient \(NA\)"),
+        ("scan,patient,label\na.nii.gz,1.23457E+11,x\n", r"row 2 has no patient \(1\.23457E\+11\); .* has rounded"),
         (ROWS.replace("high", "a;b"), "label: class name 'a;b'; expected one line without ';'"),
         (ROWS.replace("high", '"a\nb"'), r"class name 'a\\nb'; expected one line .*Give the class another name"),
         (ROWS.replace("high", "low"), r"every row has label 'low'; expected at least two classes"),
