@@ -112,7 +112,7 @@ def explain_scans(
         raise UsageError(
             f"class {class_name!r} is unknown to the bundle", where="class_name", expected=f"one of {', '.join(names)}"
         )
-    items, _ = scans_to_predict(scans, predictor.preprocessing.config)
+    items, _ = scans_to_predict(scans, predictor.preprocessing.config, handcrafted=predictor.needs_handcrafted)
     if len(items) == 1:
         record = explain_item(predictor, items[0], out, settings, class_name, progress)
         return ExplainedScans((out,), (record,))

@@ -152,7 +152,8 @@ def predict_all(
             another bundle, or of scans from another place.
         OutputError: the result cannot be written.
     """
-    items, n_ignored = scans_to_predict(scans, predictor.preprocessing.config, progress)
+    config, handcrafted = predictor.preprocessing.config, predictor.needs_handcrafted
+    items, n_ignored = scans_to_predict(scans, config, progress, handcrafted=handcrafted)
     return replace(predict_items(predictor, scans, items, out, progress, settings), n_ignored=n_ignored)
 
 

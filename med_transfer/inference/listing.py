@@ -88,7 +88,11 @@ def path_of(scans: Path | str | ScanWithRegion) -> Path:
 
 
 def scans_to_predict(
-    scans: Path | str | ScanWithRegion, config: PreprocessingConfig, progress: Progress = silent
+    scans: Path | str | ScanWithRegion,
+    config: PreprocessingConfig,
+    progress: Progress = silent,
+    *,
+    handcrafted: bool = False,
 ) -> tuple[list[ScanToPredict], int]:
     """What there is to predict, in a stable order, and how many files are no scans.
 
@@ -96,16 +100,21 @@ def scans_to_predict(
         scans: a folder tree, one scan, or a ``.csv`` table.
         config: of the bundle.
         progress: told how many files were looked into.
+        handcrafted: whether the bundle's answers are made of handcrafted features, too, which a region is measured by.
 
     Raises:
         ScanNotFound: no scan there.
-        UsageError: a region for several scans, or none where the bundle needs one.
+        UsageError: a region for several scans, none where the bundle needs one, or one that it has no use for.
         CohortError: the table cannot be read, or the input has several channels and no table says which scans they are.
     """
     path = path_of(scans)
     of_table = path.suffix.lower() == ".csv"
     items, n_ignored = (_in_table(path, config), 0) if of_table else _in_folder(path, config, progress)
     if isinstance(scans, ScanWithRegion):
+        if config.region != "roi" and not handcrafted:
+            raise UsageError(
+                "a mask or region, which would change nothing", where=path, expected=f"none: {config.region_sentence}"
+            )
         return [_with_region(scans, items, of_table=of_table)], n_ignored
     if config.region == "roi" and not of_table:
         raise UsageError(

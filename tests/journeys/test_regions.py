@@ -96,6 +96,16 @@ def test_a_region_of_nothing_or_of_several_scans_is_refused(command, transferred
     assert not (tmp_path / "out").exists()
 
 
+def test_a_region_that_would_change_nothing_is_refused(command, finished, unseen_csv, tmp_path):
+    one = next((unseen_csv.parent / "scans").glob("*.nii.gz"))
+    for command_name in ("predict", "explain"):
+        for words in (("--roi", "1,2,3,4"), ("--mask", one)):
+            outcome = command(command_name, finished.bundle, one, *words, "-o", tmp_path / "out")
+            message = "a mask or region, which would change nothing; expected none: input.region: whole"
+            assert (outcome.code, message in outcome.err) == (2, True), outcome.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_the_bundle_looks_at_is_told_first_too(command, finished, unseen_csv, tmp_path):
     outcome = command("predict", finished.bundle, unseen_csv.parent / "scans", "-o", tmp_path / "out")
     assert outcome.out.splitlines()[0] == "input.region: whole, the network looks at the whole of each scan"
