@@ -54,8 +54,7 @@ def _fields(record: BundleRecord) -> Fields:
             "RegulatoryApproval": "None. Not a medical device.",
         },
         "ModelSummary": {
-            "Summary": f"{record.intended_use} Gives a calibrated probability of each class ({classes}) for one scan, "
-            "and abstains where the scan is unlike those that it was developed on.",
+            "Summary": _summary(record),
             "Keywords": {"Keyword": "medical imaging classification"},
         },
         "UsesAndDirections": {
@@ -82,6 +81,15 @@ def _fields(record: BundleRecord) -> Fields:
         },
         "Bibliography": THEIRS,
     }
+
+
+def _summary(record: BundleRecord) -> str:
+    calibrated = "a probability" if record.calibration.method == "none" else "a calibrated probability"
+    abstains = ", and abstains where the scan is unlike those that it was developed on"
+    return (
+        f"{record.intended_use} Gives {calibrated} of each class ({', '.join(record.classes)}) for one scan"
+        f"{'' if record.abstain_above_novelty is None else abstains}."
+    )
 
 
 def _facts(record: BundleRecord) -> Fields:

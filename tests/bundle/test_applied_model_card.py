@@ -13,6 +13,7 @@ from med_transfer.bundle.applied_model_card import NAMESPACE, THEIRS, applied_mo
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.domain import CohortProfile
 from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.model.calibration import TemperatureScaling
 
 _METRIC = "MetricGoal Result Interpretation TestType TestingDataDescription ValidationProcessAndJustification"
 # Elements of schema v0.1 in their order, "?" where one may be missing; every leaf is text.
@@ -66,6 +67,16 @@ def test_the_bundles_own_card_is_valid(bundle, schema):
     assert "docs/applied_model_card.xml" in read_record(bundle).files
     without = card.read_text().replace("<DeveloperContact>", "<Other>").replace("</DeveloperContact>", "</Other>")
     assert not schema.is_valid(without)
+
+
+def test_it_claims_neither_abstention_nor_calibration_where_there_is_none(bundle, schema):
+    record = read_record(bundle)
+    plain = schema.to_dict(applied_model_card(record))["ModelSummary"]["Summary"]
+    assert plain.endswith("Gives a probability of each class (benign, malignant) for one scan.")
+    changes = {"abstain_above_novelty": 0.95, "calibration": TemperatureScaling(temperature=2.0)}
+    other = schema.to_dict(applied_model_card(record.model_copy(update=changes)))["ModelSummary"]["Summary"]
+    assert "Gives a calibrated probability of each class" in other
+    assert other.endswith("for one scan, and abstains where the scan is unlike those that it was developed on.")
 
 
 def test_what_it_says_is_what_the_record_says(bundle, schema):
