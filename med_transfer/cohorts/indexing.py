@@ -10,7 +10,7 @@ from pathlib import Path
 from med_transfer.atomic import csv_bytes, write_csv
 from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
 from med_transfer.cohorts.overwriting import refuse_to_lose, replace_keeping
-from med_transfer.errors import ScanError, ScanNotFound
+from med_transfer.errors import NothingDone, ScanError, ScanNotFound
 from med_transfer.errors.sentence import Sentence
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import Identity, Ignored, Series, Verdict, geometry, identity, survey
@@ -79,8 +79,8 @@ class Index:
 
     @property
     def exit_code(self) -> int:
-        """0 all usable, 1 a series was rejected or a folder stayed closed."""
-        return int(bool(self.n_rejected or self.unopened))
+        """0 all usable, 1 a series was rejected or a folder stayed closed, 3 none is listed."""
+        return int(bool(self.n_rejected or self.unopened)) if self.n_listed else NothingDone.exit_code
 
 
 def write_index(

@@ -324,6 +324,12 @@ def test_a_folder_that_stays_closed_is_told(as_nobody):
         assert write_index(folder, folder / "cohort.csv").exit_code == 0
 
 
+def test_nothing_is_done_where_no_series_is_listed(index):
+    """By rules that leave out all: there is no table to go on with."""
+    found = index(rules=SeriesRules.model_validate({"require": [{"n_slices": [10_000, None]}]}))
+    assert (found.n_listed, found.n_not_chosen > 0, found.exit_code) == (0, True, 3)
+
+
 def test_a_table_that_somebody_has_labelled_is_not_written_over(index):
     table = index().cohort
     index()  # its own
