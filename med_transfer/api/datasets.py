@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from med_transfer.atomic import write_csv
 from med_transfer.backbones.weights.download import DownloadFailed, download_file
-from med_transfer.errors import DatasetNotFound, OutputError
+from med_transfer.cohorts.sheet import read_sheet
+from med_transfer.errors import CohortError, DatasetNotFound, OutputError
 from med_transfer.phantoms import PhantomConfig, write_cohort, write_nifti
 from med_transfer.progress import Progress, bars_unless, named
 
@@ -88,6 +89,7 @@ def fetch(name: str, folder: Path | str, progress: Progress | None = None) -> Pa
     if others:
         raise OutputError(f"holds {others[0]}", where=folder, expected=f"a folder for {name} alone")
     if table.exists():
+        _require_own(table, name)
         return table
     with bars_unless(progress) as progress:
         if name == PHANTOMS:
@@ -97,6 +99,18 @@ def fetch(name: str, folder: Path | str, progress: Progress | None = None) -> Pa
         _check(file, PUBLIC[name])
         _write(table, file, PUBLIC[name], named(progress, name))
         return table
+
+
+def _require_own(table: Path, name: str) -> None:
+    """Raises OutputError for somebody else's table, which would be taken for the cohort of this name."""
+    try:
+        sheet = read_sheet(table)
+        labels = {row.get("label") for row in sheet.rows}
+        own = sheet.columns == _PHANTOMS.columns if name == PHANTOMS else labels == set(PUBLIC[name].labels)
+    except CohortError:
+        own = False
+    if not own:
+        raise OutputError("another cohort is there", where=table, expected=f"a folder for {name} alone")
 
 
 def _download(url: str, file: Path, progress: Progress) -> None:

@@ -52,6 +52,19 @@ def test_phantoms_are_made_once(tmp_path):
     assert table.stat().st_mtime_ns == before
 
 
+def test_a_table_of_another_cohort_is_not_taken_for_it(published, tmp_path):
+    mt.datasets.fetch("phantoms", tmp_path / "chest")
+    own = tmp_path / "own/cohort.csv"
+    own.parent.mkdir()
+    own.write_text("scan,patient,label,split\na.nii,1,yes,train\n")
+    for name, folder in ((NAME, "chest"), (NAME, "own"), ("phantoms", "own")):
+        with pytest.raises(OutputError, match=f"another cohort is there; expected a folder for {name} alone"):
+            mt.datasets.fetch(name, tmp_path / folder)
+    own.write_text("no table")
+    with pytest.raises(OutputError, match="another cohort is there"):
+        mt.datasets.fetch("phantoms", own.parent)
+
+
 def test_a_public_set_becomes_a_cohort_with_its_own_split(published, tmp_path):
     seen = []
     table = mt.datasets.fetch(NAME, tmp_path / "ribs", lambda *told: seen.append(told))
