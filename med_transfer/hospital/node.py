@@ -185,6 +185,9 @@ class Node:
         """Ask the PACS what there is of studies that have become quiet."""
         assert self._pacs is not None
         for study in self.queue.to_count(time.time(), self._config.study.quiet_seconds):
+            if self._stopped.is_set():
+                return
+            self._pulse.beat(threading.current_thread().name)  # a PACS that does not answer takes its time for each
             try:
                 self.queue.counted(study, self._pacs.images(study.study_uid), time.time())
             except Exception as error:  # one study's answer must keep no other from being counted

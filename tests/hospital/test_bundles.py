@@ -109,6 +109,24 @@ def test_a_code_for_a_class_that_no_bundle_has_is_told(node_config, first_bundle
     assert "results.codes: malingant, and no bundle has such a class" in caplog.text
 
 
+def test_a_pacs_that_is_down_makes_no_thread_seem_stuck(node_config, first_bundle, tmp_path):
+    down = {"ae_title": "PACS", "address": "127.0.0.1", "port": 1}
+    config = node_config(pacs=down, metrics={}, retries={"first_seconds": 0.001, "longest_seconds": 0.001})
+    node, beats = Node(config, first_bundle, "cpu"), []
+    for number in (1, 2, 3):
+        (file,) = series(tmp_path / f"{number}", study=number, slices=1)
+        keep(config.folder, node.queue, received_file(file.read_bytes()), 0, 100)
+    beat = node._pulse.beat
+    node._pulse.beat = lambda thread: beats.append(thread) or beat(thread)
+    node._count_due()
+    assert len(beats) == 3  # each of them may take as long as the network waits
+    assert [study.reason for study in node.queue.studies()] == ["pacs_unreachable"] * 3
+    node._stopped.set()
+    node._count_due()
+    assert len(beats) == 3, "who is told to stop asks nobody any more"
+    node.queue.close()
+
+
 def test_a_disk_that_takes_no_results_makes_no_dead_letter(node_config, first_bundle, tmp_path):
     config = node_config(results={"heat_map": "off", "secondary_capture": False}, retries={"predictions": 2})
     node = Node(config, first_bundle, "cpu")

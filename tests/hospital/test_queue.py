@@ -159,6 +159,23 @@ def test_the_urgent_goes_first(queue):
     assert [delivery.study for delivery in queue.to_send(PACS[0], 100)] == order
 
 
+def test_the_urgent_does_not_wait_for_all_that_has_waited(queue):
+    """Nor does a sender seem stuck, which is alive as often as it looks for what is due."""
+    queue.add(FIRST, 0)
+    queue.complete(100, 0)
+    many = [ResultFile(f"2.25.{number}", "sr", "x") for number in range(1000)]
+    assert queue.predicted(queue.to_predict(100), many, [PACS], 100, [])
+    assert 0 < len(queue.to_send(PACS[0], 100)) <= 50
+    queue.add(replace(FIRST, sop_uid="1.2.4.1", study="s2"), 0, priority=1)
+    queue.complete(100, 0)
+    assert queue.predicted(queue.to_predict(100), [ResultFile("2.25.9999", "sr", "x")], [PACS], 100, [])
+    assert queue.to_send(PACS[0], 100)[0].sop_uid == "2.25.9999"
+    for _ in range(20):
+        for delivery in queue.to_send(PACS[0], 100)[:50]:
+            queue.sent(delivery, 100)
+    assert 0 < len(queue.to_commit(PACS[0], 100)) <= 50
+
+
 def test_a_queue_of_an_earlier_version_goes_on(tmp_path):
     Queue(tmp_path / "queue.sqlite").close()
     old = sqlite3.connect(tmp_path / "queue.sqlite")

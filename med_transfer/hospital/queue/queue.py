@@ -28,6 +28,8 @@ from med_transfer.hospital.queue.kinds import (
 )
 from med_transfer.hospital.queue.schema import by_the_letter, opened
 
+AT_ONCE = 50  # results that are sent, or asked about, before it is looked again which are the most urgent
+
 
 class Queue:
     """The database.
@@ -221,11 +223,10 @@ class Queue:
     # Sending --------------------------------------------------------------------------------------------------
 
     def to_send(self, destination: str, now: float) -> list[Delivery]:
-        """What waits for a destination and is due."""
+        """What waits for a destination and is due, the most urgent first: some, so that what comes may go before."""
         self._set_clock("delivery", now)
-        return self._deliveries(
-            "destination = ? AND delivery.state = 'waiting' AND delivery.next_try <= ?", destination, now
-        )
+        where = "destination = ? AND delivery.state = 'waiting' AND delivery.next_try <= ?"
+        return self._deliveries(where, destination, now, most=AT_ONCE)
 
     def waits(self, delivery: Delivery) -> bool:
         """Whether it still does: while those before it are sent, a late image may come, or its destination go."""
@@ -233,9 +234,9 @@ class Queue:
         return bool(self._deliveries(where, delivery.sop_uid, delivery.destination))
 
     def to_commit(self, destination: str, now: float) -> list[Delivery]:
-        """What a destination has taken and is to be asked about, the first time or again."""
+        """Some of what a destination has taken and is to be asked about, the first time or again."""
         where = "destination = ? AND delivery.state = 'sent' AND commitment AND delivery.next_try <= ?"
-        return self._deliveries(where, destination, now)
+        return self._deliveries(where, destination, now, most=AT_ONCE)
 
     def sent(self, delivery: Delivery, now: float) -> None:
         """The destination has taken it."""
@@ -404,6 +405,6 @@ class Queue:
         query = f"SELECT id, study_uid, state, revision, attempts, reason FROM study {where}"
         return [Study(*row) for row in self._rows(query, *values)]
 
-    def _deliveries(self, where: str, *values: object) -> list[Delivery]:
+    def _deliveries(self, where: str, *values: object, most: int = -1) -> list[Delivery]:
         with self._lock:
-            return sending.deliveries(self._database, where, *values)
+            return sending.deliveries(self._database, where, *values, most=most)

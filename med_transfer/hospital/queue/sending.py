@@ -8,12 +8,12 @@ from med_transfer.hospital import record
 from med_transfer.hospital.queue.kinds import Delivery
 
 
-def deliveries(database: sqlite3.Connection, where: str, *values: object) -> list[Delivery]:
-    """Those that the condition names, the most urgent first."""
+def deliveries(database: sqlite3.Connection, where: str, *values: object, most: int = -1) -> list[Delivery]:
+    """Those that the condition names, the most urgent first; no more than ``most``, where that is not -1."""
     query = (
         "SELECT sop_uid, sop_class, file, study, destination, delivery.state, delivery.attempts "
         f"FROM delivery JOIN result USING (sop_uid) JOIN study ON study.id = result.study WHERE {where} "
-        "ORDER BY priority DESC, result.rowid"
+        f"ORDER BY priority DESC, result.rowid LIMIT {most}"
     )
     return [Delivery(*row) for row in database.execute(query, values)]
 
