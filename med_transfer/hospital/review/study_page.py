@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path as FilePath
 from typing import Annotated, cast
 
+from anyio import to_thread
 from fastapi import APIRouter, Form, HTTPException, Path, Query, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from pydantic import BaseModel, Field
@@ -63,8 +64,13 @@ def show(request: Request, study: StudyId, answer: Annotated[int, Query(ge=0, le
 
 @router.get("/study/{study}/{revision}/{number}/volume.nii.gz", response_class=FileResponse)
 @at_least("reader")
-def volume(request: Request, study: StudyId, revision: Number, number: Number) -> Response:
-    """Voxels of a series, HU for CT; read when somebody first looks."""
+async def volume(request: Request, study: StudyId, revision: Number, number: Number) -> Response:
+    """Voxels of a series, HU for CT; read when somebody first looks. Who waits for it takes no other page's thread."""
+    look = partial(_volume, request, study, revision, number)
+    return await to_thread.run_sync(look, limiter=request.app.state.volume_threads)
+
+
+def _volume(request: Request, study: str, revision: int, number: int) -> Response:
     answer, facts = _answer(request, study, revision, number)
     if not answer.series_uid or not facts.images_here:
         raise HTTPException(404, "no_images")

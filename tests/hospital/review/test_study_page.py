@@ -7,6 +7,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from html import unescape
 from pathlib import Path
@@ -15,8 +16,9 @@ import nibabel
 import numpy as np
 import pytest
 from analysed import analysed
-from browsing import Page, page_of
+from browsing import HTML, Page, page_of
 from peers import series
+from requests.adapters import HTTPAdapter
 from tiny_bundle import made_up_cases, tiny_bundle
 
 from med_transfer.cohorts import Cohort
@@ -162,6 +164,18 @@ def test_voxels_and_map_lie_where_the_images_are(page, study, config):
     assert np.allclose([values.min(), values.max()], [0, 1])
     assert volume.voxels[PLANTED[::-1]] == PLANTED_HU
     assert config.folder.stat().st_mode & 0o077 == 0
+
+
+def test_who_waits_for_images_keeps_nobody_from_the_page(page, study):
+    """One series is read at a time; a browser gives up, and a person asks again, long before fifty are read."""
+    browser, place = page.browser("rita"), place_of(study, page)
+    browser.mount("http://", HTTPAdapter(pool_maxsize=50))
+    with ThreadPoolExecutor(50) as pool:
+        with page.app.state.volumes._lock:  # somebody's series is being read
+            looks = [pool.submit(browser.get, f"{place}/volume.nii.gz", timeout=120) for _ in range(50)]
+            time.sleep(2)
+            assert browser.get("/", headers=HTML, timeout=10).status_code == 200
+        assert {look.result().status_code for look in looks} == {200}
 
 
 def _unzipped(content: bytes) -> bytes:
