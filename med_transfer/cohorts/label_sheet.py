@@ -51,7 +51,7 @@ class LabelSheet:
         """Read a sheet. Raises CohortError for one without labels or links, or with a link twice."""
         sheet = _with_our_names(read_sheet(path))
         link = next((name for name in LINKS if name in sheet.columns), None)
-        columns = [name for name in sheet.columns if name not in LINKS]
+        columns = [name for name in sheet.columns if name not in (*LINKS, *_NAMES_IN_DICOM)]  # what else names somebody
         labels = [name for name in columns if name == "label" or name.startswith("label_")]
         if link is None or not labels:
             raise CohortError(
