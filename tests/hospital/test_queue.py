@@ -176,6 +176,29 @@ def test_the_urgent_does_not_wait_for_all_that_has_waited(queue):
     assert 0 < len(queue.to_commit(PACS[0], 100)) <= 50
 
 
+def test_looking_for_what_is_to_do_does_not_look_at_all_that_was_ever_done(queue):
+    """The node looks several times a second, and whoever sends an image waits for that."""
+    with queue.writing() as writing:
+        for number in range(3000):
+            study, uid = f"s{number}", f"2.25.{number}"
+            columns = (
+                "INSERT INTO study (id, study_uid, patient_mark, state, changed) VALUES (?, ?, 'm', 'committed', 1)"
+            )
+            writing.execute(columns, (study, f"1.2.{number}"))
+            writing.execute("INSERT INTO result VALUES (?, ?, 1, 'sr', 'x', '')", (uid, study))
+            writing.execute(
+                "INSERT INTO delivery (sop_uid, destination, state, commitment) VALUES (?, ?, 'committed', 1)",
+                (uid, PACS[0]),
+            )
+    steps: list[int] = []
+    queue._database.set_progress_handler(lambda: steps.append(100), 100)  # of SQLite's machine
+    queue.complete(1e9, 60, 3600, counting=True)
+    assert queue.to_predict(1e9) is None
+    for found in (queue.to_count(1e9, 60), queue.to_send(PACS[0], 1e9), queue.to_commit(PACS[0], 1e9)):
+        assert found == []
+    assert sum(steps) < 3000
+
+
 def test_a_queue_of_an_earlier_version_goes_on(tmp_path):
     Queue(tmp_path / "queue.sqlite").close()
     old = sqlite3.connect(tmp_path / "queue.sqlite")

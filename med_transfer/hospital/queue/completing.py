@@ -32,7 +32,7 @@ def close(
 ) -> int:
     """Close every study that is all here, see :meth:`Queue.complete`; how many."""
     database.execute("UPDATE study SET changed = ? WHERE state = 'received' AND changed > ?", (now, now))
-    database.execute("UPDATE study SET counted = ? WHERE counted > ?", (now, now))
+    database.execute("UPDATE study SET counted = ? WHERE state = 'received' AND counted > ?", (now, now))
     closed = database.execute(
         "UPDATE study SET state = 'complete' WHERE state = 'received' AND "
         f"({_ANNOUNCED} AND {_MISSING} = 0 AND {_N_HERE} = {_N_ANNOUNCED} OR changed <= ? OR "

@@ -397,9 +397,10 @@ class Queue:
     def _set_clock(self, table: str, now: float) -> None:
         """Nothing waits longer than the longest wait, even when the clock was set back."""
         latest = now + max(self._retries.longest_seconds, self._retries.commitment_seconds)
-        if self._rows(f"SELECT 1 FROM {table} WHERE next_try > ? LIMIT 1", latest):
+        later = "next_try > 0 AND next_try > ?"
+        if self._rows(f"SELECT 1 FROM {table} WHERE {later} LIMIT 1", latest):
             with self.writing() as database:
-                database.execute(f"UPDATE {table} SET next_try = ? WHERE next_try > ?", (now, latest))
+                database.execute(f"UPDATE {table} SET next_try = ? WHERE {later}", (now, latest))
 
     def _studies(self, where: str, *values: object) -> list[Study]:
         query = f"SELECT id, study_uid, state, revision, attempts, reason FROM study {where}"

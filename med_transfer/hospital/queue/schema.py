@@ -38,6 +38,12 @@ CREATE TABLE IF NOT EXISTS bundle (number INTEGER PRIMARY KEY, route TEXT NOT NU
 CREATE TABLE IF NOT EXISTS aside (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, reason TEXT NOT NULL, caller TEXT NOT NULL, file TEXT NOT NULL);
 """
+_OF_WHAT_IS_TO_DO = """
+CREATE INDEX IF NOT EXISTS study_state ON study (state, changed);
+CREATE INDEX IF NOT EXISTS study_next_try ON study (next_try) WHERE next_try > 0;
+CREATE INDEX IF NOT EXISTS delivery_state ON delivery (state, destination, next_try);
+CREATE INDEX IF NOT EXISTS delivery_next_try ON delivery (next_try) WHERE next_try > 0;
+"""  # asked for several times a second, and little of all that there ever was
 _FOR_PEOPLE = """
 CREATE TABLE IF NOT EXISTS worklist (
     study TEXT PRIMARY KEY REFERENCES study, received REAL NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
@@ -93,6 +99,7 @@ def opened(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     with opening(path, "queue of a node") as writer:
         writer.executescript(f"{_SCHEMA}{record.SCHEMA}")
         _add_columns(writer)
+        writer.executescript(_OF_WHAT_IS_TO_DO)
         writer.executescript(_FOR_PEOPLE)
         answering.take_over(writer)
         return writer, connected(path)
