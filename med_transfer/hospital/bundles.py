@@ -114,9 +114,10 @@ class Bundles:
             try:
                 self._load(route, wanted)
                 log.info("bundle %s is at work", wanted)
-            except MedTransferError as error:
+            except Exception as error:  # not even memory that does not hold both may cost the studies that come now
                 self._failed.add(wanted)
-                log.error("bundle %s cannot be used, the node goes on with %s: %s", wanted, mark, error.found)
+                why = error.found if isinstance(error, MedTransferError) else type(error).__name__
+                log.error("bundle %s cannot be used, the node goes on with %s: %s", wanted, mark, why)
 
     @property
     def predictors(self) -> dict[str, Predictor]:

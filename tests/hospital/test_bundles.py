@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from peers import series
 from pydicom import dcmread
 from tiny_bundle import tiny_bundle
 
 from med_transfer.bundle import read_record
 from med_transfer.errors import BundleError, ConfigError, UsageError
+from med_transfer.hospital import bundles
 from med_transfer.hospital.bundles import Bundles, bundle_mark, use
 from med_transfer.hospital.incoming import keep, received_file
 from med_transfer.hospital.node import Node
@@ -221,17 +223,35 @@ def test_every_series_goes_to_the_bundles_whose_route_wants_it(node_config, firs
 def test_what_cannot_be_used_leaves_the_present_one_at_work(node_config, first_bundle, second_bundle, tmp_path):
     config = node_config()
     queue = Queue(config.queue_file)
-    bundles = Bundles(config, queue, first_bundle, "cpu")
+    loaded = Bundles(config, queue, first_bundle, "cpu")
     with pytest.raises(UsageError, match="no other bundle was in use"):
         rollback(config, queue)
     with pytest.raises(BundleError):
         use(config, queue, tmp_path)
-    at_work = bundles.predictors[""]
+    at_work = loaded.predictors[""]
     mark = use(config, queue, second_bundle)
     (weights,) = (config.folder / "bundles" / mark).rglob("*.safetensors")
     weights.write_bytes(b"changed")
-    bundles.refresh()
-    assert bundles.predictors[""] is at_work
+    loaded.refresh()
+    assert loaded.predictors[""] is at_work
+    queue.close()
+
+
+def test_memory_that_does_not_hold_the_new_bundle_leaves_the_present_one_at_work(
+    node_config, first_bundle, second_bundle, monkeypatch
+):
+    config = node_config()
+    queue = Queue(config.queue_file)
+    loaded = Bundles(config, queue, first_bundle, "cpu")
+    at_work = loaded.predictors[""]
+    use(config, queue, second_bundle)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(bundles, "load_bundle", full)  # a GPU that is full is not at hand
+    loaded.refresh()
+    assert (loaded.predictors[""] is at_work, loaded.mark("")) == (True, bundle_mark(first_bundle))
     queue.close()
 
 
