@@ -58,7 +58,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: path of each scan.
             y: class name of each scan, or a number for it.
-            groups: patient of each scan; without it every scan is taken for another patient. ``cross_val_score``
+            groups: patient of each scan; without it every file is taken for another patient. ``cross_val_score``
                 passes it on after ``set_fit_request(groups=True)`` under scikit-learn's metadata routing; its folds
                 need ``out=None``, as each has a run folder of its own.
 
@@ -66,7 +66,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             CohortError: lengths differ, a label or patient is missing, or the cohort cannot be split; without a config,
                 scans of several kinds.
         """
-        patients = groups if groups is not None else [f"scan-{number}" for number in range(len(X))]
+        patients = (
+            groups if groups is not None else [str(Path(scan).resolve()) for scan in X]
+        )  # a number is another's, too
         if not len(X) == len(y) == len(patients):
             raise CohortError(f"{len(X)} scans, {len(y)} labels, {len(patients)} patients", expected="equal numbers")
         labels = np.asarray(y)

@@ -27,7 +27,7 @@ from sklearn.utils import estimator_checks
 from tiny_bundle import tiny_bundle, write_scan
 
 import med_transfer as mt
-from med_transfer.errors import CohortError, MedTransferError, UsageError
+from med_transfer.errors import CohortError, MedTransferError, PatientLeak, UsageError
 from med_transfer.phantoms import write_nifti
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import Preprocessing
@@ -209,6 +209,22 @@ def test_transfer_classifier_gives_back_the_labels_that_it_was_given(cohort_csv,
     assert estimator.score(paths, labels) == np.mean(estimator.predict(paths) == labels)
     surest = estimator.classes_[estimator.predict_proba(paths).argmax(axis=1)]
     assert set(surest.tolist()) <= {2, 9, 10}
+
+
+def test_transfer_classifier_learns_from_one_of_other_scans_whose_patients_are_not_known_either(tmp_path):
+    shared = {"split": {"folds": 2, "test_fraction": 0}, "from_scratch_baseline": False, "explain": {"gallery": 0}}
+    shared |= {"input": {"shape": [16, 16, 16]}, "transfer": {"strategy": "linear_probe"}}
+    weights = None
+    for cohort in range(2):
+        paths = [write_scan(tmp_path / f"{cohort}/{number}.nii.gz", 100 * cohort + number) for number in range(8)]
+        config = mt.FinetuneConfig.model_validate(shared | ({"backbone": {"weights": weights}} if weights else {}))
+        fitted = mt.TransferClassifier(config, tmp_path / f"run{cohort}").fit(paths, ["a", "b"] * 4)
+        assert fitted.run_.metrics.n_patients == 8
+        weights = fitted.run_.bundle
+    with pytest.raises(PatientLeak, match="the source was trained on 8 of these scans"):
+        mt.TransferClassifier(config, tmp_path / "again").fit(
+            [tmp_path / f"0/{n}.nii.gz" for n in range(8)], ["a", "b"] * 4
+        )
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan"), "", "NA"])
