@@ -127,7 +127,7 @@ class Results(Section):
         key_objects: the slice where the map is strongest, of each series.
         encapsulated_pdf: the pages as a document.
         fhir: the answers as a FHIR R4 bundle of DiagnosticReport and Observations, for the servers of ``fhir``.
-        of_rejected: an object also of a study that could not be predicted.
+        of_rejected: an object also of a study that could not be predicted; in any case where it takes back an answer.
         codes: of classes, by name; one without gets a code of the private scheme 99MEDTRANSFER.
     """
 

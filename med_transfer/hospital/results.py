@@ -62,7 +62,8 @@ def write_results(
     Raises:
         OutputError: a file cannot be written.
     """
-    shown = [a for a in analyses if a.images and (a.prediction.status == "ok" or settings.of_rejected)]
+    refusals = settings.of_rejected or bool(previous)  # else an answer that is taken back would be the last word
+    shown = [a for a in analyses if a.images and (a.prediction.status == "ok" or refusals)]
     answered, refused = ([a for a in shown if (a.prediction.status == "ok") is ok] for ok in (True, False))
     if not shown:
         return []

@@ -167,6 +167,30 @@ def test_an_answer_that_was_replaced_is_sent_again_when_its_bundle_is_back(
     queue.close()
 
 
+def test_an_answer_that_a_late_image_takes_away_is_taken_back(node_config, first_bundle, tmp_path):
+    """Also where a site wants no objects of studies without an answer: else the first would stay the last word."""
+    config = node_config(
+        destinations=[{"ae_title": "PACS", "address": "127.0.0.1", "port": 1}],
+        results={"heat_map": "off", "secondary_capture": False, "of_rejected": False},
+    )
+    node, scan = Node(config, first_bundle, "cpu"), series(tmp_path / "scan")
+    first = predict(node, scan)[-1]
+    assert (first["status"], len(first["outputs"])) == ("ok", 1)
+    for delivery in node.queue.deliveries():
+        node.queue.sent(delivery, 200)
+    late = dcmread(scan[3])  # another image at the same place
+    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = "1.2.3.99"
+    late.PixelData = bytes(reversed(late.PixelData))
+    late.save_as(tmp_path / "late.dcm")
+    second = predict(node, [tmp_path / "late.dcm"])[-1]
+    assert (second["status"], len(second["outputs"])) == ("rejected", 1)
+    report = dcmread(config.folder / f"results/{second['outputs'][0]}.dcm")
+    (named,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert named.ReferencedSOPInstanceUID == first["outputs"][0]
+    assert predict(node, series(tmp_path / "other", study=2, slices=1))[-1]["outputs"] == []
+    node.queue.close()
+
+
 @pytest.mark.parametrize("page", [True, False])
 def test_it_is_sent_again_where_there_are_no_reports_too(node_config, first_bundle, second_bundle, tmp_path, page):
     own = {"fhir": [{"url": "http://127.0.0.1:1/fhir"}]}
