@@ -275,6 +275,8 @@ def _click(job: _Job, scan: Scan, config: PhantomConfig) -> dict[str, object]:
 @contextmanager
 def _complete_or_absent(out: Path) -> Iterator[Path]:
     """A folder to write into, which becomes ``out`` when the block ends well and vanishes when it does not."""
+    if not out.name:  # ".": what takes its place would be another one, under whoever stands in it
+        raise OutputError("the folder that the command runs in", where=out, expected="another one, new or empty")
     partial = out.with_name(f".{out.name}.partial")
     try:
         _refuse_content(out)

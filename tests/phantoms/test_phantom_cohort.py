@@ -168,6 +168,12 @@ def test_a_folder_that_holds_something_is_refused_untouched(tmp_path):
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "mine.txt"]
 
 
+def test_the_folder_that_the_command_runs_in_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match="the folder that the command runs in; expected another one, new or empty"):
+        write_cohort(Path(), PhantomConfig(**SMALL))
+
+
 def test_a_file_of_that_name_is_refused(tmp_path):
     (tmp_path / "out").write_text("keep")
     with pytest.raises(OutputError, match="a file of this name exists"):
