@@ -11,7 +11,7 @@ from pynetdicom import evt
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import study_id
 from med_transfer.hospital.queue import Queue
-from med_transfer.hospital.server import NOT_AUTHORISED, SUCCESS, may_send
+from med_transfer.hospital.server import NOT_AUTHORISED, SUCCESS, sends_images
 from med_transfer.hospital.storage_classes import STORAGE_CLASSES
 
 AVAILABILITY = UID("1.2.840.10008.5.1.4.33")
@@ -21,8 +21,7 @@ _COMING = ("ONLINE", "NEARLINE")
 
 def hear_availability(event: evt.Event, node: NodeConfig, queue: Queue) -> tuple[int, None]:
     """N-CREATE: a study is complete when all images that it names have come, of the classes that the node takes."""
-    caller = event.assoc.requestor
-    if not may_send(node, caller.ae_title.strip(), caller.address):
+    if not sends_images(event.assoc):
         return NOT_AUTHORISED, None
     try:
         notice = event.attribute_list

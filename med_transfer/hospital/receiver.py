@@ -28,8 +28,8 @@ from med_transfer.hospital.server import (
     disk_is_full,
     free_place,
     known_caller,
-    may_send,
     offer_to_pass_over,
+    sends_images,
 )
 from med_transfer.hospital.storage_classes import STORAGE_CLASSES, TRANSFER_SYNTAXES
 from med_transfer.hospital.tls import server_context
@@ -104,8 +104,8 @@ class Receiver:
                 association.abort()
 
     def _store(self, event: evt.Event) -> int | Dataset:
-        caller, address = event.assoc.requestor.ae_title.strip(), event.assoc.requestor.address
-        if not may_send(self._node, caller, address):
+        caller = event.assoc.requestor.ae_title.strip()
+        if not sends_images(event.assoc):
             return _answer(NOT_AUTHORISED, "only images of callers are taken")
         if disk_is_full(self._node):
             return _answer(OUT_OF_RESOURCES, "disk nearly full")

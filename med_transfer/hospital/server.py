@@ -128,7 +128,8 @@ def admit(event: evt.Event, node: NodeConfig) -> None:
     association = event.assoc
     request = cast(A_ASSOCIATE, association.requestor.primitive)
     title, address = (request.calling_ae_title or "").strip(), association.requestor.address
-    if not may_send(node, title, address) and not is_destination(node, title, address):
+    cast(Any, association).sends_images = may_send(node, title, address)
+    if not sends_images(association) and not is_destination(node, title, address):
         _reject(association, UNKNOWN_CALLER, "AE title and address are not in callers")
     elif disk_is_full(node):
         _reject(association, BUSY, "the disk is nearly full")
@@ -152,6 +153,11 @@ def free_place(event: evt.Event) -> None:
     """Of a connection that is closed before its request was complete, which else counts until the time-out."""
     if event.assoc.requestor.primitive is None:
         event.assoc.dul.to_user_queue.put(None)  # pyright: ignore[reportArgumentType] - as when the time is over
+
+
+def sends_images(association: Association) -> bool:
+    """Whether it ``may_send``, as was found out once: not for each image are names asked for, which takes time."""
+    return getattr(association, "sends_images", False)
 
 
 def may_send(node: NodeConfig, title: str, address: str) -> bool:

@@ -145,6 +145,22 @@ def test_a_name_service_that_does_not_answer_keeps_no_caller_waiting(node_config
         assert stranger.recv(1) == b""
 
 
+def test_the_name_of_the_pacs_is_not_looked_up_for_each_image(node_config, tmp_path, monkeypatch):
+    asked, found = [], socket.getaddrinfo
+
+    def counted(*given: object, **named: object):
+        asked.append(given)
+        return found(*given, **named)
+
+    config = node_config(callers=[], pacs={"ae_title": "CT1", "address": "localhost", "port": 1})
+    with receiving(config) as queue:
+        monkeypatch.setattr(socket, "getaddrinfo", counted)
+        assert set(send(config, *map(dcmread, series(tmp_path / "scan", slices=20)))) == {0x0000}
+        (study,) = queue.studies()
+        assert len(queue.instances(study.id)) == 20
+    assert len([given for given in asked if given[0] == "localhost"]) <= 2
+
+
 def test_a_destination_may_answer_but_not_store(node_config, tmp_path):
     destination = {"ae_title": "PACS", "address": "127.0.0.1", "port": 1, "storage_commitment": True}
     config, files = node_config(destinations=[destination]), series(tmp_path / "scan", slices=1)
