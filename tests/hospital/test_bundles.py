@@ -17,6 +17,7 @@ from med_transfer.hospital.bundles import Bundles, bundle_mark, use
 from med_transfer.hospital.incoming import keep, received_file
 from med_transfer.hospital.node import Node
 from med_transfer.hospital.queue import Feedback, Queue
+from med_transfer.hospital.review.bundle_records import bundle_record
 from med_transfer.hospital.updates import rollback, update_record
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.estimate import Estimate
@@ -258,6 +259,23 @@ def test_what_cannot_be_used_leaves_the_present_one_at_work(node_config, first_b
     weights.write_bytes(b"changed")
     loaded.refresh()
     assert loaded.predictors[""] is at_work
+    queue.close()
+
+
+def test_a_bundle_that_cannot_be_read_for_the_page_now_is_read_later(node_config, first_bundle):
+    config = node_config()
+    queue = Queue(config.queue_file)
+    mark = use(config, queue, first_bundle)
+    record = config.bundle_copy(mark) / "med_transfer.json"
+    aside = record.rename(record.with_suffix(".aside"))
+    assert bundle_record(config, mark) is None
+    record.mkdir()  # as where a drive does not answer: it is there, and cannot be read
+    assert bundle_record(config, mark) is None
+    record.rmdir()
+    aside.rename(record)
+    found = bundle_record(config, mark)
+    assert found is not None
+    assert found.classes == ("benign", "malignant")
     queue.close()
 
 

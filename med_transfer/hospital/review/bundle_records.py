@@ -24,30 +24,30 @@ _BUNDLES = 8  # that are kept in memory
 
 def bundle_record(node: NodeConfig, mark: str) -> BundleRecord | None:
     """Of a bundle of the node; None where it is not there any more, or cannot be read."""
-    return _read(node.bundle_copy(mark)) if mark else None
+    try:
+        return _read(node.bundle_copy(mark)) if mark else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        log.error("bundle %s cannot be read for the page (%s)", mark, type(error).__name__)
+        return None
 
 
 def bundle_cases(node: NodeConfig, mark: str) -> SimilarCases | None:
     """The development scans that a bundle of the node may show; None where it holds none, or they cannot be read."""
     record = bundle_record(node, mark)
-    return _cases(node.bundle_copy(mark)) if record and record.n_similar_cases else None
-
-
-@lru_cache(_BUNDLES)
-def _cases(folder: Path) -> SimilarCases | None:
     try:
-        return load_similar_cases(folder)
+        return _cases(node.bundle_copy(mark)) if record and record.n_similar_cases else None
     except BundleError as error:
-        log.error("bundle %s: %s", folder.name, error.found)
+        log.error("bundle %s: %s", mark, error.found)
         return None
+
+
+@lru_cache(_BUNDLES)  # of what was read: what cannot be now may be later
+def _cases(folder: Path) -> SimilarCases | None:
+    return load_similar_cases(folder)
 
 
 @lru_cache(_BUNDLES)
-def _read(folder: Path) -> BundleRecord | None:
-    try:
-        return BundleRecord.model_validate_json((folder / RECORD_FILE).read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        log.error("bundle %s cannot be read for the page (%s)", folder.name, type(error).__name__)
-        return None
+def _read(folder: Path) -> BundleRecord:
+    return BundleRecord.model_validate_json((folder / RECORD_FILE).read_bytes())
