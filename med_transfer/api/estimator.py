@@ -66,9 +66,8 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             CohortError: lengths differ, a label or patient is missing, or the cohort cannot be split; without a config,
                 scans of several kinds.
         """
-        patients = (
-            groups if groups is not None else [str(Path(scan).resolve()) for scan in X]
-        )  # a number is another's, too
+        # not by its number, which is that of another scan in another fit
+        patients = groups if groups is not None else [str(Path(scan).resolve()) for scan in X]
         if not len(X) == len(y) == len(patients):
             raise CohortError(f"{len(X)} scans, {len(y)} labels, {len(patients)} patients", expected="equal numbers")
         labels = np.asarray(y)
