@@ -23,7 +23,7 @@ from med_transfer.inference.copies import Copies
 from med_transfer.inference.listing import ScanToPredict, ScanWithRegion, path_of, scans_to_predict
 from med_transfer.inference.shards import TABLE_FILE, WHOLE, Shard, begin
 from med_transfer.inference.workers import Reader, in_turn
-from med_transfer.predictions.origins import RETRIED, RowOrigins
+from med_transfer.predictions.origins import RowOrigins
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable, why_abstained
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
@@ -71,7 +71,8 @@ class BatchSettings:
     Attributes:
         workers: processes that read scans; None: one a processor core.
         shard: which of the scans; one of several has a folder of its own in that of the batch.
-        observe: told of each prediction that is made, but not of rows that were there and of copies.
+        observe: told of each prediction that is made, but not of rows that were there, of attempts that fail again and
+            of copies.
         stopped: asked before each scan; once it is True the rest stays without a row, and the batch unfinished.
         tries_again: asked, with the scan's key, whether the next run shall read one again that ended its reader.
         engine: what works through them; None: this machine. See :mod:`med_transfer.inference.on_cluster`.
@@ -224,8 +225,8 @@ class _Batch:
         """A row of each, as soon as it is done, and what the row was made from."""
         with closing(self._predicted()) as predicted:
             for (_, key), (prediction, settled) in predicted:
-                made_from = key if settled or not self.settings.tries_again(key) else RETRIED
-                self.origins.add(made_from, table.append(prediction), prediction.reason)
+                again = not settled and self.settings.tries_again(key)
+                self.origins.add(key, table.append(prediction), prediction.reason, again=again)
                 self.tally.add(prediction.status, *(["abstained"] if prediction.abstained else []))
         self.tally.end()
 
@@ -259,7 +260,8 @@ class _Batch:
         jobs = (job for job in itertools.chain(few, jobs) if not self.settings.stopped())
         elsewhere = self.settings.engine
         for job, answered in elsewhere.answered(jobs, self.settings.workers) if elsewhere else self._here(few, jobs):
-            self.settings.observe(answered[0])
+            if answered[0].status == "ok" or job[1] not in self.origins.tried:  # which was told of then
+                self.settings.observe(answered[0])
             yield job, answered
 
     def _here(self, few: Sequence[Job], jobs: Iterator[Job]) -> Iterator[tuple[Job, Answered]]:

@@ -4,7 +4,8 @@
 
     predictions.origins.jsonl   {"schema": 1, "bundle": ..., "scans": ..., "version": ..., "device": ...}
                                 {"from": ..., "row": ...}       a row, and the stamps of its files, as hashes;
-                                with "reason": the row's, in parts, for a page in another language
+                                with "reason": the row's, in parts, for a page in another language;
+                                with "from" empty and "tried": what the next run tries again
 
 A row counts as done only where it was made from what is there now; a line that a kill took away costs one scan.
 """
@@ -42,6 +43,9 @@ class RowOrigins:
         rows: the lines that it holds.
         made_by: hash of the bundle, of the place of the scans, and the version; the device.
 
+    Attributes:
+        tried: keys of what has a row already, of an attempt that is made again.
+
     Raises:
         UsageError: the table's rows were made by something else, or nothing says by what.
         OutputError: the file cannot be written.
@@ -58,6 +62,7 @@ class RowOrigins:
             if present[line["row"]]:
                 present[line["row"]] -= 1
                 self._done[line["from"]].append(line)
+        self.tried = frozenset(line["tried"] for line in lines if rows and "tried" in line)
         self._kept: list[_Line] = []
         self._write([line for found in self._done.values() for line in found])
 
@@ -68,9 +73,10 @@ class RowOrigins:
         self._kept.append(self._done[key].pop())
         return True
 
-    def add(self, key: str, row: bytes, reason: str = "") -> None:
-        """Note what a new row was made from, and its reason. Raises OutputError."""
-        line: _Line = {"from": key, "row": digest(row)}
+    def add(self, key: str, row: bytes, reason: str = "", *, again: bool = False) -> None:
+        """Note what a new row was made from, its reason, and whether the next run tries again. Raises OutputError."""
+        line: _Line = {"from": RETRIED, "tried": key} if again else {"from": key}
+        line["row"] = digest(row)
         if isinstance(reason, Sentence):
             line["reason"] = parts(reason)
         self._kept.append(line)

@@ -10,6 +10,7 @@ from scipy import stats
 from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.bundle import InputEnvelope, read_record
+from med_transfer.inference import BatchSettings, Predictor, load_bundle
 from med_transfer.inference.drift.detector import Detector
 from med_transfer.inference.drift.monitor import METRICS_FILE, STATE_FILE, DriftMonitor
 from med_transfer.inference.drift.state import DriftState
@@ -180,3 +181,27 @@ def test_predict_counts_each_scan_once_however_often_it_runs(bundle, command, tm
     state = DriftState.model_validate_json((tmp_path / "out" / STATE_FILE).read_bytes())
     novelty = [float(row["novelty"]) for row in read_rows(tmp_path / "out/predictions.csv") if row["novelty"]]
     assert state.quantities["novelty"].mean == pytest.approx(np.mean(novelty))
+
+
+def test_a_scan_whose_attempts_fail_again_and_again_counts_once(bundle, tmp_path, monkeypatch):
+    predictor, answer = load_bundle(bundle, "cpu"), Predictor.answer
+    for number in range(2):
+        write_scan(tmp_path / f"scans/{number}.nii.gz", number)
+
+    def odd(self, given, *arguments):
+        if given.path.endswith("1.nii.gz"):
+            raise ValueError
+        return answer(self, given, *arguments)
+
+    def counted():
+        monitor = DriftMonitor(predictor.record, predictor.identity, tmp_path / "out")
+        predictor.predict_folder(tmp_path / "scans", tmp_path / "out", settings=BatchSettings(observe=monitor.observe))
+        monitor.save()
+        return monitor.state.statuses, monitor.state.quantities["unusable"].n
+
+    monkeypatch.setattr(Predictor, "answer", odd)
+    for _ in range(3):
+        assert counted() == ({"ok": 1, "rejected": 0, "failed": 1}, 2)
+    monkeypatch.undo()
+    assert counted() == ({"ok": 2, "rejected": 0, "failed": 1}, 3)  # an answer at last
+    assert counted() == ({"ok": 2, "rejected": 0, "failed": 1}, 3)
