@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -33,10 +34,10 @@ _IMAGING_STUDY = Code("18748-4", "LN", "Diagnostic imaging study")
 
 
 def fhir_bundle(analyses: Sequence[Analysis], header: ResultHeader, class_codes: dict[str, CodedEntry]) -> Json:
-    """The transaction, as JSON; every status is ``preliminary``."""
-    image = analyses[0].images[0]
+    """The transaction, as JSON; every status is ``preliminary``. Of two reports of a study the later one holds."""
+    image, issued = analyses[0].images[0], {"issued": datetime.now(UTC).isoformat(timespec="milliseconds")}
     observations = [
-        _entry(_observation(analysis, header, class_codes, image), header.sop_uid("Observation", number))
+        _entry(_observation(analysis, header, class_codes, image) | issued, header.sop_uid("Observation", number))
         for number, analysis in enumerate(analyses)
     ]
     report = {
@@ -46,6 +47,7 @@ def fhir_bundle(analyses: Sequence[Analysis], header: ResultHeader, class_codes:
         "code": _concept(_IMAGING_STUDY),
         "subject": _subject(image),
         "imagingStudy": [_study(image)],
+        **issued,
         "result": [{"reference": entry["fullUrl"]} for entry in observations],
         "conclusion": f"{RESEARCH_ONLY}. {'; '.join(_in_words(analysis) for analysis in analyses)}",
     }

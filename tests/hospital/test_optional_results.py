@@ -324,6 +324,8 @@ def check(posted: dict, analysed: list[Analysis]) -> None:
     assert all(entry.request.ifNoneExist.startswith("identifier=urn:dicom:uid|urn:oid:2.25.") for entry in bundle.entry)
     report, *observations = [entry.resource for entry in bundle.entry]
     assert report.status == "preliminary"
+    assert {one.issued for one in observations} == {report.issued}  # which of two reports holds
+    assert abs(report.issued.timestamp() - time.time()) < 600
     assert report.conclusion.startswith(RESEARCH_ONLY)
     assert [ref.reference for ref in report.result] == [entry.fullUrl for entry in bundle.entry[1:]]
     assert report.subject.identifier.value == analysed[0].images[0].PatientID
