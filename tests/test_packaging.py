@@ -32,6 +32,7 @@ COMES_WITH = {  # parts of a declared package, versioned by it
     "markupsafe": "jinja2",
     "starlette": "fastapi",
     "h11": "uvicorn",
+    "anyio": "fastapi",
 }
 PROMISED = {
     "find_series",
