@@ -7,16 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from med_transfer.cohorts.label_text import label_text, misspelt, names_nobody
-from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
+from med_transfer.cohorts.sheet import Row, Sheet, plain, read_sheet
 from med_transfer.errors import CohortError
 
 LINKS = ("series_uid", "scan", "study_uid", "accession", "patient")  # the most precise one that the sheet has decides
-_NAMES_IN_DICOM = {
-    "SeriesInstanceUID": "series_uid",
-    "StudyInstanceUID": "study_uid",
-    "AccessionNumber": "accession",
-    "PatientID": "patient",
+_OUR_NAMES = {  # of what DICOM calls otherwise, as people write it
+    **{name.replace("_", ""): name for name in LINKS},
+    "seriesinstanceuid": "series_uid",
+    "studyinstanceuid": "study_uid",
+    "accessionnumber": "accession",
+    "patientid": "patient",
 }
+_NAMES_SOMEBODY = {*_OUR_NAMES, "patientname", "patientbirthdate", "name", "birthdate", "dateofbirth", "mrn"}
 
 SeriesRow = dict[str, str]
 
@@ -51,7 +53,7 @@ class LabelSheet:
         """Read a sheet. Raises CohortError for one without labels or links, or with a link twice."""
         sheet = _with_our_names(read_sheet(path))
         link = next((name for name in LINKS if name in sheet.columns), None)
-        columns = [name for name in sheet.columns if name not in (*LINKS, *_NAMES_IN_DICOM)]  # what else names somebody
+        columns = [name for name in sheet.columns if plain(name) not in _NAMES_SOMEBODY]
         labels = [name for name in columns if name == "label" or name.startswith("label_")]
         if link is None or not labels:
             raise CohortError(
@@ -117,7 +119,11 @@ class LabelSheet:
 
 
 def _with_our_names(sheet: Sheet) -> Sheet:
-    """Columns that are called as DICOM calls them under our names."""
-    names = {old: new for old, new in _NAMES_IN_DICOM.items() if new not in sheet.columns}
+    """Columns that are called as DICOM calls them, or as people write that, under our names."""
+    names: dict[str, str] = {}
+    for column in sheet.columns:
+        ours = _OUR_NAMES.get(plain(column), "")
+        if ours and ours not in (*sheet.columns, *names.values()):
+            names[column] = ours
     rows = tuple(Row(row.line, {names.get(name, name): cell for name, cell in row.cells.items()}) for row in sheet.rows)
     return replace(sheet, columns=tuple(names.get(name, name) for name in sheet.columns), rows=rows)

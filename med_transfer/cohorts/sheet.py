@@ -14,6 +14,7 @@ from med_transfer.atomic import csv_cell
 from med_transfer.errors import CohortError
 
 _NAMES = {"scan", "series_uid", "patient", "label", "mask", "split"}  # columns that are no measurements
+_BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 
 
@@ -81,6 +82,11 @@ def read_sheet(path: Path) -> Sheet:
     return Sheet(path, tuple(name for name in header if name), rows)
 
 
+def plain(column: str) -> str:
+    """A column's name without what people write differently: case, spaces, signs, the unit."""
+    return re.sub(r"[\W_]", "", column).casefold().removesuffix("mm")
+
+
 def header_of(path: Path) -> tuple[str, ...]:
     """Names of a table's columns, of an empty file none; a cell may hold a file's name that is no UTF-8.
 
@@ -98,7 +104,7 @@ def _text(path: Path, errors: str = "strict") -> str:
     if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise CohortError("is an Excel workbook", where=path, expected="CSV", action="Save the sheet as 'CSV UTF-8'")
     try:
-        return content.decode("utf-8-sig", errors)
+        return content.decode("utf-8", errors).lstrip(_BYTE_ORDER_MARK)  # two, where a program adds one to another's
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise CohortError(

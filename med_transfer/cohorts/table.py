@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from med_transfer.cohorts.case import FINDING_PREFIX, ROI_COLUMNS, Case, read_case, wrong_value
 from med_transfer.cohorts.label_text import as_read, label_text, misspelt, probably_meant
-from med_transfer.cohorts.sheet import Row, Sheet, read_sheet
+from med_transfer.cohorts.sheet import Row, Sheet, plain, read_sheet
 from med_transfer.errors import CohortError, MissingLabel
 from med_transfer.errors.sentence import few
 from med_transfer.predictions.labels import Labels
 
+_OPTIONAL = ("patient", "series_uid", "mask", "mask_name", "split")
 NO_LABELS = Labels(("unlabelled",), multilabel=True)  # stands in for a table read without any labels
 
 
@@ -133,10 +134,27 @@ def _check_columns(sheet: Sheet, labelled: bool) -> None:
             )
         if FINDING_PREFIX in findings:
             raise CohortError("column 'label_' names no finding", where=sheet.path, expected="label_<finding>")
+    _check_names(sheet, findings if labelled else [])
     missing = [name for name in ROI_COLUMNS if name not in sheet.columns]
     if 0 < len(missing) < len(ROI_COLUMNS):
         found = f"region column {', '.join(missing)} is missing"
         raise CohortError(found, where=sheet.path, expected=", ".join(ROI_COLUMNS))
+
+
+def _check_names(sheet: Sheet, findings: list[str]) -> None:
+    """Refuse a column that is nearly called as one that has a meaning: it would be passed over without a word."""
+    meant = {plain(name): name for name in (*_OPTIONAL, *ROI_COLUMNS) if name not in sheet.columns}
+    for column in sheet.columns:
+        near = meant.get(plain(column)) or (
+            column.lower() if findings and column.lower().startswith(FINDING_PREFIX) and column not in findings else ""
+        )
+        if near:
+            raise CohortError(
+                f"column {column!r} would be passed over",
+                where=sheet.path,
+                expected=f"{near!r}, if that is meant",
+                action=f"Rename {column!r} to {near!r}, or give it a name of its own",
+            )
 
 
 def _finding_columns(sheet: Sheet) -> list[str]:

@@ -253,6 +253,8 @@ def linked(index, tmp_path, text, **options):
         ("AccessionNumber", ("SECRETACC-a", "SECRETACC-b")),
         ("PatientID", ("SECRETID-a", "SECRETID-b")),
         ("SeriesInstanceUID", ("1.2.97.2", "1.2.98.1")),
+        ("Accession Number", ("SECRETACC-a", "SECRETACC-b")),
+        ("patient_id", ("SECRETID-a", "SECRETID-b")),
     ],
 )
 def test_labels_are_linked_by_whatever_names_a_study(index, tmp_path, column, values):
@@ -268,6 +270,15 @@ def test_an_identifier_that_the_sheet_has_beside_a_name_of_its_own_is_not_writte
         "series_uid,patient,PatientID,accession,AccessionNumber,label\n"
         "1.2.97.2,anna,SECRETID-a,1,SECRETACC-a,benign\n1.2.98.1,bert,SECRETID-b,2,SECRETACC-b,malignant\n"
     )
+    found, _ = linked(index, tmp_path, text, rules=SOFT_FIRST)
+    assert [row["label"] for row in rows(found.cohort)] == ["benign", "malignant"]
+    assert "SECRET" not in found.cohort.read_text() + found.quality.read_text()
+
+
+@pytest.mark.parametrize("column", ["Patient", "patient_id", "PATIENT ID", "PatientName", "Birth date"])
+def test_who_it_is_is_not_written_however_the_sheet_calls_the_column(index, tmp_path, column):
+    sheet_rows = "1.2.97.2,anna,1,SECRET-a,benign\n1.2.98.1,bert,2,SECRET-b,malignant\n"
+    text = f"series_uid,patient,accession,{column},label\n{sheet_rows}"
     found, _ = linked(index, tmp_path, text, rules=SOFT_FIRST)
     assert [row["label"] for row in rows(found.cohort)] == ["benign", "malignant"]
     assert "SECRET" not in found.cohort.read_text() + found.quality.read_text()

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,33 @@ def test_commas_in_a_column_s_name_do_not_separate_columns(tmp_path):
     text = 'scan;patient;label;"size, in mm, of the largest, or\nonly, lesion"\na.nii.gz;1;x;3\nb.nii.gz;2;y;4\n'
     (first, _) = Cohort.read(table(tmp_path, text)).cases
     assert dict(first.columns) == {"size, in mm, of the largest, or\nonly, lesion": "3"}
+
+
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        *(("Split", "split"), ("MASK", "mask"), ("Mask name", "mask_name"), ("SeriesUID", "series_uid")),
+        *(("roi_x", "roi_x_mm"), ("ROI size [mm]", "roi_size_mm")),
+    ],
+)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_column_that_would_be_passed_over_for_its_spelling_is_refused(tmp_path, column, meant, labelled):
+    text = ROWS.replace("label\n", f"label,{column}\n").replace("low\n", "low,1\n").replace("high\n", "high,1\n")
+    with pytest.raises(CohortError, match=rf"column '{re.escape(column)}' would be .*Rename '.*' to '{meant}'"):
+        Cohort.read(table(tmp_path, text), labelled=labelled)
+
+
+def test_patients_and_findings_that_would_be_passed_over_for_their_spelling_are_refused(tmp_path):
+    with pytest.raises(CohortError, match="Rename 'Patient' to 'patient'"):
+        Cohort.read(table(tmp_path, "scan,Patient\na.nii.gz,1\n"), labelled=False)
+    text = "scan,patient,label_a,Label_b\na.nii.gz,1,0,1\nb.nii.gz,2,1,0\n"
+    with pytest.raises(CohortError, match="Rename 'Label_b' to 'label_b'"):
+        Cohort.read(table(tmp_path, text))
+    assert Cohort.read(table(tmp_path, text), labelled=False).cases[0].columns == {"Label_b": "1"}
+
+
+def test_two_byte_order_marks_are_no_part_of_the_first_column_s_name(tmp_path):
+    assert len(Cohort.read(table(tmp_path, ("\ufeff" + ROWS).encode("utf-8-sig")))) == 3
 
 
 def test_subset_keeps_the_classes(tmp_path):
