@@ -7,7 +7,7 @@ or moved between two scans of one frame of reference did so in the network's inp
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -60,19 +60,27 @@ def require_modality(volume: Volume, wanted: str | None) -> None:
         remark(log, "%s: states no modality and is taken for CT, but %s", where, doubt, kind=doubt)
 
 
-def require_same_place(first: Volume, other: Volume, grid: Grid, column: str) -> None:
-    """Refuse a scan that cannot be laid over the first one.
+def require_same_place(volumes: Scans, columns: Sequence[str], grid: Grid) -> None:
+    """Refuse scans that cannot be laid over the first one.
 
     Args:
-        first: the scan whose grid is used.
-        other: the scan of another channel, and ``column`` names it.
+        volumes: the scans of a case.
+        columns: of the channels; the scan of the first one is that whose grid is used.
         grid: what the network sees.
 
     Raises:
         InputRejected: another DICOM Frame of Reference UID (0020,0052); a file that does not say where it lies; less
             than half of what the network sees of the first scan is in the other one; or the same image once more.
     """
-    reason = _reason(first, other, grid)
+    first = volumes[columns[0]]
+    for place, column in enumerate(columns[1:], start=1):
+        other = volumes[column]
+        same = next((name for name in columns[:place] if _same_image(volumes[name], other)), "")
+        again = Sentence("is the same image as {column}", column=same) if same else ""
+        _refuse(other, column, _reason(first, other, grid) or again)
+
+
+def _refuse(other: Volume, column: str, reason: str) -> None:
     if reason:
         raise InputRejected(
             Sentence("{column}: {reason}", column=column, reason=reason),
@@ -104,6 +112,10 @@ def _reason(first: Volume, other: Volume, grid: Grid) -> str:
             share=share,
             least=LEAST_OVERLAP,
         )
-    if same_grid and np.array_equal(first.voxels, other.voxels):
-        return Sentence("is the same image as scan")
     return ""
+
+
+def _same_image(first: Volume, other: Volume) -> bool:
+    """In whatever order each file stores its axes, and wherever it says that they lie."""
+    (one, _), (two, _) = (geometry.canonical(volume.voxels, volume.affine) for volume in (first, other))
+    return np.array_equal(one, two)

@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from med_transfer.errors import InputRejected
 from med_transfer.errors.sentence import Sentence
 from med_transfer.preprocessing.config import OrganName
 from med_transfer.preprocessing.resampling.resample import resample
 from med_transfer.scans import Region, Volume, geometry
 from med_transfer.scans.geometry import Grid, index_map
+from med_transfer.scans.masks.mask_placement import mark_voxels
 from med_transfer.scans.region import region_of_voxels
 from med_transfer.scans.voxel_checks import hounsfield_doubt
 
@@ -77,11 +79,20 @@ class Organ:
         return region_of_voxels(self.mask, self.affine)
 
     def on(self, grid: Grid) -> Mask:
-        """The same on the voxels of another grid."""
-        return resample(self.mask.astype(np.float32), self.affine, grid, outside=0.0, antialias=False) > 0.5
+        """The same on the voxels of another grid; where too small for any middle, where its own voxels' middles lie."""
+        inside = resample(self.mask.astype(np.float32), self.affine, grid, outside=0.0, antialias=False) > 0.5
+        if not inside.any():
+            middles = geometry.to_world_mm(self.affine, np.argwhere(self.mask)[:, ::-1])
+            within = middles[geometry.inside(grid.affine, grid.shape, middles)]
+            mark_voxels(inside, geometry.to_index(grid.affine, within))
+        return inside
 
     def alone(self, volume: Volume, floor: float) -> Volume:
-        """The part of a scan about the organ, where every other voxel has the value ``floor``."""
+        """The part of a scan about the organ, where every other voxel has the value ``floor``.
+
+        Raises:
+            InputRejected: nothing of the organ lies in the scan.
+        """
         low, high = (np.array(self.region.centre_mm) + side * np.array(self.region.size_mm) / 2 for side in (-1, 1))
         index = geometry.to_index(volume.affine, list(itertools.product(*zip(low, high, strict=True))))
         last = np.array(volume.voxels.shape[::-1]) - 1
@@ -92,7 +103,15 @@ class Organ:
         voxels, affine = volume.voxels[box].astype(np.float32), volume.affine.copy()  # int16 need not have the floor
         affine[:3, 3] = geometry.to_world_mm(volume.affine, first)
         depth, height, width = voxels.shape
-        voxels[~self.on(Grid(affine, (depth, height, width)))] = floor
+        inside = self.on(Grid(affine, (depth, height, width)))
+        if not inside.any():
+            raise InputRejected(
+                "shows nothing of what the network is to see alone",
+                where=volume.provenance.path,
+                expected="a scan of the same place as the column scan",
+                action="Register the scans first, or correct the table",
+            )
+        voxels[~inside] = floor
         return replace(volume, voxels=voxels, affine=affine)
 
 

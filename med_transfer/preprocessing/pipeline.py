@@ -89,8 +89,7 @@ class Preprocessing:
         for column, modality in dict.fromkeys((column, channel.modality) for column, channel in self._channels):
             require_modality(volumes[column], modality)
         in_view = self.grid(first, region)
-        for column in self.config.columns[1:]:
-            require_same_place(first, volumes[column], in_view, column)
+        require_same_place(volumes, self.config.columns, in_view)
         image = self._on_grid(volumes, in_view, region)
         if not any(margin):
             return image

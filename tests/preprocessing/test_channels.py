@@ -158,6 +158,14 @@ def test_file_that_does_not_say_where_it_lies_needs_the_same_grid():
 def test_the_same_image_twice_and_a_missing_one_are_rejected():
     first = scan(np.eye(4))
     assert "scan_late: is the same image as scan" in reason_of(first, replace(first))
+    stored_otherwise = np.diag([1.0, 1, -1, 1])
+    stored_otherwise[2, 3] = len(first.voxels) - 1
+    turned = replace(first, voxels=first.voxels[::-1], affine=stored_otherwise)
+    assert "scan_late: is the same image as scan" in reason_of(first, turned)
+    three = Preprocessing(PreprocessingConfig(**TWO | {"channels": ("scan", "scan_late", "scan_last")}))
+    late = scan(np.eye(4), 1)
+    with pytest.raises(InputRejected, match="scan_last: is the same image as scan_late"):
+        three({"scan": first, "scan_late": late, "scan_last": replace(late)})
     with pytest.raises(InputRejected, match="no scan for channel scan_late.*as in training"):
         Preprocessing(PreprocessingConfig(**TWO))(first)
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from med_transfer.backbones import Encoder
 from med_transfer.backbones.networks.tiles import TileEncoder
 from med_transfer.cohorts import Cohort, prepare_scan
-from med_transfer.errors import UnusableVoxels
+from med_transfer.errors import InputRejected, UnusableVoxels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.preprocessing.config import ChannelConfig
 from med_transfer.scans import Provenance, Region, Volume, read_scan, region_of_mask
 
 SIDE = 32
@@ -80,6 +81,31 @@ def test_a_window_that_begins_below_what_16_bits_hold():
     drawn = np.random.default_rng(0).uniform(size=(SIDE,) * 3)
     voxels = np.select([drawn < 0.01, drawn < 0.1, drawn < 0.6], [0, 100, 6000], 32000).astype(np.int16)
     np.testing.assert_allclose(alone(voxels), alone(voxels.astype(np.float32)), atol=2e-3)
+
+
+TWO = CONFIG.model_copy(update={"channels": tuple(map(ChannelConfig.model_validate, ("scan", "scan_late")))})
+
+
+def of_two(first_slice_mm: float) -> np.ndarray:
+    """Of a finding of two voxels, and a second scan whose slices are 8 mm apart, the first at this height."""
+    voxels, path = np.full((SIDE,) * 3, 50, np.int16), Provenance(Path("scan"), "nifti")
+    mask, coarse = np.zeros_like(voxels), np.diag([1.0, 1, 8, 1])
+    mask[10:12, 15, 16] = 1
+    coarse[2, 3] = first_slice_mm
+    late = Volume(np.full((4, SIDE, SIDE), 70, np.int16), coarse, path)
+    scans = {"scan": Volume(voxels, np.eye(4), path), "scan_late": late}
+    return Preprocessing(TWO).image(scans, region_of_mask(Volume(mask, np.eye(4), path)))
+
+
+def test_a_mask_that_lies_between_the_slices_of_a_further_channel_is_seen_in_the_nearest():
+    first, late = of_two(first_slice_mm=6.0)  # slices at 6, 14, 22 ...
+    assert (first > -1).any()
+    assert (late > -1).any()
+
+
+def test_a_further_channel_that_shows_nothing_of_the_mask_is_refused():
+    with pytest.raises(InputRejected, match="shows nothing of what the network is to see alone"):
+        of_two(first_slice_mm=16.0)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
