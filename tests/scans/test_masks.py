@@ -130,6 +130,7 @@ def test_a_folder_of_masks_that_may_not_be_looked_into(as_nobody):
             np.random.default_rng(0).random(SHAPE),
             r"values between whole numbers, as in a map of probabilities;",
         ),
+        (hounsfield() + 1024, r"values that change from voxel to voxel: a scan rather than a mask; expected 0 outside"),
         (np.full(SHAPE, np.nan), r"378 of 378 voxels are NaN or infinite"),
     ],
 )

@@ -27,6 +27,7 @@ from med_transfer.scans.verdict import Verdict
 from med_transfer.scans.volume import Volume
 
 _MAX_NAMED = 20  # files or label values that one message lists
+_FEWEST_PAIRS = 50  # of voxels side by side, before they tell a scan from a few small labels
 _ENDINGS = (*SUFFIXES, *FORMATS)  # of a mask file
 
 
@@ -160,6 +161,8 @@ def _read_labels(source: Path | Series, name: str) -> Volume:
     volume = read_volume(source)
     voxels, where = volume.voxels, volume.provenance.path
     _require_labels(voxels, where)
+    if not name:
+        _require_regions(voxels, where)
     present = np.isin(voxels, _label_values(voxels, name, where)) if name else voxels != 0
     return replace(volume, voxels=present, verdict=_without_doubts(volume.verdict))
 
@@ -187,6 +190,24 @@ def _require_labels(voxels: NDArray, where: Path) -> None:
             expected=expected,
             action="Write a mask with the voxels above your threshold",
         )
+
+
+def _require_regions(voxels: NDArray, where: Path) -> None:
+    """Raises UnusableVoxels where every non-zero voxel would count, and they are no regions but a scan."""
+    if _changes_everywhere(voxels):
+        raise UnusableVoxels(
+            "values that change from voxel to voxel: a scan rather than a mask",
+            where=where,
+            expected=Sentence("0 outside the region and whole numbers inside"),
+        )
+
+
+def _changes_everywhere(voxels: NDArray) -> bool:
+    """Whether most neighbours in a row differ, where both are something: measured values do, labels do not."""
+    here, there = voxels[..., 1:], voxels[..., :-1]
+    neighbours = (here != 0) & (there != 0)
+    pairs = np.count_nonzero(neighbours)
+    return bool(pairs >= _FEWEST_PAIRS and np.count_nonzero(neighbours & (here == there)) < pairs / 2)
 
 
 def _label_values(voxels: NDArray, name: str, where: Path) -> list[int]:
