@@ -6,7 +6,7 @@ Each scan's result is kept in a file of its own, so that a run that was killed g
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -156,12 +156,23 @@ def network_input(
         path=str(volume.provenance.path),
         study_uid=volume.provenance.study_uid,
         series_uid=volume.provenance.series_uid,
-        notes=joined(*dict.fromkeys(note for scan in scans.values() for note in scan.verdict.notes)),
+        notes=joined(*dict.fromkeys(_notes(scans, preprocessing.config))),
         within="mask" if mask is not None else "whole" if region is None else "roi",
         handcrafted=np.array([measured[name] for name in FEATURE_NAMES]),
         facts=input_facts(volume),
         sample_hash=sample_hash(volume),
     )
+
+
+def _notes(scans: Scans, config: PreprocessingConfig) -> Iterator[str]:
+    """What was repaired and remarked; that values are no Hounsfield units only where they should be."""
+    modalities = {
+        column: channel.modality for column, channel in zip(config.column_of_channel, config.by_channel, strict=True)
+    }
+    for column, scan in scans.items():
+        yield from scan.verdict.notes
+        if scan.verdict.doubt and modalities.get(column) in (None, "CT"):
+            yield scan.verdict.doubt
 
 
 def read_input(

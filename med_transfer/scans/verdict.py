@@ -52,12 +52,14 @@ class Verdict:
         repairs: what reading it changes.
         remarks: what a person should know of a series that is used, in sentences.
         placed: whether the file says where the voxels lie in the patient; else its affine gives sizes alone.
+        doubt: why the values cannot be Hounsfield units, where the file does not say whether they are meant so.
     """
 
     rejections: tuple[Text, ...] = ()
     repairs: tuple[Repair, ...] = ()
     remarks: tuple[Text, ...] = ()
     placed: bool = True
+    doubt: Text = ""
 
     @property
     def decision(self) -> Decision:
@@ -74,7 +76,7 @@ class Verdict:
         """All that was found, in sentences for a person; empty only for a plain ``accept``."""
         nominal = () if self.placed else (_NOT_PLACED,)
         repairs = (repair.reason for repair in self.repairs)
-        return (*self.rejections, *repairs, *nominal, *self.remarks)
+        return (*self.rejections, *repairs, *nominal, *self.remarks, *filter(None, (self.doubt,)))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -88,6 +90,7 @@ class Verdict:
             tuple(dict.fromkeys((*self.repairs, *other.repairs))),
             tuple(dict.fromkeys((*self.remarks, *other.remarks))),
             self.placed and other.placed,
+            self.doubt or other.doubt,
         )
 
     def remarked(self, remarks: Sequence[str]) -> Verdict:

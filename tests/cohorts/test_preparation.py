@@ -5,11 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
 
-from med_transfer.cohorts import Case, Cohort, prepare_cohort, without_prediction
+from med_transfer.cohorts import Case, Cohort, prepare_cohort, read_input, without_prediction
 from med_transfer.errors import UnreadableScan
 from med_transfer.phantoms import write_nifti
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.scans import read_scan
 
 CASE = Case(
     scan="DOE_JOHN/ct.nii.gz",
@@ -38,6 +40,17 @@ def test_a_path_within_the_words_is_no_name_in_a_report_either():
     recorded = without_prediction(CASE, error)
     assert recorded.problem == "mask is on another grid than scan."
     assert recorded.reason == "DOE_JOHN.nii.gz is on another grid than DOE_JOHN/ct.nii.gz."
+
+
+@pytest.mark.parametrize(("modality", "told"), [("MR", False), ("PT", False), ("CT", True), (None, True)])
+def test_that_values_are_no_hounsfield_units_is_told_only_where_they_should_be(tmp_path, modality, told):
+    voxels = np.random.default_rng(0).integers(1, 250, (8, 16, 16)).astype(np.int16)
+    for name in ("first.nii.gz", "second.nrrd"):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(voxels), tmp_path / name)
+        case = Case(name, tmp_path / name, "P1", None)
+        notes = read_input(case, PreprocessingConfig(modality=modality, shape=(8, 8, 8))).notes
+        assert ("do not look like Hounsfield units" in notes) == told
+        assert "do not look like Hounsfield units" in str(read_scan(tmp_path / name).verdict)
 
 
 def test_one_image_under_two_patients_is_warned_of(tmp_path, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,9 +54,8 @@ def read_itk(path: Path) -> Volume:
     values = _text(reader, path) if data.encoding == "text" else _values(reader, data, path)
     voxels = narrow(values.reshape(values.shape[-3:]))
     require_finite(voxels, path)
-    doubt = hounsfield_doubt(voxels)
     provenance = Provenance(path, _format(path), files=(path,))
-    return Volume(voxels, affine, provenance, verdict.remarked((doubt,) if doubt else ()))
+    return Volume(voxels, affine, provenance, replace(verdict, doubt=hounsfield_doubt(voxels)))
 
 
 def stored_data(path: Path) -> StoredData:

@@ -7,6 +7,7 @@ import io
 import itertools
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,12 +65,11 @@ def read_nifti(path: Path) -> Volume:
         raise _unreadable(path, error) from error
     voxels = narrow(values.reshape(values.shape[:3]).T)
     require_finite(voxels, path)
-    doubt = hounsfield_doubt(voxels)
     return Volume(
         np.ascontiguousarray(voxels),
         affine,
         Provenance(path, "nifti", files=(path,)),
-        verdict.remarked((doubt,) if doubt else ()),
+        replace(verdict, doubt=hounsfield_doubt(voxels)),
     )
 
 
