@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from med_transfer.cohorts.label_text import label_text, misspelt, names_nobody
+from med_transfer.cohorts.label_text import label_text, misspelt, names_nobody, other_decimals
 from med_transfer.cohorts.sheet import Row, Sheet, plain, read_sheet
 from med_transfer.errors import CohortError
 
@@ -80,7 +80,7 @@ class LabelSheet:
 
     def said_of(self, series: SeriesRow) -> dict[str, str] | None:
         """What the sheet says of a series; None where it says nothing."""
-        row = self.rows.get(series[self.link])
+        row = self.rows.get(self._key(series))
         if row is None:
             return None
         return {name: label_text(row.get(name)) if name.startswith("label") else row.get(name) for name in self.columns}
@@ -94,7 +94,7 @@ class LabelSheet:
         lost = list(self.lost)
         matches: dict[str, list[SeriesRow]] = {key: [] for key in self.rows}
         for series in found:
-            matches.get(series[self.link], []).append(series)
+            matches.get(self._key(series), []).append(series)
         if not any(matches.values()):
             raise CohortError(
                 f"none of {len(self.rows)} rows matches a series by {self.link}",
@@ -109,6 +109,11 @@ class LabelSheet:
                 reasons = "; ".join(f"{one['scan']} is rejected: {one['reasons']}" for one in series)
                 lost.append(RowRemark(self.rows[key].line, reasons))
         return sorted([*lost, *self._misspelt()], key=lambda one: one.row)
+
+    def _key(self, series: SeriesRow) -> str:
+        """What the sheet calls a series: accession 12 is 12.0 in it, where pandas wrote a column with gaps."""
+        value = series[self.link]
+        return value if value in self.rows else other_decimals(value)
 
     def _misspelt(self) -> list[RowRemark]:
         labels: dict[str, list[int]] = {}

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_transfer.atomic import csv_cell
+from med_transfer.cohorts.label_text import is_missing
 from med_transfer.errors import CohortError
 
 _NAMES = {"scan", "series_uid", "patient", "label", "mask", "split"}  # columns that are no measurements
 _BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+_NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
+_THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+")
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ def read_sheet(path: Path) -> Sheet:
     """Read a CSV file with comma, semicolon or tab between values, in UTF-8 with or without a byte order mark.
 
     Every value stays text, so patient ``007`` is not patient ``7``. Blank rows are skipped. Where semicolons divide the
-    columns, the comma is the decimal sign: ``12,5`` is read as ``12.5`` in every column of measurements.
+    columns, the comma is the decimal sign: ``12,5`` is read as ``12.5`` in every column of measurements. Elsewhere it
+    is in a column that holds nothing but numbers, unless all its commas divide thousands.
 
     Raises:
         CohortError: file missing or empty, not text, a column twice or without a name, a row of another length.
@@ -77,8 +81,10 @@ def read_sheet(path: Path) -> Sheet:
     _check_header(header, path)
     if not records:
         raise CohortError("the table has a header and no rows", where=path, expected="one row a scan")
-    decimal_comma = _delimiter(text) == ";"  # as spreadsheets write where the comma is the decimal sign
-    rows = tuple(_row(line, values, header, path, decimal_comma=decimal_comma) for line, values in records)
+    measured = set(header) - _NAMES
+    if _delimiter(text) != ";":  # as spreadsheets write where the comma is the decimal sign
+        measured = {name for name in measured if _has_decimal_commas([_cell(header, row, name) for _, row in records])}
+    rows = tuple(_row(line, values, header, path, measured) for line, values in records)
     return Sheet(path, tuple(name for name in header if name), rows)
 
 
@@ -137,7 +143,19 @@ def _check_header(header: list[str], path: Path) -> None:
         raise CohortError(f"column {twice[0]!r} appears twice", where=path, expected="each column once")
 
 
-def _row(line: int, values: list[str], header: list[str], path: Path, *, decimal_comma: bool) -> Row:
+def _cell(header: list[str], values: list[str], name: str) -> str:
+    """Empty in a row that is too short, which is refused later."""
+    place = header.index(name)
+    return values[place] if place < len(values) else ""
+
+
+def _has_decimal_commas(cells: list[str]) -> bool:
+    filled = [cell for cell in cells if not is_missing(cell)]
+    with_comma = [cell for cell in filled if "," in cell]
+    return all(map(_NUMBER.fullmatch, filled)) and not all(map(_THOUSANDS.fullmatch, with_comma))
+
+
+def _row(line: int, values: list[str], header: list[str], path: Path, decimal_comma: set[str]) -> Row:
     if len(values) != len(header):
         raise CohortError(
             f"row {line} has {len(values)} values",
@@ -149,9 +167,7 @@ def _row(line: int, values: list[str], header: list[str], path: Path, *, decimal
     # Spreadsheets leave empty columns at the right edge; with a value in it, one is a mistake.
     if any(value and not name for name, value in cells):
         raise CohortError(f"row {line} has a value in a column without a name", where=path, action="Name the column")
-    if decimal_comma:
-        cells = [(name, value if name in _NAMES else _with_point(value)) for name, value in cells]
-    return Row(line, {name: value for name, value in cells if name})
+    return Row(line, {name: _with_point(value) if name in decimal_comma else value for name, value in cells if name})
 
 
 def _with_point(value: str) -> str:

@@ -284,6 +284,16 @@ def test_who_it_is_is_not_written_however_the_sheet_calls_the_column(index, tmp_
     assert "SECRET" not in found.cohort.read_text() + found.quality.read_text()
 
 
+def test_an_accession_number_that_pandas_wrote_as_a_decimal_is_found(tmp_path):
+    for study in "12":
+        uids = {"StudyInstanceUID": f"1.2.{study}", "SeriesInstanceUID": f"1.2.{study}.1"}
+        export_series(tmp_path / "export" / study, AccessionNumber=f"470{study}", **uids)
+    (tmp_path / "labels.csv").write_text("accession,label\n4701.0,benign\n4702.0,malignant\n,benign\n")
+    found = write_index(tmp_path / "export", tmp_path / "cohort.csv", tmp_path / "labels.csv")
+    assert [row["label"] for row in rows(found.cohort)] == ["benign", "malignant"]
+    assert [remark.row for remark in found.remarks] == [4]
+
+
 def test_series_of_a_study_that_names_no_patient_are_of_one(tmp_path):
     """Some programs that take names out leave the identifier empty."""
     for study in "ab":

@@ -120,9 +120,29 @@ def test_between_semicolons_the_comma_is_the_decimal_sign(tmp_path):
     first = Cohort.read(table(tmp_path, text)).cases[0]
     assert (first.patient, first.label, first.roi_centre_mm, first.roi_size_mm) == ("1,5", "x,1", (-10.5, 20, 3), 40.25)
     assert first.columns == {"age": "63.5", "note": "1,2,3"}
-    by_tabs = text.replace("1,2,3", "").replace(";", "\t")
-    with pytest.raises(CohortError, match=r"row 2 has roi_x_mm '-10,5'"):
-        Cohort.read(table(tmp_path, by_tabs))
+    by_tabs = text.replace(";", "\t")
+    assert Cohort.read(table(tmp_path, by_tabs)).cases[0] == first
+    with pytest.raises(CohortError, match=r"row 2 has roi_x_mm '-10,500'"):  # or are these thousands?
+        Cohort.read(table(tmp_path, by_tabs.replace("-10,5", "-10,500")))
+
+
+def columns_of(tmp_path, *cells: str) -> list[dict[str, str]]:
+    """Of a table with these cells in a column ``age``, with tabs, which read as with commas and quotes."""
+    rows = [
+        f"{name}.nii.gz\t{name}\t{'xy'[n % 2]}\t{cell}" for n, (name, cell) in enumerate(zip("abc", cells, strict=True))
+    ]
+    tabs = "\n".join(["scan\tpatient\tlabel\tage", *rows]) + "\n"
+    quoted = "".join(",".join(f'"{cell}"' for cell in line.split("\t")) + "\n" for line in tabs.splitlines())
+    read = [[dict(case.columns) for case in Cohort.read(table(tmp_path, text)).cases] for text in (tabs, quoted)]
+    assert read[0] == read[1]
+    return [columns["age"] for columns in read[0]]
+
+
+def test_a_column_of_numbers_with_a_comma_is_one_of_numbers(tmp_path):
+    assert columns_of(tmp_path, "63,5", "7", "-0,25") == ["63.5", "7", "-0.25"]
+    assert columns_of(tmp_path, "63,5", "", "NA") == ["63.5", "", "NA"]
+    for cells in (("1,234", "987", "2,345"), ("63,5", "old", "7"), ("1,2,3", "4", "5"), ("6.5", "7", "8")):
+        assert columns_of(tmp_path, *cells) == list(cells)  # thousands, words, lists, points
 
 
 def test_quoted_values_may_hold_commas_and_line_breaks(tmp_path):

@@ -79,7 +79,8 @@ def test_a_number_picks_one_label(tmp_path):
     for name in ("7", "0", "Liver"):
         with pytest.raises(ScanNotFound, match=rf"no voxel has the label '{name}'; expected one of 1, 2, 3\.$"):
             read_mask(path, name=name)
-    np.testing.assert_array_equal(read_mask(path, scan(), "1 + 3").voxels, np.isin(voxels, (1, 3)))
+    for name in ("1 + 3", "1.0+3.0"):  # pandas writes numbers with a gap in their column as decimals
+        np.testing.assert_array_equal(read_mask(path, scan(), name).voxels, np.isin(voxels, (1, 3)))
     with pytest.raises(ScanNotFound, match=r"no voxel has the label '9'; expected one of 1, 2, 3\.$"):
         read_mask(path, scan(), "1+9")
 

@@ -16,7 +16,7 @@ from med_transfer.scans.formats.itk import FORMATS
 from med_transfer.scans.formats.nifti import SUFFIXES
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.masks.mask_placement import onto_grid, require_same_frame
-from med_transfer.scans.masks.region_object import object_kind
+from med_transfer.scans.masks.region_object import object_kind, whole
 from med_transfer.scans.masks.segmentation import read_segmentation
 from med_transfer.scans.masks.structure_set import read_structure_set
 from med_transfer.scans.reading import read_volume
@@ -212,7 +212,7 @@ def _changes_everywhere(voxels: NDArray) -> bool:
 
 def _label_values(voxels: NDArray, name: str, where: Path) -> list[int]:
     values = {str(int(value)): int(value) for value in np.unique(voxels) if int(value) != 0}
-    wanted = _several(name)
+    wanted = [whole(one) for one in _several(name)]
     if unknown := [one for one in wanted if one not in values] or ([] if wanted else [name]):
         raise ScanNotFound(
             Sentence("no voxel has the label {label!r}", label=unknown[0]),

@@ -98,7 +98,13 @@ def pick(regions: Sequence[tuple[int, str]], name: str, what: str, path: Path) -
 def _named(regions: Sequence[tuple[int, str]], name: str) -> list[int]:
     exact = [number for number, label in regions if label == name]
     alike = [number for number, label in regions if _plain(label) == _plain(name)]
-    return exact or alike or [number for number, _ in regions if str(number) == name.strip()]
+    return exact or alike or [number for number, _ in regions if str(number) == whole(name.strip())]
+
+
+def whole(name: str) -> str:
+    """``3`` for ``3.0``, as pandas writes a column of numbers that has gaps."""
+    number, point, decimals = name.partition(".")
+    return number if point and number.isdecimal() and decimals and not decimals.strip("0") else name
 
 
 def _plain(label: str) -> str:
