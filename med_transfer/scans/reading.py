@@ -66,18 +66,11 @@ def _read(series: Series, max_gap_mm: float) -> Volume:
 
 
 def _in_file(path: Path, content: tuple[Slice, ...] | Series, series_uid: str, max_gap_mm: float) -> Series:
-    series = content if isinstance(content, Series) else _named(path, split_series(content, max_gap_mm), series_uid)
-    if series_uid and series_uid not in (series.name, series.series_uid):
+    """The volume in one file that is meant; an enhanced object may hold several phases."""
+    candidates = [content] if isinstance(content, Series) else split_series(content, max_gap_mm)
+    if series_uid and not any(series_uid in (series.name, series.series_uid) for series in candidates):
         raise ScanNotFound(Sentence("the file is not of series {series_uid}", series_uid=series_uid), where=path)
-    return replace(series, path=path)
-
-
-def _named(path: Path, candidates: Sequence[Series], series_uid: str) -> Series:
-    """Of the volumes in one file (an enhanced object may hold several phases), the one that is meant."""
-    named = [series for series in candidates if series.name == series_uid] or list(candidates)
-    if len(named) > 1:
-        raise _ambiguous(path, named)
-    return named[0]
+    return replace(_one_of(path, _named(candidates, series_uid)), path=path)
 
 
 @lru_cache(maxsize=1)  # a survey of a large folder is large itself
@@ -89,17 +82,26 @@ def _surveyed(path: Path, max_gap_mm: float, _files: tuple[NamedStamp, ...]) -> 
 def _in_folder(path: Path, series_uid: str, max_gap_mm: float) -> Series:
     contents = _surveyed(path, max_gap_mm, tuple(stamps([path])))
     candidates = [series for series in contents.series if series.format == "dicom"] or list(contents.series)
-    if series_uid:
-        named = [series for series in candidates if series.name == series_uid]
-        candidates = named or [series for series in candidates if series.series_uid == series_uid]
+    candidates = _named(candidates, series_uid)
     if not candidates:
         raise _nothing(path, series_uid, contents.ignored)
+    return _one_of(path, candidates, contents.ignored)
+
+
+def _named(candidates: Sequence[Series], series_uid: str) -> list[Series]:
+    """Those of this name, else of this UID; all where none is given."""
+    named = [series for series in candidates if series_uid in ("", series.name)]
+    return named or [series for series in candidates if series.series_uid == series_uid]
+
+
+def _one_of(path: Path, candidates: Sequence[Series], ignored: Sequence[Ignored] = ()) -> Series:
+    """The one that can be used, or the only one there is, whose verdict then says why it cannot."""
     usable = [series for series in candidates if series.verdict.usable]
     if len(usable) == 1:
         return usable[0]
     if usable:
         raise _ambiguous(path, usable)
-    _require_undamaged(candidates, contents.ignored)
+    _require_undamaged(candidates, ignored)
     if len(candidates) > 1:
         raise GeometryRejected(
             Sentence("none of {n} series is usable ({names})", n=len(candidates), names=_refused(candidates)),

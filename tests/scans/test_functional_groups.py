@@ -67,6 +67,19 @@ def test_phases_in_one_object(tmp_path):
         np.testing.assert_array_equal(read_scan(path, f"1.2.3#TemporalPositionIndex {number}").voxels, part)
 
 
+def test_a_volume_beside_what_is_none_in_one_object_is_found_by_the_file_s_path_as_by_its_folder(tmp_path):
+    hu = hounsfield((10, 7, 9))
+
+    def turn_the_last_frame(dataset):
+        group = dataset.PerFrameFunctionalGroupsSequence[-1]
+        group.PlaneOrientationSequence = [item(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])]
+
+    path = enhanced(tmp_path / "e.dcm", hu, plane_affine(), change=turn_the_last_frame)
+    assert [one.verdict.usable for one in find_series(path)] == [True, False]
+    for source in (path, tmp_path):
+        np.testing.assert_array_equal(read_scan(source).voxels, hu[:-1])
+
+
 def test_missing_frame(tmp_path):
     hu, affine = hounsfield((6, 7, 9)), plane_affine()
 
