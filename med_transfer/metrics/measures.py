@@ -25,9 +25,21 @@ def balanced_accuracy(predictions: LabelledPredictions) -> Estimate:
     if not defined_classes(predictions).any():
         return Estimate(value=None, ci95=None, method=what, reason=NO_CLASS_WITH_BOTH)
     parts = rate_parts(predictions, clopper_pearson)
-    one_answer = bool((predictions.predicted == predictions.predicted[0]).all())
-    combined = _of_parts(parts, what, Sentence("Clopper-Pearson limits of each rate"), predictions, one_answer, 0.0)
+    limits = Sentence("Clopper-Pearson limits of each rate")
+    combined = _of_parts(parts, what, limits, predictions, _is_chance(predictions, parts), 0.0)
     return widened(combined, predictions, of_rates=True)
+
+
+def _is_chance(predictions: LabelledPredictions, parts: Parts) -> bool:
+    """Whether one answer for all scans is that of chance in any sample: right for one class, wrong for the others.
+
+    Calls that are alike by different probabilities need not be in the next sample. One class alone is called right, or
+    wrong, as often as it happens to be.
+    """
+    one_answer = (np.ptp(predictions.probabilities, axis=0) == 0).all() and (
+        predictions.predicted == predictions.predicted[0]
+    ).all()
+    return bool(one_answer) and 0 < float(parts.values.mean()) < 1
 
 
 def macro_auc(predictions: LabelledPredictions) -> Estimate:

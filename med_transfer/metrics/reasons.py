@@ -28,9 +28,9 @@ def no_other(name: str, scans: str = EVALUATED_SCANS) -> Sentence:
 
 def none_called(name: str) -> Sentence:
     """No scan was called so."""
-    return Sentence("no test scan was called {name}", name=name)
+    return Sentence("no evaluated scan was called {name}", name=name)
 
 
 def all_called(name: str) -> Sentence:
     """Every scan was called so."""
-    return Sentence("every test scan was called {name}", name=name)
+    return Sentence("every evaluated scan was called {name}", name=name)

@@ -71,7 +71,7 @@ def _missing(truth: NDArray[np.intp], n_classes: int) -> str:
         return ""
     if n_classes == 2:
         return Sentence("no case, or nothing but cases, among the evaluated scans")
-    return Sentence("a class has no test scan")
+    return Sentence("a class has no evaluated scan")
 
 
 def _estimate(

@@ -14,6 +14,7 @@ from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.intervals import PatientBootstrap, bca_interval
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.measures import balanced_accuracy
 from med_transfer.metrics.records.metrics import Bootstrap
 from med_transfer.predictions.labels import Labels
 
@@ -215,6 +216,36 @@ def test_one_answer_for_all_scans_has_an_auc_of_one_half_without_spread():
         assert estimate.value == pytest.approx(0.5)
         assert estimate.ci95 == pytest.approx((0.5, 0.5))
         assert "every scan gets the same answer" in estimate.method
+
+
+@pytest.mark.parametrize(("n", "right", "wrong"), [(5, 0.95, 0.1), (20, 0.99, 0.05)])
+def test_calls_that_happen_to_be_alike_do_not_make_a_balanced_accuracy_certain(n, right, wrong):
+    rng, held = np.random.default_rng(1), []
+    truth = np.repeat(np.eye(2, dtype=bool), n, axis=0)
+    for _ in range(200):
+        second = np.where(truth[:, 1], rng.random(2 * n) < wrong, rng.random(2 * n) > right)
+        probability = np.where(second, rng.uniform(0.5, 1, 2 * n), rng.uniform(0, 0.5, 2 * n))
+        low, high = balanced_accuracy(_two_classes(truth, probability)).ci95
+        held.append(low <= (right + wrong) / 2 <= high)
+    assert np.mean(held) >= 0.93
+
+
+@pytest.mark.parametrize("probability", [0.9, 0.1])
+def test_one_class_alone_has_the_interval_of_its_sensitivity(probability):
+    truth = np.tile([False, True], (8, 1))
+    found = balanced_accuracy(_two_classes(truth, np.full(8, probability)))
+    assert found.value == round(probability)
+    assert found.ci95 == pytest.approx(clopper_pearson(8 * round(probability), 8))
+
+
+def test_one_answer_for_all_scans_of_two_classes_is_chance_in_any_sample():
+    truth = np.repeat(np.eye(2, dtype=bool), 4, axis=0)
+    assert balanced_accuracy(_two_classes(truth, np.full(8, 0.7))).ci95 == (0.5, 0.5)
+
+
+def _two_classes(truth, probability):
+    patients = [f"p{n}" for n in range(len(truth))]
+    return LabelledPredictions.of(truth, np.column_stack([1 - probability, probability]), patients, Labels(("a", "b")))
 
 
 def test_probabilities_that_do_not_sum_to_one_are_refused_unless_findings():

@@ -104,7 +104,7 @@ def test_an_undefined_measure_is_null_with_its_reason():
     for estimate in (class_metrics.sensitivity, class_metrics.ppv, class_metrics.auc):
         assert (estimate.value, estimate.ci95) == (None, None)
     assert class_metrics.sensitivity.reason == "no scan of class malignant among the evaluated scans"
-    assert class_metrics.ppv.reason == "no test scan was called malignant"
+    assert class_metrics.ppv.reason == "no evaluated scan was called malignant"
     assert class_metrics.npv.value == 1
     assert metrics.balanced_accuracy.value == pytest.approx(0.75)
     assert "without malignant" in metrics.balanced_accuracy.method

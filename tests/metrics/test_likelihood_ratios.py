@@ -46,8 +46,8 @@ def test_a_ratio_without_bound_is_null_and_tells_its_lower_limit():
     [
         (Counts(0, 2, 8, 0), "positive", "no scan of class a among the evaluated scans"),
         (Counts(3, 0, 0, 2), "negative", "no scan of another class than a among the evaluated scans"),
-        (Counts(0, 0, 8, 3), "positive", "no test scan was called a"),
-        (Counts(3, 8, 0, 0), "negative", "every test scan was called a"),
+        (Counts(0, 0, 8, 3), "positive", "no evaluated scan was called a"),
+        (Counts(3, 8, 0, 0), "negative", "every evaluated scan was called a"),
     ],
 )
 def test_an_undefined_ratio_is_null_with_its_reason(counts, which, reason):

@@ -65,8 +65,8 @@ def test_a_rate_of_one_keeps_an_interval_and_says_that_it_was_adjusted():
     [
         (Counts(0, 2, 8, 0), ppv_at, "no scan of class a among the evaluated scans"),
         (Counts(3, 0, 0, 2), npv_at, "no scan of another class than a among the evaluated scans"),
-        (Counts(0, 0, 8, 3), ppv_at, "no test scan was called a"),
-        (Counts(3, 8, 0, 0), npv_at, "every test scan was called a"),
+        (Counts(0, 0, 8, 3), ppv_at, "no evaluated scan was called a"),
+        (Counts(3, 8, 0, 0), npv_at, "every evaluated scan was called a"),
     ],
 )
 def test_undefined_is_null_with_its_reason(counts, measure, reason):

@@ -99,4 +99,4 @@ def test_where_there_is_none_it_says_why():
         estimate = measure(binary_log_probability(np.linspace(0, 1, 6)), np.ones(6, dtype=int), patients)
         assert (estimate.value, "nothing but cases" in estimate.reason) == (None, True)
     missing = slope(np.log(np.full((6, 3), 1 / 3)), truth, patients)
-    assert missing.reason == "a class has no test scan"
+    assert missing.reason == "a class has no evaluated scan"

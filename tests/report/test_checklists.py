@@ -12,6 +12,7 @@ from simulated_scores import three_classes
 import med_transfer.report.sections as sections
 from med_transfer.config import load_config
 from med_transfer.metrics.records.domain import Overlap
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import Abstained, GeneralisationGap
 from med_transfer.page import ENGLISH
 from med_transfer.page.language import Catalogue, catalogue_path
@@ -96,6 +97,16 @@ def test_numbers_come_from_the_metrics():
     assert "200 draws, seed 0" in given["18"][2]
     assert given["30"][1:] == ["from the run", "'Confusion matrix' on this page"]
     assert rows(sample("findings"), "stard-ai-2025")["30"][2].startswith("A two-by-two table")
+
+
+def test_a_class_without_scans_has_an_undefined_sensitivity():
+    metrics = sample().metrics
+    name = metrics.labels[0]
+    absent = Estimate(value=None, ci95=None, method="", reason="no scan")
+    classes = metrics.classes | {name: metrics.classes[name].model_copy(update={"sensitivity": absent})}
+    shown = dataclasses.replace(sample(), metrics=metrics.model_copy(update={"classes": classes}))
+    given = rows(shown, "stard-ai-2025")
+    assert given["31"][2].startswith(f"Sensitivity: {name} undefined, ")
 
 
 def test_a_training_run_says_how_it_was_divided_and_a_judged_bundle_does_not():

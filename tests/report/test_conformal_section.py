@@ -9,6 +9,7 @@ from simulated_scores import findings, three_classes
 
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.prediction_sets import measure_sets
+from med_transfer.metrics.records.subgroups import Subgroup
 from med_transfer.model.calibration import PredictionSets
 from med_transfer.page.language import translator
 from med_transfer.report.sections import conformal, decision_curve
@@ -111,3 +112,28 @@ def test_what_says_nothing_is_left_out_and_named_with_its_reason(tmp_path):
     assert not list((tmp_path / "report_files" / "tables").glob("conformal-*"))
     two = given.metrics.model_copy(update={"abstention": given.metrics.abstention[:1]})
     assert conformal.section(replace(given, metrics=two), translator("en")).left_out[0].title == "Abstention"
+
+
+def test_sets_are_shown_where_there_is_no_table_of_abstention(tmp_path):
+    """One scan, or a network that is equally certain of all."""
+    given = with_sets("three_classes")
+    one = given.metrics.model_copy(update={"abstention": given.metrics.abstention[:1]})
+    page = Page(write(tmp_path / "report.html", replace(given, metrics=one)))
+    assert "How often the set of a scan of each class holds that class" in page.text
+    assert "left to a human" not in page.text
+
+
+def test_a_record_without_calibration_by_class_or_tests_of_subgroups_is_shown(tmp_path):
+    given = sample()
+    calibration = given.metrics.calibration.model_copy(update={"classes": {}})
+    whole = Subgroup(
+        n=given.metrics.n_scans,
+        n_patients=given.metrics.n_patients,
+        balanced_accuracy=given.metrics.balanced_accuracy,
+        macro_auc=given.metrics.macro_auc,
+        sensitivity={name: one.sensitivity for name, one in given.metrics.classes.items()},
+    )
+    older = {"calibration": calibration, "subgroups": {"site": {"north": whole}}, "subgroup_tests": {}}
+    page = Page(write(tmp_path / "report.html", replace(given, metrics=given.metrics.model_copy(update=older))))
+    assert "By site" in page.text
+    assert "Each class against the rest Class Brier score" not in page.text

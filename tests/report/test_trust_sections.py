@@ -4,11 +4,15 @@ import numpy as np
 from report_samples import Page, evidence, metrics_of, sample, write
 from simulated_scores import THREE, three_classes
 
+from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.domain import domain_of, profile_of
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.domain import Overlap
+from med_transfer.metrics.records.metrics import Bootstrap
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE
 from med_transfer.metrics.shortcuts import Development, fit_acquisition
 from med_transfer.page import ENGLISH
+from med_transfer.predictions.labels import Labels
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.sections.first_screen import section
 from med_transfer.report.sections.first_screen_trust import trust_notices
@@ -84,6 +88,19 @@ def test_a_subgroup_that_lacks_a_class_is_compared_by_the_classes_that_both_have
     assert notice.text.startswith("Sensitivity, malignant runs from 0.0 % (yes) to 100.0 % (no); p = ")
     page = Page(write(tmp_path / "report.html", evidence(wrong, metrics)))
     assert "without healthy, benign" in page.text
+
+
+def test_a_finding_that_only_one_subgroup_has_is_reported_where_its_specificity_differs(tmp_path):
+    site = np.repeat(["north", "south"], 40)
+    truth = (np.arange(80) < 20)[:, None]
+    probabilities = np.where(truth | (site == "south")[:, None], 0.9, 0.1)
+    patients = [f"p{n}" for n in range(80)]
+    predictions = LabelledPredictions.of(truth, probabilities, patients, Labels(("emphysema",), multilabel=True))
+    metrics = compute_metrics(predictions, subgroups={"site": site.tolist()}, resampling=Bootstrap(n_boot=50))
+    notice = by_title(metrics)["Not equally good for all: subgroups of site differ"]
+    assert notice.text == "No class has a sensitivity in two of them; p = 0.0005, corrected for all columns."
+    page = Page(write(tmp_path / "report.html", Evidence(metrics, sample().run)))
+    assert notice.text in page.text
 
 
 def test_a_report_without_subgroups_says_nothing_of_them(tmp_path):

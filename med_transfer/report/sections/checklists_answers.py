@@ -158,6 +158,8 @@ def _estimates(evidence: Evidence, t: Translator) -> str:
     classes = evidence.metrics.classes.items()
     shown = ", ".join(
         f"{name} {percent(class_metrics.sensitivity)} [{percent_interval(class_metrics.sensitivity.interval, t)}]"
+        if class_metrics.sensitivity.value is not None
+        else f"{name} {t('undefined')}"
         for name, class_metrics in classes
     )
     return t("Sensitivity: {shown}. All others in 'Rates by class'", shown=shown)

@@ -279,7 +279,10 @@ def _never_called(metrics: Metrics, t: Translator) -> Notice | None:
     return Notice(
         "warning",
         t("Never called: {classes}", classes=", ".join(never)),
-        t("Not one test scan was called so. At this operating point none of these can be found, whatever the AUC."),
+        t(
+            "Not one evaluated scan was called so. At this operating point none of these can be found, whatever the "
+            "AUC."
+        ),
     )
 
 

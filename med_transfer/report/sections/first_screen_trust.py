@@ -98,27 +98,31 @@ def _subgroups(metrics: Metrics, t: Translator) -> list[Notice]:
         compared = {name: group for name, group in metrics.subgroups.get(column, {}).items() if name in test.compared}
         if not test.differ or not compared:
             continue
-        measure, worst, best = _extremes(compared, t)
-        text = t(
-            "{measure} runs from {low} ({worst}) to {high} ({best}); p = {p}, corrected for all columns.",
-            measure=measure,
-            low=percent(worst[1]),
-            worst=worst[0],
-            high=percent(best[1]),
-            best=best[0],
-            p=f"{test.p_holm:.2g}",
-        )
+        p, extremes = f"{test.p_holm:.2g}", _extremes(compared, t)
+        text = t("No class has a sensitivity in two of them; p = {p}, corrected for all columns.", p=p)
+        if extremes is not None:
+            measure, worst, best = extremes
+            text = t(
+                "{measure} runs from {low} ({worst}) to {high} ({best}); p = {p}, corrected for all columns.",
+                measure=measure,
+                low=percent(worst[1]),
+                worst=worst[0],
+                high=percent(best[1]),
+                best=best[0],
+                p=p,
+            )
         notices.append(
             Notice("warning", t("Not equally good for all: subgroups of {column} differ", column=column), text)
         )
     return notices
 
 
-def _extremes(groups: Mapping[str, Subgroup], t: Translator) -> tuple[str, _OfGroup, _OfGroup]:
+def _extremes(groups: Mapping[str, Subgroup], t: Translator) -> tuple[str, _OfGroup, _OfGroup] | None:
     """The measure that shows how far subgroups differ, and the lowest and highest of them.
 
     Balanced accuracy is a mean over the classes that a subgroup has: where one lacks a class it is another figure, and
-    the class whose sensitivity differs most is shown instead.
+    the class whose sensitivity differs most is shown instead. None where no class is in two of them, as a finding need
+    not be: then it is its specificity that differs.
     """
     balanced = [(name, group.balanced_accuracy) for name, group in groups.items()]
     by_class = {
@@ -130,6 +134,8 @@ def _extremes(groups: Mapping[str, Subgroup], t: Translator) -> tuple[str, _OfGr
     if all(len(of_class) == len(groups) for of_class in by_class.values()):
         return t("Balanced accuracy"), *_ends(balanced)
     name = max(by_class, key=lambda name: _width(by_class[name]))
+    if len(by_class[name]) < 2:
+        return None
     return t("Sensitivity, {name}", name=name), *_ends(by_class[name])
 
 
