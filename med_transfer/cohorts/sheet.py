@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def read_sheet(path: Path) -> Sheet:
     records = list(_records(text, path))
     if not records:
         raise CohortError("the table is empty", where=path, expected="a header row and one row a scan")
-    (_, header), *records = records
+    (first, header), *records = records
+    _require_text(first, header, path)
     _check_header(header, path)
     if not records:
         raise CohortError("the table has a header and no rows", where=path, expected="one row a scan")
@@ -94,28 +96,21 @@ def plain(column: str) -> str:
 
 
 def header_of(path: Path) -> tuple[str, ...]:
-    """Names of a table's columns, of an empty file none; a cell may hold a file's name that is no UTF-8.
-
-    Raises CohortError: no text, or no CSV.
-    """
-    _, header = next(_records(_text(path, errors="surrogateescape"), path), (1, []))
+    """Names of a table's columns, of an empty file none. Raises CohortError: no text, or no CSV."""
+    _, header = next(_records(_text(path), path), (1, []))
     return tuple(name for name in header if name)
 
 
-def _text(path: Path, errors: str = "strict") -> str:
+def _text(path: Path) -> str:
+    """With what is no UTF-8 as lone surrogates: a file's name may hold it."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise CohortError(error.strerror or "cannot be read", where=path, expected="a CSV file") from error
     if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise CohortError("is an Excel workbook", where=path, expected="CSV", action="Save the sheet as 'CSV UTF-8'")
-    try:
-        return content.decode("utf-8", errors).lstrip(_BYTE_ORDER_MARK)  # two, where a program adds one to another's
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise CohortError(
-            f"row {line} is not UTF-8 text", where=path, expected="UTF-8", action="Save the sheet as 'CSV UTF-8'"
-        ) from error
+    text = content.decode("utf-8", "surrogateescape")
+    return text.lstrip(_BYTE_ORDER_MARK)  # two, where a program adds one to another's
 
 
 def _records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -135,6 +130,15 @@ def _delimiter(text: str) -> str:
     unquoted = re.sub(r'"[^"]*"', "", text)  # a column's name may hold commas, and line ends
     header = next((line for line in unquoted.splitlines() if line.strip()), "")
     return max(",;\t", key=header.count)
+
+
+def _require_text(line: int, values: Iterable[str], path: Path) -> None:
+    """Raises CohortError where a cell is no text, nor leads to a file, whose name need not be."""
+    odd = [value for value in values if any("\ud800" <= sign <= "\udfff" for sign in value)]
+    if not all(os.path.exists(path.parent / value) for value in odd):  # noqa: PTH110  Path.exists() raises
+        raise CohortError(
+            f"row {line} is not UTF-8 text", where=path, expected="UTF-8", action="Save the sheet as 'CSV UTF-8'"
+        )
 
 
 def _check_header(header: list[str], path: Path) -> None:
@@ -167,6 +171,7 @@ def _row(line: int, values: list[str], header: list[str], path: Path, decimal_co
     # Spreadsheets leave empty columns at the right edge; with a value in it, one is a mistake.
     if any(value and not name for name, value in cells):
         raise CohortError(f"row {line} has a value in a column without a name", where=path, action="Name the column")
+    _require_text(line, values, path)
     return Row(line, {name: _with_point(value) if name in decimal_comma else value for name, value in cells if name})
 
 

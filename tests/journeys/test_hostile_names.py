@@ -78,7 +78,7 @@ def test_a_bar_is_drawn_but_what_it_says_commands_nothing(monkeypatch):
     assert "reading [red]" in shown
 
 
-def test_no_table_runs_as_a_formula(command, hostile):
+def test_no_table_runs_as_a_formula_and_each_is_read_again(command, hostile):
     table = hostile / "c.csv"
     command("index", hostile, "-o", table, "--keep-patient-ids")
     for path in (table, hostile / "c.quality.csv"):
@@ -86,9 +86,8 @@ def test_no_table_runs_as_a_formula(command, hostile):
             cells = {cell for row in csv.reader(file) for cell in row}
         assert f"'{FORMULA}/a.nii.gz" in cells, path
         assert not [cell for cell in cells if cell.startswith("=")], path
-    shutil.rmtree(hostile / os.fsdecode(NOT_UTF8))
-    command("index", hostile, "-o", table, "--keep-patient-ids")
-    assert f"{FORMULA}/a.nii.gz" in {case.scan for case in Cohort.read(table, labelled=False).cases}
+    shown = {case.scan for case in Cohort.read(table, labelled=False).cases}
+    assert shown >= {f"{FORMULA}/a.nii.gz", f"{os.fsdecode(NOT_UTF8)}/a.nii.gz"}
 
 
 def test_only_one_module_writes_csv():
