@@ -70,7 +70,7 @@ def _in_file(path: Path, content: tuple[Slice, ...] | Series, series_uid: str, m
     candidates = [content] if isinstance(content, Series) else split_series(content, max_gap_mm)
     if series_uid and not any(series_uid in (series.name, series.series_uid) for series in candidates):
         raise ScanNotFound(Sentence("the file is not of series {series_uid}", series_uid=series_uid), where=path)
-    return replace(_one_of(path, _named(candidates, series_uid)), path=path)
+    return replace(_one_of(path, _named(candidates, series_uid), series_uid), path=path)
 
 
 @lru_cache(maxsize=1)  # a survey of a large folder is large itself
@@ -85,7 +85,7 @@ def _in_folder(path: Path, series_uid: str, max_gap_mm: float) -> Series:
     candidates = _named(candidates, series_uid)
     if not candidates:
         raise _nothing(path, series_uid, contents.ignored)
-    return _one_of(path, candidates, contents.ignored)
+    return _one_of(path, candidates, series_uid, contents.ignored)
 
 
 def _named(candidates: Sequence[Series], series_uid: str) -> list[Series]:
@@ -94,11 +94,13 @@ def _named(candidates: Sequence[Series], series_uid: str) -> list[Series]:
     return named or [series for series in candidates if series.series_uid == series_uid]
 
 
-def _one_of(path: Path, candidates: Sequence[Series], ignored: Sequence[Ignored] = ()) -> Series:
+def _one_of(path: Path, candidates: Sequence[Series], series_uid: str, ignored: Sequence[Ignored] = ()) -> Series:
     """The one that can be used, or the only one there is, whose verdict then says why it cannot."""
     usable = [series for series in candidates if series.verdict.usable]
     if len(usable) == 1:
         return usable[0]
+    if len(itself := [series for series in usable if (series.path, series.name) == (path, series_uid)]) == 1:
+        return itself[0]  # and not a copy in a folder below it
     if usable:
         raise _ambiguous(path, usable)
     _require_undamaged(candidates, ignored)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 import stat
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -292,6 +294,40 @@ def test_an_accession_number_that_pandas_wrote_as_a_decimal_is_found(tmp_path):
     found = write_index(tmp_path / "export", tmp_path / "cohort.csv", tmp_path / "labels.csv")
     assert [row["label"] for row in rows(found.cohort)] == ["benign", "malignant"]
     assert [remark.row for remark in found.remarks] == [4]
+
+
+def a_copy_below(folder: Path) -> None:
+    export_series(folder / "s", SeriesInstanceUID="1.2.3")
+    shutil.copytree(folder / "s", folder / "s/backup")
+
+
+def no_uid_above_another(folder: Path) -> None:
+    export_series(folder, SeriesInstanceUID="")
+    export_series(folder / "below", SeriesInstanceUID="1.2.3")
+    export_series(folder / "below/it", SeriesInstanceUID="")
+
+
+def one_uid_for_two(folder: Path, tag: str) -> None:
+    for number, value in enumerate("12"):
+        paths = export_series(folder / value, SeriesInstanceUID="1.2.3", **{tag: f"9.{value}"})
+        for path in paths:
+            path.rename(folder / f"{number}-{path.name}")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        *(a_copy_below, no_uid_above_another),
+        *(partial(one_uid_for_two, tag="StudyInstanceUID"), partial(one_uid_for_two, tag="PatientID")),
+    ],
+)
+def test_each_row_leads_to_its_own_scan(tmp_path, made):
+    made(tmp_path / "export")
+    found = write_index(tmp_path / "export", tmp_path / "cohort.csv")
+    cases = Cohort.read(tmp_path / "cohort.csv", labelled=False).cases
+    assert len(cases) == found.n_listed >= 2
+    read = [read_scan(case.path, case.series_uid) for case in cases]
+    assert len({scan.provenance.files for scan in read}) == len(cases)
 
 
 def test_series_of_a_study_that_names_no_patient_are_of_one(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -39,8 +40,26 @@ def all_series(
     """
     groups = group_by_series(slices, listed)
     volumes = [volume.among(verdict) for group, verdict in groups for volume in split_series(group, max_gap_mm)]
+    volumes = _each_named(volumes)
     strays = [volume for volume in volumes if volume.n_slices < MIN_SLICES and volume.slices[0].position_mm]
     return [_beside_strays(volume, strays) if volume.verdict.usable else volume for volume in volumes]
+
+
+def _each_named(volumes: Sequence[Series]) -> list[Series]:
+    """Usable volumes that share a UID and a folder, of several studies or patients, by names that tell them apart."""
+    usable = [volume for volume in volumes if volume.verdict.usable]
+    alike = Counter((volume.path, volume.name) for volume in usable)
+    of_study = Counter((volume.path, volume.name, volume.study_uid) for volume in usable)
+
+    def named(volume: Series) -> Series:
+        place = volume.path, volume.name
+        if not volume.verdict.usable or alike[place] == 1:
+            return volume
+        own_study = of_study[*place, volume.study_uid] == 1
+        whose = f"StudyInstanceUID {volume.study_uid}" if own_study else f"patient {volume.slices[0].patient_mark}"
+        return replace(volume, part=f"{volume.part} {whose}".strip())
+
+    return [named(volume) for volume in volumes]
 
 
 def _beside_strays(volume: Series, strays: Sequence[Series]) -> Series:
