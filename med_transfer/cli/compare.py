@@ -61,7 +61,8 @@ def _say_run(row: Comparison) -> None:
     if row.is_reference:
         return
     for measure, estimate in differences(row).items():
-        say(f"  minus the reference: {measure[:1].lower()}{measure[1:]} {estimate_text(estimate, signed=True)}")
+        difference = estimate_text(estimate, signed=True, margin=row.margin)
+        say(f"  minus the reference: {measure[:1].lower()}{measure[1:]} {difference}")
         if verdict := row.held_to_margin(estimate):
             say(f"    margin {verdict.margin:g}: {verdict.sentence}")
     for test in row.tests:

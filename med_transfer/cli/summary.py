@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from med_transfer.bundle import read_record
 from med_transfer.cli.terminal import say, say_json
-from med_transfer.metrics.records.estimate import Estimate, whole_percent
+from med_transfer.metrics.records.estimate import Estimate, told_apart, whole_percent
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import Metrics, Repeats
 from med_transfer.predictions.table import PredictionTable, why_abstained
@@ -29,7 +29,7 @@ def say_run(run, *, as_json: bool) -> None:
 
 def _by_split(repeats: Repeats | None) -> str:
     areas = [area for area in repeats.macro_auc if area is not None] if repeats else []
-    return f", by which split {min(areas):.2f} to {max(areas):.2f}" if areas else ""
+    return f", by which split {told_apart(min(areas), 2)} to {told_apart(max(areas), 2)}" if areas else ""
 
 
 def say_metrics(metrics: Metrics) -> None:
@@ -90,10 +90,10 @@ def _say_fusion(fusion: FusionMetrics) -> None:
         say(f"    warning: {warning}")
 
 
-def estimate_text(estimate: Estimate, *, signed: bool = False) -> str:
-    """For example ``0.87 [0.79, 0.93]``; with a plus sign where ``signed``."""
+def estimate_text(estimate: Estimate, *, signed: bool = False, margin: float | None = None) -> str:
+    """For example ``0.87 [0.79, 0.93]``; with a plus sign where ``signed``; told from minus the margin."""
     if estimate.value is None:
         return "undefined"
-    sign = "+" if signed else ""
-    limits = ", ".join(f"{limit:{sign}.2f}" for limit in estimate.interval or ())
-    return f"{estimate.value:{sign}.2f}" + (f" [{limits}]" if limits else "")
+    sign, of = "+" if signed else "", (-1.0, 0.0, 1.0) if margin is None else (-1.0, -margin, 0.0, 1.0)
+    limits = ", ".join(told_apart(limit, 2, sign, of) for limit in estimate.interval or ())
+    return told_apart(estimate.value, 2, sign, of) + (f" [{limits}]" if limits else "")

@@ -10,6 +10,7 @@ from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.rates import RATES, count
 from med_transfer.metrics.records.class_metrics import ClassMetrics, SampleSize
+from med_transfer.metrics.records.estimate import told_apart
 
 
 def class_metrics(
@@ -61,10 +62,10 @@ def sample_size(rate: str, name: str, value: float | None, n_patients: int, want
     worst = min(max(0.5, interval[0]), interval[1])
     needed, at_worst = trials_for_width(value, wanted_width), trials_for_width(worst, wanted_width)
     whose = f"labelled {name}" if rate == "sensitivity" else f"not labelled {name}"
+    said, low, high, at_most = (told_apart(number, 2) for number in (value, *interval, worst))
     text = (
-        f"With {n_patients} patients {whose}, a {rate} of {value:.2f} has an interval of {interval[0]:.2f} to "
-        f"{interval[1]:.2f}; for a width of {wanted_width:g} about {needed} are needed if it stays there, and up to "
-        f"{at_worst} if it is {worst:.2f}."
+        f"With {n_patients} patients {whose}, a {rate} of {said} has an interval of {low} to {high}; for a width of "
+        f"{wanted_width:g} about {needed} are needed if it stays there, and up to {at_worst} if it is {at_most}."
     )
     return SampleSize(
         n_patients=n_patients,

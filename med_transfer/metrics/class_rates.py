@@ -28,7 +28,7 @@ from med_transfer.metrics.rates import (
 )
 from med_transfer.metrics.reasons import CLASS_MISSING, all_called, no_case, no_other, none_called
 from med_transfer.metrics.records.class_metrics import PredictiveValues
-from med_transfer.metrics.records.estimate import Estimate, Interval
+from med_transfer.metrics.records.estimate import Estimate, Interval, whole_percent
 
 _MOST_UNBOUNDED = 0.01  # share of draws without bound above which a likelihood ratio gets no interval over patients
 
@@ -144,7 +144,7 @@ class ClassRates:
         resampled = self.cells.resampled(c, lambda cells: likelihood_ratio_in(which, cells))
         unbounded = float(np.isinf(resampled.draws).mean())
         if unbounded > _MOST_UNBOUNDED or resampled.degenerate:
-            why = f"{unbounded:.0%} of draws have no bound" if unbounded else "every draw agrees"
+            why = f"{whole_percent(unbounded)} of draws have no bound" if unbounded else "every draw agrees"
             return ratio.model_copy(update={"method": f"{ratio.method}; no interval over patients: {why}"})
         return self._with_cluster_interval(ratio, resampled)
 

@@ -140,5 +140,7 @@ def _resampled(value: float, draws: NDArray[np.float64], what: str, bootstrap: P
     missing = 1 - float(np.isfinite(draws).mean())
     method = joined(what, bootstrap.described("percentile"))
     if missing:
-        method = Sentence("{method}, {share} of draws lacked a class", method=method, share=f"{missing:.1%}")
+        method = Sentence(
+            "{method}, {share} of draws lacked a class", method=method, share=f"{max(missing, 0.001):.1%}"
+        )
     return Estimate(value=value, ci95=interval, method=method, reason="" if interval else SOME_CLASS_MISSING)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from med_transfer.metrics.config import BinomialMethod
-from med_transfer.metrics.records.estimate import Estimate, Interval, whole_percent
+from med_transfer.metrics.records.estimate import Estimate, Interval, told_apart, whole_percent
 from med_transfer.page import Translator, sentence
 
 INTERVALS: Mapping[BinomialMethod, str] = {
@@ -36,12 +36,12 @@ def whole(share: float) -> str:
 
 def decimal(estimate: Estimate) -> str:
     """For example ``0.873``; a dash when undefined."""
-    return "–" if estimate.value is None else f"{estimate.value:.3f}"
+    return "–" if estimate.value is None else told_apart(estimate.value, 3)
 
 
 def ratio(estimate: Estimate) -> str:
     """A likelihood ratio, for example ``6.46``; a dash when undefined."""
-    return "–" if estimate.value is None else f"{estimate.value:.2f}"
+    return "–" if estimate.value is None else told_apart(estimate.value, 2)
 
 
 def signed(estimate: Estimate) -> str:
@@ -51,22 +51,22 @@ def signed(estimate: Estimate) -> str:
 
 def percent_interval(interval: Interval | None, t: Translator) -> str:
     """For example ``66.4 to 92.7``, in percent; empty when there is none."""
-    return "" if interval is None else _span(f"{100 * interval[0]:.1f}", f"{100 * interval[1]:.1f}", t)
+    return _span(interval, lambda limit: tenths(limit).removesuffix(" %"), t)
 
 
 def decimal_interval(interval: Interval | None, t: Translator) -> str:
     """For example ``0.812 to 0.934``."""
-    return "" if interval is None else _span(f"{interval[0]:.3f}", f"{interval[1]:.3f}", t)
+    return _span(interval, lambda limit: told_apart(limit, 3), t)
 
 
 def ratio_interval(interval: Interval | None, t: Translator) -> str:
     """For example ``2.35 to 17.81``."""
-    return "" if interval is None else _span(f"{interval[0]:.2f}", f"{interval[1]:.2f}", t)
+    return _span(interval, lambda limit: told_apart(limit, 2), t)
 
 
 def signed_interval(interval: Interval | None, t: Translator) -> str:
     """The interval of a difference, for example ``−0.012 to +0.150``."""
-    return "" if interval is None else _span(_sign(interval[0]), _sign(interval[1]), t)
+    return _span(interval, _sign, t)
 
 
 def difference(estimate: Estimate, t: Translator) -> str:
@@ -78,6 +78,12 @@ def difference(estimate: Estimate, t: Translator) -> str:
     return t(
         "{difference} (95 % CI {interval})", difference=signed(estimate), interval=signed_interval(estimate.ci95, t)
     )
+
+
+def threshold(value: float) -> str:
+    """A probability from which on something is called, for example ``0.35``; one below 1 is not written as 1."""
+    text = f"{value:.3g}"
+    return text if float(text) not in (0.0, 1.0) or value in (0.0, 1.0) else told_apart(value, 3)
 
 
 def scans(n: int, t: Translator) -> str:
@@ -98,9 +104,9 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _span(low: str, high: str, t: Translator) -> str:
-    return t("{low} to {high}", low=low, high=high)
+def _span(interval: Interval | None, said: Callable[[float], str], t: Translator) -> str:
+    return "" if interval is None else t("{low} to {high}", low=said(interval[0]), high=said(interval[1]))
 
 
 def _sign(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+    return told_apart(value, 3, "+").replace("-", "−")

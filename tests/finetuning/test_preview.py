@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +208,17 @@ def test_a_region_larger_than_the_view_is_cut_off():
     assert facts.region_outside == pytest.approx(0.5, abs=0.02)
     assert "50% of the region is cut off" in facts.warnings
     assert not [said for said in facts.warnings if "patient" in said]  # the patient is not what is looked at
+
+
+def test_a_little_that_lies_outside_is_not_said_to_be_nothing():
+    facts = facts_of(tissue(), (1, 1, 1), shape=(42, 40, 40), spacing_mm=(1, 1, 1))
+    (channel,) = facts.channels
+    few = replace(channel, below=0.0004, above=0.9996)
+    said = replace(facts, outside=0.002, padding=0.0001, region_outside=0.9999, channels=(few,)).sentences
+    assert "0.2% of the patient in this scan lies outside the view" in said
+    assert "0.1% of the view lies outside the scan and is padding" in said
+    assert "99.9% of the region lies outside the view" in said
+    assert any("0.1% lie below (black) and 99.9% above (white)" in sentence for sentence in said)
 
 
 def test_clipping_counts_the_patient_and_not_the_air():

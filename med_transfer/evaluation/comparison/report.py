@@ -11,7 +11,7 @@ from med_transfer.atomic import write_text
 from med_transfer.evaluation.comparison.compare import Comparison
 from med_transfer.evaluation.comparison.forest import differences, forest
 from med_transfer.metrics.paired_tests import PairedTest
-from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.metrics.records.estimate import Estimate, told_apart
 from med_transfer.page import Language, environment
 from med_transfer.page.language import ENGLISH, Translator, sentence
 from med_transfer.page.markdown import as_text, table
@@ -118,8 +118,9 @@ def as_page(comparisons: Sequence[Comparison], language: Language = "en") -> str
     """The page as text; equal input gives an equal page."""
     t = report_translator(language).reading(_HERE / "compare")
     page = environment(_HERE, t=t)
-    page.filters |= {"signed": partial(signed_text, t=t), "p": p_text}
-    names = names_of(comparisons)
+    names, margin = names_of(comparisons), comparisons[0].margin
+    page.filters |= {"signed": partial(signed_text, t=t, margin=margin), "p": p_text}
+    page.filters |= {"two": lambda number: told_apart(number, 2)}
     return page.get_template(_TEMPLATE).render(
         runs=list(zip(names, comparisons, strict=True)),
         classes=list(comparisons[0].metrics.labels),
@@ -127,7 +128,7 @@ def as_page(comparisons: Sequence[Comparison], language: Language = "en") -> str
         scans=scans_sentence(comparisons, t),
         method=method_of(comparisons, t),
         verdicts=verdicts(comparisons, t),
-        margin=comparisons[0].margin,
+        margin=margin,
         choice_warning=t(CHOICE_WARNING),
     )
 
@@ -146,7 +147,7 @@ def as_markdown(comparisons: Sequence[Comparison]) -> str:
     tests = [("run", "test", "p", "p, Holm", "from")]
     for name, comparison in list(zip(names, comparisons, strict=True))[1:]:
         rows += [
-            (name, str(comparison.n_shared), measure, signed_text(difference))
+            (name, str(comparison.n_shared), measure, signed_text(difference, margin=comparison.margin))
             for measure, difference in differences(comparison).items()
         ]
         tests += [_test_row(name, test) for test in comparison.tests]
@@ -170,7 +171,7 @@ def as_markdown(comparisons: Sequence[Comparison]) -> str:
 def verdicts(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -> list[tuple[str, str, str, str]]:
     """Run, measure, difference and what the margin says of it; empty without a margin."""
     return [
-        (name, measure, signed_text(difference, t), t.said(verdict.sentence))
+        (name, measure, signed_text(difference, t, comparison.margin), t.said(verdict.sentence))
         for name, comparison in list(zip(names_of(comparisons), comparisons, strict=True))[1:]
         for measure, difference in differences(comparison, t).items()
         if (verdict := comparison.held_to_margin(difference)) is not None
@@ -185,17 +186,18 @@ def estimate_text(estimate: Estimate) -> str:
     """For example ``0.87 (0.79 to 0.93)``."""
     if estimate.value is None:
         return "undefined"
-    limits = " to ".join(f"{limit:.2f}" for limit in estimate.interval or ())
-    return f"{estimate.value:.2f}" + (f" ({limits})" if limits else "")
+    limits = " to ".join(told_apart(limit, 2) for limit in estimate.interval or ())
+    return told_apart(estimate.value, 2) + (f" ({limits})" if limits else "")
 
 
-def signed_text(estimate: Estimate, t: Translator = ENGLISH) -> str:
-    """For example ``+0.03 (-0.02 to +0.08)``."""
+def signed_text(estimate: Estimate, t: Translator = ENGLISH, margin: float | None = None) -> str:
+    """For example ``+0.03 (-0.02 to +0.08)``; with as many decimals as tell it from 0 and from minus the margin."""
     if estimate.value is None:
         return t("undefined")
-    limits = [f"{limit:+.2f}" for limit in estimate.ci95 or ()]
+    of = (-1.0, 0.0, 1.0) if margin is None else (-1.0, -margin, 0.0, 1.0)
+    limits = [told_apart(limit, 2, "+", of) for limit in estimate.ci95 or ()]
     interval = t("{low} to {high}", low=limits[0], high=limits[1]) if limits else t("no interval")
-    return f"{estimate.value:+.2f} ({interval})"
+    return f"{told_apart(estimate.value, 2, '+', of)} ({interval})"
 
 
 def p_text(p: float | None) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors.sentence import Sentence, listed
+from med_transfer.metrics.records.estimate import whole_percent
 from med_transfer.preprocessing import PreprocessingConfig, Scans
 from med_transfer.preprocessing.organs import Organ
 from med_transfer.preprocessing.region import region_in_view, seen_alone, whole
@@ -108,15 +109,15 @@ class ChannelFacts:
                 share=share,
             )
         yield Sentence(
-            "{column}: values from {low:.0f} to {high:.0f}{unit} are told apart; of {whose} voxels in view {below:.0%} "
-            "lie below (black) and {above:.0%} above (white)",
+            "{column}: values from {low:.0f} to {high:.0f}{unit} are told apart; of {whose} voxels in view {below} "
+            "lie below (black) and {above} above (white)",
             column=self.name,
             low=self.window[0],
             high=self.window[1],
             unit=self.unit,
             whose=Sentence("the organ's") if self.isolated else Sentence("the patient's"),
-            below=self.below,
-            above=self.above,
+            below=whole_percent(self.below),
+            above=whole_percent(self.above),
         )
 
 
@@ -176,9 +177,9 @@ class ViewFacts:
     @property
     def _shares(self) -> Iterator[Sentence]:
         if self.region_outside is not None:
-            yield Sentence("{share:.0%} of the region lies outside the view", share=self.region_outside)
-        yield Sentence("{share:.0%} of the patient in this scan lies outside the view", share=self.outside)
-        yield Sentence("{share:.0%} of the view lies outside the scan and is padding", share=self.padding)
+            yield Sentence("{share} of the region lies outside the view", share=whole_percent(self.region_outside))
+        yield Sentence("{share} of the patient in this scan lies outside the view", share=whole_percent(self.outside))
+        yield Sentence("{share} of the view lies outside the scan and is padding", share=whole_percent(self.padding))
 
     @property
     def warnings(self) -> list[Sentence]:
@@ -189,11 +190,13 @@ class ViewFacts:
         if not self.found:
             yield Sentence("the region was not found in this scan: the network sees the whole of it")
         if self.padding > MUCH_PADDING:
-            yield Sentence("mostly padding: {share:.0%} of the view lies outside the scan", share=self.padding)
+            yield Sentence(
+                "mostly padding: {share} of the view lies outside the scan", share=whole_percent(self.padding)
+            )
         if self.region_outside is not None and self.region_outside > MUCH_OUTSIDE:
-            yield Sentence("{share:.0%} of the region is cut off", share=self.region_outside)
+            yield Sentence("{share} of the region is cut off", share=whole_percent(self.region_outside))
         if self.region_outside is None and self.outside > MUCH_OUTSIDE:
-            yield Sentence("{share:.0%} of the patient is cut off", share=self.outside)
+            yield Sentence("{share} of the patient is cut off", share=whole_percent(self.outside))
 
     def _resolution_warnings(self) -> Iterator[Sentence]:
         worst, *others = sorted(self.axes, key=lambda axis: -axis.upsampled)
@@ -216,10 +219,12 @@ class ViewFacts:
         for channel in self.channels:
             clipped, column = channel.below + channel.above, channel.name
             if clipped > MUCH_CLIPPED:
-                yield Sentence("{column}: {share:.0%} of the voxels in view are clipped", column=column, share=clipped)
+                yield Sentence(
+                    "{column}: {share} of the voxels in view are clipped", column=column, share=whole_percent(clipped)
+                )
             elif channel.used < LITTLE_OF_WINDOW:
                 yield Sentence(
-                    "{column}: flat, values use {share:.0%} of the window", column=column, share=channel.used
+                    "{column}: flat, values use {share} of the window", column=column, share=whole_percent(channel.used)
                 )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -12,6 +14,8 @@ from med_transfer.errors.sentence import Text
 log = logging.getLogger(__name__)
 
 Interval = tuple[float, float]
+
+_MOST_DECIMALS, _ROUNDING = 6, 1e-9
 
 
 class Record(BaseModel):
@@ -75,3 +79,17 @@ def whole_percent(share: float) -> str:
     if 0.995 <= share < 1:
         return f"{min(share, 0.999):.1%}"
     return f"{max(share, 0.001):.1%}" if 0 < share <= 0.005 else f"{share:.0%}"
+
+
+def told_apart(number: float, decimals: int, sign: str = "", of: Sequence[float] = (-1.0, 0.0, 1.0)) -> str:
+    """With so many decimals, or more where these would write it as one of the numbers ``of`` that it is not.
+
+    Args:
+        number: a rate, an AUC, a difference, or a limit of its interval.
+        decimals: that are enough for most numbers.
+        sign: ``+`` for a difference.
+        of: what a reader takes for certain, or what a verdict rests on.
+    """
+    number = next((mark for mark in of if math.isclose(number, mark, abs_tol=_ROUNDING)), number)
+    texts = (f"{number:{sign}.{places}f}" for places in range(decimals, _MOST_DECIMALS))
+    return next((text for text in texts if number in of or float(text) not in of), f"{number:{sign}.{_MOST_DECIMALS}f}")

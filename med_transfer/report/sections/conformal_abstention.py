@@ -26,7 +26,7 @@ def abstention_table(metrics: Metrics, t: Translator) -> Table:
 
 
 def _called(point: AbstentionPoint) -> Cell:
-    return Cell(f"{100 * point.share:.0f} %", (f"{point.n_scans}",), {"": point.share})
+    return Cell(whole(point.share), (f"{point.n_scans}",), {"": point.share})
 
 
 def _sensitivity(point: AbstentionPoint, name: str, t: Translator) -> Cell:

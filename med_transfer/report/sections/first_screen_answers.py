@@ -19,6 +19,7 @@ from med_transfer.report.numbers import (
     scans,
     signed,
     signed_interval,
+    threshold,
 )
 
 _VERDICTS = {
@@ -94,7 +95,7 @@ def call_rule(point: OperatingPoint, t: Translator) -> str:
     if point.rule == "cost":
         return t("the class with the least expected cost")
     limits = t(", ").join(
-        t("{name} from a probability of {limit}", name=name, limit=f"{limit:.3g}")
+        t("{name} from a probability of {limit}", name=name, limit=threshold(limit))
         for name, limit in point.thresholds.items()
     )
     if point.rule == "class_threshold":

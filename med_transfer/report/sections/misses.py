@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 
+from med_transfer.metrics.records.estimate import told_apart
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import Miss
@@ -47,6 +48,6 @@ def _shown(miss: Miss, doubtful: bool, t: Translator) -> dict[str, object]:
             "truth": miss.truth or t("none"),
             "called": miss.predicted or t("none"),
             "explained": miss.explained,
-            "probability": f"{miss.probability:.2f}",
+            "probability": told_apart(miss.probability, 2),
         },
     }

@@ -7,6 +7,7 @@ from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import threshold
 from med_transfer.report.section import Section
 from med_transfer.report.table import Cell, Table, estimated
 from med_transfer.report.test_access import decided_before, times_read
@@ -101,7 +102,7 @@ def _reached(metrics: Metrics, chosen: ChosenPoint, t: Translator) -> Table:
 
 
 def _threshold(value: float | None) -> Cell:
-    return Cell("–" if value is None else f"{value:.3g}", values={"": value})
+    return Cell("–" if value is None else threshold(value), values={"": value})
 
 
 def _costs(point: OperatingPoint, labels: list[str], t: Translator) -> Table:

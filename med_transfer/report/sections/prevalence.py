@@ -5,6 +5,7 @@ from __future__ import annotations
 from med_transfer.metrics.records.class_metrics import ClassMetrics, PredictiveValues
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import tenths
 from med_transfer.report.section import Section
 from med_transfer.report.table import Cell, Table, estimated
 
@@ -47,4 +48,5 @@ def _row(
 
 
 def _share(prevalence: float) -> Cell:
-    return Cell(f"{100 * prevalence:.3g} %", values={"": prevalence})
+    text = f"{100 * prevalence:.3g}"
+    return Cell(tenths(prevalence) if float(text) == 100 else f"{text} %", values={"": prevalence})
