@@ -156,7 +156,7 @@ def network_input(
         path=str(volume.provenance.path),
         study_uid=volume.provenance.study_uid,
         series_uid=volume.provenance.series_uid,
-        notes=joined(*dict.fromkeys(_notes(scans, preprocessing.config))),
+        notes=joined(*dict.fromkeys((*_notes(scans, preprocessing.config), *(mask.verdict.notes if mask else ())))),
         within="mask" if mask is not None else "whole" if region is None else "roi",
         handcrafted=np.array([measured[name] for name in FEATURE_NAMES]),
         facts=input_facts(volume),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dicom_series import PLANES, SECRETS, plane_affine
+import SimpleITK
+from dicom_series import PLANES, SECRETS, as_image, plane_affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path as Polygon
@@ -13,7 +14,9 @@ from region_objects import closed, scan, write_structure_set
 from scipy import ndimage
 from skimage.measure import find_contours
 
+from med_transfer.cohorts import Case, read_input
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanError, ScanNotFound, UnreadableScan, UnusableVoxels
+from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.scans import geometry, region_of_mask
 from med_transfer.scans.masks.masks import read_mask
 
@@ -170,10 +173,31 @@ def test_contours_on_every_second_slice(tmp_path):
     assert "contours on one of 2 slices throughout: the slices between take the nearer one" in str(mask.verdict)
 
 
+@pytest.mark.parametrize("every", [1.25, 5 / 3, 2.0, 2.4])
+def test_contours_of_thicker_slices_leave_no_stripes(tmp_path, every):
+    """Two cylinders, drawn on the slices of another reconstruction, with three slices between them."""
+    low, high = 1 + every * np.arange(4), 5 + every * np.arange(3, 6)
+    mask = read(tmp_path, closed(*(circle(k, 10.0) for k in (*low, *high))))
+    ends = [round(float(k)) for k in (low[0], low[-1], high[0], high[-1])]
+    filled = [*range(ends[0], ends[1] + 1), *range(ends[2], ends[3] + 1)]
+    np.testing.assert_array_equal(np.flatnonzero(mask.voxels.any(axis=(1, 2))), filled)
+    assert f"contours on one of {every:.3g} slices throughout" in str(mask.verdict)
+    assert "no contours on 3 slices between the first and the last: left empty" in str(mask.verdict)
+
+
 def test_two_parts_stay_two(tmp_path):
     mask = read(tmp_path, closed(*(circle(k, 10.0) for k in (4, 5, 6, 14, 15))))
     np.testing.assert_array_equal(np.flatnonzero(mask.voxels.any(axis=(1, 2))), [4, 5, 6, 14, 15])
     assert "no contours on 7 slices between the first and the last: left empty" in str(mask.verdict)
+
+
+def test_slices_that_an_outline_leaves_out_are_told_with_the_answer(tmp_path):
+    voxels = np.random.default_rng(0).integers(-1000, 1000, (20, 64, 72)).astype(np.int16)
+    SimpleITK.WriteImage(as_image(voxels, AFFINE), tmp_path / "scan.nii.gz")
+    write_structure_set(tmp_path / "outline.dcm", {"GTV": closed(*(circle(k, 10.0) for k in (4, 5, 6, 9)))})
+    case = Case("scan.nii.gz", tmp_path / "scan.nii.gz", "P1", None, mask=tmp_path / "outline.dcm")
+    notes = read_input(case, PreprocessingConfig(region="roi", shape=(8, 8, 8))).notes
+    assert "no contours on 2 slices between the first and the last: left empty" in notes
 
 
 def test_points(tmp_path):

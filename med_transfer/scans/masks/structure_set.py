@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def read_structure_set(path: Path, onto: Volume, name: str = "") -> Volume:
     A voxel belongs to the region when its middle lies inside or on a contour. Contours of one plane are joined by
     exclusive or, so that one within another is a hole; keyholes need nothing special. A plane between slices goes to
     the nearest slice; of several planes at one slice the nearest counts. Where contours were drawn on every second,
-    third ... slice throughout, the slices between take the nearer plane. A POINT is its voxel.
+    third ... slice throughout, or on thicker ones, the slices between take the nearer plane. A POINT is its voxel.
 
     Args:
         name: ROIName or ROINumber; may be empty where there is one region.
@@ -177,20 +178,35 @@ def _by_slice(planes: Sequence[_Plane], depth: int) -> tuple[dict[int, _Plane], 
         k = min(max(int(np.ceil(plane.slice_index - 0.5 - _TIE_SHARE)), 0), depth - 1)  # halfway: the lower slice
         if k not in chosen or abs(plane.slice_index - k) < abs(chosen[k].slice_index - k):
             chosen[k] = plane
-    drawn = np.array(sorted(chosen))
-    every, empty = _regular_step(drawn), int(drawn[-1] - drawn[0] + 1 - len(drawn))
-    if not empty:
-        return chosen, ()
-    if every == 1:
-        return chosen, (f"no contours on {empty} slices between the first and the last: left empty",)
-    between = {k: chosen[int(drawn[np.abs(drawn - k).argmin()])] for k in range(drawn[0], drawn[-1] + 1)}
-    return between, (f"contours on one of {every} slices throughout: the slices between take the nearer one",)
+    drawn = sorted(chosen)
+    every = _plane_step([chosen[k] for k in drawn])
+    between = {}
+    for low, high in pairwise(drawn):
+        below, above = chosen[low], chosen[high]
+        if above.slice_index - below.slice_index <= every + 2 * _PLANE_SHARE:
+            middle = (below.slice_index + above.slice_index) / 2 + _TIE_SHARE
+            between |= {k: below if k <= middle else above for k in range(low + 1, high)}
+    remarks = []
+    if between:
+        remarks.append(
+            Sentence(
+                "contours on one of {every:.3g} slices throughout: the slices between take the nearer one", every=every
+            )
+        )
+    if empty := drawn[-1] - drawn[0] + 1 - len(drawn) - len(between):
+        remarks.append(Sentence("no contours on {n} slices between the first and the last: left empty", n=empty))
+    return chosen | between, tuple(remarks)
 
 
-def _regular_step(slices: NDArray[np.int_]) -> int:
-    """2, 3 ... where contours were drawn on every second, third ... slice; 1 where nothing shows such a habit."""
-    steps = set(np.diff(slices).tolist())
-    return steps.pop() if len(steps) == 1 and len(slices) > 2 else 1
+def _plane_step(planes: Sequence[_Plane]) -> float:
+    """Slices from one plane to the next, where contours were drawn so throughout; 0 where nothing shows such a habit.
+
+    Planes that were drawn on thicker slices, or on every second, lie as far from each other in every part of a region;
+    what lies between two parts is farther.
+    """
+    steps = np.diff([plane.slice_index for plane in planes])
+    least = float(steps.min(initial=np.inf))
+    return least if np.count_nonzero(steps <= least + 2 * _PLANE_SHARE) > 1 else 0.0
 
 
 # Filling ------------------------------------------------------------------------------------------------------
