@@ -127,7 +127,7 @@ def write_index(
     choices = choose(series, settings.rules)
     rows = [_row(choice, out, owner.identity) for choice, owner in zip(choices, owners, strict=True)]
     remarks = sheet.remarks(rows) if sheet else []
-    linked = [_cohort_row(row, sheet) for row in rows]
+    linked = [_cohort_row(row, sheet, out) for row in rows]
     chosen = [row for row, choice in zip(linked, choices, strict=True) if choice.chosen]
     listed = [row for row in chosen if row]
     key = None if settings.keep_patient_ids else settings.key_file or own_key(out.with_name(KEY_FILE))
@@ -203,10 +203,21 @@ def _row(choice: Choice, out: Path, whose: Identity) -> dict[str, str]:
     }
 
 
-def _cohort_row(row: dict[str, str], sheet: LabelSheet | None) -> dict[str, str] | None:
+def _cohort_row(row: dict[str, str], sheet: LabelSheet | None, out: Path) -> dict[str, str] | None:
     """With what the sheet says of the series; None where there is a sheet and it says nothing."""
-    said = sheet.said_of(row) if sheet else {}
-    return None if said is None else {name: row[name] for name in _COHORT} | said
+    own = {name: row[name] for name in _COHORT}
+    if sheet is None:
+        return own
+    said = sheet.said_of(row)
+    return None if said is None else own | {name: _moved(name, cell, sheet.path, out) for name, cell in said.items()}
+
+
+def _moved(column: str, cell: str, sheet: Path, out: Path) -> str:
+    """A file that the sheet names from where it lies, as named from where the table lies."""
+    names_a_file = column == "mask" or column.startswith("scan_")
+    if not cell or not names_a_file or Path(cell).is_absolute():
+        return cell
+    return _relative(sheet.parent / cell, out)
 
 
 def _ignored_row(ignored: Ignored, out: Path) -> dict[str, str]:

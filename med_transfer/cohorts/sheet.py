@@ -18,6 +18,7 @@ from med_transfer.errors import CohortError
 _NAMES = {"scan", "series_uid", "patient", "label", "mask", "split"}  # columns that are no measurements
 _BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+_TOLD_DELIMITER = re.compile(r"sep=([,;\t|])\s*?(?:\r\n|\r|\n)", re.IGNORECASE)  # a first line for spreadsheets
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+")
 
@@ -115,18 +116,23 @@ def _text(path: Path) -> str:
 
 def _records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and stripped values of every record that is not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
-    line = 1
+    told = _TOLD_DELIMITER.match(text)
+    content = io.StringIO(text[told.end() :] if told else text, newline="")
+    reader = csv.reader(content, delimiter=_delimiter(text), strict=True)
+    skipped = 1 if told else 0
+    line = 1 + skipped
     try:
         for values in reader:
             if any(value.strip() for value in values):
                 yield line, [csv_cell(value.strip()) for value in values]
-            line = reader.line_num + 1
+            line = reader.line_num + 1 + skipped
     except csv.Error as error:
         raise CohortError(f"row {line} is not valid CSV: {error}", where=path) from error
 
 
 def _delimiter(text: str) -> str:
+    if told := _TOLD_DELIMITER.match(text):
+        return told[1]
     unquoted = re.sub(r'"[^"]*"', "", text)  # a column's name may hold commas, and line ends
     header = next((line for line in unquoted.splitlines() if line.strip()), "")
     return max(",;\t", key=header.count)

@@ -296,6 +296,17 @@ def test_an_accession_number_that_pandas_wrote_as_a_decimal_is_found(tmp_path):
     assert [remark.row for remark in found.remarks] == [4]
 
 
+def test_files_that_the_sheet_names_are_named_from_where_the_table_lies(index, tmp_path):
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks/m.nii.gz").touch()
+    text = f"series_uid,label,mask,scan_late\n1.2.97.2,benign,masks/m.nii.gz,{tmp_path}/late\n1.2.98.1,malignant,,\n"
+    found, _ = linked(index, tmp_path, text, rules=SOFT_FIRST)
+    first, second = Cohort.read(found.cohort).cases
+    assert found.cohort.parent != tmp_path
+    assert (first.mask, first.scan_in("scan_late")) == (tmp_path / "masks/m.nii.gz", (tmp_path / "late", ""))
+    assert (second.mask, second.scan_in("scan_late")) == (None, None)
+
+
 def a_copy_below(folder: Path) -> None:
     export_series(folder / "s", SeriesInstanceUID="1.2.3")
     shutil.copytree(folder / "s", folder / "s/backup")

@@ -126,6 +126,13 @@ def test_between_semicolons_the_comma_is_the_decimal_sign(tmp_path):
         Cohort.read(table(tmp_path, by_tabs.replace("-10,5", "-10,500")))
 
 
+@pytest.mark.parametrize("first", ["sep=;\n", "SEP=;\r\n"])
+def test_a_first_line_that_tells_a_spreadsheet_the_delimiter(tmp_path, first):
+    cohort = Cohort.read(table(tmp_path, first + "scan;patient;label;age\na.nii.gz;1;x;6,5\nb.nii.gz;2;y;7\n"))
+    assert [case.row for case in cohort.cases] == [3, 4]
+    assert cohort.cases[0].columns == {"age": "6.5"}
+
+
 def columns_of(tmp_path, *cells: str) -> list[dict[str, str]]:
     """Of a table with these cells in a column ``age``, with tabs, which read as with commas and quotes."""
     rows = [
