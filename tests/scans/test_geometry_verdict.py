@@ -40,6 +40,16 @@ def test_missing_slice_names_the_gap(tmp_path):
     assert verdict_of(tmp_path) == "reject: 1 slice missing: gap 5.00 mm between slices 3 and 4, others 2.50 mm"
 
 
+@pytest.mark.parametrize("mm", [0.02, 0.04])
+def test_a_slice_of_micro_ct_that_is_missing(tmp_path, mm):
+    affine = plane_affine(spacing_mm=(mm, mm, mm))
+    write_series(tmp_path / "whole", affine=affine)
+    assert read_scan(tmp_path / "whole").spacing_mm == pytest.approx((mm, mm, mm))
+    write_series(tmp_path / "less", affine=affine, offsets=[0, 1, 2, 4, 5])
+    with pytest.raises(GeometryRejected, match=f"1 slice missing: gap {2 * mm:.2f} mm between slices 3 and 4"):
+        read_scan(tmp_path / "less")
+
+
 def test_several_missing_slices(tmp_path):
     write_series(tmp_path, hounsfield((8, 7, 9)), offsets=[0, 1, 2, 5, 6, 7, 9, 10])
     assert verdict_of(tmp_path) == (

@@ -19,7 +19,6 @@ from med_transfer.scans.dicom.sentences import counted, mixed
 from med_transfer.scans.dicom.slice_geometry import (
     COSINE_TOLERANCE,
     SAME_POSITION_MM,
-    SPACING_TOLERANCE_MM,
     affine_of,
     commonest,
     is_plane,
@@ -232,7 +231,7 @@ def _drift(slices: Sequence[Slice]) -> str:
     off = np.linalg.norm(positions - line, axis=1)
     worst = int(off.argmax())
     spacing = float(np.linalg.norm(line[1] - line[0]))
-    if off[worst] <= max(MAX_DRIFT_SHARE * spacing, SPACING_TOLERANCE_MM):
+    if off[worst] <= MAX_DRIFT_SHARE * spacing:
         return ""
     return Sentence(
         "spacing drifts: slice {slice} lies {off:.2f} mm from its place in a regular volume",

@@ -51,8 +51,11 @@ def same_position(first: Slice, second: Slice) -> bool:
 
 
 def tolerance_mm(spacing: float) -> float:
-    """How far a gap between slices may be from the usual one and still count as even."""
-    return max(SPACING_TOLERANCE_MM, SPACING_TOLERANCE_SHARE * spacing)
+    """How far a gap between slices may be from the usual one and still count as even.
+
+    Never as much as a missing slice, however thin the slices are (micro-CT).
+    """
+    return min(max(SPACING_TOLERANCE_MM, SPACING_TOLERANCE_SHARE * spacing), spacing / 4)
 
 
 def usual_gap_mm(gaps_mm: NDArray[np.float64]) -> float | None:

@@ -138,7 +138,7 @@ def _spacings(frame: Frame, gaps: NDArray[np.float64]) -> list[float]:
     """
     least = [float(gaps.min())] if gaps.size else []
     tried = [frame.slice_spacing_mm, frame.thickness_mm, *least]
-    return [mm for mm in tried if mm > 0 and (not least or mm <= least[0] + _tolerance_mm(mm))]
+    return [mm for mm in tried if mm > 0 and (not least or mm <= least[0] + tolerance_mm(mm))]
 
 
 def _step_mm(
@@ -148,11 +148,7 @@ def _step_mm(
     positions = np.array([frame.position_mm for frame in frames]) - lowest.position_mm
     step = steps @ positions / (steps @ steps) if steps.any() else lowest.across * spacing
     off = np.linalg.norm(positions - np.outer(steps, step), axis=1)
-    return step if off.max() <= _tolerance_mm(spacing) else None
-
-
-def _tolerance_mm(spacing: float) -> float:
-    return min(tolerance_mm(spacing), spacing / 4)  # else anything would fit a spacing that is wrong and tiny
+    return step if off.max() <= tolerance_mm(spacing) else None
 
 
 def slab_mm(frame: Frame, frames: Sequence[Frame]) -> NDArray[np.float64]:
