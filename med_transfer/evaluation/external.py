@@ -36,7 +36,7 @@ from med_transfer.explanation.config import ExplainConfig
 from med_transfer.metrics.baselines import baselines_within
 from med_transfer.metrics.compute_metrics import PREVALENCE_BASELINE, KnownFigures
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
-from med_transfer.metrics.domain import domain_of, profile_of
+from med_transfer.metrics.domain import AcquiredScans, domain_of, profile_of
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.metrics.records.domain import Domain, Overlap
 from med_transfer.metrics.records.metrics import Metrics
@@ -219,9 +219,7 @@ def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.
     cohort, facts = prepared.cohort, [scan.acquisition for scan in prepared.scans]
     envelopes = (record.input_envelope, *record.input_envelope.further)
     return domain_of(
-        np.array([scan.spacings_mm for scan in prepared.scans]),
-        novelty,
-        facts,
+        AcquiredScans(np.array([scan.spacings_mm for scan in prepared.scans]), novelty, facts, cohort.patients),
         profile_of(cohort.truth, cohort.labels.names, cohort.patients, facts),
         envelope_mm=(
             [envelope.spacing_mm_low for envelope in envelopes],

@@ -23,6 +23,7 @@ from med_transfer.metrics.effective_trials import by_patient, effective_trials
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Interval
 
+_FEWEST_CORRELATED = 3  # patients; of two any correlation is 1 or -1, and an interval may lose its width
 Limits = Callable[[float, float], Interval | None]
 
 
@@ -63,6 +64,8 @@ class Parts:
 
     def _correlation(self, unseen: float) -> NDArray[np.float64]:
         spread = np.sqrt((self.influence**2).sum(axis=0))
+        if len(self.influence) < _FEWEST_CORRELATED:
+            spread = np.zeros_like(spread)
         both = np.outer(spread, spread)
         correlation = np.where(both > 0, self.influence.T @ self.influence / np.where(both > 0, both, 1), unseen)
         np.fill_diagonal(correlation, 1.0)

@@ -90,7 +90,8 @@ def _auc_difference(
     if is_degenerate(draws):
         alike = np.array_equal(rankdata(first.probabilities, axis=0), rankdata(second.probabilities, axis=0))
         limits = percentile_interval(draws) if alike else _from_own_limits(first, second, confidence)
-        return Estimate(value=float(value), ci95=limits, method=method if alike else _OWN_LIMITS)
+        reason = "" if limits else SOME_CLASS_MISSING
+        return Estimate(value=float(value), ci95=limits, method=method if alike else _OWN_LIMITS, reason=reason)
     by_variance = auc_difference_interval(
         first.truth,
         first.probabilities,

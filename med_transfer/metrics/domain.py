@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from med_transfer.metrics.binomial import wilson
+from med_transfer.metrics.binomial import clopper_pearson, wilson
+from med_transfer.metrics.effective_trials import effective_trials
 from med_transfer.metrics.records.domain import (
     OUT_OF_DISTRIBUTION,
     CohortProfile,
@@ -58,10 +60,30 @@ def profile_of(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class AcquiredScans:
+    """Scans that are held against training; one entry a scan in each.
+
+    Attributes:
+        spacing_mm: [scan, channel, 3] along column, row, slice.
+        novelty: [scan] in [0, 1].
+        facts: of the acquisition.
+        patients: whose they are.
+    """
+
+    spacing_mm: NDArray[np.float64]
+    novelty: NDArray[np.float64]
+    facts: Sequence[Mapping[str, str | float]]
+    patients: Sequence[str]
+
+    def knowing(self, name: str) -> tuple[list[str | float], list[str]]:
+        """A fact where it is known, and whose scans these are."""
+        known = [(scan[name], whose) for scan, whose in zip(self.facts, self.patients, strict=True) if name in scan]
+        return [value for value, _ in known], [whose for _, whose in known]
+
+
 def domain_of(
-    spacing_mm: NDArray[np.float64],
-    novelty: NDArray[np.float64],
-    facts: Sequence[Mapping[str, str | float]],
+    scans: AcquiredScans,
     here: CohortProfile,
     *,
     envelope_mm: tuple[ArrayLike, ArrayLike],
@@ -71,22 +93,20 @@ def domain_of(
     """Hold a cohort against the one a bundle was developed on.
 
     Args:
-        spacing_mm: [scan, channel, 3] along column, row, slice.
-        novelty: [scan] in [0, 1].
-        facts: of the acquisition, one entry a scan; ``here`` is the profile of the same scans.
+        scans: of the cohort; ``here`` is the profile of the same scans.
         envelope_mm: smallest and largest spacing in training: two of [channel, 3].
         training: profile of the development scans; None where the bundle does not remember it.
         abstain_above: novelty at which the bundle abstains.
     """
     low, high = (np.asarray(limits) for limits in envelope_mm)
-    outside = (spacing_mm < low - _ROUNDING) | (spacing_mm > high + _ROUNDING)
+    outside, novelty = (scans.spacing_mm < low - _ROUNDING) | (scans.spacing_mm > high + _ROUNDING), scans.novelty
     return Domain(
-        outside_envelope=_share(np.any(outside, axis=(1, 2))),
+        outside_envelope=_share(np.any(outside, axis=(1, 2)), scans.patients),
         outside_by_axis=dict(zip(_AXES, outside.any(axis=1).sum(axis=0).tolist(), strict=True)),
         novelty=spread_of(novelty),
-        out_of_distribution=_share(novelty > OUT_OF_DISTRIBUTION),
+        out_of_distribution=_share(novelty > OUT_OF_DISTRIBUTION, scans.patients),
         abstain_above=abstain_above,
-        abstained=None if abstain_above is None else _share(novelty > abstain_above),
+        abstained=None if abstain_above is None else _share(novelty > abstain_above, scans.patients),
         prevalence={
             name: PrevalenceShift(
                 training=training.prevalence.get(name) if training else None,
@@ -94,8 +114,8 @@ def domain_of(
             )
             for name, share in here.prevalence.items()
         },
-        numbers={name: _number(name, facts, here, training) for name in _names("numbers", here, training)},
-        texts={name: _text(name, facts, here, training) for name in _names("texts", here, training)},
+        numbers={name: _number(name, scans, here, training) for name in _names("numbers", here, training)},
+        texts={name: _text(name, scans, here, training) for name in _names("texts", here, training)},
     )
 
 
@@ -103,33 +123,40 @@ def _names(kind: str, here: CohortProfile, training: CohortProfile | None) -> li
     return sorted({*getattr(here, kind), *(getattr(training, kind) if training else ())})
 
 
-def _number(
-    name: str, facts: Sequence[Mapping[str, str | float]], here: CohortProfile, training: CohortProfile | None
-) -> NumberShift:
-    then, values = training.numbers.get(name) if training else None, [scan[name] for scan in facts if name in scan]
+def _number(name: str, scans: AcquiredScans, here: CohortProfile, training: CohortProfile | None) -> NumberShift:
+    then, (values, patients) = training.numbers.get(name) if training else None, scans.knowing(name)
     outside = None
     if then is not None and values:
         numbers = np.array(values, dtype=np.float64)
-        outside = _share((numbers < then.low - _ROUNDING) | (numbers > then.high + _ROUNDING))
+        outside = _share((numbers < then.low - _ROUNDING) | (numbers > then.high + _ROUNDING), patients)
     return NumberShift(training=then, here=here.numbers.get(name), outside=outside)
 
 
-def _text(
-    name: str, facts: Sequence[Mapping[str, str | float]], here: CohortProfile, training: CohortProfile | None
-) -> TextShift:
-    then, values = training.texts.get(name) if training else None, [scan[name] for scan in facts if name in scan]
+def _text(name: str, scans: AcquiredScans, here: CohortProfile, training: CohortProfile | None) -> TextShift:
+    then, (values, patients) = training.texts.get(name) if training else None, scans.knowing(name)
+    rarer_are_lost = then is not None and len(then) >= _MOST_VALUES
     unseen = None
-    if then and values and len(then) < _MOST_VALUES:  # of so many the rarer ones were not kept
-        unseen = _share(np.array([value not in then for value in values]))
-    return TextShift(training=_shares(then), here=_shares(here.texts.get(name)) or {}, unseen=unseen)
+    if then and values and not rarer_are_lost:
+        unseen = _share(np.array([value not in then for value in values]), patients)
+    n_then = training.n_scans if training and rarer_are_lost else sum((then or {}).values())
+    here_shares = _shares(here.texts.get(name), len(values)) or {}
+    return TextShift(training=_shares(then, n_then), here=here_shares, unseen=unseen)
 
 
-def _shares(counts: Mapping[str, int] | None) -> dict[str, float] | None:
-    return None if counts is None else {value: n / sum(counts.values()) for value, n in counts.items()}
+def _shares(counts: Mapping[str, int] | None, of: int) -> dict[str, float] | None:
+    """Of so many scans; the counts of rarer values are not kept, so that they need not sum to that."""
+    return None if counts is None else {value: n / of for value, n in counts.items()}
 
 
-def _share(scans: NDArray[np.bool_]) -> Estimate:
-    return _proportion(int(scans.sum()), len(scans))
+def _share(scans: NDArray[np.bool_], patients: Sequence[str]) -> Estimate:
+    """Of scans that are marked; where patients have several the interval over patients is the one that holds."""
+    estimate = _proportion(int(scans.sum()), len(scans))
+    if len(set(patients)) == len(scans):
+        return estimate
+    trials = effective_trials(scans, np.ones(len(scans), dtype=bool), patients)
+    cluster = clopper_pearson(int(scans.sum()) / len(scans) * trials, trials)
+    method = f"{estimate.method}; ci95_cluster: Korn-Graubard over patients"
+    return estimate.model_copy(update={"ci95_cluster": cluster, "method": method})
 
 
 def _proportion(hits: int, of: int) -> Estimate:

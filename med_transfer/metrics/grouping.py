@@ -82,7 +82,10 @@ def group_column(column: str, texts: Sequence[str], patients: Sequence[str]) -> 
     """
     values = {text for text in texts if text}
     if len(values) < 2:
-        reason = Sentence("every scan has the same value") if values else Sentence("no scan has a value")
+        reason = Sentence("no scan has a value")
+        if values:
+            same = Sentence("every scan has the same value")
+            reason = same if all(texts) else Sentence("every scan that has a value has the same")
         return Grouping(column, tuple(texts), (), unsuitable=reason)
     numbers = np.array([_number(text) for text in texts])
     if all(np.isfinite(number) for number, text in zip(numbers, texts, strict=True) if text):
@@ -209,9 +212,9 @@ def _texts(limits: Sequence[float], unit: str, *, upto: bool, years: bool) -> li
     first, last = ("up to", "over {}") if upto else ("under", "{} or more")
     pairs = list(pairwise(limits))
     if upto:
-        middle = [f"over {low:g} to {high:g}{unit}" for low, high in pairs]
+        middle = [f"over {low:.12g} to {high:.12g}{unit}" for low, high in pairs]
     elif years:  # age in completed years
-        middle = [f"{low:g} to {high - 1:g}" for low, high in pairs]
+        middle = [f"{low:.12g} to {high - 1:.12g}" for low, high in pairs]
     else:
-        middle = [f"{low:g} to under {high:g}{unit}" for low, high in pairs]
-    return [f"{first} {limits[0]:g}{unit}", *middle, last.format(f"{limits[-1]:g}") + unit]
+        middle = [f"{low:.12g} to under {high:.12g}{unit}" for low, high in pairs]
+    return [f"{first} {limits[0]:.12g}{unit}", *middle, last.format(f"{limits[-1]:.12g}") + unit]

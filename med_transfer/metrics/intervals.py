@@ -83,6 +83,12 @@ def is_degenerate(draws: NDArray[np.float64]) -> bool:
     return len(defined) > 0 and bool(np.ptp(defined) < 1e-12)
 
 
+def agree_but_for_few(draws: NDArray[np.float64]) -> bool:
+    """True when all draws do, or all but so few that an interval of percentiles has no width."""
+    limits = percentile_interval(draws)
+    return is_degenerate(draws) or (limits is not None and limits[1] - limits[0] < 1e-12)
+
+
 @dataclass(frozen=True)
 class Resampled:
     """One statistic: of the sample, of its resamples [draw], and without each patient in turn [patient]."""
@@ -101,7 +107,7 @@ class Resampled:
     @property
     def degenerate(self) -> bool:
         """Whether the draws say nothing about uncertainty."""
-        return is_degenerate(self.draws)
+        return agree_but_for_few(self.draws)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from med_transfer.metrics.binomial import clopper_pearson
 from med_transfer.metrics.class_auc import widened
 from med_transfer.metrics.combination import Parts, auc_parts, defined_classes, rate_parts
 from med_transfer.metrics.delong import macro_auc_interval
-from med_transfer.metrics.intervals import PatientBootstrap, Statistic, is_degenerate, percentile_interval
+from med_transfer.metrics.intervals import PatientBootstrap, Statistic, agree_but_for_few, percentile_interval
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import DRAWS_AGREE, NO_CLASS_WITH_BOTH, ONE_ANSWER, SOME_CLASS_MISSING
 from med_transfer.metrics.records.estimate import Estimate
@@ -134,7 +134,7 @@ def _without_absent(what: str, predictions: LabelledPredictions) -> str:
 
 def _resampled(value: float, draws: NDArray[np.float64], what: str, bootstrap: PatientBootstrap) -> Estimate:
     """An estimate with the interval of its draws; none when all draws agree."""
-    if is_degenerate(draws):
+    if agree_but_for_few(draws):
         return Estimate(value=value, ci95=None, method=what, reason=Sentence("no interval: {why}", why=DRAWS_AGREE))
     interval = percentile_interval(draws)
     missing = 1 - float(np.isfinite(draws).mean())

@@ -15,6 +15,8 @@ from med_transfer.metrics.records.estimate import Estimate
 SMALLEST = 1e-6  # probabilities beyond it are moved to it: a logarithm needs them above 0
 _STEPS, _TOLERANCE, _LARGEST = 50, 1e-9, 100.0
 _SEPARATED = Sentence("probabilities separate the truth without error, so that no slope is too steep")
+_TOO_FEW = Sentence("no interval: there are too few patients")
+_NO_WIDTH = 1e-9
 _EQUAL = Sentence("every scan has the same probability")
 
 
@@ -51,10 +53,10 @@ def slope(log_probability: NDArray[np.float64], truth: NDArray[np.intp], patient
 
 
 def _scaled(estimate: Estimate, factor: float) -> Estimate:
-    if estimate.value is None or estimate.ci95 is None:
+    if estimate.value is None:
         return estimate
-    low, high = estimate.ci95
-    return estimate.model_copy(update={"value": estimate.value * factor, "ci95": (low * factor, high * factor)})
+    limits = estimate.ci95 and (estimate.ci95[0] * factor, estimate.ci95[1] * factor)
+    return estimate.model_copy(update={"value": estimate.value * factor, "ci95": limits})
 
 
 def intercept(log_probability: NDArray[np.float64], truth: NDArray[np.intp], patients: Sequence[str]) -> Estimate:
@@ -89,6 +91,8 @@ def _estimate(
     covariance = _covariance(design, offset, truth, coefficients, patients if clustered else None)
     half = Z95 * float(np.sqrt(covariance[-1, -1]))
     value = float(coefficients[-1])
+    if clustered and (len(set(patients)) < 2 or half < _NO_WIDTH):  # what lies between patients is not to be seen
+        return Estimate(value=value, ci95=None, method=method, reason=_TOO_FEW)
     how = "Wald interval, sandwich variance over patients" if clustered else "Wald interval"
     return Estimate(value=value, ci95=(value - half, value + half), method=f"{method}; {how}")
 

@@ -16,7 +16,7 @@ from med_transfer.page import Language, Translator, sentence
 from med_transfer.predictions.labels import Labels
 
 SPLITS = ("train", "val", "test")
-ALL_CLASSES = "All"
+ALL_CLASSES = ""  # which no class is called
 COHORT, DATE = sentence("Cohort"), sentence("Date")
 FOLDERS = {"run": sentence("Run"), "bundle": sentence("Bundle"), "evaluation": sentence("Evaluation")}
 

@@ -8,8 +8,9 @@ from statsmodels.stats.proportion import proportion_confint
 
 from med_transfer.errors import UsageError
 from med_transfer.metrics.binomial import clopper_pearson, wilson
-from med_transfer.metrics.class_auc import class_auc
+from med_transfer.metrics.class_auc import class_auc, partial_auc
 from med_transfer.metrics.class_rates import sensitivities
+from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.intervals import PatientBootstrap, bca_interval
@@ -246,6 +247,23 @@ def test_one_answer_for_all_scans_of_two_classes_is_chance_in_any_sample():
 def _two_classes(truth, probability):
     patients = [f"p{n}" for n in range(len(truth))]
     return LabelledPredictions.of(truth, np.column_stack([1 - probability, probability]), patients, Labels(("a", "b")))
+
+
+def test_percentiles_that_agree_do_not_make_a_partial_auc_certain():
+    """Below the diagonal's corner nearly every draw has an area of 0."""
+    truth = np.array([1, 1, 1, 0, 0, 0, 0, 0], dtype=bool)
+    score = np.array([0.2, 0.3, 0.4, 0.1, 0.5, 0.6, 0.7, 0.8])
+    found = partial_auc(
+        _two_classes(np.column_stack([~truth, truth]), score), 1, PatientBootstrap([f"p{n}" for n in range(8)], 400)
+    )
+    assert found.ci95[1] - found.ci95[0] > 0.1
+
+
+def test_a_difference_that_most_draws_lack_says_why_it_has_no_interval():
+    truth = np.array([[True, False]] * 2)
+    one = _two_classes(np.vstack([truth, [[False, True]]]), np.array([0.1, 0.2, 0.3]))
+    nothing = paired_difference(one, one, PatientBootstrap(["a", "a", "b"], 200)).macro_auc
+    assert (nothing.value, nothing.ci95 is None, bool(nothing.reason)) == (0, True, True)
 
 
 def test_probabilities_that_do_not_sum_to_one_are_refused_unless_findings():

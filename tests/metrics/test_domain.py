@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from med_transfer.metrics.domain import domain_of, profile_of, spread_of
+from med_transfer.metrics.domain import AcquiredScans, domain_of, profile_of, spread_of
 from med_transfer.metrics.records.domain import CohortProfile, Overlap
 
 CLASSES = ("benign", "malignant")
@@ -22,14 +22,14 @@ DEVELOPMENT = profile(
 )
 FACTS = [{"kernel": "LUNG", "slice_thickness_mm": 2.0}] * 6 + [{"kernel": "FC51", "slice_thickness_mm": 5.0}] * 3 + [{}]
 SPACING = np.array([[(0.7, 0.7, 2.0)]] * 7 + [[(0.7, 0.7, 5.0)]] * 2 + [[(0.4, 0.7, 5.0)]])
+TEN = [f"p{n}" for n in range(10)]
 NOVELTY = np.array([0.1, 0.3, 0.5, 0.5, 0.6, 0.7, 0.8, 0.94, 0.96, 1.0])
 
 
 def measured(training=DEVELOPMENT, abstain_above=0.9):
     here = profile([True] * 6 + [False] * 4, FACTS)
-    return domain_of(
-        SPACING, NOVELTY, FACTS, here, envelope_mm=ENVELOPE, training=training, abstain_above=abstain_above
-    )
+    scans = AcquiredScans(SPACING, NOVELTY, FACTS, TEN)
+    return domain_of(scans, here, envelope_mm=ENVELOPE, training=training, abstain_above=abstain_above)
 
 
 def test_scans_outside_are_counted_with_wilson_s_interval():
@@ -66,10 +66,31 @@ def test_a_value_that_was_too_rare_to_be_kept_is_not_said_to_be_new():
     training = profile([True, False] * 25, facts)
     assert "K24" not in training.texts["kernel"]
     here = profile([True, False] * 5, facts[24:25] * 10)
-    domain = domain_of(
-        SPACING, NOVELTY, facts[24:25] * 10, here, envelope_mm=ENVELOPE, training=training, abstain_above=None
-    )
+    scans = AcquiredScans(SPACING, NOVELTY, facts[24:25] * 10, TEN)
+    domain = domain_of(scans, here, envelope_mm=ENVELOPE, training=training, abstain_above=None)
     assert domain.texts["kernel"].unseen is None
+
+
+def test_shares_of_many_values_are_of_all_scans_and_not_of_those_with_a_frequent_one():
+    facts = [{"kernel": f"K{n:02d}"} for n in range(30) for _ in range(3)] + [{"kernel": "K00"}] * 10 + [{}] * 2
+    both = profile([True, False] * 51, facts)
+    scans = AcquiredScans(np.ones((102, 1, 3)), np.zeros(102), facts, [f"p{n}" for n in range(102)])
+    kernel = domain_of(scans, both, envelope_mm=ENVELOPE, training=both, abstain_above=None).texts["kernel"]
+    assert kernel.here["K00"] == pytest.approx(13 / 100)
+    assert kernel.training["K00"] == pytest.approx(13 / 102)  # of all that the profile counted
+
+
+def test_many_scans_of_two_patients_do_not_show_that_a_cohort_lies_far():
+    scans = AcquiredScans(np.full((40, 1, 3), (0.7, 0.7, 2.0)), np.repeat([0.5, 0.99], 20), [{}] * 40, ["a", "b"] * 20)
+    two = AcquiredScans(scans.spacing_mm, scans.novelty, scans.facts, ["a"] * 20 + ["b"] * 20)
+    here = profile([True, False] * 20, [{}] * 40)
+    of_forty, of_two = (
+        domain_of(one, here, envelope_mm=ENVELOPE, training=DEVELOPMENT, abstain_above=None)
+        for one in (AcquiredScans(scans.spacing_mm, scans.novelty, scans.facts, [f"p{n}" for n in range(40)]), two)
+    )
+    assert of_forty.far
+    assert not of_two.far
+    assert of_two.out_of_distribution.ci95_cluster[0] < 0.05
 
 
 def test_what_an_older_bundle_does_not_remember_is_null():
@@ -88,9 +109,8 @@ def test_a_cohort_like_the_training_cohort_is_not_called_far():
     here = profile([True, False] * 100, facts)
 
     def far(novelty, spacing):
-        return domain_of(
-            spacing, novelty, facts, here, envelope_mm=ENVELOPE, training=DEVELOPMENT, abstain_above=None
-        ).far
+        scans = AcquiredScans(spacing, novelty, facts, [f"p{n}" for n in range(200)])
+        return domain_of(scans, here, envelope_mm=ENVELOPE, training=DEVELOPMENT, abstain_above=None).far
 
     assert sum(far(rng.random(200), alike) for _ in range(20)) <= 2
     assert far(rng.random(200) ** 0.2, alike)

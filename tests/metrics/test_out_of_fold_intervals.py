@@ -10,7 +10,7 @@ from simulated_scores import three_classes
 
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.compute_metrics import KnownFigures, compute_metrics
-from med_transfer.metrics.domain import domain_of, profile_of
+from med_transfer.metrics.domain import AcquiredScans, domain_of, profile_of
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.measures import balanced_accuracy
@@ -54,7 +54,13 @@ def test_what_is_cross_validated_within_an_external_cohort_is_wider_and_the_bund
     here = profile_of(data.truth, data.labels.names, data.patients, facts)
     envelope = ([(1, 1, 1)], [(1, 1, 1)])
     novelty = np.zeros(len(data.patients))
-    domain = domain_of(spacing, novelty, facts, here, envelope_mm=envelope, training=None, abstain_above=None)
+    domain = domain_of(
+        AcquiredScans(spacing, novelty, facts, data.patients),
+        here,
+        envelope_mm=envelope,
+        training=None,
+        abstain_above=None,
+    )
     baselines = {"handcrafted": other.probabilities, "prevalence": np.tile(data.truth.mean(axis=0), (len(spacing), 1))}
     predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
     own, external = (

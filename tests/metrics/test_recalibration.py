@@ -100,3 +100,10 @@ def test_where_there_is_none_it_says_why():
         assert (estimate.value, "nothing but cases" in estimate.reason) == (None, True)
     missing = slope(np.log(np.full((6, 3), 1 / 3)), truth, patients)
     assert missing.reason == "a class has no evaluated scan"
+
+
+def test_one_patient_does_not_make_an_intercept_certain():
+    p, truth, _ = binary(12)
+    estimate = intercept(binary_log_probability(p), truth, ["a"] * 12)
+    assert estimate.value is not None
+    assert (estimate.ci95, estimate.reason) == (None, "no interval: there are too few patients")

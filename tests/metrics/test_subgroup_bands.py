@@ -88,6 +88,7 @@ def test_too_few_patients_for_bands_leave_two_halves():
     ("values", "reason"),
     [
         (["CT"] * 30, "every scan has the same value"),
+        (["CT"] * 20 + [""] * 10, "every scan that has a value has the same"),
         ([""] * 30, "no scan has a value"),
         ([f"reader {n // 2}" for n in range(30)], "15 different values, almost all of few patients"),
         ([f"comment {n}" for n in range(30)], "30 of its values are of one patient each: they identify people"),
@@ -149,3 +150,11 @@ def test_bands_follow_the_order_of_the_numbers_and_leave_no_scan_out(numbers, co
     assert (np.diff(np.array(bands)[order]) >= 0).all()
     if len(numbers) >= 60 and len(grouping.order) > 2:
         assert min(grouping.of_scan.count(band) for band in grouping.order) >= SMALLEST_SUBGROUP
+
+
+def test_limits_of_many_digits_are_told_apart():
+    assert grouped("product", range(1_000_000, 1_000_040)).order == (
+        "under 1000010",
+        "1000010 to under 1000025",
+        "1000025 or more",
+    )

@@ -3,6 +3,7 @@ from dataclasses import replace
 from report_samples import metrics_of, sample
 from simulated_scores import three_classes
 
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import Abstained, Repeats
 from med_transfer.page import ENGLISH
 from med_transfer.predictions.record import Prediction
@@ -99,3 +100,53 @@ def test_copies_across_the_split_are_named_by_row():
     assert notice.level == "warning"
     assert "rows 5 and 20, 5 and 21" in notice.text
     assert "5 and 29... of the table" in notice.text
+
+
+def test_an_auc_whose_interval_holds_one_half_is_not_called_worse_than_chance():
+    metrics = metrics_of(three_classes())
+    name = metrics.labels[0]
+
+    def with_auc(value, limits):
+        auc = metrics.classes[name].auc.model_copy(update={"value": value, "ci95": limits, "reason": "few"})
+        classes = metrics.classes | {name: metrics.classes[name].model_copy(update={"auc": auc})}
+        return by_title(metrics.model_copy(update={"classes": classes}))
+
+    assert f"Worse than chance: {name}" in with_auc(0.3, (0.2, 0.4))
+    for limits in ((0.3, 0.68), None):
+        shown = with_auc(0.49, limits)
+        assert f"Worse than chance: {name}" not in shown
+        assert f"Not shown to be better than chance: {name}" in shown
+
+
+def test_a_lead_without_interval_is_not_said_to_have_one_that_includes_0():
+    metrics = metrics_of(three_classes())
+    gain = metrics.baselines["handcrafted"].macro_auc_gain
+    alone = gain.model_copy(update={"value": 0.1, "ci95": None, "reason": "too few patients"})
+    baseline = metrics.baselines["handcrafted"].model_copy(update={"macro_auc_gain": alone})
+    shown = by_title(metrics.model_copy(update={"baselines": {"handcrafted": baseline}}))
+    text = shown["The network is not shown to beat the handcrafted baseline"].text
+    assert "includes 0" not in text
+    assert "how certain that is cannot be told. Model minus baseline: macro AUC +0.100 (too few patients)." in text
+
+
+def test_where_every_prediction_abstains_there_is_no_figure_of_the_others():
+    metrics = metrics_of(three_classes())
+    none = Estimate(value=None, ci95=None, method="every prediction abstains")
+    all_abstain = Abstained(n=metrics.n_scans, above=0.95, balanced_accuracy=none)
+    text = by_title(metrics.model_copy(update={"abstained": all_abstain}))["Some predictions abstain"].text
+    assert text.endswith("balanced sensitivity undefined (every prediction abstains).")
+    without = all_abstain.model_copy(update={"balanced_accuracy": none.model_copy(update={"value": 0.5})})
+    text = by_title(metrics.model_copy(update={"abstained": without}))["Some predictions abstain"].text
+    assert text.endswith("balanced sensitivity 0.500.")
+
+
+def test_many_scans_of_few_patients_are_few():
+    data = three_classes(90)
+    patients = [f"p{n}" if not has else "one" for n, has in enumerate(data.truth[:, 2])]
+    metrics = metrics_of(type(data)(data.truth, data.probabilities, patients, data.labels))
+    name, n = data.labels.names[2], int(data.truth[:, 2].sum())
+    assert n >= 10
+    shown = by_title(metrics)
+    assert f"however many scans each has: {name} (1)." in shown["Too few patients to trust a rate"].text
+    assert f"of {name} (there are 1)" in " ".join(next_steps(Evidence(metrics, sample().run), ENGLISH))
+    assert "Too few patients to trust a rate" not in by_title(metrics_of(data))

@@ -9,11 +9,13 @@ from med_transfer.errors import OutputError
 from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import Bootstrap
+from med_transfer.page import ENGLISH
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import duration
-from med_transfer.report.run_summary import Count, cohort_counts
+from med_transfer.report.run_summary import ALL_CLASSES, Count, cohort_counts
+from med_transfer.report.sections.curves import roc_curves
 from med_transfer.report.writing import write_report
 
 
@@ -98,7 +100,36 @@ def test_cohort_counts_scans_and_patients():
     truth = np.eye(2, dtype=bool)[[0, 0, 1, 1]]
     counts = cohort_counts(truth, ["a", "a", "a", "b"], ["train", "train", "train", "test"], Labels(("x", "y")))
     assert counts["x"] == {"train": Count(2, 1), "val": Count(0, 0), "test": Count(0, 0)}
-    assert counts["All"] == {"train": Count(3, 1), "val": Count(0, 0), "test": Count(1, 1)}
+    assert counts[ALL_CLASSES] == {"train": Count(3, 1), "val": Count(0, 0), "test": Count(1, 1)}
+
+
+def test_a_class_may_be_called_all(tmp_path):
+    data, labels = three_classes(30), Labels(("All", "x", "y"))
+    counts = cohort_counts(data.truth, data.patients, ["test"] * 30, labels)
+    write(tmp_path / "report.html", evidence(data, sample().metrics, run=summary(data, cohort=counts)))
+    rows = (tmp_path / "report_files" / "tables" / "flow-cohort.csv").read_text("utf-8-sig").splitlines()
+    n = str(data.truth[:, 0].sum())
+    assert [row.split(",")[0] for row in rows[1:]] == ["All", "x", "y", "All"]
+    assert (rows[1].split(",")[-2], rows[4].split(",")[-2]) == (n, "30")
+
+
+@pytest.mark.parametrize("n_classes", [3, 18, 40])
+def test_the_names_of_many_classes_stand_within_the_figure_and_not_on_its_curves(n_classes):
+    rng = np.random.default_rng(0)
+    truth = rng.random((60, n_classes)) < 0.4
+    probabilities = rng.random((60, n_classes))
+    labels = Labels(tuple(f"finding number {c}" for c in range(n_classes)), multilabel=True)
+    predictions = LabelledPredictions.of(truth, probabilities, [f"p{n}" for n in range(60)], labels)
+    metrics = compute_metrics(predictions, resampling=Bootstrap(n_boot=20))
+    figure = roc_curves(truth, probabilities, metrics, ENGLISH)
+    places = re.findall(r'transform="translate\(([\d.]+) ([-\d.]+)\)">finding number', figure.drawing)
+    heights = [float(y) for _, y in places] or [
+        float(y) for y in re.findall(r'<text [^>]*y="([-\d.]+)"[^>]*>finding number', figure.drawing)
+    ]
+    axis = max(float(y) for y in re.findall(r'<text [^>]*y="([-\d.]+)"[^>]*>[^<]*false positive', figure.drawing))
+    assert len(heights) == n_classes
+    assert all(0 < y < figure.size[1] for y in heights)
+    assert n_classes == 3 or min(heights) > axis
 
 
 def test_tables_and_figures_are_files_of_their_own(tmp_path):

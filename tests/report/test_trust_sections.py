@@ -5,7 +5,7 @@ from report_samples import Page, evidence, metrics_of, sample, write
 from simulated_scores import THREE, three_classes
 
 from med_transfer.metrics.compute_metrics import compute_metrics
-from med_transfer.metrics.domain import domain_of, profile_of
+from med_transfer.metrics.domain import AcquiredScans, domain_of, profile_of
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.domain import Overlap
 from med_transfer.metrics.records.metrics import Bootstrap
@@ -141,9 +141,7 @@ def with_domain(novelty, training=True):
     facts = [{"kernel": "LUNG", "n_slices": 90.0}] * 240
     here = profile_of(DATA.truth, THREE.names, DATA.patients, facts)
     domain = domain_of(
-        np.ones((240, 1, 3)),
-        novelty,
-        facts,
+        AcquiredScans(np.ones((240, 1, 3)), novelty, facts, DATA.patients),
         here,
         envelope_mm=([(1, 1, 1)], [(1, 1, 1)]),
         training=here if training else None,

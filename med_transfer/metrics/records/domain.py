@@ -104,7 +104,7 @@ class Domain(Record):
     def far(self) -> bool:
         """Whether more scans than chance explains are out-of-distribution, or lie outside the envelope."""
         return any(
-            share.ci95 is not None and share.ci95[0] > 1 - OUT_OF_DISTRIBUTION
+            share.interval is not None and share.interval[0] > 1 - OUT_OF_DISTRIBUTION
             for share in (self.out_of_distribution, self.outside_envelope)
         )
 

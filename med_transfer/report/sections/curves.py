@@ -16,6 +16,8 @@ from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import DASHES, RULE, SERIES, Figure, drawn, short
 from med_transfer.report.section import LeftOut, Section
 
+_MOST_WITHIN = 6  # names of classes that leave room for the curves beside them
+
 
 def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
     """This part of the report in the language of ``t``; None where there is nothing to show."""
@@ -30,6 +32,9 @@ def roc_curves(
     truth: NDArray[np.bool_], probabilities: NDArray[np.floating], metrics: Metrics, t: Translator
 ) -> Figure:
     """Of every class that has one; ``truth`` and ``probabilities`` are [scan, class]."""
+
+    n_curves = sum(class_metrics.auc.value is not None for class_metrics in metrics.classes.values())
+    below = 0.0 if n_curves <= _MOST_WITHIN else 0.1 + 0.18 * -(-n_curves // 2)  # inches
 
     def draw(canvas: Canvas) -> None:
         axes = canvas.subplots()
@@ -48,7 +53,9 @@ def roc_curves(
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.set(xlabel=t("1 − specificity (false positive rate)"), ylabel=t("Sensitivity (true positive rate)"))
         axes.set(xticks=ticks, yticks=ticks, aspect="equal")
-        if axes.get_legend_handles_labels()[0]:
+        if n_curves > _MOST_WITHIN:
+            canvas.legend(loc="outside lower center", ncols=2, fontsize=8)
+        elif n_curves:
             axes.legend(loc="lower right", fontsize=9)
 
     aucs = {name: class_metrics.auc.value for name, class_metrics in metrics.classes.items()}
@@ -57,7 +64,7 @@ def roc_curves(
         "roc",
         t("ROC curves, one class against the rest"),
         spoken,
-        (4.6, 4.4),
+        (4.6, 4.4 + below),
         draw,
         caption=t("Each class against the rest, AUC in brackets. Dot: the operating point. Grey line: chance."),
         width_rem=29,

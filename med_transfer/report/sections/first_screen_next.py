@@ -40,11 +40,11 @@ def _steps(evidence: Evidence, t: Translator) -> Iterator[str]:
 
 
 def _few(metrics: Metrics, t: Translator) -> str:
-    """Patients that are missing for the interval that was asked for, of the classes with few scans."""
+    """Patients that are missing for the interval that was asked for, of the classes with few of them."""
     needed = {
         name: class_metrics.sample_size["sensitivity"]
         for name, class_metrics in metrics.classes.items()
-        if class_metrics.n < FEW_SCANS and "sensitivity" in class_metrics.sample_size
+        if class_metrics.n_patients < FEW_SCANS and "sensitivity" in class_metrics.sample_size
     }
     if not needed:
         return ""

@@ -71,6 +71,7 @@ def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
         *_chance(metrics, t),
         _never_called(metrics, t),
         _few(metrics, t),
+        _few_patients(metrics, t),
         _calibrated_on_few(metrics, t),
         _failed(evidence, t),
         _abstained(metrics, t),
@@ -124,15 +125,21 @@ def _abstained(metrics: Metrics, t: Translator) -> Notice | None:
     text = t(
         "{n} of {scans} predictions abstain: the scan is more out-of-distribution than {limit} of held-out scans, or "
         "outside of the limits within which the development scans were ({reasons}). Every figure of this page counts "
-        "what the network would have said of them. Without them: balanced sensitivity {figure} ({interval}).",
+        "what the network would have said of them. Without them: balanced sensitivity {figure}.",
         n=abstained.n,
         scans=metrics.n_scans,
         limit=whole_percent(abstained.above),
         reasons=", ".join(f"{code} {n}" for code, n in abstained.reasons.items()) or t("no reasons recorded"),
-        figure=decimal(abstained.balanced_accuracy),
-        interval=decimal_interval(abstained.balanced_accuracy.ci95, t),
+        figure=_with_interval(abstained.balanced_accuracy, t),
     )
     return Notice("neutral", t("Some predictions abstain"), text)
+
+
+def _with_interval(estimate: Estimate, t: Translator) -> str:
+    if estimate.value is None:
+        return t("undefined ({reason})", reason=estimate.reason or estimate.method)
+    interval = decimal_interval(estimate.ci95, t)
+    return f"{decimal(estimate)} ({interval})" if interval else decimal(estimate)
 
 
 def _calibrated_on_few(metrics: Metrics, t: Translator) -> Notice | None:
@@ -228,6 +235,11 @@ def _baseline(metrics: Metrics, model: str, t: Translator) -> Notice | None:
     elif gain.value is not None and gain.value > 0:
         level, title = "warning", t("The {model} is not shown to beat the handcrafted baseline", model=model)
         text = t("It is ahead of a linear model on simple intensity and size features, but the interval includes 0.")
+        if gain.ci95 is None:
+            text = t(
+                "It is ahead of a linear model on simple intensity and size features, but how certain that is "
+                "cannot be told."
+            )
     else:
         level, title = "warning", t("The {model} does not beat the handcrafted baseline", model=model)
         text = t(
@@ -240,10 +252,10 @@ def _baseline(metrics: Metrics, model: str, t: Translator) -> Notice | None:
 
 
 def _chance(metrics: Metrics, t: Translator) -> list[Notice]:
-    """Classes whose scans the network ranks as a coin would: below an AUC of 0.5, or not shown to be above it."""
+    """Classes whose scans the network ranks as a coin would: shown to be below an AUC of 0.5, or not to be above it."""
     measured = {name: one.auc for name, one in metrics.classes.items() if one.auc.value is not None}
-    worse = {name: auc for name, auc in measured.items() if (auc.value or 0.0) < CHANCE}
-    unclear = {name: auc for name, auc in measured.items() if name not in worse and auc.ci95 and auc.ci95[0] <= CHANCE}
+    worse = {name: auc for name, auc in measured.items() if auc.ci95 and auc.ci95[1] < CHANCE}
+    unclear = {name: auc for name, auc in measured.items() if name not in worse and _least(auc) <= CHANCE}
     said = (
         (worse, t("Worse than chance: {classes}", classes=t(", ").join(worse))),
         (unclear, t("Not shown to be better than chance: {classes}", classes=t(", ").join(unclear))),
@@ -253,6 +265,11 @@ def _chance(metrics: Metrics, t: Translator) -> list[Notice]:
         for aucs, title in said
         if aucs
     ]
+
+
+def _least(auc: Estimate) -> float:
+    """The lower limit, where there is one."""
+    return auc.ci95[0] if auc.ci95 else auc.value or 0.0
 
 
 def _aucs(aucs: Mapping[str, Estimate], t: Translator) -> str:
@@ -317,3 +334,21 @@ def _few(metrics: Metrics, t: Translator) -> Notice | None:
             classes=", ".join(few),
         ),
     )
+
+
+def _few_patients(metrics: Metrics, t: Translator) -> Notice | None:
+    """Scans of one patient are alike: many of few patients tell no more than these few."""
+    few = [
+        f"{name} ({class_metrics.n_patients})"
+        for name, class_metrics in metrics.classes.items()
+        if class_metrics.n_patients < FEW_SCANS <= class_metrics.n
+    ]
+    if not few:
+        return None
+    text = t(
+        "Fewer than {limit} patients, however many scans each has: {classes}. Read the interval over patients (†), "
+        "not the number.",
+        limit=FEW_SCANS,
+        classes=", ".join(few),
+    )
+    return Notice("warning", t("Too few patients to trust a rate"), text)

@@ -66,7 +66,7 @@ def _domain(domain: Domain | None, t: Translator) -> Notice | None:
         "held-out scans), which chance makes 5 %; "
         "{outside} have a spacing outside that of training.",
         novel=percent(domain.out_of_distribution),
-        interval=percent_interval(domain.out_of_distribution.ci95, t),
+        interval=percent_interval(domain.out_of_distribution.interval, t),
         outside=percent(domain.outside_envelope),
     )
     if domain.far:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from med_transfer.metrics.records.metrics import Failed
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.run_summary import ALL_CLASSES, Count, RunSummary
+from med_transfer.report.run_summary import Count, RunSummary
 from med_transfer.report.section import Section
 from med_transfer.report.sections.flow_diagram import flow_diagram
 from med_transfer.report.table import Cell, Table
@@ -48,12 +48,13 @@ def _cohort(run: RunSummary, t: Translator) -> Table:
     if run.flow:
         shown = {*run.flow.parts, *(["val"] if run.cross_validated else [])}
         parts = {split: name for split, name in parts.items() if split in shown}
+    total = [*run.cohort][-1:]
     return Table(
         "cohort",
         t("Scans (patients) in each part, divided {how}", how=run.split),
         (t("Class"), *parts.values()),
         [
-            (t("All") if name == ALL_CLASSES else name, *(_part(run, row, split, t) for split in parts))
+            (t("All") if [name] == total else name, *(_part(run, row, split, t) for split in parts))
             for name, row in run.cohort.items()
         ],
         total=True,
