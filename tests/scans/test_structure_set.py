@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -19,6 +21,7 @@ from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanError, Scan
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.scans import geometry, region_of_mask
 from med_transfer.scans.masks.masks import read_mask
+from med_transfer.scans.verdict import Repair, Verdict
 
 SHAPE = (20, 64, 72)
 AFFINE = plane_affine(spacing_mm=(0.8, 0.9, 2.0))
@@ -183,6 +186,15 @@ def test_contours_of_thicker_slices_leave_no_stripes(tmp_path, every):
     np.testing.assert_array_equal(np.flatnonzero(mask.voxels.any(axis=(1, 2))), filled)
     assert f"contours on one of {every:.3g} slices throughout" in str(mask.verdict)
     assert "no contours on 3 slices between the first and the last: left empty" in str(mask.verdict)
+
+
+def test_contours_of_uneven_slices_that_were_interpolated_are_refused_where_they_leave_stripes(tmp_path):
+    onto = scan(AFFINE, SHAPE)
+    repaired = replace(onto, verdict=Verdict(repairs=(Repair("uneven_gaps", "uneven gaps"),)))
+    contours = [circle(k, 10.0) for k in (4, 5, 6, 10, 14)]  # the slices as they were
+    assert read(tmp_path, closed(*contours[:3]), repaired).voxels.any()
+    with pytest.raises(GeometryRejected, match=r"ROI GTV has no contours on slices that .*; expected a mask or a SEG"):
+        read(tmp_path, closed(*contours), repaired)
 
 
 def test_two_parts_stay_two(tmp_path):

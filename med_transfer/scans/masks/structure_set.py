@@ -81,6 +81,12 @@ def read_structure_set(path: Path, onto: Volume, name: str = "") -> Volume:
     for contour in contours:
         _require_on_a_slice(contour, onto, path)
     voxels, remarks = _drawn(contours, onto)
+    if remarks and any(repair.kind == "uneven_gaps" for repair in onto.verdict.repairs):
+        raise GeometryRejected(
+            Sentence("{label} has no contours on slices that were interpolated between uneven ones", label=label),
+            where=path,
+            expected="a mask or a SEG, which says how thick its slices are",
+        )
     return Volume(voxels, onto.affine, provenance, Verdict(remarks=remarks))
 
 
