@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 Interval = tuple[float, float]
 
-_MOST_DECIMALS, _ROUNDING = 6, 1e-9
+_MOST_DECIMALS, _ROUNDING = 4, 1e-9
 
 
 class Record(BaseModel):
@@ -82,7 +82,9 @@ def whole_percent(share: float) -> str:
 
 
 def told_apart(number: float, decimals: int, sign: str = "", of: Sequence[float] = (-1.0, 0.0, 1.0)) -> str:
-    """With so many decimals, or more where these would write it as one of the numbers ``of`` that it is not.
+    """With so many decimals, or more, four at most, where these would write it as one of ``of`` that it is not.
+
+    What is nearer yet is written as lying that far off, as by :func:`whole_percent`.
 
     Args:
         number: a rate, an AUC, a difference, or a limit of its interval.
@@ -91,5 +93,9 @@ def told_apart(number: float, decimals: int, sign: str = "", of: Sequence[float]
         of: what a reader takes for certain, or what a verdict rests on.
     """
     number = next((mark for mark in of if math.isclose(number, mark, abs_tol=_ROUNDING)), number)
-    texts = (f"{number:{sign}.{places}f}" for places in range(decimals, _MOST_DECIMALS))
-    return next((text for text in texts if number in of or float(text) not in of), f"{number:{sign}.{_MOST_DECIMALS}f}")
+    for places in range(decimals, _MOST_DECIMALS + 1):
+        text = f"{number:{sign}.{places}f}"
+        if number in of or float(text) not in of:
+            return text
+    mark, least = round(number, _MOST_DECIMALS), 10.0**-_MOST_DECIMALS
+    return f"{mark + math.copysign(least, number - mark):{sign}.{_MOST_DECIMALS}f}"
