@@ -44,8 +44,8 @@ def with_repeats(
             place = _places(of=run_data.split, among=split)
             said = {"probabilities": trained.validation[place], "novelty": trained.validation_novelty[place]}
             write_bytes(file, save(said))
-            for number in range(split.n_fold_models):
-                shutil.rmtree(folder / fold_folder(number, repeat), ignore_errors=True)
+        for number in range(split.n_fold_models):  # also what a kill has left
+            shutil.rmtree(folder / fold_folder(number, repeat), ignore_errors=True)
         arrays = load_file(file)
         found.append((arrays["probabilities"], arrays["novelty"]))
     if len(found) == 1:

@@ -67,6 +67,15 @@ def test_each_scan_keeps_what_the_networks_without_it_said(repeated, tmp_path):
         np.testing.assert_allclose(trained.repeats[number - 1], [by_case[case] for case in first], atol=1e-12)
 
 
+def test_what_a_kill_has_left_of_a_finished_repeat_is_taken_away(repeated, tmp_path):
+    trained, folder = repeated
+    again = shutil.copytree(folder, tmp_path / "again")
+    (again / "repeat-2-fold-1").mkdir()
+    np.testing.assert_array_equal(trained_in(again, calls=(calls := [])).validation, trained.validation)
+    assert calls == []
+    assert not list(again.glob("repeat-*-fold-*"))
+
+
 def test_the_first_repeat_is_what_one_repeat_alone_gives(repeated, tmp_path):
     trained, _ = repeated
     once = trained_in(tmp_path, replace(PLAN, split=replace(PLAN.split, further=())))
