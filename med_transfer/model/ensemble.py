@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from med_transfer.backbones import Encoder
 from med_transfer.model.calibration import Calibrator, Uncalibrated
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.novelty import Novelty, input_statistics
@@ -57,21 +58,23 @@ class Ensemble(nn.Module):
     def fold_model_features(self, images: Tensor) -> list[Tensor]:
         """Of each fold model the features [batch, feature] that its head reads."""
         images = images.contiguous(memory_format=torch.channels_last_3d)  # faster on a CPU
-        features, encoder, maps = [], None, []
-        for classifier in self.fold_models:
-            if classifier.encoder is not encoder:
-                encoder = classifier.encoder
-                maps = encoder(images)
-            features.append(classifier.pool(maps))
-        return features
+        classifiers = self.fold_models
+        features: dict[int, Tensor] = {}
+        for encoder in {id(classifier.encoder): classifier.encoder for classifier in classifiers}.values():
+            maps = encoder(images)
+            sharing = (number for number, classifier in enumerate(classifiers) if classifier.encoder is encoder)
+            features |= {number: classifiers[number].pool(maps) for number in sharing}
+        return [features[number] for number in range(len(classifiers))]
 
     def share_equal_encoders(self) -> Ensemble:
         """Itself, with one encoder for all fold models whose encoders are equal (frozen ones), computed once a scan."""
-        first, *others = self.fold_models
-        for classifier in others:
-            own, of_first = classifier.encoder.state_dict(), first.encoder.state_dict()
-            if all(torch.equal(tensor, of_first[name]) for name, tensor in own.items()):
-                classifier.encoder = first.encoder
+        different: list[Encoder] = []
+        for classifier in self.fold_models:
+            equal = [encoder for encoder in different if _are_equal(encoder, classifier.encoder)]
+            if equal:
+                classifier.encoder = equal[0]
+            else:
+                different.append(classifier.encoder)
         return self
 
     def alone(self, number: int) -> Ensemble:
@@ -93,3 +96,8 @@ class Ensemble(nn.Module):
 
     def _fold_model(self, number: int) -> Classifier:
         return self.get_submodule(f"member{number}")  # type: ignore[return-value]
+
+
+def _are_equal(one: Encoder, other: Encoder) -> bool:
+    tensors = other.state_dict()
+    return all(torch.equal(tensor, tensors[name]) for name, tensor in one.state_dict().items())

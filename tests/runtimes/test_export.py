@@ -423,11 +423,11 @@ def test_equal_encoders_are_computed_once():
     torch.manual_seed(0)
     one = SmallEncoder()
     members = [Classifier(SmallEncoder(), 2) for _ in range(3)]
-    for member in members[:2]:
+    for member in members[::2]:
         member.encoder.load_state_dict(one.state_dict())
     ensemble, images = Ensemble(members).eval(), small_images(2)
     wanted = ensemble.predict(images)
     shared = ensemble.share_equal_encoders()
-    assert [member.encoder is members[0].encoder for member in shared.fold_models] == [True, True, False]
+    assert [member.encoder is members[0].encoder for member in shared.fold_models] == [True, False, True]
     assert torch.equal(shared.predict(images)[0], wanted[0])
-    assert distinct(shared)[1] == (0, 0, 1)
+    assert distinct(shared)[1] == (0, 1, 0)
