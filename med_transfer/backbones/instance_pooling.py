@@ -1,17 +1,20 @@
-"""A backbone of slices or tiles whose instances are pooled, and whose tiles overlap, as a config says."""
+"""A backbone of slices or tiles whose instances are pooled, overlap and answer as a config says."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.instance_choice import AS_BUILT, InstanceChoice
-from med_transfer.backbones.networks.instances import InstanceEncoder
-from med_transfer.backbones.networks.tiles import TileEncoder
 from med_transfer.backbones.spec import BackboneSpec, Builder
 from med_transfer.errors import BackboneError
+
+if TYPE_CHECKING:  # whichever is used has been imported by then
+    from med_transfer.backbones.networks.instances import InstanceEncoder
+    from med_transfer.backbones.networks.slices import SliceEncoder
+    from med_transfer.backbones.networks.tiles import TileEncoder
 
 
 def with_instances(spec: BackboneSpec, choice: InstanceChoice) -> BackboneSpec:
@@ -44,10 +47,21 @@ def built_with(build: Builder, choice: InstanceChoice) -> Builder:
     return build if choice == AS_BUILT else partial(_built, build, choice)
 
 
+def answering(build: Builder) -> Builder:
+    """What builds the same network of slices, whose last stage is what it answers of each."""
+    return partial(_answering, build)
+
+
+def _answering(build: Builder) -> Encoder:
+    encoder = cast("SliceEncoder", build())
+    encoder.answer()
+    return encoder
+
+
 def _built(build: Builder, choice: InstanceChoice) -> Encoder:
-    encoder = cast(InstanceEncoder, build())
+    encoder = cast("InstanceEncoder", build())
     if choice.pooling is not None:
         encoder.pool_by(choice.pooling)
     if choice.tile_overlap is not None:
-        cast(TileEncoder, encoder).overlap_by(choice.tile_overlap)
+        cast("TileEncoder", encoder).overlap_by(choice.tile_overlap)
     return encoder

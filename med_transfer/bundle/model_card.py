@@ -18,12 +18,7 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
         ("Classes", _classes(record)),
         ("Operating point", record.operating_point.said(Sentence)),
         ("Networks", Sentence("{n}, their calibrated probabilities averaged", n=record.n_fold_models)),
-        (
-            "Backbone",
-            Sentence("{name}, weights {weights}", name=backbone.name, weights=backbone.weights)
-            if backbone.weights
-            else Sentence("{name}, from scratch", name=backbone.name),
-        ),
+        ("Backbone", backbone.sentence),
         *_transfer_rows(record),
         ("Backbone licence", backbone.licence),
         ("Backbone SHA-256", backbone.sha256 or Sentence("none: trained from scratch")),

@@ -18,7 +18,7 @@ from med_transfer.backbones import backbones
 from med_transfer.backbones.adapters import add_adapters
 from med_transfer.backbones.channels import coloured, widened
 from med_transfer.backbones.instance_choice import InstanceChoice
-from med_transfer.backbones.instance_pooling import built_with
+from med_transfer.backbones.instance_pooling import answering, built_with
 from med_transfer.backbones.networks.nnunet import NNUNetEncoder
 from med_transfer.bundle.files import WEIGHTS_FILE, read_whole, run_folder
 from med_transfer.bundle.record import RECORD_FILE, BundleRecord
@@ -100,6 +100,7 @@ def _empty_network(record: BundleRecord, n_statistics: int) -> Ensemble:
     plain = partial(NNUNetEncoder, plan.architecture) if plan else spec.build
     build = coloured(plain) if record.backbone.as_colours else widened(plain, record.preprocessing.n_channels)
     build = built_with(build, InstanceChoice(record.backbone.instance_pooling, record.backbone.tile_overlap))
+    build = answering(build) if record.backbone.answers else build
     bottleneck = record.transfer.bottleneck if record.transfer else None
     classifiers = [
         Classifier(build(), len(record.classes), pooled, bottleneck=bottleneck) for _ in range(record.n_fold_models)

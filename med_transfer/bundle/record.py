@@ -39,6 +39,9 @@ class BackboneRecord(_Record):
         sha256: of that file.
         instance_pooling: as in the run's config; None: attention over every instance, and in networks without any.
         tile_overlap: as in the run's config; None: a quarter, and in networks without tiles.
+        pretrain: what else it learned before its fold, from the training scans, as in the run's config; None: nothing.
+        answers: whether the head reads what the network answers of each slice, see
+            :mod:`med_transfer.backbones.networks.lesion_answers`.
         as_colours: whether the three channels, windows of one scan, are the network's red, green and blue.
         plan: how the network is built, where its name alone does not tell (nnU-Net); so the source is not needed again.
     """
@@ -47,12 +50,28 @@ class BackboneRecord(_Record):
     pooled_stages: tuple[int, ...]
     instance_pooling: InstancePooling | None = None
     tile_overlap: float | None = None
+    pretrain: str | None = None
+    answers: bool = False
     as_colours: bool = False
     licence: str
     source: str
     weights: str | None = None
     sha256: str | None = None
     plan: NetworkPlan | None = None
+
+    @property
+    def sentence(self) -> str:
+        """Name, weights that it started from, and what it learned before its fold, in words."""
+        if self.weights is None:
+            return Sentence("{name}, from scratch", name=self.name)
+        if self.pretrain is None:
+            return Sentence("{name}, weights {weights}", name=self.name, weights=self.weights)
+        return Sentence(
+            "{name}, weights {weights}, then pretrained on training scans: {method}",
+            name=self.name,
+            weights=self.weights,
+            method=self.pretrain,
+        )
 
 
 class Provenance(_Record):

@@ -34,9 +34,14 @@ class _Config(BaseModel):
 
 
 class FoldPretrainingConfig(_Config):
-    """How the network learns painted lesions before each fold is trained; see docs/pretraining.md.
+    """How the network learns painted lesions before the folds are trained; see docs/pretraining.md.
 
     Attributes:
+        encoders: how many networks are pretrained, each for several folds, from patients that none of these folds holds
+            out; None: one for each fold, from all of its training patients. Two cost two fifths of five.
+        head_reads: ``features``: the network's pooled feature maps. ``answers``: of each slice how much is denser and
+            how much is lighter than its surroundings, as the network learned to answer; two numbers, of which labels
+            have little left to find. Of slices-... and linear_probe.
         steps: of four slabs each.
         learning_rate: the highest one, of AdamW.
         slab: neighbouring slices of one.
@@ -47,6 +52,8 @@ class FoldPretrainingConfig(_Config):
         lesions: what is painted.
     """
 
+    encoders: Annotated[int, Field(ge=2)] | None = None
+    head_reads: Literal["features", "answers"] = "features"
     steps: Annotated[int, Field(ge=1)] = 600
     slab: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
@@ -84,6 +91,11 @@ class BackboneConfig(_Config):
     runtime: FrozenRuntime = "torch"
     pretrain: Literal["painted_lesions"] | None = None
     pretraining: FoldPretrainingConfig = FoldPretrainingConfig()
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether the head reads what the network learned to answer."""
+        return self.pretrain is not None and self.pretraining.head_reads == "answers"
 
     @property
     def instances(self) -> InstanceChoice:
@@ -284,4 +296,23 @@ def _contradiction(config: FinetuneConfig) -> str:
         return f"training.averaging {training.averaging} with {strategy.name}: there are no steps to average over"
     if transfer.align and training.batch_size < 2:
         return "training.batch_size 1 with transfer.align: one scan has no distribution"
+    return _has_no_answers(config) if config.backbone.has_answers else ""
+
+
+def _has_no_answers(config: FinetuneConfig) -> str:
+    """Why a head cannot read what a network of slices learned to answer; empty where it can."""
+    backbone, strategy, asked = (
+        config.backbone,
+        config.transfer.strategy.name,
+        "backbone.pretraining.head_reads answers",
+    )
+    if not backbone.name.startswith("slices-"):
+        return f"{asked} with {backbone.name}: it answers of slices, and this is no backbone of slices-..."
+    if backbone.pooled_stages is not None:
+        return f"{asked} with backbone.pooled_stages: it reads no feature map"
+    if backbone.instance_pooling in (None, "attention"):
+        return f"{asked} with attention over slices: set backbone.instance_pooling, for example mean"
+    if strategy != "linear_probe" or config.transfer.batch_norm == "bn_adapt":
+        other = strategy if strategy != "linear_probe" else "batch_norm bn_adapt"
+        return f"{asked} with {other}: the network would not be the one any more that learned to answer"
     return ""

@@ -25,7 +25,7 @@ from med_transfer.finetuning.batch_norm import keep_frozen_statistics
 from med_transfer.finetuning.batches import FoldData, training_batches
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
-from med_transfer.finetuning.fold_pretraining import pretraining_seconds
+from med_transfer.finetuning.fold_pretraining import encoder_of, pretraining_seconds
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.finetuning.regularisation import find_penalties
@@ -75,7 +75,7 @@ class GivenUp(NamedTuple):
 class Duration:
     """Seconds of a run's parts; training counts all epochs, which early stopping may shorten.
 
-    ``pretraining`` is that of all folds, ``n_pretrained`` how many there are; ``maps`` that of the errors shown.
+    ``pretraining`` is that of all encoders, ``n_pretrained`` how many there are; ``maps`` that of the errors shown.
     """
 
     reading: float
@@ -96,7 +96,7 @@ class Duration:
         parts = [f"start and report {_minutes(_START_SECONDS)}", f"reading {_minutes(self.reading)}"]
         if self.n_pretrained:
             each = _minutes(self.pretraining / self.n_pretrained)
-            parts += [f"pretraining of {self.n_pretrained} folds {_minutes(self.pretraining)}, {each} each"]
+            parts += [f"pretraining of {self.n_pretrained} encoders {_minutes(self.pretraining)}, {each} each"]
         parts += [f"training {_minutes(self.training)}"]
         parts += [f"from-scratch baseline {_minutes(self.baseline)}"] if self.baseline else []
         parts += [f"pictures of errors {_minutes(self.maps)}"] if self.maps else []
@@ -235,7 +235,7 @@ def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
     """The time that a run takes, if no training stops early."""
     n_scans = len(split.development) + len(split.test)
     n_folds = sum(divided.n_fold_models for divided in split.repeats)
-    n_pretrained = n_folds if config.backbone.pretrain else 0
+    n_pretrained = sum(_n_encoders(config, divided) for divided in split.repeats) if config.backbone.pretrain else 0
     if config.transfer.strategy.trains:
         training = _folds_seconds(config, split, cost)
     else:  # features are computed once for each encoder
@@ -243,6 +243,10 @@ def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
     baseline = _baseline(config, split, cost) if config.from_scratch_baseline else 0.0
     maps = config.explain.gallery * _PASSES_OF_A_MAP * cost.forward
     return Duration(n_scans * cost.read, training, baseline, n_pretrained * cost.pretraining, n_pretrained, maps)
+
+
+def _n_encoders(config: FinetuneConfig, split: Split) -> int:
+    return len({encoder_of(fold, config) for fold in range(split.n_fold_models)})
 
 
 def _folds_seconds(config: FinetuneConfig, split: Split, cost: Cost) -> float:

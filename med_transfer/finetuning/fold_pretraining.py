@@ -1,20 +1,24 @@
 """Before a fold's training: its encoder learns lesions that are painted into the fold's own training scans.
 
-Nobody who is evaluated, and nobody whose scans decide when training stops, is among those scans.
+Nobody who is evaluated, and nobody whose scans decide when training stops, is among those scans. An encoder may serve
+several folds; then it learns from those patients alone who are in the training of all of them.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save
 
-from med_transfer.backbones import LoadedBackbone, load_backbone
-from med_transfer.cohorts import Case, Cohort, Split
+from med_transfer.atomic import write_bytes
+from med_transfer.backbones import Encoder, load_backbone
+from med_transfer.backbones.networks.slices import SliceEncoder
+from med_transfer.cohorts import Case, Cohort, PreparedCohort, Split
 from med_transfer.cohorts.hashed_names import hash_names, salt_of
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.augmentation import margin_voxels
@@ -23,14 +27,14 @@ from med_transfer.finetuning.data_setup import RunData, source_weights
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.preprocessing.window import undo_windows
-from med_transfer.pretraining import PretrainingConfig, SourceScan, SourceScans, pretrain
+from med_transfer.pretraining import Pretrained, PretrainingConfig, SourceScan, SourceScans, pretrain
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, reorient
 from med_transfer.pretraining.view_config import CropConfig, ViewConfig
 from med_transfer.progress import Progress
 from med_transfer.scans import geometry
 
 T = TypeVar("T")
-PRETRAINING_FOLDER = "pretraining"
+PRETRAINING_FOLDER, ANSWERS_FILE = "pretraining", "answers.safetensors"
 NO_FINDING = "none"
 _BATCH_SLABS = 4
 _PASSES = 4.0  # forward, twice that backward, and as long as one to cut and paint
@@ -41,7 +45,7 @@ def check_pretraining(config: FinetuneConfig, preprocessing: PreprocessingConfig
     if config.backbone.pretrain is None:
         return
     _check_class(config.backbone.pretraining.only_class, cohort.labels)
-    for number in range(split.n_fold_models):
+    for number in sorted({encoder_of(fold, config) for fold in range(split.n_fold_models)}):
         canvas(cohort, split, config, number)
     channels = preprocessing.by_channel
     if len(preprocessing.columns) > 1 or any(one.normalisation != "window" for one in channels):
@@ -64,28 +68,51 @@ def _check_class(only: str | None, labels: Labels) -> None:
         )
 
 
-def pretrained_on_fold(
-    run_data: RunData, source: LoadedBackbone, config: FinetuneConfig, number: int, folder: Path, progress: Progress
-) -> LoadedBackbone:
-    """The source after pretraining on the training scans of a fold, kept in ``folder``; found there again.
+def encoder_of(fold: int, config: FinetuneConfig) -> int:
+    """The first of the folds that share the encoder of this one: its number, in whose folder it is kept."""
+    return fold if config.backbone.pretraining.encoders is None else fold % config.backbone.pretraining.encoders
+
+
+def pretrained_encoder(
+    run_data: RunData, config: FinetuneConfig, number: int, folder: Path, progress: Progress
+) -> Encoder:
+    """The source's encoder after pretraining on training scans, kept in ``folder``; found there again.
+
+    Args:
+        number: of the encoder, see :func:`encoder_of`.
 
     Raises:
         As :func:`med_transfer.pretraining.pretrain`.
     """
     scans, settings = source_scans(run_data, config, number), _pretraining(run_data, config, number)
     made = pretrain(scans, settings, folder, progress=progress, source_features=False)
-    loaded = load_backbone(
+    encoder = load_backbone(
         config.backbone.name,
         made.encoder,
         accept_licence=config.backbone.accept_licence,
         channels=config.input.channels_of_network,
         instances=config.backbone.instances,
-    )
-    return replace(loaded, spec=source.spec)
+    ).encoder
+    if config.backbone.has_answers:
+        _give_answers(cast(SliceEncoder, encoder), made, run_data, _learned_from(run_data.split, config, number))
+    return encoder
+
+
+def _give_answers(encoder: SliceEncoder, made: Pretrained, run_data: RunData, rows: Sequence[int]) -> None:
+    """A last stage with the heads that the encoder learned with, standardised on training scans, in place."""
+    answers, kept = encoder.eval().answer(), made.folder / ANSWERS_FILE
+    if kept.exists():
+        answers.load_state_dict(load_file(kept))
+        return
+    answers.take_heads(made.heads)
+    scans = (torch.from_numpy(tensor).float()[None] for tensor in _as_seen(run_data, rows).tensors)
+    with torch.no_grad():
+        answers.standardise(torch.cat([encoder.answer_parts(scan) for scan in scans]))
+    write_bytes(kept, save(answers.state_dict()))
 
 
 def pretraining_seconds(config: FinetuneConfig, preprocessing: PreprocessingConfig, forward: float) -> float:
-    """Of one fold, from the seconds in which a scan passes the network; a step is several such passes."""
+    """Of one encoder, from the seconds in which a scan passes the network; a step is several such passes."""
     if config.backbone.pretrain is None:
         return 0.0
     depth, _, _ = in_crop_order(preprocessing.shape, preprocessing.orientation)
@@ -97,7 +124,6 @@ def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> Pret
     settings, preprocessing = config.backbone.pretraining, run_data.preprocessing
     depth, height, width = in_crop_order(preprocessing.shape, preprocessing.orientation)
     slab = min(settings.slab, depth)
-    flips = tuple(0.5 if axis in config.augmentation.flips else 0.0 for axis in range(3))
     weights = source_weights(config)
     return PretrainingConfig(
         method="painted_lesions",
@@ -111,7 +137,7 @@ def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> Pret
             slab=slab,
             stretch=0.1,
             rotation_degrees=(15.0, 0.0, 0.0),
-            flip=in_crop_order((flips[0], flips[1], flips[2]), preprocessing.orientation),
+            flip=mirrored(config, preprocessing.orientation),
             scans_per_batch=_BATCH_SLABS,
         ),
         views=ViewConfig(thick_slices=0.0, noise=0.05, shift=0.05, scale=0.07),
@@ -126,13 +152,21 @@ def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> Pret
     )
 
 
+def mirrored(config: FinetuneConfig, orientation: str) -> tuple[float, float, float]:
+    """How often slabs are mirrored along up, back and left: as in training. What is denser has no side, so a network of
+    which only that is asked sees every scan from both."""
+    first, second, third = (0.5 if axis in config.augmentation.flips else 0.0 for axis in range(3))
+    up, back, left = in_crop_order((first, second, third), orientation)
+    return up, back, 0.5 if config.backbone.has_answers else left
+
+
 def source_scans(run_data: RunData, config: FinetuneConfig, number: int) -> SourceScans:
-    """The scans of the fold's :func:`canvas` as the network sees them, in HU."""
+    """The scans of an encoder's :func:`canvas` as the network sees them, in HU."""
     prepared = run_data.prepared
     cohort, images = prepared.cohort, prepared.content_hashes
     painted = canvas(cohort, run_data.split, config, number)
     patients = hash_names((cohort.patients[n] for n in painted), salt_of(prepared.images))
-    seen = prepared.subset(painted).without_margin(margin_voxels(run_data.preprocessing.shape))
+    seen = _as_seen(run_data, painted)
     return SourceScans(
         tuple(
             SourceScan(
@@ -146,20 +180,24 @@ def source_scans(run_data: RunData, config: FinetuneConfig, number: int) -> Sour
     )
 
 
+def _as_seen(run_data: RunData, rows: Sequence[int]) -> PreparedCohort:
+    """As the network sees them, without the margin for augmentation."""
+    return run_data.prepared.subset(rows).without_margin(margin_voxels(run_data.preprocessing.shape))
+
+
 def canvas(cohort: Cohort, split: Split, config: FinetuneConfig, number: int) -> list[int]:
-    """The training scans of a fold that lesions are painted into: of one class, and of a share of its patients.
+    """The training scans of an encoder's folds that lesions are painted into: of one class, of a share of its patients.
 
     Raises:
         ConfigError: there is none.
         TooFewPatients: as :meth:`Split.steering_of`.
     """
-    settings = config.backbone.pretraining
-    learned_from = split.learned_from(number, steered=config.transfer.strategy.trains)
+    settings, learned_from = config.backbone.pretraining, _learned_from(split, config, number)
     rows = [n for n in learned_from if settings.only_class in (None, _class_of(cohort.cases[n]))]
     patients = sorted({cohort.patients[n] for n in rows})
     if not patients:
         raise ConfigError(
-            f"fold {number + 1} has no training scan of {settings.only_class}",
+            f"{_named(number, config)} has no training scan of {settings.only_class}",
             where="backbone.pretraining.only_class",
             expected="at least one in each fold, to paint lesions into",
             action="Leave it out: then lesions are painted into all training scans; or have fewer split.folds",
@@ -168,6 +206,18 @@ def canvas(cohort: Cohort, split: Split, config: FinetuneConfig, number: int) ->
     drawn = np.random.default_rng(config.seed + number).permutation(len(patients))[:n_painted]
     painted = {patients[n] for n in drawn}
     return [n for n in rows if cohort.patients[n] in painted]
+
+
+def _learned_from(split: Split, config: FinetuneConfig, number: int) -> list[int]:
+    """The cases that every fold with this encoder learns from."""
+    folds = [fold for fold in range(split.n_fold_models) if encoder_of(fold, config) == number]
+    steered = config.transfer.strategy.trains
+    first, *others = (split.learned_from(fold, steered=steered) for fold in folds)
+    return sorted(set(first).intersection(*others))
+
+
+def _named(number: int, config: FinetuneConfig) -> str:
+    return f"fold {number + 1}" if config.backbone.pretraining.encoders is None else f"encoder {number + 1}"
 
 
 def _class_of(case: Case) -> str:

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from torch import Tensor
 
-from med_transfer.backbones import LoadedBackbone
+from med_transfer.backbones import Encoder, LoadedBackbone
+from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.cohorts import Split
 from med_transfer.finetuning.batches import FoldData, Truth, fold_data, lacking_prior, no_evidence
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
@@ -22,7 +24,7 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
-from med_transfer.finetuning.fold_pretraining import PRETRAINING_FOLDER, pretrained_on_fold
+from med_transfer.finetuning.fold_pretraining import PRETRAINING_FOLDER, encoder_of, pretrained_encoder
 from med_transfer.finetuning.fold_training import TrainedNetwork, is_trained, train_network
 from med_transfer.finetuning.generalisation_gap import measure_gap
 from med_transfer.metrics.records.metrics import GeneralisationGap
@@ -100,18 +102,29 @@ def train_fold(
         progress_callback: told of every epoch.
         progress: told of what comes before the first one.
     """
-    if config.backbone.pretrain and not is_trained(folder):
-        source = pretrained_on_fold(run_data, source, config, number, folder / PRETRAINING_FOLDER, progress)
+    encoder = _encoder(run_data, source, config, number, folder, progress)
     pooled = config.backbone.pooled_stages or source.spec.pooled_stages
     labels, seed = run_data.prepared.cohort.labels, config.seed + number
     torch.manual_seed(seed)  # the head starts from here
-    classifier = Classifier(
-        copy.deepcopy(source.encoder), len(labels), pooled, config.training.dropout, config.transfer.bottleneck
-    )
+    classifier = Classifier(encoder, len(labels), pooled, config.training.dropout, config.transfer.bottleneck)
     config.transfer.strategy.build(classifier)
     data = _fold_data(run_data, config, number)
     reader = FeatureSource(folder.parent / "features", config, run_data.preprocessing, progress)
     return train_network(classifier, data, config, reader, folder, seed=seed, progress=progress_callback)
+
+
+def _encoder(
+    run_data: RunData, source: LoadedBackbone, config: FinetuneConfig, number: int, folder: Path, progress: Progress
+) -> Encoder:
+    """What a fold model starts from; of a finished one the shape alone, whose weights are loaded."""
+    if config.backbone.pretrain and not is_trained(folder):
+        first = encoder_of(number, config)
+        kept = folder.with_name(f"{folder.name.removesuffix(str(number))}{first}") / PRETRAINING_FOLDER
+        return pretrained_encoder(run_data, config, first, kept, progress)
+    encoder = copy.deepcopy(source.encoder)
+    if config.backbone.has_answers:
+        cast(SliceEncoder, encoder).answer()
+    return encoder
 
 
 def train_folds(

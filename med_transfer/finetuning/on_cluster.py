@@ -19,6 +19,7 @@ from med_transfer.errors import TrainingDiverged
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
+from med_transfer.finetuning.fold_pretraining import encoder_of
 from med_transfer.finetuning.fold_training import is_trained
 from med_transfer.finetuning.folds import config_of_repeat, fold_folder, train_fold
 from med_transfer.finetuning.repeats import repeat_file
@@ -27,6 +28,7 @@ from med_transfer.runtimes.cluster import Cluster, TaskLost, require_there
 
 log = logging.getLogger(__name__)
 
+Job = tuple[int, int]  # position among the folds of sources and configs, and number of the fold
 _SHOWN_SECONDS = 60.0  # in which a network drive shows what another machine has written
 
 
@@ -91,17 +93,26 @@ def train_on(
     ]
     if not jobs:
         return
-    given, gpus = (tuple(folds), out.absolute()), float(torch.cuda.is_available())
-    done = machines.each(_train, jobs, given, cores=torch.get_num_threads(), gpus=gpus, meanwhile=meanwhile)
-    for number, ((place, fold), result) in enumerate(done, start=1):
-        progress("training on the cluster", number, len(jobs), f"{machines.n_machines} machines")
-        if isinstance(result, TaskLost):
-            log.warning("a fold was lost on the cluster (%s): it is trained on this machine", result.why)
-        elif result:
-            _wait_for(folds[place].folders[fold])
+    given, gpus, n_done = (tuple(folds), out.absolute()), float(torch.cuda.is_available()), 0
+    for side_by_side in in_turns(jobs, folds):
+        done = machines.each(_train, side_by_side, given, cores=torch.get_num_threads(), gpus=gpus, meanwhile=meanwhile)
+        for (place, fold), result in done:
+            n_done += 1
+            progress("training on the cluster", n_done, len(jobs), f"{machines.n_machines} machines")
+            if isinstance(result, TaskLost):
+                log.warning("a fold was lost on the cluster (%s): it is trained on this machine", result.why)
+            elif result:
+                _wait_for(folds[place].folders[fold])
 
 
-def _train(job: tuple[int, int], given: tuple[tuple[Folds, ...], Path]) -> bool:
+def in_turns(jobs: Sequence[Job], folds: Sequence[Folds]) -> list[list[Job]]:
+    """A fold that shares the encoder of another one begins when that one has pretrained it."""
+    first = {job: encoder_of(job[1], folds[job[0]].config) == job[1] for job in jobs}
+    turns = ([job for job in jobs if first[job] is begins] for begins in (True, False))
+    return [turn for turn in turns if turn]
+
+
+def _train(job: Job, given: tuple[tuple[Folds, ...], Path]) -> bool:
     """Whether it came to an end, which is in its folder then."""
     (place, number), (folds, out) = job, given
     require_there(out)

@@ -82,6 +82,8 @@ def _backbone(config: FinetuneConfig, source: LoadedBackbone) -> BackboneRecord:
         as_colours=source.spec.as_colours,
         instance_pooling=config.backbone.instance_pooling,
         tile_overlap=config.backbone.tile_overlap,
+        pretrain=config.backbone.pretrain,
+        answers=config.backbone.has_answers,
         licence="; ".join(dict.fromkeys([source.spec.licence, *source_licences(source_weights(config))])),
         source=source.spec.source,
         weights=weights,

@@ -36,13 +36,11 @@ def summary_of(
     kept_network: KeptNetwork,
 ) -> RunSummary:
     """Cohort, network, split and settings of a run; where it lies and how long it took are not in it."""
-    cohort, weights = run_data.prepared.cohort, record.backbone.weights
+    cohort = run_data.prepared.cohort
     return RunSummary(
         title=cohort_name(cohort.path),
         question=Sentence("Which of {names}?", names=", ".join(cohort.labels.names)),
-        backbone=Sentence("{name}, pretrained: {weights}", name=record.backbone.name, weights=weights)
-        if weights
-        else Sentence("{name}, from scratch", name=record.backbone.name),
+        backbone=record.backbone.sentence,
         backbone_licence=record.backbone.licence,
         cohort=cohort_counts(cohort.truth, cohort.patients, _parts(run_data), cohort.labels),
         split=_split_sentence(run_data),

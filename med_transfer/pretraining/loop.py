@@ -28,6 +28,7 @@ from med_transfer.processor import keep_freed_memory
 from med_transfer.progress import Progress, silent
 
 ENCODER_FILE, CURVE_FILE, FIGURE_FILE = "encoder.safetensors", "curve.json", "curve.png"
+HEAD = "head."  # beginning of the names of a method's kept heads in the encoder's file
 PROBE_FIGURE = "probe_auc"
 TELL_STEPS = 10  # between two words about the progress
 
@@ -143,7 +144,8 @@ class Training:
             draw_curve(self.state.curve, self.monitored, self.out / FIGURE_FILE)
             if best:
                 now = (self.state.step, self.state.seconds, self.device)
-                write_bytes(self.out / ENCODER_FILE, save(halved(finished), metadata=self.origin.metadata(*now)))
+                tensors = halved(finished) | _named_heads(self.method)
+                write_bytes(self.out / ENCODER_FILE, save(tensors, metadata=self.origin.metadata(*now)))
         (stopped,) = self.group.broadcast([float(self.state.ended)])
         self.state.ended = ended or bool(stopped)
 
@@ -228,6 +230,11 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _named_heads(method: Method) -> dict[str, Tensor]:
+    """In full precision, under a name that whoever loads an encoder leaves out."""
+    return {f"{HEAD}{name}": tensor.float().cpu().contiguous() for name, tensor in method.kept_heads().items()}
 
 
 def halved(encoder: nn.Module) -> dict[str, Tensor]:

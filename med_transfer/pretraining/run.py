@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from torch import Tensor
 
 from med_transfer.atomic import sole_writer, write_csv
 from med_transfer.backbones import LoadedBackbone, load_backbone, weights_file
@@ -20,7 +22,7 @@ from med_transfer.errors import ConfigError, UsageError
 from med_transfer.pretraining.checkpoint import read_checkpoint
 from med_transfer.pretraining.config import PretrainingConfig
 from med_transfer.pretraining.distributed import ProcessGroup, process_group
-from med_transfer.pretraining.loop import CURVE_FILE, ENCODER_FILE, Training
+from med_transfer.pretraining.loop import CURVE_FILE, ENCODER_FILE, HEAD, Training
 from med_transfer.pretraining.methods.contrastive import Contrastive
 from med_transfer.pretraining.methods.distillation import Distillation, teacher_dtype
 from med_transfer.pretraining.methods.masked_autoencoding import MaskedAutoencoding
@@ -59,6 +61,13 @@ class Pretrained:
     def encoder(self) -> Path:
         """The weights, a safetensors file that ``load_backbone`` reads."""
         return self.folder / ENCODER_FILE
+
+    @property
+    def heads(self) -> dict[str, Tensor]:
+        """What is kept of the heads that it learned with, by the names that its method gives them."""
+        with safe_open(self.encoder, "pt") as file:
+            names = [name for name in file.keys() if name.startswith(HEAD)]  # noqa: SIM118  a file, no dict
+            return {name.removeprefix(HEAD): file.get_tensor(name) for name in names}
 
     @property
     def curve(self) -> Path:

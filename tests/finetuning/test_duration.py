@@ -82,7 +82,7 @@ def test_pretraining_is_told_by_itself_and_given_up_last():
     split, cost = split_cohort(COHORT, pretrained.split), Cost(0.5, 0.1, 0.0, pretraining=300.0)
     found = estimate(pretrained, split, cost)
     assert (found.pretraining, found.training) == (pytest.approx(5 * 300), pytest.approx(5 * 120 * 0.1))
-    assert "pretraining of 5 folds 25 min, 5 min each" in found.sentence
+    assert "pretraining of 5 encoders 25 min, 5 min each" in found.sentence
     fitting, given_up = fit_into(4, pretrained, COHORT, cost)
     assert [one.key for one in given_up] == ["explain.gallery", "backbone.pretrain"]
     assert fitting.backbone.pretrain is None

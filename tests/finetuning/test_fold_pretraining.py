@@ -10,16 +10,27 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from med_transfer.backbones import find_backbone
+from med_transfer.backbones import find_backbone, from_scratch
+from med_transfer.bundle import load_network
 from med_transfer.cohorts import Case, Cohort, SourceLock, SplitConfig, split_cohort
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import Run, finetune
+from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import prepare_run_data
-from med_transfer.finetuning.fold_pretraining import canvas, check_pretraining, hounsfield, in_crop_order, source_scans
+from med_transfer.finetuning.fold_pretraining import (
+    canvas,
+    check_pretraining,
+    hounsfield,
+    in_crop_order,
+    mirrored,
+    source_scans,
+)
+from med_transfer.finetuning.on_cluster import Folds, in_turns
 from med_transfer.finetuning.split_choice import choose_split
 from med_transfer.inference import Predictor
 from med_transfer.predictions.labels import Labels
@@ -109,6 +120,123 @@ def test_each_fold_has_an_encoder_of_its_own_and_the_bundle_predicts_with_them(r
     predictor = Predictor(run.folder / "bundle")
     probabilities = [predictor.predict(case.path).probabilities for case in cohort.cases[:2]]
     assert all(sum(values.values()) == pytest.approx(1) for values in probabilities)
+
+
+ANSWERS = {"encoders": 2, "head_reads": "answers"}
+
+
+@pytest.fixture(scope="module")
+def answering(cohort, tmp_path_factory):
+    """Three folds, of which the first and the last share an encoder."""
+    asked = config(**ANSWERS).model_dump() | {"split": {"test_fraction": 0, "folds": 3}}
+    return finetune(cohort, FinetuneConfig.model_validate(asked), tmp_path_factory.mktemp("answering"))
+
+
+def test_a_shared_encoder_has_seen_nobody_whom_any_of_its_folds_holds_out(answering, cohort):
+    images = {case.scan: read_scan(case.path).content_hash for case in cohort.cases}
+    split = split_cohort(cohort, load_config(FinetuneConfig, answering.folder / "config.yaml").split)
+    held_out = [{images[cohort.cases[case].scan] for case in part} for part in split.validation]
+    seen = [set(SourceLock.read(fold(answering, number) / "source.lock.json").content_hashes) for number in range(2)]
+    assert seen[0] == held_out[1]
+    assert seen[1] == held_out[0] | held_out[2]
+    assert not fold(answering, 2).exists()
+
+
+def test_the_head_reads_what_the_network_answers(answering, cohort, tmp_path):
+    of_run = load_config(FinetuneConfig, answering.folder / "config.yaml")
+    data = prepare_run_data(cohort, of_run, find_backbone(of_run.backbone.name), tmp_path, silent)
+    tensors = data.prepared.without_margin(margin_voxels(data.preprocessing.shape)).tensors
+    models = load_network(answering.folder / "bundle").fold_models
+    assert [model.encoder is models[0].encoder for model in models] == [True, False, True]
+    for number, learned_from in enumerate(
+        (data.split.validation[1], data.split.validation[0] + data.split.validation[2])
+    ):
+        kept = load_file(fold(answering, number) / "encoder.safetensors")
+
+        def parts(tensor, encoder=models[number].encoder, kept=kept):
+            maps = [m[0].transpose(0, 1) for m in encoder(torch.from_numpy(tensor).float()[None])]
+            places = [
+                torch.einsum("kc,nchw->nkhw", kept[f"head.place.{n}.weight"][..., 0, 0, 0], maps[n]).amax((2, 3))
+                + kept[f"head.place.{n}.bias"]
+                for n in (1, 2, 3)
+            ]
+            said = maps[3].mean((2, 3)) @ kept["head.what.weight"].T + kept["head.what.bias"]
+            return torch.stack([*places, said[:, :2], said[:, 2:]], 1).mean(0)  # no slice is empty
+
+        with torch.no_grad():
+            of_training = torch.stack([parts(tensors[n]) for n in learned_from])
+            centre, scale = of_training.mean(0), of_training.std(0, correction=0)
+            expected = torch.stack([((parts(tensor) - centre) / scale).mean(0) for tensor in tensors])
+            found = models[number].features(torch.from_numpy(np.stack(tensors)).float())
+        # mean_max: the mean over slices, then the largest
+        torch.testing.assert_close(found[:, :2], expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "flips", "as_features", "as_answers"),
+    [
+        ("SPL", (), (0, 0, 0), (0, 0, 0.5)),
+        ("SPL", (2,), (0, 0, 0.5), (0, 0, 0.5)),
+        ("LSP", (1,), (0.5, 0, 0), (0.5, 0, 0.5)),  # its second axis goes up
+    ],
+)
+def test_what_is_denser_has_no_side(orientation, flips, as_features, as_answers):
+    asked = [config(**settings).model_dump() | {"augmentation": {"flips": flips}} for settings in ({}, ANSWERS)]
+    found = [mirrored(FinetuneConfig.model_validate(one), orientation) for one in asked]
+    assert found == [as_features, as_answers]
+
+
+def test_card_and_report_say_what_it_learned_before_its_fold(answering):
+    expected = "efficientnet-lite0-57934424.pth, then pretrained on training scans: painted_lesions"
+    assert expected in (answering.folder / "bundle/docs/README.md").read_text()
+    assert expected in answering.report.read_text()
+
+
+def test_folds_with_a_shared_encoder_go_on_and_are_found_again(answering, cohort, tmp_path):
+    again = Run(shutil.copytree(answering.folder, tmp_path / "again"))
+    (again.folder / "training/fold-2/history.json").unlink()  # as if its training had been killed
+    finetune(cohort, load_config(FinetuneConfig, again.folder / "config.yaml"), again.folder)
+    for name in ("predictions.csv", "training/fold-2/best.safetensors"):
+        assert (again.folder / name).read_bytes() == (answering.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"backbone": {"name": "med-transfer-small", "instance_pooling": None}},
+            "answers of slices, and this is no",
+        ),
+        ({"backbone": {"pooled_stages": [2]}}, "with backbone.pooled_stages: it reads no feature map"),
+        ({"backbone": {"instance_pooling": None}}, "with attention over slices: set backbone.instance_pooling"),
+        ({"transfer": {"strategy": "lp_ft"}}, "with lp_ft: the network would not be the one any more"),
+        ({"transfer": {"strategy": "linear_probe", "batch_norm": "bn_adapt"}}, "with batch_norm bn_adapt"),
+    ],
+)
+def test_a_network_that_cannot_answer_is_refused(changes, message):
+    asked = config(**ANSWERS).model_dump() | {key: value for key, value in changes.items() if key != "backbone"}
+    asked["backbone"] |= changes.get("backbone", {})
+    with pytest.raises(ValidationError, match=f"head_reads answers .*{message}"):
+        FinetuneConfig.model_validate(asked)
+
+
+def test_on_a_cluster_a_fold_waits_for_the_one_that_pretrains_its_encoder(run_data, tmp_path):
+    source, folders = from_scratch(find_backbone("med-transfer-small")), tuple(tmp_path / f"fold-{k}" for k in range(5))
+    shared, alone = (Folds(run_data, source, config(encoders=n), folders) for n in (2, None))
+    jobs = [(place, fold) for place in range(2) for fold in range(5)]
+    first, then = in_turns(jobs, [shared, alone])
+    assert first == [(0, 0), (0, 1), *((1, fold) for fold in range(5))]
+    assert then == [(0, 2), (0, 3), (0, 4)]
+    assert in_turns([(1, 0)], [shared, alone]) == [[(1, 0)]]
+
+
+def test_an_encoder_without_a_canvas_is_named(cohort):
+    split = split_cohort(cohort, SplitConfig(test_fraction=0, folds=5))
+    assert canvas(cohort, split, config(encoders=2), 0) == sorted(split.validation[1] + split.validation[3])
+    in_second = set(split.validation[1] + split.validation[3])
+    relabelled = (replace(case, label="blood") if n in in_second else case for n, case in enumerate(cohort.cases))
+    with pytest.raises(ConfigError, match="encoder 1 has no training scan of none; .* at least one in each"):
+        canvas(Cohort(tuple(relabelled), cohort.labels), split, config(encoders=2, only_class="none"), 0)
 
 
 def test_progress_says_which_fold_learns(run, stages):

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from scipy import ndimage
 from tiny import measured, tiny_config, tiny_training
 
+from med_transfer.backbones.networks.lesion_answers import KINDS
 from med_transfer.pretraining import CropConfig, SourceScan, SourceScans
 from med_transfer.pretraining.methods.painted_lesions import PaintedLesions
-from med_transfer.pretraining.painting.lesions import FORMS, WHAT, LesionPainter, _depth_mm, _spread_over_slices
+from med_transfer.pretraining.painting.lesions import FORMS, LesionPainter, _depth_mm, _spread_over_slices
 from med_transfer.pretraining.source.crops import WHOLE, CropSampler
 from med_transfer.pretraining.view_config import LesionConfig
 
@@ -207,4 +208,4 @@ def test_the_method_is_a_setting_like_the_others():
     config = tiny_config("painted_lesions", windows_hu=((0, 80), (-20, 180)))
     assert PaintedLesions.figure == "presence_auc"
     assert config.windows_hu == ((0, 80), (-20, 180))
-    assert len(WHAT) == 2
+    assert len(KINDS) == 2

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from med_transfer.backbones.encoder import Box, Features
-from med_transfer.backbones.networks.instances import GatedAttention, InstanceEncoder, occupied, spread
+from med_transfer.backbones.networks.instances import GatedAttention, InstanceEncoder, is_shown, occupied, spread
+from med_transfer.backbones.networks.lesion_answers import KINDS, LesionAnswers
 from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import PlanarEncoder, PlanarNetwork
 
@@ -23,16 +24,30 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
     The depth is that of the input in every stage. The deepest maps decide how much each slice counts, and the
     features of all chosen stages are weighted so. Once it is told how to pool, slices that show nothing are left out;
     until then every slice counts, as in networks from before there was a choice.
+
+    Attributes:
+        answers: makes one more map, of one voxel a slice: what the network answers that learned painted lesions. None:
+            there is no such map.
     """
+
+    answers: LesionAnswers | None
 
     def __init__(self, planar: PlanarNetwork, photograph: AsPhotograph) -> None:
         super().__init__(planar, photograph)
         self.attention = GatedAttention(self.stage_channels[-1])
+        self.answers = None
         self._elsewhere: Features | None = None
 
     def stages(self) -> list[nn.Module]:
         """As every encoder's; the last one holds the attention too, before what makes its map."""
-        return self.with_attention(super().stages())
+        stages = self.with_attention(super().stages())
+        return stages if self.answers is None else [*stages, self.answers]
+
+    def answer(self) -> LesionAnswers:
+        """Give it a last stage with its answers, for which it is told the heads."""
+        self.answers = LesionAnswers(self.stage_channels)
+        self.stage_channels = (*self.stage_channels, len(KINDS))
+        return self.answers
 
     def core(self, stages: Sequence[int]) -> nn.Module:
         """Photographs of slices to their features of all stages, joined."""
@@ -65,6 +80,22 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Each slice's 2D maps, put back on top of each other along depth; those of an empty slice are zero."""
+        maps = self._slice_maps(x)
+        if self.answers is None or self._elsewhere is not None:
+            return maps
+        return [*maps, self._of_shown(self.answers, maps).transpose(1, 2)[..., None, None]]
+
+    def answer_parts(self, x: Tensor) -> Tensor:
+        """[batch, part, kind], the means over slices of what its answers are made of.
+
+        Args:
+            x: [batch, channel, depth, height, width], of an encoder that answers.
+        """
+        assert self.answers is not None
+        parts = self._of_shown(self.answers.parts, maps := self._slice_maps(x))
+        return torch.einsum("bnpk,bn->bpk", parts, self._weights(self.instance_features(maps[-1])))
+
+    def _slice_maps(self, x: Tensor) -> list[Tensor]:
         _, _, depth, height, width = x.shape
         slices = self.photograph(x).transpose(1, 2)
         n, flat = slices.shape[:2], slices.flatten(0, 1)
@@ -74,6 +105,15 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
             places = occupied(x, self.cuts((depth, height, width)))
             maps = [spread(m, places, len(flat)) for m in self._in_chunks(flat[places])]
         return [m.unflatten(0, n).transpose(1, 2) for m in maps]
+
+    def _of_shown(self, asked: Callable[[Sequence[Tensor]], Tensor], maps: Sequence[Tensor]) -> Tensor:
+        """[batch, slice, ...] of what is said of the slices' maps; zero of an empty one.
+
+        It is asked of the maps as they are given, so that a heat map can follow an answer back to its place.
+        """
+        shown = is_shown(self.instance_features(maps[-1]))
+        said = asked([m.transpose(1, 2).flatten(0, 1) for m in maps]).unflatten(0, shown.shape)
+        return said * shown.reshape(*shown.shape, *[1] * (said.ndim - 2))
 
     def _in_chunks(self, slices: Tensor) -> list[Tensor]:
         """The maps of some slices; without a gradient to keep, a few at a time."""
@@ -91,4 +131,6 @@ class _PooledSlices(nn.Module):
         self.encoder = encoder
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([feature_map.mean(dim=(2, 3)) for feature_map in self.encoder.net_maps(x)], dim=1)
+        maps, answers = self.encoder.net_maps(x), self.encoder.answers
+        said = [] if answers is None else [answers(maps)]
+        return torch.cat([*(feature_map.mean(dim=(2, 3)) for feature_map in maps), *said], dim=1)

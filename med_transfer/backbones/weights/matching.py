@@ -24,7 +24,7 @@ _PREFIXES = {
     *("visual_encoder", "encode_image", "i3_resnet"),  # Merlin and Astra
 }
 _NOT_ENCODER = re.compile(
-    r"(attention|fc|head|classifier|contrastive_head|conv_seg|decoder|encode_text|logit_scale|member[1-9]\d*|novelty\d+|mapping|temperature)(\.|$)"
+    r"(attention|answers|fc|head|classifier|contrastive_head|conv_seg|decoder|encode_text|logit_scale|member[1-9]\d*|novelty\d+|mapping|temperature)(\.|$)"
 )
 
 

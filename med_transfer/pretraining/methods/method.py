@@ -52,7 +52,7 @@ class PretrainingContext:
 
 
 class Method(nn.Module):
-    """One way to ask the encoder for something. Heads are its other parameters; they are thrown away.
+    """One way to ask the encoder for something. Heads are its other parameters; most are thrown away.
 
     Attributes:
         figure: key of :meth:`quality` that says how good the encoder is; higher is better.
@@ -96,6 +96,10 @@ class Method(nn.Module):
     def finished(self, encoder: Encoder) -> Encoder:
         """The encoder as it is measured and saved."""
         return encoder
+
+    def kept_heads(self) -> dict[str, Tensor]:
+        """Tensors of heads that are saved beside the encoder, by name."""
+        return {}
 
     def generators(self) -> dict[str, torch.Generator]:
         """Every random generator by name; their states make a resumed run go on with the same crops."""

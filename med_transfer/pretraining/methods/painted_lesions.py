@@ -15,8 +15,9 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from med_transfer.backbones import Encoder
+from med_transfer.backbones.networks.lesion_answers import KINDS
 from med_transfer.pretraining.methods.method import Figures, Method, PretrainingContext
-from med_transfer.pretraining.painting.lesions import WHAT, LesionPainter, Lesions
+from med_transfer.pretraining.painting.lesions import LesionPainter, Lesions
 from med_transfer.pretraining.source.crops import WHOLE, CropSampler
 from med_transfer.pretraining.source.scans import SourceScans
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, reduce, reorient, window
@@ -36,8 +37,8 @@ class PaintedLesions(Method):
         super().__init__(encoder, context)
         self.painter = LesionPainter(self.config.painted_lesions, context.device, context.seed + 1)
         channels = encoder.stage_channels
-        self.what = nn.Linear(sum(channels[stage] for stage in self.context.pooled_stages), 2 * len(WHAT))
-        self.place = nn.ModuleList(nn.Conv3d(width, len(WHAT), 1) for width in channels)
+        self.what = nn.Linear(sum(channels[stage] for stage in self.context.pooled_stages), 2 * len(KINDS))
+        self.place = nn.ModuleList(nn.Conv3d(width, len(KINDS), 1) for width in channels)
 
     def sampler(self, source: SourceScans, seed: int) -> CropSampler:
         """Slabs of whole scans, every scan equally often."""
@@ -86,6 +87,11 @@ class PaintedLesions(Method):
         scores = said.chunk(2, dim=2)[0].flatten(0, 1).cpu().numpy()
         areas = [roc_auc_score(t, s) for t, s in zip(truth.T, scores.T, strict=True) if 0 < t.mean() < 1]
         return {"presence_auc": float(np.mean(areas))} if areas else {}
+
+    def kept_heads(self) -> dict[str, Tensor]:
+        """Both, from which :class:`~med_transfer.backbones.networks.lesion_answers.LesionAnswers` are made."""
+        heads = nn.ModuleDict({"what": self.what, "place": self.place})
+        return {name: tensor.detach() for name, tensor in heads.state_dict().items()}
 
     def generators(self) -> dict[str, torch.Generator]:
         """With that of the painter."""

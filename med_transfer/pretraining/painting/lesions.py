@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from med_transfer.backbones.networks.lesion_answers import KINDS
 from med_transfer.pretraining.painting.brush import RandomNumbers, inside, position_mm, wide
 from med_transfer.pretraining.view_config import Form, LesionConfig
 
-WHAT = ("denser", "lighter")
 FORMS: tuple[Form, ...] = get_args(Form)
 _GRAIN_MM = 2.0  # standard deviation of the smoothing that takes noise away
 _BESIDE_HU = 60.0  # beyond the densities of tissue: noise, and the darkest and brightest of it
@@ -34,7 +34,7 @@ class Lesions:
     """What was painted into a batch of slabs.
 
     Attributes:
-        mask: of ``WHAT``, 1 where a voxel was changed so, [batch, 2, depth, height, width].
+        mask: of ``KINDS``, 1 where a voxel was changed so, [batch, 2, depth, height, width].
     """
 
     mask: Tensor
@@ -91,7 +91,7 @@ class LesionPainter:
             size_mm: extent along depth, height, width, [batch, 3].
         """
         slabs = _Slabs(hu, _smooth(hu, size_mm, self.config.tissue_hu), size_mm)
-        painted, mask = hu.clone(), torch.zeros(len(hu), len(WHAT), *hu.shape[2:], device=hu.device)
+        painted, mask = hu.clone(), torch.zeros(len(hu), len(KINDS), *hu.shape[2:], device=hu.device)
         some = self.draws.share(len(hu)) < self.config.painted
         for _ in range(self.config.lesions):
             form = torch.bucketize(self.draws.share(len(hu)), self._shares(hu.device))
