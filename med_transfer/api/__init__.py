@@ -124,7 +124,7 @@ def select_backbone(
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
     with keeping_scans(), bars_unless(progress) as progress:
-        config, planned = config_for(FinetuneConfig, cohort, config, overrides, progress=progress)
+        config, planned = config_for(FinetuneConfig, cohort, config, overrides, pretrains=False, progress=progress)
         if planned:
             keep_plan(Path(out), planned.as_yaml())
         return select(cohort, config, out, names, weights, progress)

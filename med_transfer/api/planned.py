@@ -23,9 +23,18 @@ from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
 from med_transfer.planning import Choice, CohortFingerprint, Plan, PlannedFor, fingerprint_cohort, plan_cohort
 from med_transfer.progress import Progress, silent
 
-QUICK = ("transfer.strategy=linear_probe", "from_scratch_baseline=false", "explain.gallery=2")
+QUICK = (
+    *("transfer.strategy=linear_probe", "backbone.pretrain=null"),
+    *("from_scratch_baseline=false", "explain.gallery=2"),
+)
 PLAN_FILE = "plan.yaml"
+_PRETRAIN = "backbone.pretrain"
 A_FEW = 4  # scans, to measure how fast they are read, and whether they are of the kind that was planned for
+
+_OTHERWISE = (  # who sets one of these says what the head reads, and of which network
+    *(_PRETRAIN, "backbone.weights", "backbone.pooled_stages", "backbone.instance_pooling"),
+    *("transfer.strategy", "transfer.batch_norm", "transfer.align", "transfer.mapping", "transfer.regularise"),
+)
 
 Config = TypeVar("Config", bound=FinetuneConfig)
 
@@ -107,6 +116,7 @@ def config_for(
     *,
     out: Path | None = None,
     plan: bool = True,
+    pretrains: bool = True,
     progress: Progress = silent,
 ) -> tuple[Config, Plan | None]:
     """The config that is given; else that of the run that was begun in ``out``; else a plan, which comes along.
@@ -118,6 +128,7 @@ def config_for(
         overrides: over a YAML file or what is planned.
         out: run folder.
         plan: False: without a config, the program's defaults.
+        pretrains: whether a plan may pretrain the network on the cohort: not where many networks are trained, or none.
         progress: told how far it is.
 
     Raises:
@@ -126,7 +137,7 @@ def config_for(
     planned, goes_on = None, bool(out and begun(out))
     if config is None and plan and not goes_on:
         refuse_mistyped(kind, overrides)  # before a minute of looking at scans
-        planned = _plan(cohort, overrides, progress)
+        planned = _plan(cohort, overrides, progress, pretrains=pretrains)
         given = load_config(kind, None, overrides, base=planned.values)
     else:
         file = begun_plan(out) if config is None and plan and out else config
@@ -139,9 +150,10 @@ def config_for(
     return chosen, planned.with_settings(_set_by_user(chosen, overrides)) if planned else None
 
 
-def _plan(cohort: Cohort, overrides: Sequence[str], progress: Progress) -> Plan:
+def _plan(cohort: Cohort, overrides: Sequence[str], progress: Progress, *, pretrains: bool) -> Plan:
     named = [text.partition("=")[2].strip() for text in overrides if _key(text) == "backbone.name"]
-    return plan_cohort(cohort, named[-1] if named else "", progress)
+    otherwise = any(_key(text) == key or _key(text).startswith(f"{key}.") for text in overrides for key in _OTHERWISE)
+    return plan_cohort(cohort, named[-1] if named else "", progress, pretrains=pretrains and not otherwise)
 
 
 def _set_by_user(config: FinetuneConfig, overrides: Sequence[str]) -> list[Choice]:
@@ -215,6 +227,11 @@ def timed_config(
         resolved, source, cohort.labels, _read_seconds(cohort, resolved, source, looked_at), len(cohort)
     )
     fitting, losses = fit_into(minutes, resolved, cohort, cost) if minutes is not None else (config, [])
+    without = [Choice(key, value, f"to keep the time: {loss}") for key, value, loss in losses if key == _PRETRAIN]
+    if plan and plan.cheaper and without:
+        plain = plan.cheaper.with_settings(without)
+        other = choose_by_table(load_config(FinetuneConfig, None, base=plain.values), cohort)
+        return timed_config(cohort, other, plain, minutes)
     given_up = tuple(Choice(key, value, f"to keep the time: {loss}") for key, value, loss in losses)
     looks_at = () if plan else (region_sentence(fitting, cohort),)
     return PlannedConfig(

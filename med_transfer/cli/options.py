@@ -113,7 +113,9 @@ def cohort_and_settings(
     from med_transfer.cohorts import Cohort
 
     cohort = Cohort.read(table)
-    settings, planned = config_for(kind, cohort, config, overrides, out=out, plan=plan, progress=progress)
+    settings, planned = config_for(
+        kind, cohort, config, overrides, out=out, plan=plan, pretrains=False, progress=progress
+    )
     if planned:
         keep_plan(out, planned.as_yaml())
     if not as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from med_transfer.cohorts import Cohort
@@ -11,7 +11,7 @@ from med_transfer.cohorts.splits import require_separable
 from med_transfer.config import as_typed, put
 from med_transfer.planning.fingerprint import CohortFingerprint, fingerprint_cohort, require_alike
 from med_transfer.planning.planned_for import PlannedFor
-from med_transfer.planning.rules import RULES, Choice
+from med_transfer.planning.rules import RULES, Choice, pretraining
 from med_transfer.progress import Progress, silent
 
 _WIDTH = 100
@@ -19,15 +19,23 @@ _WIDTH = 100
 
 @dataclass(frozen=True)
 class Plan:
-    """What a cohort looks like and the settings that suit it."""
+    """What a cohort looks like and the settings that suit it.
+
+    Attributes:
+        cheaper: the same without pretraining, for whoever has less time; None where nothing is pretrained.
+    """
 
     fingerprint: CohortFingerprint
     choices: tuple[Choice, ...]
+    cheaper: Plan | None = None
 
     @classmethod
-    def of(cls, fingerprint: CohortFingerprint, chosen_backbone: str = "") -> Plan:
-        """Every rule asked in turn."""
-        return cls(fingerprint, tuple(choice for rule in RULES for choice in rule(fingerprint, chosen_backbone)))
+    def of(cls, fingerprint: CohortFingerprint, chosen_backbone: str = "", *, pretrains: bool = True) -> Plan:
+        """Every rule asked in turn; that of pretraining, where it may, over what the others chose."""
+        chosen = [choice for rule in RULES if rule is not pretraining for choice in rule(fingerprint, chosen_backbone)]
+        plan = cls(fingerprint, tuple(chosen))
+        over = pretraining(fingerprint, chosen_backbone) if pretrains else []
+        return replace(plan.with_settings(over), cheaper=plan) if over else plan
 
     @property
     def values(self) -> dict[str, Any]:
@@ -67,7 +75,8 @@ class Plan:
         """The same with other settings over it."""
         keys = [setting.key for setting in settings]
         kept = [c for c in self.choices if not any(c.key == key or c.key.startswith(f"{key}.") for key in keys)]
-        return Plan(self.fingerprint, (*kept, *settings))
+        cheaper = self.cheaper.with_settings(settings) if self.cheaper else None
+        return Plan(self.fingerprint, (*kept, *settings), cheaper)
 
     def as_yaml(self, header: Sequence[str] = ()) -> str:
         """A config file; a comment gives each choice's reason."""
@@ -76,13 +85,16 @@ class Plan:
         return "\n".join([*lines, *_section(self.values, "", reasons)]) + "\n"
 
 
-def plan_cohort(cohort: Cohort, chosen_backbone: str = "", progress: Progress = silent) -> Plan:
+def plan_cohort(
+    cohort: Cohort, chosen_backbone: str = "", progress: Progress = silent, *, pretrains: bool = True
+) -> Plan:
     """Look at a cohort's scans and choose.
 
     Args:
         cohort: the table.
         chosen_backbone: one that is not to be chosen; empty: chosen by the rules.
         progress: told how far it is.
+        pretrains: whether a network may be pretrained on the cohort itself, which takes most of half an hour.
 
     Raises:
         CohortError: the scans are of several modalities, or without regions of several parts of the body; a class has
@@ -92,7 +104,7 @@ def plan_cohort(cohort: Cohort, chosen_backbone: str = "", progress: Progress = 
     require_separable(cohort)
     fingerprint = fingerprint_cohort(cohort, progress)
     require_alike(fingerprint, cohort.path or "")
-    return Plan.of(fingerprint, chosen_backbone)
+    return Plan.of(fingerprint, chosen_backbone, pretrains=pretrains)
 
 
 def _section(values: Mapping[str, Any], prefix: str, reasons: Mapping[str, str]) -> list[str]:

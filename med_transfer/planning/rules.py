@@ -33,6 +33,10 @@ LEAST_FOUND = 0.98  # of the scans: where thresholds miss an organ, it is mostly
 
 SLICES, REGION = "slices-efficientnet-lite0", "med-transfer-small"
 SLICE_PIXELS = 224  # the photographs of ImageNet
+LESION_PIXELS, LESION_STEPS, LESION_ENCODERS = 160, 800, 2  # what two cores learn from in half an hour
+LEAST_CANVASES, MOST_ANSWERED = 10, 3  # patients who have nothing; classes that two numbers can tell apart
+NOTHING = {*("none", "normal", "healthy", "negative", "control", "controls", "0", "no", "n", "false"), "正常"}
+WITHOUT = {"no", "without"}  # and what, as in no_haemorrhage
 MOST_SLICES, LEAST_SLICES = 48, 8
 REGION_SHAPE, REGION_SPACING_MM = (16, 32, 32), (2.0, 1.0, 1.0)  # what med-transfer-small learned from
 WHOLE_SHAPE = (64, 96, 96)
@@ -76,10 +80,12 @@ def region(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     if cohort.n_with_region == cohort.n_scans:
         return [Choice("input.region", "roi", f"the table gives one for all {cohort.n_scans} scans")]
     organ = ORGANS.get(cohort.body_region, "") if cohort.modality == "CT" else ""
+    n_scans = len(cohort.scans)
+    n_found = round(cohort.found(organ) * n_scans) if organ else 0
     if organ and cohort.found(organ) >= LEAST_FOUND:
-        share = f"{cohort.found(organ):.0%} of {len(cohort.scans)} scans"
-        return [Choice("input.region", organ, f"{organ} found in {share}; the others are rejected by name")]
-    missed = f"; {organ} in only {cohort.found(organ):.0%}" if organ else ""
+        others = "; the others are rejected by name" if n_found < n_scans else ""
+        return [Choice("input.region", organ, f"{organ} found in {n_found} of {n_scans} scans{others}")]
+    missed = f"; {organ} in only {n_found} of {n_scans}" if organ else ""
     return [
         Choice("input.region", "foreground", f"no region in the table, and the body is found in every scan{missed}")
     ]
@@ -208,6 +214,39 @@ def strategy(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     ]
 
 
+def healthy_class(cohort: CohortFingerprint) -> str:
+    """The class whose patients have nothing, by its name; empty where no class or several are called so."""
+    names = [name for name in cohort.patients_of_class if _means_nothing(name)]
+    return names[0] if len(names) == 1 else ""
+
+
+def _means_nothing(name: str) -> bool:
+    first, *further = re.split(r"[\s_-]+", name.strip().lower())
+    return first in WITHOUT if further else first in NOTHING
+
+
+def pretraining(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+    """Whole head CT of few patients, some of whom have nothing: lesions are painted into these, and learned first."""
+    healthy, n_classes = healthy_class(cohort), len(cohort.patients_of_class)
+    measured = cohort.modality == "CT" and cohort.body_region == "head" and chosen in ("", SLICES)
+    suits = measured and network_kind(cohort, chosen) == "slices" and not cohort.multilabel
+    few = cohort.rarest < FEW_OF_A_CLASS and n_classes <= MOST_ANSWERED and len(cohort.channels) == 1
+    if not (suits and few and healthy and cohort.patients_of_class[healthy] >= LEAST_CANVASES):
+        return []
+    depth = next(choice.value[0] for choice in _size_of_slices(cohort, chosen) if choice.key == "input.shape")
+    return [
+        Choice("backbone.pretrain", "painted_lesions", f"few labels, and class {healthy!r} to paint lesions into"),
+        Choice("backbone.pretraining.only_class", healthy, "by its name, nothing is found in these scans"),
+        Choice("backbone.pretraining.encoders", LESION_ENCODERS, "each for the folds that hold out nobody it has seen"),
+        Choice("backbone.pretraining.steps", LESION_STEPS, "more help, and take longer"),
+        Choice("backbone.pretraining.head_reads", "answers", "two numbers, something denser and something lighter"),
+        Choice("backbone.instance_pooling", "mean", "over all slices"),
+        Choice("transfer.probe.inverse_strengths", [1.0], "two numbers leave nothing to choose"),
+        Choice("calibration.method", "none", "and their head, fitted as a probability, nothing to scale"),
+        Choice("input.shape", [depth, LESION_PIXELS, LESION_PIXELS], "what two cores learn from in half an hour"),
+    ]
+
+
 def flips(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """A lesson seen in a mirror, where sides do not matter to the classes."""
     sided = [name for name in cohort.patients_of_class if SIDES & {word.lower() for word in _WORD.findall(name)}]
@@ -252,4 +291,5 @@ Rule = Callable[[CohortFingerprint, str], list[Choice]]
 RULES: tuple[Rule, ...] = (
     *(backbone, strategy, region, modality, intensities, orientation, size),
     *(flips, monitored, folds, epochs),
+    pretraining,  # over what the others chose
 )

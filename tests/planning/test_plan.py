@@ -32,7 +32,7 @@ def cohorts(draw: st.DrawFn):
     """Scans alike, as ``fingerprint_cohort`` lets them through, with boxes that fit the part of the body."""
     one = draw(scans)
     with_region = 30 if one.given_mm else draw(st.sampled_from([0, 0, 7]))
-    classes = draw(st.dictionaries(st.sampled_from(["a", "left", "b"]), st.integers(1, 300), min_size=2))
+    classes = draw(st.dictionaries(st.sampled_from(["a", "left", "b", "none", "0"]), st.integers(1, 300), min_size=2))
     columns = draw(st.sampled_from([("scan",), ("scan", "scan_post")]))
     return cohort([one] * 3, n_with_region=with_region, n_scans=30, patients_of_class=classes, channels=columns)
 
@@ -64,6 +64,26 @@ def test_settings_of_ones_own_take_the_place_of_choices():
     assert plan.values["transfer"]["strategy"] == {"name": "lora"}
     assert "lora" in plan.as_yaml()
     assert "linear_probe" not in plan.as_yaml()
+
+
+def test_without_pretraining_the_plan_is_that_of_the_other_rules():
+    plan = Plan.of(cohort())
+    cheaper = plan.cheaper
+    assert cheaper is not None
+    assert cheaper == Plan.of(cohort(), pretrains=False)
+    assert cheaper.values["input"]["shape"][1:] == [224, 224]
+    assert "pretrain" not in cheaper.values["backbone"]
+    assert plan.with_settings([Choice("seed", 3, "set by you")]).cheaper == cheaper.with_settings(
+        [Choice("seed", 3, "set by you")]
+    )
+    assert Plan.of(mr()).cheaper is None
+
+
+@pytest.mark.parametrize("name", ["0", "no", "n", "false"])
+def test_a_healthy_class_that_yaml_would_take_for_something_else_is_named(name, tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(Plan.of(cohort(patients_of_class={name: 25, "other": 27})).as_yaml())
+    assert load_config(FinetuneConfig, path).backbone.pretraining.only_class == name
 
 
 def test_class_names_are_read_as_they_are_written(tmp_path):

@@ -160,6 +160,60 @@ def test_the_page_has_every_rule_and_every_number():
         assert f"{low:g} to {high:g}" in page
 
 
+def test_scans_without_the_organ_are_counted_and_not_rounded_away():
+    without = scan(boxes_mm={"body": (155.0, 220.0, 170.0)})
+    for n_missed, said in ((0, "found in 300 of 300 scans"), (1, "found in 299 of 300 scans; the others are rejected")):
+        (choice,) = rules.region(cohort([*[scan()] * (300 - n_missed), *[without] * n_missed], n_scans=300), "")
+        assert said in choice.reason
+    (choice,) = rules.region(cohort([*[scan()] * 49, *[without] * 3]), "")
+    assert choice.reason.endswith("brain in only 49 of 52")
+
+
+@pytest.mark.parametrize(
+    ("names", "healthy"),
+    [
+        (("haemorrhage", "none"), "none"),
+        (("0", "1"), "0"),
+        (("Normal", "stroke", "bleeding"), "Normal"),
+        (("no haemorrhage", "haemorrhage"), "no haemorrhage"),
+        (("without_bleeding", "bleeding"), "without_bleeding"),
+        (("出血", "正常"), "正常"),
+        (("nodule", "normal pressure hydrocephalus"), ""),  # words that only begin so
+        (("north", "notch"), ""),
+        (("none", "normal", "stroke"), ""),  # two of them: neither is sure to have nothing
+    ],
+)
+def test_the_class_that_has_nothing_is_found_by_its_name(names, healthy):
+    assert rules.healthy_class(cohort(patients_of_class=dict.fromkeys(names, 20))) == healthy
+
+
+def test_lesions_are_painted_into_few_whole_head_ct_of_a_class_that_has_nothing():
+    found = chosen(rules.pretraining, cohort())
+    assert found["backbone.pretrain"] == "painted_lesions"
+    assert found["backbone.pretraining.only_class"] == "none"
+    assert found["input.shape"] == [chosen(rules.size, cohort())["input.shape"][0], 160, 160]
+    assert found == chosen(rules.pretraining, cohort(), rules.SLICES)
+
+
+@pytest.mark.parametrize(
+    ("facts", "backbone"),
+    [
+        (chest(), ""),
+        (mr(), ""),
+        (with_regions(), ""),
+        (cohort(), "slices-resnet50"),
+        (cohort(multilabel=True), ""),
+        (cohort(channels=("scan", "scan_late")), ""),
+        (cohort(patients_of_class={"bleeding": 23, "stroke": 29}), ""),
+        (cohort(patients_of_class={"bleeding": 23, "none": 9}), ""),
+        (cohort(patients_of_class={"bleeding": 50, "none": 50}), ""),  # enough labels for a network's features
+        (cohort(patients_of_class={"epidural": 20, "subdural": 20, "subarachnoid": 20, "none": 20}), ""),
+    ],
+)
+def test_and_into_no_others(facts, backbone):
+    assert chosen(rules.pretraining, facts, backbone) == {}
+
+
 @pytest.mark.parametrize(
     ("rarest", "n_patients", "n_folds"), [(4, 50, 4), (2, 50, 2), (5, 50, None), (4, 90, 3), (5, 90, 4), (1, 50, None)]
 )

@@ -1,0 +1,78 @@
+"""A plan that pretrains the network, for whoever has less time, or says otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from made_up_fingerprint import cohort as facts_of
+
+from med_transfer.api import planned
+from med_transfer.api.planned import config_for, timed_config, with_quick
+from med_transfer.cohorts import Cohort
+from med_transfer.finetuning import FinetuneConfig
+from med_transfer.planning import Plan
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, monkeypatch) -> Cohort:
+    """Twelve boxes of noise, which are looked at as if they were heads."""
+    rows, rng = ["scan,patient,label"], np.random.default_rng(0)
+    for number in range(12):
+        voxels = rng.normal(40, 200, (32, 32, 8)).astype(np.int16)
+        nib.save(nib.Nifti1Image(voxels, np.diag([-5.0, -5.0, 5.0, 1.0])), tmp_path / f"{number}.nii.gz")
+        rows.append(f"{number}.nii.gz,p{number},{'none' if number % 2 else 'blood'}")
+    (tmp_path / "cohort.csv").write_text("\n".join(rows) + "\n")
+    facts = facts_of(patients_of_class={"blood": 20, "none": 20}, n_patients=12, n_scans=12)
+    monkeypatch.setattr(
+        planned, "plan_cohort", lambda _, name, progress, *, pretrains: Plan.of(facts, name, pretrains=pretrains)
+    )
+    return Cohort.read(tmp_path / "cohort.csv")
+
+
+def test_what_takes_too_long_to_pretrain_is_planned_without(cohort):
+    config, plan = config_for(FinetuneConfig, cohort, None, ["seed=3"])
+    assert config.backbone.has_answers
+    whole = timed_config(cohort, config, plan)
+    assert whole.duration.n_pretrained == 2
+    assert whole.duration.pretraining > whole.duration.seconds / 2
+    less = timed_config(cohort, config, plan, minutes=(whole.duration.seconds - whole.duration.pretraining / 2) / 60)
+    assert less.config.backbone.pretrain is None
+    assert (less.config.input.shape or ())[1:] == (224, 224)
+    assert less.config.backbone.instance_pooling == "mean_max"
+    assert less.config.seed == 3
+    assert "backbone.pretrain: null (to keep the time: the encoder does not learn painted lesions)" in less.sentences
+    assert less.plan is not None
+    assert less.plan.values["backbone"]["pretrain"] is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["transfer.strategy=lp_ft"],
+        ["transfer.mapping.method=autoencoder"],
+        ["backbone.pretrain=null"],
+        ["backbone.instance_pooling=attention"],
+        with_quick([], quick=True),
+    ],
+)
+def test_who_says_what_the_head_reads_gets_no_pretraining_beside_it(cohort, words):
+    config, _ = config_for(FinetuneConfig, cohort, None, words)
+    assert config.backbone.pretrain is None
+    assert config.backbone.pretraining == FinetuneConfig().backbone.pretraining
+
+
+def test_a_setting_of_the_pretraining_leaves_the_rest_of_it(cohort):
+    config, plan = config_for(
+        FinetuneConfig, cohort, None, ["backbone.pretraining.steps=50", "from_scratch_baseline=true"]
+    )
+    assert (config.backbone.pretraining.steps, config.backbone.has_answers) == (50, True)
+    assert not config.from_scratch_config().backbone.has_answers
+    assert plan is not None
+
+
+def test_many_networks_are_not_pretrained_by_plan(cohort):
+    config, _ = config_for(FinetuneConfig, cohort, None, pretrains=False)
+    assert config.backbone.pretrain is None
