@@ -1,8 +1,8 @@
 """Whole scans with one label each: what ``plan`` chooses against other ways, all cross-fitted on the same folds.
 
-Each arm is a run of ``finetune``, five times five folds by patient (once where a network is trained, else it takes
-days), the planned config with the arm's own settings over it; a linear head chooses its own penalty on inner folds. The
-handcrafted baseline is that of the planned run. Finished runs are not trained again.
+Each arm is a run of ``finetune``, five times five folds by patient (once where a network is trained or pretrained, else
+it takes days), the planned config with the arm's own settings over it; a linear head chooses its own penalty on inner
+folds. The handcrafted baseline is that of the planned run. Finished runs are not trained again.
 
     python benchmarks/whole_scans.py --data FOLDER --out runs/whole head_ct brain_mr --arms plan brain
 
@@ -38,7 +38,8 @@ AT_160 = (*FROZEN, "split.repeats=1", "input.shape=[30,160,160]")
 INTO_NONE = ("backbone.pretraining.only_class=none",)
 PAINTED = ("backbone.pretrain=painted_lesions", "backbone.pretraining.steps=400")
 ARMS: dict[str, tuple[str, ...]] = {
-    "plan": (*COMMON, "split.repeats=5"),
+    "plan": COMMON,
+    "photographs": FROZEN,
     "one window": (*FROZEN, "input.channels=[]", "input.window_hu=[0,80]"),
     "brain": (*FROZEN, "input.region=brain"),
     "brain alone": (*FROZEN, "input.region=brain", "input.isolate=true"),
@@ -73,12 +74,12 @@ def few_labels(cohort: Cohort, n: int | None, seed: int = 0) -> Cohort:
     return replace(cohort, cases=tuple(cohort.cases[i] for i in sorted(chain.from_iterable(chosen))))
 
 
-def run_arm(cohort: Cohort, arm: str, folder: Path) -> tuple[Run, float]:
+def run_arm(cohort: Cohort, arm: str, seed: int, folder: Path) -> tuple[Run, float]:
     """The run, and the minutes that it took, plan included."""
     done = folder / "minutes.json"
     started = time.monotonic()
     if not done.exists():
-        config = planned_config(cohort, ARMS[arm]).config
+        config = planned_config(cohort, (*ARMS[arm], f"split.seed={seed}", f"seed={seed}")).config
         finetune(cohort, config, folder)
         done.write_text(json.dumps((time.monotonic() - started) / 60))
     return Run(folder), json.loads(done.read_text())
@@ -102,6 +103,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/whole"))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--seed", type=int, default=0, help="of the division into folds, and of the training")
     parser.add_argument("--labels", nargs="*", type=int, default=[], help="patients a class; none: all")
     arguments = parser.parse_args()
     for name in arguments.cohorts:
@@ -111,8 +113,9 @@ def main() -> None:
             print("| -- | -- | -- | -- |")
             for arm in arguments.arms:
                 folder = arguments.out / f"{name}-{n or 'all'}-{arm.replace(', ', '-').replace(' ', '-')}"
+                folder = folder.with_name(f"{folder.name}-seed-{arguments.seed}") if arguments.seed else folder
                 try:
-                    print(row(arm, *run_arm(few_labels(whole, n), arm, folder)), flush=True)
+                    print(row(arm, *run_arm(few_labels(whole, n), arm, arguments.seed, folder)), flush=True)
                 except MedTransferError as error:
                     print(f"| {arm} | not for these scans: {error} | | |", flush=True)
 
