@@ -227,12 +227,12 @@ def timed_config(
         resolved, source, cohort.labels, _read_seconds(cohort, resolved, source, looked_at), len(cohort)
     )
     fitting, losses = fit_into(minutes, resolved, cohort, cost) if minutes is not None else (config, [])
-    without = [Choice(key, value, f"to keep the time: {loss}") for key, value, loss in losses if key == _PRETRAIN]
+    given_up = tuple(Choice(key, value, f"to keep the time: {loss}") for key, value, loss in losses)
+    without = [choice for choice in given_up if choice.key == _PRETRAIN]
     if plan and plan.cheaper and without:
         plain = plan.cheaper.with_settings(without)
         other = choose_by_table(load_config(FinetuneConfig, None, base=plain.values), cohort)
         return timed_config(cohort, other, plain, minutes)
-    given_up = tuple(Choice(key, value, f"to keep the time: {loss}") for key, value, loss in losses)
     looks_at = () if plan else (region_sentence(fitting, cohort),)
     return PlannedConfig(
         plan.with_settings(given_up) if plan else None,

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -93,16 +94,17 @@ def train_on(
     ]
     if not jobs:
         return
-    given, gpus, n_done = (tuple(folds), out.absolute()), float(torch.cuda.is_available()), 0
-    for side_by_side in in_turns(jobs, folds):
-        done = machines.each(_train, side_by_side, given, cores=torch.get_num_threads(), gpus=gpus, meanwhile=meanwhile)
-        for (place, fold), result in done:
-            n_done += 1
-            progress("training on the cluster", n_done, len(jobs), f"{machines.n_machines} machines")
-            if isinstance(result, TaskLost):
-                log.warning("a fold was lost on the cluster (%s): it is trained on this machine", result.why)
-            elif result:
-                _wait_for(folds[place].folders[fold])
+    given, gpus = (tuple(folds), out.absolute()), float(torch.cuda.is_available())
+    done = chain.from_iterable(
+        machines.each(_train, turn, given, cores=torch.get_num_threads(), gpus=gpus, meanwhile=meanwhile)
+        for turn in in_turns(jobs, folds)
+    )
+    for number, ((place, fold), result) in enumerate(done, start=1):
+        progress("training on the cluster", number, len(jobs), f"{machines.n_machines} machines")
+        if isinstance(result, TaskLost):
+            log.warning("a fold was lost on the cluster (%s): it is trained on this machine", result.why)
+        elif result:
+            _wait_for(folds[place].folders[fold])
 
 
 def in_turns(jobs: Sequence[Job], folds: Sequence[Folds]) -> list[list[Job]]:
