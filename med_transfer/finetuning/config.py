@@ -307,7 +307,8 @@ def _has_no_answers(config: FinetuneConfig) -> str:
         "backbone.pretraining.head_reads answers",
     )
     if not backbone.name.startswith("slices-"):
-        return f"{asked} with {backbone.name}: it answers of slices, and this is no network on slices, such as slices-efficientnet-lite0"
+        network = "it answers of slices, and this is no network on slices, such as slices-efficientnet-lite0"
+        return f"{asked} with {backbone.name}: {network}"
     if backbone.pooled_stages is not None:
         return f"{asked} with backbone.pooled_stages: it reads no feature map"
     if backbone.instance_pooling in (None, "attention"):
