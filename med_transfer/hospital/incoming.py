@@ -17,7 +17,7 @@ from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
-from med_transfer.atomic import create_file, write_bytes
+from med_transfer.atomic import create_file
 from med_transfer.errors import OutputError
 from med_transfer.hospital.queue import Described, Instance, Queue
 from med_transfer.hospital.storage_classes import PASSED_OVER, STORAGE_CLASSES, TRANSFER_SYNTAXES
@@ -159,14 +159,17 @@ def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) 
     instance = describe(received)
     added = queue.judge(instance, most)
     if added == "new":
-        create_file(folder / instance.file, received.content, 0o666)  # under a name of its own, which no one knows yet
+        file = folder / instance.file
+        create_file(file, received.content, 0o666)  # under a name of its own, which no one knows yet
         try:
             added = queue.add(instance, now, most, received.priority)
         except OutputError:  # it will be sent again, and must not be there twice
-            (folder / instance.file).unlink()
+            file.unlink(missing_ok=True)
             raise
-        if added != "new":
-            (folder / instance.file).unlink()
+        if added == "new":
+            _write_again_if_swept(file, received.content)
+        else:
+            file.unlink(missing_ok=True)
     if added == "conflict" and _is_here(folder, queue, instance, received.content):
         added = "known"
     if added not in ("new", "known"):
@@ -200,8 +203,15 @@ def _said(dataset: Dataset) -> dict[int, object]:
 def keep_aside(folder: Path, queue: Queue, reason: str, caller: str, content: bytes, now: float) -> None:
     """Keep what was not taken, for a person to look at. Raises OutputError."""
     file = f"aside/{uuid.uuid4().hex}.dcm"
-    write_bytes(folder / file, content)
+    create_file(folder / file, content, 0o666)
     queue.set_aside(reason, caller, file, now)
+    _write_again_if_swept(folder / file, content)
+
+
+def _write_again_if_swept(file: Path, content: bytes) -> None:
+    """A node that begins while another process fetches takes a file for what a kill left, until the queue knows it."""
+    if not file.exists():
+        create_file(file, content, 0o666)
 
 
 def sweep(folder: Path, queue: Queue) -> int:
@@ -211,10 +221,11 @@ def sweep(folder: Path, queue: Queue) -> int:
         How many images.
     """
     there = [*(folder / "incoming").glob("*/*"), *(folder / "aside").glob("*.dcm")]
-    known = queue.files()  # asked for after: another process may be fetching, and what comes meanwhile stays
-    left = [path for path in there if str(path.relative_to(folder)) not in known]
-    for path in left:
-        path.unlink(missing_ok=True)
+    with queue.writing():  # who fetches in another process puts a file there, then waits for this, then looks again
+        known = queue.files()
+        left = [path for path in there if str(path.relative_to(folder)) not in known]
+        for path in left:
+            path.unlink(missing_ok=True)
     for views in (folder / "viewer").glob("*"):
         if not queue.images_here(views.name):
             shutil.rmtree(views, ignore_errors=True)

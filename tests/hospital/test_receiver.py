@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from io import BytesIO
+from typing import Any
 
 import peers
 import pytest
@@ -33,8 +34,8 @@ from receiving import notice, receiving
 from med_transfer.errors import ConfigError
 from med_transfer.hospital.availability import AVAILABILITY
 from med_transfer.hospital.config import NodeConfig
-from med_transfer.hospital.incoming import study_id, sweep
-from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.incoming import keep, keep_aside, received_file, study_id, sweep
+from med_transfer.hospital.queue import Added, Queue
 from med_transfer.hospital.receiver import Receiver
 from med_transfer.hospital.storage_classes import OF_MAKERS
 
@@ -64,21 +65,34 @@ def test_images_are_kept_as_they_came(node_config, tmp_path):
         sent, received = dcmread(files[0]), {str(one.SOPInstanceUID): one for one in map(dcmread, kept)}
         assert received[str(sent.SOPInstanceUID)] == sent
         assert kept[0].parent.name == study_id(str(sent.StudyInstanceUID))
-        left, fetched = kept[0].parent / "left.dcm", kept[0].parent / "fetched.dcm"
+        left = kept[0].parent / "left.dcm"
         left.write_bytes(b"of a kill")
-        known = queue.files()
+        assert sweep(config.folder, queue) == 1
+        assert sorted((config.folder / "incoming").glob("*/*")) == kept
 
-        class Fetching(Queue):
-            """Another process writes an image while the node begins."""
 
-            def __init__(self) -> None: ...
+def test_a_node_that_begins_while_another_process_fetches_takes_nothing_from_it(node_config, tmp_path):
+    """Between a file and the queue's word of it."""
+    config, (file, *_) = node_config(), series(tmp_path / "scan", slices=1)
+    of_node, content = Queue(config.queue_file), file.read_bytes()
 
-            def files(self) -> set[str]:
-                fetched.write_bytes(b"and puts it into the queue")
-                return known
+    class Fetching(Queue):
+        def add(self, *arguments: Any, **options: Any) -> Added:
+            assert sweep(config.folder, of_node) == 1
+            return super().add(*arguments, **options)
 
-        assert sweep(config.folder, Fetching()) == 1
-        assert (left.exists(), fetched.exists()) == (False, True)
+        def set_aside(self, *arguments: Any) -> None:
+            assert sweep(config.folder, of_node) == 1
+            super().set_aside(*arguments)
+
+    fetching = Fetching(config.queue_file)
+    assert keep(config.folder, fetching, received_file(content), 0, 100)
+    keep_aside(config.folder, fetching, "damaged", "pacs", content, 0)
+    assert sweep(config.folder, of_node) == 0
+    assert [(config.folder / name).read_bytes() for name in of_node.files()] == [content, content]
+    assert not of_node.deleted(of_node.studies()[0].id)
+    fetching.close()
+    of_node.close()
 
 
 def test_nothing_of_a_patient_outlives_a_kill_in_the_middle(node_config, tmp_path):
