@@ -92,7 +92,7 @@ def analyse(
         predictor: of the bundle.
         rules: which series; None: every one that can be used.
         heat: whether to look where the network looked, and whether to put that to the test.
-        others: other bundles are asked, too.
+        others: other bundles are asked, too, and no answer of this one is to be taken back.
 
     Raises:
         ScanAborted: reading took too long or crashed, which another try may not.

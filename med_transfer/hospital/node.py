@@ -25,7 +25,6 @@ from med_transfer.hospital.result_header import ResultHeader
 from med_transfer.hospital.results import basis_of, facts, write_results
 from med_transfer.hospital.server import disk_is_full
 from med_transfer.hospital.stow import StowServer
-from med_transfer.hospital.structured_report import SOP_CLASS
 from med_transfer.hospital.workitems.performer import Performer
 from med_transfer.inference import Predictor
 from med_transfer.predictions.record import Prediction
@@ -246,14 +245,15 @@ class Node:
         return round(max(0.0, time.time() - max(written, default=time.time())), 3)
 
     def _of_route(self, study: Study, route: str, predictor: Predictor) -> _OfRoute:
-        """Nothing where the route's rules choose nothing."""
+        """Nothing where the route's rules choose nothing, and nobody has an answer of it to be taken back."""
         config, rules = self._config, self._config.rules_by_route[route]
         basis = basis_of(self.queue.instances(study.id), predictor.identity, config, rules)
         images = config.folder / "incoming" / study.id
-        analyses = analyse(images, predictor, rules, config.results.heat_map, others=bool(config.routes))
+        earlier = self.queue.earlier_results(study, route)
+        others = bool(config.routes) and not earlier
+        analyses = analyse(images, predictor, rules, config.results.heat_map, others)
         if not analyses:
             return _OfRoute()
-        earlier = self.queue.earlier_results(study, route)
         header = ResultHeader.of(
             *(predictor.record, predictor.identity),
             study_uid=study.study_uid,
@@ -261,10 +261,7 @@ class Node:
             revision=study.revision,
             station=config.ae_title,
         ).following(earlier)
-        own = header.sop_uid("SR")  # of a study that was predicted again, and to the same end
-        reports = [one for one in earlier if one.sop_class == SOP_CLASS and one.sop_uid != own]
-        previous = [config.folder / report.file for report in reports[-1:]]
-        results = write_results(config.folder, analyses, header, config.results, previous)
+        results = write_results(config.folder, analyses, header, config.results, earlier)
         answers = [
             SeriesAnswer(
                 facts(analysis, predictor.identity, basis, results),

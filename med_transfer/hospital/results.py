@@ -27,7 +27,7 @@ from med_transfer.hospital.map_objects import key_objects, parametric_maps, segm
 from med_transfer.hospital.queue import FHIR, ResultFile
 from med_transfer.hospital.result_header import ResultHeader
 from med_transfer.hospital.secondary_capture import page, page_of_refused, secondary_capture
-from med_transfer.hospital.structured_report import structured_report
+from med_transfer.hospital.structured_report import SOP_CLASS, structured_report
 from med_transfer.scans.search.series_rules import SeriesRules
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def write_results(
     analyses: Sequence[Analysis],
     header: ResultHeader,
     settings: Results,
-    previous: Sequence[Path] = (),
+    earlier: Sequence[ResultFile] = (),
 ) -> list[ResultFile]:
     """Write the objects that the site wants; their names are relative to the folder.
 
@@ -57,19 +57,20 @@ def write_results(
         analyses: of one study.
         header: what the objects have in common.
         settings: which objects.
-        previous: reports that the new one takes the place of.
+        earlier: what somebody has been sent of earlier revisions of the study, in order.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    refusals = settings.of_rejected or bool(previous)  # else an answer that is taken back would be the last word
+    refusals = settings.of_rejected or bool(earlier)  # else an answer that is taken back would be the last word
     shown = [a for a in analyses if a.images and (a.prediction.status == "ok" or refusals)]
     answered, refused = ([a for a in shown if (a.prediction.status == "ok") is ok] for ok in (True, False))
     if not shown:
         return []
     objects: list[Dataset] = []
     if settings.structured_report:
-        objects.append(structured_report(shown, header, settings.codes, [dcmread(file) for file in previous]))
+        before = [dcmread(file) for file in _replaced(folder, earlier, SOP_CLASS, header.sop_uid("SR"))[-1:]]
+        objects.append(structured_report(shown, header, settings.codes, before))
     drawn = settings.secondary_capture or settings.encapsulated_pdf
     pages = _pages(answered, refused, header) if drawn else []
     if settings.secondary_capture:
@@ -89,6 +90,11 @@ def write_results(
     if settings.fhir:
         written.append(_written_fhir(folder, shown, header, settings))
     return written
+
+
+def _replaced(folder: Path, earlier: Sequence[ResultFile], sop_class: str, own: str) -> list[Path]:
+    """Files of what is followed by the new one; not itself, where a study is predicted again to the same end."""
+    return [folder / one.file for one in earlier if one.sop_class == sop_class and one.sop_uid != own]
 
 
 def _pages(answered: Sequence[Analysis], refused: Sequence[Analysis], header: ResultHeader) -> list[Figure]:

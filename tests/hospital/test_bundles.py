@@ -245,6 +245,47 @@ def test_every_series_goes_to_the_bundles_whose_route_wants_it(node_config, firs
     node.queue.close()
 
 
+KINDS = {  # what a site has sent; each alone must take back what it said
+    "report": {"structured_report": True},
+    "page": {"secondary_capture": True},
+    "document": {"encapsulated_pdf": True},
+    "fhir": {"fhir": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_of_a_route_that_wants_nothing_any_more_is_taken_back(
+    node_config, first_bundle, second_bundle, tmp_path, kind
+):
+    rules = [
+        {"name": "any-ct", "series": {"require": [{"modality": "CT"}]}},
+        {"name": "few-slices", "series": {"require": [{"n_slices": [None, 8]}]}},
+    ]
+    none = {"structured_report": False, "secondary_capture": False, "heat_map": "off", "of_rejected": False}
+    config = node_config(
+        routes=rules,
+        destinations=[{"ae_title": "PACS", "address": "127.0.0.1", "port": 1}],
+        results=none | KINDS[kind],
+        fhir=[{"url": "http://127.0.0.1:1/fhir"}] if kind == "fhir" else [],
+    )
+    queue = Queue(config.queue_file)
+    use(config, queue, first_bundle, "any-ct")
+    use(config, queue, second_bundle, "few-slices")
+    queue.close()
+    node, scan = Node(config, device="cpu"), series(tmp_path / "scan", slices=10)
+    first = predict(node, scan[:8])
+    assert [entry["status"] for entry in first] == ["ok", "ok"]
+    for delivery in node.queue.deliveries():
+        node.queue.sent(delivery, 200)
+    still, gone = predict(node, scan[8:])
+    assert (still["status"], gone["status"], gone["because"]) == ("ok", "rejected", ["not-chosen"])
+    assert gone["bundle"] == first[1]["bundle"] != still["bundle"]
+    waiting = {delivery.sop_uid for delivery in node.queue.deliveries() if delivery.state == "waiting"}
+    assert waiting == {*still["outputs"], *gone["outputs"]}
+    assert len(waiting) == 2
+    node.queue.close()
+
+
 def test_what_cannot_be_used_leaves_the_present_one_at_work(node_config, first_bundle, second_bundle, tmp_path):
     config = node_config()
     queue = Queue(config.queue_file)
