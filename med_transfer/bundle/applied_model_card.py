@@ -10,7 +10,8 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 
 from med_transfer.bundle.record import BundleRecord
-from med_transfer.metrics.records.estimate import Estimate, whole_percent
+from med_transfer.errors.numbers import threshold, told_apart, whole_percent
+from med_transfer.metrics.records.estimate import Estimate
 
 NAMESPACE = "https://mc.chai.org/v0.1/schema.xsd"
 THEIRS = "Not stated: to be filled in by who releases the model."
@@ -161,7 +162,7 @@ def _metrics(record: BundleRecord) -> Fields:
         },
         "SafetyReliability": {
             "MetricGoal": "No answer where the scan is unlike those of the development",
-            "Result": f"Abstains above novelty {novelty:.3g}"
+            "Result": f"Abstains above novelty {threshold(novelty)}"
             if novelty is not None
             else "Does not abstain for novelty.",
             "Interpretation": "Novelty finds some scans that are unlike, not all.",
@@ -173,5 +174,5 @@ def _metrics(record: BundleRecord) -> Fields:
 def _said(rate: Estimate) -> str:
     if rate.value is None:
         return "not known"
-    limits = " to ".join(f"{limit:.3f}" for limit in rate.interval or ())
-    return f"{rate.value:.3f}" + (f" ({limits}, 95 %)" if limits else "")
+    limits = " to ".join(told_apart(limit, 3) for limit in rate.interval or ())
+    return told_apart(rate.value, 3) + (f" ({limits}, 95 %)" if limits else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import Cohort
+from med_transfer.errors.numbers import told_apart
 from med_transfer.errors.sentence import Sentence, joined, listed
 from med_transfer.page.markdown import as_text, table
 from med_transfer.preprocessing import PreprocessingConfig
@@ -140,7 +141,7 @@ def _set_rows(record: BundleRecord) -> list[tuple[str, str]]:
         return []
     of_class = zip(record.classes, sets.thresholds, sets.n_patients, strict=True)
     limits = [
-        Sentence("{name} {threshold} ({n} patients)", name=name, threshold=f"{threshold:.3f}", n=n)
+        Sentence("{name} {threshold} ({n} patients)", name=name, threshold=told_apart(threshold, 3), n=n)
         for name, threshold, n in of_class
     ]
     in_words = Sentence(

@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from med_transfer.backbones import InstancePooling, NetworkPlan
 from med_transfer.bundle.envelope import NOVELTY, Facts, InputEnvelope
 from med_transfer.errors import NoAnswer
+from med_transfer.errors.numbers import whole_percent
 from med_transfer.errors.sentence import Sentence, TextInParts, joined, listed
 from med_transfer.fusion import Fusion
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.domain import CohortProfile
-from med_transfer.metrics.records.estimate import whole_percent
 from med_transfer.model.calibration import Calibrator, PredictionSets, Uncalibrated
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from med_transfer.bundle import read_record
 from med_transfer.cli.terminal import say, say_json
-from med_transfer.metrics.records.estimate import Estimate, told_apart, whole_percent
+from med_transfer.errors.numbers import told_apart, whole_percent
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import Metrics, Repeats
 from med_transfer.predictions.table import PredictionTable, why_abstained

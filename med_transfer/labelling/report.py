@@ -6,12 +6,12 @@ import json
 import math
 
 from med_transfer.atomic import write_text
+from med_transfer.errors.numbers import whole_percent
 from med_transfer.labelling.curve_samples import ALL_CLASSES, CurveSamples
 from med_transfer.labelling.drawing import draw_curves
 from med_transfer.labelling.label_forecast import Forecast
 from med_transfer.labelling.record import WAY_MEANS, Budget
 from med_transfer.metrics.intervals import percentile_interval
-from med_transfer.metrics.records.estimate import whole_percent
 
 SCHEMA = 1
 MODEL = "asymptote - (asymptote - start) * (patients / smallest) ** -rate"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from med_transfer.errors.numbers import told_apart
 from med_transfer.metrics.binomial import trials_for_width, wilson
 from med_transfer.metrics.class_auc import average_precision, class_auc, partial_auc, widened
 from med_transfer.metrics.class_rates import ClassRates
@@ -10,7 +11,6 @@ from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.rates import RATES, count
 from med_transfer.metrics.records.class_metrics import ClassMetrics, SampleSize
-from med_transfer.metrics.records.estimate import told_apart
 
 
 def class_metrics(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.numbers import whole_percent
 from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.binomial import BINOMIAL, BINOMIAL_NAMES, clopper_pearson, wilson
 from med_transfer.metrics.config import EvaluationConfig
@@ -28,7 +29,7 @@ from med_transfer.metrics.rates import (
 )
 from med_transfer.metrics.reasons import CLASS_MISSING, all_called, no_case, no_other, none_called
 from med_transfer.metrics.records.class_metrics import PredictiveValues
-from med_transfer.metrics.records.estimate import Estimate, Interval, whole_percent
+from med_transfer.metrics.records.estimate import Estimate, Interval
 
 _MOST_UNBOUNDED = 0.01  # share of draws without bound above which a likelihood ratio gets no interval over patients
 

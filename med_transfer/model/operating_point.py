@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from med_transfer.errors import ConfigError
+from med_transfer.errors.numbers import threshold
 from med_transfer.predictions.labels import Labels
 
 Calls = NDArray[np.bool_]
@@ -147,7 +148,7 @@ class OperatingPoint(BaseModel):
             return t("the most probable class")
         if self.rule == "cost":
             return t("the class with the least expected cost")
-        parts = ", ".join(f"{value:.3g} ({name})" for name, value in self.thresholds.items())
+        parts = ", ".join(f"{threshold(value)} ({name})" for name, value in self.thresholds.items())
         if self.rule == "balanced_argmax":
             return t(
                 "the class whose probability is the greatest multiple of that without evidence: {parts}", parts=parts
@@ -155,12 +156,12 @@ class OperatingPoint(BaseModel):
         if self.rule == "class_threshold":
             return self._said_class_thresholds(t)
         if len(set(self.thresholds.values())) == 1:
-            limit = f"{next(iter(self.thresholds.values())):.3g}"
+            limit = threshold(next(iter(self.thresholds.values())))
             return t("every finding with a probability of {limit} or more", limit=limit)
         return t("every finding with a probability of at least {parts}", parts=parts)
 
     def _said_class_thresholds(self, t: Callable[..., str]) -> str:
-        limits = {name: f"{value:.3g}" for name, value in self.thresholds.items()}
+        limits = {name: threshold(value) for name, value in self.thresholds.items()}
         if len(limits) == 1:
             ((name, limit),) = limits.items()
             only = {"name": name, "limit": limit}

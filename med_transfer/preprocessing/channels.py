@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from med_transfer.errors import InputRejected
+from med_transfer.errors.numbers import told_apart
 from med_transfer.errors.sentence import Sentence
 from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.progress import remark
@@ -108,8 +109,8 @@ def _reason(first: Volume, other: Volume, grid: Grid) -> str:
     share = overlap(first, other, grid)
     if share < LEAST_OVERLAP:
         return Sentence(
-            "covers {share:.0%} of what the network sees of scan, less than {least:.0%}",
-            share=share,
+            "covers {share}% of what the network sees of scan, less than {least:.0%}",
+            share=told_apart(100 * share, 0, of=(0.0, 100 * LEAST_OVERLAP)),
             least=LEAST_OVERLAP,
         )
     return ""

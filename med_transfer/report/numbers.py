@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+from med_transfer.errors.numbers import told_apart, whole_percent
 from med_transfer.metrics.config import BinomialMethod
-from med_transfer.metrics.records.estimate import Estimate, Interval, told_apart, whole_percent
+from med_transfer.metrics.records.estimate import Estimate, Interval
 from med_transfer.page import Translator, sentence
 
 INTERVALS: Mapping[BinomialMethod, str] = {
@@ -78,12 +79,6 @@ def difference(estimate: Estimate, t: Translator) -> str:
     return t(
         "{difference} (95 % CI {interval})", difference=signed(estimate), interval=signed_interval(estimate.ci95, t)
     )
-
-
-def threshold(value: float) -> str:
-    """A probability from which on something is called, for example ``0.35``; one below 1 is not written as 1."""
-    text = f"{value:.3g}"
-    return text if float(text) not in (0.0, 1.0) or value in (0.0, 1.0) else told_apart(value, 3)
 
 
 def scans(n: int, t: Translator) -> str:

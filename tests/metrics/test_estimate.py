@@ -4,9 +4,10 @@ import pytest
 
 from med_transfer.bundle.applied_model_card import _said
 from med_transfer.cli.summary import estimate_text
+from med_transfer.errors.numbers import threshold, told_apart
 from med_transfer.evaluation.comparison import report
 from med_transfer.metrics.non_inferiority import non_inferiority
-from med_transfer.metrics.records.estimate import Estimate, told_apart
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import ENGLISH
 from med_transfer.report import numbers
 
@@ -81,4 +82,4 @@ def test_a_report_does_not_round_an_interval_to_certainty():
     assert numbers.decimal_interval((0.0004, 1.0), ENGLISH) == "0.0004 to 1.000"
     assert numbers.signed_interval((0.0002, 0.08), ENGLISH) == "+0.0002 to +0.080"
     assert numbers.ratio(one_missed.model_copy(update={"value": 0.004})) == "0.004"
-    assert [numbers.threshold(limit) for limit in (0.35, 0.99961, 1.0)] == ["0.35", "0.9996", "1"]
+    assert [threshold(limit) for limit in (0.35, 0.99961, 1.0)] == ["0.35", "0.9996", "1"]

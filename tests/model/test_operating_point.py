@@ -104,3 +104,15 @@ def test_it_reads_as_words():
     assert str(OperatingPoint.default(FINDINGS)) == "every finding with a probability of 0.5 or more"
     differing = OperatingPoint(rule="threshold", thresholds={"effusion": 0.5, "nodule": 0.25})
     assert str(differing) == "every finding with a probability of at least 0.5 (effusion), 0.25 (nodule)"
+
+
+@pytest.mark.parametrize(
+    ("point", "said"),
+    [
+        (OperatingPoint(rule="class_threshold", thresholds={"b": 0.9996}), "b from a probability of 0.9996, else"),
+        (OperatingPoint(rule="threshold", thresholds={"effusion": 0.99997, "nodule": 1.0}), "0.9999 (effusion), 1 (n"),
+        (OperatingPoint(rule="threshold", thresholds=dict.fromkeys(FINDINGS.names, 0.9998)), "of 0.9998 or more"),
+    ],
+)
+def test_a_threshold_below_1_is_not_said_to_be_1(point, said):
+    assert said in str(point)

@@ -130,6 +130,13 @@ def test_scan_of_another_place_is_rejected_with_the_share_that_it_covers(shift_m
     assert f"scan_late: covers {covered} of what the network sees of scan, less than 50%" in reason
 
 
+@pytest.mark.parametrize(("shift_mm", "covered"), [((0, 19, 2), "49.7%"), ((0, 31, 23), "0.2%")])
+def test_a_share_short_of_the_least_or_above_nothing_is_not_rounded_to_it(shift_mm, covered):
+    late = np.eye(4)
+    late[:3, 3] = shift_mm
+    assert f"covers {covered} of" in reason_of(scan(np.eye(4)), scan(late, 1), shape=(24, 24, 24))
+
+
 def test_a_region_is_what_counts_where_there_is_one():
     """The second scan covers the lesion only: little of the whole, all of the region."""
     first, late = scan(np.eye(4)), scan(np.eye(4), 1, shape=(10, 12, 12))

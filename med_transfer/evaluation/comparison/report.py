@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from med_transfer.atomic import write_text
+from med_transfer.errors.numbers import told_apart
 from med_transfer.evaluation.comparison.compare import Comparison
 from med_transfer.evaluation.comparison.forest import differences, forest
 from med_transfer.metrics.paired_tests import PairedTest
-from med_transfer.metrics.records.estimate import Estimate, told_apart
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import Language, environment
 from med_transfer.page.language import ENGLISH, Translator, sentence
 from med_transfer.page.markdown import as_text, table

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.numbers import whole_percent
 from med_transfer.errors.sentence import Sentence, listed
-from med_transfer.metrics.records.estimate import whole_percent
 from med_transfer.preprocessing import PreprocessingConfig, Scans
 from med_transfer.preprocessing.organs import Organ
 from med_transfer.preprocessing.region import region_in_view, seen_alone, whole

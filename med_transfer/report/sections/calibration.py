@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
+from med_transfer.errors.numbers import whole_percent
 from med_transfer.metrics.records.calibration import BrierDecomposition, ReliabilityBin
-from med_transfer.metrics.records.estimate import whole_percent
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence

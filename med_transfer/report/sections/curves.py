@@ -8,8 +8,8 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
+from med_transfer.errors.numbers import told_apart
 from med_transfer.metrics.records.class_metrics import ClassMetrics
-from med_transfer.metrics.records.estimate import told_apart
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from med_transfer.errors.numbers import whole_percent
 from med_transfer.metrics.records.domain import OUT_OF_DISTRIBUTION, Domain, NumberShift, Spread, TextShift
-from med_transfer.metrics.records.estimate import Estimate, whole_percent
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import tenths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from med_transfer.errors.numbers import threshold
 from med_transfer.metrics.records.class_metrics import ClassMetrics
 from med_transfer.metrics.records.estimate import Estimate, Interval
 from med_transfer.metrics.records.metrics import Metrics, TransferGain
@@ -19,7 +20,6 @@ from med_transfer.report.numbers import (
     scans,
     signed,
     signed_interval,
-    threshold,
 )
 
 _VERDICTS = {

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from med_transfer.metrics.records.estimate import Estimate, whole_percent
+from med_transfer.errors.numbers import whole_percent
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import GeneralisationGap, KeptNetwork, Metrics, TransferGain
 from med_transfer.model.calibration.calibrators import FEW_PATIENTS

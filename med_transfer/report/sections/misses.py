@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from med_transfer.metrics.records.estimate import told_apart
+from med_transfer.errors.numbers import told_apart
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import Miss

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from med_transfer.errors.numbers import threshold
 from med_transfer.metrics.records.decisions import AccessCounts, ChosenPoint
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.numbers import threshold
 from med_transfer.report.section import Section
 from med_transfer.report.table import Cell, Table, estimated
 from med_transfer.report.test_access import decided_before, times_read

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from med_transfer.errors.numbers import told_apart
 from med_transfer.metrics.records.class_metrics import SampleSize
-from med_transfer.metrics.records.estimate import told_apart
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section
