@@ -1,8 +1,9 @@
 """The cohort table ``cohort.csv``: one row a scan, its patient, its label, and what is known about it.
 
 Columns: ``scan`` (path, relative to the table), ``series_uid`` (when a folder holds several), ``patient``; ``label``,
-or a ``label_<finding>`` of 0 or 1 for each of several findings; optionally a region, as ``roi_x_mm roi_y_mm roi_z_mm``
-(LPS) with ``roi_size_mm`` or as ``mask``; ``split`` (train | val | test); any other column describes subgroups.
+or a ``label_<finding>`` of 0 or 1 (false or true, no or yes) for each of several findings; optionally a region, as
+``roi_x_mm roi_y_mm roi_z_mm`` (LPS) with ``roi_size_mm`` or as ``mask``; ``split`` (train | val | test); any other
+column describes subgroups.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from med_transfer.errors.sentence import few
 from med_transfer.predictions.labels import Labels
 
 _OPTIONAL = ("patient", "series_uid", "mask", "mask_name", "split")
+_PRESENT = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}  # TRUE as Excel writes it
 NO_LABELS = Labels(("unlabelled",), multilabel=True)  # stands in for a table read without any labels
 
 
@@ -184,9 +186,9 @@ def _read_labels(sheet: Sheet, fixed: Labels | None) -> list[str | frozenset[str
 
 def _findings(sheet: Sheet, row: Row, cells: dict[str, str]) -> frozenset[str]:
     for column, cell in cells.items():
-        if cell not in ("0", "1"):
-            raise wrong_value(sheet, row, column, "0 or 1")
-    return frozenset(column.removeprefix(FINDING_PREFIX) for column, cell in cells.items() if cell == "1")
+        if cell.casefold() not in _PRESENT:
+            raise wrong_value(sheet, row, column, "0 or 1 (false or true, no or yes)")
+    return frozenset(column.removeprefix(FINDING_PREFIX) for column, cell in cells.items() if _PRESENT[cell.casefold()])
 
 
 def _classes(sheet: Sheet, cases: tuple[Case, ...], fixed: Labels | None) -> Labels:

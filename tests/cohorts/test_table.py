@@ -199,7 +199,7 @@ def test_one_scan_may_have_several_regions(tmp_path):
         (ROWS + "./a.nii.gz,9,high\n", r"rows 2 and 5 are the same scan and region"),
         ("scan,patient,label,label_x\na.nii.gz,1,x,1\n", "columns label and label_x; expected either"),
         ("scan,patient,label_\na.nii.gz,1,1\n", "column 'label_' names no finding"),
-        ("scan,patient,label_x\na.nii.gz,1,yes\n", r"row 2 has label_x 'yes'; expected 0 or 1"),
+        ("scan,patient,label_x\na.nii.gz,1,maybe\n", r"row 2 has label_x 'maybe'; expected 0 or 1 \(false or"),
         ("scan,patient,label_x\na.nii.gz,1,1\nb.nii.gz,1,1\n", "finding 'x' is present in 2 of 2 scans"),
         ("scan,patient,label,split\na.nii.gz,1,x,training\n", r"row 2 has split 'training'; expected train, val, test"),
         ("scan,patient,label,roi_x_mm,roi_z_mm\na,1,x,1,2\n", "region column roi_y_mm, roi_size_mm is missing"),
@@ -339,6 +339,12 @@ def test_whole_numbers_that_pandas_wrote_as_decimals(tmp_path):
     assert [case.label for case in Cohort.read(table(tmp_path, findings)).cases] == [{"nodule"}, frozenset()]
     with pytest.raises(CohortError, match=r"row 3 has label_nodule '0\.5'; expected 0 or 1"):
         Cohort.read(table(tmp_path, findings.replace("0.0", "0.5")))
+
+
+@pytest.mark.parametrize(("present", "absent"), [("TRUE", "FALSE"), ("True", "false"), ("yes", "No")])
+def test_findings_as_a_spreadsheet_writes_what_is_true(tmp_path, present, absent):
+    findings = f"scan,patient,label_nodule\na.nii.gz,1,{present}\nb.nii.gz,2,{absent}\n"
+    assert [case.label for case in Cohort.read(table(tmp_path, findings)).cases] == [{"nodule"}, frozenset()]
 
 
 def test_a_misspelt_label_is_no_class_of_its_own(tmp_path):
