@@ -15,6 +15,7 @@ from med_transfer.backbones import WeightsSource, download_weights, find_backbon
 from med_transfer.errors import OutputError, UnsafeWeights, WeightsNotFound
 
 CONTENT = bytes(range(256)) * 20_000  # several chunks
+MOVED_TO = {"/moved.pth": "ftp://127.0.0.1/weights.pth", "/by-http.pth": "http://127.0.0.2:9/weights.pth"}
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
@@ -27,9 +28,9 @@ class Server(http.server.SimpleHTTPRequestHandler):
             self.send_header("Content-Length", str(len(CONTENT) + 10))
             self.end_headers()
             self.wfile.write(CONTENT)
-        elif self.path == "/moved.pth":
+        elif self.path in MOVED_TO:
             self.send_response(302)
-            self.send_header("Location", "ftp://127.0.0.1/weights.pth")
+            self.send_header("Location", MOVED_TO[self.path])
             self.end_headers()
         else:
             with contextlib.suppress(ConnectionError):  # one who has seen that it is too large hangs up
@@ -109,9 +110,10 @@ def test_only_https(store, address):
         download_weights(published_at(address))
 
 
-def test_a_redirect_to_something_else_is_not_followed(address, store):
-    with pytest.raises((UnsafeWeights, WeightsNotFound), match=r"an address of ftp|cannot be downloaded"):
-        download_weights(published_at(address, "moved.pth"))
+@pytest.mark.parametrize(("file", "scheme"), [("moved.pth", "ftp"), ("by-http.pth", "http")])
+def test_a_redirect_to_something_else_is_not_followed(address, store, file, scheme):
+    with pytest.raises(UnsafeWeights, match=f"an address of {scheme}; expected https"):
+        download_weights(published_at(address, file))
     assert not store.exists() or not [*store.iterdir()]
 
 

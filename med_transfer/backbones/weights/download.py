@@ -6,6 +6,7 @@ import http.client
 import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from med_transfer.atomic import atomic_path
@@ -70,11 +71,18 @@ def download_file(url: str, target: Path, progress: Progress = silent) -> None:
     """
     try:
         _require_https(url)
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as answer:
-            _require_https(answer.url)  # a redirect may lead elsewhere
+        with urllib.request.build_opener(_OnlyToHttps).open(url, timeout=_TIMEOUT_SECONDS) as answer:
             _write(_chunks(answer, progress), target)
     except (OSError, http.client.HTTPException) as error:  # one who never answers is no URLError
         raise DownloadFailed(str(getattr(error, "reason", error))) from error
+
+
+class _OnlyToHttps(urllib.request.HTTPRedirectHandler):
+    """Refuses a redirect before it is followed: where it leads may lead back, and would have been asked."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        _require_https(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _chunks(answer: http.client.HTTPResponse, progress: Progress) -> Iterator[bytes]:
