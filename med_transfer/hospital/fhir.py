@@ -1,7 +1,14 @@
 """A study's answers as FHIR R4 resources: one DiagnosticReport, an Observation for each series.
 
 A transaction whose every entry is created only where its identifier is not known yet: posted twice, it is there once.
-Source: HL7 FHIR R4 (4.0.1): http.html#transaction, http.html#ccreate, diagnosticreport.html, observation.html.
+
+A later revision names the report that it replaces, and in the same transaction withdraws all that earlier ones brought.
+A reader who does not know the extension sees ``entered-in-error`` (``status`` is a modifier, which nobody may pass
+over), and of an earlier transaction that a server takes late nothing is created. Neither ``amended`` nor ``corrected``
+would do: both are of a report that was final.
+
+Source: HL7 FHIR R4 (4.0.1): http.html#transaction, http.html#ccreate, http.html#cond-update, observation.html,
+diagnosticreport.html (retraction), extension-diagnosticreport-replaces.html.
 """
 
 from __future__ import annotations
@@ -30,18 +37,28 @@ _SYSTEMS = {
     "UCUM": "http://unitsofmeasure.org",
 }
 _UIDS = "urn:dicom:uid"
+_REPLACES = "http://hl7.org/fhir/StructureDefinition/diagnosticReport-replaces"
 _IMAGING_STUDY = Code("18748-4", "LN", "Diagnostic imaging study")
 
 
-def fhir_bundle(analyses: Sequence[Analysis], header: ResultHeader, class_codes: dict[str, CodedEntry]) -> Json:
-    """The transaction, as JSON; every status is ``preliminary``. Of two reports of a study the later one holds."""
+def fhir_bundle(
+    analyses: Sequence[Analysis],
+    header: ResultHeader,
+    class_codes: dict[str, CodedEntry],
+    earlier: Sequence[Json] = (),
+) -> Json:
+    """The transaction, as JSON; what it says is ``preliminary``, and the ``earlier`` ones, in order, are withdrawn."""
     image, issued = analyses[0].images[0], {"issued": datetime.now(UTC).isoformat(timespec="milliseconds")}
     observations = [
         _entry(_observation(analysis, header, class_codes, image) | issued, header.sop_uid("Observation", number))
         for number, analysis in enumerate(analyses)
     ]
+    before = [
+        entry for transaction in earlier for entry in transaction["entry"] if entry["request"]["method"] == "POST"
+    ]
     report = {
         "resourceType": "DiagnosticReport",
+        **_replaces(before),
         "status": "preliminary",
         "category": [_concept_of("http://terminology.hl7.org/CodeSystem/v2-0074", "RAD", "Radiology")],
         "code": _concept(_IMAGING_STUDY),
@@ -54,8 +71,23 @@ def fhir_bundle(analyses: Sequence[Analysis], header: ResultHeader, class_codes:
     return {
         "resourceType": "Bundle",
         "type": "transaction",
-        "entry": [_entry(report, header.sop_uid("DiagnosticReport")), *observations],
+        "entry": [_entry(report, header.sop_uid("DiagnosticReport")), *observations, *map(_withdrawn, before)],
     }
+
+
+def _replaces(before: Sequence[Json]) -> Json:
+    """The extension, which takes one report: the last."""
+    reports = [entry["fullUrl"] for entry in before if entry["resource"]["resourceType"] == "DiagnosticReport"]
+    return {"extension": [{"url": _REPLACES, "valueReference": {"reference": reports[-1]}}]} if reports else {}
+
+
+def _withdrawn(entry: Json) -> Json:
+    """The same resource, which does not hold any more; where the server has never had it, it is created so."""
+    resource, request = entry["resource"] | {"status": "entered-in-error"}, entry["request"]
+    if "conclusion" in resource:
+        resource["conclusion"] = f"{RESEARCH_ONLY}. This report has been withdrawn: a later one takes its place."
+    url = f"{request['url']}?{request['ifNoneExist']}"
+    return {"fullUrl": entry["fullUrl"], "resource": resource, "request": {"method": "PUT", "url": url}}
 
 
 def _observation(analysis: Analysis, header: ResultHeader, class_codes: dict[str, CodedEntry], image: Dataset) -> Json:

@@ -22,7 +22,7 @@ from med_transfer.errors.sentence import parts
 from med_transfer.hospital.analysis import Analysis
 from med_transfer.hospital.config import NodeConfig, Results
 from med_transfer.hospital.encapsulated_pdf import encapsulated_pdf
-from med_transfer.hospital.fhir import fhir_bundle
+from med_transfer.hospital.fhir import Json, fhir_bundle
 from med_transfer.hospital.map_objects import key_objects, parametric_maps, segmentations
 from med_transfer.hospital.queue import FHIR, ResultFile
 from med_transfer.hospital.result_header import ResultHeader
@@ -88,7 +88,8 @@ def write_results(
         objects += _attempted(name, make) if getattr(settings, name) else []
     written = [_written(folder, dataset) for dataset in objects]
     if settings.fhir:
-        written.append(_written_fhir(folder, shown, header, settings))
+        before = [json.loads(file.read_bytes()) for file in _replaced(folder, earlier, FHIR, header.sop_uid("FHIR"))]
+        written.append(_written_fhir(folder, header, fhir_bundle(shown, header, settings.codes, before)))
     return written
 
 
@@ -131,10 +132,10 @@ def _character_set(dataset: Dataset) -> str:
     return "ISO_IR 100"
 
 
-def _written_fhir(folder: Path, analyses: Sequence[Analysis], header: ResultHeader, settings: Results) -> ResultFile:
+def _written_fhir(folder: Path, header: ResultHeader, bundle: Json) -> ResultFile:
     uid = header.sop_uid("FHIR")
     file = f"results/{uid}.json"
-    write_text(folder / file, json.dumps(fhir_bundle(analyses, header, settings.codes), indent=1, ensure_ascii=False))
+    write_text(folder / file, json.dumps(bundle, indent=1, ensure_ascii=False))
     return ResultFile(uid, FHIR, file)
 
 

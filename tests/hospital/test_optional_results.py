@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -343,6 +344,46 @@ def check(posted: dict, analysed: list[Analysis]) -> None:
             assert observation.dataAbsentReason.text == "Not analysed"
             (part,) = components.values()
             assert part.valueCodeableConcept.coding[0].code == "GeometryRejected"
+
+
+def taken(resources: dict[str, dict], transaction: dict) -> dict[str, dict]:
+    """What a server has after a transaction: by identifier, as R4 has it for a conditional create and update."""
+    ways = [entry["request"].get("ifNoneExist") or entry["request"]["url"].partition("?")[2] for entry in transaction]
+    for way, entry in zip(ways, transaction, strict=True):
+        own = entry["resource"]["identifier"][0]
+        assert way == f"identifier={own['system']}|{own['value']}"
+        if entry["request"]["method"] == "PUT" or way not in resources:
+            resources[way] = entry["resource"]
+    return resources
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2), (1, 2, 0, 1), (2, 0, 1)])
+def test_a_later_report_replaces_and_withdraws_the_earlier_ones(predictor, analysed, tmp_path, order):
+    """Also where a server was not sent one of them, or takes one late."""
+    own, sent, transactions = Results(structured_report=False, secondary_capture=False, fhir=True), [], []
+    for revision, analyses in enumerate((analysed, analysed[:1], analysed), 1):
+        own_header = replace(header(predictor), revision=revision, basis=f"b{revision}")
+        sent += write_results(tmp_path, analyses, own_header, own, sent)
+        transactions.append(json.loads((tmp_path / sent[-1].file).read_text()))
+    resources: dict[str, dict] = {}
+    for number in order:
+        bundle = pytest.importorskip("fhir.resources.R4B.bundle").Bundle.model_validate(transactions[number])
+        assert len({entry.fullUrl for entry in bundle.entry}) == len(bundle.entry)
+        taken(resources, transactions[number]["entry"])
+    report, *observations = [entry["resource"] for entry in transactions[-1]["entry"][:3]]
+    holds = [resource for resource in resources.values() if resource["status"] != "entered-in-error"]
+    assert sorted(map(str, holds)) == sorted(map(str, [report, *observations]))
+    withdrawn = [one["conclusion"] for one in resources.values() if "conclusion" in one and one is not report]
+    assert len(withdrawn) == 2
+    assert all(text.endswith("withdrawn: a later one takes its place.") for text in withdrawn)
+    (extension,) = report["extension"]
+    assert extension["url"] == "http://hl7.org/fhir/StructureDefinition/diagnosticReport-replaces"
+    assert extension["valueReference"]["reference"] == transactions[1]["entry"][0]["fullUrl"]
+    again = replace(header(predictor), revision=4, basis="b3")  # predicted anew, to the same end
+    (same,) = write_results(tmp_path, analysed, again, own, sent)
+    assert [entry["fullUrl"] for entry in json.loads((tmp_path / same.file).read_text())["entry"]] == [
+        entry["fullUrl"] for entry in transactions[-1]["entry"]
+    ]
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.1/fhir", "https://user:secret@host/fhir", "ftp://host"])
