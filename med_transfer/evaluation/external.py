@@ -219,7 +219,9 @@ def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.
     cohort, facts = prepared.cohort, [scan.acquisition for scan in prepared.scans]
     envelopes = (record.input_envelope, *record.input_envelope.further)
     return domain_of(
-        AcquiredScans(np.array([scan.spacings_mm for scan in prepared.scans]), novelty, facts, cohort.patients),
+        AcquiredScans(
+            np.array([scan.spacings_mm for scan in prepared.scans]), novelty, facts, cohort.patients, cohort.truth
+        ),
         profile_of(cohort.truth, cohort.labels.names, cohort.patients, facts),
         envelope_mm=(
             [envelope.spacing_mm_low for envelope in envelopes],

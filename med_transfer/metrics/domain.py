@@ -69,12 +69,14 @@ class AcquiredScans:
         novelty: [scan] in [0, 1].
         facts: of the acquisition.
         patients: whose they are.
+        truth: boolean [scan, class], the classes in the order of the profile's.
     """
 
     spacing_mm: NDArray[np.float64]
     novelty: NDArray[np.float64]
     facts: Sequence[Mapping[str, str | float]]
     patients: Sequence[str]
+    truth: NDArray[np.bool_]
 
     def knowing(self, name: str) -> tuple[list[str | float], list[str]]:
         """A fact where it is known, and whose scans these are."""
@@ -110,9 +112,9 @@ def domain_of(
         prevalence={
             name: PrevalenceShift(
                 training=training.prevalence.get(name) if training else None,
-                here=_proportion(round(share * here.n_scans), here.n_scans),
+                here=_share(present, scans.patients),
             )
-            for name, share in here.prevalence.items()
+            for name, present in zip(here.prevalence, scans.truth.T, strict=True)
         },
         numbers={name: _number(name, scans, here, training) for name in _names("numbers", here, training)},
         texts={name: _text(name, scans, here, training) for name in _names("texts", here, training)},

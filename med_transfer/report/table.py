@@ -123,9 +123,10 @@ def estimated(estimate: Estimate, kind: Literal["percent", "decimal", "ratio", "
 
 
 def barred(estimate: Estimate, t: Translator, *notes: str) -> Cell:
-    """A rate in percent as :func:`estimated` shows it, its interval drawn, and more lines beneath."""
+    """A rate in percent as :func:`estimated` shows it, the interval that holds drawn, and more lines beneath."""
     cell = estimated(estimate, "percent", t)
-    bar = (estimate.ci95[0], estimate.value, estimate.ci95[1]) if estimate.ci95 and estimate.value is not None else None
+    limits = estimate.interval  # over patients where that is the one that holds
+    bar = (limits[0], estimate.value, limits[1]) if limits and estimate.value is not None else None
     return replace(cell, notes=(*cell.notes, *notes), bar=bar)
 
 

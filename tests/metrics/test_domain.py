@@ -11,8 +11,12 @@ CLASSES = ("benign", "malignant")
 ENVELOPE = ([(0.5, 0.5, 1.0)], [(0.9, 0.9, 2.5)])
 
 
+def two_classes(malignant):
+    return np.array([[not ill, ill] for ill in malignant])
+
+
 def profile(malignant, facts):
-    truth = np.array([[not ill, ill] for ill in malignant])
+    truth = two_classes(malignant)
     return profile_of(truth, CLASSES, [f"p{n // 2}" for n in range(len(truth))], facts)
 
 
@@ -28,7 +32,7 @@ NOVELTY = np.array([0.1, 0.3, 0.5, 0.5, 0.6, 0.7, 0.8, 0.94, 0.96, 1.0])
 
 def measured(training=DEVELOPMENT, abstain_above=0.9):
     here = profile([True] * 6 + [False] * 4, FACTS)
-    scans = AcquiredScans(SPACING, NOVELTY, FACTS, TEN)
+    scans = AcquiredScans(SPACING, NOVELTY, FACTS, TEN, two_classes([True] * 6 + [False] * 4))
     return domain_of(scans, here, envelope_mm=ENVELOPE, training=training, abstain_above=abstain_above)
 
 
@@ -66,7 +70,7 @@ def test_a_value_that_was_too_rare_to_be_kept_is_not_said_to_be_new():
     training = profile([True, False] * 25, facts)
     assert "K24" not in training.texts["kernel"]
     here = profile([True, False] * 5, facts[24:25] * 10)
-    scans = AcquiredScans(SPACING, NOVELTY, facts[24:25] * 10, TEN)
+    scans = AcquiredScans(SPACING, NOVELTY, facts[24:25] * 10, TEN, two_classes([True, False] * 5))
     domain = domain_of(scans, here, envelope_mm=ENVELOPE, training=training, abstain_above=None)
     assert domain.texts["kernel"].unseen is None
 
@@ -74,23 +78,33 @@ def test_a_value_that_was_too_rare_to_be_kept_is_not_said_to_be_new():
 def test_shares_of_many_values_are_of_all_scans_and_not_of_those_with_a_frequent_one():
     facts = [{"kernel": f"K{n:02d}"} for n in range(30) for _ in range(3)] + [{"kernel": "K00"}] * 10 + [{}] * 2
     both = profile([True, False] * 51, facts)
-    scans = AcquiredScans(np.ones((102, 1, 3)), np.zeros(102), facts, [f"p{n}" for n in range(102)])
+    patients, truth = [f"p{n}" for n in range(102)], two_classes([True, False] * 51)
+    scans = AcquiredScans(np.ones((102, 1, 3)), np.zeros(102), facts, patients, truth)
     kernel = domain_of(scans, both, envelope_mm=ENVELOPE, training=both, abstain_above=None).texts["kernel"]
     assert kernel.here["K00"] == pytest.approx(13 / 100)
     assert kernel.training["K00"] == pytest.approx(13 / 102)  # of all that the profile counted
 
 
 def test_many_scans_of_two_patients_do_not_show_that_a_cohort_lies_far():
-    scans = AcquiredScans(np.full((40, 1, 3), (0.7, 0.7, 2.0)), np.repeat([0.5, 0.99], 20), [{}] * 40, ["a", "b"] * 20)
-    two = AcquiredScans(scans.spacing_mm, scans.novelty, scans.facts, ["a"] * 20 + ["b"] * 20)
-    here = profile([True, False] * 20, [{}] * 40)
+    here, truth = profile([True] * 20 + [False] * 20, [{}] * 40), two_classes([True] * 20 + [False] * 20)
+    spacing, novelty = np.full((40, 1, 3), (0.7, 0.7, 2.0)), np.repeat([0.5, 0.99], 20)
     of_forty, of_two = (
-        domain_of(one, here, envelope_mm=ENVELOPE, training=DEVELOPMENT, abstain_above=None)
-        for one in (AcquiredScans(scans.spacing_mm, scans.novelty, scans.facts, [f"p{n}" for n in range(40)]), two)
+        domain_of(
+            AcquiredScans(spacing, novelty, [{}] * 40, patients, truth),
+            here,
+            envelope_mm=ENVELOPE,
+            training=DEVELOPMENT,
+            abstain_above=None,
+        )
+        for patients in ([f"p{n}" for n in range(40)], ["a"] * 20 + ["b"] * 20)
     )
     assert of_forty.far
     assert not of_two.far
     assert of_two.out_of_distribution.ci95_cluster[0] < 0.05
+    (alone, together) = (one.prevalence["malignant"].here for one in (of_forty, of_two))
+    assert alone.ci95_cluster is None
+    assert (together.value, together.ci95) == (alone.value, alone.ci95)
+    assert together.interval[0] < 0.05 < 0.95 < together.interval[1]
 
 
 def test_what_an_older_bundle_does_not_remember_is_null():
@@ -109,7 +123,7 @@ def test_a_cohort_like_the_training_cohort_is_not_called_far():
     here = profile([True, False] * 100, facts)
 
     def far(novelty, spacing):
-        scans = AcquiredScans(spacing, novelty, facts, [f"p{n}" for n in range(200)])
+        scans = AcquiredScans(spacing, novelty, facts, [f"p{n}" for n in range(200)], two_classes([True, False] * 100))
         return domain_of(scans, here, envelope_mm=ENVELOPE, training=DEVELOPMENT, abstain_above=None).far
 
     assert sum(far(rng.random(200), alike) for _ in range(20)) <= 2

@@ -55,7 +55,7 @@ def test_what_is_cross_validated_within_an_external_cohort_is_wider_and_the_bund
     envelope = ([(1, 1, 1)], [(1, 1, 1)])
     novelty = np.zeros(len(data.patients))
     domain = domain_of(
-        AcquiredScans(spacing, novelty, facts, data.patients),
+        AcquiredScans(spacing, novelty, facts, data.patients, data.truth),
         here,
         envelope_mm=envelope,
         training=None,

@@ -47,6 +47,16 @@ def test_every_class_has_both_rates_in_words_with_the_intervals_of_its_counts(ki
             assert (told, of) == (hits if cell is row[1] else misses, n)
 
 
+def test_where_patients_have_several_scans_the_bar_is_of_patients():
+    metrics = metrics_of(replace(DATA, patients=[f"p{n // 3}" for n in range(len(DATA.patients))]))
+    (table,) = section(evidence(DATA, metrics), ENGLISH).tables
+    assert table.caption.startswith("Bar: the interval over patients (†)")
+    for row, class_metrics in zip(table.cells, metrics.classes.values(), strict=True):
+        rate = class_metrics.sensitivity
+        assert rate.ci95_cluster != rate.ci95
+        assert row[1].bar == (rate.ci95_cluster[0], rate.value, rate.ci95_cluster[1])
+
+
 def test_the_words_are_on_the_page(tmp_path):
     page = Page(write(tmp_path / "report.html", sample()))
     class_metrics = sample().metrics.classes["malignant"]

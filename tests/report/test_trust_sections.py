@@ -141,7 +141,7 @@ def with_domain(novelty, training=True):
     facts = [{"kernel": "LUNG", "n_slices": 90.0}] * 240
     here = profile_of(DATA.truth, THREE.names, DATA.patients, facts)
     domain = domain_of(
-        AcquiredScans(np.ones((240, 1, 3)), novelty, facts, DATA.patients),
+        AcquiredScans(np.ones((240, 1, 3)), novelty, facts, DATA.patients, DATA.truth),
         here,
         envelope_mm=([(1, 1, 1)], [(1, 1, 1)]),
         training=here if training else None,

@@ -21,13 +21,14 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     domain = evidence.metrics.domain
     if domain is None:
         return None
-    tables = [_distance(domain, t), _prevalence(domain, t)]
+    over_patients = " " + t("†: interval over patients.") if evidence.clustered else ""
+    tables = [_distance(domain, over_patients, t), _prevalence(domain, over_patients, t)]
     tables += [_numbers(domain.numbers, t)] if domain.numbers else []
     tables += [_texts(domain.texts, t)] if domain.texts else []
     return Section(t("Distance from the training cohort"), tables)
 
 
-def _distance(domain: Domain, t: Translator) -> Table:
+def _distance(domain: Domain, over_patients: str, t: Translator) -> Table:
     axes = ", ".join(f"{t(_AXES[axis])} {n}" for axis, n in domain.outside_by_axis.items() if n)
     outside = t("Spacing outside that of training") + (f" ({axes})" if axes else "")
     novel = t(
@@ -43,14 +44,18 @@ def _distance(domain: Domain, t: Translator) -> Table:
         above = t("Above the limit at which the bundle abstains ({limit})", limit=f"{domain.abstain_above:g}")
         rows.append((above, estimated(domain.abstained, "percent", t)))
     return Table(
-        "distance", t("Scans of this cohort that are unlike those of training"), (t("Scans"), t("Share")), rows
+        "distance",
+        t("Scans of this cohort that are unlike those of training.") + over_patients,
+        (t("Scans"), t("Share")),
+        rows,
     )
 
 
-def _prevalence(domain: Domain, t: Translator) -> Table:
+def _prevalence(domain: Domain, over_patients: str, t: Translator) -> Table:
     return Table(
         "prevalence",
-        t("Predictive values and calibration hold at the prevalence they were found at"),
+        t("Share of scans. Predictive values and calibration hold at the prevalence they were found at.")
+        + over_patients,
         (t("Class"), t("Prevalence in training"), t("Prevalence here")),
         [
             (name, _share(shift.training, t), estimated(shift.here, "percent", t))

@@ -33,9 +33,14 @@ def section(evidence: Evidence, t: Translator) -> Section:
 
 
 def _by_class(metrics: Metrics, clustered: bool, t: Translator) -> Table:
-    caption = t("Bar: 95 % {interval}.", interval=t(INTERVALS[metrics.evaluation.interval]))
+    interval = t(INTERVALS[metrics.evaluation.interval])
+    caption = t("Bar: 95 % {interval}.", interval=interval)
     if clustered:
-        caption += " " + t("†: interval over patients, the one to trust because some patients have several scans.")
+        caption = t(
+            "Bar: the interval over patients (†), the one to trust because some patients have several scans; without "
+            "†: 95 % {interval} over scans.",
+            interval=interval,
+        )
     return Table(
         "sensitivity",
         caption,
