@@ -8,8 +8,9 @@ from scipy.stats import t
 
 from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.metrics.binomial import Z95
-from med_transfer.metrics.intervals import PatientBootstrap, percentile_interval
+from med_transfer.metrics.intervals import PatientBootstrap, estimate_of_draws
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.reasons import DRAWS_AGREE
 from med_transfer.metrics.recalibration import SMALLEST, binary_log_probability, intercept, slope
 from med_transfer.metrics.records.calibration import BrierDecomposition, Calibration, ClassCalibration, ReliabilityBin
 from med_transfer.metrics.records.estimate import Estimate, Interval
@@ -37,8 +38,7 @@ def brier(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Esti
     by_scan = brier_by_scan(predictions.truth, predictions.probabilities, multilabel=predictions.labels.multilabel)
     draws = bootstrap.distribution(lambda weights: weights @ by_scan / weights.sum(axis=1))
     what = Sentence("mean over findings") if predictions.labels.multilabel else Sentence("half the sum over classes")
-    method = joined(what, bootstrap.described("percentile"))
-    return Estimate(value=float(by_scan.mean()), ci95=percentile_interval(draws), method=method)
+    return estimate_of_draws(float(by_scan.mean()), draws, what, bootstrap)
 
 
 def brier_decomposition(claimed: NDArray[np.float64], came_true: NDArray[np.bool_]) -> BrierDecomposition:
@@ -151,9 +151,7 @@ def _of_class(predictions: LabelledPredictions, c: int, bootstrap: PatientBootst
     draws = bootstrap.distribution(lambda weights: weights @ squared / weights.sum(axis=1))
     binary = (binary_log_probability(probability), truth.astype(int), predictions.patients)
     return ClassCalibration(
-        brier=Estimate(
-            value=float(squared.mean()), ci95=percentile_interval(draws), method=bootstrap.described("percentile")
-        ),
+        brier=estimate_of_draws(float(squared.mean()), draws, "", bootstrap),
         decomposition=brier_decomposition(probability, truth),
         ece=_ece(probability, truth, bootstrap, Sentence("this class")),
         slope=_undefined(few) if (few := too_few_patients(predictions, c)) else slope(*binary),
@@ -185,8 +183,10 @@ def _pairs(predictions: LabelledPredictions) -> tuple[NDArray[np.float64], NDArr
 def _ece(claimed: NDArray[np.float64], came_true: NDArray[np.bool_], bootstrap: PatientBootstrap, of: str) -> Estimate:
     value = expected_calibration_error(reliability(claimed, came_true))
     bins = Sentence("probability of {of}, {n} bins of equal width", of=of, n=N_BINS)
-    method = joined(bins, bootstrap.described("basic and distance"))
-    return Estimate(value=value, ci95=calibration_error_interval(claimed, came_true, bootstrap), method=method)
+    low, high = calibration_error_interval(claimed, came_true, bootstrap)
+    if high - low < 1e-12:
+        return Estimate(value=value, ci95=None, method=bins, reason=Sentence("no interval: {why}", why=DRAWS_AGREE))
+    return Estimate(value=value, ci95=(low, high), method=joined(bins, bootstrap.described("basic and distance")))
 
 
 def calibration_error_interval(

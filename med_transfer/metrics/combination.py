@@ -23,7 +23,7 @@ from med_transfer.metrics.effective_trials import by_patient, effective_trials
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Interval
 
-_FEWEST_CORRELATED = 3  # patients; of two any correlation is 1 or -1, and an interval may lose its width
+_FEWEST_CORRELATED = 5  # patients; of fewer a correlation is often near -1, and an interval may lose its width
 Limits = Callable[[float, float], Interval | None]
 
 

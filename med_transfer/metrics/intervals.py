@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy.optimize import root_scalar
 from scipy.stats import norm
 
-from med_transfer.errors.sentence import Sentence
+from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.metrics.binomial import Z95
-from med_transfer.metrics.records.estimate import Interval
+from med_transfer.metrics.reasons import DRAWS_AGREE, SOME_CLASS_MISSING
+from med_transfer.metrics.records.estimate import Estimate, Interval
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -164,3 +165,17 @@ class PatientBootstrap:
     @cached_property
     def _patient_of_scan(self) -> NDArray[np.intp]:
         return np.unique(np.asarray(self.patients, dtype=str), return_inverse=True)[1]
+
+
+def estimate_of_draws(value: float, draws: NDArray[np.float64], what: str, bootstrap: PatientBootstrap) -> Estimate:
+    """With the interval of the draws' percentiles; none when all draws agree, which would look like certainty."""
+    if agree_but_for_few(draws):
+        return Estimate(value=value, ci95=None, method=what, reason=Sentence("no interval: {why}", why=DRAWS_AGREE))
+    interval = percentile_interval(draws)
+    missing = 1 - float(np.isfinite(draws).mean())
+    method = joined(what, bootstrap.described("percentile"))
+    if missing:
+        method = Sentence(
+            "{method}, {share} of draws lacked a class", method=method, share=f"{max(missing, 0.001):.1%}"
+        )
+    return Estimate(value=value, ci95=interval, method=method, reason="" if interval else SOME_CLASS_MISSING)

@@ -11,9 +11,9 @@ from med_transfer.metrics.binomial import clopper_pearson
 from med_transfer.metrics.class_auc import widened
 from med_transfer.metrics.combination import Parts, auc_parts, defined_classes, rate_parts
 from med_transfer.metrics.delong import macro_auc_interval
-from med_transfer.metrics.intervals import PatientBootstrap, Statistic, agree_but_for_few, percentile_interval
+from med_transfer.metrics.intervals import PatientBootstrap, Statistic, estimate_of_draws
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.reasons import DRAWS_AGREE, NO_CLASS_WITH_BOTH, ONE_ANSWER, SOME_CLASS_MISSING
+from med_transfer.metrics.reasons import NO_CLASS_WITH_BOTH, ONE_ANSWER
 from med_transfer.metrics.records.estimate import Estimate
 
 
@@ -86,7 +86,7 @@ def micro_auc(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> 
     value = _value(statistic, predictions)
     if value is None:
         return Estimate(value=None, ci95=None, method=what, reason=Sentence("no pair of scan and class to tell apart"))
-    return _resampled(value, bootstrap.distribution(statistic), what, bootstrap)
+    return estimate_of_draws(value, bootstrap.distribution(statistic), what, bootstrap)
 
 
 def macro_average_precision(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
@@ -105,7 +105,7 @@ def macro_average_precision(predictions: LabelledPredictions, bootstrap: Patient
         reason = Sentence("no class has a case among {scans}", scans=predictions.scans)
         return Estimate(value=None, ci95=None, method=what, reason=reason)
     value = float(statistic(np.ones((1, len(predictions))))[0])
-    return _resampled(value, bootstrap.distribution(statistic), what, bootstrap)
+    return estimate_of_draws(value, bootstrap.distribution(statistic), what, bootstrap)
 
 
 def confusion_matrix(predictions: LabelledPredictions) -> list[list[int]] | None:
@@ -130,17 +130,3 @@ def _without_absent(what: str, predictions: LabelledPredictions) -> str:
     return Sentence(
         "{what} (without {absent}: undefined in {scans})", what=what, absent=absent, scans=predictions.scans
     )
-
-
-def _resampled(value: float, draws: NDArray[np.float64], what: str, bootstrap: PatientBootstrap) -> Estimate:
-    """An estimate with the interval of its draws; none when all draws agree."""
-    if agree_but_for_few(draws):
-        return Estimate(value=value, ci95=None, method=what, reason=Sentence("no interval: {why}", why=DRAWS_AGREE))
-    interval = percentile_interval(draws)
-    missing = 1 - float(np.isfinite(draws).mean())
-    method = joined(what, bootstrap.described("percentile"))
-    if missing:
-        method = Sentence(
-            "{method}, {share} of draws lacked a class", method=method, share=f"{max(missing, 0.001):.1%}"
-        )
-    return Estimate(value=value, ci95=interval, method=method, reason="" if interval else SOME_CLASS_MISSING)

@@ -54,6 +54,17 @@ def test_interval_of_a_class_s_brier_score_is_that_of_its_mean_over_patients():
         assert brier.ci95 == pytest.approx((squared.mean() - half, squared.mean() + half), abs=0.1 * half)
 
 
+def test_where_every_draw_agrees_a_score_has_no_interval_and_says_why():
+    """Right for certain of every scan: no resample differs, which shows nothing of the next sample."""
+    truth = np.arange(20)[:, None] % 2 == [0, 1]
+    predictions = LabelledPredictions.of(truth, truth.astype(float), [f"p{n}" for n in range(20)], Labels(("a", "b")))
+    measured = calibration(predictions, PatientBootstrap(predictions.patients, 200))
+    for brier in (measured.brier, measured.classes["a"].brier):
+        assert (brier.value, brier.ci95) == (0.0, None)
+        assert brier.reason == "no interval: every bootstrap draw agrees"
+    assert (measured.ece.value, measured.ece.ci95) == (0.0, None)
+
+
 def test_expected_calibration_error_equals_torchmetrics():
     data = three_classes(400)
     ours = expected_calibration_error(reliability(*claims(data.truth, data.probabilities, multilabel=False)))

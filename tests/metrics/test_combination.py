@@ -129,9 +129,10 @@ def test_scans_of_a_patient_count_as_many_as_korn_and_graubard_say():
     assert trials[1] == pytest.approx((8, 8))  # one scan each
 
 
-def test_two_patients_do_not_cancel_each_other():
-    """Of two any correlation is 1 or -1, by which the limits of two rates would take each other away."""
+@pytest.mark.parametrize("errors", [(0.2, -0.2), (0.2, 0.0, -0.2), (0.2, 0.2, -0.2, -0.2)])
+def test_very_few_patients_do_not_cancel_each_other(errors):
+    """Of two any correlation is 1 or -1, of three or four often, and the limits of two rates took each other away."""
     limits = np.array([[0.1, 0.9], [0.1, 0.9]])
-    two = Parts(np.array([0.5, 0.5]), limits, np.array([[0.2, -0.2], [-0.2, 0.2]]))
-    low, high = two.combined(np.array([0.5, 0.5]), unseen=0.0)
+    few = Parts(np.array([0.5, 0.5]), limits, np.outer(errors, [1, -1]))
+    low, high = few.combined(np.array([0.5, 0.5]), unseen=0.0)
     assert high - low == pytest.approx(0.8 / np.sqrt(2))
