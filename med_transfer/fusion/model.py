@@ -111,8 +111,13 @@ class Inputs(Record):
         for column in self.columns:
             text = scans.columns[row].get(column.name)
             given = text is not None
-            reasons.append(column.trouble(text) if given else Sentence("column {name} is not given", name=column.name))
+            reasons.append(column.trouble(text) if given else _not_given(column.name))
         return joined(*reasons)
+
+
+def _not_given(name: str) -> Sentence:
+    """Of a table's columns, those that are empty in every row are left out, see ``clinical.with_values``."""
+    return Sentence("column {name} is not given, or empty in every row", name=name)
 
 
 def network_features(probabilities: NDArray[np.floating], *, multilabel: bool) -> NDArray[np.float64]:

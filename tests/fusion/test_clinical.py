@@ -71,7 +71,7 @@ def test_what_is_missing_at_prediction_leaves_the_fused_answer_empty():
     within = ["roi"] * 4 + ["whole"] + ["roi"] * (len(data.scans) - 5)
     fused = fusion.fuse(replace(data.scans, columns=columns, handcrafted=handcrafted, within=within))
     assert fused.reasons[:5] == [
-        "column marker is not given",
+        "column marker is not given, or empty in every row",
         "column marker has no value here, and never lacked one in training",
         "",
         "handcrafted feature mean_hu is undefined here, and never was in training",
