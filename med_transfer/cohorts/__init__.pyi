@@ -1,7 +1,7 @@
 from .array_cache import ArrayCache, CacheEntry, cache_key
 from .channels import channel_columns, require_columns
 from .hashed_names import hash_names, recognise
-from .lock import CohortLock, labelled_scans_hash, overlap, seen_before
+from .lock import CohortLock, labelled_scans_hash, overlap, seen_before, warn_of_other_spellings
 from .preparation import (
     NetworkInput,
     PreparedCohort,
@@ -52,5 +52,6 @@ __all__ = [
     "seen_before",
     "split_cohort",
     "unlabelled_cohort",
+    "warn_of_other_spellings",
     "without_prediction",
 ]

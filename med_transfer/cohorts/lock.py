@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,13 @@ from pydantic import (
 
 from med_transfer.atomic import write_text
 from med_transfer.cohorts.hashed_names import hash_names, old_hash, recognise, salt_of
-from med_transfer.cohorts.label_text import other_decimals
+from med_transfer.cohorts.label_text import as_read, other_decimals
 from med_transfer.cohorts.splits import Images, Split, SplitConfig
 from med_transfer.cohorts.table import Cohort
 from med_transfer.errors import CohortError
+from med_transfer.errors.sentence import few
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 TEST, TRAIN = "test", "train"
@@ -185,6 +189,27 @@ def seen_before(
     others = {other: name for name in set(cohort.patients) - known if (other := other_decimals(name))}
     known |= {others[other] for other in recognise(others, hashes)}
     return shared(cohort, content_hashes, known, images)
+
+
+def warn_of_other_spellings(cohort: Cohort, patient_hashes: Iterable[str]) -> None:
+    """Tell of patients who are called as one that a network has learned from, but in small or capital letters.
+
+    Or with other spaces, or signs that look alike. In one table two such names are refused; of two tables only the
+    hospitals know whether both are one person, so that nobody is counted as seen for it.
+
+    Args:
+        patient_hashes: as for :func:`seen_before`.
+    """
+    hashes, names = set(patient_hashes), set(cohort.patients)
+    spelt = {other: name for name in names for plain in (as_read(name),) for other in (plain, plain.upper())}
+    alike = {spelt[other] for other in recognise(spelt.keys() - names, hashes)} - recognise(names, hashes).keys()
+    if alike:
+        log.warning(
+            "%d patients are called as ones that were learned from but for capital letters or spaces, and count as "
+            "others: %s. If they are the same people, give them the same names",
+            len(alike),
+            few([str(case) for case in cohort.cases if case.patient in alike]),
+        )
 
 
 def shared(

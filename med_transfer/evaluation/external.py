@@ -25,7 +25,14 @@ from med_transfer.bundle import (
 from med_transfer.bundle.model_card import model_card_rows
 from med_transfer.bundle.provenance import seen_in_training
 from med_transfer.bundle.signature import verify_bundle
-from med_transfer.cohorts import Cohort, Images, PreparedCohort, labelled_scans_hash, prepare_cohort
+from med_transfer.cohorts import (
+    Cohort,
+    Images,
+    PreparedCohort,
+    labelled_scans_hash,
+    prepare_cohort,
+    warn_of_other_spellings,
+)
 from med_transfer.errors import PatientLeak
 from med_transfer.errors.sentence import Sentence, few
 from med_transfer.evaluation.evaluate import EvaluationInput, evaluate, predict
@@ -104,6 +111,7 @@ def evaluate_bundle(
         cohort = Cohort.read(cohort, labels=record.labels)
     check_subgroups(cohort, settings.subgroups)
     checked_prevalence(config.prevalence, cohort.labels)
+    warn_of_other_spellings(cohort, record.trained_on.patient_hashes)
     if not settings.allow_overlap:  # by patient, before anything is read
         _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))
     with sole_writer(out, "an evaluation"), log_file(out / "run.log", delay=True):

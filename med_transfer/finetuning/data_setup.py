@@ -19,6 +19,7 @@ from med_transfer.cohorts import (
     recognise,
     seen_before,
     split_cohort,
+    warn_of_other_spellings,
 )
 from med_transfer.cohorts.near_duplicates import near_duplicates
 from med_transfer.errors import BackboneError, ConfigError, PatientLeak, UsageError
@@ -184,6 +185,7 @@ def _refuse_what_the_source_saw(run_data: RunData, weights: Path | None) -> None
     if source is None:
         return
     test = run_data.prepared.subset(run_data.split.evaluated)
+    warn_of_other_spellings(test.cohort, source.patient_hashes)
     seen = seen_before(test.cohort, test.content_hashes, source.patient_hashes, source.content_hashes)
     if seen:
         named = few([str(test.cohort.cases[i]) for i in seen])

@@ -7,7 +7,15 @@ import time
 import pytest
 from cohort_strategies import NAMES, cohort_of
 
-from med_transfer.cohorts import CohortLock, SplitConfig, hashed_names, overlap, seen_before, split_cohort
+from med_transfer.cohorts import (
+    CohortLock,
+    SplitConfig,
+    hashed_names,
+    overlap,
+    seen_before,
+    split_cohort,
+    warn_of_other_spellings,
+)
 from med_transfer.cohorts.hashed_names import hash_names, old_hash, recognise, salt_of
 from med_transfer.errors import CohortError
 
@@ -78,6 +86,20 @@ def test_hashes_of_several_salts_and_of_before_stand_in_one_list():
 def test_a_hash_that_would_cost_a_reader_dear_or_is_unknown_is_refused(kind):
     with pytest.raises(CohortError, match=r"hash of kind '.*'; expected scrypt13:<salt>. Update med-transfer"):
         recognise(["a"], [f"{kind}:{'0' * 32}"])
+
+
+@pytest.mark.parametrize(("learned", "asked"), [("PAT-1", "pat-1"), ("pat-1", "Pat-1"), ("pat 1", "PAT  1")])
+def test_a_patient_spelt_otherwise_than_in_training_is_told_and_not_counted(learned, asked, caplog):
+    hashes = hash_names([learned, "other"], SALT).values()
+    cohort = cohort_of([("new", "a"), (asked, "b"), ("other", "a")])
+    assert seen_before(cohort, [()] * 3, hashes, ()) == (2,)
+    warn_of_other_spellings(cohort, hashes)
+    assert "1 patients are called as ones that were learned from but for capital letters or spaces" in caplog.text
+    assert f"others: {cohort.cases[1]}. If they are the same" in caplog.text
+    assert asked not in caplog.text
+    caplog.clear()
+    warn_of_other_spellings(cohort.subset([0, 2]), hashes)
+    assert not caplog.text
 
 
 def test_a_lock_names_no_scan(tmp_path):
