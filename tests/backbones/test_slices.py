@@ -165,6 +165,27 @@ def test_bundle_is_rebuilt_predicts_and_is_a_source(tmp_path, encoder):
     assert torch.equal(loaded.encoder.attention.score.weight, encoder.attention.score.weight)
 
 
+def test_what_leads_to_a_map_is_not_kept_for_its_gradient(encoder, monkeypatch):
+    """Of an encoder that does not train; the gradients are those of all slices at once."""
+    x, kept = rand(1, 1, 6, 64, 64), []
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one.numel()) or one, lambda one: one)
+    monkeypatch.setattr("med_transfer.backbones.networks.slices._CHUNK_PIXELS", 2 * 64 * 64)
+
+    def gradients() -> tuple[torch.Tensor, ...]:
+        kept.clear()
+        with hooks:
+            maps = encoder(x)
+        wanted = [maps[-1], *encoder.parameters()]
+        return torch.autograd.grad(encoder.pool(maps, (-1,)).square().sum(), wanted, allow_unused=True)
+
+    few = gradients()
+    assert sum(kept) <= 3 * x.numel()  # the slices themselves, as photographs
+    monkeypatch.setattr(encoder, "_in_chunks", encoder.net_maps)
+    for found, expected in zip(few, gradients(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    assert sum(kept) > sum(one.numel() for one in encoder(x))
+
+
 @torch.no_grad()
 def test_slices_pass_a_few_at_a_time_and_empty_ones_not_at_all(encoder, monkeypatch):
     x = rand(2, 1, 7, 32, 32)

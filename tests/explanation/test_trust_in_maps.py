@@ -131,6 +131,15 @@ def test_deletion_is_the_probability_without_the_strongest_voxels(ensemble, imag
     assert len(found.random_drops) == 3
 
 
+def test_on_a_processor_one_input_at_a_time_is_looked_at(ensemble, image):
+    heat, sizes = GradCAM()(ensemble, image, BRIGHT), []
+    with ensemble.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]))):
+        found = deletion(ensemble, image, BRIGHT, heat, MapCheckSettings(n_random=9))
+    assert found is not None
+    assert len(found.random_drops) == 9
+    assert sizes == [1] * 11
+
+
 def test_an_empty_map_is_said_to_be_empty(ensemble, image):
     class Nothing(Edges):
         def __call__(self, ensemble, image, class_index):

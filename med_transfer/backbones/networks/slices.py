@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from med_transfer.backbones.encoder import Box, Features
 from med_transfer.backbones.networks.instances import GatedAttention, InstanceEncoder, is_shown, occupied, spread
@@ -116,11 +118,16 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
         return said * shown.reshape(*shown.shape, *[1] * (said.ndim - 2))
 
     def _in_chunks(self, slices: Tensor) -> list[Tensor]:
-        """The maps of some slices; without a gradient to keep, a few at a time."""
-        if torch.is_grad_enabled() or slices.is_meta:
+        """The maps of some slices, a few at a time but in training, where all of a batch have common statistics.
+
+        For a gradient what leads to the maps is computed again, and not kept: that of a scan takes gigabytes.
+        """
+        if (torch.is_grad_enabled() and self.training) or slices.is_meta:
             return self.net_maps(slices)
+        again = partial(checkpoint, self.net_maps, use_reentrant=False)
+        maps_of = again if torch.is_grad_enabled() else self.net_maps
         n = max(1, (_CHUNK_PIXELS_GPU if slices.is_cuda else _CHUNK_PIXELS) // slices[0, 0].numel())
-        return [torch.cat(maps) for maps in zip(*map(self.net_maps, slices.split(n)), strict=True)]
+        return [torch.cat(maps) for maps in zip(*map(maps_of, slices.split(n)), strict=True)]
 
 
 class _PooledSlices(nn.Module):
