@@ -67,15 +67,16 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
                 scans of several kinds.
         """
         # not by its number, which is that of another scan in another fit
-        patients = groups if groups is not None else [str(Path(scan).resolve()) for scan in X]
+        paths = [Path(scan).resolve() for scan in X]
+        patients = groups if groups is not None else list(map(str, paths))
         if not len(X) == len(y) == len(patients):
             raise CohortError(f"{len(X)} scans, {len(y)} labels, {len(patients)} patients", expected="equal numbers")
         labels = np.asarray(y)
         _require_one_each(labels, "label", "y")
         _require_one_each(np.asarray(patients), "patient", "groups")
         cases = tuple(
-            Case(scan=str(scan), path=Path(scan).resolve(), patient=str(patient), label=str(label))
-            for scan, label, patient in zip(X, labels, patients, strict=True)
+            Case(scan=str(scan), path=path, patient=str(patient), label=str(label))
+            for scan, path, label, patient in zip(X, paths, labels, patients, strict=True)
         )
         classes = np.unique(labels)
         cohort = Cohort(cases, Labels(tuple(map(str, classes))))
