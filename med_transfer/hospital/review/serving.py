@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
@@ -39,7 +40,8 @@ def serve_page(node: NodeConfig, say: Callable[[str], None]) -> None:
         threading.Thread(target=_leave_to_another, args=(server, node), daemon=True).start()
         _stay_on_one_core()
         say(f"The review page is at {url}")
-        server.run(sockets=[door])
+        with suppress(KeyboardInterrupt):  # uvicorn raises once more the signal that has ended it in good order
+            server.run(sockets=[door])
     queue.close()
 
 

@@ -54,6 +54,7 @@ def test_a_page_that_is_killed_starts_again_and_ends_with_its_node(config, capfd
         os.kill(page.pid, 0)
     told = capfd.readouterr()
     assert "Create the first operator at http://127.0.0.1" in told.out + told.err
+    assert "error" not in told.out + told.err  # to be told to stop is none
 
 
 def test_a_page_that_cannot_be_started_now_is_started_later(config, monkeypatch):
