@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 SUCCESS, NOT_AUTHORISED = 0x0000, 0x0124  # of any DIMSE service, DICOM PS3.7 C
 # Result, source and reason of an A-ASSOCIATE-RJ, DICOM PS3.8 9.3.4
-UNKNOWN_CALLER, BUSY = (0x01, 0x01, 0x03), (0x02, 0x03, 0x02)
+UNKNOWN_CALLER, UNKNOWN_CALLED, BUSY = (0x01, 0x01, 0x03), (0x01, 0x01, 0x07), (0x02, 0x03, 0x02)
 _LARGEST_REQUEST = 1 << 20  # of an association: 128 contexts are some 50 kB
 
 
@@ -105,7 +105,7 @@ class NodeServer(ThreadedAssociationServer):
         What a peer's name stands for is asked of the hospital's name service, which may not answer.
         """
         if not self._may_connect(client_address[0]):
-            log.warning("a connection from an address that is not in callers was closed")
+            log.warning("a connection from %s was closed: not in callers", client_address[0])
             self.shutdown_request(request)
             return
         request.settimeout(self.node.limits.network_seconds)
@@ -124,12 +124,15 @@ class NodeServer(ThreadedAssociationServer):
 
 
 def admit(event: evt.Event, node: NodeConfig) -> None:
-    """Reject an association of an AE title that may not call from its address, and any when the disk is nearly full."""
+    """Reject who may not call from its address, or calls another; and everybody when the disk is nearly full."""
     association = event.assoc
     request = cast(A_ASSOCIATE, association.requestor.primitive)
     title, address = (request.calling_ae_title or "").strip(), association.requestor.address
+    called = (request.called_ae_title or "").strip()
     cast(Any, association).sends_images = may_send(node, title, address)
-    if not sends_images(association) and not is_destination(node, title, address):
+    if called != node.ae_title:
+        _reject(association, UNKNOWN_CALLED, f"it calls {called}, and this is {node.ae_title}")
+    elif not sends_images(association) and not is_destination(node, title, address):
         _reject(association, UNKNOWN_CALLER, "AE title and address are not in callers")
     elif disk_is_full(node):
         _reject(association, BUSY, "the disk is nearly full")
@@ -201,7 +204,8 @@ def _addresses(called: Iterable[Peer]) -> list[str]:
 
 
 def _reject(association: Association, answer: tuple[int, int, int], why: str) -> None:
-    log.warning("an association was rejected: %s", why)
+    title = cast(A_ASSOCIATE, association.requestor.primitive).calling_ae_title
+    log.warning("an association of %s from %s was rejected: %s", title, association.requestor.address, why)
     association.acse.send_reject(*answer)
     evt.trigger(association, evt.EVT_REJECTED, {})
     association.kill()

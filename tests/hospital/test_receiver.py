@@ -136,6 +136,14 @@ def test_only_callers_get_in(node_config, tmp_path, caplog):
     config = node_config(callers=[{"ae_title": "CT1", "address": "10.0.0.0/8"}])
     with receiving(config):
         assert not echoscu(config.port)
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("med_transfer")]
+    stranger = "an association of STRANGER from 127.0.0.1 was rejected: AE title and address are not in callers"
+    assert told == [  # what node.yaml must say, or the modality
+        stranger,
+        "an association of CT1 from 127.0.0.1 was rejected: it calls ANOTHER, and this is MEDTRANSFER",
+        stranger,
+        "a connection from 127.0.0.1 was closed: not in callers",
+    ]
 
 
 def test_a_name_service_that_does_not_answer_keeps_no_caller_waiting(node_config, monkeypatch):
