@@ -65,6 +65,13 @@ class Analysis:
         because = self.prediction.abstained_because if self.prediction.status == "ok" else self.refusal
         return tuple(filter(None, because.split(";")))
 
+    def told_of_missing(self, images: int) -> Analysis:
+        """With the remark that so many of the study's images had not come: what is to be seen may be on them."""
+        if not images:
+            return self
+        remark = f"{images} of the study's images had not come when this was made"
+        return replace(self, prediction=replace(self.prediction, reason=joined(self.prediction.reason, remark)))
+
 
 def require_usable(predictor: Predictor, bundle: Path) -> None:
     """A node is given images and nothing else. Raises ConfigError for a bundle that needs more."""

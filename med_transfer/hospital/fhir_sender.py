@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import time
@@ -45,8 +46,10 @@ class FhirSender:
                 said = json.loads(answer.read(1 << 24))
         except urllib.error.HTTPError as error:
             return f"refused_http_{error.code}"
-        except (OSError, ValueError) as error:  # no answer, or none in JSON
-            return "unreachable" if isinstance(error, OSError) else "no_answer"
+        except urllib.error.URLError:  # before all of it was sent
+            return "unreachable"
+        except (OSError, http.client.HTTPException, ValueError):  # no answer, half of one, or none in JSON
+            return "no_answer"
         return _refusal(said)
 
 

@@ -247,13 +247,15 @@ class Node:
     def _of_route(self, study: Study, route: str, predictor: Predictor) -> _OfRoute:
         """Nothing where the route's rules choose nothing, and nobody has an answer of it to be taken back."""
         config, rules = self._config, self._config.rules_by_route[route]
-        basis = basis_of(self.queue.instances(study.id), predictor.identity, config, rules)
+        missing = self.queue.missing(study.id)
+        basis = basis_of(self.queue.instances(study.id), predictor.identity, config, rules, missing)
         images = config.folder / "incoming" / study.id
         earlier = self.queue.earlier_results(study, route)
         others = bool(config.routes) and not earlier
         analyses = analyse(images, predictor, rules, config.results.heat_map, others)
         if not analyses:
             return _OfRoute()
+        analyses = [analysis.told_of_missing(missing) for analysis in analyses]
         header = ResultHeader.of(
             *(predictor.record, predictor.identity),
             study_uid=study.study_uid,

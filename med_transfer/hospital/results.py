@@ -34,12 +34,16 @@ log = logging.getLogger(__name__)
 
 
 def basis_of(
-    instances: Sequence[tuple[str, str]], bundle: str, node: NodeConfig, series: SeriesRules | None = None
+    instances: Sequence[tuple[str, str]],
+    bundle: str,
+    node: NodeConfig,
+    series: SeriesRules | None = None,
+    missing: int = 0,
 ) -> str:
-    """Hash of all that a result follows from: images, bundle, which series, and how results are written."""
+    """Hash of all that a result follows from: images that came or did not, bundle, series, and how it is written."""
     series = series or node.study.series
     rules = series.model_dump(mode="json") if series else None
-    all_of_it = [*map(list, instances), bundle, rules, node.results.model_dump(mode="json"), versions()]
+    all_of_it = [*map(list, instances), missing, bundle, rules, node.results.model_dump(mode="json"), versions()]
     return hashlib.sha256(json.dumps(all_of_it, sort_keys=True).encode()).hexdigest()
 
 
@@ -57,7 +61,7 @@ def write_results(
         analyses: of one study.
         header: what the objects have in common.
         settings: which objects.
-        earlier: what somebody has been sent of earlier revisions of the study, in order.
+        earlier: what somebody has of earlier revisions of the study, in order.
 
     Raises:
         OutputError: a file cannot be written.

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from peers import series
+from peers import free_port, series
 from pydicom import dcmread
+from pynetdicom import AE, StoragePresentationContexts, evt
 from tiny_bundle import tiny_bundle
 
 from med_transfer.bundle import read_record
 from med_transfer.errors import BundleError, ConfigError, UsageError
 from med_transfer.hospital import bundles
 from med_transfer.hospital.bundles import Bundles, bundle_mark, use
-from med_transfer.hospital.incoming import keep, received_file
+from med_transfer.hospital.incoming import keep, received_file, study_id
 from med_transfer.hospital.node import Node
 from med_transfer.hospital.queue import Feedback, Queue
 from med_transfer.hospital.review.bundle_records import bundle_record
+from med_transfer.hospital.sender import Sender
 from med_transfer.hospital.updates import rollback, update_record
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.estimate import Estimate
@@ -106,6 +109,26 @@ def test_a_study_is_not_judged_without_images_that_are_gone_from_the_disk(node_c
     node.queue.close()
 
 
+def test_an_answer_of_a_study_that_is_not_all_here_says_so(node_config, first_bundle, tmp_path):
+    """In every object: the record and the page are not what the PACS shows."""
+    config = node_config(results={"heat_map": "off", "secondary_capture": False, "fhir": True})
+    scan = series(tmp_path / "scan")
+    node, remark = Node(config, first_bundle, "cpu"), "1 of the study's images had not come when this was made"
+    image = dcmread(scan[0], stop_before_pixels=True)
+    node.queue.announce(study_id(image.StudyInstanceUID), {*(dcmread(file).SOPInstanceUID for file in scan)}, 0)
+    *_, last = scan  # at an end of the stack no geometry misses it
+    for file in scan[:-1]:
+        keep(config.folder, node.queue, received_file(file.read_bytes()), 0, 100)
+    assert node.queue.complete(100, 0, longest_seconds=1) == 1
+    for whole in (False, True):
+        entry = predict(node, [last] if whole else [])[-1]
+        assert (entry["status"], entry["images"]) == ("ok", len(scan) - (not whole))
+        report, resources = (f"{config.folder}/results/{uid}" for uid in entry["outputs"])
+        said = [dcmread(f"{report}.dcm").to_json(), Path(f"{resources}.json").read_text()]
+        assert [remark in text for text in said] == [not whole] * 2
+    node.queue.close()
+
+
 def test_a_code_for_a_class_that_no_bundle_has_is_told(node_config, first_bundle, caplog):
     codes = {name: {"value": "1", "scheme": "99SITE", "meaning": name} for name in ("malignant", "malingant")}
     Node(node_config(results={"codes": codes}), first_bundle, "cpu").queue.close()
@@ -189,6 +212,38 @@ def test_an_answer_that_a_late_image_takes_away_is_taken_back(node_config, first
     (named,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert named.ReferencedSOPInstanceUID == first["outputs"][0]
     assert predict(node, series(tmp_path / "other", study=2, slices=1))[-1]["outputs"] == []
+    node.queue.close()
+
+
+def test_what_a_pacs_took_without_an_answer_is_taken_back_too(node_config, first_bundle, tmp_path):
+    """A PACS that is slow to answer has the report, although the node waits to send it again."""
+    stored: list[str] = []
+
+    def take(event: evt.Event) -> int:
+        stored.append(str(event.dataset.SOPInstanceUID))
+        time.sleep(1)
+        return 0
+
+    port = free_port()
+    config = node_config(
+        destinations=[{"ae_title": "PACS", "address": "127.0.0.1", "port": port}],
+        results={"heat_map": "off", "secondary_capture": False, "of_rejected": False},
+        limits={"disk_free_gib": 0.0, "network_seconds": 0.3},
+    )
+    pacs = AE("PACS")
+    pacs.supported_contexts = StoragePresentationContexts
+    server = pacs.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, take)])
+    node = Node(config, first_bundle, "cpu")
+    try:
+        first = predict(node, series(tmp_path / "scan"))[-1]
+        assert Sender(config, node.queue, config.destinations[0], None).send_due() == 0
+        assert [delivery.sop_uid for delivery in node.queue.deliveries()] == stored == first["outputs"] != []
+    finally:
+        server.shutdown()
+    second = predict(node, series(tmp_path / "late", series=2, slices=1))[-1]
+    report = dcmread(config.folder / f"results/{second['outputs'][0]}.dcm")
+    (named,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert named.ReferencedSOPInstanceUID == stored[0]
     node.queue.close()
 
 

@@ -15,6 +15,12 @@ _N_ANNOUNCED = "(SELECT count(*) FROM expected WHERE expected.study = study.id)"
 _N_HERE = "(SELECT count(*) FROM instance WHERE instance.study = study.id)"
 
 
+def missing(database: sqlite3.Connection, study: str) -> int:
+    """How many images of a study were announced, or are in the PACS, and are not here."""
+    (count,) = database.execute(f"SELECT {_MISSING} FROM study WHERE id = ?", (study,)).fetchone()
+    return count
+
+
 def expect(database: sqlite3.Connection, study: str, sop_uids: set[str], now: float) -> None:
     """These instances, and no others, are what the PACS has of a study."""
     database.execute("DELETE FROM expected WHERE study = ?", (study,))

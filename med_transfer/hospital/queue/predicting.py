@@ -56,12 +56,18 @@ def fail(database: sqlite3.Connection, study: Study, reason: str, now: float, ne
         record.append(database, "not predicted", study=study.id, reason=reason, dead=dead)
 
 
+_MAY_BE_THERE = (  # taken, or sent without a word of what became of it, as by a PACS that is slow to answer
+    "(state IN ('sent', 'committed') OR reason IN ('no_answer', 'not_confirmed', 'answer_not_understood') "
+    "OR reason LIKE 'http_5%' OR reason LIKE 'refused_http_5%')"
+)
+
+
 def earlier_results(database: sqlite3.Connection, study: Study, route: str) -> list[ResultFile]:
-    """A route's results of earlier revisions that somebody has been sent, the latest last."""
+    """A route's results of earlier revisions that somebody has, as far as is known, the latest last."""
     rows = database.execute(
         "SELECT sop_uid, sop_class, file, route, revision FROM result "
         "WHERE study = ? AND revision < ? AND route = ? AND EXISTS (SELECT 1 FROM delivery "
-        "WHERE delivery.sop_uid = result.sop_uid AND state IN ('sent', 'committed')) ORDER BY revision, rowid",
+        f"WHERE delivery.sop_uid = result.sop_uid AND {_MAY_BE_THERE}) ORDER BY revision, rowid",
         (study.id, study.revision, route),
     )
     return [ResultFile(*row) for row in rows]

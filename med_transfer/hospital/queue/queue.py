@@ -109,6 +109,11 @@ class Queue:
         with self.writing() as database:
             database.execute("UPDATE study SET reason = ? WHERE id = ? AND state = 'received'", (reason, study.id))
 
+    def missing(self, study: str) -> int:
+        """How many of its images were announced, or are in the PACS, and are not here."""
+        with self._lock:
+            return completing.missing(self._database, study)
+
     def listening(self, now: float) -> None:
         """Nothing could come while the node was down: quiet time begins anew."""
         with self.writing() as database:
@@ -199,7 +204,7 @@ class Queue:
             predicting.fail(database, study, reason, now, now + self.wait_seconds(study.attempts), dead)
 
     def earlier_results(self, study: Study, route: str = "") -> list[ResultFile]:
-        """A route's results of earlier revisions that somebody has been sent, the latest last."""
+        """A route's results of earlier revisions that somebody has, as far as is known, the latest last."""
         with self._lock:
             return predicting.earlier_results(self._database, study, route)
 
