@@ -167,7 +167,7 @@ def test_bundle_is_rebuilt_predicts_and_is_a_source(tmp_path, encoder):
 
 def test_what_leads_to_a_map_is_not_kept_for_its_gradient(encoder, monkeypatch):
     """Of an encoder that does not train; the gradients are those of all slices at once."""
-    x, kept = rand(1, 1, 6, 64, 64), []
+    encoder, x, kept = encoder.double(), rand(1, 1, 6, 64, 64).double(), []
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one.numel()) or one, lambda one: one)
     monkeypatch.setattr("med_transfer.backbones.networks.slices._CHUNK_PIXELS", 2 * 64 * 64)
 
@@ -182,7 +182,7 @@ def test_what_leads_to_a_map_is_not_kept_for_its_gradient(encoder, monkeypatch):
     assert sum(kept) <= 3 * x.numel()  # the slices themselves, as photographs
     monkeypatch.setattr(encoder, "_in_chunks", encoder.net_maps)
     for found, expected in zip(few, gradients(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
     assert sum(kept) > sum(one.numel() for one in encoder(x))
 
 
