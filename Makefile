@@ -132,16 +132,16 @@ audit: $(VENV)/installed-dev ## known faults of what the node's image holds; wha
 	$(BIN)/pip-audit -r docker/node.lock --require-hashes --disable-pip --strict
 
 .PHONY: bundle-offline
-bundle-offline: $(VENV)/installed-dev ## build/offline: wheels, locks, sources and images for a place without a network, with hashes
+bundle-offline: $(VENV)/installed-dev ## build/offline: wheels, locks, manifests and image for a place without a network, with hashes
 	rm -rf build/offline && mkdir -p build/offline/wheels
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes --only-binary :all: -d build/offline/wheels -r docker/node.lock
 	$(BIN)/python -m pip download --quiet --no-deps --require-hashes -d build/offline/wheels -r docker/build.lock
 	$(BIN)/python -m pip download --quiet --no-deps --index-url $(TORCH_INDEX) -d build/offline/wheels torch==$(TORCH) torchvision==$(TORCHVISION)
-	$(BIN)/python -m pip wheel --quiet --no-deps -w build/offline/wheels .
+	PIP_NO_INDEX=1 PIP_FIND_LINKS=$(CURDIR)/build/offline/wheels $(BIN)/python -m pip wheel --quiet --no-deps -w build/offline/wheels .
 	cp -r docker docs/hospital LICENSE build/offline/
 	@if [ -n "$(ENGINE)" ] && $(ENGINE) image inspect $(IMAGE)-node >/dev/null 2>&1; then \
 		$(ENGINE) save $(IMAGE)-node | gzip > build/offline/$(IMAGE)-node.tar.gz; \
-		else echo "no image $(IMAGE)-node here: make image-node first, or build it there from the wheels"; fi
+		else echo "no image $(IMAGE)-node here, so none goes along: make image-node first, where one is wanted"; fi
 	cd build/offline && find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum > SHA256SUMS
 
 .PHONY: clean

@@ -202,6 +202,17 @@ def test_every_locked_file_has_its_hash():
         assert not [package for package in packages if "--hash=sha256:" not in package]
 
 
+def test_what_is_carried_to_a_place_without_a_network_was_checked_by_its_hash():
+    """Torch aside, whose index gives none; what builds our own wheel, too."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    told = ["make", "-n", "-o", ".venv/installed-dev", "bundle-offline"]
+    lines = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    brought = [line for line in lines if "pip " in line and " torch==" not in line]
+    assert len(brought) == 3
+    assert all("--require-hashes" in line or "PIP_NO_INDEX=1" in line for line in brought)
+
+
 def test_what_is_in_a_batch_is_the_same_in_a_node():
     assert set(LOCKED["batch"]) < set(LOCKED["node"])
 
