@@ -300,6 +300,28 @@ def test_every_series_goes_to_the_bundles_whose_route_wants_it(node_config, firs
     node.queue.close()
 
 
+@pytest.mark.parametrize("routes", [True, False])
+def test_what_is_asked_for_and_cannot_be_used_has_a_result_that_says_why(node_config, first_bundle, tmp_path, routes):
+    """No result at all would look as if nothing had been there to be analysed."""
+    of_volume = {"plane": "axial", "slice_spacing_mm": [None, 5]}  # which slices with a gap do not have
+    asked, other = ({"require": [{"modality": name} | of_volume]} for name in ("CT", "MR"))
+    results = {"heat_map": "off", "secondary_capture": False}
+    if routes:
+        config = node_config(routes=[{"name": "ct", "series": asked}, {"name": "mr", "series": other}], results=results)
+    else:
+        config = node_config(study={"series": asked}, results=results)
+    queue = Queue(config.queue_file)
+    for route in config.rules_by_route:
+        use(config, queue, first_bundle, route)
+    queue.close()
+    node, scan = Node(config, device="cpu"), series(tmp_path / "scan")
+    in_order = sorted(scan, key=lambda file: dcmread(file).ImagePositionPatient[2])
+    (entry,) = predict(node, [*in_order[:3], *in_order[5:]])
+    assert (entry["status"], entry["because"], len(entry["outputs"])) == ("rejected", ["GeometryRejected"], 1)
+    assert str(entry["reason"]).startswith("2 slices missing")
+    node.queue.close()
+
+
 KINDS = {  # what a site has sent; each alone must take back what it said
     "report": {"structured_report": True},
     "page": {"secondary_capture": True},

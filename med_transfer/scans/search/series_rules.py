@@ -25,6 +25,7 @@ _KEYWORDS = {  # conditions that look for a pattern, and the DICOM attribute in 
     "image_type": "ImageType",
     "manufacturer": "Manufacturer",
 }
+_OF_VOLUME = ("plane", "slice_spacing_mm")  # measured, where the slices make one
 _IN_WORDS = {
     "modality": Sentence("modality"),
     "kernel": Sentence("kernel"),
@@ -164,6 +165,18 @@ def choose(series: Sequence[Series], rules: SeriesRules | None = None) -> list[C
     choices = [choice for candidates in studies.values() for choice in _study_choices(candidates, rules)]
     by_series = {id(choice.series): choice for choice in choices}
     return [by_series[id(candidate)] for candidate in series]
+
+
+def is_asked_for(series: Series, rules: SeriesRules) -> bool:
+    """Whether the rules admit a series as far as can be told: of slices that make no volume none knows the plane."""
+
+    def may_meet(rule: Rule) -> bool:
+        return all(
+            _holds(series, name, wanted) or (name in _OF_VOLUME and _value(series, name) is None)
+            for name, wanted in rule.conditions.items()
+        )
+
+    return all(map(may_meet, rules.require)) and all(rule.unmet(series) for rule in rules.exclude)
 
 
 def _study(series: Series, number: int) -> Hashable:
