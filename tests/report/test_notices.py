@@ -48,7 +48,7 @@ def test_predictions_that_abstain_are_counted_and_the_others_measured():
     notice = by_title(metrics.model_copy(update={"abstained": some}))["Some predictions abstain"]
     assert f"7 of {metrics.n_scans} predictions abstain" in notice.text
     assert "than 95% of held-out scans" in notice.text
-    assert f"balanced sensitivity {metrics.balanced_accuracy.value:.3f} (" in notice.text
+    assert f"balanced accuracy {metrics.balanced_accuracy.value:.1%} (".replace("%", " %") in notice.text
     strict = by_title(metrics.model_copy(update={"abstained": some.model_copy(update={"above": 0.998})}))
     assert "than 99.8% of held-out scans" in strict["Some predictions abstain"].text
     none = some.model_copy(update={"n": 0})
@@ -134,10 +134,10 @@ def test_where_every_prediction_abstains_there_is_no_figure_of_the_others():
     none = Estimate(value=None, ci95=None, method="every prediction abstains")
     all_abstain = Abstained(n=metrics.n_scans, above=0.95, balanced_accuracy=none)
     text = by_title(metrics.model_copy(update={"abstained": all_abstain}))["Some predictions abstain"].text
-    assert text.endswith("balanced sensitivity undefined (every prediction abstains).")
+    assert text.endswith("balanced accuracy undefined (every prediction abstains).")
     without = all_abstain.model_copy(update={"balanced_accuracy": none.model_copy(update={"value": 0.5})})
     text = by_title(metrics.model_copy(update={"abstained": without}))["Some predictions abstain"].text
-    assert text.endswith("balanced sensitivity 0.500.")
+    assert text.endswith("balanced accuracy 50.0 %.")
 
 
 def test_many_scans_of_few_patients_are_few():

@@ -81,6 +81,14 @@ def test_out_of_fold_nothing_is_said_of_test_scans(tmp_path):
     assert "called by one network" not in section
 
 
+def test_out_of_fold_a_rule_that_was_fixed_has_no_scans_that_it_was_decided_on(tmp_path):
+    metrics = decided(n_networks=5).model_copy(update={"out_of_fold": True, "test_set_access": None})
+    text = Page(write(tmp_path / "report.html", evidence(DATA, metrics))).text
+    assert "no scan: stated before training" in text
+    assert "that it was decided on" not in text
+    assert "a threshold was chosen on" not in text
+
+
 def test_an_undecided_report_says_nothing_of_it(tmp_path):
     assert "Operating point</h3>" not in write(tmp_path / "report.html", sample())
 

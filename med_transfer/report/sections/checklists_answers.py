@@ -87,7 +87,7 @@ def _threshold(evidence: Evidence, t: Translator) -> str:
     point, chosen = evidence.metrics.operating_point, evidence.metrics.chosen_point
     how = t("fixed before training") if point.chosen_on == "fixed" else t("chosen on validation scans")
     aim = f" ({t.said(chosen.aim)})" if chosen and point.chosen_on == "validation" else ""
-    return t("Calibrated probabilities; called is {rule}, {how}{aim}", rule=point, how=how, aim=aim)
+    return t("A scan is called {rule}, {how}{aim}", rule=point, how=how, aim=aim)
 
 
 def _blinded(evidence: Evidence, t: Translator) -> str:

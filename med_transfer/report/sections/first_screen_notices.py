@@ -13,7 +13,7 @@ from med_transfer.metrics.records.metrics import GeneralisationGap, KeptNetwork,
 from med_transfer.model.calibration.calibrators import FEW_PATIENTS
 from med_transfer.page import ENGLISH, Translator, sentence
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.numbers import decimal, decimal_interval, difference, scans
+from med_transfer.report.numbers import decimal, decimal_interval, difference, percent, percent_interval, scans
 
 Level = Literal["good", "neutral", "warning"]
 
@@ -126,7 +126,7 @@ def _abstained(metrics: Metrics, t: Translator) -> Notice | None:
     text = t(
         "{n} of {scans} predictions abstain: the scan is more out-of-distribution than {limit} of held-out scans, or "
         "outside of the limits within which the development scans were ({reasons}). Every figure of this page counts "
-        "what the network would have said of them. Without them: balanced sensitivity {figure}.",
+        "what the network would have said of them. Without them: balanced accuracy {figure}.",
         n=abstained.n,
         scans=metrics.n_scans,
         limit=whole_percent(abstained.above),
@@ -139,8 +139,8 @@ def _abstained(metrics: Metrics, t: Translator) -> Notice | None:
 def _with_interval(estimate: Estimate, t: Translator) -> str:
     if estimate.value is None:
         return t("undefined ({reason})", reason=estimate.reason or estimate.method)
-    interval = decimal_interval(estimate.ci95, t)
-    return f"{decimal(estimate)} ({interval})" if interval else decimal(estimate)
+    interval = percent_interval(estimate.ci95, t)
+    return f"{percent(estimate)} ({interval})" if interval else percent(estimate)
 
 
 def _calibrated_on_few(metrics: Metrics, t: Translator) -> Notice | None:
