@@ -42,9 +42,16 @@ def test_maps_that_fail_a_check_are_warned_of(tmp_path, changes, words):
 
 def test_maps_of_attention_are_called_so(tmp_path):
     text = page_of(tmp_path, map_checks=replace(CHECKS, method="attention")).text
-    assert "Attention (Ilse et al. 2018), mean over the networks." in text
+    assert "Attention (Ilse et al. 2018). Mean over the networks. Hiding should" in text
     assert "the slices or tiles that the network's answer counts most, whatever the class" in text
     assert "Grad-CAM" not in text
+
+
+def test_maps_out_of_fold_are_of_one_network_each(tmp_path):
+    metrics = sample().metrics.model_copy(update={"out_of_fold": True})
+    text = page_of(tmp_path, metrics=metrics).text
+    assert "Grad-CAM (Selvaraju et al. 2017). Hiding should" in text
+    assert "Mean over the networks" not in text
 
 
 def test_maps_that_are_all_empty_have_no_figures(tmp_path):

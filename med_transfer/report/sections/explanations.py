@@ -18,6 +18,7 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
         "doubts": _doubts(checks, t),
         "attention": checks.method == "attention",
         "fused": evidence.model == "fused model",
+        "out_of_fold": evidence.metrics.out_of_fold,  # then each map is of the one network that had not seen the scan
     }
     return Section(t("Where the network looked"), [_table(checks, t)], values=values)
 
