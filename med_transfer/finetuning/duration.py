@@ -25,7 +25,12 @@ from med_transfer.finetuning.batch_norm import keep_frozen_statistics
 from med_transfer.finetuning.batches import FoldData, training_batches
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
-from med_transfer.finetuning.fold_pretraining import encoder_of, pretraining_seconds
+from med_transfer.finetuning.fold_pretraining import (
+    encoder_of,
+    most_encoders,
+    pretraining_seconds,
+    threads_of_encoder,
+)
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.finetuning.regularisation import find_penalties
@@ -36,6 +41,7 @@ from med_transfer.model.linear_head import INNER_FOLDS, fit_head
 from med_transfer.model.novelty import input_statistics
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.pretraining.side_by_side import at_once, in_threads
 from med_transfer.processor import keep_freed_memory
 from med_transfer.scans.isolation import confined
 
@@ -52,8 +58,8 @@ Divide = Callable[[SplitConfig], Split]
 class Cost:
     """Seconds on this machine: to prepare a case, for a scan to pass the network, for a training step (0: none).
 
-    ``head`` is that of a fold's linear head, its strength chosen; ``pretraining`` that of a fold's encoder,
-    before its training.
+    ``head`` is that of a fold's linear head, its strength chosen; ``pretraining`` that of an encoder before the folds'
+    training, of which so many learn at once.
     """
 
     read: float
@@ -61,6 +67,7 @@ class Cost:
     step: float
     head: float = 0.0
     pretraining: float = 0.0
+    encoders_at_once: int = 1
 
 
 class GivenUp(NamedTuple):
@@ -75,7 +82,8 @@ class GivenUp(NamedTuple):
 class Duration:
     """Seconds of a run's parts; training counts all epochs, which early stopping may shorten.
 
-    ``pretraining`` is that of all encoders, ``n_pretrained`` how many there are; ``maps`` that of the errors shown.
+    ``pretraining`` is that of all encoders, ``n_pretrained`` how many there are, of which ``encoders_at_once`` learn
+    side by side; ``maps`` that of the errors shown.
     """
 
     reading: float
@@ -83,6 +91,7 @@ class Duration:
     baseline: float
     pretraining: float = 0.0
     n_pretrained: int = 0
+    encoders_at_once: int = 1
     maps: float = 0.0
 
     @property
@@ -95,8 +104,9 @@ class Duration:
         """For a person."""
         parts = [f"start and report {_minutes(_START_SECONDS)}", f"reading {_minutes(self.reading)}"]
         if self.n_pretrained:
-            each = _minutes(self.pretraining / self.n_pretrained)
-            parts += [f"pretraining of {self.n_pretrained} encoders {_minutes(self.pretraining)}, {each} each"]
+            each = f"{_minutes(self.pretraining / self.n_pretrained)} each"
+            how = each if self.encoders_at_once == 1 else f"{self.encoders_at_once} at once"
+            parts += [f"pretraining of {self.n_pretrained} encoders {_minutes(self.pretraining)}, {how}"]
         parts += [f"training {_minutes(self.training)}"]
         parts += [f"from-scratch baseline {_minutes(self.baseline)}"] if self.baseline else []
         parts += [f"pictures of errors {_minutes(self.maps)}"] if self.maps else []
@@ -146,7 +156,19 @@ def measure_cost(
         head = _timed_attention(network, config.transfer.strategy, preprocessing, n_scans)
     else:  # also where none is asked for: it may come to that
         head = _timed_head(network.n_features, config, labels, n_scans)
-    return Cost(read_seconds, forward, step, head, pretraining_seconds(config, preprocessing, forward))
+    cost = Cost(read_seconds, forward, step, head)
+    return _with_pretraining(cost, network, config, preprocessing) if config.backbone.pretrain else cost
+
+
+def _with_pretraining(
+    cost: Cost, network: Classifier, config: FinetuneConfig, preprocessing: PreprocessingConfig
+) -> Cost:
+    """In the threads that an encoder will learn in."""
+    threads = threads_of_encoder(config)
+    with in_threads(threads):
+        forward = _timed_forward(network, preprocessing, min(_TIMED_BATCH, config.training.batch_size))
+    each = pretraining_seconds(config, preprocessing, forward)
+    return replace(cost, pretraining=each, encoders_at_once=at_once(most_encoders(config), threads))
 
 
 def _timed_forward(network: Classifier, preprocessing: PreprocessingConfig, batch_size: int) -> float:
@@ -235,14 +257,16 @@ def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
     """The time that a run takes, if no training stops early."""
     n_scans = len(split.development) + len(split.test)
     n_folds = sum(divided.n_fold_models for divided in split.repeats)
-    n_pretrained = sum(_n_encoders(config, divided) for divided in split.repeats) if config.backbone.pretrain else 0
+    encoders = [_n_encoders(config, divided) for divided in split.repeats] if config.backbone.pretrain else []
+    n_pretrained, turns = sum(encoders), sum(math.ceil(n / cost.encoders_at_once) for n in encoders)
     if config.transfer.strategy.trains:
         training = _folds_seconds(config, split, cost)
     else:  # features are computed once for each encoder
         training = n_scans * max(n_pretrained, 1) * cost.forward + n_folds * cost.head
     baseline = _baseline(config, split, cost) if config.from_scratch_baseline else 0.0
     maps = config.explain.gallery * _PASSES_OF_A_MAP * cost.forward
-    return Duration(n_scans * cost.read, training, baseline, n_pretrained * cost.pretraining, n_pretrained, maps)
+    pretraining = turns * cost.pretraining
+    return Duration(n_scans * cost.read, training, baseline, pretraining, n_pretrained, cost.encoders_at_once, maps)
 
 
 def _n_encoders(config: FinetuneConfig, split: Split) -> int:

@@ -6,7 +6,8 @@ several folds; then it learns from those patients alone who are in the training 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -27,7 +28,8 @@ from med_transfer.finetuning.data_setup import RunData, source_weights
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.preprocessing.window import undo_windows
-from med_transfer.pretraining import Pretrained, PretrainingConfig, SourceScan, SourceScans, pretrain
+from med_transfer.pretraining import Pretrained, PretrainingConfig, SourceScan, SourceScans
+from med_transfer.pretraining.side_by_side import Pretraining, pretrain_each, pretrain_in
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, reorient
 from med_transfer.pretraining.view_config import CropConfig, ViewConfig
 from med_transfer.progress import Progress
@@ -73,6 +75,28 @@ def encoder_of(fold: int, config: FinetuneConfig) -> int:
     return fold if config.backbone.pretraining.encoders is None else fold % config.backbone.pretraining.encoders
 
 
+def threads_of_encoder(config: FinetuneConfig) -> int:
+    """In which an encoder learns, here and on a cluster: on two cores two encoders side by side, in one each."""
+    return max(1, torch.get_num_threads() // most_encoders(config))
+
+
+def most_encoders(config: FinetuneConfig) -> int:
+    """Of one division into folds: a fold each, where nothing else is asked for."""
+    return config.backbone.pretraining.encoders or (config.split.folds if config.split.kind == "kfold" else 1)
+
+
+def pretrain_encoders(
+    run_data: RunData, config: FinetuneConfig, folders: Mapping[int, Path], progress: Progress
+) -> None:
+    """The encoders of these numbers, each kept in its folder, side by side where the threads allow.
+
+    Raises:
+        As :func:`med_transfer.pretraining.pretrain`.
+    """
+    jobs = [partial(_job, run_data, config, number, folder) for number, folder in folders.items()]
+    pretrain_each(jobs, threads_of_encoder(config), progress)
+
+
 def pretrained_encoder(
     run_data: RunData, config: FinetuneConfig, number: int, folder: Path, progress: Progress
 ) -> Encoder:
@@ -84,8 +108,7 @@ def pretrained_encoder(
     Raises:
         As :func:`med_transfer.pretraining.pretrain`.
     """
-    scans, settings = source_scans(run_data, config, number), _pretraining(run_data, config, number)
-    made = pretrain(scans, settings, folder, progress=progress, source_features=False)
+    made = pretrain_in(threads_of_encoder(config), _job(run_data, config, number, folder), progress)
     encoder = load_backbone(
         config.backbone.name,
         made.encoder,
@@ -96,6 +119,10 @@ def pretrained_encoder(
     if config.backbone.has_answers:
         _give_answers(cast(SliceEncoder, encoder), made, run_data, _learned_from(run_data.split, config, number))
     return encoder
+
+
+def _job(run_data: RunData, config: FinetuneConfig, number: int, folder: Path) -> Pretraining:
+    return Pretraining(source_scans(run_data, config, number), _pretraining(run_data, config, number), folder)
 
 
 def _give_answers(encoder: SliceEncoder, made: Pretrained, run_data: RunData, rows: Sequence[int]) -> None:
@@ -113,8 +140,6 @@ def _give_answers(encoder: SliceEncoder, made: Pretrained, run_data: RunData, ro
 
 def pretraining_seconds(config: FinetuneConfig, preprocessing: PreprocessingConfig, forward: float) -> float:
     """Of one encoder, from the seconds in which a scan passes the network; a step is several such passes."""
-    if config.backbone.pretrain is None:
-        return 0.0
     depth, _, _ = in_crop_order(preprocessing.shape, preprocessing.orientation)
     slices = _BATCH_SLABS * min(config.backbone.pretraining.slab, depth)
     return config.backbone.pretraining.steps * _PASSES * forward * slices / depth

@@ -24,7 +24,12 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
-from med_transfer.finetuning.fold_pretraining import PRETRAINING_FOLDER, encoder_of, pretrained_encoder
+from med_transfer.finetuning.fold_pretraining import (
+    PRETRAINING_FOLDER,
+    encoder_of,
+    pretrain_encoders,
+    pretrained_encoder,
+)
 from med_transfer.finetuning.fold_training import TrainedNetwork, is_trained, train_network
 from med_transfer.finetuning.generalisation_gap import measure_gap
 from med_transfer.metrics.records.metrics import GeneralisationGap
@@ -119,12 +124,16 @@ def _encoder(
     """What a fold model starts from; of a finished one the shape alone, whose weights are loaded."""
     if config.backbone.pretrain and not is_trained(folder):
         first = encoder_of(number, config)
-        kept = folder.with_name(f"{folder.name.removesuffix(str(number))}{first}") / PRETRAINING_FOLDER
-        return pretrained_encoder(run_data, config, first, kept, progress)
+        return pretrained_encoder(run_data, config, first, _encoder_folder(folder, number, config), progress)
     encoder = copy.deepcopy(source.encoder)
     if config.backbone.has_answers:
         cast(SliceEncoder, encoder).answer()
     return encoder
+
+
+def _encoder_folder(folder: Path, number: int, config: FinetuneConfig) -> Path:
+    """In that of the first fold that shares the encoder, from a fold's own folder and its number."""
+    return folder.with_name(f"{folder.name.removesuffix(str(number))}{encoder_of(number, config)}") / PRETRAINING_FOLDER
 
 
 def train_folds(
@@ -173,6 +182,10 @@ def _train_each(
 ) -> list[_Fold]:
     reader = FeatureSource(folders[0].parent / "features", config, run_data.preprocessing)
     read = reader.computed if config.transfer.strategy.trains else reader.cached
+    if config.backbone.pretrain:
+        wanted = [(number, folder) for number, folder in enumerate(folders) if not is_trained(folder)]
+        kept = {encoder_of(number, config): _encoder_folder(folder, number, config) for number, folder in wanted}
+        pretrain_encoders(run_data, config, kept, named(progress, f"{stage}: {{stage}}"))
     folds = []
     for number, folder in enumerate(folders):
         fold = f"{stage}, fold {number + 1} of {len(folders)}"

@@ -83,6 +83,9 @@ def test_pretraining_is_told_by_itself_and_given_up_last():
     found = estimate(pretrained, split, cost)
     assert (found.pretraining, found.training) == (pytest.approx(5 * 300), pytest.approx(5 * 120 * 0.1))
     assert "pretraining of 5 encoders 25 min, 5 min each" in found.sentence
+    two_at_once = estimate(pretrained, split, replace(cost, encoders_at_once=2))
+    assert two_at_once.pretraining == pytest.approx(3 * 300)
+    assert "pretraining of 5 encoders 15 min, 2 at once" in two_at_once.sentence
     fitting, given_up = fit_into(4, pretrained, COHORT, cost)
     assert [one.key for one in given_up] == ["explain.gallery", "backbone.pretrain"]
     assert fitting.backbone.pretrain is None

@@ -1,0 +1,144 @@
+"""Several pretrainings, as many at once as the threads allow, each in a process of its own.
+
+A network of slices learns on two cores hardly faster than on one, and two such networks on two cores twice as fast.
+Side by side and in turn come to the same numbers: each has as many threads here as there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from med_transfer.atomic import write_text
+from med_transfer.errors import ScanAborted
+from med_transfer.model.features import best_device
+from med_transfer.pretraining.config import PretrainingConfig
+from med_transfer.pretraining.run import Pretrained, pretrain
+from med_transfer.pretraining.source.scans import SourceScans
+from med_transfer.progress import Progress, silent
+from med_transfer.scans.isolation import ReadLimits, ScanWorker
+
+log = logging.getLogger(__name__)
+_LOOK_SECONDS = 1.0  # between two looks at how far they are
+_NO_LIMITS = ReadLimits(seconds=0, gib=0)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What :func:`~med_transfer.pretraining.pretrain` is given; ``config.steps`` is its budget."""
+
+    scans: SourceScans
+    config: PretrainingConfig
+    out: Path
+
+
+def at_once(count: int, threads: int) -> int:
+    """How many of ``count`` pretrainings run side by side in so many threads each: one on a GPU and on Windows."""
+    if best_device().type != "cpu" or os.name != "posix":
+        return 1
+    return max(1, min(count, torch.get_num_threads() // threads))
+
+
+def pretrain_each(jobs: Sequence[Callable[[], Pretraining]], threads: int, progress: Progress = silent) -> None:
+    """Run each to its end, in ``threads`` threads; what is finished already is left as it is.
+
+    Args:
+        jobs: put together the scans of a pretraining, when its turn comes.
+        progress: told of the steps of all together.
+
+    Raises:
+        As :func:`~med_transfer.pretraining.pretrain`.
+    """
+    side_by_side = at_once(len(jobs), threads)
+    if side_by_side == 1:
+        for job in jobs:
+            pretrain_in(threads, job(), progress)
+        return
+    for job, ended in zip(jobs, _each_in_a_child(jobs, threads, side_by_side, progress), strict=True):
+        if not ended:
+            log.warning("an encoder's process ended before its pretraining did, which goes on in this process")
+            pretrain_in(threads, job(), progress)
+
+
+def _each_in_a_child(
+    jobs: Sequence[Callable[[], Pretraining]], threads: int, side_by_side: int, progress: Progress
+) -> list[bool]:
+    """Whether it came to its end there."""
+    over = threading.Event()
+    with contextlib.ExitStack() as stack:
+        told = [Path(stack.enter_context(tempfile.TemporaryDirectory())) / "steps" for _ in jobs]
+        pool = stack.enter_context(ThreadPoolExecutor(side_by_side))
+        workers = [stack.enter_context(ScanWorker(_NO_LIMITS, loads=__name__)) for _ in jobs]
+        stack.callback(over.set)  # first of all, so that nothing begins while the workers are closed
+        each = zip(workers, jobs, told, strict=True)
+        futures = [pool.submit(_in_child, *one, threads, over) for one in each]
+        _wait(futures, told, progress, f"pretraining {len(jobs)} encoders", f"{side_by_side} at once")
+        return [future.result() for future in futures]
+
+
+def pretrain_in(threads: int, job: Pretraining, progress: Progress = silent) -> Pretrained:
+    """In this process, in so many threads of torch. Raises as :func:`~med_transfer.pretraining.pretrain`."""
+    with in_threads(threads):
+        return pretrain(job.scans, job.config, job.out, progress=progress, source_features=False)
+
+
+@contextlib.contextmanager
+def in_threads(threads: int) -> Iterator[None]:
+    """Let torch compute in so many meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _in_child(
+    worker: ScanWorker, make: Callable[[], Pretraining], told: Path, threads: int, over: threading.Event
+) -> bool:
+    job = None if over.is_set() else make()
+    try:
+        if job is None or over.is_set():
+            return False
+        worker.call(_told_pretraining, threads, job, told)
+    except ScanAborted as error:  # such as where memory runs out
+        log.info("an encoder's process: %s", error)
+        return False
+    finally:
+        worker.close()
+    return True
+
+
+def _told_pretraining(threads: int, job: Pretraining, told: Path) -> None:
+    def tell(stage: str, done: int, total: int, note: str = "") -> None:
+        write_text(told, f"{done} {total}")
+
+    pretrain_in(threads, job, tell)
+
+
+def _wait(futures: Sequence[Future[bool]], told: Sequence[Path], progress: Progress, stage: str, note: str) -> None:
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, _LOOK_SECONDS)
+        for future in done:
+            future.result()
+        steps = [_steps(file) for file in told]
+        if any(total for _, total in steps):
+            progress(stage, sum(step for step, _ in steps), len(told) * max(total for _, total in steps), note)
+
+
+def _steps(file: Path) -> tuple[int, int]:
+    try:
+        done, total = map(int, file.read_text().split())
+    except (OSError, ValueError):
+        return 0, 0
+    return done, total

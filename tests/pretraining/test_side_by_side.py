@@ -1,0 +1,128 @@
+"""Pretrainings side by side come to the numbers of those in turn, and leave nothing behind when they are stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from med_transfer.errors import BackboneError
+from med_transfer.pretraining import CropConfig, PretrainingConfig, SourceScan, SourceScans
+from med_transfer.pretraining.side_by_side import Pretraining, at_once, in_threads, pretrain_each
+
+SHAPE = (4, 32, 32)
+
+
+@pytest.fixture
+def two_threads():
+    with in_threads(2):
+        yield
+
+
+def heads() -> SourceScans:
+    rng = np.random.default_rng(0)
+    voxels = [rng.normal(35, 6, (6, 40, 40)).astype(np.int16) for _ in range(3)]
+    return SourceScans(tuple(SourceScan(v, (30.0, 160.0, 160.0), f"{n}", f"p{n}") for n, v in enumerate(voxels)))
+
+
+def pretraining(out: Path, seed: int = 0, **changes) -> Pretraining:
+    config = PretrainingConfig(
+        **(
+            {
+                "method": "painted_lesions",
+                "backbone": "slices-efficientnet-lite0",
+                "weights": "random",
+                "input_shape": SHAPE,
+                "windows_hu": [(0, 80), (-20, 180), (-800, 2000)],
+                "crops": CropConfig(shape=SHAPE, slab=4),
+                "validation_scans": 0,
+                "batch": 2,
+                "steps": 12,
+                "seed": seed,
+            }
+            | changes
+        )
+    )
+    return Pretraining(heads(), config, out)
+
+
+def jobs(folder: Path, **changes) -> list[partial[Pretraining]]:
+    return [partial(pretraining, folder / str(seed), seed, **changes) for seed in range(2)]
+
+
+def children() -> set[int]:
+    """Processes that serve this one."""
+    tasks = Path("/proc/self/task").iterdir()
+    pids = {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+    return {pid for pid in pids if b"isolation" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+def test_side_by_side_and_in_turn_are_the_same_training(two_threads, tmp_path):
+    told = []
+    pretrain_each(jobs(tmp_path / "side"), 1, lambda *step: told.append(step))
+    with in_threads(1):
+        pretrain_each(jobs(tmp_path / "turn"), 1)
+    for seed in range(2):
+        side, turn = (load_file(tmp_path / how / f"{seed}/encoder.safetensors") for how in ("side", "turn"))
+        assert side.keys() == turn.keys()
+        assert all(torch.equal(side[name], turn[name]) for name in turn)
+    assert told[-1][0] == "pretraining 2 encoders"
+    assert 0 < told[-1][1] <= told[-1][2] == 24
+    assert {note for *_, note in told} == {"2 at once"}
+
+
+@pytest.mark.parametrize(("count", "threads", "expected"), [(2, 1, 2), (5, 1, 2), (1, 2, 1), (3, 4, 1)])
+def test_as_many_at_once_as_the_threads_allow(two_threads, count, threads, expected):
+    assert at_once(count, threads) == expected
+
+
+def test_threads_are_given_back(two_threads, tmp_path):
+    pretrain_each([partial(pretraining, tmp_path, steps=1)], 1)
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for the child in /proc")
+def test_a_process_that_is_killed_leaves_its_work_to_this_one(two_threads, tmp_path, caplog):
+    begun, killed = children(), []
+
+    def kill_one(stage, done, total, note=""):
+        if not killed:
+            killed.append(min(children() - begun))
+            os.kill(killed[0], signal.SIGKILL)
+
+    with caplog.at_level(logging.WARNING):
+        pretrain_each(jobs(tmp_path, steps=20), 1, kill_one)
+    assert "an encoder's process ended before its pretraining did, which goes on in this process" in caplog.messages
+    for seed in range(2):
+        assert json.loads((tmp_path / f"{seed}/curve.json").read_text())["curve"][-1]["step"] == 20
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for the child in /proc")
+def test_ctrl_c_ends_them_all_and_nothing_begins_any_more(two_threads, tmp_path):
+    begun = children()
+
+    def press(stage, done, total, note=""):
+        raise KeyboardInterrupt
+
+    endless = [partial(pretraining, tmp_path / str(seed), seed, steps=100_000) for seed in range(4)]
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        pretrain_each(endless, 1, press)
+    assert time.monotonic() - started < 60
+    assert children() <= begun
+    assert not (tmp_path / "3").exists()
+
+
+def test_what_is_wrong_with_one_is_raised_here(two_threads, tmp_path):
+    pretrain_each([partial(pretraining, tmp_path / "1", seed=7, steps=1)], 1)
+    with pytest.raises(BackboneError, match="another"):
+        pretrain_each(jobs(tmp_path, steps=2), 1)
