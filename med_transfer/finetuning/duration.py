@@ -28,7 +28,7 @@ from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.finetuning.fold_pretraining import (
     encoder_of,
     most_encoders,
-    pretraining_seconds,
+    pretraining_step_seconds,
     threads_of_encoder,
 )
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
@@ -46,6 +46,7 @@ from med_transfer.processor import keep_freed_memory
 from med_transfer.scans.isolation import confined
 
 LEAST_EPOCHS = 10  # fewer than that, and a linear head on frozen features is the better use of the time
+LEAST_PRETRAINING_STEPS = 400  # whose answers were still better than features of photographs (docs/results.md)
 _START_SECONDS = 15.0  # imports, report, pictures
 _PASSES_OF_A_MAP = 20  # of a scan: the map, regions hidden, random weights
 _TIMED_STEPS = 2  # of an attention
@@ -58,15 +59,15 @@ Divide = Callable[[SplitConfig], Split]
 class Cost:
     """Seconds on this machine: to prepare a case, for a scan to pass the network, for a training step (0: none).
 
-    ``head`` is that of a fold's linear head, its strength chosen; ``pretraining`` that of an encoder before the folds'
-    training, of which so many learn at once.
+    ``head`` is that of a fold's linear head, its strength chosen; ``pretraining_step`` that of an encoder that learns
+    before the folds do, so many at once.
     """
 
     read: float
     forward: float
     step: float
     head: float = 0.0
-    pretraining: float = 0.0
+    pretraining_step: float = 0.0
     encoders_at_once: int = 1
 
 
@@ -167,8 +168,8 @@ def _with_pretraining(
     threads = threads_of_encoder(config)
     with in_threads(threads):
         forward = _timed_forward(network, preprocessing, min(_TIMED_BATCH, config.training.batch_size))
-    each = pretraining_seconds(config, preprocessing, forward)
-    return replace(cost, pretraining=each, encoders_at_once=at_once(most_encoders(config), threads))
+    step = pretraining_step_seconds(config, preprocessing, forward)
+    return replace(cost, pretraining_step=step, encoders_at_once=at_once(most_encoders(config), threads))
 
 
 def _timed_forward(network: Classifier, preprocessing: PreprocessingConfig, batch_size: int) -> float:
@@ -265,7 +266,7 @@ def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
         training = n_scans * max(n_pretrained, 1) * cost.forward + n_folds * cost.head
     baseline = _baseline(config, split, cost) if config.from_scratch_baseline else 0.0
     maps = config.explain.gallery * _PASSES_OF_A_MAP * cost.forward
-    pretraining = turns * cost.pretraining
+    pretraining = turns * config.backbone.pretraining.steps * cost.pretraining_step
     return Duration(n_scans * cost.read, training, baseline, pretraining, n_pretrained, cost.encoders_at_once, maps)
 
 
@@ -302,8 +303,8 @@ def fit_into(
     """The config, or the nearest one that takes no more than so many minutes; what was given up, in order.
 
     First the from-scratch baseline, then pictures of errors, then repeats, then epochs (down to ten), then (with test
-    patients kept apart) all fold models but one, then training itself: a linear head on frozen features; last the
-    encoder's pretraining. The cost is of the config's own step.
+    patients kept apart) all fold models but one, then training itself: a linear head on frozen features; last steps of
+    the encoders' pretraining (down to 400) and all of it. The cost is of the config's own step.
 
     Raises:
         ConfigError: not even reading the scans and one pass through the network fits.
@@ -347,7 +348,18 @@ def _smaller_and_smaller(
     if config.transfer.strategy.trains:
         yield from _less_training(minutes, config, cohort, divided, cost, baseline)
     if config.backbone.pretrain:
+        yield from _shorter_pretraining(minutes, config, divided, cost)
         yield [GivenUp("backbone.pretrain", None, "the encoder does not learn painted lesions")]
+
+
+def _shorter_pretraining(
+    minutes: float, config: FinetuneConfig, divided: Divide, cost: Cost
+) -> Iterator[list[GivenUp]]:
+    """Only if it is enough."""
+    whole, steps = estimate(config, divided(config.split), cost), config.backbone.pretraining.steps
+    fewer = math.floor(steps * (60 * minutes - (whole.seconds - whole.pretraining)) / whole.pretraining)
+    if LEAST_PRETRAINING_STEPS <= fewer < steps:
+        yield [GivenUp("backbone.pretraining.steps", fewer, f"the encoders learn {fewer} steps instead of {steps}")]
 
 
 def _less_training(

@@ -138,11 +138,11 @@ def _give_answers(encoder: SliceEncoder, made: Pretrained, run_data: RunData, ro
     write_bytes(kept, save(answers.state_dict()))
 
 
-def pretraining_seconds(config: FinetuneConfig, preprocessing: PreprocessingConfig, forward: float) -> float:
-    """Of one encoder, from the seconds in which a scan passes the network; a step is several such passes."""
+def pretraining_step_seconds(config: FinetuneConfig, preprocessing: PreprocessingConfig, forward: float) -> float:
+    """From the seconds in which a scan passes the network; a step is several such passes of its slabs."""
     depth, _, _ = in_crop_order(preprocessing.shape, preprocessing.orientation)
     slices = _BATCH_SLABS * min(config.backbone.pretraining.slab, depth)
-    return config.backbone.pretraining.steps * _PASSES * forward * slices / depth
+    return _PASSES * forward * slices / depth
 
 
 def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> PretrainingConfig:

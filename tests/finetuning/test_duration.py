@@ -79,13 +79,17 @@ def test_the_baseline_is_trained_in_the_first_repeat_alone():
 def test_pretraining_is_told_by_itself_and_given_up_last():
     backbone = {"name": "slices-efficientnet-lite0", "pretrain": "painted_lesions"}
     pretrained = config(strategy="linear_probe", from_scratch_baseline=False, backbone=backbone)
-    split, cost = split_cohort(COHORT, pretrained.split), Cost(0.5, 0.1, 0.0, pretraining=300.0)
+    split, cost = split_cohort(COHORT, pretrained.split), Cost(0.5, 0.1, 0.0, pretraining_step=0.5)
     found = estimate(pretrained, split, cost)
     assert (found.pretraining, found.training) == (pytest.approx(5 * 300), pytest.approx(5 * 120 * 0.1))
     assert "pretraining of 5 encoders 25 min, 5 min each" in found.sentence
     two_at_once = estimate(pretrained, split, replace(cost, encoders_at_once=2))
     assert two_at_once.pretraining == pytest.approx(3 * 300)
     assert "pretraining of 5 encoders 15 min, 2 at once" in two_at_once.sentence
+    fitting, given_up = fit_into(24, pretrained, COHORT, cost)
+    assert [one.key for one in given_up] == ["explain.gallery", "backbone.pretraining.steps"]
+    assert 400 <= fitting.backbone.pretraining.steps < 600
+    assert 23.9 * 60 < estimate(fitting, split, cost).seconds <= 24 * 60
     fitting, given_up = fit_into(4, pretrained, COHORT, cost)
     assert [one.key for one in given_up] == ["explain.gallery", "backbone.pretrain"]
     assert fitting.backbone.pretrain is None

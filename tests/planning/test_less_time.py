@@ -38,7 +38,7 @@ def test_what_takes_too_long_to_pretrain_is_planned_without(cohort):
     whole = timed_config(cohort, config, plan)
     assert whole.duration.n_pretrained == 2
     assert whole.duration.pretraining > whole.duration.seconds / 2
-    less = timed_config(cohort, config, plan, minutes=(whole.duration.seconds - whole.duration.pretraining / 2) / 60)
+    less = timed_config(cohort, config, plan, minutes=(whole.duration.seconds - 0.9 * whole.duration.pretraining) / 60)
     assert less.config.backbone.pretrain is None
     assert (less.config.input.shape or ())[1:] == (224, 224)
     assert less.config.backbone.instance_pooling == "mean_max"
@@ -46,6 +46,16 @@ def test_what_takes_too_long_to_pretrain_is_planned_without(cohort):
     assert "backbone.pretrain: null (to keep the time: the encoder does not learn painted lesions)" in less.sentences
     assert less.plan is not None
     assert less.plan.values["backbone"]["pretrain"] is None
+
+
+def test_what_takes_a_little_too_long_learns_fewer_steps(cohort):
+    config, plan = config_for(FinetuneConfig, cohort, None)
+    whole, steps = timed_config(cohort, config, plan), config.backbone.pretraining.steps
+    less = timed_config(cohort, config, plan, minutes=(whole.duration.seconds - 0.2 * whole.duration.pretraining) / 60)
+    assert less.config.backbone.has_answers
+    assert steps / 2 <= less.config.backbone.pretraining.steps < steps
+    assert less.plan is not None
+    assert less.plan.values["backbone"]["pretraining"]["steps"] == less.config.backbone.pretraining.steps
 
 
 @pytest.mark.parametrize(
