@@ -50,7 +50,11 @@ def _enough(metrics: Metrics, name: str) -> bool:
 def _useful(metrics: Metrics, t: Translator) -> Table:
     return Table(
         "useful",
-        t("Where acting on the probability is shown to be better than treating everyone and than treating no one"),
+        t(
+            "Where acting on the probability is better than treating everyone and than treating no one, by the 95 % "
+            "interval of each threshold by itself: of {n} some may seem so by chance",
+            n=max(len(curve.points) for curve in metrics.decision_curves.values()),
+        ),
         (t("Class"), t("Prevalence"), t("Thresholds")),
         [
             (name, Cell(tenths(prevalence), values={"": prevalence}), _ranges(curve.points) or t("none shown"))
