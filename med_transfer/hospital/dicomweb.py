@@ -147,8 +147,9 @@ def answering() -> Iterator[None]:
         raise PacsFailed(_refusal(error.response)) from None
     except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
         raise PacsFailed("rejected") from None
-    except requests.ConnectionError:
-        raise PacsFailed("unreachable") from None
+    except requests.ConnectionError as error:  # who hangs up later may have taken what was sent
+        never_connected = any(hasattr(cause, "reason") for cause in error.args)  # urllib3's MaxRetryError
+        raise PacsFailed("unreachable" if never_connected else "no_answer") from None
     except requests.Timeout:
         raise PacsFailed("no_answer") from None
     except (ValueError, KeyError, TypeError, AttributeError, requests.RequestException):  # no DICOM, no JSON

@@ -259,3 +259,25 @@ def test_a_result_counts_as_sent_only_when_the_answer_says_so(node_config, queue
     assert nowhere.store(dcmread(file)) == "http_404"
     monkeypatch.setattr(DICOMwebClient, "store_instances", lambda *_: Dataset())  # as some servers answer
     assert web.store(dcmread(file)) == "not_confirmed"
+
+
+class TakesAndHangsUp(http.server.BaseHTTPRequestHandler):
+    """As a service, or a proxy before it, that ends before it has answered."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.close_connection = True
+
+
+def test_who_hangs_up_without_an_answer_may_have_taken_the_result(node_config, queue, tmp_path):
+    """So that it is named, or taken back, by a later one."""
+    (file,) = series(tmp_path / "scan", slices=1)
+    server = http.server.HTTPServer(("127.0.0.1", 0), TakesAndHangsUp)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    peer = WebPeer(kind="dicomweb", url=f"http://127.0.0.1:{server.server_port}")
+    try:
+        assert WebPacs(node_config(), peer, queue).store(dcmread(file)) == "no_answer"
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert WebPacs(node_config(), peer, queue).store(dcmread(file)) == "unreachable"
