@@ -15,9 +15,10 @@ from torch import Tensor
 
 from med_transfer.explanation.heat import HeatMap
 from med_transfer.model.ensemble import Ensemble
+from med_transfer.model.features import in_parts
 
 RARE = 0.1  # a drop that more of the other regions reach is no more than chance
-_BATCH_GPU = 8  # a processor gains nothing by several at a time, and their maps take gigabytes
+_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,11 @@ def deletion(
     shown = mean if checks.fill is None else torch.full_like(mean, checks.fill)
     whole = ensemble(image[None])[0, class_index].item()
     drops: list[float] = []
-    batch = _BATCH_GPU if image.is_cuda else 1
-    for start in range(0, len(regions), batch):
-        masks = torch.from_numpy(np.stack(regions[start : start + batch])).to(image.device)[:, None]
+    for start in range(0, len(regions), _BATCH):
+        masks = torch.from_numpy(np.stack(regions[start : start + _BATCH])).to(image.device)[:, None]
         hidden = torch.where(masks, shown[None], image[None])
-        drops += (whole - ensemble(hidden)[:, class_index]).tolist()
+        for part in in_parts(hidden, ensemble.fold_models[0].encoder):
+            drops += (whole - ensemble(part)[:, class_index]).tolist()
     return Deletion(float(important.mean()), drops[0], tuple(drops[1:]))
 
 

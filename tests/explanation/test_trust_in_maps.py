@@ -131,8 +131,9 @@ def test_deletion_is_the_probability_without_the_strongest_voxels(ensemble, imag
     assert len(found.random_drops) == 3
 
 
-def test_on_a_processor_one_input_at_a_time_is_looked_at(ensemble, image):
+def test_on_a_processor_large_inputs_are_looked_at_one_by_one(ensemble, image, monkeypatch):
     heat, sizes = GradCAM()(ensemble, image, BRIGHT), []
+    monkeypatch.setattr("med_transfer.model.features._VOXELS_ON_CPU", image[0].numel() + 1)
     with ensemble.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]))):
         found = deletion(ensemble, image, BRIGHT, heat, MapCheckSettings(n_random=9))
     assert found is not None
@@ -156,6 +157,8 @@ def test_what_does_not_speak_for_the_class_is_not_hidden():
     """A map of a small place that the network does not look at is not helped by what fills the share up."""
 
     class FirstSlices(torch.nn.Module):
+        fold_models = learned().fold_models  # by whose encoder a batch is divided
+
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             bright = x[:, 0, :2].mean(dim=(1, 2, 3))
             return torch.stack([1 - bright, bright], dim=1)

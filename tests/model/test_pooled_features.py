@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from med_transfer.backbones import find_backbone
-from med_transfer.model.features import instance_features, pooled_features
+from med_transfer.model.features import in_parts, instance_features, pooled_features
 
 CPU = torch.device("cpu")
 
@@ -33,3 +33,18 @@ def test_instances_keep_the_order_of_their_scans():
     torch.testing.assert_close(
         together, torch.cat([instance_features(encoder, [one[None]], [-1], CPU) for one in images])
     )
+
+
+@pytest.mark.parametrize(
+    ("backbone", "shape", "sizes"),
+    [
+        ("resnet18-w8", (32, 32, 32), [8, 8, 4]),
+        ("resnet18-w8", (48, 96, 96), [1] * 20),
+        ("slices-resnet18", (8, 8, 8), [1] * 20),
+    ],
+)
+def test_on_a_processor_large_scans_pass_one_by_one(backbone, shape, sizes):
+    images = torch.zeros(20, 2, 1, 1, 1).expand(20, 2, *shape)
+    encoder = find_backbone(backbone).build()
+    assert [len(part) for part in in_parts(images, encoder)] == sizes
+    assert [len(part) for part in in_parts(images.to("meta"), encoder)] == [20]
