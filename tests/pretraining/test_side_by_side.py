@@ -68,7 +68,11 @@ def children() -> set[int]:
 
 def test_side_by_side_and_in_turn_are_the_same_training(two_threads, tmp_path):
     told = []
-    pretrain_each(jobs(tmp_path / "side"), 1, lambda *step: told.append(step))
+
+    def listen(stage, done, total, note=""):
+        told.append((stage, done, total, note))
+
+    pretrain_each(jobs(tmp_path / "side"), 1, listen)
     with in_threads(1):
         pretrain_each(jobs(tmp_path / "turn"), 1)
     for seed in range(2):
