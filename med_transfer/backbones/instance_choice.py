@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-InstancePooling = Literal["attention", "mean", "max", "mean_max", "top_k"]
+InstancePooling = Literal["attention", "mean", "max", "mean_max", "log_mean_exp", "top_k"]
 
 
 class InstanceChoice(NamedTuple):

@@ -72,8 +72,8 @@ class BackboneConfig(_Config):
         pooled_stages: which feature maps the head sees; None takes the entry's own choice.
         instance_pooling: of slices-... and tiles-...: how the features of a scan's slices or tiles become one row,
             without those that are empty: ``attention`` (learned, by ``attention_probe`` or in training), ``mean``,
-            ``max``, ``mean_max`` (both, joined) or ``top_k`` (of each feature the mean of its three largest). None:
-            attention, over empty slices too.
+            ``max``, ``mean_max`` (both, joined), ``log_mean_exp`` (a smooth maximum, of features of unit spread) or
+            ``top_k`` (of each feature the mean of its three largest). None: attention, over empty slices too.
         tile_overlap: of tiles-...: share of a tile's edge that its neighbours show too at least; more sees a finding
             whole in one tile more often, and costs time. None: a quarter.
         pretrain: ``painted_lesions``: before each fold the network learns lesions painted into its training scans.

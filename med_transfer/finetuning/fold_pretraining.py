@@ -134,7 +134,8 @@ def _give_answers(encoder: SliceEncoder, made: Pretrained, run_data: RunData, ro
     answers.take_heads(made.heads)
     scans = (torch.from_numpy(tensor).float()[None] for tensor in _as_seen(run_data, rows).tensors)
     with torch.no_grad():
-        answers.standardise(torch.cat([encoder.answer_parts(scan) for scan in scans]))
+        parts, shares = zip(*map(encoder.answer_parts, scans), strict=True)
+        answers.standardise(torch.cat(parts), torch.cat(shares))
     write_bytes(kept, save(answers.state_dict()))
 
 

@@ -33,7 +33,7 @@ LEAST_FOUND = 0.98  # of the scans: where thresholds miss an organ, it is mostly
 
 SLICES, REGION = "slices-efficientnet-lite0", "med-transfer-small"
 SLICE_PIXELS = 224  # the photographs of ImageNet
-LESION_PIXELS, LESION_STEPS, LESION_ENCODERS = 160, 800, 2  # what two cores learn from in half an hour
+LESION_PIXELS, LESION_STEPS, LESION_ENCODERS = 160, 1600, 2  # what two cores learn from in half an hour
 LEAST_CANVASES, MOST_ANSWERED = 10, 3  # patients who have nothing; classes that two numbers can tell apart
 NOTHING = {*("none", "normal", "healthy", "negative", "control", "controls", "0", "no", "n", "false"), "正常"}
 WITHOUT = {"no", "without"}  # and what, as in no_haemorrhage
@@ -240,7 +240,7 @@ def pretraining(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
         Choice("backbone.pretraining.encoders", LESION_ENCODERS, "each for the folds that hold out nobody it has seen"),
         Choice("backbone.pretraining.steps", LESION_STEPS, "more help, and take longer"),
         Choice("backbone.pretraining.head_reads", "answers", "two numbers, something denser and something lighter"),
-        Choice("backbone.instance_pooling", "mean", "over all slices"),
+        Choice("backbone.instance_pooling", "log_mean_exp", "a smooth maximum: a finding is in few slices"),
         Choice("transfer.probe.inverse_strengths", [1.0], "two numbers leave nothing to choose"),
         Choice("calibration.method", "none", "and their head, fitted as a probability, nothing to scale"),
         Choice("input.shape", [depth, LESION_PIXELS, LESION_PIXELS], "what two cores learn from in half an hour"),

@@ -75,24 +75,34 @@ def test_an_empty_slice_answers_nothing(encoder, heads):
     maps = encoder(x)
     assert (maps[-1][0, :, [0, 4]] == 0).all()
     parts = parts_by_hand(maps, heads)[:, 1:4]
-    torch.testing.assert_close(encoder.answer_parts(x), parts.mean(1), rtol=1e-4, atol=1e-4)
+    said, shares = encoder.answer_parts(x)
+    torch.testing.assert_close(said[:, 1:4], parts, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(shares, torch.tensor([[0, 1, 1, 1, 0]]) / 3)
     expected = ((parts - CENTRE) / SCALE).mean(2).mean(1)
     torch.testing.assert_close(encoder.pool(maps, (-1,)), expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_standardised_on_scans_they_answer_with_a_mean_of_zero(encoder):
+def test_standardised_on_scans_they_answer_with_a_mean_of_zero_and_slices_with_a_spread_of_one(encoder):
     scans = [rand(1, 1, 3, 64, 64, seed=n) * (n + 1) for n in range(6)]
-    encoder.answers.standardise(torch.cat([encoder.answer_parts(scan) for scan in scans]))
-    features = torch.cat([encoder.pool(encoder(scan), (-1,)) for scan in scans])
+    scans[0][:, :, 2] = 0.0  # which counts for nothing
+    parts, shares = map(torch.cat, zip(*map(encoder.answer_parts, scans), strict=True))
+    encoder.answers.standardise(parts, shares)
+    maps = [encoder(scan) for scan in scans]
+    features = torch.cat([encoder.pool(one, (-1,)) for one in maps])
     torch.testing.assert_close(features.mean(0), torch.zeros(2), rtol=0, atol=1e-4)
+    of_slices = torch.cat([one[-1][0, :, :, 0, 0].T for one in maps])
+    torch.testing.assert_close((of_slices.square() * shares.flatten()[:, None]).sum(0) / 6, torch.ones(2))
+    weighed = torch.einsum("nspk,ns->npk", (parts - encoder.answers.centre) / encoder.answers.scale, shares)
+    widths = weighed.std(0, correction=0)
+    torch.testing.assert_close(widths, widths[:1].expand_as(widths))  # no part outweighs another
     answers = LesionAnswers(CHANNELS)
-    answers.standardise(torch.ones(4, PARTS, 2))  # all scans alike: nothing is divided by zero
+    answers.standardise(torch.ones(4, 3, PARTS, 2), torch.full((4, 3), 1 / 3))  # all alike: nothing is divided by zero
     assert (answers.scale > 0).all()
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pooling", ["mean", "mean_max", "top_k"])
+@pytest.mark.parametrize("pooling", ["mean", "mean_max", "log_mean_exp", "top_k"])
 def test_another_runtime_computes_the_same_answers(encoder, pooling):
     encoder.pool_by(pooling)
     x = rand(2, 1, 4, 64, 64)

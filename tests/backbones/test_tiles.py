@@ -86,7 +86,7 @@ def test_features_are_those_of_the_paper(encoder, base):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pooling", ["mean", "max", "mean_max", "top_k"])
+@pytest.mark.parametrize("pooling", ["mean", "max", "mean_max", "log_mean_exp", "top_k"])
 def test_other_poolings_are_what_they_are_called(base, pooling):
     x = rand(2, 1, 16, 56, 80)
     encoder = load_backbone("tiles-med-transfer-small", instances=InstanceChoice(pooling)).encoder.eval()
@@ -96,6 +96,7 @@ def test_other_poolings_are_what_they_are_called(base, pooling):
         "mean": h.mean(1),
         "max": h.max(1),
         "mean_max": np.concatenate([h.mean(1), h.max(1)], 1),
+        "log_mean_exp": np.log(np.exp(h.astype(np.float64)).mean(1)),
         "top_k": np.sort(h, 1)[:, -3:].mean(1),
     }[pooling]
     classifier = Classifier(encoder, 2, pooled_stages=(-1,))
@@ -104,7 +105,7 @@ def test_other_poolings_are_what_they_are_called(base, pooling):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pooling", ["attention", "mean", "max", "mean_max", "top_k"])
+@pytest.mark.parametrize("pooling", ["attention", "mean", "max", "mean_max", "log_mean_exp", "top_k"])
 def test_what_lies_outside_the_body_changes_nothing(pooling):
     encoder = load_backbone("tiles-med-transfer-small", instances=InstanceChoice(pooling)).encoder.eval()
     x = torch.full((1, 1, 40, 80, 104), -1.0)

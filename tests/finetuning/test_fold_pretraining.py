@@ -161,12 +161,14 @@ def test_the_head_reads_what_the_network_answers(answering, cohort, tmp_path):
                 for n in (1, 2, 3)
             ]
             said = maps[3].mean((2, 3)) @ kept["head.what.weight"].T + kept["head.what.bias"]
-            return torch.stack([*places, said[:, :2], said[:, 2:]], 1).mean(0)  # no slice is empty
+            return torch.stack([*places, said[:, :2], said[:, 2:]], 1)  # no slice is empty
 
         with torch.no_grad():
             of_training = torch.stack([parts(tensors[n]) for n in learned_from])
-            centre, scale = of_training.mean(0), of_training.std(0, correction=0)
-            expected = torch.stack([((parts(tensor) - centre) / scale).mean(0) for tensor in tensors])
+            of_scans = of_training.mean(1)
+            centre, scale = of_scans.mean(0), of_scans.std(0, correction=0)
+            spread = ((of_training - centre) / scale).mean(2).flatten(0, 1).std(0, correction=0)
+            expected = torch.stack([((parts(tensor) - centre) / scale).mean((0, 1)) for tensor in tensors]) / spread
             found = models[number].features(torch.from_numpy(np.stack(tensors)).float())
         # mean_max: the mean over slices, then the largest
         torch.testing.assert_close(found[:, :2], expected, rtol=1e-3, atol=1e-3)

@@ -115,13 +115,18 @@ def _mean_and_maximum(features: Tensor, shown: Tensor) -> Tensor:
     return torch.cat([(features * shown).sum(dim=1) / shown.sum(dim=1), _maximum(features, shown)], dim=1)
 
 
+def _log_mean_exp(features: Tensor, shown: Tensor) -> Tensor:
+    """A smooth maximum, ln of the mean of e^h (Pinheiro & Collobert 2015, CVPR, equation 6, with r = 1)."""
+    return features.masked_fill(~shown, -torch.inf).logsumexp(dim=1) - shown.sum(dim=1).log()
+
+
 def _top_k(features: Tensor, shown: Tensor) -> Tensor:
     k = min(TOP_K, features.shape[1])
     largest = features.masked_fill(~shown, -torch.inf).topk(k, dim=1).values
     return largest.masked_fill(largest == -torch.inf, 0).sum(dim=1) / shown.sum(dim=1).clamp(max=k)
 
 
-_WITHOUT_WEIGHTS = {"max": _maximum, "mean_max": _mean_and_maximum, "top_k": _top_k}
+_WITHOUT_WEIGHTS = {"max": _maximum, "mean_max": _mean_and_maximum, "log_mean_exp": _log_mean_exp, "top_k": _top_k}
 
 
 def occupied(x: Tensor, boxes: Sequence[Box]) -> list[int]:

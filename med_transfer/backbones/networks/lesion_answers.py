@@ -20,8 +20,8 @@ PARTS = PLACED_STAGES + 2  # the most likely place in each of them, presence, am
 class LesionAnswers(nn.Module):
     """Of each slice two numbers, for something denser and for something lighter than the tissue around it.
 
-    Each is the mean of :meth:`parts`, of which ``centre`` and ``scale`` make means and standard deviations over
-    training scans 0 and 1.
+    Each is the mean of :meth:`parts`, of which ``centre`` and ``scale`` make the scans' means 0, and as wide as each
+    other, and the slices' answers of standard deviation 1, over training scans.
 
     Args:
         stage_channels: of the network's feature maps, shallow to deep.
@@ -49,10 +49,19 @@ class LesionAnswers(nn.Module):
         return ((self.parts(maps) - self.centre) / self.scale).mean(dim=1)
 
     @torch.no_grad()
-    def standardise(self, parts: Tensor) -> None:
-        """Take mean and standard deviation over training scans from their parts [scan, part, kind]."""
-        self.centre.copy_(parts.mean(0))
-        self.scale.copy_(parts.std(0, correction=0).clamp_min(1e-6))
+    def standardise(self, parts: Tensor, shares: Tensor) -> None:
+        """Take both from training scans.
+
+        Args:
+            parts: [scan, slice, part, kind].
+            shares: of each slice in its scan, [scan, slice], each row summing to 1.
+        """
+        scans = torch.einsum("nspk,ns->npk", parts, shares)
+        self.centre.copy_(scans.mean(0))
+        self.scale.copy_(scans.std(0, correction=0).clamp_min(1e-6))
+        answers = ((parts - self.centre) / self.scale).mean(dim=2)
+        variance = torch.einsum("nsk,ns->k", answers.square(), shares) / len(shares)  # their mean is 0
+        self.scale.mul_(variance.sqrt().clamp_min(1e-6))
 
     @torch.no_grad()
     def take_heads(self, heads: Mapping[str, Tensor]) -> None:

@@ -87,15 +87,15 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
             return maps
         return [*maps, self._of_shown(self.answers, maps).transpose(1, 2)[..., None, None]]
 
-    def answer_parts(self, x: Tensor) -> Tensor:
-        """[batch, part, kind], the means over slices of what its answers are made of.
+    def answer_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What its answers are made of, [batch, slice, part, kind], and each slice's share of a scan, [batch, slice].
 
         Args:
             x: [batch, channel, depth, height, width], of an encoder that answers.
         """
         assert self.answers is not None
         parts = self._of_shown(self.answers.parts, maps := self._slice_maps(x))
-        return torch.einsum("bnpk,bn->bpk", parts, self._weights(self.instance_features(maps[-1])))
+        return parts, self._weights(self.instance_features(maps[-1]))
 
     def _slice_maps(self, x: Tensor) -> list[Tensor]:
         _, _, depth, height, width = x.shape
