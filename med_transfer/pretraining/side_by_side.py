@@ -25,7 +25,7 @@ from med_transfer.pretraining.config import PretrainingConfig
 from med_transfer.pretraining.run import Pretrained, pretrain
 from med_transfer.pretraining.source.scans import SourceScans
 from med_transfer.progress import Progress, silent
-from med_transfer.scans.isolation import ReadLimits, ScanWorker
+from med_transfer.scans.isolation import IN_PROCESS, ReadLimits, ScanWorker
 
 log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0  # between two looks at how far they are
@@ -42,8 +42,11 @@ class Pretraining:
 
 
 def at_once(count: int, threads: int) -> int:
-    """How many of ``count`` pretrainings run side by side in so many threads each: one on a GPU and on Windows."""
-    if best_device().type != "cpu" or os.name != "posix":
+    """How many of ``count`` pretrainings run side by side in so many threads each.
+
+    One on a GPU, on Windows, and where a debugger wants no child.
+    """
+    if best_device().type != "cpu" or os.name != "posix" or os.environ.get(IN_PROCESS):
         return 1
     return max(1, min(count, torch.get_num_threads() // threads))
 

@@ -89,6 +89,11 @@ def test_as_many_at_once_as_the_threads_allow(two_threads, count, threads, expec
     assert at_once(count, threads) == expected
 
 
+def test_a_debugger_gets_no_child(two_threads, monkeypatch):
+    monkeypatch.setenv("MED_TRANSFER_READ_IN_PROCESS", "1")
+    assert at_once(2, 1) == 1
+
+
 def test_threads_are_given_back(two_threads, tmp_path):
     pretrain_each([partial(pretraining, tmp_path, steps=1)], 1)
     assert torch.get_num_threads() == 2
