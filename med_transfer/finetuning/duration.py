@@ -164,10 +164,11 @@ def measure_cost(
 def _with_pretraining(
     cost: Cost, network: Classifier, config: FinetuneConfig, preprocessing: PreprocessingConfig
 ) -> Cost:
-    """In the threads that an encoder will learn in."""
-    threads = threads_of_encoder(config)
-    with in_threads(threads):
-        forward = _timed_forward(network, preprocessing, min(_TIMED_BATCH, config.training.batch_size))
+    """In the threads that an encoder will learn in; a forward pass is timed again only where these are others."""
+    threads, forward = threads_of_encoder(config), cost.forward
+    if threads != torch.get_num_threads():
+        with in_threads(threads):
+            forward = _timed_forward(network, preprocessing, min(_TIMED_BATCH, config.training.batch_size))
     step = pretraining_step_seconds(config, preprocessing, forward)
     return replace(cost, pretraining_step=step, encoders_at_once=at_once(most_encoders(config), threads))
 

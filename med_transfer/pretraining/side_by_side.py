@@ -78,7 +78,8 @@ def _each_in_a_child(
     """Whether it came to its end there."""
     over = threading.Event()
     with contextlib.ExitStack() as stack:
-        told = [Path(stack.enter_context(tempfile.TemporaryDirectory())) / "steps" for _ in jobs]
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        told = [folder / str(number) for number in range(len(jobs))]
         pool = stack.enter_context(ThreadPoolExecutor(side_by_side))
         workers = [stack.enter_context(ScanWorker(_NO_LIMITS, loads=__name__)) for _ in jobs]
         stack.callback(over.set)  # first of all, so that nothing begins while the workers are closed
