@@ -29,7 +29,7 @@ from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.preprocessing.window import undo_windows
 from med_transfer.pretraining import Pretrained, PretrainingConfig, SourceScan, SourceScans
-from med_transfer.pretraining.side_by_side import Pretraining, pretrain_each, pretrain_in
+from med_transfer.pretraining.side_by_side import Pretraining, pretrain_each
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, reorient
 from med_transfer.pretraining.view_config import CropConfig, ViewConfig
 from med_transfer.progress import Progress
@@ -93,7 +93,7 @@ def pretrain_encoders(
     Raises:
         As :func:`med_transfer.pretraining.pretrain`.
     """
-    jobs = [partial(_job, run_data, config, number, folder) for number, folder in folders.items()]
+    jobs = [_job(run_data, config, number, folder) for number, folder in folders.items()]
     pretrain_each(jobs, threads_of_encoder(config), progress)
 
 
@@ -108,7 +108,7 @@ def pretrained_encoder(
     Raises:
         As :func:`med_transfer.pretraining.pretrain`.
     """
-    made = pretrain_in(threads_of_encoder(config), _job(run_data, config, number, folder), progress)
+    (made,) = pretrain_each([_job(run_data, config, number, folder)], threads_of_encoder(config), progress)
     encoder = load_backbone(
         config.backbone.name,
         made.encoder,
@@ -122,7 +122,13 @@ def pretrained_encoder(
 
 
 def _job(run_data: RunData, config: FinetuneConfig, number: int, folder: Path) -> Pretraining:
-    return Pretraining(source_scans(run_data, config, number), _pretraining(run_data, config, number), folder)
+    painted = canvas(run_data.prepared.cohort, run_data.split, config, number)
+    return Pretraining(
+        partial(source_scans, run_data, painted),
+        [_image(run_data, n) for n in painted],
+        _pretraining(run_data, config, number),
+        folder,
+    )
 
 
 def _give_answers(encoder: SliceEncoder, made: Pretrained, run_data: RunData, rows: Sequence[int]) -> None:
@@ -186,11 +192,9 @@ def mirrored(config: FinetuneConfig, orientation: str) -> tuple[float, float, fl
     return up, back, 0.5 if config.backbone.has_answers else left
 
 
-def source_scans(run_data: RunData, config: FinetuneConfig, number: int) -> SourceScans:
-    """The scans of an encoder's :func:`canvas` as the network sees them, in HU."""
-    prepared = run_data.prepared
-    cohort, images = prepared.cohort, prepared.content_hashes
-    painted = canvas(cohort, run_data.split, config, number)
+def source_scans(run_data: RunData, painted: Sequence[int]) -> SourceScans:
+    """The scans of a :func:`canvas` as the network sees them, in HU."""
+    prepared, cohort = run_data.prepared, run_data.prepared.cohort
     patients = hash_names((cohort.patients[n] for n in painted), salt_of(prepared.images))
     seen = _as_seen(run_data, painted)
     return SourceScans(
@@ -198,12 +202,16 @@ def source_scans(run_data: RunData, config: FinetuneConfig, number: int) -> Sour
             SourceScan(
                 hounsfield(tensor, run_data.preprocessing),
                 in_crop_order(prepared.voxel_mm[n], run_data.preprocessing.orientation),
-                "-".join(images[n]),
+                _image(run_data, n),
                 patients[cohort.patients[n]],
             )
             for n, tensor in zip(painted, seen.tensors, strict=True)
         )
     )
+
+
+def _image(run_data: RunData, row: int) -> str:
+    return "-".join(run_data.prepared.scans[row].content_hashes)
 
 
 def _as_seen(run_data: RunData, rows: Sequence[int]) -> PreparedCohort:

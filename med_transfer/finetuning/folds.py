@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -94,7 +95,7 @@ def train_fold(
     source: LoadedBackbone,
     config: FinetuneConfig,
     number: int,
-    folder: Path,
+    folders: Sequence[Path],
     progress_callback: Callback,
     progress: Progress = silent,
 ) -> TrainedNetwork:
@@ -103,11 +104,12 @@ def train_fold(
     Args:
         config: a resolved one.
         number: of the fold; its model's seed is the config's plus this.
-        folder: keeps the model's state; the features of frozen encoders lie in its parent.
+        folders: of each fold, with its state; the features of frozen encoders lie beside them.
         progress_callback: told of every epoch.
         progress: told of what comes before the first one.
     """
-    encoder = _encoder(run_data, source, config, number, folder, progress)
+    folder = folders[number]
+    encoder = _encoder(run_data, source, config, number, folders, progress)
     pooled = config.backbone.pooled_stages or source.spec.pooled_stages
     labels, seed = run_data.prepared.cohort.labels, config.seed + number
     torch.manual_seed(seed)  # the head starts from here
@@ -119,21 +121,21 @@ def train_fold(
 
 
 def _encoder(
-    run_data: RunData, source: LoadedBackbone, config: FinetuneConfig, number: int, folder: Path, progress: Progress
+    run_data: RunData,
+    source: LoadedBackbone,
+    config: FinetuneConfig,
+    number: int,
+    folders: Sequence[Path],
+    progress: Progress,
 ) -> Encoder:
     """What a fold model starts from; of a finished one the shape alone, whose weights are loaded."""
-    if config.backbone.pretrain and not is_trained(folder):
+    if config.backbone.pretrain and not is_trained(folders[number]):
         first = encoder_of(number, config)
-        return pretrained_encoder(run_data, config, first, _encoder_folder(folder, number, config), progress)
+        return pretrained_encoder(run_data, config, first, folders[first] / PRETRAINING_FOLDER, progress)
     encoder = copy.deepcopy(source.encoder)
     if config.backbone.has_answers:
         cast(SliceEncoder, encoder).answer()
     return encoder
-
-
-def _encoder_folder(folder: Path, number: int, config: FinetuneConfig) -> Path:
-    """In that of the first fold that shares the encoder, from a fold's own folder and its number."""
-    return folder.with_name(f"{folder.name.removesuffix(str(number))}{encoder_of(number, config)}") / PRETRAINING_FOLDER
 
 
 def train_folds(
@@ -183,14 +185,14 @@ def _train_each(
     reader = FeatureSource(folders[0].parent / "features", config, run_data.preprocessing)
     read = reader.computed if config.transfer.strategy.trains else reader.cached
     if config.backbone.pretrain:
-        wanted = [(number, folder) for number, folder in enumerate(folders) if not is_trained(folder)]
-        kept = {encoder_of(number, config): _encoder_folder(folder, number, config) for number, folder in wanted}
+        wanted = {encoder_of(number, config) for number, folder in enumerate(folders) if not is_trained(folder)}
+        kept = {first: folders[first] / PRETRAINING_FOLDER for first in sorted(wanted)}
         pretrain_encoders(run_data, config, kept, named(progress, f"{stage}: {{stage}}"))
     folds = []
-    for number, folder in enumerate(folders):
+    for number in range(len(folders)):
         fold = f"{stage}, fold {number + 1} of {len(folders)}"
         told, stages = TrainingProgress(fold, progress), named(progress, f"{fold}: {{stage}}")
-        trained = train_fold(run_data, source, config, number, folder, told, stages)
+        trained = train_fold(run_data, source, config, number, folders, told, stages)
         data = _fold_data(run_data, config, number)
         features = labelled_features(trained.classifier, data, config, read)
         folds.append(_finished(trained, data, features, _novelty(reader, data, config, features)))

@@ -121,7 +121,7 @@ def _train(job: Job, given: tuple[tuple[Folds, ...], Path]) -> bool:
     of_one = folds[place]
     try:
         listener = TrainingProgress("", silent)
-        train_fold(of_one.run_data, of_one.source, of_one.config, number, of_one.folders[number], listener)
+        train_fold(of_one.run_data, of_one.source, of_one.config, number, of_one.folders, listener)
     except TrainingDiverged:
         return False
     return True

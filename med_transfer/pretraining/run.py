@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from med_transfer.bundle.provenance import source_licences, source_provenance
 from med_transfer.cohorts import SOURCE_LOCK_FILE, SourceLock
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import ConfigError, UsageError
-from med_transfer.pretraining.checkpoint import read_checkpoint
+from med_transfer.pretraining.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from med_transfer.pretraining.config import PretrainingConfig
 from med_transfer.pretraining.distributed import ProcessGroup, process_group
 from med_transfer.pretraining.loop import CURVE_FILE, ENCODER_FILE, HEAD, Training
@@ -36,6 +37,7 @@ from med_transfer.pretraining.source.origin import Origin
 from med_transfer.pretraining.source.reading import Source, prepare_source
 from med_transfer.pretraining.source.scans import SourceScans
 from med_transfer.pretraining.source.source_gap import write_source_of
+from med_transfer.pretraining.training_state import TrainingState
 from med_transfer.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -134,6 +136,22 @@ def pretrain(
             write_source_of(method, encoder)
         group.barrier()
         return Pretrained(out, config.backbone, len(source.scans), len(source.left_out))
+
+
+def finished_pretraining(config: PretrainingConfig, out: Path, content_hashes: Iterable[str]) -> Pretrained | None:
+    """What :func:`pretrain` has made in ``out`` of the scans with these hashes, in which nothing is marked; None where
+    it has not come to its end.
+
+    Raises:
+        BackboneError: the folder holds a checkpoint of another run, or a damaged one.
+    """
+    if not (out / CHECKPOINT_FILE).exists():
+        return None
+    scans = sorted(content_hashes)
+    settings = _origin(config, SourceScans(()), _load(config), None, ProcessGroup()).settings()
+    state = read_checkpoint(out, settings, _device("auto"), scans, [])
+    ended = state is not None and TrainingState.from_json(state["course"]).ended
+    return Pretrained(out, config.backbone, len(scans), 0) if ended else None
 
 
 def _load(config: PretrainingConfig) -> _Networks:

@@ -22,7 +22,7 @@ from med_transfer.atomic import write_text
 from med_transfer.errors import ScanAborted
 from med_transfer.model.features import best_device
 from med_transfer.pretraining.config import PretrainingConfig
-from med_transfer.pretraining.run import Pretrained, pretrain
+from med_transfer.pretraining.run import Pretrained, finished_pretraining, pretrain
 from med_transfer.pretraining.source.scans import SourceScans
 from med_transfer.progress import Progress, silent
 from med_transfer.scans.isolation import IN_PROCESS, ReadLimits, ScanWorker
@@ -34,9 +34,15 @@ _NO_LIMITS = ReadLimits(seconds=0, gib=0)
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What :func:`~med_transfer.pretraining.pretrain` is given; ``config.steps`` is its budget."""
+    """What :func:`~med_transfer.pretraining.pretrain` is given; ``config.steps`` is its budget.
 
-    scans: SourceScans
+    Attributes:
+        scans: puts them together, when their turn comes.
+        content_hashes: of these scans.
+    """
+
+    scans: Callable[[], SourceScans]
+    content_hashes: Sequence[str]
     config: PretrainingConfig
     out: Path
 
@@ -51,31 +57,35 @@ def at_once(count: int, threads: int) -> int:
     return max(1, min(count, torch.get_num_threads() // threads))
 
 
-def pretrain_each(jobs: Sequence[Callable[[], Pretraining]], threads: int, progress: Progress = silent) -> None:
-    """Run each to its end, in ``threads`` threads; what is finished already is left as it is.
+def pretrain_each(jobs: Sequence[Pretraining], threads: int, progress: Progress = silent) -> list[Pretrained]:
+    """Run each to its end, in ``threads`` threads; one that is finished is found, and none of its scans looked at.
 
     Args:
-        jobs: put together the scans of a pretraining, when its turn comes.
         progress: told of the steps of all together.
 
     Raises:
         As :func:`~med_transfer.pretraining.pretrain`.
     """
+    found = [finished_pretraining(job.config, job.out, job.content_hashes) for job in jobs]
+    learned = _learned([job for job, made in zip(jobs, found, strict=True) if made is None], threads, progress)
+    return [made or next(learned) for made in found]
+
+
+def _learned(jobs: Sequence[Pretraining], threads: int, progress: Progress) -> Iterator[Pretrained]:
     side_by_side = at_once(len(jobs), threads)
     if side_by_side == 1:
-        for job in jobs:
-            pretrain_in(threads, job(), progress)
+        yield from (_pretrain(threads, job.scans(), job.config, job.out, progress) for job in jobs)
         return
-    for job, ended in zip(jobs, _each_in_a_child(jobs, threads, side_by_side, progress), strict=True):
-        if not ended:
+    for job, made in zip(jobs, _each_in_a_child(jobs, threads, side_by_side, progress), strict=True):
+        if made is None:
             log.warning("an encoder's process ended before its pretraining did, which goes on in this process")
-            pretrain_in(threads, job(), progress)
+        yield made or _pretrain(threads, job.scans(), job.config, job.out, progress)
 
 
 def _each_in_a_child(
-    jobs: Sequence[Callable[[], Pretraining]], threads: int, side_by_side: int, progress: Progress
-) -> list[bool]:
-    """Whether it came to its end there."""
+    jobs: Sequence[Pretraining], threads: int, side_by_side: int, progress: Progress
+) -> list[Pretrained | None]:
+    """What came to its end there."""
     over = threading.Event()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -89,10 +99,9 @@ def _each_in_a_child(
         return [future.result() for future in futures]
 
 
-def pretrain_in(threads: int, job: Pretraining, progress: Progress = silent) -> Pretrained:
-    """In this process, in so many threads of torch. Raises as :func:`~med_transfer.pretraining.pretrain`."""
+def _pretrain(threads: int, scans: SourceScans, config: PretrainingConfig, out: Path, progress: Progress) -> Pretrained:
     with in_threads(threads):
-        return pretrain(job.scans, job.config, job.out, progress=progress, source_features=False)
+        return pretrain(scans, config, out, progress=progress, source_features=False)
 
 
 @contextlib.contextmanager
@@ -107,29 +116,30 @@ def in_threads(threads: int) -> Iterator[None]:
 
 
 def _in_child(
-    worker: ScanWorker, make: Callable[[], Pretraining], told: Path, threads: int, over: threading.Event
-) -> bool:
-    job = None if over.is_set() else make()
+    worker: ScanWorker, job: Pretraining, told: Path, threads: int, over: threading.Event
+) -> Pretrained | None:
+    scans = None if over.is_set() else job.scans()
     try:
-        if job is None or over.is_set():
-            return False
-        worker.call(_told_pretraining, threads, job, told)
+        if scans is None or over.is_set():
+            return None
+        return worker.call(_told_pretraining, threads, scans, job.config, job.out, told)
     except ScanAborted as error:  # such as where memory runs out
         log.info("an encoder's process: %s", error)
-        return False
+        return None
     finally:
         worker.close()
-    return True
 
 
-def _told_pretraining(threads: int, job: Pretraining, told: Path) -> None:
+def _told_pretraining(threads: int, scans: SourceScans, config: PretrainingConfig, out: Path, told: Path) -> Pretrained:
     def tell(stage: str, done: int, total: int, note: str = "") -> None:
         write_text(told, f"{done} {total}")
 
-    pretrain_in(threads, job, tell)
+    return _pretrain(threads, scans, config, out, tell)
 
 
-def _wait(futures: Sequence[Future[bool]], told: Sequence[Path], progress: Progress, stage: str, note: str) -> None:
+def _wait(
+    futures: Sequence[Future[Pretrained | None]], told: Sequence[Path], progress: Progress, stage: str, note: str
+) -> None:
     pending = set(futures)
     while pending:
         done, pending = wait(pending, _LOOK_SECONDS)

@@ -148,7 +148,7 @@ class Search:
             stage = f"trial {trial.number}, fold {fold + 1} of {self.n_folds}"
             listener = TrialProgress(stage, self.progress, self.deadline, report)
             trained_before = is_trained(folder)
-            model = train_fold(self.run_data, self.source, resolved, fold, folder, listener)
+            model = train_fold(self.run_data, self.source, resolved, fold, folders, listener)
             if trained_before and resolved.transfer.strategy.trains:
                 _report_again(model, report)
             figures.append(kept_figure(model))

@@ -102,6 +102,10 @@ def config(**pretraining) -> FinetuneConfig:
     return FinetuneConfig.model_validate(SETTINGS | {"backbone": backbone})
 
 
+def sources(run_data, asked: FinetuneConfig, number: int):
+    return source_scans(run_data, canvas(run_data.prepared.cohort, run_data.split, asked, number))
+
+
 def fold(run, number: int):
     return run.folder / f"training/fold-{number}/pretraining"
 
@@ -194,11 +198,19 @@ def test_card_and_report_say_what_it_learned_before_its_fold(answering):
     assert expected in answering.report.read_text()
 
 
-def test_folds_with_a_shared_encoder_go_on_and_are_found_again(answering, cohort, tmp_path):
+def test_folds_with_a_shared_encoder_go_on_from_it_without_its_scans_or_a_child(
+    answering, cohort, tmp_path, monkeypatch
+):
+    def refused(*_, **__):
+        pytest.fail("a finished encoder needs neither")
+
     again = Run(shutil.copytree(answering.folder, tmp_path / "again"))
-    (again.folder / "training/fold-2/history.json").unlink()  # as if its training had been killed
+    for number in range(3):
+        (again.folder / f"training/fold-{number}/history.json").unlink()  # as if its training had been killed
+    monkeypatch.setattr("med_transfer.finetuning.fold_pretraining.source_scans", refused)
+    monkeypatch.setattr("med_transfer.pretraining.side_by_side.ScanWorker", refused)
     finetune(cohort, load_config(FinetuneConfig, again.folder / "config.yaml"), again.folder)
-    for name in ("predictions.csv", "training/fold-2/best.safetensors"):
+    for name in ("predictions.csv", *(f"training/fold-{number}/best.safetensors" for number in range(3))):
         assert (again.folder / name).read_bytes() == (answering.folder / name).read_bytes()
 
 
@@ -266,12 +278,12 @@ def test_one_class_alone_or_half_of_it_can_be_the_canvas(run_data, cohort):
     for number in range(2):
         training = {run_data.prepared.cohort.patients[n] for n in run_data.split.training(number)}
         for only, expected in (("none", training & healthy), (None, training)):
-            scans = source_scans(run_data, config(only_class=only), number)
+            scans = sources(run_data, config(only_class=only), number)
             assert len(scans) == len(expected)
             assert len(scans.patient_hashes) == len(expected)
-        half = source_scans(run_data, config(only_class="none", canvas_share=0.5), number)
+        half = sources(run_data, config(only_class="none", canvas_share=0.5), number)
         assert len(half) == round(len(training & healthy) / 2) > 0
-        healthy_images = {*source_scans(run_data, config(only_class="none"), number).content_hashes}
+        healthy_images = {*sources(run_data, config(only_class="none"), number).content_hashes}
         assert {*half.content_hashes} < healthy_images
 
 

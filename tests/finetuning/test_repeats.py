@@ -155,11 +155,9 @@ def test_a_fold_is_the_same_whichever_came_before_it(tmp_path, strategy):
     config = small_config(strategy, training={"epochs": 1, "batch_size": 3}).resolved(from_source=True)
 
     def trained_after(*before: int) -> list[dict[str, float]]:
-        folder = tmp_path / f"after-{len(before)}"  # features of a frozen network are kept there for the next fold
-        models = [
-            train_fold(plan, source_of("sees"), config, number, folder / f"fold-{number}", Callback())
-            for number in (*before, 2)
-        ]
+        after = tmp_path / f"after-{len(before)}"  # features of a frozen network are kept there for the next fold
+        folders = [after / f"fold-{number}" for number in range(3)]
+        models = [train_fold(plan, source_of("sees"), config, number, folders, Callback()) for number in (*before, 2)]
         return models[-1].history
 
     assert trained_after() == trained_after(0) == trained_after(1, 0)

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +52,11 @@ def pretraining(out: Path, seed: int = 0, **changes) -> Pretraining:
             | changes
         )
     )
-    return Pretraining(heads(), config, out)
+    return Pretraining(heads, heads().content_hashes, config, out)
 
 
-def jobs(folder: Path, **changes) -> list[partial[Pretraining]]:
-    return [partial(pretraining, folder / str(seed), seed, **changes) for seed in range(2)]
+def jobs(folder: Path, **changes) -> list[Pretraining]:
+    return [pretraining(folder / str(seed), seed, **changes) for seed in range(2)]
 
 
 def children() -> set[int]:
@@ -95,7 +95,7 @@ def test_a_debugger_gets_no_child(two_threads, monkeypatch):
 
 
 def test_threads_are_given_back(two_threads, tmp_path):
-    pretrain_each([partial(pretraining, tmp_path, steps=1)], 1)
+    pretrain_each([pretraining(tmp_path, steps=1)], 1)
     assert torch.get_num_threads() == 2
 
 
@@ -122,7 +122,7 @@ def test_ctrl_c_ends_them_all_and_nothing_begins_any_more(two_threads, tmp_path)
     def press(stage, done, total, note=""):
         raise KeyboardInterrupt
 
-    endless = [partial(pretraining, tmp_path / str(seed), seed, steps=100_000) for seed in range(4)]
+    endless = [pretraining(tmp_path / str(seed), seed, steps=100_000) for seed in range(4)]
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         pretrain_each(endless, 1, press)
@@ -132,6 +132,23 @@ def test_ctrl_c_ends_them_all_and_nothing_begins_any_more(two_threads, tmp_path)
 
 
 def test_what_is_wrong_with_one_is_raised_here(two_threads, tmp_path):
-    pretrain_each([partial(pretraining, tmp_path / "1", seed=7, steps=1)], 1)
+    pretrain_each([pretraining(tmp_path / "1", seed=7, steps=1)], 1)
     with pytest.raises(BackboneError, match="another"):
         pretrain_each(jobs(tmp_path, steps=2), 1)
+
+
+def test_one_that_is_finished_is_found_without_its_scans_and_one_of_others_is_refused(tmp_path):
+    def refused():
+        pytest.fail("nothing is learned any more")
+
+    job = replace(pretraining(tmp_path, steps=1), scans=refused)
+    (made,) = pretrain_each([pretraining(tmp_path, steps=1)], 1)
+    assert pretrain_each([job, job], 1) == [made, made]
+    assert (made.folder, made.n_scans) == (tmp_path, 3)
+    with pytest.raises(BackboneError, match="checkpoint of another run"):
+        pretrain_each([replace(job, content_hashes=("0", "1", "3"))], 1)
+    with pytest.raises(BackboneError, match="checkpoint of another run"):
+        pretrain_each([replace(job, config=job.config.model_copy(update={"learning_rate": 0.5}))], 1)
+    (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:-900])
+    with pytest.raises(BackboneError, match="the checkpoint is damaged"):
+        pretrain_each([job], 1)
