@@ -8,8 +8,10 @@ transfer helps is measured.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+from med_transfer.atomic import output_error
 from med_transfer.cohorts import Cohort
 from med_transfer.finetuning import FinetuneConfig, Run, finetune
 from med_transfer.inference import FolderOutcome, load_bundle
@@ -63,6 +65,12 @@ def transfer_against_scratch(out: Path, progress: Progress = silent, language: L
     Raises:
         OutputError: the folder cannot be written.
     """
+    ready, prepared = out / "run-first/prepared", out / "run/prepared"
+    if ready.exists() and not prepared.exists():  # by the first run, from the same scans in the same way
+        try:
+            shutil.copytree(ready, prepared)
+        except OSError as error:
+            raise output_error(prepared, error) from error
     return _finetune(out, "run", TARGET_CONFIG, progress, language)
 
 

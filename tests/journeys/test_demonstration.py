@@ -7,6 +7,8 @@ import json
 import pytest
 
 from med_transfer.api import demonstration
+from med_transfer.cohorts import preparation
+from med_transfer.cohorts.preparation import prepare_scan
 
 
 @pytest.fixture
@@ -20,7 +22,20 @@ def small_demo(monkeypatch):
     monkeypatch.setattr(demonstration, "TARGET_CONFIG", small)
 
 
-def test_demo_tells_the_whole_story(small_demo, command, tmp_path):
+@pytest.fixture
+def prepared(monkeypatch) -> list[str]:
+    """The scans that were read and preprocessed, each time that it was done."""
+    scans = []
+
+    def noted(case, *args):
+        scans.append(case.scan)
+        return prepare_scan(case, *args)
+
+    monkeypatch.setattr(preparation, "prepare_scan", noted)
+    return scans
+
+
+def test_demo_tells_the_whole_story(small_demo, prepared, command, tmp_path):
     outcome = command("demo", "-o", tmp_path / "demo")
     assert outcome.code == 0, outcome.err
     assert "WARNING" not in outcome.err  # remarks are in the runs' logs: the first line must not alarm
@@ -40,3 +55,5 @@ def test_demo_tells_the_whole_story(small_demo, command, tmp_path):
     assert [name for name, words in told.items() if words in outcome.out] == [verdict]
     assert metrics["failed"]["n"] == 2  # the phantoms' faults: a missing slice, a file cut short
     assert metrics["transfer_gain"]["n_patients"] == metrics["n_patients"]
+    read_again = [scan for scan in set(prepared) if prepared.count(scan) > 1]
+    assert len(read_again) == 2 < len(set(prepared))  # those that were refused; the others the first run has prepared
