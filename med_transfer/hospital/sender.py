@@ -115,7 +115,7 @@ def deliver(queue: Queue, delivery: Delivery, send: Callable[[Delivery], str]) -
         send: gives a code of why it was not taken, empty where it was. What it raises is such a reason, too, since a
             result that cannot be read must not stay before all others.
     """
-    if not queue.waits(delivery):
+    if not queue.begin(delivery):
         return False
     try:
         reason = send(delivery)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -275,6 +275,64 @@ def test_a_late_instance_names_what_was_sent(queue):
     study = queue.to_predict(300)
     assert study is not None
     assert [result.sop_uid for result in queue.earlier_results(study)] == ["2.25.1"]
+
+
+class Killed(BaseException):
+    """The node is, while a destination has what it was sent."""
+
+
+def _sent(queue: Queue, outcome: str | BaseException, now: float) -> None:
+    def send(_: Delivery) -> str:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    with suppress(Killed):
+        deliver(queue, queue.to_send(PACS[0], now)[0], send)
+
+
+def _never_committed(queue: Queue) -> None:
+    _sent(queue, "", 100)
+    for now in (200, 1000):
+        queue.asked(queue.to_commit(PACS[0], now), f"2.25.{now}", now)
+
+
+def _taken_and_refused(queue: Queue) -> None:
+    _sent(queue, "", 100)
+    queue.asked(queue.to_commit(PACS[0], 100), "2.25.7", 400)
+    queue.answered("2.25.7", "PACS", set(), {"2.25.1": 0x0110}, 110)
+
+
+FATES = {
+    "killed after it was taken": (lambda queue: _sent(queue, Killed(), 100), True),
+    "killed after it was taken, then unreachable": (
+        lambda queue: (_sent(queue, Killed(), 100), _sent(queue, "unreachable", 200)),
+        True,
+    ),
+    "no answer, then refused": (
+        lambda queue: (_sent(queue, "no_answer", 100), _sent(queue, "refused_A700", 200)),
+        True,
+    ),
+    "never committed": (_never_committed, True),
+    "commitment refused": (_taken_and_refused, True),
+    "refused": (lambda queue: _sent(queue, "refused_A700", 100), False),
+    "unreachable": (lambda queue: _sent(queue, "unreachable", 100), False),
+    "cannot be read": (lambda queue: _sent(queue, OSError(), 100), False),
+}
+
+
+@pytest.mark.parametrize("fate", FATES)
+def test_a_late_instance_names_what_a_destination_may_have(queue, fate):
+    happens, may_be_there = FATES[fate]
+    queue.add(FIRST, 0)
+    predicted(queue)
+    happens(queue)
+    queue.add(replace(FIRST, sop_uid="1.2.3.2"), 2000)
+    queue.complete(3000, 0)
+    study = queue.to_predict(3000)
+    assert study is not None
+    assert [result.sop_uid for result in queue.earlier_results(study)] == ["2.25.1"] * may_be_there
+    assert queue.to_send(PACS[0], 3000) == []
 
 
 def test_a_result_of_a_study_that_changed_meanwhile_counts_for_nothing(queue):

@@ -68,7 +68,10 @@ class ResultFile:
 
 @dataclass(frozen=True)
 class Delivery:
-    """One result for one destination: ``waiting``, ``sent``, ``committed``, ``dead`` or ``superseded``."""
+    """One result for one destination: ``waiting``, ``sent``, ``committed``, ``dead`` or ``superseded``.
+
+    ``may_be_there`` is 1 where the destination has taken it, or may have without the node's being told.
+    """
 
     sop_uid: str
     sop_class: str
@@ -77,6 +80,7 @@ class Delivery:
     destination: str
     state: str
     attempts: int
+    may_be_there: int
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def put_results(
             (result.sop_uid, study.id, study.revision, result.sop_class, result.file, result.route),
         )
         database.executemany(
-            "INSERT INTO delivery (sop_uid, destination, commitment) VALUES (?, ?, ?) "
+            "INSERT INTO delivery (sop_uid, destination, commitment, may_be_there) VALUES (?, ?, ?, 0) "
             "ON CONFLICT DO UPDATE SET state = 'waiting', attempts = 0, next_try = 0, reason = '' "
             "WHERE state = 'superseded'",
             [
@@ -56,18 +56,12 @@ def fail(database: sqlite3.Connection, study: Study, reason: str, now: float, ne
         record.append(database, "not predicted", study=study.id, reason=reason, dead=dead)
 
 
-_MAY_BE_THERE = (  # taken, or sent without a word of what became of it, as by a PACS that is slow to answer
-    "(state IN ('sent', 'committed') OR reason IN ('no_answer', 'not_confirmed', 'answer_not_understood') "
-    "OR reason LIKE 'http_5%' OR reason LIKE 'refused_http_5%')"
-)
-
-
 def earlier_results(database: sqlite3.Connection, study: Study, route: str) -> list[ResultFile]:
-    """A route's results of earlier revisions that somebody has, as far as is known, the latest last."""
+    """A route's results of earlier revisions that somebody has, or may have, the latest last."""
     rows = database.execute(
         "SELECT sop_uid, sop_class, file, route, revision FROM result "
         "WHERE study = ? AND revision < ? AND route = ? AND EXISTS (SELECT 1 FROM delivery "
-        f"WHERE delivery.sop_uid = result.sop_uid AND {_MAY_BE_THERE}) ORDER BY revision, rowid",
+        "WHERE delivery.sop_uid = result.sop_uid AND may_be_there) ORDER BY revision, rowid",
         (study.id, study.revision, route),
     )
     return [ResultFile(*row) for row in rows]

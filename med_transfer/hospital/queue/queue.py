@@ -204,7 +204,7 @@ class Queue:
             predicting.fail(database, study, reason, now, now + self.wait_seconds(study.attempts), dead)
 
     def earlier_results(self, study: Study, route: str = "") -> list[ResultFile]:
-        """A route's results of earlier revisions that somebody has, as far as is known, the latest last."""
+        """A route's results of earlier revisions that somebody has, or may have, the latest last."""
         with self._lock:
             return predicting.earlier_results(self._database, study, route)
 
@@ -233,10 +233,13 @@ class Queue:
         where = "destination = ? AND delivery.state = 'waiting' AND delivery.next_try <= ?"
         return self._deliveries(where, destination, now, most=AT_ONCE)
 
-    def waits(self, delivery: Delivery) -> bool:
-        """Whether it still does: while those before it are sent, a late image may come, or its destination go."""
-        where = "sop_uid = ? AND destination = ? AND delivery.state = 'waiting'"
-        return bool(self._deliveries(where, delivery.sop_uid, delivery.destination))
+    def begin(self, delivery: Delivery) -> bool:
+        """It is about to be sent, which is on the disk before it goes out: a kill must not hide what was taken.
+
+        False where it waits no more: while those before it are sent, a late image may come, or its destination go.
+        """
+        with self.writing() as database:
+            return sending.begin(database, delivery)
 
     def to_commit(self, destination: str, now: float) -> list[Delivery]:
         """Some of what a destination has taken and is to be asked about, the first time or again."""

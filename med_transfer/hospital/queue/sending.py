@@ -11,7 +11,7 @@ from med_transfer.hospital.queue.kinds import Delivery
 def deliveries(database: sqlite3.Connection, where: str, *values: object, most: int = -1) -> list[Delivery]:
     """Those that the condition names, the most urgent first; no more than ``most``, where that is not -1."""
     query = (
-        "SELECT sop_uid, sop_class, file, study, destination, delivery.state, delivery.attempts "
+        "SELECT sop_uid, sop_class, file, study, destination, delivery.state, delivery.attempts, may_be_there "
         f"FROM delivery JOIN result USING (sop_uid) JOIN study ON study.id = result.study WHERE {where} "
         f"ORDER BY priority DESC, result.rowid LIMIT {most}"
     )
@@ -26,11 +26,23 @@ _OUTDATED = (  # a later revision takes its place: to send it then, or again, wo
 )
 
 
+_UNANSWERED = ("no_answer", "not_confirmed", "answer_not_understood", "http_5", "refused_http_5")
+
+
+def begin(database: sqlite3.Connection, delivery: Delivery) -> bool:
+    """It is about to go out, and may be there from now on, whatever becomes of the node; False: it waits no more."""
+    begun = database.execute(
+        "UPDATE delivery SET may_be_there = 1 WHERE sop_uid = ? AND destination = ? AND state = 'waiting'",
+        (delivery.sop_uid, delivery.destination),
+    )
+    return bool(begun.rowcount)
+
+
 def settle(database: sqlite3.Connection, delivery: Delivery, state: str, now: float) -> None:
     """The destination has taken it, or commits to it; who takes it and refuses to commit does so only so often."""
     changed = database.execute(
         "UPDATE delivery SET state = ?1, attempts = attempts * (?1 = 'sent' AND transaction_uid != ''), next_try = 0, "
-        "reason = '' WHERE sop_uid = ?2 AND destination = ?3 AND state NOT IN (?1, 'committed')",
+        "reason = '', may_be_there = 1 WHERE sop_uid = ?2 AND destination = ?3 AND state NOT IN (?1, 'committed')",
         (state, delivery.sop_uid, delivery.destination),
     )
     if changed.rowcount:
@@ -41,12 +53,16 @@ def settle(database: sqlite3.Connection, delivery: Delivery, state: str, now: fl
 def fail(
     database: sqlite3.Connection, delivery: Delivery, reason: str, now: float, next_try: float, dead: bool
 ) -> None:
-    """It waits for its next try, or is a dead letter; superseded where a later revision takes its place."""
+    """It waits for its next try, or is a dead letter; superseded where a later revision takes its place.
+
+    Whether it may be there is as before this try, unless nobody can say what became of that.
+    """
+    may_be_there = delivery.may_be_there or reason.startswith(_UNANSWERED)
     states = database.execute(
-        "UPDATE delivery SET attempts = attempts + 1, next_try = ?, reason = ?, "
+        "UPDATE delivery SET attempts = attempts + 1, next_try = ?, reason = ?, may_be_there = ?, "
         f"state = CASE WHEN {_OUTDATED} THEN 'superseded' ELSE ? END "
         "WHERE sop_uid = ? AND destination = ? AND state NOT IN ('superseded', 'committed') RETURNING state",
-        (next_try, reason, "dead" if dead else "waiting", delivery.sop_uid, delivery.destination),
+        (next_try, reason, may_be_there, "dead" if dead else "waiting", delivery.sop_uid, delivery.destination),
     ).fetchall()
     if ("dead",) in states:
         _say(database, "dead letter", delivery, reason=reason)
