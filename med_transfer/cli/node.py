@@ -312,6 +312,30 @@ def rollback(
     say(f"{rollback(read_node_config(config), _queue(config), route)} is in use")
 
 
+@app.command(epilog=example("node withdraw -c node.yaml --route chest"))
+def withdraw(
+    config: NodeFile,
+    route: Annotated[str, typer.Option(help="That node.yaml names no more; without it: from before it had any.")] = "",
+) -> None:
+    """Have studies predicted anew that have an answer of a route that is no more: what takes its place says so."""
+    import time
+
+    from med_transfer.cli.terminal import say
+    from med_transfer.errors import UsageError
+    from med_transfer.hospital.config import read_node_config
+
+    node, queue = read_node_config(config), _queue(config)
+    if route in node.rules_by_route:
+        raise UsageError(f"node.yaml has the route {route!r}", expected="one that was taken out of it")
+    in_use = queue.bundles_in_use()
+    departed = queue.departed({name: in_use.get(name, "") for name in node.rules_by_route})
+    gone = [one for one in departed if one.route == route and one.heir is None]
+    asked, without_images = queue.take_back(gone, time.time())
+    say(f"{asked} studies are predicted anew")
+    if without_images:
+        say(f"{without_images} more have no images here any more; what node fetch gets is predicted anew, too")
+
+
 @app.command(epilog=example("node fetch -c node.yaml --dates 20260101-20260131 --modality CT"))
 def fetch(
     config: NodeFile,

@@ -123,6 +123,12 @@ def analyse(
     return answers + ([_refusal(damaged, reasons, "UnreadableScan")] if damaged else [])
 
 
+def taken_back(folder: Path) -> Analysis:
+    """In place of the answer of a bundle that is asked no more; ``folder`` has the study's files."""
+    reason = "the node does not use this bundle any more, and its earlier answer counts no longer"
+    return Analysis(_refused(reason), _headers(sorted(folder.iterdir())), refusal="route-removed")
+
+
 def _chosen(items: Sequence[ScanToPredict], rules: SeriesRules | None) -> tuple[list[ScanToPredict], list[str]]:
     """What to predict, and why not the rest. Without rules that is all, a damaged file included.
 

@@ -124,6 +124,11 @@ class Bundles:
         """By route."""
         return {route: predictor for route, (_, predictor) in self._loaded.items()}
 
+    @property
+    def marks(self) -> dict[str, str]:
+        """Of the bundles that are at work, by route."""
+        return {route: mark for route, (mark, _) in self._loaded.items()}
+
     def mark(self, route: str) -> str:
         """Of the bundle that is at work for a route."""
         return self._loaded[route][0]

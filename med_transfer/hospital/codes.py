@@ -45,6 +45,7 @@ REASONS = {  # why there is no answer: the error's name, or what the node itself
     "UnusableVoxels": "Voxel values cannot be used",
     "NoAnswer": "The network gave no number",
     "not-chosen": "No series is one that the rules ask for",
+    "route-removed": "The node does not use this bundle any more",
 }
 IMAGING = Code("363679005", "SCT", "Imaging procedure")
 

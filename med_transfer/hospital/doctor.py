@@ -32,7 +32,9 @@ from med_transfer.hospital.association import associate, why_not
 from med_transfer.hospital.config import FhirServer, NodeConfig, Peer, WebPeer
 from med_transfer.hospital.database import read_only
 from med_transfer.hospital.dicomweb import read_token
+from med_transfer.hospital.queue.departing import departed
 from med_transfer.hospital.receiver import VERIFICATION
+from med_transfer.hospital.routing import told_of_departed
 from med_transfer.hospital.storage_classes import TRANSFER_SYNTAXES
 from med_transfer.hospital.tls import client_context
 from med_transfer.inference import load_bundle
@@ -248,11 +250,14 @@ def _queue(node: NodeConfig) -> Iterator[Finding]:
     try:
         with closing(read_only(node.queue_file)) as database:
             audit, marks = record.audit(database), dict(database.execute(in_use).fetchall())
+            gone = departed(database, {route: marks.get(route, "") for route in node.rules_by_route})
     except MedTransferError as error:
         yield Finding("queue", "problem", None, str(error))
         return
     text = f"entry {audit.broken} was changed" if audit.broken else f"{audit.entries} entries, unbroken"
     yield Finding("record", "problem" if audit.broken else "ok", audit.entries, f"the record: {text}")
+    if told := told_of_departed(gone):
+        yield Finding("departed_routes", "warning", len(gone), told)
     for route in node.rules_by_route:
         named = f" for {route}" if route else ""
         try:

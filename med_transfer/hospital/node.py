@@ -5,43 +5,28 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
 
 from med_transfer.errors import OutputError, ScanError
-from med_transfer.hospital.analysis import analyse
 from med_transfer.hospital.bundles import Bundles
 from med_transfer.hospital.config import NodeConfig
-from med_transfer.hospital.drift import DriftWatch, watched
+from med_transfer.hospital.drift import DriftWatch
 from med_transfer.hospital.health import HealthServer, Pulse
 from med_transfer.hospital.incoming import describe_earlier, forget, forget_aside, sweep
 from med_transfer.hospital.pacs import PacsFailed
 from med_transfer.hospital.peers import pacs_of, sender_to
-from med_transfer.hospital.pictures import keep_map
-from med_transfer.hospital.queue import Queue, ResultFile, SeriesAnswer, Study
+from med_transfer.hospital.queue import Queue, Study
 from med_transfer.hospital.receiver import Receiver
-from med_transfer.hospital.result_header import ResultHeader
-from med_transfer.hospital.results import basis_of, facts, write_results
+from med_transfer.hospital.routing import Routing, told_of_departed
 from med_transfer.hospital.server import disk_is_full
 from med_transfer.hospital.stow import StowServer
 from med_transfer.hospital.workitems.performer import Performer
-from med_transfer.inference import Predictor
-from med_transfer.predictions.record import Prediction
 
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS, _TIDY_SECONDS = 0.25, 3600.0
 _ANNOUNCED_SECONDS = 30 * 86400.0  # that images which were announced are waited for before the first has come
-
-
-@dataclass(frozen=True)
-class _OfRoute:
-    """One bundle's results, what it said of each series, and that as its monitor of drift takes it."""
-
-    results: Sequence[ResultFile] = ()
-    answers: Sequence[SeriesAnswer] = ()
-    predictions: Sequence[Prediction] = ()
 
 
 class Node:
@@ -66,7 +51,10 @@ class Node:
         self._config, self._stopped = config, threading.Event()
         self.queue = Queue(config.queue_file, config.retries)
         self._bundles = Bundles(config, self.queue, bundle, device, key)
+        self._routing = Routing(config, self.queue, self._bundles)
         self._warn_of_codes()
+        if said := told_of_departed(self.queue.go_on(self._bundles.marks)):
+            log.warning(said)
         self._drift = DriftWatch(config)
         sweep(config.folder, self.queue)
         describe_earlier(config.folder, self.queue)
@@ -224,8 +212,7 @@ class Node:
     def _predict(self, study: Study) -> None:
         config = self._config
         self._bundles.refresh()
-        predictors = self._bundles.predictors
-        made = {route: self._of_route(study, route, predictor) for route, predictor in predictors.items()}
+        made = self._routing.answers(study)
         results = [result for own in made.values() for result in own.results]
         answers = [answer for own in made.values() for answer in own.answers]
         entries = [dict(answer.facts) for answer in answers]
@@ -236,42 +223,10 @@ class Node:
         told_of = [entry | since for entry in entries or no_bundle]
         counts = self.queue.predicted(study, results, destinations, time.time(), told_of, answers)
         if counts and study.revision == 1:  # late images, and who asks again, make no further scan of the stream
-            for route, own in made.items():
-                self._drift.observe(self._bundles.mark(route), predictors[route], own.predictions)
+            for route, predictor in self._bundles.predictors.items():
+                self._drift.observe(self._bundles.mark(route), predictor, made[route].predictions)
 
     def _since_received(self, study: Study) -> float:
         """Seconds since the last image of a study was written."""
         written = [image.stat().st_mtime for image in (self._config.folder / "incoming" / study.id).iterdir()]
         return round(max(0.0, time.time() - max(written, default=time.time())), 3)
-
-    def _of_route(self, study: Study, route: str, predictor: Predictor) -> _OfRoute:
-        """Nothing where the route's rules choose nothing, and nobody has an answer of it to be taken back."""
-        config, rules = self._config, self._config.rules_by_route[route]
-        missing = self.queue.missing(study.id)
-        basis = basis_of(self.queue.instances(study.id), predictor.identity, config, rules, missing)
-        images = config.folder / "incoming" / study.id
-        earlier = self.queue.earlier_results(study, route)
-        others = bool(config.routes) and not earlier
-        analyses = analyse(images, predictor, rules, config.results.heat_map, others)
-        if not analyses:
-            return _OfRoute()
-        analyses = [analysis.told_of_missing(missing) for analysis in analyses]
-        header = ResultHeader.of(
-            *(predictor.record, predictor.identity),
-            study_uid=study.study_uid,
-            basis=basis,
-            revision=study.revision,
-            station=config.ae_title,
-        ).following(earlier)
-        results = write_results(config.folder, analyses, header, config.results, earlier)
-        answers = [
-            SeriesAnswer(
-                facts(analysis, predictor.identity, basis, results),
-                *(route, self._bundles.mark(route), analysis.prediction.series_uid),
-                keep_map(config.folder, study.id, basis, n, analysis),
-            )
-            for n, analysis in enumerate(analyses)
-        ]
-        return _OfRoute(
-            [replace(result, route=route) for result in results], answers, watched(analyses, study.study_uid)
-        )

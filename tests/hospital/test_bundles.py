@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from med_transfer.bundle import read_record
 from med_transfer.errors import BundleError, ConfigError, UsageError
 from med_transfer.hospital import bundles
 from med_transfer.hospital.bundles import Bundles, bundle_mark, use
+from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import keep, received_file, study_id
 from med_transfer.hospital.node import Node
 from med_transfer.hospital.queue import Feedback, Queue
@@ -360,6 +363,118 @@ def test_an_answer_of_a_route_that_wants_nothing_any_more_is_taken_back(
     waiting = {delivery.sop_uid for delivery in node.queue.deliveries() if delivery.state == "waiting"}
     assert waiting == {*still["outputs"], *gone["outputs"]}
     assert len(waiting) == 2
+    node.queue.close()
+
+
+def _sent(node: Node) -> None:
+    for delivery in node.queue.deliveries():
+        if delivery.state == "waiting":
+            node.queue.sent(delivery, 200)
+
+
+def _waiting(node: Node) -> set[str]:
+    return {delivery.sop_uid for delivery in node.queue.deliveries() if delivery.state == "waiting"}
+
+
+def _changed(node: Node, **settings: object) -> Node:
+    """The same node, started again with another node.yaml."""
+    node.queue.close()
+    return Node(NodeConfig.model_validate(node._config.model_dump() | settings), device="cpu")
+
+
+ANY_CT = {"name": "any-ct", "series": {"require": [{"modality": "CT"}]}}
+FEW_SLICES = {"name": "few-slices", "series": {"require": [{"n_slices": [None, 8]}]}}
+
+
+@pytest.fixture
+def two_routes(node_config, first_bundle, second_bundle, tmp_path) -> Callable[..., Node]:
+    """A node whose two routes have answered a study, which was sent."""
+
+    def make(kind: str = "report") -> Node:
+        none = {"structured_report": False, "secondary_capture": False, "heat_map": "off", "of_rejected": False}
+        config = node_config(
+            routes=[ANY_CT, FEW_SLICES],
+            destinations=[{"ae_title": "PACS", "address": "127.0.0.1", "port": 1}],
+            results=none | KINDS[kind],
+            fhir=[{"url": "http://127.0.0.1:1/fhir"}] if kind == "fhir" else [],
+        )
+        queue = Queue(config.queue_file)
+        use(config, queue, first_bundle, "any-ct")
+        use(config, queue, second_bundle, "few-slices")
+        queue.close()
+        node = Node(config, device="cpu")
+        predict(node, series(tmp_path / "scan"))
+        _sent(node)
+        return node
+
+    return make
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_of_a_route_that_is_no_more_is_taken_back_when_its_study_is_predicted_anew(
+    two_routes, tmp_path, kind, caplog, command
+):
+    node = two_routes(kind)
+    first = [entry for entry in node.queue.entries() if entry["event"] == "predicted"]
+    assert "node.yaml does not name" not in caplog.text
+    node = _changed(node, routes=[ANY_CT])
+    told = "1 studies have answers of routes that node.yaml does not name ('few-slices')"
+    assert told in caplog.text
+    assert _waiting(node) == set(), "a name that is misspelt in node.yaml must take nothing back by itself"
+    path = tmp_path / "node.yaml"
+    path.write_text(node._config.model_dump_json())
+    assert told in command("doctor", "-c", path).out
+    assert "node.yaml has the route 'any-ct'" in command("node", "withdraw", "-c", path, "--route", "any-ct").err
+    assert command("node", "withdraw", "-c", path, "--route", "few-slices").out == "1 studies are predicted anew\n"
+    still, gone = predict(node, [])
+    assert (still["outputs"], gone["because"]) == (first[0]["outputs"], ["route-removed"])
+    assert gone["bundle"] == first[1]["bundle"]
+    assert _waiting(node) == set(gone["outputs"]) != set(first[1]["outputs"])
+    if kind == "report":
+        report = dcmread(node._config.folder / f"results/{gone['outputs'][0]}.dcm")
+        (named,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+        assert named.ReferencedSOPInstanceUID == first[1]["outputs"][0]
+    _sent(node)
+    assert command("node", "withdraw", "-c", path, "--route", "few-slices").out == "0 studies are predicted anew\n"
+    assert "does not name" not in command("doctor", "-c", path).out
+    assert predict_again(node)["outputs"] == still["outputs"], "what was taken back is not taken back once more"
+    node = _changed(node, routes=[ANY_CT, FEW_SLICES])
+    *_, back = predict(node, series(tmp_path / "late", series=2))
+    assert back["status"] == "ok", "the route is there again"
+    node.queue.close()
+
+
+def test_a_route_under_another_name_goes_on_with_its_answers(two_routes, second_bundle, tmp_path, caplog):
+    node = two_routes()
+    first = [entry for entry in node.queue.entries() if entry["event"] == "predicted"]
+    use(
+        NodeConfig.model_validate(node._config.model_dump() | {"routes": [ANY_CT, FEW_SLICES | {"name": "thin"}]}),
+        node.queue,
+        second_bundle,
+        "thin",
+    )
+    node = _changed(node, routes=[ANY_CT, FEW_SLICES | {"name": "thin"}])
+    (study,) = node.queue.studies()
+    assert node.queue.judged(Feedback("ray", study.id, study.revision, 0, "rerun"), 300)
+    assert [entry["outputs"] for entry in predict(node, [])] == [entry["outputs"] for entry in first]
+    assert _waiting(node) == set(), "nothing new was said"
+    *_, later = predict(node, series(tmp_path / "late", series=2))
+    report = dcmread(node._config.folder / f"results/{later['outputs'][0]}.dcm")
+    (named,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert named.ReferencedSOPInstanceUID == first[1]["outputs"][0]
+    assert node.queue.departed(node._bundles.marks) == []
+    assert "does not name" not in caplog.text
+    node.queue.close()
+
+
+def test_an_answer_whose_bundle_is_gone_costs_no_other(two_routes, tmp_path, caplog):
+    node = two_routes()
+    shutil.rmtree(node._config.bundle_copy(node.queue.bundles("few-slices")[0]))
+    node = _changed(node, routes=[ANY_CT])
+    (only,) = predict(node, series(tmp_path / "late", series=2))[:1]
+    assert only["status"] == "ok"
+    assert "the answer of route 'few-slices' cannot be taken back" in caplog.text
+    assert len(node.queue.departed(node._bundles.marks)) == 1
     node.queue.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import peers
 import pytest
 from peers import Orthanc, free_port, orthanc, series, storescu, until
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pynetdicom import AE, StoragePresentationContexts, evt
 from receiving import announce
 from serving import serving, written
@@ -84,7 +85,56 @@ def test_from_the_modality_to_the_pacs_through_a_kill(bundle, server, tmp_path):
 
 
 @contextmanager
-def working(config: Path, bundle: Path) -> Iterator[Node]:
+def taking(port: int, do: Callable[[], object] = lambda: None) -> Iterator[list[Dataset]]:
+    """A PACS and what it has taken; after each it does something, before it says so."""
+    taken: list[Dataset] = []
+
+    def take(event: evt.Event) -> int:
+        taken.append(event.dataset)
+        do()
+        return 0
+
+    pacs = AE("ORTHANC")
+    pacs.supported_contexts = StoragePresentationContexts
+    server = pacs.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, take)])
+    try:
+        yield taken
+    finally:
+        server.shutdown()
+
+
+@pytest.mark.timeout(900)
+def test_what_a_pacs_took_before_a_kill_is_taken_back_when_a_late_image_comes(bundle, tmp_path):
+    port, pacs_port = free_port(), free_port()
+    to_pacs = {"ae_title": "ORTHANC", "address": "127.0.0.1", "port": pacs_port}
+    reports_alone = {"heat_map": "off", "secondary_capture": False, "of_rejected": False}
+    config = written(tmp_path, port, pacs_port, destinations=[to_pacs], results=reports_alone)
+    queue, scan = Queue(read_node_config(config).queue_file), series(tmp_path / "scan")
+    late = dcmread(scan[3])  # another image at the same place: the study can be judged no more
+    late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = "1.2.3.99"
+    late.PixelData = bytes(reversed(late.PixelData))
+    late.save_as(tmp_path / "late.dcm")
+    with serving(bundle, config, port) as node, taking(pacs_port, node.kill) as taken:
+        announce(port, scan)
+        assert storescu(port, *scan).returncode == 0
+        assert node.wait(240) != 0
+        (first,) = taken
+    assert "sent" not in [entry["event"] for entry in queue.entries()], "for all the node knows"
+    with serving(bundle, config, port):
+        announce(port, [*scan, tmp_path / "late.dcm"])
+        assert storescu(port, tmp_path / "late.dcm").returncode == 0
+        until(lambda: [study for study in queue.studies("predicted") if study.revision > 1], 240)
+        with taking(pacs_port) as taken:
+            until(lambda: queue.counts() == {"sent": 1}, 240)
+    (second,) = taken
+    (named,) = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert named.ReferencedSOPInstanceUID == first.SOPInstanceUID != second.SOPInstanceUID
+    assert "Not analysed" in str(second)
+    queue.close()
+
+
+@contextmanager
+def working(config: Path, bundle: Path | None) -> Iterator[Node]:
     """The node in this process."""
     node = Node(read_node_config(config), bundle, "cpu")
     node.start()
@@ -130,6 +180,30 @@ def test_a_late_series_supersedes_and_shadow_sends_nothing(bundle, tmp_path):
             until(lambda: node.queue.counts() == {"committed": 1, "predicted": 1}, 120)
             assert node.queue.to_send(waiting.destination, time.time()) == [waiting]
         assert len(pacs.get("/instances")) == count
+
+
+@pytest.mark.timeout(600)
+def test_the_pacs_gets_a_report_in_place_of_that_of_a_route_that_is_no_more(bundle, tmp_path, command):
+    port, pacs_port, scan = free_port(), free_port(), series(tmp_path / "scan")
+    routes = [{"name": name, "series": {"require": [{"modality": "CT"}]}} for name in ("all", "chest")]
+    reports = {"heat_map": "off", "secondary_capture": False}
+    path = written(tmp_path, port, pacs_port, routes=routes, results=reports)
+    other = tiny_bundle(tmp_path / "other", seed=2)
+    for name, of_route in (("all", bundle), ("chest", other)):
+        assert command("node", "use", of_route, "-c", path, "--route", name).code == 0
+    with orthanc(tmp_path / "pacs", port, pacs_port) as pacs:
+        with working(path, None) as node:
+            announce(port, scan)
+            storescu(port, *scan)
+            until(lambda: node.queue.counts() == {"committed": 1}, 120)
+        path = written(tmp_path, port, pacs_port, routes=routes[:1], results=reports)
+        with working(path, None) as node:
+            assert command("node", "withdraw", "-c", path, "--route", "chest").code == 0
+            until(lambda: len(results(pacs)) == 3 and node.queue.counts() == {"committed": 1}, 120)
+        said = sorted(results(pacs), key=lambda tags: "route-removed" in str(tags))
+        assert ["route-removed" in str(tags) for tags in said] == [False, False, True]
+        (before,) = [tags for tags in said[:2] if tags["SeriesInstanceUID"] == said[2]["SeriesInstanceUID"]]
+        assert before["SOPInstanceUID"] in str(said[2]["PredecessorDocumentsSequence"])
 
 
 @pytest.mark.timeout(600)

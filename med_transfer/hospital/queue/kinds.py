@@ -102,6 +102,23 @@ class SeriesAnswer:
 
 
 @dataclass(frozen=True)
+class Departed:
+    """Of one study, the last answer of a route that node.yaml names no more.
+
+    Attributes:
+        study, route: whose, and by which name.
+        bundle, identity: mark of the bundle that said it, and as results name it.
+        heir: a route of node.yaml with the same bundle that has said nothing of the study: the same under another name.
+    """
+
+    study: str
+    route: str
+    bundle: str
+    identity: str
+    heir: str | None
+
+
+@dataclass(frozen=True)
 class Feedback:
     """What a person says of an answer; a later one of the same series counts in place of an earlier one.
 

@@ -6,7 +6,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 from med_transfer.hospital import record
 from med_transfer.hospital.config import Retries
 from med_transfer.hospital.database import SharedCommit, transaction
-from med_transfer.hospital.queue import answering, completing, keeping, predicting, receiving, sending
+from med_transfer.hospital.queue import answering, completing, departing, keeping, predicting, receiving, sending
 from med_transfer.hospital.queue.kinds import (
     Added,
     Delivery,
+    Departed,
     Described,
     Feedback,
     Instance,
@@ -224,6 +225,21 @@ class Queue:
         """Marks of the bundles that were in use, each once, the one that is in use first."""
         rows = self._rows("SELECT mark FROM bundle WHERE route = ? GROUP BY mark ORDER BY max(number) DESC", route)
         return [row[0] for row in rows]
+
+    def departed(self, bundles: Mapping[str, str]) -> list[Departed]:
+        """Answers of other routes than these, with the mark of the bundle of each, that were not taken back."""
+        with self._lock:
+            return departing.departed(self._database, bundles)
+
+    def go_on(self, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
+        """The same after routes with a new name have taken over what was said under the old one."""
+        with self.writing() as database:
+            return departing.go_on(database, bundles, study)
+
+    def take_back(self, departed: Iterable[Departed], now: float) -> tuple[int, int]:
+        """Have their studies predicted anew; how many, and how many have no images here any more."""
+        with self.writing() as database:
+            return departing.ask_again(database, sorted({one.study for one in departed}), now)
 
     # Sending --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,67 @@
+"""Answers of routes that node.yaml names no more. Each function works in its caller's transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+
+from med_transfer.hospital import record
+from med_transfer.hospital.queue import answering, receiving
+from med_transfer.hospital.queue.kinds import Departed
+
+
+def departed(database: sqlite3.Connection, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
+    """What somebody has, or may have, of other routes and was not taken back: of one study, or of all.
+
+    Args:
+        database: of the queue.
+        bundles: mark of the one in use, by the name of each route of node.yaml; empty where there is none.
+        study: the only one to look at.
+    """
+    rows = database.execute(
+        f"SELECT study, route, max(revision) FROM result WHERE {'study = ? AND' if study else ''} "
+        f"route NOT IN ({', '.join('?' for _ in bundles)}) AND EXISTS (SELECT 1 FROM delivery "
+        "WHERE delivery.sop_uid = result.sop_uid AND may_be_there) GROUP BY study, route ORDER BY study, route",
+        [study, *bundles] if study else list(bundles),
+    ).fetchall()
+    found = []
+    for of_study, route, revision in rows:
+        said = [one for one in answering.answers(database, of_study, revision) if one.route == route]
+        if any(one.facts.get("status") == "ok" for one in said):
+            mark, identity = said[0].bundle, str(said[0].facts.get("bundle", ""))
+            same = [name for name, other in bundles.items() if mark == other and _is_silent(database, of_study, name)]
+            found.append(Departed(of_study, route, mark, identity, next(iter(same), None)))
+    return found
+
+
+def _is_silent(database: sqlite3.Connection, study: str, route: str) -> bool:
+    said = database.execute("SELECT 1 FROM result WHERE study = ? AND route = ?", (study, route))
+    return said.fetchone() is None
+
+
+def go_on(database: sqlite3.Connection, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
+    """What was said under a route's old name counts as said under its new one; what is left then."""
+    left = []
+    for one in departed(database, bundles, study):
+        if one.heir is None or not _is_silent(database, one.study, one.heir):
+            left.append(one)
+            continue
+        for table in ("result", "answer"):
+            new, of_route = one.heir, (one.study, one.route)
+            database.execute(f"UPDATE {table} SET route = ? WHERE study = ? AND route = ?", (new, *of_route))
+        record.append(database, "route renamed", study=one.study, was=one.route, route=one.heir)
+    return left
+
+
+def ask_again(database: sqlite3.Connection, studies: Iterable[str], now: float) -> tuple[int, int]:
+    """Have them predicted anew; how many, and how many are done and have no images here any more."""
+    asked = without = 0
+    for study in studies:
+        if answering.may_ask_again(database, study):
+            answering.ask_again(database, study, now)
+            receiving.supersede(database, study)
+            record.append(database, "to be taken back", study=study)
+            asked += 1
+        elif database.execute("SELECT 1 FROM instance WHERE study = ? AND file = ''", (study,)).fetchone():
+            without += 1
+    return asked, without

@@ -1,0 +1,115 @@
+"""What each route's bundle says of a study, and what takes the place of what a route said that is no more."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from med_transfer.bundle import BundleRecord, read_record
+from med_transfer.errors import MedTransferError
+from med_transfer.hospital.analysis import Analysis, analyse, taken_back
+from med_transfer.hospital.bundles import Bundles
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.drift import watched
+from med_transfer.hospital.pictures import keep_map
+from med_transfer.hospital.queue import Departed, Queue, ResultFile, SeriesAnswer, Study
+from med_transfer.hospital.result_header import ResultHeader
+from med_transfer.hospital.results import basis_of, facts, write_results
+from med_transfer.inference import Predictor
+from med_transfer.predictions.record import Prediction
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OfRoute:
+    """One bundle's results, what it said of each series, and that as its monitor of drift takes it."""
+
+    results: Sequence[ResultFile] = ()
+    answers: Sequence[SeriesAnswer] = ()
+    predictions: Sequence[Prediction] = ()
+
+
+@dataclass(frozen=True)
+class _Route:
+    """Its name, and the mark, the record and the identity of the bundle that answers for it."""
+
+    name: str
+    mark: str
+    record: BundleRecord
+    identity: str
+
+
+def told_of_departed(departed: Sequence[Departed]) -> str:
+    """For who keeps the node running; empty where there are none but under another name."""
+    departed = [one for one in departed if one.heir is None]
+    if not departed:
+        return ""
+    routes = ", ".join(repr(route) for route in sorted({one.route for one in departed}))
+    return (
+        f"{len({one.study for one in departed})} studies have answers of routes that node.yaml does not name "
+        f"({routes}); each stays as it is until its study is predicted anew, as by med-transfer node withdraw"
+    )
+
+
+class Routing:
+    """Of one node."""
+
+    def __init__(self, config: NodeConfig, queue: Queue, bundles: Bundles) -> None:
+        self._config, self._queue, self._bundles = config, queue, bundles
+
+    def answers(self, study: Study) -> dict[str, OfRoute]:
+        """By route: of those in node.yaml, and of those that are no more and have an answer to be taken back."""
+        gone = self._queue.go_on(self._bundles.marks, study.id)
+        made = {route: self._of_route(study, route, bundle) for route, bundle in self._bundles.predictors.items()}
+        return made | {one.route: self._taken_back(study, one) for one in gone}
+
+    def _of_route(self, study: Study, route: str, predictor: Predictor) -> OfRoute:
+        """Nothing where the route's rules choose nothing, and nobody has an answer of it to be taken back."""
+        config, rules = self._config, self._config.rules_by_route[route]
+        missing = self._queue.missing(study.id)
+        basis = basis_of(self._queue.instances(study.id), predictor.identity, config, rules, missing)
+        others = bool(config.routes) and not self._queue.earlier_results(study, route)
+        analyses = analyse(self._images(study), predictor, rules, config.results.heat_map, others)
+        if not analyses:
+            return OfRoute()
+        analyses = [analysis.told_of_missing(missing) for analysis in analyses]
+        own = _Route(route, self._bundles.mark(route), predictor.record, predictor.identity)
+        return replace(self._written(study, own, basis, analyses), predictions=watched(analyses, study.study_uid))
+
+    def _taken_back(self, study: Study, gone: Departed) -> OfRoute:
+        """Nothing where its bundle is here no more: what is asked now is answered all the same."""
+        try:
+            record = read_record(self._config.bundle_copy(gone.bundle))
+        except MedTransferError as error:
+            text = "study %s: the answer of route %r cannot be taken back: %s"
+            log.error(text, study.id, gone.route, error.found, extra={"study": study.id})
+            return OfRoute()
+        basis = basis_of(self._queue.instances(study.id), gone.identity, self._config)
+        own = _Route(gone.route, gone.bundle, record, gone.identity)
+        return self._written(study, own, f"{basis} taken back", [taken_back(self._images(study))])
+
+    def _images(self, study: Study) -> Path:
+        return self._config.folder / "incoming" / study.id
+
+    def _written(self, study: Study, own: _Route, basis: str, analyses: Sequence[Analysis]) -> OfRoute:
+        config, earlier = self._config, self._queue.earlier_results(study, own.name)
+        header = ResultHeader.of(
+            *(own.record, own.identity),
+            study_uid=study.study_uid,
+            basis=basis,
+            revision=study.revision,
+            station=config.ae_title,
+        ).following(earlier)
+        results = write_results(config.folder, analyses, header, config.results, earlier)
+        answers = [
+            SeriesAnswer(
+                facts(analysis, own.identity, basis, results),
+                *(own.name, own.mark, analysis.prediction.series_uid),
+                keep_map(config.folder, study.id, basis, n, analysis),
+            )
+            for n, analysis in enumerate(analyses)
+        ]
+        return OfRoute([replace(result, route=own.name) for result in results], answers)
