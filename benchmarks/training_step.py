@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=2 python benchmarks/training_step.py
 
 Milliseconds, medians. Transforms run on one thread and a 36 x 36 x 36 image; a step is forward and backward of
-resnet18-w32 on 16 images of 32 x 32 x 32, with glibc as it is and then kept from giving memory back. bf16 is timed on
-two, since a processor that only emulates it is very slow. Last, whether equal steps give equal gradients whatever the
-memory held before (docs/decisions/0006).
+resnet18-w32 on 16 images of 32 x 32 x 32, with glibc as it is and then kept from giving memory back. Slices: 16 of 160
+x 160 in three windows through EfficientNet-Lite0, with random weights. bf16 is timed on two, since a processor that
+only emulates it is very slow. Last, whether equal steps give equal gradients whatever the memory held before
+(docs/decisions/0006).
 """
 
 from __future__ import annotations
@@ -59,6 +60,21 @@ def time_step(layout: torch.memory_format, *, batch: int, bf16: bool, repeats: i
     return milliseconds(step, repeats)
 
 
+def time_slices(layout: torch.memory_format, *, training: bool, repeats: int) -> float:
+    encoder = load_backbone("slices-efficientnet-lite0", scratch=True, channels=3).encoder.train(training)
+    stem = encoder.get_submodule("net.conv_stem")
+    stem.register_forward_pre_hook(lambda _, given: (given[0].contiguous(memory_format=layout),))
+    slices = torch.randn(1, 3, 16, 160, 160)
+
+    def step() -> None:
+        with torch.set_grad_enabled(training):
+            deepest = encoder(slices)[-1]
+        if training:
+            deepest.mean().backward()
+
+    return milliseconds(step, repeats)
+
+
 def unequal_gradients(*, bf16: bool, repeats: int = 4) -> str:
     """Of equal steps from equal weights, each after freed memory was filled with NaN."""
     torch.manual_seed(0)
@@ -88,6 +104,10 @@ def main() -> None:
     keep_freed_memory()
     kept = time_step(torch.channels_last_3d, batch=16, bf16=False, repeats=7)
     print(f"fp32, 16 images, memory given back {given_back:8.0f} ms, kept {kept:8.0f} ms")
+    for word, training in (("step", True), ("forward", False)):
+        for name, layout in (("contiguous", torch.contiguous_format), ("channels_last", torch.channels_last)):
+            spent = time_slices(layout, training=training, repeats=5)
+            print(f"fp32, 16 slices, {word}, {name:18} {spent:8.0f} ms")
     for word, bf16, repeats in (("fp32", False, 5), ("bf16", True, 1)):
         spent = time_step(torch.channels_last_3d, batch=2, bf16=bf16, repeats=repeats)
         print(f"{word}, 2 images, channels_last_3d {spent:8.0f} ms")

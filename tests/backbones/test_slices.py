@@ -53,6 +53,17 @@ def test_it_says_which_parts_it_takes_one_by_one(encoder):
             torch.testing.assert_close(alone[:, :, 0], whole[:, :, index], rtol=1e-4, atol=1e-4)
 
 
+def test_channels_lie_last_from_the_first_convolution_to_the_last(encoder):
+    layouts = []
+    for name in ("conv1", "layer4"):
+        part = encoder.net.get_submodule(name)
+        part.register_forward_pre_hook(lambda _, given: layouts.append(given[0].stride(1)))
+    encoder.train()(rand(1, 1, 3, 40, 48))[-1].sum().backward()
+    with torch.no_grad():
+        encoder.eval()(rand(1, 1, 3, 40, 48))
+    assert layouts == [1, 1, 1, 1]
+
+
 @torch.no_grad()
 def test_each_slice_of_a_map_is_the_2d_network_on_that_slice(encoder, state):
     x = rand(2, 1, 3, 40, 48)

@@ -61,9 +61,13 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
         return self
 
     def net_maps(self, x: Tensor) -> list[Tensor]:
-        """The map of each stage; of one voxel, the features, where they are computed elsewhere."""
+        """The map of each stage; of one voxel, the features, where they are computed elsewhere.
+
+        Channels lie last on a CPU: a training step then takes two thirds of the time, a forward pass five sixths
+        (EfficientNet-Lite0, 16 slices of 160 x 160, one core with AVX2).
+        """
         if self._elsewhere is None:
-            return super().net_maps(x)
+            return super().net_maps(x.contiguous(memory_format=torch.channels_last))
         return list(self._elsewhere(x)[..., None, None].split(self.stage_channels, dim=1))
 
     def cuts(self, shape: tuple[int, int, int]) -> list[Box]:
