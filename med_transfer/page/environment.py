@@ -12,6 +12,7 @@ from jinja2.bccache import Bucket
 from markupsafe import Markup, escape
 
 from med_transfer.errors import printable
+from med_transfer.errors.numbers import threshold, told_apart
 from med_transfer.page.language import ENGLISH, Translator
 from med_transfer.page.theme import DARK, LIGHT, PRINT
 
@@ -42,8 +43,8 @@ def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
     """Templates of ``folders`` and of this package, among them ``layout.html.jinja``, which a page extends.
 
     Everything is escaped, what is not defined is an error. A template has ``t("A sentence with {value}", value=...)``,
-    whose values are escaped too unless they are Markup, ``said`` for text that a record holds, ``language``, and the
-    palettes of the style.
+    whose values are escaped too unless they are Markup, ``said`` for text that a record holds, ``language``, the
+    palettes of the style, and the filters ``threshold`` and ``told_apart`` of :mod:`med_transfer.errors.numbers`.
     """
     jinja = Environment(
         loader=FileSystemLoader([*folders, FOLDER]),
@@ -55,6 +56,7 @@ def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
         bytecode_cache=_COMPILED,
     )
     jinja.globals |= {"t": in_page(t), "said": t.said, "language": t.language}
+    jinja.filters |= {"threshold": threshold, "told_apart": told_apart}
     jinja.globals["policy"] = POLICY
     jinja.globals |= {"light": LIGHT, "dark": DARK, "print": PRINT}
     return jinja

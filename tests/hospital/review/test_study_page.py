@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timedelta
 from html import unescape
 from pathlib import Path
@@ -24,8 +25,12 @@ from tiny_bundle import made_up_cases, tiny_bundle
 from med_transfer.cohorts import Cohort
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import answering
+from med_transfer.hospital.review.bundle_report import reports
 from med_transfer.hospital.review.pages import moment
 from med_transfer.hospital.review.study import study_facts
+from med_transfer.metrics.records.decisions import ChosenPoint
+from med_transfer.metrics.records.estimate import Estimate
+from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page.language import translator
 from med_transfer.predictions.labels import Labels
 from med_transfer.scans import geometry, read_scan
@@ -93,6 +98,29 @@ def test_the_page_says_what_the_record_says_and_no_name_does_anything(page, stud
     assert (series_.has_volume, series_.has_map, series_.images) == (True, True, 8)
     events = [(entry["user"], entry["what"], entry["study"]) for entry in page.access.audit.latest(10)]
     assert ("rita", "saw study", study) in events
+
+
+def test_what_is_below_one_is_not_written_as_one(page, study, monkeypatch):
+    said = facts(page, study)
+    nearly = replace(said.series[0].classes[0], probability=0.99996, threshold=0.9996)
+    shown = replace(said, series=(replace(said.series[0], classes=(nearly,), novelty=0.9999),))
+    monkeypatch.setattr("med_transfer.hospital.review.study_page.study_facts", lambda *_: shown)
+    text = page.browser("rita").get(f"/study/{study}").text
+    assert "<td>99.996%</td><td>0.9996</td>" in text
+    assert "more novel than 99.99% of the training scans" in text
+
+    estimate = Estimate(value=0.9996, ci95=(0.995001, 1.0), method="Wilson")
+    rates = {"benign": estimate, "malignant": estimate}
+    changes = {
+        "operating_point": OperatingPoint(rule="class_threshold", thresholds={"malignant": 0.9998}),
+        "chosen_point": ChosenPoint(rule="thresholds", n_scans=9, n_patients=9, sensitivity=rates, specificity=rates),
+    }
+    node, queue = page.app.state.node, page.app.state.queue
+    (own,) = reports(node, queue)
+    of_bundle = replace(own, record=own.record.model_copy(update=changes))
+    monkeypatch.setattr("med_transfer.hospital.review.node_pages.reports", lambda *_: [of_bundle])
+    text = page.browser("rita").get("/report").text
+    assert '<td class="number">0.9998</td><td class="number">0.9996 <small>[0.995, 1.00]</small></td>' in text
 
 
 def test_every_time_is_by_the_clock_of_the_node(page, study, monkeypatch):
