@@ -14,6 +14,7 @@ from med_transfer.errors.sentence import Sentence
 _INT16 = np.iinfo(np.int16)
 AIR_HU = (-1100.0, -650.0)  # air, and lung that fills a narrow field of view
 BODY_HU = (-220.0, 220.0)  # fat, water, muscle, organs with contrast
+_LEAST_SPREAD_HU = 20  # of anything that was measured; z-scores and values scaled to [-1, 1] have less
 _STEP_HU = 16
 _WINDOW_HU = (-4096, 8192)
 _SMOOTH = np.array([1, 2, 3, 2, 1]) / 9
@@ -70,7 +71,8 @@ def hounsfield_doubt(voxels: NDArray) -> str:
     large = min(voxels.shape[1:]) >= _LEAST_WIDTH
     if large and _border(voxels) > max(_middle(voxels) + _INVERTED_HU, BODY_HU[1]):
         return Sentence("values look inverted: the border of the image is denser than its middle")
-    if high < -700 or low > 300 or low >= 0:
+    possible = high - low >= _LEAST_SPREAD_HU and low >= _INT16.min and high <= -2 * _INT16.min
+    if not possible or high < -700 or low > 300 or low >= 0:
         return Sentence("values do not look like Hounsfield units (from {low:g} to {high:g})", low=low, high=high)
     peaks = _peaks(values) if large else None
     if peaks is None:

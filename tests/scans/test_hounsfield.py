@@ -33,10 +33,16 @@ def body(air: float = -1000, tissue: float = 40, noise: float = 12, seed: int = 
         (0, 4095, True),  # stored values, never rescaled
         (-1, 80, False),
         (301, 900, True),
+        (-1, 1, True),  # scaled for a network before it was saved
+        (-3.5, 9.25, True),  # z-scores
+        (-3, 30, False),  # water
+        (-1024, 31743, False),  # metal, where 16 bits are used
+        (-64, 99896, True),  # a slope that is too large
+        (-1.5e33, 1.5e33, True),
     ],
 )
 def test_impossible_ranges(low, high, doubted):
-    sentence = hounsfield_doubt(np.array([[[low, high]]], np.int16))
+    sentence = hounsfield_doubt(np.array([[[low, high]]], np.float64))
     assert sentence == (f"values do not look like Hounsfield units (from {low} to {high})" if doubted else "")
 
 
