@@ -155,7 +155,8 @@ def test_links_in_a_tar_are_passed_over(tmp_path):
         info = tarfile.TarInfo("device")
         info.type = tarfile.CHRTYPE
         file.addfile(info)
-    assert list(unpacked(archive).rglob("*")) == []
+        file.addfile(tarfile.TarInfo("regular"))
+    assert [path.name for path in unpacked(archive).rglob("*")] == ["regular"]
 
 
 @pytest.mark.parametrize(
@@ -262,6 +263,18 @@ def test_a_damaged_archive_is_listed_and_stops_nothing(tmp_path, suffix):
     assert "archive" in bad.reason
     with pytest.raises(UnreadableScan, match="archive"):
         read_scan(archive)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html><body>404 Not Found</body></html>", bytes(3000)])
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tgz", ".tar"])
+def test_what_is_named_as_an_archive_and_is_none_is_damaged(tmp_path, suffix, content):
+    """A download that failed: what should be in it would be left out in silence."""
+    archive = tmp_path / f"scans{suffix}"
+    archive.write_bytes(content)
+    found = survey(tmp_path)
+    (bad,) = found.ignored
+    assert bad.damaged
+    assert "archive" in bad.reason
 
 
 @pytest.fixture

@@ -71,4 +71,4 @@ def test_so_is_one_whose_gantry_was_tilted(tmp_path, turn, tilt_degrees):
     assert np.sqrt(np.mean(difference**2)) < 0.02 * np.ptp(expected[inside])
     moved = Grid(grid.affine @ np.array([[1, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), grid.shape)
     beside = (seen_by_simpleitk(as_image(hu, sheared), moved) - expected)[inside]
-    assert np.sqrt(np.mean(difference**2)) < 0.5 * np.sqrt(np.mean(beside**2)), "a quarter of a millimetre aside would show"
+    assert np.sqrt(np.mean(difference**2)) < 0.5 * np.sqrt(np.mean(beside**2)), "a quarter of a mm aside would show"

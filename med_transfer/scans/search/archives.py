@@ -55,14 +55,11 @@ class _Member:
 
 
 def is_archive(path: Path, start: bytes) -> bool:
-    """By name and content: a ``.zip`` (or a nameless file) that begins like one, or a tar by its name.
+    """By its name, also where the content is none: a failed download is a damaged file. A nameless one by its content.
 
     Office documents are zip files too, so that content alone does not decide.
     """
-    name = path.name.lower()
-    if start.startswith(_ZIP_MAGIC):
-        return name.endswith(".zip") or not path.suffix
-    return name.endswith(_TAR_SUFFIXES)
+    return path.name.lower().endswith((".zip", *_TAR_SUFFIXES)) or (not path.suffix and start.startswith(_ZIP_MAGIC))
 
 
 def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits(), taken: Taken | None = None) -> Path:
@@ -118,6 +115,8 @@ def _unpack(archive: Path, folder: Path, limits: ArchiveLimits, taken: Taken) ->
             if number > limits.files or member.size > room:
                 raise _too_large(archive, limits)
             total += _write(member, _inside(folder, member.name, archive), room, archive, limits)
+    if number == taken.files:  # a file of zeros, as a failed download leaves one, is a tar without members
+        raise UnreadableScan("archive without files", where=archive)
     return number, total
 
 
@@ -151,7 +150,8 @@ def _inside(folder: Path, name: str, archive: Path) -> Path:
 def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     """The regular files of an archive; folders, links and devices are passed over."""
     try:
-        if zipfile.is_zipfile(archive) and not archive.name.lower().endswith(_TAR_SUFFIXES):
+        name = archive.name.lower()
+        if name.endswith(".zip") or (zipfile.is_zipfile(archive) and not name.endswith(_TAR_SUFFIXES)):
             with zipfile.ZipFile(archive) as opened:
                 yield _zip_members(opened)
         else:
