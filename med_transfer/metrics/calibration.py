@@ -186,7 +186,8 @@ def _ece(claimed: NDArray[np.float64], came_true: NDArray[np.bool_], bootstrap: 
     low, high = calibration_error_interval(claimed, came_true, bootstrap)
     if high - low < 1e-12:
         return Estimate(value=value, ci95=None, method=bins, reason=Sentence("no interval: {why}", why=DRAWS_AGREE))
-    return Estimate(value=value, ci95=(low, high), method=joined(bins, bootstrap.described("basic and distance")))
+    method = joined(bins, bootstrap.described(Sentence("basic and distance")))
+    return Estimate(value=value, ci95=(low, high), method=method)
 
 
 def calibration_error_interval(

@@ -83,7 +83,7 @@ def _auc_difference(
     value, draws = statistic(np.ones((1, len(first))))[0], bootstrap.distribution(statistic)
     method = Sentence(
         "difference; the wider of DeLong's interval (Student's t) and {bootstrap}",
-        bootstrap=bootstrap.described("percentile"),
+        bootstrap=bootstrap.described(Sentence("percentile")),
     )
     if not np.isfinite(value):
         return Estimate(value=None, ci95=None, method=method, reason=NO_CLASS_WITH_BOTH)
@@ -138,7 +138,7 @@ def _sensitivity_differences(
     values, draws = statistic(np.ones((1, len(first))))[0], bootstrap.distribution(statistic)
     method = Sentence(
         "difference; the wider of {bootstrap} and Clopper-Pearson limits of each rate, combined over patients (MOVER)",
-        bootstrap=bootstrap.described("percentile"),
+        bootstrap=bootstrap.described(Sentence("percentile")),
     )
     by_class = {name: _of_class(values[c], draws[:, c], method) for c, name in enumerate(names)}
     return {name: _no_narrower(found, first, second, c) for c, (name, found) in enumerate(by_class.items())}

@@ -134,7 +134,7 @@ def _by_value(column: str, texts: Sequence[str], patients: Sequence[str]) -> Gro
     names = tuple(text if text in frequent else OTHER if text else UNKNOWN for text in texts)
     how = BY_VALUE
     if rest:
-        how = Sentence("by value; {n} values of few patients are pooled as {other!r}", n=rest, other=OTHER)
+        how = Sentence("by value; {n} values of few patients are pooled as {other!r}", n=rest, other=Sentence("other"))
     return Grouping(column, names, (*order, *_present(names, OTHER, UNKNOWN, but=frequent)), how)
 
 

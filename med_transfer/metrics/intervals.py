@@ -151,7 +151,7 @@ class PatientBootstrap:
         )
 
     def __str__(self) -> str:
-        return self.described("percentile")
+        return self.described(Sentence("percentile"))
 
     def _draws(self) -> Iterator[NDArray[np.float64]]:
         n_patients = int(self._patient_of_scan.max()) + 1
@@ -173,7 +173,7 @@ def estimate_of_draws(value: float, draws: NDArray[np.float64], what: str, boots
         return Estimate(value=value, ci95=None, method=what, reason=Sentence("no interval: {why}", why=DRAWS_AGREE))
     interval = percentile_interval(draws)
     missing = 1 - float(np.isfinite(draws).mean())
-    method = joined(what, bootstrap.described("percentile"))
+    method = joined(what, bootstrap.described(Sentence("percentile")))
     if missing:
         method = Sentence(
             "{method}, {share} of draws lacked a class", method=method, share=f"{max(missing, 0.001):.1%}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chinese import ENGLISH_SENTENCE
+from chinese import ENGLISH_SENTENCE, ENGLISH_WORD
 from jinja2 import nodes
 from report_samples import Page, evidence, metrics_of, sample, summary, write
 from simulated_scores import three_classes
@@ -21,8 +21,9 @@ from med_transfer.bundle.record import TransferRecord
 from med_transfer.config import load_config
 from med_transfer.errors import GeometryRejected, ScanError, UnreadableScan
 from med_transfer.errors.sentence import Sentence
+from med_transfer.metrics.grouping import group_column
 from med_transfer.metrics.reasons import no_case
-from med_transfer.metrics.records.metrics import Failed
+from med_transfer.metrics.records.metrics import Abstained, Failed
 from med_transfer.model.calibration import PredictionSets, TemperatureScaling
 from med_transfer.model.calibration.calibrate import calibrate
 from med_transfer.model.operating_point import OperatingPoint
@@ -32,6 +33,7 @@ from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.report.run_summary import participant_flow
 from med_transfer.report.sections import SECTIONS as ALL_SECTIONS
+from med_transfer.report.subgroup_name import subgroup_name
 from med_transfer.report.writing import report_translator
 from med_transfer.scans.verdict import grid_verdict, require_usable_series
 
@@ -281,13 +283,45 @@ def rejected():
     return caught.value
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "expected"),
+    [
+        ("age", [*range(30, 90), ""], ["未滿 40", "40 至 49", "50 至 59", "60 至 69", "70 至 79", "80 以上", "未知"]),
+        (
+            "slice_thickness_mm",
+            np.linspace(0.5, 9, 99),
+            ["1.5 mm 以下", "大於 1.5 至 2.5 mm", "大於 2.5 至 5 mm", "大於 5 mm"],
+        ),
+        ("dose", np.linspace(-1, 2, 60), ["未滿 0", "0 至未滿 1", "1 以上"]),
+        ("site", [*"aaaaaaaaaabbbbbbbbbb", "c", "d"], ["a", "b", "其他"]),
+    ],
+)
+def test_a_subgroup_is_named_in_chinese(column, values, expected):
+    texts = [str(value) for value in values]
+    found = group_column(column, texts, [f"p{k}" for k in range(len(texts))]).order
+    assert [subgroup_name(name, report_translator("zh-TW")) for name in found] == expected
+    assert [subgroup_name(name, report_translator("en")) for name in found] == list(found)
+
+
+# The sample's own names, words of a config, commands to type, and terms that Chinese readers know in English.
+KEPT = {"benign", "malignant", "healthy", "site", "clinic"}
+KEPT |= {"auto", "autoencoder", "coral", "full", "temperature", "vector"}
+KEPT |= {"budget", "bundle", "evaluate", "inspect", "labels", "predict", "torch"}
+KEPT |= {"bootstrap", "logit"}
+
+
 def test_no_english_sentence_is_left_in_the_chinese_page(tmp_path):
     """With subgroups, shortcuts, a flow, a bundle's model card, and all that is left out for saying nothing."""
     data = three_classes()
-    metrics = metrics_of(data, subgroups={"age": [float(30 + k % 50) for k in range(120)], "site": ["a", "b"] * 60})
+    baselines = dict.fromkeys(("handcrafted", "prevalence", "acquisition", "clinic"), data.probabilities)
+    sites = [("a", "b", "other", "")[k % 4] for k in range(120)]
+    subgroups = {"age": [float(30 + k % 50) for k in range(120)], "site": sites}
+    metrics = metrics_of(data, baselines=baselines, subgroups=subgroups)
     point = OperatingPoint(rule="balanced_argmax", thresholds=dict.fromkeys(data.labels.names, 0.3))
     failed = Failed(n=3, reasons={error.problem: n for n, error in enumerate((unreadable(), rejected()), 1)})
     nothing = {"abstention": metrics.abstention[:1], "operating_point": point, "failed": failed}
+    reasons = {"novelty": 12, "outside_plane": 2}
+    nothing["abstained"] = Abstained(n=14, above=0.95, balanced_accuracy=metrics.balanced_accuracy, reasons=reasons)
     run = summary(
         data,
         flow=participant_flow(data.patients, ["train", "val", "test"] * 40, ["gone"]),
@@ -300,6 +334,11 @@ def test_no_english_sentence_is_left_in_the_chinese_page(tmp_path):
     page = Page(write(tmp_path / "report.html", given))
     named = [words for words in page.words if ENGLISH_SENTENCE.search(words)]
     assert named == []
+    words = {word for text in page.words for word in ENGLISH_WORD.findall(text)}
+    assert words - KEPT == set()
+    assert "（新穎度 12、outside_plane 2）" in page.text
+    assert "百分位數拔靴法" in page.text
+    assert "人工特徵 盛行率 取像條件 clinic" in page.text
     assert "9 x 9 x 9 x 3 的陣列含 3 個體積，而非一個；應為：一個規則的 CT、MR 或 PT 體積。" in page.text
     assert "是 benign, malignant 中的哪一種？" in page.text
     assert "溫度縮放（1.50），於 30 次驗證掃描；以 temperature 取代 vector：類別 'benign' 有 4 位驗證病人" in page.text

@@ -10,6 +10,11 @@ from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section
 from med_transfer.report.table import Cell, Table, estimated
 
+_BASELINES = {
+    "prevalence": sentence("prevalence"),
+    "handcrafted": sentence("handcrafted"),
+    "acquisition": sentence("acquisition"),
+}
 _VERDICTS = {"gain": sentence("gain"), "none": sentence("no difference shown"), "harm": sentence("harm")}
 
 
@@ -55,7 +60,8 @@ def _baselines(metrics: Metrics, model: str, t: Translator) -> Table:
         ),
     ]
     caption = t("The {model} and its baselines, on the same scans", model=model)
-    return Table("baselines", caption, (t("Measure"), model.capitalize(), *metrics.baselines), rows)
+    names = (t(_BASELINES[name]) if name in _BASELINES else name for name in metrics.baselines)
+    return Table("baselines", caption, (t("Measure"), model.capitalize(), *names), rows)
 
 
 def _gain(gain: TransferGain, t: Translator) -> Table:

@@ -18,6 +18,7 @@ from med_transfer.report.numbers import decimal, decimal_interval, difference, p
 Level = Literal["good", "neutral", "warning"]
 
 STRONGEST_BASELINE = "handcrafted"
+_ABSTAINED = {"novelty": sentence("novelty")}  # the other reasons are facts of a scan, by their column's name
 MOST_REASONS, MOST_PAIRS = 3, 10
 CHANCE = 0.5  # AUC of a coin
 FEW_SCANS = 10  # below this the interval of a sensitivity is over 45 points wide
@@ -130,7 +131,8 @@ def _abstained(metrics: Metrics, t: Translator) -> Notice | None:
         n=abstained.n,
         scans=metrics.n_scans,
         limit=whole_percent(abstained.above),
-        reasons=", ".join(f"{code} {n}" for code, n in abstained.reasons.items()) or t("no reasons recorded"),
+        reasons=t(", ").join(f"{t(_ABSTAINED.get(code, code))} {n}" for code, n in abstained.reasons.items())
+        or t("no reasons recorded"),
         figure=_with_interval(abstained.balanced_accuracy, t),
     )
     return Notice("neutral", t("Some predictions abstain"), text)

@@ -14,6 +14,7 @@ from med_transfer.page import ENGLISH, Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import decimal, decimal_interval, difference, percent, percent_interval
 from med_transfer.report.sections.first_screen_notices import FITTED_WITHIN, Notice
+from med_transfer.report.subgroup_name import subgroup_name
 from med_transfer.report.test_access import decided_before, times_read
 
 _OfGroup = tuple[str, Estimate]  # a subgroup's name, and a measure of it
@@ -106,9 +107,9 @@ def _subgroups(metrics: Metrics, t: Translator) -> list[Notice]:
                 "{measure} runs from {low} ({worst}) to {high} ({best}); p = {p}, corrected for all columns.",
                 measure=measure,
                 low=percent(worst[1]),
-                worst=worst[0],
+                worst=subgroup_name(worst[0], t),
                 high=percent(best[1]),
-                best=best[0],
+                best=subgroup_name(best[0], t),
                 p=p,
             )
         notices.append(

@@ -10,6 +10,7 @@ from med_transfer.metrics.records.subgroups import Subgroup, SubgroupTest
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import LeftOut, Section
+from med_transfer.report.subgroup_name import subgroup_name
 from med_transfer.report.table import Cell, Table, barred, estimated
 
 
@@ -63,7 +64,8 @@ def _column(column: str, test: SubgroupTest, t: Translator) -> Cell:
 
 
 def _row(test: SubgroupTest, t: Translator) -> list[Cell]:
-    compared = Cell(", ".join(test.compared) or "–", values={"": "; ".join(test.compared)})
+    names = t(", ").join(subgroup_name(group, t) for group in test.compared)
+    compared = Cell(names or "–", values={"": "; ".join(test.compared)})
     return [compared, _p(test.p_value), _p(test.p_holm), Cell(conclusion(test, t))]
 
 
@@ -93,7 +95,7 @@ def _table(number: int, column: str, groups: Mapping[str, Subgroup], metrics: Me
             *(t("Sensitivity, {name}", name=name) for name in metrics.labels),
             t("Macro AUC"),
         ),
-        [(value or t("(empty)"), *_group(group, metrics.labels, t)) for value, group in groups.items()],
+        [(subgroup_name(value, t), *_group(group, metrics.labels, t)) for value, group in groups.items()],
     )
 
 
