@@ -158,6 +158,11 @@ def test_slopes_that_change_from_slice_to_slice_are_said_and_usual_in_pet(tmp_pa
     np.testing.assert_array_equal(read_scan(tmp_path / "one").voxels, hu)
 
 
+def test_one_image_that_is_unsigned_among_signed_ones_is_a_remark(tmp_path):
+    write_series(tmp_path, change=lambda k, image: setattr(image, "PixelRepresentation", int(k != 2)))
+    assert verdict_of(tmp_path) == "accept: mixed PixelRepresentation: slice 3 0, the others 1"
+
+
 @pytest.mark.parametrize(
     ("tags", "remark"),
     [

@@ -191,6 +191,11 @@ def _rescales(slices: Sequence[Slice]) -> str:
     )
 
 
+def _signs(slices: Sequence[Slice]) -> str:
+    """Each is read as its own header says; one that says it wrongly has values near 65536 where others are below 0."""
+    return mixed("PixelRepresentation", [str(int(s.pixels.format.signed)) for s in slices])
+
+
 def _lossy(slices: Sequence[Slice]) -> str:
     lossy = [s for s in slices if s.pixels.format.syntax in _LOSSY or _value(s, "LossyImageCompression") == "01"]
     if not lossy:
@@ -238,7 +243,7 @@ def _image_types(slices: Sequence[Slice]) -> str:
 
 
 _REMARKS: tuple[_Check, ...] = (
-    *(_rescale_type, _rescales, _lossy, _derived, _projections, _burned_in, _acquisitions, _image_types),
+    *(_rescale_type, _rescales, _signs, _lossy, _derived, _projections, _burned_in, _acquisitions, _image_types),
 )
 
 
