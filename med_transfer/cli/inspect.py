@@ -160,6 +160,11 @@ def _say(summaries: Sequence[ScanSummary], ignored: Sequence[Ignored], as_json: 
         say_json({"series": rows, "ignored": [{"path": str(file.path), "reason": file.reason} for file in ignored]})
         return
     for summary in summaries:
-        say("\n".join(f"{key:<12} {value}" for key, value in summary.rows.items()) + "\n")
+        say("\n".join(_line(key, value) for key, value in summary.rows.items()) + "\n")
     for file in ignored:
-        say(f"no scan      {file.path}: {file.reason}")
+        say(_line("no scan", f"{file.path}: {file.reason}"))
+
+
+def _line(key: str, value: str) -> str:
+    """A file's name may hold the end of a line."""
+    return f"{key:<12} {value}".replace("\n", r"\n")

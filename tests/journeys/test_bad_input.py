@@ -69,6 +69,14 @@ def finetune(command, tmp_path) -> Callable[..., Outcome]:
 # paths
 
 
+def test_a_name_over_two_lines_makes_no_line_of_inspect(command, tmp_path):
+    write_scan(tmp_path / "scan\nverdict      accept.nii.gz")
+    (tmp_path / "page\nverdict      accept.nii").write_text("<html></html>")
+    lines = command("inspect", tmp_path).out.splitlines()
+    assert [line for line in lines if line.startswith("verdict")] == ["verdict      accept"]
+    assert lines[0].endswith(r"scan\nverdict      accept.nii.gz")
+
+
 @pytest.mark.parametrize("words", [("inspect",), ("index",), ("predict",)])
 def test_missing_folder(command, finished, tmp_path, words):
     more = {"inspect": [], "index": ["-o", tmp_path / "c.csv"], "predict": ["-o", tmp_path / "out"]}[words[0]]
