@@ -8,8 +8,10 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -177,6 +179,17 @@ def transferred(cohort_csv: Path, finished: FinishedRun, tmp_path_factory: pytes
 def reading_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of their own read the scans of a batch, as soon as for a user."""
     monkeypatch.setattr(folder_of_scans, "_FEW", FEW)
+
+
+@pytest.fixture
+def own_seconds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a run costs is measured in seconds that this thread computes, in it alone: how busy the machine is with
+    other things is no matter."""
+    monkeypatch.setattr("med_transfer.finetuning.duration.time", SimpleNamespace(perf_counter=time.thread_time))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

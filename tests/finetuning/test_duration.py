@@ -166,7 +166,7 @@ def test_a_split_of_the_table_is_left_as_it_is():
 
 
 @pytest.mark.parametrize("strategy", ["auto", "linear_probe"])
-def test_cost_is_measured_on_the_network_that_will_be_trained(strategy):
+def test_cost_is_measured_on_the_network_that_will_be_trained(strategy, own_seconds):
     source = load_backbone("resnet18-w32", seed=0)
     small, large = (
         measure_cost(

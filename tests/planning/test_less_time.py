@@ -13,6 +13,7 @@ from med_transfer.api import planned
 from med_transfer.api.planned import config_for, timed_config, with_quick
 from med_transfer.cohorts import Cohort
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.duration import measure_cost
 from med_transfer.planning import Plan
 
 
@@ -30,6 +31,20 @@ def cohort(tmp_path: Path, monkeypatch) -> Cohort:
         planned, "plan_cohort", lambda _, name, progress, *, pretrains: Plan.of(facts, name, pretrains=pretrains)
     )
     return Cohort.read(tmp_path / "cohort.csv")
+
+
+@pytest.fixture(autouse=True)
+def measured_once(monkeypatch, own_seconds) -> None:
+    """Each network, so that two plans differ by their minutes alone, and by no measurement."""
+    costs = {}
+
+    def remembered(config, *others):
+        network = (config.backbone.pretrain, config.input.shape)
+        if network not in costs:
+            costs[network] = measure_cost(config, *others)
+        return costs[network]
+
+    monkeypatch.setattr(planned, "measure_cost", remembered)
 
 
 def test_what_takes_too_long_to_pretrain_is_planned_without(cohort):

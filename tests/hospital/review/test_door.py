@@ -223,9 +223,9 @@ def test_an_unknown_name_takes_as_long_and_is_not_written_down(page):
     for name in ("slow", "no such body"):
         browser = page.browser(address="127.0.0.11")
         browser.get("/login")
-        began = time.perf_counter()
+        began = time.process_time()  # the page answers in this process; what others compute is no matter
         assert browser.sign_in(name, "wrong password").text.count("Name or password is wrong.") == 1
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     assert seconds[1] > seconds[0] / 4
     assert page.events()[-2:] == [("slow", "not signed in"), ("unknown", "not signed in")]
     assert b"no such body" not in Path(page.app.state.node.access_file).read_bytes() + _wal(page)
