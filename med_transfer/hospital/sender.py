@@ -36,6 +36,7 @@ RESULT_CLASSES = (
     *(SegmentationStorage, ParametricMapStorage, KeyObjectSelectionDocumentStorage, EncapsulatedPDFStorage),
 )
 _TAKEN = (0x0000, 0xB000, 0xB006, 0xB007)  # success and its warnings, PS3.4 table B.2-1
+_THERE = ("refused_0111", "refused_B00E")  # duplicate SOP instance, PS3.7 C.5; the same by STOW-RS from Azure
 _SAME_ASSOCIATION_SECONDS = 1.0  # for which an answer about commitment is awaited where the question was asked
 _LOOK_SECONDS = 0.05  # until it is looked whether one has come, here or on an association of its own
 
@@ -119,6 +120,7 @@ def deliver(queue: Queue, delivery: Delivery, send: Callable[[Delivery], str]) -
         return False
     try:
         reason = send(delivery)
+        reason = "" if reason in _THERE else reason  # under its UID there is nothing else
     except Exception as error:
         log.debug("unexpected", exc_info=True, extra={"study": delivery.study})
         reason = f"unexpected_{type(error).__name__}"

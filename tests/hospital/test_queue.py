@@ -335,6 +335,17 @@ def test_a_late_instance_names_what_a_destination_may_have(queue, fate):
     assert queue.to_send(PACS[0], 3000) == []
 
 
+@pytest.mark.parametrize("code", ["refused_0111", "refused_B00E"])
+def test_who_has_a_result_already_has_taken_it(queue, code):
+    """As an archive says that keeps no second copy, of what it took before a kill or without an answer."""
+    queue.add(FIRST, 0)
+    predicted(queue)
+    _sent(queue, Killed(), 100)
+    _sent(queue, code, 200)
+    assert (queue.counts(), queue.reasons()) == ({"sent": 1}, [])
+    assert [entry["event"] for entry in queue.entries()].count("sent") == 1
+
+
 def test_a_result_of_a_study_that_changed_meanwhile_counts_for_nothing(queue):
     queue.add(FIRST, 0)
     queue.complete(100, 0)
