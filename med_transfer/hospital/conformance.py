@@ -112,8 +112,8 @@ Capture; where node.yaml asks for them also Segmentation (binary) and Parametric
 Selection (TID 2010) and Encapsulated PDF. All are in new series of the study they are about. The SR is complete,
 unverified and preliminary. SOP Instance UIDs (2.25, PS3.5 B.2) follow from the images, the bundle and the settings. A
 later revision names the earlier report in its Predecessor Documents Sequence. Classes have the site's codes, or those
-of the private scheme 99MEDTRANSFER, which every report declares. C-STORE answers 0000, B000, B006, B007 and 0111
-(the archive has it) count as taken; anything else is tried again.
+of the private scheme 99MEDTRANSFER, which every report declares. C-STORE answers 0000, B000, B006, B007 and 0111 (the
+archive has it) count as taken; anything else is tried again.
 
 ## Security
 
