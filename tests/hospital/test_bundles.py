@@ -467,6 +467,20 @@ def test_a_route_under_another_name_goes_on_with_its_answers(two_routes, second_
     node.queue.close()
 
 
+def test_a_study_without_images_is_taken_back_when_they_are_here_again(two_routes, tmp_path, command):
+    node = two_routes()
+    (study,) = node.queue.studies()
+    node.queue.lost(study.id, node.queue.files(study.id))
+    node = _changed(node, routes=[ANY_CT])
+    path = tmp_path / "node.yaml"
+    path.write_text(node._config.model_dump_json())
+    told = command("node", "withdraw", "-c", path, "--route", "few-slices").out
+    assert told.startswith("0 studies are predicted anew\n1 more have no images here any more; what node fetch gets")
+    _, gone = predict(node, sorted((tmp_path / "scan").iterdir()))
+    assert gone["because"] == ["route-removed"]
+    node.queue.close()
+
+
 def test_an_answer_whose_bundle_is_gone_costs_no_other(two_routes, tmp_path, caplog):
     node = two_routes()
     shutil.rmtree(node._config.bundle_copy(node.queue.bundles("few-slices")[0]))
