@@ -25,6 +25,7 @@ from med_transfer.errors import ConfigError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, source_weights
+from med_transfer.finetuning.left_behind import left_behind
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.preprocessing.window import undo_windows
@@ -135,7 +136,8 @@ def _give_answers(encoder: SliceEncoder, made: Pretrained, run_data: RunData, ro
     """A last stage with the heads that the encoder learned with, standardised on training scans, in place."""
     answers, kept = encoder.eval().answer(), made.folder / ANSWERS_FILE
     if kept.exists():
-        answers.load_state_dict(load_file(kept))
+        with left_behind(kept):
+            answers.load_state_dict(load_file(kept))
         return
     answers.take_heads(made.heads)
     scans = (torch.from_numpy(tensor).float()[None] for tensor in _as_seen(run_data, rows).tensors)

@@ -28,6 +28,7 @@ from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
 from med_transfer.finetuning.early_stopping import LOWER_IS_BETTER
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.initialisation import initialise
+from med_transfer.finetuning.left_behind import left_behind
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.model.classifier import Classifier
 from med_transfer.processor import keep_freed_memory
@@ -71,12 +72,17 @@ def train_network(
         classifier: with what the strategy builds for good; see ``Strategy.build``.
         config: resolved.
         source: of features of plain scans, which a linear head reads.
+
+    Raises:
+        UsageError: a file of that state is damaged.
     """
     weights, history_file = folder / WEIGHTS_FILE, folder / HISTORY_FILE
     if is_trained(folder):
-        classifier.load_state_dict(load_file(weights))
-        record = json.loads(history_file.read_text())
-        return TrainedNetwork(classifier.eval(), record["history"], record["best_epoch"])
+        with left_behind(weights):
+            classifier.load_state_dict(load_file(weights))
+        with left_behind(history_file):
+            record = json.loads(history_file.read_text())
+            return TrainedNetwork(classifier.eval(), record["history"], record["best_epoch"])
     keep_freed_memory()
     L.seed_everything(seed, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,6 +149,9 @@ def _fit(
     best, resume_file = BestWeights(first_averaged_epoch(training)), folder / RESUME_FILE
     averaging = [WeightAverage(training)] if training.averaging != "none" else []
     state = [RandomStates(batches, module.random), ResumePoint(resume_file)]
+    if resume_file.exists():
+        with left_behind(resume_file):
+            torch.load(resume_file, map_location="cpu", weights_only=True)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its advice is for developers, not for users
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -108,7 +108,7 @@ def _noted(out: Path) -> dict[str, str]:
     if file.exists():
         try:
             return dict(json.loads(file.read_text(encoding="utf-8")))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise UsageError("is damaged", where=file, action="Choose another -o") from error
     with contextlib.suppress(BundleError):
         sha256 = read_record(out / BUNDLE_FOLDER).backbone.sha256

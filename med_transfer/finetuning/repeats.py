@@ -18,6 +18,7 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.validation_decisions import cross_fitted_calls
 from med_transfer.finetuning.folds import TrainedEnsemble, fold_folder
+from med_transfer.finetuning.left_behind import left_behind
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.measures import balanced_accuracy, macro_auc
 from med_transfer.metrics.records.metrics import Repeats
@@ -46,8 +47,9 @@ def with_repeats(
             write_bytes(file, save(said))
         for number in range(split.n_fold_models):  # also what a kill has left
             shutil.rmtree(folder / fold_folder(number, repeat), ignore_errors=True)
-        arrays = load_file(file)
-        found.append((arrays["probabilities"], arrays["novelty"]))
+        with left_behind(file):
+            arrays = load_file(file)
+            found.append((arrays["probabilities"], arrays["novelty"]))
     if len(found) == 1:
         return first
     probabilities, novelty = zip(*found, strict=True)

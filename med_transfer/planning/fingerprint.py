@@ -150,7 +150,10 @@ def fingerprint_cohort(cohort: Cohort, progress: Progress = silent, most_scans: 
     progress("looking at scans", len(positions), len(positions))
     if not scans:
         raise NothingDone(
-            f"none of {len(positions)} scans can be read", where=cohort.path or "", expected="at least one"
+            f"none of {len(positions)} scans can be read",
+            where=cohort.path or "",
+            expected="at least one",
+            action=f"The first reason: {next(iter(failed))}",
         )
     with_region = sum(case.within != "whole" for case in cohort.cases)
     return CohortFingerprint(

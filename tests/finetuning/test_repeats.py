@@ -149,6 +149,15 @@ def test_repeats_do_not_count_as_more_patients():
     assert min(ratios) > 0.75
 
 
+def test_a_damaged_file_of_a_repeat_is_named(repeated, tmp_path):
+    first, folder = repeated
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    file = repeat_file(tmp_path, 2)
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UsageError, match="repeat-2.safetensors: is damaged; .* Remove it, and the same command"):
+        with_repeats(first, PLAN, lambda data, repeat: pytest.fail("nothing is trained"), tmp_path)
+
+
 @pytest.mark.parametrize("strategy", ["lp_ft", "linear_probe"])
 def test_a_fold_is_the_same_whichever_came_before_it(tmp_path, strategy):
     plan = small_run_data(0.12, 15, 0, members=3)  # 10 and 5 scans in batches of 3: one is alone in the last

@@ -162,6 +162,26 @@ def test_another_region_of_the_same_scans_is_another_run(cohort_csv, tmp_path, s
     killed(write_rows(table, rows[::-1]), tmp_path / "out", FIRST, 2, overrides)  # only the order is another
 
 
+def test_a_damaged_file_of_a_fold_is_named(tmp_path):
+    run_data, config = small_run_data(signal=0.7, n=18, n_test=0), small_config("full")
+    run = functools.partial(train, run_data, config, source_of("sees"), tmp_path, silent)
+    run()
+    fold = tmp_path / "fold-0"
+    for file in (
+        fold / fold_training.WEIGHTS_FILE,
+        fold / fold_training.HISTORY_FILE,
+        fold / fold_training.RESUME_FILE,
+    ):
+        whole = file.read_bytes() if file.exists() else b"PK"
+        for damaged in (whole[: len(whole) // 2], b"", b'["x"]'):
+            file.write_bytes(damaged)
+            with pytest.raises(UsageError, match=f"{file.name}: is damaged; .* Remove it, and the same command"):
+                run()
+        file.write_bytes(whole)
+        if file.name == fold_training.HISTORY_FILE:  # from here on as if it had been killed
+            file.unlink()
+
+
 @pytest.mark.parametrize("file", [fold_training.WEIGHTS_FILE, fold_training.HISTORY_FILE])
 def test_killed_while_a_finished_fold_is_written_nothing_is_learned_again(tmp_path, monkeypatch, file):
     run_data, config = small_run_data(signal=0.7, n=18, n_test=0), small_config("full")
