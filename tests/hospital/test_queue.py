@@ -335,6 +335,24 @@ def test_a_late_instance_names_what_a_destination_may_have(queue, fate):
     assert queue.to_send(PACS[0], 3000) == []
 
 
+@pytest.mark.parametrize("put_by_older", [True, False])
+def test_what_an_older_version_has_sent_of_this_queue_is_named_too(queue, put_by_older):
+    """After a downgrade and another upgrade: it writes down what was taken, and not what may be there."""
+    queue.add(FIRST, 0)
+    predicted(queue)
+    with queue.writing() as writing:
+        if put_by_older:
+            writing.execute("DELETE FROM delivery")
+            writing.execute("INSERT INTO delivery (sop_uid, destination, commitment) VALUES ('2.25.1', ?, 1)", PACS[:1])
+        else:
+            writing.execute("UPDATE delivery SET state = 'sent'")
+    queue.add(replace(FIRST, sop_uid="1.2.3.2"), 200)
+    queue.complete(300, 0)
+    study = queue.to_predict(300)
+    assert study is not None
+    assert [result.sop_uid for result in queue.earlier_results(study)] == ["2.25.1"]
+
+
 @pytest.mark.parametrize("code", ["refused_0111", "refused_B00E"])
 def test_who_has_a_result_already_has_taken_it(queue, code):
     """As an archive says that keeps no second copy, of what it took before a kill or without an answer."""

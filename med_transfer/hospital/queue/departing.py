@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from med_transfer.hospital import record
 from med_transfer.hospital.queue import answering, receiving
 from med_transfer.hospital.queue.kinds import Departed
+from med_transfer.hospital.queue.predicting import SOMEBODY_HAS_IT
 
 
 def departed(database: sqlite3.Connection, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
@@ -20,8 +21,8 @@ def departed(database: sqlite3.Connection, bundles: Mapping[str, str], study: st
     """
     rows = database.execute(
         f"SELECT study, route, max(revision) FROM result WHERE {'study = ? AND' if study else ''} "
-        f"route NOT IN ({', '.join('?' for _ in bundles)}) AND EXISTS (SELECT 1 FROM delivery "
-        "WHERE delivery.sop_uid = result.sop_uid AND may_be_there) GROUP BY study, route ORDER BY study, route",
+        f"route NOT IN ({', '.join('?' for _ in bundles)}) AND {SOMEBODY_HAS_IT} "
+        "GROUP BY study, route ORDER BY study, route",
         [study, *bundles] if study else list(bundles),
     ).fetchall()
     found = []

@@ -56,12 +56,17 @@ def fail(database: sqlite3.Connection, study: Study, reason: str, now: float, ne
         record.append(database, "not predicted", study=study.id, reason=reason, dead=dead)
 
 
+SOMEBODY_HAS_IT = (  # a result, as far as is known; a version that does not know the column says when it was taken
+    "EXISTS (SELECT 1 FROM delivery WHERE delivery.sop_uid = result.sop_uid "
+    "AND (may_be_there OR delivery.state IN ('sent', 'committed')))"
+)
+
+
 def earlier_results(database: sqlite3.Connection, study: Study, route: str) -> list[ResultFile]:
     """A route's results of earlier revisions that somebody has, or may have, the latest last."""
     rows = database.execute(
         "SELECT sop_uid, sop_class, file, route, revision FROM result "
-        "WHERE study = ? AND revision < ? AND route = ? AND EXISTS (SELECT 1 FROM delivery "
-        "WHERE delivery.sop_uid = result.sop_uid AND may_be_there) ORDER BY revision, rowid",
+        f"WHERE study = ? AND revision < ? AND route = ? AND {SOMEBODY_HAS_IT} ORDER BY revision, rowid",
         (study.id, study.revision, route),
     )
     return [ResultFile(*row) for row in rows]

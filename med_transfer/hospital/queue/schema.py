@@ -28,7 +28,7 @@ CREATE INDEX IF NOT EXISTS result_study ON result (study);
 CREATE TABLE IF NOT EXISTS delivery (
     sop_uid TEXT NOT NULL REFERENCES result, destination TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'waiting',
     commitment INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, next_try REAL NOT NULL DEFAULT 0,
-    reason TEXT NOT NULL DEFAULT '', transaction_uid TEXT NOT NULL DEFAULT '', may_be_there INTEGER NOT NULL DEFAULT 0,
+    reason TEXT NOT NULL DEFAULT '', transaction_uid TEXT NOT NULL DEFAULT '', may_be_there INTEGER NOT NULL DEFAULT 1,
     PRIMARY KEY (sop_uid, destination));
 CREATE TABLE IF NOT EXISTS workitem (
     uid TEXT PRIMARY KEY, transaction_uid TEXT NOT NULL, study TEXT NOT NULL, study_uid TEXT NOT NULL,
@@ -84,7 +84,7 @@ CREATE TRIGGER IF NOT EXISTS feedback_no_delete BEFORE DELETE ON feedback
     BEGIN SELECT RAISE(ABORT, 'feedback is append-only'); END;
 """
 _ADDED_LATER = {  # columns that a queue of an earlier version does not have
-    "delivery": {"may_be_there": "INTEGER NOT NULL DEFAULT 1"},  # which did not write down what it began to send
+    "delivery": {"may_be_there": "INTEGER NOT NULL DEFAULT 1"},  # it does not write down what it begins to send
     "expected": {"announced": "REAL NOT NULL DEFAULT 0"},
     "result": {"route": "TEXT NOT NULL DEFAULT ''"},
     "study": {"priority": "INTEGER NOT NULL DEFAULT 0", "counted": "REAL NOT NULL DEFAULT -1"},
