@@ -14,6 +14,7 @@ from med_transfer.backbones import LoadedBackbone, from_scratch, load_backbone
 from med_transfer.bundle import BUNDLE_FOLDER, BundleRecord, save_bundle
 from med_transfer.bundle.model_card import model_card
 from med_transfer.cohorts import Cohort, Split, split_cohort
+from med_transfer.errors import UsageError
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.finetuning.batch_norm import check_batch_of_one
@@ -288,12 +289,20 @@ def _claimed(out: Path, config: FinetuneConfig, source: LoadedBackbone) -> Itera
     corrected one.
     """
     with sole_writer(out, "a run"):
+        started = (out / LOCK_FILE).exists()
+        if not started and (out / BUNDLE_FOLDER).exists():  # which is replaced at the end
+            raise UsageError(
+                "the folder holds a bundle and no run of it",
+                where=out / BUNDLE_FOLDER,
+                expected="a new folder, or that of a run",
+                action="Choose another -o",
+            )
         claim(
             out / "config.yaml",
             config,
             source,
             "run",
-            started=(out / LOCK_FILE).exists(),
+            started=started,
             same=lambda there: _trained_as(there) == _trained_as(config),
         )
         yield

@@ -162,6 +162,15 @@ def test_another_region_of_the_same_scans_is_another_run(cohort_csv, tmp_path, s
     killed(write_rows(table, rows[::-1]), tmp_path / "out", FIRST, 2, overrides)  # only the order is another
 
 
+def test_a_bundle_that_is_not_of_a_run_there_is_not_replaced(cohort_csv, tmp_path):
+    mine = tmp_path / "bundle/mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(UsageError, match="bundle: the folder holds a bundle and no run of it; .* Choose another -o"):
+        killed(cohort_csv, tmp_path, FIRST, 2)
+    assert mine.read_text() == "mine"
+
+
 def test_a_damaged_file_of_a_fold_is_named(tmp_path):
     run_data, config = small_run_data(signal=0.7, n=18, n_test=0), small_config("full")
     run = functools.partial(train, run_data, config, source_of("sees"), tmp_path, silent)

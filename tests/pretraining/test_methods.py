@@ -22,6 +22,7 @@ from med_transfer.pretraining.loop import halved
 from med_transfer.pretraining.methods.contrastive import different_places
 from med_transfer.pretraining.methods.losses import nt_xent
 from med_transfer.pretraining.source.crops import Crops
+from med_transfer.pretraining.source.source_gap import write_source_of
 
 METHODS = (
     "distillation",
@@ -186,6 +187,15 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(chest, tmp_path
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(BackboneError, match="the checkpoint is damaged. Remove it to start again"):
         tiny_training("distillation", chest, tmp_path).run()
+
+
+def test_a_damaged_encoder_of_a_finished_pretraining_is_refused(chest, tmp_path):
+    training = tiny_training("distillation", chest, tmp_path)
+    encoder = training.run()
+    for damaged in (encoder.read_bytes()[:-9], b""):
+        encoder.write_bytes(damaged)
+        with pytest.raises(BackboneError, match="the encoder is damaged, .* Remove the checkpoint"):
+            write_source_of(training.method, encoder)
 
 
 def test_a_checkpoint_made_with_other_masks_or_labels_is_refused(labelled, tmp_path):

@@ -76,6 +76,20 @@ def test_a_folder_is_read_once_and_its_patients_are_remembered(phantoms, tmp_pat
         assert (ours.content_hash, ours.spacing_mm) == (theirs.content_hash, theirs.spacing_mm)
 
 
+@pytest.mark.parametrize("suffix", [".json", ".voxels.npy", ".places.npz", ".mask.npy"])
+def test_what_is_damaged_is_prepared_again_and_not_left_out(phantoms, tmp_path, suffix):
+    first = prepare_source(phantoms, config(**MASKED), tmp_path).scans
+    whole = {path: path.read_bytes() for path in tmp_path.glob(f"*{suffix}")}
+    assert len(whole) == 3
+    for path, content in whole.items():
+        for damaged in (content[: len(content) // 2], b"", b'["x"]'):
+            path.unlink()  # what is mapped into memory is not cut short
+            path.write_bytes(damaged)
+            again = prepare_source(phantoms, config(**MASKED), tmp_path)
+            assert (again.left_out, again.scans.taught) == ((), first.taught)
+            assert suffix == ".places.npz" or path.read_bytes() == content  # an archive tells when it was made
+
+
 def test_it_is_the_source_that_is_read_into_memory(phantoms, tmp_path):
     on_disk = prepare_source(phantoms.parent / "scans", config(), tmp_path).scans
     in_memory = reading_module.read_source(phantoms.parent / "scans", spacing_mm=2.0)

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,9 +29,13 @@ from med_transfer.errors import UnusableVoxels
 from med_transfer.pretraining.source.crop_centres import CropCentres, find_crop_centres
 from med_transfer.pretraining.source.scans import SourceScan
 
+_DAMAGED = (ValueError, KeyError, TypeError, EOFError, RuntimeError, FileNotFoundError, zipfile.BadZipFile)
+
 
 def cached_scan(folder: Path, key: str, make: Callable[[], SourceScan], where: object) -> SourceScan:
     """The scan that ``make`` gives, from ``folder`` if it was made before under this key; its arrays are on disk.
+
+    What is damaged there is made again.
 
     Raises:
         UnusableVoxels: there is nothing in the scan to look at.
@@ -37,20 +43,20 @@ def cached_scan(folder: Path, key: str, make: Callable[[], SourceScan], where: o
         Whatever ``make`` raises.
     """
     record = folder / f"{key}.json"
-    if not record.exists():
-        scan = make()
-        centres = scan.crop_centres or find_crop_centres(scan.voxels, scan.spacing_mm)
-        if not centres and scan.centre is None:
-            raise UnusableVoxels(
-                "nothing but air or uniform matter", where=where, expected="a body in Hounsfield units"
-            )
-        _write(folder, key, replace(scan, crop_centres=centres))
+    if record.exists():
+        with suppress(*_DAMAGED):
+            return _read(folder, record)
+    scan = make()
+    centres = scan.crop_centres or find_crop_centres(scan.voxels, scan.spacing_mm)
+    if not centres and scan.centre is None:
+        raise UnusableVoxels("nothing but air or uniform matter", where=where, expected="a body in Hounsfield units")
+    _write(folder, key, replace(scan, crop_centres=centres), anew=record.exists())
     return _read(folder, record)
 
 
-def _write(folder: Path, key: str, scan: SourceScan) -> None:
+def _write(folder: Path, key: str, scan: SourceScan, *, anew: bool) -> None:
     voxels = f"{_digest(scan.content_hash, scan.spacing_mm, scan.voxels.shape)}.voxels.npy"
-    if not (folder / voxels).exists():
+    if anew or not (folder / voxels).exists():
         _save_array(folder / voxels, scan.voxels)
     mask = f"{key}.mask.npy" if scan.mask is not None else None
     if scan.mask is not None:
@@ -71,7 +77,8 @@ def _write(folder: Path, key: str, scan: SourceScan) -> None:
 
 def _read(folder: Path, path: Path) -> SourceScan:
     record = json.loads(path.read_text(encoding="utf-8"))
-    with np.load(path.with_suffix(".places.npz"), allow_pickle=False) as file:
+    places = path.with_suffix(".places.npz")
+    with places.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # NumPy leaves a damaged one open
         centres = CropCentres(file["lung"], file["tissue"])
     return SourceScan(
         voxels=_mapped(folder / record["voxels"]),

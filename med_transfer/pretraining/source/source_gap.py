@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from med_transfer.backbones import Encoder
 from med_transfer.backbones.weights.source_features import SourceFeatures, source_features_path, write_source_features
 from med_transfer.backbones.weights.weight_files import hash_weights
+from med_transfer.errors import BackboneError
 from med_transfer.model.features import stage_features
 from med_transfer.pretraining.methods.method import Method
 
@@ -23,6 +25,7 @@ def write_source_of(method: Method, encoder_file: Path) -> Path:
     """Features of plain inputs from the training scans, by the encoder as it was written; returns the file's path.
 
     Raises:
+        BackboneError: the encoder cannot be read, which an earlier part of the run has written.
         OutputError: the file cannot be written.
     """
     encoder, scans, features = _as_written(method.encoder, encoder_file), set(), []
@@ -51,7 +54,14 @@ def input_in_words(method: Method) -> str:
 def _as_written(encoder: Encoder, encoder_file: Path) -> Encoder:
     """In single precision with the file's values, which are rounded, in evaluation mode."""
     written = copy.deepcopy(encoder)
-    written.load_state_dict(load_file(encoder_file))
+    try:
+        written.load_state_dict(load_file(encoder_file))
+    except (SafetensorError, FileNotFoundError, RuntimeError) as error:
+        raise BackboneError(
+            "the encoder is damaged, and its pretraining finished",
+            where=encoder_file,
+            action="Remove the checkpoint beside it to start again, or choose another folder",
+        ) from error
     return written.eval()
 
 
