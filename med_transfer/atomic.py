@@ -33,7 +33,7 @@ from med_transfer.errors import FolderInUse, OutputError, UsageError
 
 log = logging.getLogger(__name__)
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}  # None: a library that only saw its write end early
 LOCK_FILE = ".in-use.json"
 _BEAT_SECONDS, _DEAD_AFTER_SECONDS = 20.0, 180.0  # of an owner on another machine
 

@@ -57,6 +57,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_write_that_ends_early_without_a_number_is_taken_for_a_full_disk(tmp_path):
+    said = "a.npy: cannot be written: OSError. Free disk space, or choose another folder"
+    with pytest.raises(OutputError, match=said), atomic_path(tmp_path / "a.npy"):
+        raise OSError("6912 requested and 0 written")  # as NumPy says it
+
+
 def test_text_is_utf8_with_plain_line_ends(tmp_path):
     write_text(tmp_path / "a.txt", "größe\n")
     assert (tmp_path / "a.txt").read_bytes() == b"gr\xc3\xb6\xc3\x9fe\n"

@@ -54,7 +54,7 @@ def command(
         done = pretrain(scans, settings, out, device, progress)
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes, the first one speaks
         return
-    record = json.loads(done.curve.read_text(encoding="utf-8"))
+    record = done.record
     measured = next(entry["measured"] for entry in reversed(record["curve"]) if "measured" in entry)
     if as_json:
         say_json(

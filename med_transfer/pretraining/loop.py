@@ -164,6 +164,9 @@ class Training:
         generators = self.group.gather({name: g.get_state() for name, g in self.method.generators().items()})
         if not self.group.is_main:
             return
+        record = self.origin.record(self.state.step, self.state.seconds, self.device)
+        shown = record | {"monitored": self.monitored, "curve": self.state.curve}
+        write_text(self.out / CURVE_FILE, json.dumps(shown, indent=1) + "\n")  # before what says that it has ended
         method = {k: v for k, v in self.method.state_dict().items() if not k.startswith(self.method.not_saved)}
         save_checkpoint(
             self.out,
@@ -179,9 +182,6 @@ class Training:
                 "course": self.state.to_json(),
             },
         )
-        record = self.origin.record(self.state.step, self.state.seconds, self.device)
-        shown = record | {"monitored": self.monitored, "curve": self.state.curve}
-        write_text(self.out / CURVE_FILE, json.dumps(shown, indent=1) + "\n")
 
     def _restore(self) -> bool:
         origin, device = self.origin, self.device.type

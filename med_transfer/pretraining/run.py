@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -75,6 +77,19 @@ class Pretrained:
     def curve(self) -> Path:
         """Losses and measurements over the steps, JSON."""
         return self.folder / CURVE_FILE
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What ``curve`` says: steps, seconds, settings, and the entries of the curve.
+
+        Raises:
+            UsageError: it is damaged.
+        """
+        try:
+            record = json.loads(self.curve.read_text(encoding="utf-8"))
+            return {**record, "steps": record["steps"], "curve": record["curve"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError("is damaged", where=self.curve, action="The encoder beside it can be used") from error
 
 
 @dataclass(frozen=True)

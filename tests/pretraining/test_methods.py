@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from tiny import curve, measured, tiny_config, tiny_method, tiny_student, tiny_training
 
 from med_transfer.backbones import load_backbone
-from med_transfer.errors import BackboneError, CohortError, ConfigError
-from med_transfer.pretraining import CropConfig, SourceScans
+from med_transfer.errors import BackboneError, CohortError, ConfigError, UsageError
+from med_transfer.pretraining import CropConfig, Pretrained, SourceScans
+from med_transfer.pretraining.checkpoint import save_checkpoint
 from med_transfer.pretraining.loop import halved
 from med_transfer.pretraining.methods.contrastive import different_places
 from med_transfer.pretraining.methods.losses import nt_xent
@@ -187,6 +188,24 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(chest, tmp_path
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(BackboneError, match="the checkpoint is damaged. Remove it to start again"):
         tiny_training("distillation", chest, tmp_path).run()
+
+
+def test_killed_while_its_end_is_written_a_pretraining_has_its_curve(chest, tmp_path, monkeypatch):
+    def killed(folder, state):
+        save_checkpoint(folder, state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("med_transfer.pretraining.loop.save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tiny_training("contrastive", chest, tmp_path, steps=1).run()
+    tiny_training("contrastive", chest, tmp_path, steps=1).run()
+    made = Pretrained(tmp_path, "resnet18-w8", 1, 0)
+    assert (made.record["steps"], made.record["curve"][-1]["step"]) == (1, 1)
+    for damaged in ("{", '["x"]', '{"steps": 1}'):
+        made.curve.write_text(damaged)
+        with pytest.raises(UsageError, match="curve.json: is damaged"):
+            _ = made.record
 
 
 def test_a_damaged_encoder_of_a_finished_pretraining_is_refused(chest, tmp_path):
