@@ -11,7 +11,7 @@ from __future__ import annotations
 import html
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from med_transfer.errors.sentence import few
 from med_transfer.predictions.labels import Labels
 
 _OPTIONAL = ("patient", "series_uid", "mask", "mask_name", "split")
+_MOST_NUMBERED = 10  # classes that are called by numbers, of which some have a single scan: else they are measurements
 _PRESENT = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}  # TRUE as Excel writes it
 NO_LABELS = Labels(("unlabelled",), multilabel=True)  # stands in for a table read without any labels
 
@@ -244,6 +245,7 @@ def _check_learnable(sheet: Sheet, cases: tuple[Case, ...], names: list[str], mu
             action="Add scans of another class; one class alone cannot be learned",
         )
     rows = {name: [case.row for case in cases if case.label == name] for name in names}
+    _check_no_measurements(sheet, rows)
     if found := misspelt(rows):
         label, meant = found
         raise CohortError(
@@ -258,6 +260,24 @@ def _check_learnable(sheet: Sheet, cases: tuple[Case, ...], names: list[str], mu
         raise CohortError(
             f"classes {' and '.join(map(repr, alike))} {how}", where=sheet.path, expected="one spelling a class"
         )
+
+
+def _check_no_measurements(sheet: Sheet, rows: Mapping[str, Sequence[int]]) -> None:
+    if len(rows) > _MOST_NUMBERED and all(map(_is_number, rows)) and any(len(own) == 1 for own in rows.values()):
+        raise CohortError(
+            f"{len(rows)} different numbers as labels in {sum(map(len, rows.values()))} rows",
+            where=sheet.path,
+            expected="one class of a few a scan",
+            action="Where they are measurements, make classes of them, such as low, middle and high",
+        )
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _taken_for_one(names: Iterable[str]) -> list[list[str]]:

@@ -190,6 +190,10 @@ def test_one_scan_may_have_several_regions(tmp_path):
         (ROWS.replace("high", "a;b"), "label: class name 'a;b'; expected one line without ';'"),
         (ROWS.replace("high", '"a\nb"'), r"class name 'a\\nb'; expected one line .*Give the class another name"),
         (ROWS.replace("high", "low"), r"every row has label 'low'; expected at least two classes"),
+        (
+            "scan,patient,label\n" + "".join(f"{n}.nii.gz,{n},{n / 7:.2f}\n" for n in range(12)),
+            "12 different numbers as labels in 12 rows; expected one class of a few a scan.*measurements, make classes",
+        ),
         (ROWS + "d.nii.gz,9,High\n", "classes 'High' and 'high' differ only in case"),
         (
             ROWS.replace("low", "L\u00e9sion") + "d.nii.gz,9,Le\u0301sion\n",
@@ -208,6 +212,13 @@ def test_one_scan_may_have_several_regions(tmp_path):
 def test_unusable_tables(tmp_path, text, message):
     with pytest.raises(CohortError, match=message):
         Cohort.read(table(tmp_path, text))
+
+
+def test_many_numbered_classes_are_classes_where_each_has_scans(tmp_path):
+    rows = "".join(f"{n}.nii.gz,{n},{n % 12}\n" for n in range(24))
+    for n in range(24):
+        (tmp_path / f"{n}.nii.gz").touch()
+    assert len(Cohort.read(table(tmp_path, "scan,patient,label\n" + rows)).labels) == 12
 
 
 @pytest.mark.parametrize(
