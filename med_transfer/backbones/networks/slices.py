@@ -63,8 +63,8 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
     def net_maps(self, x: Tensor) -> list[Tensor]:
         """The map of each stage; of one voxel, the features, where they are computed elsewhere.
 
-        Channels lie last on a CPU: a training step then takes two thirds of the time, a forward pass five sixths
-        (EfficientNet-Lite0, 16 slices of 160 x 160, one core with AVX2).
+        Channels lie last on a CPU: a training step then takes two thirds of the time or less, a forward pass
+        four fifths (docs/benchmarks.md).
         """
         if self._elsewhere is None:
             return super().net_maps(x.contiguous(memory_format=torch.channels_last))
