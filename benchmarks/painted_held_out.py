@@ -31,12 +31,14 @@ from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.data_setup import RunData, prepare_run_data
 from med_transfer.finetuning.fold_pretraining import (
+    PRETRAINING_FOLDER,
     canvas,
     encoder_of,
     hounsfield,
     in_crop_order,
     pretrained_encoder,
 )
+from med_transfer.finetuning.folds import fold_folder
 from med_transfer.finetuning.run import checked_start
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.pretraining.painting.lesions import LesionPainter
@@ -79,7 +81,7 @@ def with_lesion(hu: Tensor, size_mm: tuple[float, float, float], config: Finetun
 def judged(run: Path, data: RunData, config: FinetuneConfig, number: int, lesions: int) -> Pairs:
     """Of the scans that this encoder has not learned from."""
     cohort, preprocessing, only = data.prepared.cohort, data.preprocessing, config.backbone.pretraining.only_class
-    folder = run / "training" / f"fold-{number}" / "pretraining"
+    folder = run / "training" / fold_folder(number, repeat=1) / PRETRAINING_FOLDER
     encoder = cast(SliceEncoder, pretrained_encoder(data, config, number, folder, silent).eval())
     learned = set(canvas(cohort, data.split, config, number))
     rows = [n for n, case in enumerate(cohort.cases) if case.label == only and n not in learned]

@@ -22,6 +22,7 @@ from med_transfer.cohorts.case import FINDING_PREFIX, ROI_COLUMNS, Case, read_ca
 from med_transfer.cohorts.label_text import as_read, label_text, misspelt, probably_meant
 from med_transfer.cohorts.sheet import Row, Sheet, plain, read_sheet
 from med_transfer.errors import CohortError, MissingLabel
+from med_transfer.errors.numbers import is_number
 from med_transfer.errors.sentence import few
 from med_transfer.predictions.labels import Labels
 
@@ -263,21 +264,13 @@ def _check_learnable(sheet: Sheet, cases: tuple[Case, ...], names: list[str], mu
 
 
 def _check_no_measurements(sheet: Sheet, rows: Mapping[str, Sequence[int]]) -> None:
-    if len(rows) > _MOST_NUMBERED and all(map(_is_number, rows)) and any(len(own) == 1 for own in rows.values()):
+    if len(rows) > _MOST_NUMBERED and all(map(is_number, rows)) and any(len(own) == 1 for own in rows.values()):
         raise CohortError(
             f"{len(rows)} different numbers as labels in {sum(map(len, rows.values()))} rows",
             where=sheet.path,
             expected="one class of a few a scan",
             action="Where they are measurements, make classes of them, such as low, middle and high",
         )
-
-
-def _is_number(name: str) -> bool:
-    try:
-        float(name)
-    except ValueError:
-        return False
-    return True
 
 
 def _taken_for_one(names: Iterable[str]) -> list[list[str]]:

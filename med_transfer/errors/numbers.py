@@ -1,4 +1,4 @@
-"""Numbers as sentences write them: what is nearly all is not written as all, nor what is nearly none as none."""
+"""Numbers as tables write them, and as sentences do: what is nearly all is not written as all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ import math
 from collections.abc import Sequence
 
 _MOST_DECIMALS, _ROUNDING = 4, 1e-9
+
+
+def is_number(text: str) -> bool:
+    """Whether a cell of a table is a finite number to a reader."""
+    try:
+        return math.isfinite(float(text)) and "_" not in text  # "10_01" is a code
+    except ValueError:
+        return False
 
 
 def whole_percent(share: float) -> str:

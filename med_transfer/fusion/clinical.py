@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from med_transfer.errors import CohortError
+from med_transfer.errors.numbers import is_number
 from med_transfer.errors.sentence import Sentence
 
 OTHER = "other/missing"
@@ -67,7 +68,7 @@ class Numbers(Record):
         if _no_number(text):
             missing = Sentence("column {name} has no value here, and never lacked one in training", name=self.name)
             return "" if self.with_missing else missing
-        return "" if _is_number(text) else Sentence("column {name} is not a number here", name=self.name)
+        return "" if is_number(text) else Sentence("column {name} is not a number here", name=self.name)
 
 
 class Categories(Record):
@@ -121,11 +122,11 @@ def learn_column(
             expected="at least two values",
             action="Leave it out of fusion.columns",
         )
-    numeric = [_is_number(text) for text in filled]
+    numeric = [is_number(text) for text in filled]
     if all(numeric):
         return Numbers.learn(name, np.array([float(text) if text else math.nan for text in texts]))
     if np.mean(numeric) > _MOSTLY:
-        odd = next(n for n, text in enumerate(texts) if text and not _is_number(text))
+        odd = next(n for n, text in enumerate(texts) if text and not is_number(text))
         raise CohortError(
             f"{rows[odd] if rows else f'scan {odd + 1}'} has something else than a number in column {name!r}",
             where=where,
@@ -152,17 +153,10 @@ def is_missing(text: str) -> bool:
 def without_missing(texts: Sequence[str]) -> list[str]:
     """A column's texts, empty where there is no value: ``none`` is one among words, and not among numbers."""
     filled = ["" if is_missing(text) else text for text in texts]
-    numbers = all(_is_number(text) for text in filled if not _no_number(text))
-    any_number = any(map(_is_number, filled))
+    numbers = all(is_number(text) for text in filled if not _no_number(text))
+    any_number = any(map(is_number, filled))
     return ["" if numbers and any_number and _no_number(text) else text for text in filled]
 
 
 def _no_number(text: str) -> bool:
     return is_missing(text) or text.strip().casefold() == _NONE
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text)) and "_" not in text  # "10_01" is a code
-    except ValueError:
-        return False

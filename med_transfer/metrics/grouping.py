@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors.numbers import is_number
 from med_transfer.errors.sentence import Sentence
 
 SMALLEST_SUBGROUP = 10  # patients; fewer say nothing about the subgroup and may point at a person
@@ -107,11 +108,7 @@ def _words(column: str) -> set[str]:
 
 
 def _number(text: str) -> float:
-    try:
-        number = math.nan if "_" in text else float(text)  # "10_01" is a code, and no thousand to a reader
-    except ValueError:
-        return math.nan
-    return number if math.isfinite(number) else math.nan
+    return float(text) if is_number(text) else math.nan
 
 
 def _by_value(column: str, texts: Sequence[str], patients: Sequence[str]) -> Grouping:

@@ -333,37 +333,8 @@ KINDS = {  # what a site has sent; each alone must take back what it said
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_answer_of_a_route_that_wants_nothing_any_more_is_taken_back(
-    node_config, first_bundle, second_bundle, tmp_path, kind
-):
-    rules = [
-        {"name": "any-ct", "series": {"require": [{"modality": "CT"}]}},
-        {"name": "few-slices", "series": {"require": [{"n_slices": [None, 8]}]}},
-    ]
-    none = {"structured_report": False, "secondary_capture": False, "heat_map": "off", "of_rejected": False}
-    config = node_config(
-        routes=rules,
-        destinations=[{"ae_title": "PACS", "address": "127.0.0.1", "port": 1}],
-        results=none | KINDS[kind],
-        fhir=[{"url": "http://127.0.0.1:1/fhir"}] if kind == "fhir" else [],
-    )
-    queue = Queue(config.queue_file)
-    use(config, queue, first_bundle, "any-ct")
-    use(config, queue, second_bundle, "few-slices")
-    queue.close()
-    node, scan = Node(config, device="cpu"), series(tmp_path / "scan", slices=10)
-    first = predict(node, scan[:8])
-    assert [entry["status"] for entry in first] == ["ok", "ok"]
-    for delivery in node.queue.deliveries():
-        node.queue.sent(delivery, 200)
-    still, gone = predict(node, scan[8:])
-    assert (still["status"], gone["status"], gone["because"]) == ("ok", "rejected", ["not-chosen"])
-    assert gone["bundle"] == first[1]["bundle"] != still["bundle"]
-    waiting = {delivery.sop_uid for delivery in node.queue.deliveries() if delivery.state == "waiting"}
-    assert waiting == {*still["outputs"], *gone["outputs"]}
-    assert len(waiting) == 2
-    node.queue.close()
+ANY_CT = {"name": "any-ct", "series": {"require": [{"modality": "CT"}]}}
+FEW_SLICES = {"name": "few-slices", "series": {"require": [{"n_slices": [None, 8]}]}}
 
 
 def _sent(node: Node) -> None:
@@ -382,15 +353,11 @@ def _changed(node: Node, **settings: object) -> Node:
     return Node(NodeConfig.model_validate(node._config.model_dump() | settings), device="cpu")
 
 
-ANY_CT = {"name": "any-ct", "series": {"require": [{"modality": "CT"}]}}
-FEW_SLICES = {"name": "few-slices", "series": {"require": [{"n_slices": [None, 8]}]}}
-
-
 @pytest.fixture
-def two_routes(node_config, first_bundle, second_bundle, tmp_path) -> Callable[..., Node]:
-    """A node whose two routes have answered a study, which was sent."""
+def unasked(node_config, first_bundle, second_bundle) -> Callable[[str], Node]:
+    """A node of two routes that has no study yet."""
 
-    def make(kind: str = "report") -> Node:
+    def make(kind: str) -> Node:
         none = {"structured_report": False, "secondary_capture": False, "heat_map": "off", "of_rejected": False}
         config = node_config(
             routes=[ANY_CT, FEW_SLICES],
@@ -402,12 +369,36 @@ def two_routes(node_config, first_bundle, second_bundle, tmp_path) -> Callable[.
         use(config, queue, first_bundle, "any-ct")
         use(config, queue, second_bundle, "few-slices")
         queue.close()
-        node = Node(config, device="cpu")
+        return Node(config, device="cpu")
+
+    return make
+
+
+@pytest.fixture
+def two_routes(unasked, tmp_path) -> Callable[..., Node]:
+    """A node whose two routes have answered a study, which was sent."""
+
+    def make(kind: str = "report") -> Node:
+        node = unasked(kind)
         predict(node, series(tmp_path / "scan"))
         _sent(node)
         return node
 
     return make
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_of_a_route_that_wants_nothing_any_more_is_taken_back(unasked, tmp_path, kind):
+    node, scan = unasked(kind), series(tmp_path / "scan", slices=10)
+    first = predict(node, scan[:8])
+    assert [entry["status"] for entry in first] == ["ok", "ok"]
+    _sent(node)
+    still, gone = predict(node, scan[8:])
+    assert (still["status"], gone["status"], gone["because"]) == ("ok", "rejected", ["not-chosen"])
+    assert gone["bundle"] == first[1]["bundle"] != still["bundle"]
+    assert _waiting(node) == {*still["outputs"], *gone["outputs"]}
+    assert len(_waiting(node)) == 2
+    node.queue.close()
 
 
 @pytest.mark.parametrize("kind", KINDS)
