@@ -261,16 +261,29 @@ class ScanWorker:
         process = self._process
         assert process is not None
         assert process.stdout is not None
-        if not wait([process.stdout.fileno()], seconds or None):
-            self.close()
-            raise _aborted(Sentence("not read within {seconds:g} s", seconds=seconds), where)
         try:
-            return _receive(process.stdout)
+            return _receive(_Awaited(process.stdout, seconds))
+        except TimeoutError:
+            self.close()
+            raise _aborted(Sentence("not read within {seconds:g} s", seconds=seconds), where) from None
         except EOFError:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE_SECONDS)
             self.close()
             raise _aborted(_cause_of_death(process.returncode), where) from None
+
+
+@dataclass(frozen=True)
+class _Awaited:
+    """A pipe of which each part is waited for so many seconds (0: for ever): a child may stop in mid-answer."""
+
+    pipe: Any
+    seconds: float
+
+    def readinto(self, part: memoryview) -> int:
+        if not wait([self.pipe.fileno()], self.seconds or None):
+            raise TimeoutError
+        return self.pipe.readinto(part)
 
 
 def _aborted(found: str, where: object) -> ScanAborted:

@@ -48,6 +48,7 @@ def test_our_errors_pass_as_they_are(worker):
     ("name", "words"),
     [
         ("hang", "not read within 3 s"),
+        ("stopped in its answer", "not read within 3 s"),
         ("memory", "needs more than 1 GiB of memory"),
         ("segfault", r"reading it crashed \(signal 11\)"),
         ("out of memory killer", "ended by the system, as where memory runs out"),
