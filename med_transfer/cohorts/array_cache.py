@@ -1,4 +1,7 @@
-"""What was worked out of scans, kept on disk: arrays and a record, in a file named by what they depend on."""
+"""What was worked out of scans, kept on disk: arrays and a record, in a file named by what they depend on.
+
+A hash in the file tells whether they are still as they were written.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from med_transfer.atomic import write_bytes
+from med_transfer.cohorts.left_behind import DAMAGED
 
 
 @dataclass(frozen=True)
@@ -39,15 +43,27 @@ class ArrayCache:
         try:
             with safe_open(path, framework="np") as file:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-                return CacheEntry(arrays, json.loads(file.metadata()["record"]))
-        except SafetensorError:
+                metadata = file.metadata() or {}
+            record = metadata.get("record", "{}")
+            whole = metadata.get("sha256") in (None, _hash_of(arrays, record))  # earlier versions have none
+            return CacheEntry(arrays, json.loads(record)) if whole else None
+        except DAMAGED:
             return None
 
     def write(self, key: str, arrays: Mapping[str, NDArray], record: Mapping[str, Any] | None = None) -> None:
         """Keep an entry, in place of an earlier one. Raises OutputError."""
         contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
-        content = save(contiguous, metadata={"record": json.dumps(dict(record or {}))})
+        text = json.dumps(dict(record or {}))
+        content = save(contiguous, metadata={"record": text, "sha256": _hash_of(contiguous, text)})
         write_bytes(self.folder / f"{key}.safetensors", content)
+
+
+def _hash_of(arrays: Mapping[str, NDArray], record: str) -> str:
+    digest = hashlib.sha256(record.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def cache_key(*made_from: object) -> str:

@@ -14,18 +14,15 @@ from typing import TypeVar, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
 
-from med_transfer.atomic import write_bytes
 from med_transfer.backbones import Encoder, load_backbone
 from med_transfer.backbones.networks.slices import SliceEncoder
-from med_transfer.cohorts import Case, Cohort, PreparedCohort, Split
+from med_transfer.cohorts import ArrayCache, Case, Cohort, PreparedCohort, Split
 from med_transfer.cohorts.hashed_names import hash_names, salt_of
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, source_weights
-from med_transfer.finetuning.left_behind import left_behind
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.preprocessing.window import undo_windows
@@ -37,7 +34,7 @@ from med_transfer.progress import Progress
 from med_transfer.scans import geometry
 
 T = TypeVar("T")
-PRETRAINING_FOLDER, ANSWERS_FILE = "pretraining", "answers.safetensors"
+PRETRAINING_FOLDER, ANSWERS = "pretraining", "answers"
 NO_FINDING = "none"
 _BATCH_SLABS = 4
 _PASSES = 4.0  # forward, twice that backward, and as long as one to cut and paint
@@ -134,17 +131,16 @@ def _job(run_data: RunData, config: FinetuneConfig, number: int, folder: Path) -
 
 def _give_answers(encoder: SliceEncoder, made: Pretrained, run_data: RunData, rows: Sequence[int]) -> None:
     """A last stage with the heads that the encoder learned with, standardised on training scans, in place."""
-    answers, kept = encoder.eval().answer(), made.folder / ANSWERS_FILE
-    if kept.exists():
-        with left_behind(kept):
-            answers.load_state_dict(load_file(kept))
+    answers, cache = encoder.eval().answer(), ArrayCache(made.folder)
+    if kept := cache.read(ANSWERS):
+        answers.load_state_dict({name: torch.from_numpy(array) for name, array in kept.arrays.items()})
         return
     answers.take_heads(made.heads)
     scans = (torch.from_numpy(tensor).float()[None] for tensor in _as_seen(run_data, rows).tensors)
     with torch.no_grad():
         parts, shares = zip(*map(encoder.answer_parts, scans), strict=True)
         answers.standardise(torch.cat(parts), torch.cat(shares))
-    write_bytes(kept, save(answers.state_dict()))
+    cache.write(ANSWERS, {name: tensor.numpy() for name, tensor in answers.state_dict().items()})
 
 
 def pretraining_step_seconds(config: FinetuneConfig, preprocessing: PreprocessingConfig, forward: float) -> float:

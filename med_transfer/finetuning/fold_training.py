@@ -17,18 +17,18 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from monai.data.dataloader import DataLoader
 from safetensors.torch import load_file, save
 
-from med_transfer.atomic import write_bytes, write_text
+from med_transfer.atomic import sha256_of, write_bytes, write_text
+from med_transfer.cohorts.left_behind import left_behind, sealed, unsealed
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.alignment import find_alignment
 from med_transfer.finetuning.batches import FoldData, loss_weights, training_batches, validation_batches
-from med_transfer.finetuning.callbacks.checkpoints import BestWeights, ResumePoint
+from med_transfer.finetuning.callbacks.checkpoints import BestWeights, ResumeFile, ResumePoint
 from med_transfer.finetuning.callbacks.random_states import RandomStates
 from med_transfer.finetuning.callbacks.weight_averaging import WeightAverage, first_averaged_epoch
 from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
 from med_transfer.finetuning.early_stopping import LOWER_IS_BETTER
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.initialisation import initialise
-from med_transfer.finetuning.left_behind import left_behind
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.model.classifier import Classifier
 from med_transfer.processor import keep_freed_memory
@@ -78,11 +78,7 @@ def train_network(
     """
     weights, history_file = folder / WEIGHTS_FILE, folder / HISTORY_FILE
     if is_trained(folder):
-        with left_behind(weights):
-            classifier.load_state_dict(load_file(weights))
-        with left_behind(history_file):
-            record = json.loads(history_file.read_text())
-            return TrainedNetwork(classifier.eval(), record["history"], record["best_epoch"])
+        return _trained(classifier, weights, history_file)
     keep_freed_memory()
     L.seed_everything(seed, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,8 +88,20 @@ def train_network(
         parameter.data = parameter.data.contiguous()
     state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
     write_bytes(weights, save(state))
-    write_text(history_file, json.dumps({"history": history, "best_epoch": best_epoch}))
+    record = {"history": history, "best_epoch": best_epoch, "weights": sha256_of(weights)}
+    write_text(history_file, json.dumps(sealed(record)))
     (folder / RESUME_FILE).unlink(missing_ok=True)
+    return TrainedNetwork(classifier.eval(), history, best_epoch)
+
+
+def _trained(classifier: Classifier, weights: Path, history_file: Path) -> TrainedNetwork:
+    with left_behind(history_file):
+        record = unsealed(json.loads(history_file.read_text()))
+        history, best_epoch, sha256 = record["history"], record["best_epoch"], record.get("weights")
+    with left_behind(weights):
+        if sha256 not in (None, sha256_of(weights)):  # earlier versions do not tell it
+            raise ValueError("not as it was written")
+        classifier.load_state_dict(load_file(weights))
     return TrainedNetwork(classifier.eval(), history, best_epoch)
 
 
@@ -149,9 +157,6 @@ def _fit(
     best, resume_file = BestWeights(first_averaged_epoch(training)), folder / RESUME_FILE
     averaging = [WeightAverage(training)] if training.averaging != "none" else []
     state = [RandomStates(batches, module.random), ResumePoint(resume_file)]
-    if resume_file.exists():
-        with left_behind(resume_file):
-            torch.load(resume_file, map_location="cpu", weights_only=True)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its advice is for developers, not for users
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -190,6 +195,7 @@ def _trainer(training: TrainingConfig, callbacks: list[Callback]) -> L.Trainer:
         callbacks=[*callbacks, stopping],
         logger=False,
         enable_checkpointing=False,
+        plugins=[ResumeFile()],
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -17,6 +17,7 @@ from med_transfer.atomic import write_text
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.bundle import BUNDLE_FOLDER, read_record
 from med_transfer.cohorts import PreparedCohort, cache_key
+from med_transfer.cohorts.left_behind import DAMAGED
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import BundleError, UsageError
 from med_transfer.finetuning.config import FinetuneConfig
@@ -108,7 +109,7 @@ def _noted(out: Path) -> dict[str, str]:
     if file.exists():
         try:
             return dict(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+        except DAMAGED as error:
             raise UsageError("is damaged", where=file, action="Choose another -o") from error
     with contextlib.suppress(BundleError):
         sha256 = read_record(out / BUNDLE_FOLDER).backbone.sha256

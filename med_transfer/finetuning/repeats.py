@@ -10,15 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
 
-from med_transfer.atomic import write_bytes
-from med_transfer.cohorts import Split
+from med_transfer.cohorts import ArrayCache, Split
+from med_transfer.cohorts.left_behind import left_behind
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.validation_decisions import cross_fitted_calls
 from med_transfer.finetuning.folds import TrainedEnsemble, fold_folder
-from med_transfer.finetuning.left_behind import left_behind
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.measures import balanced_accuracy, macro_auc
 from med_transfer.metrics.records.metrics import Repeats
@@ -44,12 +42,14 @@ def with_repeats(
             trained = train(replace(run_data, split=split), repeat)
             place = _places(of=run_data.split, among=split)
             said = {"probabilities": trained.validation[place], "novelty": trained.validation_novelty[place]}
-            write_bytes(file, save(said))
+            ArrayCache(folder).write(file.stem, said)
         for number in range(split.n_fold_models):  # also what a kill has left
             shutil.rmtree(folder / fold_folder(number, repeat), ignore_errors=True)
         with left_behind(file):
-            arrays = load_file(file)
-            found.append((arrays["probabilities"], arrays["novelty"]))
+            entry = ArrayCache(folder).read(file.stem)
+            if entry is None:
+                raise ValueError("not as it was written")
+            found.append((entry.arrays["probabilities"], entry.arrays["novelty"]))
     if len(found) == 1:
         return first
     probabilities, novelty = zip(*found, strict=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from med_transfer.atomic import atomic_path
+from med_transfer.atomic import atomic_path, sha256_of
+from med_transfer.cohorts.left_behind import left_behind, require_whole
 from med_transfer.errors import BackboneError
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -36,19 +36,17 @@ def read_checkpoint(
         taught: hashes of their labels, regions and masks; checkpoints of earlier versions do not tell them.
 
     Raises:
-        BackboneError: it belongs to another run, or is damaged.
+        BackboneError: it belongs to another run.
+        UsageError: it is damaged.
     """
     path = folder / CHECKPOINT_FILE
     if not path.exists():
         return None
-    try:
+    with left_behind(path):
+        require_whole(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         same = state["settings"] == settings and source_scans in (None, state["source_scans"])
         same = same and taught in (None, state.get("taught", taught)) and device == state.get("device", device)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, OSError, ValueError, TypeError) as error:
-        raise BackboneError(
-            "the checkpoint is damaged", where=path, action="Remove it to start again, or choose another folder"
-        ) from error
     if not same:
         raise BackboneError(
             "checkpoint of another run",
@@ -58,3 +56,14 @@ def read_checkpoint(
             action="Give the arguments it was started with, or another folder",
         )
     return state
+
+
+def require_encoder(encoder: Path, state: State) -> None:
+    """That of a finished pretraining is the one that its checkpoint was saved beside; earlier versions do not tell it.
+
+    Raises:
+        UsageError: it is not, or is not there.
+    """
+    with left_behind(encoder, remove=f"{CHECKPOINT_FILE} beside it"):
+        if state.get("encoder") not in (None, sha256_of(encoder)):
+            raise ValueError("not as it was written")

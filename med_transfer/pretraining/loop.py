@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from med_transfer.atomic import write_bytes, write_text
+from med_transfer.atomic import sha256_of, write_bytes, write_text
 from med_transfer.backbones import Encoder, channels_last
+from med_transfer.cohorts.left_behind import left_behind
 from med_transfer.errors import TrainingDiverged
-from med_transfer.pretraining.checkpoint import read_checkpoint, save_checkpoint
+from med_transfer.pretraining.checkpoint import CHECKPOINT_FILE, read_checkpoint, require_encoder, save_checkpoint
 from med_transfer.pretraining.distributed import ProcessGroup
 from med_transfer.pretraining.methods.method import Figures, Method
 from med_transfer.pretraining.optimisation import learning_rate_share, parameter_groups, update_average
@@ -67,6 +68,7 @@ class Training:
 
         Raises:
             BackboneError: the folder holds a checkpoint of another run.
+            UsageError: its checkpoint, or the encoder of a finished one, is damaged.
             TrainingDiverged: as its name says.
             KeyboardInterrupt: after Ctrl-C, when the state is saved.
         """
@@ -180,6 +182,7 @@ class Training:
                 "optimizer": self.optimizer.state_dict(),
                 "chance": generators,
                 "course": self.state.to_json(),
+                "encoder": sha256_of(self.out / ENCODER_FILE),
             },
         )
 
@@ -189,12 +192,15 @@ class Training:
         checkpoint = read_checkpoint(self.out, origin.settings(), device, *known)
         if checkpoint is None:
             return False
-        self.method.load_state_dict(checkpoint["method"], strict=False)  # without what never changes
-        self.average.load_state_dict(checkpoint["average"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
-        for name, generator in self.method.generators().items():
-            generator.set_state(checkpoint["chance"][self.group.rank][name])
-        self.state = TrainingState.from_json(checkpoint["course"])
+        with left_behind(self.out / CHECKPOINT_FILE):
+            self.method.load_state_dict(checkpoint["method"], strict=False)  # without what never changes
+            self.average.load_state_dict(checkpoint["average"])
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            for name, generator in self.method.generators().items():
+                generator.set_state(checkpoint["chance"][self.group.rank][name])
+            self.state = TrainingState.from_json(checkpoint["course"])
+        if self.state.ended:
+            require_encoder(self.out / ENCODER_FILE, checkpoint)
         return True
 
 

@@ -20,9 +20,10 @@ from med_transfer.backbones.channels import Channels
 from med_transfer.backbones.weights.source_features import source_features_path
 from med_transfer.bundle.provenance import source_licences, source_provenance
 from med_transfer.cohorts import SOURCE_LOCK_FILE, SourceLock
+from med_transfer.cohorts.left_behind import left_behind
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import ConfigError, UsageError
-from med_transfer.pretraining.checkpoint import CHECKPOINT_FILE, read_checkpoint
+from med_transfer.pretraining.checkpoint import CHECKPOINT_FILE, read_checkpoint, require_encoder
 from med_transfer.pretraining.config import PretrainingConfig
 from med_transfer.pretraining.distributed import ProcessGroup, process_group
 from med_transfer.pretraining.loop import CURVE_FILE, ENCODER_FILE, HEAD, Training
@@ -158,15 +159,20 @@ def finished_pretraining(config: PretrainingConfig, out: Path, content_hashes: I
     it has not come to its end.
 
     Raises:
-        BackboneError: the folder holds a checkpoint of another run, or a damaged one.
+        BackboneError: the folder holds a checkpoint of another run.
+        UsageError: the checkpoint or the encoder is damaged.
     """
     if not (out / CHECKPOINT_FILE).exists():
         return None
     scans = sorted(content_hashes)
     settings = _origin(config, SourceScans(()), _load(config), None, ProcessGroup()).settings()
     state = read_checkpoint(out, settings, _device("auto"), scans, [])
-    ended = state is not None and TrainingState.from_json(state["course"]).ended
-    return Pretrained(out, config.backbone, len(scans), 0) if ended else None
+    with left_behind(out / CHECKPOINT_FILE):
+        ended = state is not None and TrainingState.from_json(state["course"]).ended
+    if state is None or not ended:
+        return None
+    require_encoder(out / ENCODER_FILE, state)
+    return Pretrained(out, config.backbone, len(scans), 0)
 
 
 def _load(config: PretrainingConfig) -> _Networks:

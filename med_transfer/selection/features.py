@@ -2,7 +2,7 @@
 
 ::
 
-    FOLDER/scans/KEY.json               a scan as it lay on disk: hash of its voxels, hash of the network's input
+    FOLDER/scans/KEY.safetensors        a scan as it lay on disk: hash of its voxels, hash of the network's input
     FOLDER/features/KEY.safetensors     the means over space of every feature map; KEY from the two hashes, the
                                         preprocessing and the weights
 
@@ -12,7 +12,6 @@ So a second look at unchanged files reads no scan, and a moved or renamed scan i
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -24,7 +23,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from med_transfer.atomic import write_text
 from med_transfer.backbones import Encoder, channels_last
 from med_transfer.cohorts import ArrayCache, CacheEntry, Case, Images, cache_key, preparation_key, prepare_scan
 from med_transfer.model.features import best_device, stage_features
@@ -66,8 +64,8 @@ class FeatureLibrary:
     """The features of scans under one preprocessing. Encoders are loaded when a scan needs one."""
 
     def __init__(self, folder: Path, preprocessing: PreprocessingConfig) -> None:
-        self.folder, self.preprocessing = folder, Preprocessing(preprocessing)
-        self.device, self._cache = best_device(), ArrayCache(folder / "features")
+        self.preprocessing, self.device = Preprocessing(preprocessing), best_device()
+        self._index, self._cache = ArrayCache(folder / "scans"), ArrayCache(folder / "features")
         self._encoders: dict[str, Encoder] = {}
 
     def look_up(
@@ -83,8 +81,8 @@ class FeatureLibrary:
         Raises:
             ScanError: the scan cannot be used.
         """
-        index = self.folder / "scans" / f"{preparation_key(case, self.preprocessing)}.json"
-        identity = _identity(index.read_text()) if index.exists() else None
+        key = preparation_key(case, self.preprocessing)
+        identity = _identity(entry) if (entry := self._index.read(key)) else None
         cached = [self._read(identity, network) for network in networks] if identity else []
         if identity is not None and all(cached):
             return identity, tuple(features for features in cached if features)
@@ -92,7 +90,7 @@ class FeatureLibrary:
         identity = ScanIdentity(prepared.content_hashes, hashlib.sha256(prepared.tensor.tobytes()).hexdigest())
         image = torch.from_numpy(prepared.tensor.astype(np.float32))[None]
         features = tuple(self._features(identity, image, network, compare) for network in networks)
-        write_text(index, json.dumps(asdict(identity)))
+        self._index.write(key, {}, asdict(identity))
         return identity, features
 
     def _features(self, identity: ScanIdentity, image: Tensor, network: Network, compare: bool) -> StageFeatures:
@@ -114,9 +112,8 @@ class FeatureLibrary:
         return cache_key(_FORMAT, asdict(identity), self.preprocessing.config.model_dump(mode="json"), network.key)
 
 
-def _identity(text: str) -> ScanIdentity:
-    record = json.loads(text)
-    return ScanIdentity(tuple(record["content_hashes"]), record["input_hash"])
+def _identity(entry: CacheEntry) -> ScanIdentity:
+    return ScanIdentity(tuple(entry.record["content_hashes"]), entry.record["input_hash"])
 
 
 @torch.inference_mode()

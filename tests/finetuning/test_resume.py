@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import TINY, read_rows, write_rows
 from safetensors.torch import load_file, save_file
 from small_run_data import small_config, small_run_data, source_of
@@ -16,7 +17,7 @@ import med_transfer as mt
 from med_transfer.backbones import load_backbone
 from med_transfer.errors import UsageError
 from med_transfer.finetuning import fold_training
-from med_transfer.finetuning.callbacks.checkpoints import ResumePoint
+from med_transfer.finetuning.callbacks.checkpoints import ResumeFile, ResumePoint
 from med_transfer.finetuning.run import train
 from med_transfer.progress import silent
 
@@ -186,9 +187,26 @@ def test_a_damaged_file_of_a_fold_is_named(tmp_path):
             file.write_bytes(damaged)
             with pytest.raises(UsageError, match=f"{file.name}: is damaged; .* Remove it, and the same command"):
                 run()
+        if whole != b"PK":
+            flipped = bytearray(whole)
+            flipped[-len(whole) // 3] ^= 2  # a number, in the middle of the file
+            file.write_bytes(flipped)
+            with pytest.raises(UsageError, match=f"{file.name}: is damaged"):
+                run()
         file.write_bytes(whole)
         if file.name == fold_training.HISTORY_FILE:  # from here on as if it had been killed
             file.unlink()
+
+
+def test_a_number_that_has_changed_in_the_state_of_a_training_is_no_other_training(tmp_path):
+    state = tmp_path / fold_training.RESUME_FILE
+    torch.save({"weights": torch.zeros(1000)}, state)
+    assert set(ResumeFile().load_checkpoint(state, weights_only=True)) == {"weights"}
+    changed = bytearray(state.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    state.write_bytes(changed)
+    with pytest.raises(UsageError, match="resume.ckpt: is damaged; .* Remove it, and the same command"):
+        ResumeFile().load_checkpoint(state, weights_only=True)
 
 
 @pytest.mark.parametrize("file", [fold_training.WEIGHTS_FILE, fold_training.HISTORY_FILE])

@@ -186,7 +186,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(chest, tmp_path
     with pytest.raises(BackboneError, match="checkpoint of another run; expected .* kind of device"):
         tiny_training("distillation", chest, tmp_path).run()
     (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut short")
-    with pytest.raises(BackboneError, match="the checkpoint is damaged. Remove it to start again"):
+    with pytest.raises(UsageError, match="checkpoint.pt: is damaged; .* Remove it, and the same command"):
         tiny_training("distillation", chest, tmp_path).run()
 
 
@@ -213,8 +213,23 @@ def test_a_damaged_encoder_of_a_finished_pretraining_is_refused(chest, tmp_path)
     encoder = training.run()
     for damaged in (encoder.read_bytes()[:-9], b""):
         encoder.write_bytes(damaged)
-        with pytest.raises(BackboneError, match="the encoder is damaged, .* Remove the checkpoint"):
+        with pytest.raises(UsageError, match="encoder.safetensors: is damaged; .* Remove checkpoint.pt beside it"):
             write_source_of(training.method, encoder)
+
+
+def test_a_number_that_has_changed_in_what_a_pretraining_left_is_no_other_encoder(chest, tmp_path):
+    tiny_training("contrastive", chest, tmp_path, steps=1).run()
+    for name, words in (("checkpoint.pt", "Remove it, and"), ("encoder.safetensors", "Remove checkpoint.pt beside it")):
+        whole = (tmp_path / name).read_bytes()
+        changed = bytearray(whole)
+        changed[len(whole) // 2] ^= 1
+        (tmp_path / name).write_bytes(changed)
+        with pytest.raises(UsageError, match=f"{name}: is damaged; .* {words}"):
+            tiny_training("contrastive", chest, tmp_path, steps=1).run()
+        (tmp_path / name).write_bytes(whole)
+    (tmp_path / "encoder.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"encoder.safetensors: cannot be read \(No such file"):
+        tiny_training("contrastive", chest, tmp_path, steps=1).run()
 
 
 def test_a_checkpoint_made_with_other_masks_or_labels_is_refused(labelled, tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from med_transfer.cohorts import recognise
-from med_transfer.errors import CohortError, NothingDone, ScanNotFound
+from med_transfer.errors import CohortError, NothingDone, ScanNotFound, UsageError
 from med_transfer.phantoms import PhantomConfig, write_cohort, write_dicom_series, write_nifti
 from med_transfer.pretraining import PretrainingConfig, prepare_source
 from med_transfer.pretraining.source import reading as reading_module
@@ -88,6 +88,14 @@ def test_what_is_damaged_is_prepared_again_and_not_left_out(phantoms, tmp_path, 
             again = prepare_source(phantoms, config(**MASKED), tmp_path)
             assert (again.left_out, again.scans.taught) == ((), first.taught)
             assert suffix == ".places.npz" or path.read_bytes() == content  # an archive tells when it was made
+
+
+def test_a_damaged_salt_is_named_for_another_would_make_two_of_each_patient(phantoms, tmp_path):
+    prepare_source(phantoms, config(), tmp_path / "prepared")
+    for damaged in ("", "<html></html>", "ab12"):
+        (tmp_path / "prepared/salt").write_text(damaged)
+        with pytest.raises(UsageError, match="salt: is damaged; .* Remove the folder prepared, and the same command"):
+            prepare_source(phantoms, config(), tmp_path / "prepared")
 
 
 def test_it_is_the_source_that_is_read_into_memory(phantoms, tmp_path):

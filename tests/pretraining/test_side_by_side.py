@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from med_transfer.errors import BackboneError
+from med_transfer.errors import BackboneError, UsageError
 from med_transfer.pretraining import CropConfig, PretrainingConfig, SourceScan, SourceScans
 from med_transfer.pretraining.side_by_side import Pretraining, at_once, in_threads, pretrain_each
 
@@ -149,6 +149,11 @@ def test_one_that_is_finished_is_found_without_its_scans_and_one_of_others_is_re
         pretrain_each([replace(job, content_hashes=("0", "1", "3"))], 1)
     with pytest.raises(BackboneError, match="checkpoint of another run"):
         pretrain_each([replace(job, config=job.config.model_copy(update={"learning_rate": 0.5}))], 1)
+    encoder = made.encoder.read_bytes()
+    made.encoder.write_bytes(encoder[:-9])
+    with pytest.raises(UsageError, match="encoder.safetensors: is damaged; .* Remove checkpoint.pt beside it"):
+        pretrain_each([job], 1)
+    made.encoder.write_bytes(encoder)
     (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:-900])
-    with pytest.raises(BackboneError, match="the checkpoint is damaged"):
+    with pytest.raises(UsageError, match="checkpoint.pt: is damaged"):
         pretrain_each([job], 1)

@@ -114,6 +114,16 @@ def test_a_second_look_needs_neither_scan_nor_weights(network, own, case, tmp_pa
     assert first[0] == again[0]
 
 
+def test_what_is_damaged_is_worked_out_again_and_no_scan_is_left_out(network, case, tmp_path):
+    first = FeatureLibrary(tmp_path, SMALL).look_up(case, [network])
+    for file in [*(tmp_path / "scans").iterdir(), *(tmp_path / "features").iterdir()]:
+        file.write_bytes(b"<html></html>")
+        again = FeatureLibrary(tmp_path, SMALL).look_up(case, [network])
+        assert same(first, again)
+        assert first[0] == again[0]
+        assert file.read_bytes() != b"<html></html>"
+
+
 def test_a_renamed_scan_is_read_but_passes_no_network(network, own, case, tmp_path):
     library = FeatureLibrary(tmp_path / "cache", SMALL)
     first = library.look_up(case, [network])

@@ -8,9 +8,11 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from med_transfer.atomic import atomic_path
+from med_transfer.cohorts.left_behind import left_behind, require_whole
 from med_transfer.finetuning.lightning_module import FinetuningModule
 
 
@@ -65,3 +67,13 @@ class ResumePoint(Callback):
         with atomic_path(self.path) as temporary:
             trainer.save_checkpoint(temporary)
         self._written = time.monotonic()
+
+
+class ResumeFile(TorchCheckpointIO):
+    """The state on disk, as Lightning reads it."""
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+        """Raises UsageError: it is damaged."""
+        with left_behind(Path(path)):
+            require_whole(Path(path))
+            return super().load_checkpoint(path, *args, **options)

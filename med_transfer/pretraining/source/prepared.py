@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -25,11 +24,10 @@ import torch
 from numpy.typing import NDArray
 
 from med_transfer.atomic import atomic_path, write_text
+from med_transfer.cohorts.left_behind import DAMAGED
 from med_transfer.errors import UnusableVoxels
 from med_transfer.pretraining.source.crop_centres import CropCentres, find_crop_centres
 from med_transfer.pretraining.source.scans import SourceScan
-
-_DAMAGED = (ValueError, KeyError, TypeError, EOFError, RuntimeError, FileNotFoundError, zipfile.BadZipFile)
 
 
 def cached_scan(folder: Path, key: str, make: Callable[[], SourceScan], where: object) -> SourceScan:
@@ -44,7 +42,7 @@ def cached_scan(folder: Path, key: str, make: Callable[[], SourceScan], where: o
     """
     record = folder / f"{key}.json"
     if record.exists():
-        with suppress(*_DAMAGED):
+        with suppress(*DAMAGED):
             return _read(folder, record)
     scan = make()
     centres = scan.crop_centres or find_crop_centres(scan.voxels, scan.spacing_mm)

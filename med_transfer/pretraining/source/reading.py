@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from med_transfer.atomic import write_text
 from med_transfer.cohorts import Case, Cohort, hash_names, region_of_case
+from med_transfer.cohorts.left_behind import left_behind
 from med_transfer.errors import CohortError, NothingDone, ScanError, ScanNotFound, UnusableVoxels
 from med_transfer.errors.sentence import Sentence
 from med_transfer.predictions.labels import Labels
@@ -27,6 +28,8 @@ from med_transfer.scans.isolation import confined, isolated
 from med_transfer.scans.stamps import stamps
 
 log = logging.getLogger(__name__)
+
+_SALT_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
         ScanNotFound: no scan is there.
         CohortError: the table cannot be used, or lacks what the method needs.
         NothingDone: there are scans, and none can be used.
+        UsageError: the salt in ``folder`` is damaged.
     """
     entries, labels = _entries(scans, config, _salt(folder))
     usable: dict[tuple, SourceScan] = {}
@@ -113,11 +117,15 @@ def _with_mask(scan: SourceScan, mask: NDArray[np.uint8] | None) -> SourceScan:
 
 
 def _salt(folder: Path) -> str:
-    """Of the patients' hashes, the same as long as the prepared scans are there."""
+    """Of the patients' hashes, the same as long as the prepared scans are there. Raises UsageError: it is damaged."""
     file = folder / "salt"
     if not file.exists():
-        write_text(file, secrets.token_hex(16))
-    return file.read_text()
+        write_text(file, secrets.token_hex(_SALT_BYTES))
+    with left_behind(file, remove=f"the folder {folder.name}"):
+        salt = file.read_text()
+        if len(bytes.fromhex(salt)) != _SALT_BYTES:
+            raise ValueError("not as it was written")
+        return salt
 
 
 def _entries(scans: Path, config: PretrainingConfig, salt: str) -> tuple[Sequence[_Entry], Labels | None]:

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from med_transfer.backbones import Encoder
 from med_transfer.backbones.weights.source_features import SourceFeatures, source_features_path, write_source_features
 from med_transfer.backbones.weights.weight_files import hash_weights
-from med_transfer.errors import BackboneError
+from med_transfer.cohorts.left_behind import left_behind
 from med_transfer.model.features import stage_features
 from med_transfer.pretraining.methods.method import Method
 
@@ -25,7 +24,7 @@ def write_source_of(method: Method, encoder_file: Path) -> Path:
     """Features of plain inputs from the training scans, by the encoder as it was written; returns the file's path.
 
     Raises:
-        BackboneError: the encoder cannot be read, which an earlier part of the run has written.
+        UsageError: the encoder is damaged, which an earlier part of the run has written.
         OutputError: the file cannot be written.
     """
     encoder, scans, features = _as_written(method.encoder, encoder_file), set(), []
@@ -54,14 +53,8 @@ def input_in_words(method: Method) -> str:
 def _as_written(encoder: Encoder, encoder_file: Path) -> Encoder:
     """In single precision with the file's values, which are rounded, in evaluation mode."""
     written = copy.deepcopy(encoder)
-    try:
+    with left_behind(encoder_file, remove="checkpoint.pt beside it"):
         written.load_state_dict(load_file(encoder_file))
-    except (SafetensorError, FileNotFoundError, RuntimeError) as error:
-        raise BackboneError(
-            "the encoder is damaged, and its pretraining finished",
-            where=encoder_file,
-            action="Remove the checkpoint beside it to start again, or choose another folder",
-        ) from error
     return written.eval()
 
 
