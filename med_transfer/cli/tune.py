@@ -71,13 +71,13 @@ def command(
 
 def _say_summary(tuning: Tuning, cohort: Path) -> None:
     from med_transfer.cli.terminal import say
-    from med_transfer.tuning.report import WARNING, summary
+    from med_transfer.tuning.report import summary, warning
 
     n = len(tuning.trials)
     say(f"{n} {'trial' if n == 1 else 'trials'}, {tuning.counts['pruned']} of them stopped early; {tuning.stopped}")
     say(summary(tuning))
     for key, value in (tuning.best.values if tuning.best else {}).items():
         say(f"  {key}: {value:.3g}" if isinstance(value, float) else f"  {key}: {value}")
-    say(WARNING)
+    say(warning(tuning))
     say(f"trials: {tuning.folder / 'tuning.md'}")
     say(f"next: {finetune_command(cohort, '-o', 'RUN', '-c', tuning.best_file)}")

@@ -95,6 +95,7 @@ class Tuning:
         n_scans, n_patients: of the development part.
         n_failed: scans of the cohort that could not be used.
         validation_share: of the development scans in one inner fold, on average.
+        tested: whether test scans were kept apart.
     """
 
     folder: Path
@@ -107,6 +108,7 @@ class Tuning:
     n_folds: int
     n_failed: int
     validation_share: float
+    tested: bool = True
 
     @property
     def complete(self) -> tuple[TrialRecord, ...]:

@@ -13,10 +13,18 @@ from med_transfer.tuning.record import Advantage, TrialRecord, Tuning
 from med_transfer.tuning.space import applied
 
 SCHEMA = 1
-WARNING = (
+_BIASED = (
     "The winner's figure is biased upwards: the same inner folds chose the epochs, measured every trial and picked the "
-    "best of them. It is no estimate of how good the classifier is. Only the outer test scans of one final finetune, "
-    "which no trial has seen, are. Tuning again after having looked at them makes them part of the tuning."
+    "best of them. It is no estimate of how good the classifier is. "
+)
+_TESTED = (
+    "Only the outer test scans of one final finetune, which no trial has seen, are. Tuning again after having looked "
+    "at them makes them part of the tuning."
+)
+_UNTESTED = (
+    "Nor is what a finetune of these patients says of itself: none of them were kept apart, and all had a say in the "
+    "choice. Only patients of another cohort can tell (med-transfer evaluate); else keep some apart "
+    "(split.test_fraction above 0) and tune again in a new folder."
 )
 _METHOD = "mean over inner folds of the differences, corrected resampled t interval (Nadeau & Bengio 2003)"
 
@@ -49,7 +57,7 @@ def as_record(tuning: Tuning) -> dict[str, Any]:
         "failed_scans": tuning.n_failed,
         "seed": tuning.config.tuning.seed,
         "stopped": tuning.stopped,
-        "warning": WARNING,
+        "warning": warning(tuning),
     }
 
 
@@ -92,9 +100,11 @@ def as_markdown(tuning: Tuning) -> str:
         f"{len(tuning.trials)} trials ({states}) on {tuning.n_scans} development scans of {tuning.n_patients} patients."
         f" Each trial's figure is the {_objective(tuning)}. Strategies: {', '.join(tuning.strategies)}. "
         f"{tuning.stopped[:1].upper()}{tuning.stopped[1:]}.",
-        "The test scans were not in it: neither their voxels nor their labels reached a trial.",
+        "The test scans were not in it: neither their voxels nor their labels reached a trial."
+        if tuning.tested
+        else "No scan was kept apart for a test.",
         f"**{summary(tuning)}**",
-        f"> {WARNING}",
+        f"> {warning(tuning)}",
     ]
     if tuning.best is not None:
         rows = [(key, _number(value)) for key, value in tuning.best.values.items()]
@@ -104,6 +114,11 @@ def as_markdown(tuning: Tuning) -> str:
     trials = [("trial", "figure", "folds", "epochs", "seconds", "what"), *map(_trial_row, ranked)]
     parts += ["## Trials, best first", table(trials)]
     return "\n\n".join(parts) + "\n"
+
+
+def warning(tuning: Tuning) -> str:
+    """What the winner's figure does not tell, and what does."""
+    return _BIASED + (_TESTED if tuning.tested else _UNTESTED)
 
 
 def summary(tuning: Tuning) -> str:

@@ -22,7 +22,7 @@ from med_transfer.tuning.config import TuneConfig
 from med_transfer.tuning.deadline import Deadline, OutOfTime
 from med_transfer.tuning.inner_folds import without_test_scans
 from med_transfer.tuning.record import Tuning
-from med_transfer.tuning.search import Search
+from med_transfer.tuning.search import TRAINING_FOLDER, Search
 from med_transfer.tuning.space import usable_strategies
 from med_transfer.tuning.study import JOURNAL, import_optuna
 
@@ -78,12 +78,13 @@ def tune(
     resolve_preprocessing(source.spec, base)  # what is wrong is said before anything is read or written
     _require_as_many_folds(config.tuning.folds, split_cohort(cohort, base.split).n_fold_models)
     with sole_writer(out, "a search"):
-        started = (out / JOURNAL).exists()
+        started = (out / JOURNAL).exists() or (out / TRAINING_FOLDER).exists()
         claim(out / CONFIG_FILE, config, source, "search", started=started, same=lambda there: there == config)
         run_data = _read(cohort, base, source.spec, out, deadline, progress)
-        n_failed = len(run_data.prepared.failed)
+        n_failed, tested = len(run_data.prepared.failed), bool(run_data.split.test)
         without = without_test_scans(run_data)
-        return Search(without, source, config, strategies, out, deadline, progress, n_failed, machines).run(trials)
+        search = Search(without, source, config, strategies, out, deadline, progress, n_failed, machines, tested)
+        return search.run(trials)
 
 
 def _require_as_many_folds(wanted: int | None, there: int) -> None:

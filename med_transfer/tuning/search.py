@@ -36,12 +36,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TRAINING_FOLDER = "training"
 _MOST_REPEATS = 20  # draws in a row that were tried before: the space holds nothing new
 
 
 @dataclass
 class Search:
-    """Trials one after the other on run data without test scans."""
+    """Trials one after the other on run data without test scans; ``tested``: whether there are any."""
 
     run_data: RunData
     source: LoadedBackbone
@@ -52,6 +53,7 @@ class Search:
     progress: Progress = silent
     n_failed: int = 0
     machines: Cluster | None = None
+    tested: bool = True
     study: Study = field(init=False)
 
     def __post_init__(self) -> None:
@@ -107,7 +109,7 @@ class Search:
             trial.set_user_attr("figures", same.figures)
             self.study.tell(trial, same.state, same.value)
             return
-        folders = [self.out / "training" / f"{config_name(config)}-fold-{fold}" for fold in range(self.n_folds)]
+        folders = [self.out / TRAINING_FOLDER / f"{config_name(config)}-fold-{fold}" for fold in range(self.n_folds)]
         try:
             figures = self._train(trial, config, folders)
         except TrialPruned:
@@ -174,6 +176,7 @@ class Search:
             n_patients=len(set(cohort.patients)),
             n_folds=self.n_folds,
             n_failed=self.n_failed,
+            tested=self.tested,
             validation_share=float(np.mean([len(part) for part in split.validation[: self.n_folds]])) / len(cohort),
         )
         write_tuning(tuning)

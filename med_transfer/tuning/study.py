@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from med_transfer.atomic import output_error, write_bytes
+from med_transfer.cohorts.left_behind import left_behind, sealed, unsealed
 from med_transfer.errors import not_installed
 from med_transfer.tuning.config import TuningConfig
 from med_transfer.tuning.record import TrialRecord, TrialState
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+    from optuna.storages.journal import JournalFileBackend
     from optuna.trial import FrozenTrial, Trial
 
 JOURNAL = "study.journal"
@@ -43,11 +49,47 @@ class _NoLock:
         return
 
 
+@dataclass
+class _Journal:
+    """Optuna's file, each of whose records has a hash of it."""
+
+    path: Path
+    file: JournalFileBackend
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Raises what is in ``DAMAGED``."""
+        return map(unsealed, self.file.read_logs(log_number_from))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Raises OutputError."""
+        try:
+            self.file.append_logs(list(map(sealed, logs)))
+        except OSError as error:
+            raise output_error(self.path, error) from error
+
+
+def _without_half_a_line(journal: Path) -> None:
+    """Take away what a kill or a full disk has left at the end: what is appended would become part of it.
+
+    Raises what is in ``DAMAGED``: a line is not as it was written, at which Optuna may look later only.
+    """
+    content = journal.read_bytes() if journal.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    for line in whole.splitlines():
+        unsealed(json.loads(line))
+    if whole != content:
+        write_bytes(journal, whole)
+
+
 class Study:
     """The trials so far, and the next one. One process at a time.
 
     A sampler of its own for each trial, seeded by the trial's number, makes a study that was stopped and goes on draw
     the same trials as one that was not.
+
+    Raises:
+        UsageError: its journal is damaged.
+        OutputError: it cannot be written.
     """
 
     def __init__(self, folder: Path, config: TuningConfig) -> None:
@@ -56,16 +98,19 @@ class Study:
 
         self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
-        backend = JournalFileBackend(str(folder / JOURNAL), lock_obj=_NoLock())  # type: ignore[arg-type]
-        self._study = self._optuna.create_study(
-            storage=self._optuna.storages.JournalStorage(backend),
-            study_name="tuning",
-            direction="maximize",
-            load_if_exists=True,
-            pruner=self._optuna.pruners.MedianPruner(config.prune_after_trials, config.prune_after_epochs)
-            if config.pruning
-            else self._optuna.pruners.NopPruner(),
-        )
+        path, pruners = folder / JOURNAL, self._optuna.pruners
+        with left_behind(path):
+            _without_half_a_line(path)
+            journal = _Journal(path, JournalFileBackend(str(path), lock_obj=_NoLock()))  # type: ignore[arg-type]
+            self._study = self._optuna.create_study(
+                storage=self._optuna.storages.JournalStorage(journal),  # type: ignore[arg-type]
+                study_name="tuning",
+                direction="maximize",
+                load_if_exists=True,
+                pruner=pruners.MedianPruner(config.prune_after_trials, config.prune_after_epochs)
+                if config.pruning
+                else pruners.NopPruner(),
+            )
 
     def next(self, *, evenly: bool = False) -> Trial:
         """The trial that was interrupted, with what it had drawn, or a new one; ``evenly`` ignores earlier results."""
@@ -85,9 +130,12 @@ class Study:
     def report(self, trial: Trial, step: int, figure: float) -> None:
         """A figure to compare with other trials' at the same step. Raises TrialPruned."""
         reported = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        if step in reported or not math.isfinite(figure):  # a trial that goes on reports some steps again
+        if not math.isfinite(figure):
             return
-        trial.report(figure, step)
+        if step not in reported:
+            trial.report(figure, step)
+        elif step < max(reported):  # a trial that goes on reports some steps again; the last may not have been judged
+            return
         if trial.should_prune():
             raise TrialPruned
 

@@ -13,6 +13,7 @@ import pytest
 from command_line import TINY, FinishedRun, locked, read_rows, settings, stopped_by_ctrl_c, write_rows
 
 from med_transfer.config import load_config
+from med_transfer.errors import NothingDone
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.tuning import TuneConfig
 
@@ -77,6 +78,33 @@ def test_a_search_from_a_source_that_was_replaced_is_refused(command, tuned, coh
     outcome = command(*words, *settings(f"backbone.weights={finished.bundle}"))
     assert outcome.code == 2
     assert "the folder holds a run from another source" in outcome.err
+
+
+def test_a_trial_that_was_begun_from_another_source_is_refused_without_a_journal_too(
+    command, tuned, cohort_csv, finished, tmp_path
+):
+    out = tmp_path / "search"
+    shutil.copytree(tuned.folder, out)
+    (out / "study.journal").unlink()  # as where it was damaged
+    (out / "training/0-fold-0").mkdir(parents=True, exist_ok=True)  # what a kill leaves
+    made_from = json.loads((out / "made_from.json").read_text())
+    (out / "made_from.json").write_text(json.dumps(made_from | {"source": "another"}))
+    words = settings(*SMALL, *SPACE, f"backbone.weights={finished.bundle}")
+    outcome = command("tune", cohort_csv, "-o", out, *words, "--trials", 1)
+    assert outcome.code == 2
+    assert "the folder holds a run from another source" in outcome.err
+
+
+def test_a_search_knows_whether_anybody_is_kept_apart(command, cohort_csv, tmp_path, monkeypatch):
+    def told(*given):
+        raise NothingDone(f"tested {given[-1]}")
+
+    monkeypatch.setattr("med_transfer.tuning.run.Search", told)
+    for fraction, tested in ((0, False), (0.34, True)):
+        words = settings(*SMALL, f"split.test_fraction={fraction}")
+        outcome = command("tune", cohort_csv, "-o", tmp_path / str(fraction), *words)
+        assert (outcome.code, outcome.err.splitlines()[-1]) == (3, f"error: tested {tested}.")
+        shutil.copytree(tmp_path / "0/prepared", tmp_path / "0.34/prepared", dirs_exist_ok=True)
 
 
 def test_finetune_takes_the_best_config_and_keeps_the_same_test_scans(command, tuned, cohort_csv, tmp_path):

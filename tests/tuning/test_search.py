@@ -93,6 +93,15 @@ def test_tables_tell_the_same_as_the_trials(unbroken):
     assert "mean over 2 inner folds of the macro auc" in text
 
 
+def test_where_nobody_was_kept_apart_no_finetune_of_them_is_said_to_tell(unbroken):
+    assert "Only the outer test scans of one final finetune" in as_markdown(unbroken)
+    assert "The test scans were not in it" in as_markdown(unbroken)
+    text = as_markdown(replace(unbroken, tested=False))
+    assert "none of them were kept apart, and all had a say in the choice. Only patients of another cohort can" in text
+    assert "No scan was kept apart for a test." in text
+    assert "test scans" not in text
+
+
 def test_two_strengths_of_a_trial_are_told_apart(unbroken):
     values = {"augmentation.strength": 1.094, "transfer.l2_sp.strength": 0.1602, "transfer.regularise": ("l2_sp",)}
     text = as_markdown(replace(unbroken, trials=(replace(unbroken.trials[0], number=1, values=values),)))
