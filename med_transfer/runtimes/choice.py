@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,9 +12,9 @@ import torch
 
 from med_transfer.errors import BundleError, ConfigError
 from med_transfer.model.ensemble import Ensemble
-from med_transfer.runtimes.cores import computed_by
+from med_transfer.runtimes.cores import computed_by, distinct
 from med_transfer.runtimes.engines import ENGINES, computable, core_file, missing, missing_package
-from med_transfer.runtimes.record import ExportRecord, read_exports, require_files
+from med_transfer.runtimes.record import AGAIN, EXPORT_FILE, ExportRecord, read_exports, require_files
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +86,30 @@ def choose_network(
     if not exports:
         return ChosenNetwork(network)
     folder, fastest = min(exports, key=lambda one: one[1].seconds)
+    _require_encoders(folder, fastest, network)
     require_files(folder, fastest)
     precision = computable(fastest.format, fastest.precision)
     engine, n_encoders = ENGINES[fastest.format], 1 + max(fastest.encoders)
     cores = [engine.load(folder / core_file(number, engine), precision) for number in range(n_encoders)]
     with torch.no_grad():
         return ChosenNetwork(computed_by(network, cores, fastest.encoders), fastest, precision)
+
+
+def _require_encoders(folder: Path, export: ExportRecord, network: Ensemble) -> None:
+    """Refuse one that gives fold models other encoders than the bundle does, or one of no file. Raises BundleError."""
+    files = {core_file(number, ENGINES[export.format]) for number in export.encoders}
+    if _sharing(export.encoders) != _sharing(distinct(network)[1]) or not files <= export.files.keys():
+        raise BundleError(
+            f"fold models are given encoders {list(export.encoders)}",
+            where=folder / EXPORT_FILE,
+            expected="those of the bundle",
+            action=AGAIN,
+        )
+
+
+def _sharing(encoders: Sequence[int]) -> list[int]:
+    """For each fold model the first one with its encoder, however they are numbered."""
+    return [list(encoders).index(number) for number in encoders]
 
 
 def _works(export: ExportRecord) -> bool:

@@ -230,11 +230,11 @@ def _keep(made: Path, folder: Path, record: ExportRecord, precision: Precision) 
     """Put it in its place, instead of an earlier one; one that may not be used leaves none there."""
     against = tuple(objections(record.check, precision))
     try:
+        (made / EXPORT_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if folder.exists():
             folder.rename(made.with_name("before"))  # in one step: half of it would be taken for damaged
         if against:
             return Exported(None, record, against)
-        (made / EXPORT_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
         made.rename(folder)
     except OSError as error:
         raise OutputError(f"cannot write ({error.strerror})", where=folder) from None

@@ -29,7 +29,7 @@ from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.backbones.networks.tiles import TileEncoder
 from med_transfer.bundle import load_network, read_record
 from med_transfer.bundle.signature import make_key, sign_bundle, verify_bundle
-from med_transfer.errors import BundleError, ConfigError, MissingExtra, UsageError
+from med_transfer.errors import BundleError, ConfigError, MissingExtra, OutputError, UsageError
 from med_transfer.inference import Predictor
 from med_transfer.inference.explain import explain_scans
 from med_transfer.model.classifier import Classifier
@@ -213,6 +213,17 @@ def test_a_killed_export_leaves_the_one_before_and_the_next_takes_away_what_it_l
     assert Predictor(bundle, "cpu", runtime="openvino")
 
 
+def test_an_export_that_a_full_disk_stops_leaves_the_one_before(bundle: Path, scans: Path, monkeypatch):
+    def full(path, *_, **__):
+        raise OSError(28, "No space left on device", str(path))
+
+    before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        export_bundle(bundle, "openvino", scans=scans)
+    assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
+
+
 INTERRUPTED = """
 import gc, signal, sys, threading
 from med_transfer.inference import load_bundle
@@ -253,6 +264,12 @@ def test_changed_or_foreign_exports_are_refused(bundle: Path):
         ({"schema": "2"}, "schema '2', of a newer version"),
         ({"weights_sha256": "0"}, "was exported from other weights"),
         ({"format": "tensorrt"}, "format: Input should be"),
+        (
+            {"encoders": [1]},
+            r"export.json: fold models are given encoders \[1\]; expected those of the bundle. Export it",
+        ),
+        ({"encoders": [0, 0]}, r"fold models are given encoders \[0, 0\]; expected those of the bundle"),
+        ({"seconds": 0}, "seconds: Input should be greater than 0"),
     ):
         (folder / "export.json").write_text(json.dumps(record | change))
         with pytest.raises(BundleError, match=words):
