@@ -210,13 +210,7 @@ class BundleRecord(_Record):
         Raises:
             NoAnswer: the network gave NaN or infinity.
         """
-        if not np.isfinite([*probabilities, novelty]).all():
-            raise NoAnswer(
-                "the network's output is not finite",
-                where=prediction.scan,
-                expected="numbers",
-                action="Look at the scan with med-transfer inspect; if others fail, too, train the bundle again",
-            )
+        require_answer(prediction.scan, *probabilities, novelty)
         predicted = self.operating_point.predictions(probabilities[None], self.labels)[0]
         sets, why = self.prediction_sets, self.abstains(novelty, facts or {})
         return replace(
@@ -243,3 +237,14 @@ class BundleRecord(_Record):
             share = whole_percent(limit)
             novel = {NOVELTY: Sentence("more out-of-distribution than {limit} of held-out scans", limit=share)}
         return novel | self.input_envelope.outside(facts)
+
+
+def require_answer(scan: str, *given: float) -> None:
+    """What a bundle's networks give for a scan. Raises NoAnswer: NaN or infinity is among it."""
+    if not np.isfinite(given).all():
+        raise NoAnswer(
+            "the network's output is not finite",
+            where=scan,
+            expected="numbers",
+            action="Look at the scan with med-transfer inspect; if others fail, too, train the bundle again",
+        )

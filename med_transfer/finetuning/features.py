@@ -15,6 +15,7 @@ from torch import Tensor
 from med_transfer.backbones import Encoder
 from med_transfer.backbones.networks.instances import InstanceEncoder
 from med_transfer.cohorts import ArrayCache, cache_key
+from med_transfer.errors import BackboneError
 from med_transfer.finetuning.batches import Tensors, validation_batches
 from med_transfer.finetuning.config import FinetuneConfig, FrozenRuntime
 from med_transfer.model.classifier import Classifier
@@ -67,6 +68,13 @@ class FeatureSource:
         classifier.cpu()
         for module, training in modes:  # else its training would go on without dropout, where nothing was kept
             module.training = training
+        if n_broken := int((~features.isfinite()).flatten(1).any(1).sum()):
+            raise BackboneError(
+                f"NaN or infinite features of {n_broken} of {len(features)} scans",
+                where=self.config.backbone.name,
+                expected="finite numbers",
+                action="Look whether its weights are those of this backbone (med-transfer backbones verify)",
+            )
         return features
 
     def computing(self, classifier: Classifier, tensors: Tensors, runtime: FrozenRuntime) -> Encoder:

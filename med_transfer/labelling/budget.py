@@ -28,7 +28,7 @@ from med_transfer.model.classifier import stages_from_front
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.progress import Progress, silent
 from med_transfer.selection.candidates import Candidate, Network, find_candidates
-from med_transfer.selection.measuring import joined_features
+from med_transfer.selection.measuring import joined_features, require_finite
 from med_transfer.selection.target import Groups, Target, folds_of_run, read_target
 
 __all__ = ["Budget", "BudgetSettings", "label_budget"]
@@ -71,7 +71,19 @@ def label_budget(
         log.warning("%s: there will be a curve, but no forecast: %s", ", ".join(names), reason)
     measure = _by_finetuning if settings.finetune else _by_probe
     with sole_writer(out, "a label budget"):
-        predictions, target, backbone = measure(cohort, config, settings, out, progress)
+        budget = _budget(settings, out, progress, *measure(cohort, config, settings, out, progress))
+        write_budget(budget)
+    return budget
+
+
+def _budget(
+    settings: BudgetSettings,
+    out: Path,
+    progress: Progress,
+    predictions: SubsetPredictions,
+    target: Target,
+    backbone: str,
+) -> Budget:
     curves = curve_samples(predictions, settings.measure, settings.n_draws, settings.seed)
     chosen = [curve for curve in curves if settings.speaks_of(curve.name)]
     forecasts = []
@@ -79,7 +91,7 @@ def label_budget(
         progress("forecasts", done, len(chosen), curve.name)
         forecasts.append(forecast(curve, settings.target, settings.multiple))
     progress("forecasts", len(chosen), len(chosen))
-    budget = Budget(
+    return Budget(
         settings=settings,
         forecasts=tuple(forecasts),
         backbone=backbone,
@@ -90,8 +102,6 @@ def label_budget(
         folder=out,
         failed=target.failed,
     )
-    write_budget(budget)
-    return budget
 
 
 def without_forecast(cohort: Cohort, config: FinetuneConfig, settings: BudgetSettings) -> dict[str, list[str]]:
@@ -134,6 +144,7 @@ def _by_probe(
     stages = stages_from_front(backbone.pooled_stages or spec.pooled_stages, len(spec.stage_channels), spec.name)
     groups = _groups(resolve_preprocessing(spec, config), candidate.network)
     target = _target_without_leak(candidate.weights, cohort, config, groups, out, progress)
+    require_finite(candidate.name, target.features[candidate.network.key], target.cohort)
     features = joined_features(target.features[candidate.network.key], stages)
     progress("linear probes", 0, 1)
     plan = curve_plan(target.cohort, target.folds, settings)

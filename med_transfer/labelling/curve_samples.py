@@ -48,7 +48,7 @@ class CurveSamples:
 
     Attributes:
         name: a class, or ``all classes``.
-        patients: that were learned from [size], rising: of the class, or in all.
+        patients: that were learned from [size], rising, above 0: of the class, or in all.
         values: performance [size] in [0, 1], mean over the repeats; NaN where there is no case.
         draws: the same [draw, size] as other patients, judged and learned from, might have given it.
         labelled: patients with labels in all folds: of the class, or in all.
@@ -128,11 +128,12 @@ def _learning_deviations(
 
 
 def _rising(samples: CurveSamples) -> CurveSamples:
-    """One point for sizes that hold equally many patients of a class, their mean."""
+    """One point for sizes that hold equally many patients of a class, their mean; none for those that hold none."""
     sizes, groups = distinct_sizes(samples.patients)
     weights = np.eye(len(sizes))[groups]
-    weights /= weights.sum(axis=0)
-    return CurveSamples(samples.name, sizes, samples.values @ weights, samples.draws @ weights, samples.labelled)
+    weights = (weights / weights.sum(axis=0))[:, sizes > 0]
+    values, draws = samples.values @ weights, samples.draws @ weights
+    return CurveSamples(samples.name, sizes[sizes > 0], values, draws, samples.labelled)
 
 
 def _by_repeat(predictions: SubsetPredictions, measure: Measure, weights: NDArray[np.float64]) -> NDArray[np.float64]:

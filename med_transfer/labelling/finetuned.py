@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,12 +96,12 @@ def divisible(cohort: Cohort, config: FinetuneConfig, plan: CurvePlan) -> CurveP
     Raises:
         TooFewPatients: there is none.
     """
-    refusal: TooFewPatients | None = None
+    refusal, divided = None, _network_alone(config).split
     for smallest in range(plan.smallest, len(set(cohort.patients))):
         larger = replace(plan, smallest=smallest)
         try:
             for subset in training_subsets(cohort.truth, cohort.patients, larger):
-                split_cohort(_subset_cohort(cohort, subset), config.split)
+                split_cohort(_subset_cohort(cohort, subset), divided)
             return larger
         except TooFewPatients as error:
             refusal = refusal or error
@@ -114,7 +116,9 @@ def _share_prepared_scans(run: Path, folder: Path) -> None:
     shared.mkdir(parents=True, exist_ok=True)
     run.mkdir(parents=True, exist_ok=True)
     if not prepared.exists():
-        prepared.symlink_to(shared.resolve(), target_is_directory=True)
+        with suppress(OSError):  # on a drive without links each run reads its own
+            prepared.unlink(missing_ok=True)  # the link of a folder that was moved, from before they were relative
+            prepared.symlink_to(os.path.relpath(shared, run), target_is_directory=True)
 
 
 def _predict(bundle: Path, cohort: Cohort, folder: Path) -> NDArray[np.float64]:

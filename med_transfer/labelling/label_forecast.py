@@ -90,7 +90,11 @@ def _too_few(samples: CurveSamples, draws: NDArray[np.float64]) -> str:
 
 
 def too_few_sizes(sizes: NDArray[np.float64]) -> str:
-    """Why a curve of these numbers of patients, rising, foretells nothing whatever is measured; empty where it may."""
+    """Why a curve of these numbers of patients, rising, foretells nothing whatever is measured; empty where it may.
+
+    No patient is no point of it.
+    """
+    sizes = sizes[sizes > 0]
     if len(sizes) < _LEAST_SIZES:
         return f"{len(sizes)} sizes of training set; a curve of {PARAMETERS} parameters takes at least {_LEAST_SIZES}"
     if sizes[-1] < _LEAST_SPAN * sizes[0]:

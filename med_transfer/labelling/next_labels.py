@@ -72,8 +72,8 @@ def next_labels(
         progress: told how far it is.
 
     Raises:
-        UsageError: ``n`` or ``out_of_distribution_above`` out of range; ``out`` is a table of other columns, as one
-            that a user has labelled, or the one that is read.
+        UsageError: ``n`` or ``out_of_distribution_above`` out of range; a table to write is there with other columns,
+            as one that a user has labelled, or is the one that is read.
         BundleError: no bundle there.
         ScanNotFound: no scan there.
         CohortError: the table cannot be read.
@@ -85,21 +85,25 @@ def next_labels(
     if out_of_distribution_above is not None and not 0 <= out_of_distribution_above <= 1:
         raise UsageError(f"novelty limit {out_of_distribution_above}", expected="from 0 to 1")
     out = Path(out)
-    refuse_to_lose(out, _COLUMNS, Path(scans))
+    left_out, strange = (out.with_name(f"{out.stem}-{what}.csv") for what in ("left-out", "strange"))
+    for table, columns in (
+        (out, _COLUMNS),
+        (left_out, _LEFT_OUT_COLUMNS),
+        (strange, _OUT_OF_DISTRIBUTION_COLUMNS),
+    ):
+        refuse_to_lose(table, columns, Path(scans))
     predictor = bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
     items, _ = scans_to_predict(scans, predictor.record.preprocessing)
     usable, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
-    left_out = out.with_name(f"{out.stem}-left-out.csv")
     write_csv(left_out, _LEFT_OUT_COLUMNS, [{name: getattr(one, name) for name in _LEFT_OUT_COLUMNS} for one in failed])
     untrained = _not_trained_on(usable, predictor.record)
     limit = _limit(predictor.record, out_of_distribution_above)
     in_distribution = [scan for scan in untrained if scan.seen.novelty <= limit]
     beyond_limit = (scan for scan in untrained if scan.seen.novelty > limit)
     out_of_distribution = sorted(beyond_limit, key=lambda scan: -scan.seen.novelty)
-    out_of_distribution_table = out.with_name(f"{out.stem}-strange.csv")
     if untrained:
         write_csv(
-            out_of_distribution_table,
+            strange,
             _OUT_OF_DISTRIBUTION_COLUMNS,
             [_out_of_distribution_row(scan, limit) for scan in out_of_distribution],
         )
@@ -110,7 +114,7 @@ def next_labels(
             left_out,
             len(usable) - len(untrained),
             len(out_of_distribution),
-            out_of_distribution_table,
+            strange,
         )
     chosen = _choose(in_distribution, predictor.record, n, seed)
     rows = [
@@ -120,7 +124,7 @@ def next_labels(
     write_csv(out, _COLUMNS, rows)
     return NextLabels(
         table=out,
-        out_of_distribution=out_of_distribution_table,
+        out_of_distribution=strange,
         n_chosen=len(chosen),
         n_out_of_distribution=len(out_of_distribution),
         n_trained_on=len(usable) - len(untrained),

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from med_transfer.bundle.record import require_answer
 from med_transfer.cohorts import ArrayCache, Images, cache_key, without_prediction
 from med_transfer.cohorts.input_facts import input_facts
 from med_transfer.errors import ScanError
@@ -109,6 +110,7 @@ def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:
         series_uid=item.case.series_uid or scans["scan"].provenance.series_uid,
         study_uid=scans["scan"].provenance.study_uid,
     )
+    require_answer(item.case.scan, *seen.features, *seen.probabilities, seen.novelty)
     arrays, record = ({name: getattr(seen, name) for name in names} for names in (_ARRAYS, _RECORDED))
     ArrayCache(cache).write(key, arrays, record)
     return seen

@@ -13,7 +13,7 @@ import torch
 from med_transfer.atomic import sole_writer
 from med_transfer.bundle.provenance import seen_in_training, source_provenance
 from med_transfer.cohorts import Cohort, Images, split_cohort
-from med_transfer.errors import ConfigError, PatientLeak
+from med_transfer.errors import BackboneError, ConfigError, PatientLeak
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.config import BackboneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
@@ -29,6 +29,7 @@ from med_transfer.selection.measuring import (
     layers_of,
     measure_layers,
     over_labels,
+    require_finite,
 )
 from med_transfer.selection.ranking import RankingCriteria, rank
 from med_transfer.selection.reasons import recommend, worth_a_try
@@ -80,6 +81,7 @@ def select(
     with sole_writer(out, "a ranking of backbones"):
         target = read_target(cohort, config, groups, out / "cache", progress)
         candidates = _without_leaks(candidates, target.cohort, target.hashes)
+        candidates = _answering(candidates, target, named=names is not None)
         controls: dict[str, list[MeasuredLayer]] = {}
         scores = []
         for number, candidate in enumerate(candidates.ready, start=1):
@@ -169,6 +171,24 @@ def _without_leaks(candidates: Candidates, cohort: Cohort, hashes: Sequence[Imag
             expected="a source that never saw these patients",
             action="Nothing else is left to rank; give other weights",
         )
+    return Candidates(tuple(ready), left_out)
+
+
+def _answering(candidates: Candidates, target: Target, *, named: bool) -> Candidates:
+    """Without those that nobody named or gave and that give NaN or infinity for a scan.
+
+    Raises:
+        BackboneError: one that was named or given does, or all do.
+    """
+    ready, left_out = [], dict(candidates.left_out)
+    for candidate in candidates.ready:
+        try:
+            require_finite(candidate.name, target.features[candidate.network.key], target.cohort)
+            ready.append(candidate)
+        except BackboneError as error:
+            if named or candidate.weights is not None or (candidate is candidates.ready[-1] and not ready):
+                raise
+            left_out[candidate.name] = str(error)
     return Candidates(tuple(ready), left_out)
 
 

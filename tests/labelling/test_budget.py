@@ -14,6 +14,7 @@ from command_line import TINY, locked, read_rows, settings, write_rows
 from PIL import Image
 from safetensors.torch import save_file
 
+from med_transfer.atomic import LOCK_FILE
 from med_transfer.backbones import load_backbone
 from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
 from med_transfer.config import load_config
@@ -21,6 +22,7 @@ from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.finetuning.run import load_source
 from med_transfer.labelling import BudgetSettings, finetuned, label_budget
+from med_transfer.labelling.budget import without_forecast
 from med_transfer.labelling.curve_samples import CurveSamples, curve_samples
 from med_transfer.labelling.finetuned import start_of_finetuning
 from med_transfer.labelling.label_forecast import Forecast
@@ -220,6 +222,60 @@ def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv,
     assert again.code == 0, again.err
     assert json.loads(again.out)["forecasts"] == record["forecasts"]
     assert trained == {path: path.stat().st_mtime_ns for run in runs for path in run.glob("training/*/*")}
+
+
+def test_a_config_that_repeats_its_cross_validation_is_measured_by_fine_tuning_too(cohort_csv):
+    split = {"folds": 2, "test_fraction": 0, "repeats": 3}
+    config = FinetuneConfig.model_validate({"backbone": {"name": NAME}, "split": split})
+    asked = BudgetSettings(finetune=True, smallest=3, n_sizes=2)
+    assert [*without_forecast(Cohort.read(cohort_csv), config, asked).values()] == [
+        ["ground-glass", "part-solid", "solid"]
+    ]
+
+
+def test_runs_of_a_folder_that_was_moved_go_on_with_its_prepared_scans(tmp_path):
+    before, run = tmp_path / "before", Path("runs/repeat-0/fold-1/patients-24")
+    finetuned._share_prepared_scans(before / run, before / "runs")
+    (before / "runs/prepared/scan").touch()
+    moved = before.rename(tmp_path / "moved")
+    finetuned._share_prepared_scans(moved / run, moved / "runs")
+    assert (moved / run / "prepared/scan").exists()
+    link = moved / run / "prepared"
+    link.unlink()
+    link.symlink_to(tmp_path / "before/runs/prepared")  # as earlier versions did
+    finetuned._share_prepared_scans(moved / run, moved / "runs")
+    assert (moved / run / "prepared/scan").exists()
+
+
+def test_where_no_links_can_be_made_each_run_reads_its_own_scans(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refused)
+    finetuned._share_prepared_scans(tmp_path / "run", tmp_path)
+    assert not (tmp_path / "run/prepared").exists()
+
+
+def test_no_other_job_writes_to_the_folder_until_the_budget_is_written(
+    measured, cohort_csv, weights, tmp_path, monkeypatch
+):
+    shutil.copytree(measured[0] / "cache", tmp_path / "out/cache")
+    written = []
+
+    def write(budget):
+        assert (budget.folder / LOCK_FILE).exists()
+        written.append(budget)
+
+    monkeypatch.setattr("med_transfer.labelling.budget.write_budget", write)
+    config = FinetuneConfig.model_validate(
+        {
+            "backbone": {"name": NAME, "weights": weights},
+            "input": {"shape": [16, 16, 16], "region": "roi", "spacing_mm": [2, 2, 2]},
+            "split": {"folds": 3, "test_fraction": 0},
+        }
+    )
+    settings_ = BudgetSettings(repeats=2, smallest=4, n_sizes=3, n_draws=20)
+    assert [label_budget(Cohort.read(cohort_csv), config, tmp_path / "out", settings_)] == written
 
 
 # What is wrong is said

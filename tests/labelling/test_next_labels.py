@@ -14,6 +14,7 @@ from pydicom import dcmread
 from scipy.stats import entropy
 from tiny_bundle import tiny_bundle, write_scan
 
+from med_transfer.errors import UsageError
 from med_transfer.inference import load_bundle
 from med_transfer.labelling.next_labels import next_labels
 from med_transfer.phantoms import write_dicom_series
@@ -132,6 +133,36 @@ def test_a_second_call_reads_no_scan_and_a_damaged_one_is_counted(command, finis
     monkeypatch.setattr("med_transfer.cohorts.preparation.isolated", only_the_broken)
     assert command(*words, "-o", tmp_path / "next.csv").code == 1
     assert (tmp_path / "next.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["strange", "left-out"])
+def test_a_table_beside_it_that_a_user_has_labelled_or_gives_is_not_written_over(tmp_path, what):
+    bundle, scans = tiny_bundle(tmp_path / "bundle"), tmp_path / "scans"
+    write_scan(scans / "good.nii")
+    beside = write_rows(tmp_path / f"next-{what}.csv", [{"scan": "scans/good.nii", "patient": "1", "label": "benign"}])
+    with pytest.raises(UsageError, match=f"next-{what}.csv: a table is there, whose columns .*label.* would be lost"):
+        next_labels(bundle, scans, tmp_path / "next.csv")
+    write_rows(beside, [{"scan": "scans/good.nii", "series_uid": "", "reason": ""}])
+    with pytest.raises(UsageError, match=f"next-{what}.csv: the file that is read is the one to write"):
+        next_labels(bundle, beside, tmp_path / "next.csv")
+    assert not (tmp_path / "next.csv").exists()
+
+
+def test_a_scan_that_the_bundle_has_no_answer_for_is_listed_and_not_lost(tmp_path, monkeypatch):
+    bundle, scans = load_bundle(tiny_bundle(tmp_path / "bundle"), "cpu"), tmp_path / "scans"
+    for number in range(2):
+        write_scan(scans / f"{number}.nii", number)
+    answer, calls = type(bundle.network).predict_features, []
+
+    def once_nan(network, features, images):
+        probabilities, novelty = answer(network, features, images)
+        calls.append(images)
+        return probabilities, novelty * (np.nan if len(calls) == 1 else 1)
+
+    monkeypatch.setattr(type(bundle.network), "predict_features", once_nan)
+    found = next_labels(bundle, scans, tmp_path / "next.csv", out_of_distribution_above=1)
+    assert [(one.scan, "output is not finite" in one.reason) for one in found.failed] == [("0.nii", True)]
+    assert [row["scan"] for row in read_rows(tmp_path / "next.csv")] == ["1.nii"]
 
 
 def test_each_series_of_a_folder_that_cannot_be_used_is_listed(tmp_path):

@@ -12,6 +12,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from med_transfer.errors import TooFewPatients
 from med_transfer.labelling.curve_samples import SubsetPredictions, _learning_deviations, curve_samples
+from med_transfer.labelling.label_forecast import forecast, too_few_sizes
 from med_transfer.labelling.nested_subsets import geometric_sizes, nested_order, patient_strata
 from med_transfer.labelling.probe_curve import CurvePlan, probe_curve, training_subsets
 from med_transfer.predictions.labels import Labels
@@ -113,6 +114,21 @@ def test_sizes_with_equally_many_of_a_class_are_one_point(cohort):
     assert first.patients.tolist() == [2, 3]
     assert first.values == pytest.approx([(each[0][0] + each[1][0]) / 2, each[2][0]])
     assert last.values == pytest.approx([np.mean([one[2] for one in each])])
+
+
+def test_a_class_that_the_smallest_subsets_lack_has_a_curve_of_the_others(cohort):
+    """As a finding whose patients all have a rarer one, too."""
+    _, truth, patients = cohort
+    learned = np.array([[[0, 1, 2], [1, 2, 3], [2, 3, 4], [4, 6, 8], [8, 9, 9]]], dtype=float)
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(3), size=(1, 5, 72))
+    judged = SubsetPredictions(learned, learned.sum(-1), probabilities, truth, tuple(patients), LABELS)
+    first = curve_samples(judged, "sensitivity", 20)[0]
+    assert first.patients.tolist() == [1, 2, 4, 8]
+    each = [recall_score(truth.argmax(1), one.argmax(1), average=None)[0] for one in probabilities[0]]
+    assert first.values == pytest.approx(each[1:])
+    assert forecast(first, 0.9).outcome != "too few points"
+    assert too_few_sizes(learned[0, :, 0]) == ""
+    assert too_few_sizes(learned[0, :4, 0]).startswith("3 sizes of training set")
 
 
 def test_draws_hold_what_learning_from_other_patients_might_change():

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import TINY, read_rows, settings, write_rows
+from safetensors.torch import save_file
 
 import med_transfer as mt
+from med_transfer.backbones import load_backbone
 from med_transfer.bundle import load_network
 from med_transfer.cli.select import next_command
 from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
@@ -122,6 +124,29 @@ def test_one_validation_part_is_no_cross_validation(command, target_csv, random_
     record = json.loads(outcome.out)
     split = split_cohort(Cohort.read(target_csv), SPLIT.model_copy(update={"kind": "holdout", "val_fraction": 0.34}))
     assert (record["n_scans"], record["n_folds"]) == (len(split.development), 3)
+
+
+@pytest.fixture(scope="module")
+def overflowing(tmp_path_factory) -> Path:
+    """Finite weights whose products are not."""
+    path = tmp_path_factory.mktemp("overflowing") / "w.safetensors"
+    state = load_backbone(NAME, seed=5).encoder.state_dict()
+    save_file({name: t * 1e30 if t.ndim > 1 else t.contiguous() for name, t in state.items()}, path)
+    return path
+
+
+def test_a_network_that_gives_no_numbers_is_named(command, target_csv, overflowing, tmp_path):
+    outcome = command(*words(target_csv, tmp_path, overflowing))
+    assert outcome.code == 2
+    assert f"{NAME} ({overflowing}): NaN or infinite features of 12 of 12 scans, the first is " in outcome.err
+    budget = ("labels", "budget", target_csv, "-o", tmp_path / "budget", "--backbone", NAME, "--weights", overflowing)
+    outcome = command(*budget, *settings(*TINY, "input.region=whole"))
+    assert outcome.code == 2
+    assert f"{NAME} ({overflowing}): NaN or infinite features of 12 of 12 scans" in outcome.err
+    run = ("finetune", target_csv, "-o", tmp_path / "run", *settings(*TINY, f"backbone.weights={overflowing}"))
+    outcome = command(*run, *settings("transfer.strategy=linear_probe", "from_scratch_baseline=false"))
+    assert outcome.code == 2
+    assert f"error: {NAME}: NaN or infinite features of" in outcome.err
 
 
 def test_a_second_call_reads_no_scan(command, target_csv, other_weights, tmp_path, monkeypatch):
