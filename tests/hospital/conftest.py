@@ -35,7 +35,7 @@ def nothing_is_left_running() -> Iterator[None]:
     """A thread or process that a test leaves behind would keep the whole run from ending."""
     before = set(threading.enumerate())
     yield
-    until(lambda: not [t for t in threading.enumerate() if t not in before and not t.daemon], 20)
+    until(lambda: not [t for t in threading.enumerate() if t not in before and not t.daemon])
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def node_config(tmp_path: Path) -> Callable[..., NodeConfig]:
             "folder": tmp_path / "state",
             "port": free_port(),
             "callers": [{"ae_title": "CT1", "address": "127.0.0.1"}],
-            "limits": {"disk_free_gib": 0.0, "network_seconds": 3.0},
+            "limits": {"disk_free_gib": 0.0},
             "study": {"quiet_seconds": 0.3, "keep_days": None},
         }
         return NodeConfig.model_validate(own | settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,14 +34,28 @@ DCMTK = shutil.which("storescu", path=_ELSEWHERE)
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
+def _ports() -> Iterator[int]:
+    """Below those that the system gives away, else a connection has one before its server; each process begins
+    elsewhere."""
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first, end = 12_000, int(given.read_text().split()[0]) if given.exists() else 32_768
+    return (first + (997 * os.getpid() + number) % (end - first) for number in itertools.count())
+
+
+_PORTS = _ports()
+
+
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+    """That nobody has, and nobody is given: for a server that will start later, or for none."""
+    for port in _PORTS:
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0) -> object:
-    """What the condition gives as soon as it is true."""
+def until(condition: Callable[[], object], seconds: float = 240.0) -> object:
+    """What the condition gives as soon as it is true; the time is for a machine that is busy with other things."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "waited in vain"
@@ -59,7 +74,7 @@ def series(folder: Path, patient: str = "P-0001", study: int = 1, series: int = 
 def storescu(port: int, *files: Path, calling: str = "CT1", called: str = "MEDTRANSFER", more: Iterable[str] = ()):
     """dcmtk's sender; what it said and its exit code."""
     command = [str(DCMTK), "-aet", calling, "-aec", called, *more, "127.0.0.1", str(port), *map(str, files)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 def echoscu(port: int, calling: str = "CT1", called: str = "MEDTRANSFER", more: Iterable[str] = ()) -> bool:
@@ -73,7 +88,7 @@ def echoscu(port: int, calling: str = "CT1", called: str = "MEDTRANSFER", more: 
         "127.0.0.1",
         str(port),
     ]
-    return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode == 0
+    return subprocess.run(command, capture_output=True, timeout=240, check=False).returncode == 0
 
 
 def answers(port: int) -> bool:
@@ -107,7 +122,7 @@ class Orthanc:
     http: int
 
     def get(self, path: str, *, text: bool = False):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}{path}", timeout=120) as answer:
             return answer.read().decode() if text else json.loads(answer.read())
 
     def know_node(self, port: int) -> None:
@@ -117,11 +132,11 @@ class Orthanc:
     def send(self, method: str, path: str, body: object) -> None:
         """One request, which must succeed."""
         where, content = f"http://127.0.0.1:{self.http}{path}", json.dumps(body).encode()
-        with urllib.request.urlopen(urllib.request.Request(where, content, method=method), timeout=20):
+        with urllib.request.urlopen(urllib.request.Request(where, content, method=method), timeout=120):
             pass
 
     def file(self, instance: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/instances/{instance}/file", timeout=20) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http}/instances/{instance}/file", timeout=120) as answer:
             return answer.read()
 
 
@@ -150,11 +165,11 @@ def orthanc(
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([ORTHANC, str(path)], stdout=log, stderr=log)  # pyright: ignore
     try:
-        until(lambda: _answers(pacs), 60)
+        until(lambda: _answers(pacs))
         yield pacs
     finally:
         process.kill()  # it takes seconds to end by itself, and what it has is on the disk
-        process.wait(20)
+        process.wait()
 
 
 def _answers(pacs: Orthanc) -> bool:

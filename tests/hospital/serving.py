@@ -20,7 +20,7 @@ def written(folder: Path, port: int, pacs: int, /, **settings: object) -> Path:
         "port": port,
         "callers": [{"ae_title": "CT1", "address": "127.0.0.1"}],
         "destinations": [{"ae_title": "ORTHANC", "address": "127.0.0.1", "port": pacs, "storage_commitment": True}],
-        "limits": {"disk_free_gib": 0, "network_seconds": 10},
+        "limits": {"disk_free_gib": 0},
         "study": {"quiet_seconds": 600},  # every study is announced: no test waits, or is too slow, for it
         "results": {"heat_map": "off"},  # its own tests are elsewhere, and it takes most of the time
         "retries": {"first_seconds": 0.5, "longest_seconds": 2, "commitment_seconds": 5},
@@ -38,10 +38,10 @@ def serving(bundle: Path, config: Path, port: int) -> Iterator[subprocess.Popen]
     with (config.parent / "serve.log").open("a") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     try:
-        until(lambda: process.poll() is not None or answers(port), 240)
+        until(lambda: process.poll() is not None or answers(port))
         assert process.poll() is None, (config.parent / "serve.log").read_text()
         yield process
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(60)
+            process.wait(240)

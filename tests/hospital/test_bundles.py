@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import time
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from peers import free_port, series
 from pydicom import dcmread
 from pynetdicom import AE, StoragePresentationContexts, evt
+from pynetdicom.association import Association
 from tiny_bundle import tiny_bundle
 
 from med_transfer.bundle import read_record
@@ -218,15 +220,21 @@ def test_an_answer_that_a_late_image_takes_away_is_taken_back(node_config, first
     node.queue.close()
 
 
-def test_what_a_pacs_took_without_an_answer_is_taken_back_too(node_config, first_bundle, tmp_path):
+def test_what_a_pacs_took_without_an_answer_is_taken_back_too(node_config, first_bundle, tmp_path, monkeypatch):
     """A PACS that is slow to answer has the report, although the node waits to send it again."""
     stored: list[str] = []
+    given_up, associate = threading.Event(), AE.associate
 
     def take(event: evt.Event) -> int:
         stored.append(str(event.dataset.SOPInstanceUID))
-        time.sleep(1)
+        given_up.wait(240)
         return 0
 
+    def patient(self: AE, *given: Any, **named: Any) -> Association:
+        self.acse_timeout = self.connection_timeout = 240  # to get there; the node's own time is for the answer alone
+        return associate(self, *given, **named)
+
+    monkeypatch.setattr(AE, "associate", patient)
     port = free_port()
     config = node_config(
         destinations=[{"ae_title": "PACS", "address": "127.0.0.1", "port": port}],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import io
 import json
 import re
 import socket
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +61,9 @@ class Serving:
 
     def __exit__(self, *_: object) -> None:
         self._server.close()
+        del self._server
+        with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+            gc.collect()  # connections of senders that keep TLS open; else another test is told of them
 
 
 def posted(url: str, *contents: bytes, token: str = TOKEN, kind: str = "multipart/related", boundary: str = "=edge"):
@@ -69,7 +74,7 @@ def posted(url: str, *contents: bytes, token: str = TOKEN, kind: str = "multipar
         "Authorization": f"Bearer {token}",
         "Content-Type": f'{kind}; type="application/dicom"; boundary={boundary}',
     }
-    return requests.post(url, body, headers=headers, timeout=20)
+    return requests.post(url, body, headers=headers, timeout=240)
 
 
 def test_parts_are_taken_or_not_each_by_itself(node_config, queue, token, tmp_path):
@@ -104,15 +109,18 @@ def test_parts_are_taken_or_not_each_by_itself(node_config, queue, token, tmp_pa
 
 
 def test_too_much_is_not_taken(node_config, queue, token):
-    limits = {"disk_free_gib": 0, "network_seconds": 0.3, "instance_mib": 0.001}
-    with Serving(node_config(limits=limits), queue, token=token) as server:
+    with Serving(node_config(limits={"disk_free_gib": 0, "instance_mib": 0.001}), queue, token=token) as server:
         assert posted(f"{server.url}/studies", b"x" * 2000).status_code == 413
-        with socket.create_connection(("127.0.0.1", server.settings.port), timeout=10) as slow:
-            slow.sendall(
-                f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
-                'Content-Length: 900\r\nContent-Type: multipart/related; boundary="=edge"\r\n\r\n--=edge\r\n'.encode()
-            )
-            assert b" 408 " in slow.recv(100)
+    hasty = node_config(limits={"disk_free_gib": 0, "network_seconds": 0.3})
+    with (
+        Serving(hasty, queue, token=token) as server,
+        socket.create_connection(("127.0.0.1", server.settings.port), timeout=240) as slow,
+    ):
+        slow.sendall(
+            f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+            'Content-Length: 900\r\nContent-Type: multipart/related; boundary="=edge"\r\n\r\n--=edge\r\n'.encode()
+        )
+        assert b" 408 " in slow.recv(100)
     with Serving(node_config(limits={"disk_free_gib": 1e9}), queue, token=token) as server:
         assert posted(f"{server.url}/studies", b"x").status_code == 503
     assert queue.counts() == {}
@@ -148,10 +156,11 @@ def test_a_client_certificate_lets_in(node_config, queue, tmp_path):
     (file,) = series(tmp_path / "scan", slices=1)
     with Serving(node_config(), queue, certificate=node_pem, key=node_key, trusted=both) as server:
         own = {"kind": "dicomweb", "url": server.url, "trusted": node_pem}
+        refused = ("rejected", "unreachable", "no_answer")  # TLS 1.3: the sender may have begun when it is told
         for settings, answer in (
             ({"certificate": ct_pem, "key": ct_key}, ("",)),
-            ({"certificate": expired_pem, "key": expired_key}, ("rejected", "unreachable")),
-            ({}, ("rejected", "unreachable")),
+            ({"certificate": expired_pem, "key": expired_key}, refused),
+            ({}, refused),
         ):
             sender = WebPacs(node_config(), WebPeer.model_validate(own | settings), queue)
             assert sender.store(dcmread(file)) in answer
@@ -194,11 +203,11 @@ def test_orthanc_sends_what_is_stable_by_the_recipe_and_again_for_nothing(node_c
         known = {"Url": server.url, "HttpHeaders": {"Authorization": f"Bearer {TOKEN}"}}
         pacs.send("PUT", "/dicom-web/servers/node", known)
         storescu(pacs.dicom, *files, called="ORTHANC")
-        until(lambda: len(queue.images_here(study_id(str(image.StudyInstanceUID)))) == 3, 60)
-        until(lambda: len(done_jobs(pacs)) == len(pacs.get("/jobs")), 60)
+        until(lambda: len(queue.images_here(study_id(str(image.StudyInstanceUID)))) == 3)
+        until(lambda: len(done_jobs(pacs)) == len(pacs.get("/jobs")))
         before = done_jobs(pacs)
         storescu(pacs.dicom, tmp_path / "page.dcm", called="ORTHANC")  # as the node's own would come
-        until(lambda: done_jobs(pacs) - before, 60)
+        until(lambda: done_jobs(pacs) - before)
     assert [study.revision for study in queue.studies() if study.study_uid == image.StudyInstanceUID] == [1]
     assert dict(queue.reasons()) == {}
 

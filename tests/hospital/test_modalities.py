@@ -80,7 +80,7 @@ def test_from_the_modality_to_a_report(
     node.start()
     try:
         assert storescu(config.port, *images).returncode == 0
-        until(lambda: node.queue.counts() == {"predicted": 1}, 60)
+        until(lambda: node.queue.counts() == {"predicted": 1})
     finally:
         node.stop()
     by_kind = {dcmread(path).Modality: path for path in (config.folder / "results").iterdir()}

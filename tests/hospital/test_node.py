@@ -54,18 +54,18 @@ def test_from_the_modality_to_the_pacs_through_a_kill(bundle, server, tmp_path):
     config = written(tmp_path, port, pacs_port, workitems=workitems)
     queue = Queue(read_node_config(config).queue_file)
     with serving(bundle, config, port) as node:  # the PACS is down
-        until(lambda: server.state(asked) == "IN PROGRESS", 120)
+        until(lambda: server.state(asked) == "IN PROGRESS")
         for scan in files[:3]:
             announce(port, scan)
             assert storescu(port, *scan).returncode == 0
-        until(lambda: "predicted" in queue.counts(), 240)
+        until(lambda: "predicted" in queue.counts())
         announce(port, files[3])
         assert storescu(port, *files[3][:5]).returncode == 0
         node.send_signal(signal.SIGKILL)
         node.wait(20)
     with orthanc(tmp_path / "pacs", port, pacs_port) as pacs, serving(bundle, config, port) as node:
         assert storescu(port, *files[3]).returncode == 0  # the modality sends all of it again
-        until(lambda: queue.counts() == {"committed": 4} and server.state(asked) == "COMPLETED", 240)
+        until(lambda: queue.counts() == {"committed": 4} and server.state(asked) == "COMPLETED")
         said = results(pacs)
         assert sorted(tags["Modality"] for tags in said) == ["OT"] * 4 + ["SR"] * 4
         expected = {str(dcmread(scan[0]).StudyInstanceUID): str(dcmread(scan[0]).PatientID) for scan in files}
@@ -123,9 +123,9 @@ def test_what_a_pacs_took_before_a_kill_is_taken_back_when_a_late_image_comes(bu
     with serving(bundle, config, port):
         announce(port, [*scan, tmp_path / "late.dcm"])
         assert storescu(port, tmp_path / "late.dcm").returncode == 0
-        until(lambda: [study for study in queue.studies("predicted") if study.revision > 1], 240)
+        until(lambda: [study for study in queue.studies("predicted") if study.revision > 1])
         with taking(pacs_port) as taken:
-            until(lambda: queue.counts() == {"sent": 1}, 240)
+            until(lambda: queue.counts() == {"sent": 1})
     (second,) = taken
     (named,) = second.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert named.ReferencedSOPInstanceUID == first.SOPInstanceUID != second.SOPInstanceUID
@@ -155,10 +155,10 @@ def test_a_late_series_supersedes_and_shadow_sends_nothing(bundle, tmp_path):
         with working(config, bundle) as node:
             announce(port, first)
             storescu(port, *first)
-            until(lambda: node.queue.counts() == {"committed": 1}, 120)
+            until(lambda: node.queue.counts() == {"committed": 1})
             announce(port, late)
             storescu(port, *late)
-            until(lambda: [study for study in node.queue.studies("committed") if study.revision > 1], 120)
+            until(lambda: [study for study in node.queue.studies("committed") if study.revision > 1])
             reports = [tags for tags in results(pacs) if tags["Modality"] == "SR"]
             assert len({tags["SeriesInstanceUID"] for tags in reports}) == 1
             earlier, later = sorted(reports, key=lambda tags: int(tags["InstanceNumber"]))
@@ -175,9 +175,9 @@ def test_a_late_series_supersedes_and_shadow_sends_nothing(bundle, tmp_path):
         asking = {"shadow": True, "pacs": by_dicom, "study": {"quiet_seconds": 0.5}}
         with working(written(tmp_path, port, pacs_port, **asking), bundle) as node:
             storescu(port, *other[:5])
-            until(lambda: [study.reason for study in node.queue.studies("received")] == ["missing_3"], 60)
+            until(lambda: [study.reason for study in node.queue.studies("received")] == ["missing_3"])
             storescu(port, *other)
-            until(lambda: node.queue.counts() == {"committed": 1, "predicted": 1}, 120)
+            until(lambda: node.queue.counts() == {"committed": 1, "predicted": 1})
             assert node.queue.to_send(waiting.destination, time.time()) == [waiting]
         assert len(pacs.get("/instances")) == count
 
@@ -195,11 +195,11 @@ def test_the_pacs_gets_a_report_in_place_of_that_of_a_route_that_is_no_more(bund
         with working(path, None) as node:
             announce(port, scan)
             storescu(port, *scan)
-            until(lambda: node.queue.counts() == {"committed": 1}, 120)
+            until(lambda: node.queue.counts() == {"committed": 1})
         path = written(tmp_path, port, pacs_port, routes=routes[:1], results=reports)
         with working(path, None) as node:
             assert command("node", "withdraw", "-c", path, "--route", "chest").code == 0
-            until(lambda: len(results(pacs)) == 3 and node.queue.counts() == {"committed": 1}, 120)
+            until(lambda: len(results(pacs)) == 3 and node.queue.counts() == {"committed": 1})
         said = sorted(results(pacs), key=lambda tags: "route-removed" in str(tags))
         assert ["route-removed" in str(tags) for tags in said] == [False, False, True]
         (before,) = [tags for tags in said[:2] if tags["SeriesInstanceUID"] == said[2]["SeriesInstanceUID"]]
@@ -219,7 +219,7 @@ def test_a_pacs_that_refuses_has_not_been_sent_anything(bundle, tmp_path):
     with working(config, bundle) as node:
         announce(port, scan)
         storescu(port, *scan)
-        until(lambda: node.queue.counts() == {"dead": 1}, 120)
+        until(lambda: node.queue.counts() == {"dead": 1})
         assert node.queue.studies()[0].reason == "refused_A700"
         assert "sent" not in [entry["event"] for entry in node.queue.entries()]
         assert node.queue.retry() == 2

@@ -180,7 +180,7 @@ def test_the_same_pages_give_the_same_objects(state, predictor, analysed, tmp_pa
 
 
 def run(*command: object) -> subprocess.CompletedProcess:
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=240)
 
 
 @pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
@@ -291,7 +291,7 @@ def fhir_server(*statuses: int) -> Iterator[FhirServer]:
         yield server
     finally:
         server.shutdown()
-        thread.join(10)
+        thread.join(240)
         server.server_close()
 
 

@@ -102,8 +102,7 @@ def test_the_study_of_a_work_item_is_fetched_and_ready_at_once(node_config, pacs
             until(
                 lambda: (
                     performer.work_due() or {item.reason for item in Workitems(queue).open()} == {"", "study_not_there"}
-                ),
-                20,
+                )
             )
             performer.close()
             queue.complete(time.time(), 600)

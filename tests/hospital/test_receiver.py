@@ -147,23 +147,21 @@ def test_only_callers_get_in(node_config, tmp_path, caplog):
 
 
 def test_a_name_service_that_does_not_answer_keeps_no_caller_waiting(node_config, monkeypatch):
-    looked_up, found = threading.Event(), socket.getaddrinfo
+    looked_up, answered, found = threading.Event(), threading.Event(), socket.getaddrinfo
 
     def never(host: str, *more: object, **named: object):
         if host != "pacs.hospital":
             return found(host, *more, **named)
         looked_up.set()
-        time.sleep(5)
+        assert answered.wait(240), "the caller waits for the name service"
         raise socket.gaierror
 
     monkeypatch.setattr(socket, "getaddrinfo", never)
     config = node_config(destinations=[{"ae_title": "PACS", "address": "pacs.hospital", "port": 104}])
-    with receiving(config), socket.create_connection(("127.0.0.1", config.port), 5, ("127.0.0.2", 0)) as stranger:
-        assert looked_up.wait(5)
-        began = time.monotonic()
-        assert echoscu(config.port)
-        assert time.monotonic() - began < 3
-        stranger.settimeout(10)
+    with receiving(config), socket.create_connection(("127.0.0.1", config.port), 240, ("127.0.0.2", 0)) as stranger:
+        assert looked_up.wait(240)
+        assert echoscu(config.port, more=["-ta", "100"])
+        answered.set()
         assert stranger.recv(1) == b""
 
 
@@ -321,11 +319,11 @@ def test_unknown_classes_and_private_syntaxes_are_not_negotiated(node_config, tm
 def test_an_association_that_ends_in_the_middle_loses_only_what_it_had_not_sent(node_config, tmp_path):
     config, (image, half) = node_config(), list(map(dcmread, series(tmp_path / "scan", slices=2)))
     entity = AE("CT1")
-    entity.dimse_timeout = 1  # no answer comes
     entity.add_requested_context(CTImageStorage)
     with receiving(config) as queue:
         association = entity.associate("127.0.0.1", config.port, ae_title="MEDTRANSFER")
         assert association.send_c_store(image).Status == 0
+        association.dimse_timeout = 1  # no answer comes
         wire, send_all = association.dul.socket.socket, []
 
         def cut(content: bytes) -> None:
@@ -364,7 +362,7 @@ def test_a_queue_that_cannot_be_written_refuses_and_leaves_nothing(node_config, 
 
 
 def test_too_much_is_not_taken(node_config, tmp_path):
-    limits = {"disk_free_gib": 0, "network_seconds": 3, "instance_mib": 0.001, "study_instances": 1}
+    limits = {"disk_free_gib": 0, "instance_mib": 0.001, "study_instances": 1}
     config, files = node_config(limits=limits), series(tmp_path / "scan", slices=2)
     with receiving(config) as queue:
         assert storescu(config.port, *files).returncode != 0  # an instance has 1.3 KiB
@@ -482,14 +480,14 @@ def test_malformed_pdus_end_only_their_own_connection(node_config):
     rng, request = random.Random(5), association_request()
     with receiving(config):
         for number in range(150):
-            with socket.create_connection(("127.0.0.1", config.port), timeout=5) as peer:
+            with socket.create_connection(("127.0.0.1", config.port), timeout=120) as peer:
                 try:
                     peer.sendall(malformed(rng, request))
                 except OSError:
                     continue
             if number == 75:
-                peers.until(lambda: echoscu(config.port), 20)
-        peers.until(lambda: echoscu(config.port), 20)
+                peers.until(lambda: echoscu(config.port))
+        peers.until(lambda: echoscu(config.port))
 
 
 def test_malformed_data_sets_are_set_aside(node_config, tmp_path):

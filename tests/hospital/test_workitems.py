@@ -170,10 +170,10 @@ def test_completed_with_the_uids_of_the_results_through_a_server_that_is_down(se
     performer.work_due()
     assert [item.reason for item in items.open()] == ["unreachable"]
     server.start()
-    until(lambda: performer.work_due() or not items.open()[0].reason or items.open()[0].progress == 80, 20)
+    until(lambda: performer.work_due() or not items.open()[0].reason or items.open()[0].progress == 80)
     assert server.state(uid) == "IN PROGRESS"  # one destination does not have its result yet
     send(queue)
-    until(lambda: performer.work_due() or not items.open(), 20)
+    until(lambda: performer.work_due() or not items.open())
     assert (server.state(uid), states(items)) == ("COMPLETED", {"completed": 1})
     (done,) = server.item(uid).UnifiedProcedureStepPerformedProcedureSequence
     assert done.PerformedStationNameCodeSequence[0].CodeValue == "NODE"
@@ -195,7 +195,7 @@ def test_a_claim_and_an_end_whose_answers_were_lost_count(server, worker, tmp_pa
     performer.work_due()
     assert [item.state for item in items.open()] == ["claiming"]
     again, items, queue = worker()  # killed, and started anew
-    until(lambda: again.work_due() or states(items) == {"waiting": 1}, 20)
+    until(lambda: again.work_due() or states(items) == {"waiting": 1})
     receive(queue)
     predict(queue, tmp_path / "a")
     send(queue)
@@ -203,7 +203,7 @@ def test_a_claim_and_an_end_whose_answers_were_lost_count(server, worker, tmp_pa
     again.work_due()
     assert (server.state(uid), states(items)) == ("COMPLETED", {"waiting": 1})
     last, items, queue = worker()
-    until(lambda: last.work_due() or not items.open(), 20)
+    until(lambda: last.work_due() or not items.open())
     assert states(items) == {"completed": 1}
     changes = [status for method, path, status in server.answers if (method, path) == ("PUT", f"workitems/{uid}/state")]
     assert changes == [200, 409, 200]
@@ -220,21 +220,21 @@ def test_canceled_on_request_before_it_is_predicted_and_not_after(server, worker
     performer.work_due()
     receive(queue, "1.2.9")
     receive(queue)
-    until(lambda: performer.work_due() or server.heard_by("MEDTRANSFER") == 1, 20)
+    until(lambda: performer.work_due() or server.heard_by("MEDTRANSFER") == 1)
     assert server.ask_to_cancel(early) == 202
-    until(lambda: performer.work_due() or server.state(early) == "CANCELED", 20)
+    until(lambda: performer.work_due() or server.state(early) == "CANCELED")
     step = server.item(early).ProcedureStepProgressInformationSequence[0]
     assert step.ReasonForCancellation == "Canceled as requested (cancel_requested)"
     assert [(s.state, s.reason) for s in queue.studies() if s.study_uid == "1.2.9"] == [("dead", "canceled")]
     predict(queue, tmp_path / "a")
     assert server.ask_to_cancel(late) == 202
-    until(lambda: any(item.cancel for item in items.open()), 20)
+    until(lambda: any(item.cancel for item in items.open()))
     send(queue)
     performer.work_due()
     assert (server.state(late), states(items)) == ("COMPLETED", {"canceled": 1, "completed": 1})
     assert server.ask_to_cancel(late) == 409
     anew = server.add(work("1.2.4", "1.2.9"))  # somebody wants the study all the same
-    until(lambda: performer.work_due() or server.state(anew) == "IN PROGRESS", 20)
+    until(lambda: performer.work_due() or server.state(anew) == "IN PROGRESS")
     performer.work_due()
     assert [(s.state, s.reason) for s in queue.studies() if s.study_uid == "1.2.9"] == [("received", "")]
     assert server.state(anew) == "IN PROGRESS"
@@ -248,7 +248,7 @@ def test_canceled_with_the_reason_why_there_is_no_answer(server, worker, tmp_pat
     receive(queue)
     result = predict(queue, tmp_path / "a", status="rejected", because=("GeometryRejected",))
     send(queue)
-    until(lambda: performer.work_due() or not items.open(), 20)
+    until(lambda: performer.work_due() or not items.open())
     assert states(items) == {"canceled": 3}
     said = {}
     for uid in (rejected, nothing, missing):
@@ -269,6 +269,6 @@ def test_one_item_that_cannot_be_ended_keeps_no_other_waiting(server, worker, tm
     result = predict(queue, tmp_path / "a")
     send(queue)
     (tmp_path / "a" / result.file).unlink()
-    until(lambda: performer.work_due() or len(items.open()) == 1, 20)
+    until(lambda: performer.work_due() or len(items.open()) == 1)
     assert (server.state(stuck), server.state(other)) == ("IN PROGRESS", "CANCELED")
-    until(lambda: performer.work_due() or items.open()[0].reason == "unexpected_FileNotFoundError", 20)
+    until(lambda: performer.work_due() or items.open()[0].reason == "unexpected_FileNotFoundError")

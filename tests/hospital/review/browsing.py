@@ -71,7 +71,7 @@ class Browser(requests.Session):
 
     def request(self, method, url, **kwargs):  # type: ignore[override]
         url = url if "://" in url else self.page.url + url
-        return super().request(method, url, **{"timeout": 20} | kwargs | {"allow_redirects": False})
+        return super().request(method, url, **{"timeout": 240} | kwargs | {"allow_redirects": False})
 
     @property
     def token(self) -> str:
@@ -116,17 +116,17 @@ def page_of(folder: Path, settings: dict[str, object] | None = None, **node: obj
         thread.start()
         page = Page(app, port, secure=config.page.certificate is not None)
         try:
-            until(lambda: server.started, 20)
+            until(lambda: server.started)
             yield page
         finally:
             page.leave()
             server.should_exit = True
-            thread.join(20)
+            thread.join(240)
             queue.close()
     assert not thread.is_alive()
 
 
-def raw(port: int, *pieces: bytes, seconds: float = 10.0) -> bytes:
+def raw(port: int, *pieces: bytes, seconds: float = 240.0) -> bytes:
     """What is answered to bytes, up to the end of the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
         answer = b""

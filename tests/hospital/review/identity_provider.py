@@ -61,7 +61,7 @@ class IdentityProvider:
             "aud": self.client,
             "sub": "17",
             "iat": now,
-            "exp": now + 60,
+            "exp": now + 600,
             "nonce": asked["nonce"],
         }
         header = {"alg": self.algorithm, "kid": self.key.kid}
@@ -107,5 +107,5 @@ def identity_provider() -> Iterator[IdentityProvider]:
         yield provider
     finally:
         server.shutdown()
-        thread.join(20)
+        thread.join(240)
         server.server_close()

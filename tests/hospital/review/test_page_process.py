@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -39,16 +38,14 @@ def test_a_page_that_is_killed_starts_again_and_ends_with_its_node(config, capfd
     path, url = config
     page = PageProcess(path)
     try:
-        until(lambda: answers(url), 60)
+        until(lambda: answers(url))
         first = page.pid
         assert len(os.sched_getaffinity(first)) == 1
         os.kill(first, signal.SIGKILL)
-        until(lambda: page.pid != first and answers(url), 60)
+        until(lambda: page.pid != first and answers(url))
         assert (path.parent / "state" / "access.sqlite").stat().st_mode & 0o077 == 0
     finally:
-        began = time.monotonic()
         page.stop()
-    assert time.monotonic() - began < 20
     assert not answers(url)
     with pytest.raises(ProcessLookupError):
         os.kill(page.pid, 0)
@@ -62,7 +59,7 @@ def test_a_page_that_cannot_be_started_now_is_started_later(config, monkeypatch)
     start, tried = PageProcess._start, []
 
     def no_memory_once(self: PageProcess):
-        tried.append(time.monotonic())
+        tried.append(self)
         if len(tried) == 2:
             raise BlockingIOError(errno.EAGAIN, "no process")
         return start(self)
@@ -71,7 +68,7 @@ def test_a_page_that_cannot_be_started_now_is_started_later(config, monkeypatch)
     page = PageProcess(path)
     try:
         os.kill(page.pid, signal.SIGKILL)
-        until(lambda: len(tried) == 3 and answers(url), 90)
+        until(lambda: len(tried) == 3 and answers(url))
     finally:
         page.stop()
 

@@ -76,6 +76,7 @@ def test_an_answer_is_good_once_and_for_the_browser_that_asked(hospital):
     assert hospital.page.events()[-1] == ("unknown", "not signed in")
 
 
+@pytest.mark.usefixtures("clock")
 def test_made_up_answers_must_wait_and_fill_no_record(hospital):
     browser, before = hospital.page.browser(), len(hospital.page.events())
     answers = [browser.get(f"/oidc/answer?state={number}").status_code for number in range(9)]

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from analysed import analysed
 from browsing import HTML, Page, page_of
-from peers import series
+from peers import series, until
 from requests.adapters import HTTPAdapter
 from tiny_bundle import made_up_cases, tiny_bundle
 
@@ -178,7 +178,7 @@ def test_voxels_and_map_lie_where_the_images_are(page, study, config):
     browser, place = page.browser("rita"), place_of(study, page)
     images = {}
     for name in ("volume", "map"):
-        answer = browser.get(f"{place}/{name}.nii.gz", timeout=120)
+        answer = browser.get(f"{place}/{name}.nii.gz", timeout=240)
         assert answer.status_code == 200, answer.text
         images[name] = nibabel.Nifti1Image.from_bytes(_unzipped(answer.content))
     seen = [(one["what"], one["study"], one["remark"]) for one in page.access.audit.latest(2)]
@@ -200,9 +200,10 @@ def test_who_waits_for_images_keeps_nobody_from_the_page(page, study):
     browser.mount("http://", HTTPAdapter(pool_maxsize=50))
     with ThreadPoolExecutor(50) as pool:
         with page.app.state.volumes._lock:  # somebody's series is being read
-            looks = [pool.submit(browser.get, f"{place}/volume.nii.gz", timeout=120) for _ in range(50)]
-            time.sleep(2)
-            assert browser.get("/", headers=HTML, timeout=10).status_code == 200
+            looks = [pool.submit(browser.get, f"{place}/volume.nii.gz", timeout=240) for _ in range(50)]
+            threads = page.app.state.volume_threads
+            until(lambda: threads.borrowed_tokens + threads.statistics().tasks_waiting == 50)
+            assert browser.get("/", headers=HTML, timeout=240).status_code == 200
         assert {look.result().status_code for look in looks} == {200}
 
 
