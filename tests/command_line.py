@@ -63,14 +63,14 @@ def stopped_by_ctrl_c(
     process: subprocess.Popen[str], begun: Callable[[], bool], number: signal.Signals = signal.SIGINT
 ) -> tuple[str, str]:
     """What a process says, sent SIGINT, or another signal, once it has begun."""
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 240
     try:
         while not begun():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline, "it has not begun"
             time.sleep(0.05)
         process.send_signal(number)
-        return process.communicate(timeout=90)
+        return process.communicate(timeout=240)
     finally:
         process.kill()
 

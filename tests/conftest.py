@@ -18,6 +18,7 @@ import pytest
 import torch
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 from command_line import SMALL_SCANS, TINY, Command, FinishedRun, neutral_names, run_command, settings
+from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
 from med_transfer.cohorts import hashed_names
@@ -28,7 +29,9 @@ from med_transfer.scans import geometry, read_scan
 
 # The same examples on every machine, and no limit of time that a busy one misses: what fails, fails for everyone.
 # `pytest --hypothesis-profile default` looks for new ones.
-hypothesis_settings.register_profile("reproducible", derandomize=True, deadline=None)
+hypothesis_settings.register_profile(
+    "reproducible", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 hypothesis_settings.load_profile("reproducible")
 
 

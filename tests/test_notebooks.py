@@ -53,7 +53,7 @@ def kernel(tmp_path_factory):
 def test_notebook_runs(script, kernel):
     notebook = build["notebook"](script)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(BEFORE))
-    client = NotebookClient(notebook, km=kernel, timeout=250)
+    client = NotebookClient(notebook, km=kernel, timeout=500)
     client.execute()
     client.kc.stop_channels()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
@@ -69,7 +69,7 @@ def test_a_notebook_shows_bars_unasked(kernel):
         "from pathlib import Path\nfrom med_transfer.phantoms import PhantomConfig, write_cohort\n"
         f"_ = write_cohort(Path('bars'), PhantomConfig({words}))"
     )
-    client = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), km=kernel, timeout=250)
+    client = NotebookClient(nbformat.v4.new_notebook(cells=[cell]), km=kernel, timeout=500)
     client.execute()
     client.kc.stop_channels()
     assert "writing scans" in str(cell.outputs)

@@ -44,7 +44,7 @@ def seen_on_a_terminal(*words):
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=terminal)
     os.close(terminal)
-    until, seen = time.monotonic() + 240, b""
+    until, seen = time.monotonic() + 500, b""
     try:
         while time.monotonic() < until:
             if select.select([screen], [], [], 1)[0]:
@@ -72,7 +72,7 @@ def test_python_shows_bars_on_a_terminal_and_nothing_in_a_log(tmp_path):
     seen = seen_on_a_terminal("-c", WRITE, tmp_path / "seen")
     assert "writing scans: 100%|" in seen
     assert "3/3" in seen
-    log = subprocess.run([sys.executable, "-c", WRITE, tmp_path / "log"], capture_output=True, timeout=240, check=True)
+    log = subprocess.run([sys.executable, "-c", WRITE, tmp_path / "log"], capture_output=True, timeout=500, check=True)
     assert (log.stdout, log.stderr) == (b"", b"")
 
 

@@ -155,7 +155,7 @@ def test_the_command_ends_cleanly_when_it_is_told_to(tmp_path):
         shutil.copy(write_scan(tmp_path / "new.nii.gz", 2), scans / "0.nii.gz")
         until(lambda: rows_at(table) == ["0.nii.gz", "a.nii.gz"])
         program.send_signal(signal.SIGTERM)
-        told = program.communicate(timeout=60)[1].decode()
+        told = program.communicate(timeout=240)[1].decode()
         assert program.returncode == 0, told
         assert "predicting 2 of 2" in told
     finally:
@@ -169,7 +169,7 @@ def rows_at(table: Path) -> list[str]:
     return [row["scan"] for row in read_rows(table)] if table.exists() else []
 
 
-def until(is_so, seconds=120.0):
+def until(is_so, seconds=240.0):
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline

@@ -78,7 +78,7 @@ def test_a_worker_that_dies_or_hangs_costs_an_attempt_and_the_same_folder_again_
     monkeypatch.setenv(IN_PROCESS, "1")
     predictor.predict_folder(scans, tmp_path / "undisturbed")  # in this process alone
     monkeypatch.delenv(IN_PROCESS)
-    monkeypatch.setenv(SECONDS, "5")
+    monkeypatch.setenv(SECONDS, "10")
     running, started, harmed = ScanWorker._running, [], []
 
     def noted(self, **options):

@@ -245,7 +245,7 @@ main()
         *settings(*SMALL, "validation_scans=1"),
     ]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    outcome = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=200)
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=500)
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.count("weights equal draws apart") == 2
     assert outcome.stdout.count("encoder: ") == 1

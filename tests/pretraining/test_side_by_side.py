@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,10 +122,8 @@ def test_ctrl_c_ends_them_all_and_nothing_begins_any_more(two_threads, tmp_path)
         raise KeyboardInterrupt
 
     endless = [pretraining(tmp_path / str(seed), seed, steps=100_000) for seed in range(4)]
-    started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         pretrain_each(endless, 1, press)
-    assert time.monotonic() - started < 60
     assert children() <= begun
     assert not (tmp_path / "3").exists()
 

@@ -189,8 +189,10 @@ def test_cohort_run_and_date_are_on_the_first_screen(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "lung-study")
     assert cohort_name(Path("cohort.csv")) == "lung-study"  # as the README types it
     assert cohort_name(Path("/cohort.csv")) == "cohort"
+    before = datetime.now(UTC).date().isoformat()
     rows = origin(Path("cohort.csv"), run=Path("runs/first"))
-    today = datetime.now(UTC).date().isoformat()
+    today = rows[-1][1]
+    assert before <= today <= datetime.now(UTC).date().isoformat()
     assert rows == [("Cohort", "lung-study/cohort.csv"), ("Run", "first"), ("Date", today)]
     run = replace(sample().run, origin=rows)
     text = Page(write(tmp_path / "report.html", replace(sample(), run=run))).text

@@ -40,7 +40,8 @@ def test_the_report_loads_nothing_and_runs_nothing(tmp_path):
     assert page.references
     assert all(reference.startswith(("#", "data:image/jpeg;base64,")) for reference in page.references)
     assert not page.having("script")
-    assert not re.search(r"url\((?!#)|@import|\bon\w+=", text)
+    without_pictures = re.sub(r"(?<=;base64,)[\w+/=]+", "", text)
+    assert not re.search(r"url\((?!#)|@import|\bon\w+=", without_pictures)
 
 
 def test_the_report_can_be_read_without_seeing_it(tmp_path):

@@ -18,7 +18,7 @@ from med_transfer.errors import GeometryRejected
 def end(name: str) -> str:
     match name:
         case "hang":
-            time.sleep(60)
+            time.sleep(600)
         case "stopped in its answer":
             for descriptor in range(3, 30):  # one of them is the pipe to the parent
                 with contextlib.suppress(OSError):

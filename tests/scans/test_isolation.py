@@ -21,7 +21,7 @@ from med_transfer.scans.isolation import ReadLimits, ScanWorker, isolated
 
 @pytest.fixture(scope="module")
 def worker():
-    with ScanWorker(ReadLimits(seconds=3, gib=1)) as worker:
+    with ScanWorker(ReadLimits(gib=1)) as worker:
         yield worker
 
 
@@ -47,8 +47,6 @@ def test_our_errors_pass_as_they_are(worker):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("hang", "not read within 3 s"),
-        ("stopped in its answer", "not read within 3 s"),
         ("memory", "needs more than 1 GiB of memory"),
         ("segfault", r"reading it crashed \(signal 11\)"),
         ("out of memory killer", "ended by the system, as where memory runs out"),
@@ -61,6 +59,15 @@ def test_whatever_ends_the_reading_is_the_scans_and_the_next_one_is_read(worker,
     with pytest.raises(ScanAborted, match=rf"^scan\.nii: .*{words}"):
         worker.call(endings.end, name, where="scan.nii")
     assert worker.call(endings.end, "well") == "well"
+
+
+def test_what_does_not_answer_costs_its_scans_time_and_the_next_one_is_read():
+    with ScanWorker(ReadLimits(seconds=2, gib=1)) as worker:
+        for name in ("hang", "stopped in its answer"):
+            with pytest.raises(ScanAborted, match=r"^scan\.nii: not read within 2 s"):
+                worker.call(endings.end, name, where="scan.nii")
+        worker.limits = None  # of the process that is started now: a busy machine may be slow to answer, too
+        assert worker.call(endings.end, "well") == "well"
 
 
 def test_of_many_the_bad_ones_are_named_and_all_others_come(worker):
@@ -142,7 +149,7 @@ import endings
 from med_transfer.scans.isolation import isolated
 print(isolated(os.getpid), flush=True)
 isolated(endings.end, sys.argv[1])
-time.sleep(60)
+time.sleep(600)
 """  # as a user writes it: no "if __name__"
 
 
@@ -164,8 +171,8 @@ def test_no_child_outlives_its_parent(tmp_path, doing, end):
         assert is_running(child)
         time.sleep(0.2)
         os.killpg(process.pid, end)  # as a terminal does it
-        process.wait(30)
-    deadline = time.monotonic() + 20
+        process.wait(240)
+    deadline = time.monotonic() + 240
     while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not is_running(child)

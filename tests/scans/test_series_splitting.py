@@ -174,7 +174,7 @@ def test_one_slice_of_another_plane_among_the_others_is_not_passed_over(tmp_path
         read_scan(tmp_path)
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(order=st.permutations(range(10)), spread=st.lists(st.integers(0, 2), min_size=10, max_size=10))
 def test_names_and_folders_never_matter(tmp_path_factory, order, spread):
     folder = tmp_path_factory.mktemp("phases")
