@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1
 TEST, TRAIN = "test", "train"
+_WRITTEN, _RESTORE = "what the run has written there", "Restore it from a copy, or choose another folder"
 
 
 class _Record(BaseModel):
@@ -134,13 +135,16 @@ class CohortLock(_Record):
         try:
             lock = cls.model_validate_json(Path(path).read_bytes())
         except OSError as error:
-            raise CohortError(error.strerror or "cannot be read", where=path, expected="a cohort lock") from error
+            found = f"cannot be read ({error.strerror})" if error.strerror else "cannot be read"
+            raise CohortError(found, where=path, expected=_WRITTEN, action=_RESTORE) from error
         except ValidationError as error:
-            raise CohortError(f"is not a cohort lock ({error.error_count()} problems)", where=path) from error
+            found = f"is not a cohort lock ({error.error_count()} problems)"
+            raise CohortError(found, where=path, expected=_WRITTEN, action=_RESTORE) from error
         if lock.schema_version != SCHEMA:
             raise CohortError(f"schema {lock.schema_version}", where=path, expected=f"schema {SCHEMA}")
         if lock.cohort_hash != lock.computed_hash():
-            raise CohortError("does not match its own hash: it was edited or damaged", where=path)
+            found = "does not match its own hash: it was edited or damaged"
+            raise CohortError(found, where=path, expected=_WRITTEN, action=_RESTORE)
         return lock
 
     def write(self, path: Path) -> None:
