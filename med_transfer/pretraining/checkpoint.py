@@ -65,5 +65,10 @@ def require_encoder(encoder: Path, state: State) -> None:
         UsageError: it is not, or is not there.
     """
     with left_behind(encoder, remove=f"{CHECKPOINT_FILE} beside it"):
-        if state.get("encoder") not in (None, sha256_of(encoder)):
+        if not is_of(encoder, state):
             raise ValueError("not as it was written")
+
+
+def is_of(encoder: Path, state: State) -> bool:
+    """Whether it is the one that a checkpoint was saved beside. Raises OSError."""
+    return state.get("encoder") in (None, sha256_of(encoder))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +16,18 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from med_transfer.atomic import sha256_of, write_bytes, write_text
+from med_transfer.atomic import write_bytes, write_text
 from med_transfer.backbones import Encoder, channels_last
 from med_transfer.cohorts.left_behind import left_behind
 from med_transfer.errors import TrainingDiverged
-from med_transfer.pretraining.checkpoint import CHECKPOINT_FILE, read_checkpoint, require_encoder, save_checkpoint
+from med_transfer.pretraining.checkpoint import (
+    CHECKPOINT_FILE,
+    State,
+    is_of,
+    read_checkpoint,
+    require_encoder,
+    save_checkpoint,
+)
 from med_transfer.pretraining.distributed import ProcessGroup
 from med_transfer.pretraining.methods.method import Figures, Method
 from med_transfer.pretraining.optimisation import learning_rate_share, parameter_groups, update_average
@@ -29,6 +38,7 @@ from med_transfer.processor import keep_freed_memory
 from med_transfer.progress import Progress, silent
 
 ENCODER_FILE, CURVE_FILE, FIGURE_FILE = "encoder.safetensors", "curve.json", "curve.png"
+log = logging.getLogger(__name__)
 HEAD = "head."  # beginning of the names of a method's kept heads in the encoder's file
 PROBE_FIGURE = "probe_auc"
 TELL_STEPS = 10  # between two words about the progress
@@ -57,6 +67,7 @@ class Training:
         groups = parameter_groups(method.parameters(), self.config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.99))
         self.state, self._gradient = TrainingState(), torch.zeros(())
+        self._written: str | None = None  # hash of the encoder that was written
 
     @property
     def monitored(self) -> str:
@@ -147,7 +158,9 @@ class Training:
             if best:
                 now = (self.state.step, self.state.seconds, self.device)
                 tensors = halved(finished) | _named_heads(self.method)
-                write_bytes(self.out / ENCODER_FILE, save(tensors, metadata=self.origin.metadata(*now)))
+                content = save(tensors, metadata=self.origin.metadata(*now))
+                write_bytes(self.out / ENCODER_FILE, content)
+                self._written = hashlib.sha256(content).hexdigest()
         (stopped,) = self.group.broadcast([float(self.state.ended)])
         self.state.ended = ended or bool(stopped)
 
@@ -182,7 +195,7 @@ class Training:
                 "optimizer": self.optimizer.state_dict(),
                 "chance": generators,
                 "course": self.state.to_json(),
-                "encoder": sha256_of(self.out / ENCODER_FILE),
+                "encoder": self._written,
             },
         )
 
@@ -199,9 +212,16 @@ class Training:
             for name, generator in self.method.generators().items():
                 generator.set_state(checkpoint["chance"][self.group.rank][name])
             self.state = TrainingState.from_json(checkpoint["course"])
-        if self.state.ended:
-            require_encoder(self.out / ENCODER_FILE, checkpoint)
+        self._take_encoder(checkpoint)
         return True
+
+    def _take_encoder(self, checkpoint: State) -> None:
+        encoder, self._written = self.out / ENCODER_FILE, checkpoint.get("encoder")
+        if self.state.ended:
+            require_encoder(encoder, checkpoint)
+        elif self.state.best is not None and not (encoder.is_file() and is_of(encoder, checkpoint)):
+            log.warning("%s: the best one so far is lost: the next that is measured is kept instead", encoder)
+            self.state.best = None
 
 
 class _Clock:

@@ -124,7 +124,9 @@ def test_what_is_no_lock_is_refused(tmp_path, content, message):
     path = tmp_path / "cohort.lock.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(CohortError, match=f"{message}.*expected what the run has written there. Restore it from a copy"):
+    with pytest.raises(
+        CohortError, match=f"{message}.*expected what the run has written there. Restore it from a copy"
+    ):
         CohortLock.read(path)
 
 

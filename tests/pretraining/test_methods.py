@@ -217,6 +217,29 @@ def test_a_damaged_encoder_of_a_finished_pretraining_is_refused(chest, tmp_path)
             write_source_of(training.method, encoder)
 
 
+def test_the_best_encoder_of_a_stopped_pretraining_that_is_lost_is_told(chest, tmp_path, caplog):
+    def stopped(stage: str, done: int, total: int, note: str = "") -> None:
+        if done == 10:
+            signal.raise_signal(signal.SIGINT)
+
+    asked = {"steps": 20, "probe": {"every_steps": 5}, "stop_when": {"patience": 50, "least_gain": 9}}
+    with pytest.raises(KeyboardInterrupt):
+        tiny_training("contrastive", chest, tmp_path, stopped, **asked).run()
+    encoder = tmp_path / "encoder.safetensors"
+    for lost in (encoder.read_bytes()[:-9], None):
+        encoder.unlink()
+        if lost:
+            encoder.write_bytes(lost)
+        training = tiny_training("contrastive", chest, tmp_path, **asked)
+        assert training._restore()
+        assert training.state.best is None
+        assert "the best one so far is lost" in caplog.text
+        caplog.clear()
+    tiny_training("contrastive", chest, tmp_path, **asked).run()
+    with safe_open(encoder, "pt") as file:
+        assert file.metadata()["steps"] == "15"
+
+
 def test_a_number_that_has_changed_in_what_a_pretraining_left_is_no_other_encoder(chest, tmp_path):
     tiny_training("contrastive", chest, tmp_path, steps=1).run()
     for name, words in (("checkpoint.pt", "Remove it, and"), ("encoder.safetensors", "Remove checkpoint.pt beside it")):

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from med_transfer.atomic import atomic_path, write_text
-from med_transfer.cohorts.left_behind import DAMAGED
+from med_transfer.cohorts.left_behind import DAMAGED, sealed, unsealed
 from med_transfer.errors import UnusableVoxels
 from med_transfer.pretraining.source.crop_centres import CropCentres, find_crop_centres
 from med_transfer.pretraining.source.scans import SourceScan
@@ -70,11 +70,11 @@ def _write(folder: Path, key: str, scan: SourceScan, *, anew: bool) -> None:
         "voxels": voxels,
         "mask": mask,
     }
-    write_text(folder / f"{key}.json", json.dumps(record))  # last: it says that all the rest is there
+    write_text(folder / f"{key}.json", json.dumps(sealed(record)))  # last: it says that all the rest is there
 
 
 def _read(folder: Path, path: Path) -> SourceScan:
-    record = json.loads(path.read_text(encoding="utf-8"))
+    record = unsealed(json.loads(path.read_text(encoding="utf-8")))
     places = path.with_suffix(".places.npz")
     with places.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # NumPy leaves a damaged one open
         centres = CropCentres(file["lung"], file["tissue"])
