@@ -235,7 +235,7 @@ def sole_writer(folder: Path, job: Job | None = None) -> Iterator[None]:
     """
     path, ended = folder / LOCK_FILE, threading.Event()
     try:
-        _refuse_another_job(folder, job)
+        refuse_another_job(folder, job)
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         file = _locked(path)
@@ -254,7 +254,8 @@ def sole_writer(folder: Path, job: Job | None = None) -> Iterator[None]:
                 folder.rmdir()  # of a run that was refused before it wrote anything
 
 
-def _refuse_another_job(folder: Path, job: Job | None) -> None:
+def refuse_another_job(folder: Path, job: Job | None) -> None:
+    """Raises UsageError: the folder holds another one; OSError: that cannot be seen."""
     there = next((what for file, what in _JOBS.items() if (folder / file).exists()), job)
     if job is not None and there != job:
         raise UsageError(

@@ -50,7 +50,7 @@ def finetune(
     with keeping_scans(), bars_unless(progress) as progress:
         config, planned = config_for(FinetuneConfig, cohort, config, overrides, out=Path(out), progress=progress)
         if planned:
-            keep_plan(Path(out), planned.as_yaml())
+            keep_plan(Path(out), planned.as_yaml(), "a run")
         return _finetune(cohort, config, out, progress)
 
 
@@ -126,7 +126,7 @@ def select_backbone(
     with keeping_scans(), bars_unless(progress) as progress:
         config, planned = config_for(FinetuneConfig, cohort, config, overrides, pretrains=False, progress=progress)
         if planned:
-            keep_plan(Path(out), planned.as_yaml())
+            keep_plan(Path(out), planned.as_yaml(), "a ranking of backbones")
         return select(cohort, config, out, names, weights, progress)
 
 

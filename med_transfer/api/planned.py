@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from med_transfer.atomic import output_error, write_text
+from med_transfer.atomic import Job, output_error, refuse_another_job, write_text
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.cohorts.overwriting import put_aside
@@ -174,14 +174,16 @@ def begun_plan(out: Path) -> Path | None:
     return path if (path := out / PLAN_FILE).exists() else None
 
 
-def keep_plan(out: Path, text: str) -> None:
+def keep_plan(out: Path, text: str, job: Job) -> None:
     """Write a job's plan into its folder; one of other settings that is there, corrected by hand perhaps, is kept.
 
     Raises:
+        UsageError: the folder holds another job, whose plan it would take the place of.
         OutputError: it cannot be read or written.
     """
     path = out / PLAN_FILE
     try:
+        refuse_another_job(out, job)
         there = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise output_error(path, error) from error

@@ -84,7 +84,7 @@ def command(
             timed = timed_config(table, settings, planned, minutes)
             settings = timed.config
             if planned:
-                keep_plan(out, timed.as_yaml(finetune_command(cohort, "-o", out)))
+                keep_plan(out, timed.as_yaml(finetune_command(cohort, "-o", out)), "a run")
             for sentence in () if as_json else timed.sentences:
                 say(sentence)
         elif not as_json:

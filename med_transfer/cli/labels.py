@@ -84,7 +84,15 @@ def budget(
     words = [*(overrides or ()), *words]
     with progress_bars() as progress, keeping_scans():
         table, settings = cohort_and_settings(
-            FinetuneConfig, cohort, config, words, out=out, plan=plan, as_json=as_json, progress=progress
+            FinetuneConfig,
+            cohort,
+            config,
+            words,
+            out=out,
+            job="a label budget",
+            plan=plan,
+            as_json=as_json,
+            progress=progress,
         )
         measured = label_budget(table, settings, out, asked, progress)
     if as_json:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 if TYPE_CHECKING:
+    from med_transfer.atomic import Job
     from med_transfer.cohorts import Cohort
     from med_transfer.finetuning import FinetuneConfig
     from med_transfer.inference import ScanWithRegion
@@ -103,6 +104,7 @@ def cohort_and_settings(
     overrides: Sequence[str],
     *,
     out: Path,
+    job: Job,
     plan: bool,
     as_json: bool,
     progress: Progress,
@@ -117,7 +119,7 @@ def cohort_and_settings(
         kind, cohort, config, overrides, out=out, plan=plan, pretrains=False, progress=progress
     )
     if planned:
-        keep_plan(out, planned.as_yaml())
+        keep_plan(out, planned.as_yaml(), job)
     if not as_json:
         for sentence in planned.sentences if planned else ():
             say(sentence)

@@ -49,7 +49,15 @@ def command(
     words = overrides or ()
     with progress_bars() as progress, keeping_scans():
         table, settings = cohort_and_settings(
-            FinetuneConfig, cohort, config, words, out=out, plan=plan, as_json=as_json, progress=progress
+            FinetuneConfig,
+            cohort,
+            config,
+            words,
+            out=out,
+            job="a ranking of backbones",
+            plan=plan,
+            as_json=as_json,
+            progress=progress,
         )
         selection = select(table, settings, out, names, given, progress)
     if as_json:

@@ -55,7 +55,15 @@ def command(
     try:
         with machines_of(engine, ray_address) as machines, progress_bars() as progress, keeping_scans():
             table, settings = cohort_and_settings(
-                TuneConfig, cohort, config, overrides or (), out=out, plan=plan, as_json=as_json, progress=progress
+                TuneConfig,
+                cohort,
+                config,
+                overrides or (),
+                out=out,
+                job="a search",
+                plan=plan,
+                as_json=as_json,
+                progress=progress,
             )
             tuning = tune(table, settings, out, minutes=limit, trials=trials, progress=progress, machines=machines)
     except KeyboardInterrupt:

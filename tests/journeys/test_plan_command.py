@@ -10,8 +10,10 @@ import pytest
 from command_line import Command, read_rows, settings, write_rows
 
 import med_transfer as mt
+from med_transfer.api.planned import keep_plan
 from med_transfer.cli.options import finetune_command
 from med_transfer.config import load_config
+from med_transfer.errors import UsageError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.tuning import TuneConfig
 
@@ -222,3 +224,12 @@ def test_a_budget_is_measured_for_the_plan(command, cohort_csv, planned, tmp_pat
     assert outcome.code == 0, outcome.err
     assert "input.region: roi (the table gives one for all 18 scans)" in outcome.out
     assert load_config(FinetuneConfig, out / "plan.yaml") == load_config(FinetuneConfig, planned[0])
+
+
+def test_the_plan_of_another_job_in_the_folder_stays(tmp_path):
+    keep_plan(tmp_path, "seed: 1\n", "a ranking of backbones")
+    (tmp_path / "selection.json").write_text("{}")
+    with pytest.raises(UsageError, match="the folder holds a ranking of backbones; .* Choose another -o"):
+        keep_plan(tmp_path, "seed: 2\n", "a label budget")
+    assert {path.name for path in tmp_path.iterdir()} == {"plan.yaml", "selection.json"}
+    assert (tmp_path / "plan.yaml").read_text() == "seed: 1\n"
