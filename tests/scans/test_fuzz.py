@@ -14,16 +14,16 @@ from pathlib import Path
 
 import pytest
 
-BYTES = {"plain": 300, "rle": 150, "j2k": 150, "nifti": 200, "nrrd": 150, "mha": 150}
+BYTES = {"plain": 180, "rle": 100, "j2k": 100, "nifti": 120, "nrrd": 100, "mha": 100}
 HOSTILE = {
-    "orientation": 60,
-    "spacing": 60,
-    "dummy": 60,
-    "functional": 30,
-    "detached": 60,
-    "packed": 80,
-    "lengths": 80,
-    "special": 40,
+    "orientation": 40,
+    "spacing": 40,
+    "dummy": 40,
+    "functional": 20,
+    "detached": 40,
+    "packed": 50,
+    "lengths": 50,
+    "special": 25,
 }
 
 

@@ -15,7 +15,7 @@ from browsing import Browser, Page, hashed, page_of
 from hypothesis import HealthCheck, Phase, given, settings
 from made_up_studies import fill
 
-REQUESTS = int(os.environ.get("MED_TRANSFER_STRANGE_REQUESTS", "500"))
+REQUESTS = int(os.environ.get("MED_TRANSFER_STRANGE_REQUESTS", "300"))
 
 
 @pytest.fixture(scope="module")
