@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import locked, read_rows, write_rows
+from planted import leaked
 from pydicom import dcmread
 from scipy.stats import entropy
 from tiny_bundle import tiny_bundle, write_scan
@@ -111,7 +112,7 @@ def test_a_folder_needs_no_table_and_gives_no_identifier_away(command, finished,
     assert len({row["scan"] for row in rows} & {folder.name for folder in series[:2]}) == 1
     assert all(row["patient"].startswith("unlabelled-") for row in rows)
     written = "".join(path.read_text() for path in tmp_path.glob("*.csv")) + outcome.out + outcome.err
-    assert not [secret for secret in ("SECRET", "PHANTOM", "20200101") if secret in written]
+    assert leaked(("SECRET", "PHANTOM", "20200101"), written) == []
 
 
 def test_a_second_call_reads_no_scan_and_a_damaged_one_is_counted(command, finished, unseen_csv, tmp_path, monkeypatch):

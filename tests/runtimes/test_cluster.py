@@ -208,7 +208,7 @@ def test_an_address_that_does_not_answer_is_said_soon(address, command, tmp_path
     assert outcome.code == 2
     assert f"--ray-address {address}: no Ray cluster there (" in outcome.err
     assert "Start one with: ray start --head; or use --engine local." in outcome.err
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 200
 
 
 def test_without_ray_its_extra_is_named(monkeypatch):

@@ -205,7 +205,7 @@ export_bundle(sys.argv[1], "openvino", scans=sys.argv[2], progress=killed)
 def test_a_killed_export_leaves_the_one_before_and_the_next_takes_away_what_it_left(bundle: Path, scans: Path):
     before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
     words = [sys.executable, "-c", KILLED, str(bundle), str(scans)]
-    assert subprocess.run(words, capture_output=True, timeout=120, check=False).returncode == -signal.SIGKILL
+    assert subprocess.run(words, capture_output=True, timeout=500, check=False).returncode == -signal.SIGKILL
     assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
     assert [path.name for path in bundle.parent.iterdir() if path != bundle] == [".export-bundle"]
     export_bundle(bundle, "openvino", scans=scans)
@@ -245,7 +245,7 @@ signal.raise_signal(signal.SIGTERM)
 
 def test_a_signal_is_heard_after_another_thread_has_let_go_of_the_bundle(bundle: Path, scans: Path):
     words = [sys.executable, "-c", INTERRUPTED, str(bundle), str(scans.with_name("0.nii"))]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=500, check=False)
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
