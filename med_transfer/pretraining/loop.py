@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from med_transfer.atomic import write_bytes, write_text
 from med_transfer.backbones import Encoder, channels_last
-from med_transfer.cohorts.left_behind import left_behind
+from med_transfer.cohorts.left_behind import left_behind, sealed
 from med_transfer.errors import TrainingDiverged
 from med_transfer.pretraining.checkpoint import (
     CHECKPOINT_FILE,
@@ -181,7 +181,9 @@ class Training:
             return
         record = self.origin.record(self.state.step, self.state.seconds, self.device)
         shown = record | {"monitored": self.monitored, "curve": self.state.curve}
-        write_text(self.out / CURVE_FILE, json.dumps(shown, indent=1) + "\n")  # before what says that it has ended
+        write_text(
+            self.out / CURVE_FILE, json.dumps(sealed(shown), indent=1) + "\n"
+        )  # before what says that it has ended
         method = {k: v for k, v in self.method.state_dict().items() if not k.startswith(self.method.not_saved)}
         save_checkpoint(
             self.out,

@@ -20,7 +20,7 @@ from med_transfer.backbones.channels import Channels
 from med_transfer.backbones.weights.source_features import source_features_path
 from med_transfer.bundle.provenance import source_licences, source_provenance
 from med_transfer.cohorts import SOURCE_LOCK_FILE, SourceLock
-from med_transfer.cohorts.left_behind import left_behind
+from med_transfer.cohorts.left_behind import DAMAGED, left_behind, unsealed
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import ConfigError, UsageError
 from med_transfer.pretraining.checkpoint import CHECKPOINT_FILE, read_checkpoint, require_encoder
@@ -87,9 +87,9 @@ class Pretrained:
             UsageError: it is damaged.
         """
         try:
-            record = json.loads(self.curve.read_text(encoding="utf-8"))
+            record = unsealed(json.loads(self.curve.read_text(encoding="utf-8")))
             return {**record, "steps": record["steps"], "curve": record["curve"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except DAMAGED as error:
             raise UsageError("is damaged", where=self.curve, action="The encoder beside it can be used") from error
 
 

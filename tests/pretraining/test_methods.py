@@ -202,7 +202,8 @@ def test_killed_while_its_end_is_written_a_pretraining_has_its_curve(chest, tmp_
     tiny_training("contrastive", chest, tmp_path, steps=1).run()
     made = Pretrained(tmp_path, "resnet18-w8", 1, 0)
     assert (made.record["steps"], made.record["curve"][-1]["step"]) == (1, 1)
-    for damaged in ("{", '["x"]', '{"steps": 1}'):
+    changed = made.curve.read_text().replace('"crops_seen": 8', '"crops_seen": 9')
+    for damaged in ("{", '["x"]', '{"steps": 1}', changed):
         made.curve.write_text(damaged)
         with pytest.raises(UsageError, match="curve.json: is damaged"):
             _ = made.record
