@@ -6,7 +6,8 @@ CT of 200 slices of 512 x 512 (phantoms, each with noise of its own), one networ
 96 x 96 voxels of the whole scan, all on the same grid; how far the probabilities of the others are from ours is in the
 table, since the libraries smooth differently before they make a scan smaller. Each arm is a process of its own, start
 included; arms take turns, figures are medians. Memory is the largest sum of proportional set sizes of its processes.
-``--spoil 20`` damages one file in every twentieth scan: for ``predict`` alone, since the others end there. Needs
+An OpenVINO export that its check refuses is left out, which is said on standard
+error. ``--spoil 20`` damages one file in every twentieth scan: for ``predict`` alone, since the others end there. Needs
 torchio for its arm. Prints Markdown.
 """
 
@@ -18,6 +19,7 @@ import csv
 import importlib.util
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -67,23 +69,33 @@ def write_bundle(folder: Path) -> Path:
     return save_bundle(folder, record, Ensemble([Classifier(encoder, len(CLASSES))]).eval(), "# card\n")
 
 
-def export(bundle: Path, folder: Path) -> None:
-    """For OpenVINO, checked on a few of the scans."""
+def export(bundle: Path, precision: str) -> bool:
+    """A copy of the bundle for OpenVINO in that precision, checked on a few of the scans; whether it may be used."""
+    folder = bundle.parent
     names = sorted(scan.name for scan in (folder / "scans").iterdir())[1:5]
-    rows = [f"scans/{name},{name},{CLASSES[n % 2]}" for n, name in enumerate(names)]
-    (folder / "cohort.csv").write_text("\n".join(["scan,patient,label", *rows]) + "\n")
-    command = [sys.executable, "-m", "med_transfer", "export", str(bundle), "--to", "openvino"]
-    subprocess.run([*command, "--scans", str(folder / "cohort.csv")], check=True, stdout=sys.stderr)
+    rows = [f"scans/{name},{name}" for name in names]  # torch's own calls take the labels' place
+    (folder / "cohort.csv").write_text("\n".join(["scan,patient", *rows]) + "\n")
+    shutil.copytree(bundle, exported(bundle, precision))
+    command = [sys.executable, "-m", "med_transfer", "export", str(exported(bundle, precision)), "--to", "openvino"]
+    options = ["--precision", precision, "--scans", str(folder / "cohort.csv")]
+    return subprocess.run([*command, *options], stdout=sys.stderr).returncode == 0
+
+
+def exported(bundle: Path, precision: str) -> Path:
+    return bundle.with_name(f"bundle-{precision}")
 
 
 # The arms: each writes {scan: probability of the second class} -------------------------------------------------------
 
 
-def predict(runtime: str) -> Callable[[Path, Path, Path], dict[str, float]]:
+def predict(precision: str = "") -> Callable[[Path, Path, Path], dict[str, float]]:
+    """By OpenVINO in that precision, or by torch."""
+
     def run(scans: Path, bundle: Path, out: Path) -> dict[str, float]:
         from med_transfer.cli.app import main as med_transfer
 
-        sys.argv = ["med-transfer", "predict", str(bundle), str(scans), "-o", str(out), "--runtime", runtime]
+        of, runtime = (exported(bundle, precision), "openvino") if precision else (bundle, "torch")
+        sys.argv = ["med-transfer", "predict", str(of), str(scans), "-o", str(out), "--runtime", runtime]
         with contextlib.suppress(SystemExit):  # 1: some could not be read
             med_transfer()
         with (out / "predictions.csv").open() as file:
@@ -161,8 +173,10 @@ def _forward(bundle: Path, batches: Iterator[tuple[str, torch.Tensor]]) -> dict[
 
 
 ARMS: dict[str, Callable[[Path, Path, Path], dict[str, float]]] = {
-    "predict, torch fp32": predict("torch"),
-    "predict, OpenVINO fp32": predict("openvino"),
+    "predict, torch fp32": predict(),
+    "predict, OpenVINO fp32": predict("fp32"),
+    "predict, OpenVINO bf16": predict("bf16"),
+    "predict, OpenVINO int8": predict("int8"),
     "MONAI script": monai_script,
     "TorchIO loop": torchio_loop,
     "network alone": network_alone,
@@ -237,8 +251,7 @@ def main() -> None:
         for number in range(0, chosen.scans if chosen.spoil else 0, max(1, chosen.spoil)):
             next(iter(sorted((folder / "scans" / f"{number:04d}").iterdir()))).write_bytes(b"\0" * 1000)
         bundle = write_bundle(folder / "bundle")
-        if any("OpenVINO" in arm for arm in arms):
-            export(bundle, folder)
+        arms = [arm for arm in arms if "OpenVINO" not in arm or export(bundle, arm.split()[-1])]
         results: dict[str, list[dict]] = {arm: [] for arm in arms}
         for _ in range(chosen.rounds):
             for arm in arms:
