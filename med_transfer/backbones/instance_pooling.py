@@ -47,14 +47,20 @@ def built_with(build: Builder, choice: InstanceChoice) -> Builder:
     return build if choice == AS_BUILT else partial(_built, build, choice)
 
 
-def answering(build: Builder) -> Builder:
-    """What builds the same network of slices, whose last stage is what it answers of each."""
-    return partial(_answering, build)
+def answering(build: Builder, *, published: bool) -> Builder:
+    """What builds the same network of slices, whose last stage is what it answers of each.
+
+    Args:
+        published: whether its first stage is the network as it was published.
+    """
+    return partial(_answering, build, published)
 
 
-def _answering(build: Builder) -> Encoder:
+def _answering(build: Builder, published: bool) -> Encoder:
     encoder = cast("SliceEncoder", build())
     encoder.answer()
+    if published:
+        encoder.keep_published(cast("SliceEncoder", build()))
     return encoder
 
 

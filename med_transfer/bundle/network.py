@@ -100,7 +100,7 @@ def _empty_network(record: BundleRecord, n_statistics: int) -> Ensemble:
     plain = partial(NNUNetEncoder, plan.architecture) if plan else spec.build
     build = coloured(plain) if record.backbone.as_colours else widened(plain, record.preprocessing.n_channels)
     build = built_with(build, InstanceChoice(record.backbone.instance_pooling, record.backbone.tile_overlap))
-    build = answering(build) if record.backbone.answers else build
+    build = answering(build, published=record.backbone.published) if record.backbone.answers else build
     bottleneck = record.transfer.bottleneck if record.transfer else None
     classifiers = [
         Classifier(build(), len(record.classes), pooled, bottleneck=bottleneck) for _ in range(record.n_fold_models)

@@ -42,6 +42,8 @@ class BackboneRecord(_Record):
         pretrain: what else it learned before its fold, from the training scans, as in the run's config; None: nothing.
         answers: whether the head reads what the network answers of each slice, see
             :mod:`med_transfer.backbones.networks.lesion_answers`.
+        published: whether it reads the network as it was published beside these, see
+            :mod:`med_transfer.backbones.networks.published`.
         as_colours: whether the three channels, windows of one scan, are the network's red, green and blue.
         plan: how the network is built, where its name alone does not tell (nnU-Net); so the source is not needed again.
     """
@@ -52,6 +54,7 @@ class BackboneRecord(_Record):
     tile_overlap: float | None = None
     pretrain: str | None = None
     answers: bool = False
+    published: bool = False
     as_colours: bool = False
     licence: str
     source: str

@@ -41,7 +41,9 @@ class FoldPretrainingConfig(_Config):
             out; None: one for each fold, from all of its training patients. Two cost two fifths of five.
         head_reads: ``features``: the network's pooled feature maps. ``answers``: of each slice how much is denser and
             how much is lighter than its surroundings, as the network learned to answer; two numbers, of which labels
-            have little left to find. Of slices-... and linear_probe.
+            have little left to find. Of slices-... and linear_probe. ``answers_and_published``: beside these the
+            features of the network as it was published, on slices enlarged to 224 pixels; a head each, and the mean of
+            their logits.
         steps: of four slabs each.
         learning_rate: the highest one, of AdamW.
         slab: neighbouring slices of one.
@@ -53,7 +55,7 @@ class FoldPretrainingConfig(_Config):
     """
 
     encoders: Annotated[int, Field(ge=2)] | None = None
-    head_reads: Literal["features", "answers"] = "features"
+    head_reads: Literal["features", "answers", "answers_and_published"] = "features"
     steps: Annotated[int, Field(ge=1)] = 600
     slab: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4
@@ -95,7 +97,16 @@ class BackboneConfig(_Config):
     @property
     def has_answers(self) -> bool:
         """Whether the head reads what the network learned to answer."""
-        return self.pretrain is not None and self.pretraining.head_reads == "answers"
+        return self.pretrain is not None and self.pretraining.head_reads != "features"
+
+    @property
+    def has_published(self) -> bool:
+        """Whether the head reads the features of the network as it was published, too."""
+        return self.pretrain is not None and self.pretraining.head_reads == "answers_and_published"
+
+    def stages_read(self, of_entry: tuple[int, ...]) -> tuple[int, ...]:
+        """The feature maps that the head reads; ``of_entry`` are the catalogue's own choice."""
+        return (0, -1) if self.has_published else self.pooled_stages or of_entry
 
     @property
     def instances(self) -> InstanceChoice:
@@ -301,11 +312,8 @@ def _contradiction(config: FinetuneConfig) -> str:
 
 def _has_no_answers(config: FinetuneConfig) -> str:
     """Why a head cannot read what a network of slices learned to answer; empty where it can."""
-    backbone, strategy, asked = (
-        config.backbone,
-        config.transfer.strategy.name,
-        "backbone.pretraining.head_reads answers",
-    )
+    backbone, strategy = config.backbone, config.transfer.strategy.name
+    asked = f"backbone.pretraining.head_reads {backbone.pretraining.head_reads}"
     if not backbone.name.startswith("slices-"):
         network = "it answers of slices, and this is no network on slices, such as slices-efficientnet-lite0"
         return f"{asked} with {backbone.name}: {network}"
@@ -316,4 +324,6 @@ def _has_no_answers(config: FinetuneConfig) -> str:
     if strategy != "linear_probe" or config.transfer.batch_norm == "bn_adapt":
         other = strategy if strategy != "linear_probe" else "batch_norm bn_adapt"
         return f"{asked} with {other}: the network would not be the one any more that learned to answer"
+    if backbone.has_published and config.transfer.bottleneck:
+        return f"{asked} with transfer.bottleneck: the features and the answers have a head each"
     return ""

@@ -30,6 +30,7 @@ from med_transfer.finetuning.fold_pretraining import (
     most_encoders,
     pretraining_step_seconds,
     threads_of_encoder,
+    unlearned_encoder,
 )
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.finetuning.optimisation import optimiser
@@ -146,10 +147,8 @@ def measure_cost(
     """
     keep_freed_memory()
     preprocessing = resolve_preprocessing(source.spec, config)
-    pooled = config.backbone.pooled_stages or source.spec.pooled_stages
-    network = Classifier(
-        copy.deepcopy(source.encoder), len(labels), pooled, config.training.dropout, config.transfer.bottleneck
-    )
+    encoder, pooled = unlearned_encoder(source.encoder, config), config.backbone.stages_read(source.spec.pooled_stages)
+    network = Classifier(encoder, len(labels), pooled, config.training.dropout, config.transfer.bottleneck)
     config.transfer.strategy.build(network)
     forward = _timed_forward(network, preprocessing, min(_TIMED_BATCH, config.training.batch_size))
     step = _timed_step(network, config, preprocessing, labels) if config.transfer.strategy.trains else 0.0
@@ -158,17 +157,17 @@ def measure_cost(
     else:  # also where none is asked for: it may come to that
         head = _timed_head(network.n_features, config, labels, n_scans)
     cost = Cost(read_seconds, forward, step, head)
-    return _with_pretraining(cost, network, config, preprocessing) if config.backbone.pretrain else cost
+    return _with_pretraining(cost, source, config, preprocessing) if config.backbone.pretrain else cost
 
 
 def _with_pretraining(
-    cost: Cost, network: Classifier, config: FinetuneConfig, preprocessing: PreprocessingConfig
+    cost: Cost, source: LoadedBackbone, config: FinetuneConfig, preprocessing: PreprocessingConfig
 ) -> Cost:
-    """In the threads that an encoder will learn in; a forward pass is timed again only where these are others."""
-    threads, forward = threads_of_encoder(config), cost.forward
-    if threads != torch.get_num_threads():
-        with in_threads(threads):
-            forward = _timed_forward(network, preprocessing, min(_TIMED_BATCH, config.training.batch_size))
+    """In the threads that an encoder will learn in, and by itself, whatever the head reads beside it later."""
+    threads = threads_of_encoder(config)
+    network = Classifier(copy.deepcopy(source.encoder), 1, source.spec.pooled_stages)
+    with in_threads(threads):
+        forward = _timed_forward(network, preprocessing, min(_TIMED_BATCH, config.training.batch_size))
     step = pretraining_step_seconds(config, preprocessing, forward)
     return replace(cost, pretraining_step=step, encoders_at_once=at_once(most_encoders(config), threads))
 

@@ -6,6 +6,7 @@ several folds; then it learns from those patients alone who are in the training 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -116,6 +117,22 @@ def pretrained_encoder(
     ).encoder
     if config.backbone.has_answers:
         _give_answers(cast(SliceEncoder, encoder), made, run_data, _learned_from(run_data.split, config, number))
+    return encoder
+
+
+def unlearned_encoder(source: Encoder, config: FinetuneConfig) -> Encoder:
+    """A copy of the source's encoder in the shape of :func:`pretrained_encoder`'s, or as it is where nothing is learned
+    before the folds."""
+    encoder = copy.deepcopy(source)
+    if config.backbone.has_answers:
+        cast(SliceEncoder, encoder).answer()
+    return with_published(encoder, source, config)
+
+
+def with_published(encoder: Encoder, source: Encoder, config: FinetuneConfig) -> Encoder:
+    """Itself, with the source's network as it was published beside it where the head reads that too."""
+    if config.backbone.has_published:
+        cast(SliceEncoder, encoder).keep_published(cast(SliceEncoder, copy.deepcopy(source)))
     return encoder
 
 

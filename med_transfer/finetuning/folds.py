@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -17,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import Encoder, LoadedBackbone
-from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.cohorts import Split
 from med_transfer.finetuning.batches import FoldData, Truth, fold_data, lacking_prior, no_evidence
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
@@ -30,6 +27,8 @@ from med_transfer.finetuning.fold_pretraining import (
     encoder_of,
     pretrain_encoders,
     pretrained_encoder,
+    unlearned_encoder,
+    with_published,
 )
 from med_transfer.finetuning.fold_training import TrainedNetwork, is_trained, train_network
 from med_transfer.finetuning.generalisation_gap import measure_gap
@@ -110,7 +109,7 @@ def train_fold(
     """
     folder = folders[number]
     encoder = _encoder(run_data, source, config, number, folders, progress)
-    pooled = config.backbone.pooled_stages or source.spec.pooled_stages
+    pooled = config.backbone.stages_read(source.spec.pooled_stages)
     labels, seed = run_data.prepared.cohort.labels, config.seed + number
     torch.manual_seed(seed)  # the head starts from here
     classifier = Classifier(encoder, len(labels), pooled, config.training.dropout, config.transfer.bottleneck)
@@ -129,13 +128,11 @@ def _encoder(
     progress: Progress,
 ) -> Encoder:
     """What a fold model starts from; of a finished one the shape alone, whose weights are loaded."""
-    if config.backbone.pretrain and not is_trained(folders[number]):
-        first = encoder_of(number, config)
-        return pretrained_encoder(run_data, config, first, folders[first] / PRETRAINING_FOLDER, progress)
-    encoder = copy.deepcopy(source.encoder)
-    if config.backbone.has_answers:
-        cast(SliceEncoder, encoder).answer()
-    return encoder
+    if not config.backbone.pretrain or is_trained(folders[number]):
+        return unlearned_encoder(source.encoder, config)
+    first = encoder_of(number, config)
+    encoder = pretrained_encoder(run_data, config, first, folders[first] / PRETRAINING_FOLDER, progress)
+    return with_published(encoder, source.encoder, config)
 
 
 def train_folds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import cast
@@ -27,7 +28,7 @@ from med_transfer.finetuning.regularisation.delta import channel_attention
 from med_transfer.finetuning.strategies.by_stage import AttentionProbe
 from med_transfer.model.classifier import Classifier, stages_from_front
 from med_transfer.model.features import best_device
-from med_transfer.model.linear_head import LinearHead, fit_probe
+from med_transfer.model.linear_head import LinearHead, fit_probe, mean_head
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 
@@ -108,7 +109,7 @@ def initialise(
     attends = "delta" in transfer.regularise and transfer.delta.attention
     if strategy.head_from_probe or attends:
         train_features, val_features = labelled_features(classifier, data, config, source.cached)
-        probe = _probe(train_features, data, config)
+        probe = _probe(train_features, _parts(classifier, config), data, config)
         train, val = (torch.from_numpy(probe.logits(part.numpy())) for part in (train_features, val_features))
         row = {**_row(train, val, data, config), "inverse_strength": probe.inverse_strength}
         attention = _attention(classifier, probe, train_features, data.train_truth, data.labels) if attends else None
@@ -153,15 +154,26 @@ def _adapt(classifier: Classifier, data: FoldData, config: FinetuneConfig, prepr
     classifier.cpu()
 
 
-def _probe(train_features: Tensor, data: FoldData, config: FinetuneConfig) -> LinearHead:
-    return fit_probe(
-        train_features.numpy(),
-        data.train_truth,
-        data.train_patients,
-        config.transfer.probe.inverse_strengths,
-        multilabel=data.labels.multilabel,
-        balanced=config.training.balance != "none",
-    )
+def _parts(classifier: Classifier, config: FinetuneConfig) -> list[int]:
+    """How many features each head reads: one reads all, or what was published and what answers have one each."""
+    if config.backbone.has_published:
+        return classifier.encoder.pooled_channels(classifier.pooled_stages)
+    return [classifier.n_features]
+
+
+def _probe(train_features: Tensor, parts: Sequence[int], data: FoldData, config: FinetuneConfig) -> LinearHead:
+    heads = [
+        fit_probe(
+            part.numpy(),
+            data.train_truth,
+            data.train_patients,
+            config.transfer.probe.inverse_strengths,
+            multilabel=data.labels.multilabel,
+            balanced=config.training.balance != "none",
+        )
+        for part in train_features.split(parts, dim=1)
+    ]
+    return mean_head(heads)
 
 
 def _row(train: Tensor, val: Tensor, data: FoldData, config: FinetuneConfig) -> dict[str, float]:

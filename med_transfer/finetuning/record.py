@@ -78,12 +78,13 @@ def _backbone(config: FinetuneConfig, source: LoadedBackbone) -> BackboneRecord:
         weights = source.spec.weights.file
     return BackboneRecord(
         name=source.spec.name,
-        pooled_stages=config.backbone.pooled_stages or source.spec.pooled_stages,
+        pooled_stages=config.backbone.stages_read(source.spec.pooled_stages),
         as_colours=source.spec.as_colours,
         instance_pooling=config.backbone.instance_pooling,
         tile_overlap=config.backbone.tile_overlap,
         pretrain=config.backbone.pretrain,
         answers=config.backbone.has_answers,
+        published=config.backbone.has_published,
         licence="; ".join(dict.fromkeys([source.spec.licence, *source_licences(source_weights(config))])),
         source=source.spec.source,
         weights=weights,

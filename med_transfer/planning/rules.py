@@ -239,10 +239,10 @@ def pretraining(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
         Choice("backbone.pretraining.only_class", healthy, "by its name, nothing is found in these scans"),
         Choice("backbone.pretraining.encoders", LESION_ENCODERS, "each for the folds that hold out nobody it has seen"),
         Choice("backbone.pretraining.steps", LESION_STEPS, "more help, and take longer"),
-        Choice("backbone.pretraining.head_reads", "answers", "two numbers, something denser and something lighter"),
+        Choice("backbone.pretraining.head_reads", "answers_and_published", "denser, lighter, and as photographs"),
         Choice("backbone.instance_pooling", "log_mean_exp", "a smooth maximum: a finding is in few slices"),
-        Choice("transfer.probe.inverse_strengths", [1.0], "two numbers leave nothing to choose"),
-        Choice("calibration.method", "none", "and their head, fitted as a probability, nothing to scale"),
+        Choice("transfer.probe.inverse_strengths", [1.0], "two numbers leave nothing to choose; both heads vote"),
+        Choice("calibration.method", "none", "their heads, fitted as probabilities, leave nothing to scale"),
         Choice("input.shape", [depth, LESION_PIXELS, LESION_PIXELS], "what two cores learn from in half an hour"),
     ]
 

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from med_transfer.backbones import find_backbone, from_scratch
+from med_transfer.backbones import find_backbone, from_scratch, load_backbone
 from med_transfer.bundle import load_network
 from med_transfer.cohorts import Case, Cohort, SourceLock, SplitConfig, split_cohort
 from med_transfer.config import load_config
@@ -32,7 +32,9 @@ from med_transfer.finetuning.fold_pretraining import (
 )
 from med_transfer.finetuning.on_cluster import Folds, in_turns
 from med_transfer.finetuning.split_choice import choose_split
+from med_transfer.finetuning.transfer_config import ProbeConfig
 from med_transfer.inference import Predictor
+from med_transfer.model.linear_head import fit_probe
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.pretraining.source.views import reorient
@@ -40,6 +42,7 @@ from med_transfer.progress import silent
 from med_transfer.scans import read_scan
 
 PATIENTS = 10
+STRENGTHS = ProbeConfig().inverse_strengths
 WINDOWS = [{"column": "scan", "window_hu": window} for window in ([0, 80], [-20, 180], [-800, 2000])]
 SETTINGS = {
     "backbone": {
@@ -127,12 +130,13 @@ def test_each_fold_has_an_encoder_of_its_own_and_the_bundle_predicts_with_them(r
 
 
 ANSWERS = {"encoders": 2, "head_reads": "answers"}
+BOTH = {"encoders": 2, "head_reads": "answers_and_published"}
 
 
 @pytest.fixture(scope="module")
 def answering(cohort, tmp_path_factory):
     """Three folds, of which the first and the last share an encoder."""
-    asked = config(**ANSWERS).model_dump() | {"split": {"test_fraction": 0, "folds": 3}}
+    asked = config(**BOTH).model_dump() | {"split": {"test_fraction": 0, "folds": 3}}
     return finetune(cohort, FinetuneConfig.model_validate(asked), tmp_path_factory.mktemp("answering"))
 
 
@@ -160,11 +164,11 @@ def test_the_head_reads_what_the_network_answers(answering, cohort, tmp_path):
         def parts(tensor, encoder=models[number].encoder, kept=kept):
             maps = [m[0].transpose(0, 1) for m in encoder(torch.from_numpy(tensor).float()[None])]
             places = [
-                torch.einsum("kc,nchw->nkhw", kept[f"head.place.{n}.weight"][..., 0, 0, 0], maps[n]).amax((2, 3))
+                torch.einsum("kc,nchw->nkhw", kept[f"head.place.{n}.weight"][..., 0, 0, 0], own).amax((2, 3))
                 + kept[f"head.place.{n}.bias"]
-                for n in (1, 2, 3)
+                for n, own in zip((1, 2, 3), maps[2:5], strict=True)
             ]
-            said = maps[3].mean((2, 3)) @ kept["head.what.weight"].T + kept["head.what.bias"]
+            said = maps[4].mean((2, 3)) @ kept["head.what.weight"].T + kept["head.what.bias"]
             return torch.stack([*places, said[:, :2], said[:, 2:]], 1)  # no slice is empty
 
         with torch.no_grad():
@@ -174,8 +178,33 @@ def test_the_head_reads_what_the_network_answers(answering, cohort, tmp_path):
             spread = ((of_training - centre) / scale).mean(2).flatten(0, 1).std(0, correction=0)
             expected = torch.stack([((parts(tensor) - centre) / scale).mean((0, 1)) for tensor in tensors]) / spread
             found = models[number].features(torch.from_numpy(np.stack(tensors)).float())
-        # mean_max: the mean over slices, then the largest
-        torch.testing.assert_close(found[:, :2], expected, rtol=1e-3, atol=1e-3)
+        # mean_max: the mean over slices, then the largest; before the answers the published network's
+        torch.testing.assert_close(found[:, -4:-2], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_beside_the_answers_the_head_reads_the_network_as_published_each_by_a_head_of_its_own(
+    answering, cohort, tmp_path
+):
+    of_run = load_config(FinetuneConfig, answering.folder / "config.yaml")
+    data = prepare_run_data(cohort, of_run, find_backbone(of_run.backbone.name), tmp_path, silent)
+    tensors = data.prepared.without_margin(margin_voxels(data.preprocessing.shape)).tensors
+    images, truth = torch.from_numpy(np.stack(tensors)).float(), np.asarray(cohort.truth)
+    loaded = load_backbone(of_run.backbone.name, channels=of_run.input.channels_of_network).encoder.eval()
+    for number, model in enumerate(load_network(answering.folder / "bundle").fold_models):
+        with torch.no_grad():
+            features, logits = model.features(images).numpy(), model(images).numpy()
+            enlarged = torch.nn.functional.interpolate(images[0].transpose(0, 1), size=(224, 224), mode="bilinear")
+            shown = loaded.net_maps(loaded.photograph(enlarged.transpose(0, 1)[None])[0].transpose(0, 1))[-1]
+        of_slices = shown.mean((2, 3))
+        expected = torch.cat([of_slices.mean(0), of_slices.max(0).values]).numpy()
+        np.testing.assert_allclose(features[0, :-4], expected, rtol=1e-3, atol=1e-3)
+        learned = [n for k, part in enumerate(data.split.validation) if k != number for n in part]
+        heads = [
+            fit_probe(part[learned], truth[learned], [cohort.patients[n] for n in learned], STRENGTHS)
+            for part in (features[:, :-4], features[:, -4:])
+        ]
+        by_parts = (heads[0].logits(features[:, :-4]) + heads[1].logits(features[:, -4:])) / 2
+        np.testing.assert_allclose(logits, by_parts, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -224,13 +253,14 @@ def test_folds_with_a_shared_encoder_go_on_from_it_without_its_scans_or_a_child(
         ({"backbone": {"pooled_stages": [2]}}, "with backbone.pooled_stages: it reads no feature map"),
         ({"backbone": {"instance_pooling": None}}, "with attention over slices: set backbone.instance_pooling"),
         ({"transfer": {"strategy": "lp_ft"}}, "with lp_ft: the network would not be the one any more"),
+        ({"transfer": {"strategy": "linear_probe", "bottleneck": 2}}, "with transfer.bottleneck: the features and the"),
         ({"transfer": {"strategy": "linear_probe", "batch_norm": "bn_adapt"}}, "with batch_norm bn_adapt"),
     ],
 )
 def test_a_network_that_cannot_answer_is_refused(changes, message):
-    asked = config(**ANSWERS).model_dump() | {key: value for key, value in changes.items() if key != "backbone"}
+    asked = config(**BOTH).model_dump() | {key: value for key, value in changes.items() if key != "backbone"}
     asked["backbone"] |= changes.get("backbone", {})
-    with pytest.raises(ValidationError, match=f"head_reads answers .*{message}"):
+    with pytest.raises(ValidationError, match=f"head_reads answers_and_published .*{message}"):
         FinetuneConfig.model_validate(asked)
 
 

@@ -15,7 +15,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from med_transfer.model import linear_head
-from med_transfer.model.linear_head import fit_head, fit_predict, fit_probe, probe_model
+from med_transfer.model.linear_head import fit_head, fit_predict, fit_probe, mean_head, probe_model
 from med_transfer.predictions.patient_folds import patient_folds
 
 RANDOM = np.random.default_rng(0)
@@ -124,3 +124,18 @@ def test_small_fits_take_one_thread_whatever_the_machine_gives(monkeypatch):
         fit_predict(model, FEATURES, TRUTH, FEATURES, multilabel=False)
         fit_head(FEATURES, TRUTH, 0.1, multilabel=False, balanced=True)
         assert (before, model.n_threads_, seen, n_threads()) == (2, 1, [1], 2)
+
+
+def test_the_mean_of_two_heads_reads_both_parts_and_halves_the_sum_of_their_logits():
+    parts = FEATURES[:, :2], FEATURES[:, 2:]
+    heads = [
+        fit_head(part, TRUTH, strength, multilabel=False, balanced=True)
+        for part, strength in zip(parts, (0.1, 10.0), strict=True)
+    ]
+    both = mean_head(heads)
+    expected = (heads[0].logits(parts[0]) + heads[1].logits(parts[1])) / 2
+    np.testing.assert_allclose(both.logits(FEATURES), expected)
+    assert both.inverse_strength == pytest.approx(1.0)
+    alone = mean_head(heads[:1])
+    np.testing.assert_array_equal(alone.weight, heads[0].weight)
+    assert alone.inverse_strength == pytest.approx(0.1)

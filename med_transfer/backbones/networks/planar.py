@@ -55,12 +55,17 @@ class PlanarEncoder(Encoder):
 
     def net_maps(self, x: Tensor) -> list[Tensor]:
         """The map of each stage, as the parts of the network give it."""
-        maps = []
-        for stage in self.parts:
-            for name in stage:
-                x = self.net.get_submodule(name)(x)
-            maps.append(x)
-        return maps[1:]
+        return maps_of(self.net, self.parts, x)
+
+
+def maps_of(net: nn.Module, parts: Sequence[Sequence[str]], x: Tensor) -> list[Tensor]:
+    """The map of each stage but the stem's; ``parts`` are the stages of :class:`PlanarNetwork`."""
+    maps = []
+    for stage in parts:
+        for name in stage:
+            x = net.get_submodule(name)(x)
+        maps.append(x)
+    return maps[1:]
 
 
 def torchvision_resnet(depth: int) -> PlanarNetwork:
