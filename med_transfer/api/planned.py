@@ -34,7 +34,6 @@ A_FEW = 4  # scans, to measure how fast they are read, and whether they are of t
 _OTHERWISE = (  # who sets one of these says what the head reads, and of which network
     *(_PRETRAIN, "backbone.weights", "backbone.pooled_stages", "backbone.instance_pooling"),
     *("transfer.strategy", "transfer.batch_norm", "transfer.align", "transfer.mapping", "transfer.regularise"),
-    "transfer.bottleneck",
 )
 
 Config = TypeVar("Config", bound=FinetuneConfig)

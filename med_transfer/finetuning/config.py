@@ -325,5 +325,5 @@ def _has_no_answers(config: FinetuneConfig) -> str:
         other = strategy if strategy != "linear_probe" else "batch_norm bn_adapt"
         return f"{asked} with {other}: the network would not be the one any more that learned to answer"
     if backbone.has_published and config.transfer.bottleneck:
-        return f"{asked} with transfer.bottleneck: the features and the answers have a head each"
+        return f"{asked} with transfer.mapping autoencoder: the features and the answers have a head each"
     return ""

@@ -253,7 +253,10 @@ def test_folds_with_a_shared_encoder_go_on_from_it_without_its_scans_or_a_child(
         ({"backbone": {"pooled_stages": [2]}}, "with backbone.pooled_stages: it reads no feature map"),
         ({"backbone": {"instance_pooling": None}}, "with attention over slices: set backbone.instance_pooling"),
         ({"transfer": {"strategy": "lp_ft"}}, "with lp_ft: the network would not be the one any more"),
-        ({"transfer": {"strategy": "linear_probe", "bottleneck": 2}}, "with transfer.bottleneck: the features and the"),
+        (
+            {"transfer": {"strategy": "linear_probe", "mapping": {"method": "autoencoder"}}},
+            "with transfer.mapping autoencoder: the features and the answers have a head each",
+        ),
         ({"transfer": {"strategy": "linear_probe", "batch_norm": "bn_adapt"}}, "with batch_norm bn_adapt"),
     ],
 )

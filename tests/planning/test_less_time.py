@@ -78,7 +78,6 @@ def test_what_takes_a_little_too_long_learns_fewer_steps(cohort):
     [
         ["transfer.strategy=lp_ft"],
         ["transfer.mapping.method=autoencoder"],
-        ["transfer.bottleneck=4"],
         ["backbone.pretrain=null"],
         ["backbone.instance_pooling=attention"],
         with_quick([], quick=True),
