@@ -6,9 +6,8 @@ CT of 200 slices of 512 x 512 (phantoms, each with noise of its own), one networ
 96 x 96 voxels of the whole scan, all on the same grid; how far the probabilities of the others are from ours is in the
 table, since the libraries smooth differently before they make a scan smaller. Each arm is a process of its own, start
 included; arms take turns, figures are medians. Memory is the largest sum of proportional set sizes of its processes.
-An OpenVINO export that its check refuses is left out, which is said on standard
-error. ``--spoil 20`` damages one file in every twentieth scan: for ``predict`` alone, since the others end there. Needs
-torchio for its arm. Prints Markdown.
+An OpenVINO export that its check refuses is left out, which is said on standard error. ``--spoil 20`` damages one file
+in every twentieth scan: for ``predict`` alone, since the others end there. Needs torchio for its arm. Prints Markdown.
 """
 
 from __future__ import annotations
