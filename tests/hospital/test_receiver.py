@@ -160,8 +160,10 @@ def test_a_name_service_that_does_not_answer_keeps_no_caller_waiting(node_config
     config = node_config(destinations=[{"ae_title": "PACS", "address": "pacs.hospital", "port": 104}])
     with receiving(config), socket.create_connection(("127.0.0.1", config.port), 240, ("127.0.0.2", 0)) as stranger:
         assert looked_up.wait(240)
-        assert echoscu(config.port, more=["-ta", "100"])
-        answered.set()
+        try:
+            assert echoscu(config.port, more=["-ta", "60"])
+        finally:
+            answered.set()
         assert stranger.recv(1) == b""
 
 
