@@ -69,12 +69,13 @@ class BackboneRecord(_Record):
             return Sentence("{name}, from scratch", name=self.name)
         if self.pretrain is None:
             return Sentence("{name}, weights {weights}", name=self.name, weights=self.weights)
-        return Sentence(
+        learned = Sentence(
             "{name}, weights {weights}, then pretrained on training scans: {method}",
             name=self.name,
             weights=self.weights,
             method=self.pretrain,
         )
+        return Sentence("{learned}; and as published, beside it", learned=learned) if self.published else learned
 
 
 class Provenance(_Record):

@@ -222,7 +222,8 @@ def test_what_is_denser_has_no_side(orientation, flips, as_features, as_answers)
 
 
 def test_card_and_report_say_what_it_learned_before_its_fold(answering):
-    expected = "efficientnet-lite0-57934424.pth, then pretrained on training scans: painted_lesions"
+    learned = "efficientnet-lite0-57934424.pth, then pretrained on training scans: painted_lesions"
+    expected = f"{learned}; and as published, beside it"
     assert expected in (answering.folder / "bundle/docs/README.md").read_text()
     assert expected in answering.report.read_text()
 
