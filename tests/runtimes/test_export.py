@@ -394,13 +394,22 @@ def photographs() -> SliceEncoder:
     return SliceEncoder(planar, AsPhotograph())
 
 
+def with_published() -> SliceEncoder:
+    encoder = photographs()
+    encoder.keep_published(photographs())
+    return encoder
+
+
 def tiles() -> TileEncoder:
     return TileEncoder(SmallEncoder(), (8, 8, 8))
 
 
 @pytest.mark.parametrize(
     ("make", "pooling"),
-    [(photographs, "attention"), (photographs, "mean_max"), (tiles, "attention"), (tiles, "top_k"), (SmallEncoder, "")],
+    [
+        *((photographs, "attention"), (photographs, "mean_max"), (with_published, "log_mean_exp")),
+        *((tiles, "attention"), (tiles, "top_k"), (SmallEncoder, "")),
+    ],
 )
 def test_slices_and_tiles_run_in_chunks(make, pooling, tmp_path):
     torch.manual_seed(0)
@@ -411,7 +420,7 @@ def test_slices_and_tiles_run_in_chunks(make, pooling, tmp_path):
             encoder.pool_by(pooling)
             if encoder.attention is not None:
                 encoder.attention.score.weight.data.normal_()
-        members.append(Classifier(encoder, 2, bottleneck=5))
+        members.append(Classifier(encoder, 2, tuple(range(len(encoder.stage_channels))), bottleneck=5))
     ensemble, image = Ensemble(members).eval(), torch.rand(1, 20, 12, 14)
     image[:, :9] = 0  # empty slices and tiles are left out in both
     wanted = ensemble.predict(image[None])
@@ -419,7 +428,8 @@ def test_slices_and_tiles_run_in_chunks(make, pooling, tmp_path):
     cores, openvino = [], engines.ENGINES["openvino"]
     for number, classifier in enumerate(classifiers):
         core, path = classifier.encoder.core(classifier.pooled_stages), tmp_path / f"{number}.xml"
-        openvino.convert(core, core_inputs(classifier, image)[0], path)
+        with engines.quiet():
+            openvino.convert(core, core_inputs(classifier, image)[0], path)
         cores.append(openvino.load(path, "fp32"))
     found = computed_by(ensemble, cores, numbers).predict(image[None])
     assert torch.allclose(found[0], wanted[0], atol=1e-5)

@@ -27,7 +27,7 @@ class AsPublished(nn.Module):
 
     def forward(self, slices: Tensor) -> Tensor:
         """[slice, channel, height, width] of normalised photographs [slice, 3, height, width]."""
-        height, width = slices.shape[2:]
+        height, width = map(int, slices.shape[2:])  # also where another runtime traces it
         if (larger := PHOTOGRAPH_PIXELS / max(height, width)) > 1:
             size = (round(larger * height), round(larger * width))
             slices = F.interpolate(slices, size=size, mode="bilinear", align_corners=False)

@@ -47,8 +47,9 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
     def stages(self) -> list[nn.Module]:
         """As every encoder's; the last one holds the attention too, before what makes its map."""
         stem, *stages = self.with_attention(super().stages())
-        added = [[] if one is None else [one] for one in (self.published, self.answers)]
-        return [stem, *added[0], *stages, *added[1]]
+        before = [] if self.published is None else [self.published]
+        after = [] if self.answers is None else [self.answers]
+        return [stem, *before, *stages, *after]
 
     def answer(self) -> LesionAnswers:
         """Give it a last stage with its answers, for which it is told the heads."""
