@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,18 +94,33 @@ def select(
 
 
 def _fitting(candidates: Candidates, config: FinetuneConfig, *, named: bool) -> Candidates:
-    """Without those that nobody named or gave and that cannot take the config's input, or lack its stages.
+    """Without those that cannot take the config's input, or lack its stages. Raises ConfigError, see _passing."""
+
+    def check(candidate: Candidate) -> None:
+        layers_of(candidate.spec, config.backbone.pooled_stages)
+        resolve_preprocessing(candidate.spec, config)
+
+    return _passing(candidates, check, ConfigError, named=named)
+
+
+def _passing(
+    candidates: Candidates,
+    check: Callable[[Candidate], None],
+    refusal: type[ConfigError | BackboneError],
+    *,
+    named: bool,
+) -> Candidates:
+    """Without those that nobody named or gave and that a check refuses.
 
     Raises:
-        ConfigError: one that was named or given cannot, or none can.
+        ConfigError, BackboneError: the refusal of one that was named or given, or of the last where all are refused.
     """
     ready, left_out = [], dict(candidates.left_out)
     for candidate in candidates.ready:
         try:
-            layers_of(candidate.spec, config.backbone.pooled_stages)
-            resolve_preprocessing(candidate.spec, config)
+            check(candidate)
             ready.append(candidate)
-        except ConfigError as error:
+        except refusal as error:
             last = candidate is candidates.ready[-1] and not ready
             if named or candidate.weights is not None or last:
                 raise
@@ -175,21 +190,12 @@ def _without_leaks(candidates: Candidates, cohort: Cohort, hashes: Sequence[Imag
 
 
 def _answering(candidates: Candidates, target: Target, *, named: bool) -> Candidates:
-    """Without those that nobody named or gave and that give NaN or infinity for a scan.
+    """Without those that give NaN or infinity for a scan. Raises BackboneError, see _passing."""
 
-    Raises:
-        BackboneError: one that was named or given does, or all do.
-    """
-    ready, left_out = [], dict(candidates.left_out)
-    for candidate in candidates.ready:
-        try:
-            require_finite(candidate.name, target.features[candidate.network.key], target.cohort)
-            ready.append(candidate)
-        except BackboneError as error:
-            if named or candidate.weights is not None or (candidate is candidates.ready[-1] and not ready):
-                raise
-            left_out[candidate.name] = str(error)
-    return Candidates(tuple(ready), left_out)
+    def check(candidate: Candidate) -> None:
+        require_finite(candidate.name, target.features[candidate.network.key], target.cohort)
+
+    return _passing(candidates, check, BackboneError, named=named)
 
 
 def _score(
