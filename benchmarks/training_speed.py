@@ -127,14 +127,13 @@ def features(runtime: FrozenRuntime, name: str, shape: tuple[int, int, int], poo
         channels="windows" if channels == 3 else 1,
         instances=InstanceChoice(pooling) if pooling else InstanceChoice(),  # type: ignore[arg-type]
     )
-    network = Classifier(loaded.encoder, 2, (-1,)).eval()
     preprocessing = PreprocessingConfig(
         shape=shape,
         channels=tuple(ChannelConfig(column="scan", window_hu=(0, 80 + n)) for n in range(channels)),
     )
     with tempfile.TemporaryDirectory() as folder:
         reader = FeatureSource(Path(folder), config, preprocessing)
-        encoder = reader.computing(network, scans(shape, 1, channels), runtime)
+        encoder = reader.computing(loaded.encoder, (-1,), scans(shape, 1, channels), runtime)
         images = torch.rand(1, channels, *shape)
         while True:
             with torch.inference_mode():

@@ -61,6 +61,15 @@ class Encoder(nn.Module):
         """
         return torch.cat([maps[stage].mean(dim=(2, 3, 4)) for stage in stages], dim=1)
 
+    def apart(self, stages: Sequence[int]) -> list[tuple[Encoder, tuple[int, ...]]]:
+        """The encoders that see the scan each by itself, with those of the stages that are its own; most are one."""
+        return [(self, tuple(stages))]
+
+    def put_together(self, encoders: Sequence[Encoder]) -> Encoder:
+        """What :meth:`apart` gave, with others in their places."""
+        (alone,) = encoders
+        return alone
+
     def core(self, stages: Sequence[int]) -> nn.Module:
         """What of :meth:`forward` and :meth:`pool` takes the time, as one module that another runtime can compute."""
         return Pooled(self, stages)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from med_transfer.backbones import networks
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.instance_choice import AS_BUILT, InstanceChoice
 from med_transfer.backbones.spec import BackboneSpec, Builder
@@ -51,7 +52,7 @@ def answering(build: Builder, *, published: bool) -> Builder:
     """What builds the same network of slices, whose last stage is what it answers of each.
 
     Args:
-        published: whether its first stage is the network as it was published.
+        published: whether its first map is that of the network as it was published.
     """
     return partial(_answering, build, published)
 
@@ -59,9 +60,7 @@ def answering(build: Builder, *, published: bool) -> Builder:
 def _answering(build: Builder, published: bool) -> Encoder:
     encoder = cast("SliceEncoder", build())
     encoder.answer()
-    if published:
-        encoder.keep_published(cast("SliceEncoder", build()))
-    return encoder
+    return networks.beside_published(cast("SliceEncoder", build()), encoder) if published else encoder
 
 
 def _built(build: Builder, choice: InstanceChoice) -> Encoder:

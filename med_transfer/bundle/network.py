@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from med_transfer.backbones import backbones
@@ -24,6 +24,7 @@ from med_transfer.bundle.files import WEIGHTS_FILE, read_whole, run_folder
 from med_transfer.bundle.record import RECORD_FILE, BundleRecord
 from med_transfer.bundle.signature import verify_bundle
 from med_transfer.errors import BundleError
+from med_transfer.errors.sentence import few
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.novelty import Novelty
@@ -62,8 +63,10 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
         statistics = tensors.get("novelty0.input_mean", ())
         with _Unfilled():
             ensemble = _empty_network(record, len(statistics))
-        ensemble.load_state_dict(tensors)
-    except (RuntimeError, SafetensorError) as error:
+        if record.encoders:
+            ensemble.share_encoders(record.encoders)
+        _fill(ensemble, tensors)
+    except (RuntimeError, ValueError, SafetensorError) as error:
         raise BundleError(f"weights do not fit {record.backbone.name}: {str(error)[:200]}", where=weights) from None
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
@@ -73,7 +76,16 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
             expected="finite weights",
             action="Train it again, with a lower learning rate",
         )
-    return ensemble.eval().share_equal_encoders()
+    return ensemble.eval() if record.encoders else ensemble.eval().share_encoders(ensemble.equal_encoders())
+
+
+def _fill(ensemble: Ensemble, tensors: dict[str, Tensor]) -> None:
+    """Give it its weights, of shared encoders once. Raises RuntimeError: there are others than its own."""
+    own = ensemble.distinct_tensors()
+    if tensors.keys() != own.keys():
+        others = sorted(tensors.keys() ^ own.keys())
+        raise RuntimeError(f"{few(others, 3)} of the file or of the network alone")
+    ensemble.load_state_dict(tensors, strict=False)  # the names of what is shared are not there
 
 
 class _Unfilled(TorchFunctionMode):

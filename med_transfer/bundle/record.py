@@ -149,6 +149,8 @@ class BundleRecord(_Record):
         development: the scans that it was developed on; their shares of the classes are its prevalence baseline.
         held_out: the run's own test set; None: the bundle does not tell.
         reported: names of the measures that the run was to report.
+        encoders: for each fold model the number of its encoder, or of each of its encoders. Those of one number are
+            equal, and lie among the weights once, as the first one's; empty: each fold model's lies there.
         n_similar_cases: development scans that it shows beside new ones like them, see
             :mod:`med_transfer.bundle.similar_cases`; 0: it holds no scan of anybody.
         files: SHA-256 of the bundle's other files, the weights excepted; empty: the bundle does not tell.
@@ -164,6 +166,7 @@ class BundleRecord(_Record):
     preprocessing: PreprocessingConfig
     backbone: BackboneRecord
     n_fold_models: int = Field(validation_alias="n_members", serialization_alias="n_members")
+    encoders: tuple[int, ...] = ()
     operating_point: OperatingPoint = OperatingPoint()
     chosen_point: ChosenPoint | None = None
     calibration: Calibrator = Uncalibrated()

@@ -51,10 +51,12 @@ def _write_parts(
 ) -> None:
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir()
-    weights = folder / WEIGHTS_FILE
+    weights, encoders = folder / WEIGHTS_FILE, ensemble.equal_encoders()
+    tensors = ensemble.share_encoders(encoders).distinct_tensors()
     with atomic_path(weights) as temporary:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in ensemble.state_dict().items()}, temporary)
-    record = record.model_copy(update={"weights_sha256": sha256_of(weights), "versions": versions()})
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+    facts = {"encoders": encoders, "weights_sha256": sha256_of(weights), "versions": versions()}
+    record = record.model_copy(update=facts)
     others = {
         "configs/metadata.json": json.dumps(_monai_metadata(record), indent=2) + "\n",
         "configs/inference.json": json.dumps(_MONAI_INFERENCE, indent=2) + "\n",

@@ -23,7 +23,7 @@ from med_transfer.model.features import best_device, instance_features, pooled_f
 from med_transfer.model.novelty import input_statistics
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.progress import Progress, silent
-from med_transfer.runtimes.frozen import frozen_encoder
+from med_transfer.runtimes.frozen import computed_encoder
 
 
 class FeatureSource:
@@ -43,7 +43,8 @@ class FeatureSource:
 
     def computed(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """[scan, feature], computed now."""
-        return _mapped(classifier, self._by_encoder(classifier, tensors, "torch"))
+        of_each = [self._by_encoder(encoder, stages, tensors, "torch") for encoder, stages in classifier.encoders]
+        return _mapped(classifier, torch.cat(of_each, dim=1))
 
     def cached(self, classifier: Classifier, tensors: Tensors) -> Tensor:
         """[scan, feature], computed for those scans only that this encoder has not seen before."""
@@ -51,21 +52,22 @@ class FeatureSource:
 
     def _by_encoder(
         self,
-        classifier: Classifier,
+        encoder: Encoder,
+        stages: Sequence[int],
         tensors: Tensors,
         runtime: FrozenRuntime,
         instances: Sequence[int] = (),
         progress: Progress = silent,
     ) -> Tensor:
         """Pooled, or of each slice or tile from the stages ``instances``."""
-        device, modes = best_device(), [(module, module.training) for module in classifier.modules()]
-        encoder = self.computing(classifier.cpu().eval(), tensors, runtime).to(device)
+        device, modes = best_device(), [(module, module.training) for module in encoder.modules()]
+        computing = self.computing(encoder.cpu().eval(), stages, tensors, runtime).to(device)
         images = _told(self._images(tensors), len(tensors), progress)
-        if instances and isinstance(encoder, InstanceEncoder):
-            features = instance_features(encoder, images, instances, device)
+        if instances and isinstance(computing, InstanceEncoder):
+            features = instance_features(computing, images, instances, device)
         else:
-            features = pooled_features(encoder, images, classifier.pooled_stages, device)
-        classifier.cpu()
+            features = pooled_features(computing, images, stages, device)
+        encoder.cpu()
         for module, training in modes:  # else its training would go on without dropout, where nothing was kept
             module.training = training
         if n_broken := int((~features.isfinite()).flatten(1).any(1).sum()):
@@ -77,11 +79,11 @@ class FeatureSource:
             )
         return features
 
-    def computing(self, classifier: Classifier, tensors: Tensors, runtime: FrozenRuntime) -> Encoder:
-        """What computes the features: the classifier's encoder, or on a processor the same in another runtime."""
+    def computing(self, encoder: Encoder, stages: Sequence[int], tensors: Tensors, runtime: FrozenRuntime) -> Encoder:
+        """What computes the features: the encoder itself, or on a processor the same in another runtime."""
         if runtime == "torch" or best_device().type != "cpu":
-            return classifier.encoder
-        return frozen_encoder(classifier, next(self._images(tensors))[0], runtime)
+            return encoder
+        return computed_encoder(encoder, stages, next(self._images(tensors))[0], runtime)
 
     @torch.no_grad()
     def by_frozen_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
@@ -89,7 +91,7 @@ class FeatureSource:
         encoder = classifier.encoder
         if isinstance(encoder, InstanceEncoder) and encoder.has_learned_attention:  # it differs from fold to fold
             return encoder.pool_instances(*self.instances(classifier, tensors))
-        return self._of_frozen(classifier, tensors)
+        return torch.cat([self._of_frozen(one, stages, tensors) for one, stages in classifier.encoders], dim=1)
 
     def instances(self, classifier: Classifier, tensors: Tensors) -> tuple[list[Tensor], Tensor]:
         """Features [scan, instance, channel] of slices or tiles: of the pooled stages, and of the deepest one.
@@ -98,31 +100,39 @@ class FeatureSource:
         """
         channels = classifier.encoder.stage_channels
         stages = sorted({*classifier.pooled_stages, len(channels) - 1})
-        joined = self._of_frozen(classifier, tensors, stages).split([channels[stage] for stage in stages], dim=2)
+        by_stage = self._of_frozen(classifier.encoder, classifier.pooled_stages, tensors, stages)
+        joined = by_stage.split([channels[stage] for stage in stages], dim=2)
         return [joined[stages.index(stage)] for stage in classifier.pooled_stages], joined[-1]
 
-    def _of_frozen(self, classifier: Classifier, tensors: Tensors, instances: Sequence[int] = ()) -> Tensor:
-        encoder, runtime = classifier.encoder, self.config.backbone.runtime
+    def _of_frozen(
+        self, encoder: Encoder, stages: Sequence[int], tensors: Tensors, instances: Sequence[int] = ()
+    ) -> Tensor:
+        runtime = self.config.backbone.runtime
         chosen = (encoder.instance_pooling, encoder.tile_overlap)
         stated = [str(one) for one in chosen if one is not None]
         stated += [runtime] if runtime != "torch" else []
         stated += [f"instances {instances}"] if instances else []
-        shape = "-".join([f"{self.preprocessing.shape}-{classifier.pooled_stages}", *stated])
+        shape = "-".join([f"{self.preprocessing.shape}-{stages}", *stated])
         return self._kept(
             cache_key(encoder_hash(encoder, without=encoder.new_parts if instances else ()), shape),
             tensors,
-            partial(self._whatever_the_others, classifier, runtime=runtime, instances=instances),
+            partial(self._whatever_the_others, encoder, stages, runtime=runtime, instances=instances),
         )
 
     def _whatever_the_others(
-        self, classifier: Classifier, tensors: Tensors, runtime: FrozenRuntime, instances: Sequence[int]
+        self,
+        encoder: Encoder,
+        stages: Sequence[int],
+        tensors: Tensors,
+        runtime: FrozenRuntime,
+        instances: Sequence[int],
     ) -> Tensor:
         """A scan alone in the last batch would pass through other kernels, and differ in the last bits from what it is
         where another fold is computed first."""
         size = self.config.training.batch_size
         alone = size > 1 and len(tensors) % size == 1
         padded = [*tensors, tensors[-1]] if alone else tensors
-        return self._by_encoder(classifier, padded, runtime, instances, self.progress)[: len(tensors)]
+        return self._by_encoder(encoder, stages, padded, runtime, instances, self.progress)[: len(tensors)]
 
     def statistics(self, tensors: Tensors) -> Tensor:
         """[scan, statistic] of the network's input, see :func:`~med_transfer.model.novelty.input_statistics`."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from med_transfer.backbones import Encoder, load_backbone
+from med_transfer.backbones import Encoder, load_backbone, networks
 from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.cohorts import ArrayCache, Case, Cohort, PreparedCohort, Split
 from med_transfer.cohorts.hashed_names import hash_names, salt_of
@@ -130,9 +130,9 @@ def unlearned_encoder(source: Encoder, config: FinetuneConfig) -> Encoder:
 
 
 def with_published(encoder: Encoder, source: Encoder, config: FinetuneConfig) -> Encoder:
-    """Itself, with the source's network as it was published beside it where the head reads that too."""
+    """It, with the source's network as it was published beside it where the head reads that too."""
     if config.backbone.has_published:
-        cast(SliceEncoder, encoder).keep_published(cast(SliceEncoder, copy.deepcopy(source)))
+        return networks.beside_published(cast(SliceEncoder, copy.deepcopy(source)), encoder)
     return encoder
 
 

@@ -47,6 +47,11 @@ class Classifier(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(self.n_features, n_classes)
 
+    @property
+    def encoders(self) -> list[tuple[Encoder, tuple[int, ...]]]:
+        """Those that see a scan each by itself, with those of their stages that are read; most are one."""
+        return self.encoder.apart(self.pooled_stages)
+
     def features(self, x: Tensor) -> Tensor:
         """[batch, n_features] of a batch [batch, channel, depth, height, width]."""
         return self.pool(self.encoder(x))

@@ -58,24 +58,45 @@ class Ensemble(nn.Module):
     def fold_model_features(self, images: Tensor) -> list[Tensor]:
         """Of each fold model the features [batch, feature] that its head reads."""
         images = images.contiguous(memory_format=torch.channels_last_3d)  # faster on a CPU
-        classifiers = self.fold_models
-        features: dict[int, Tensor] = {}
-        for encoder in {id(classifier.encoder): classifier.encoder for classifier in classifiers}.values():
-            maps = encoder(images)
-            sharing = (number for number, classifier in enumerate(classifiers) if classifier.encoder is encoder)
-            features |= {number: classifiers[number].pool(maps) for number in sharing}
-        return [features[number] for number in range(len(classifiers))]
+        features = {(encoder, stages): encoder.pool(encoder(images), stages) for encoder, stages in set(self.encoders)}
+        return [model.mapping(torch.cat([features[one] for one in model.encoders], 1)) for model in self.fold_models]
 
-    def share_equal_encoders(self) -> Ensemble:
-        """Itself, with one encoder for all fold models whose encoders are equal (frozen ones), computed once a scan."""
-        different: list[Encoder] = []
-        for classifier in self.fold_models:
-            equal = [encoder for encoder in different if _are_equal(encoder, classifier.encoder)]
-            if equal:
-                classifier.encoder = equal[0]
-            else:
-                different.append(classifier.encoder)
+    @property
+    def encoders(self) -> list[tuple[Encoder, tuple[int, ...]]]:
+        """Of all fold models one after another, as :attr:`Classifier.encoders`; a shared one more than once."""
+        return [one for model in self.fold_models for one in model.encoders]
+
+    def share_encoders(self, numbers: Sequence[int]) -> Ensemble:
+        """Itself, where all encoders of the same number are the first of these, computed once a scan.
+
+        Args:
+            numbers: one for each of :attr:`encoders`.
+
+        Raises:
+            ValueError: there are more or fewer.
+        """
+        first: dict[int, Encoder] = {}
+        for (encoder, _), number in zip(self.encoders, numbers, strict=True):
+            first.setdefault(number, encoder)
+        left = iter(numbers)
+        for model in self.fold_models:
+            model.encoder = model.encoder.put_together([first[next(left)] for _ in model.encoders])
         return self
+
+    def equal_encoders(self) -> tuple[int, ...]:
+        """For each of :attr:`encoders` its number, by the first use of any that is equal to it (frozen ones)."""
+        different: list[Encoder] = []
+        numbers = []
+        for encoder, _ in self.encoders:
+            equal = [number for number, one in enumerate(different) if _are_equal(one, encoder)]
+            numbers += equal or [len(different)]
+            different += [] if equal else [encoder]
+        return tuple(numbers)
+
+    def distinct_tensors(self) -> dict[str, Tensor]:
+        """As ``state_dict``, of shared encoders the first one's alone."""
+        names = {name for name, _ in (*self.named_parameters(), *self.named_buffers())}
+        return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
     def alone(self, number: int) -> Ensemble:
         """One of its fold models, by itself."""
@@ -99,5 +120,6 @@ class Ensemble(nn.Module):
 
 
 def _are_equal(one: Encoder, other: Encoder) -> bool:
-    tensors = other.state_dict()
-    return all(torch.equal(tensor, tensors[name]) for name, tensor in one.state_dict().items())
+    tensors, others = one.state_dict(), other.state_dict()
+    alike = type(one) is type(other) and tensors.keys() == others.keys()
+    return alike and all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())

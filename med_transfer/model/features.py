@@ -56,7 +56,7 @@ def in_parts(images: Tensor, encoder: Encoder) -> Sequence[Tensor]:
     """
     if images.device.type != "cpu":
         return (images,)
-    alone = isinstance(encoder, InstanceEncoder)
+    alone = bool(encoder.cuts((images.shape[2], images.shape[3], images.shape[4])))
     return images.split(1 if alone else max(1, _VOXELS_ON_CPU // images[0, 0].numel()))
 
 

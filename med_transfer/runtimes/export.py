@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from med_transfer.atomic import sole_writer
+from med_transfer.backbones import Encoder
 from med_transfer.bundle import BundleRecord, bundle_folder, load_network, read_whole
 from med_transfer.bundle.signature import sign_bundle, verify_bundle
 from med_transfer.errors import BundleError, MedTransferError, OutputError, UsageError
-from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.progress import Progress, silent
 from med_transfer.runtimes.checking import CheckScans, answers, compare, objections, scans_of_run, scans_of_table
@@ -149,14 +149,14 @@ def _export(
     progress: Progress,
 ) -> ExportRecord:
     """Write the files of every different encoder and say what is known of them."""
-    classifiers, numbers = distinct(network)
+    encoders, numbers = distinct(network)
     out.mkdir()
     cores = []
-    for number, classifier in enumerate(classifiers):
+    for number, (encoder, stages) in enumerate(encoders):
         path = out / core_file(number, ENGINES[to])
-        _write(classifier, to, precision, scans, path)
+        _write(encoder, stages, to, precision, scans, path)
         cores.append(ENGINES[to].load(path, precision))
-        progress("exporting", number + 1, len(classifiers))
+        progress("exporting", number + 1, len(encoders))
     computed = computed_by(network, cores, numbers)
     torch_seconds, seconds = _seconds([network, computed], scans)
     return ExportRecord(
@@ -175,12 +175,14 @@ def _export(
     )
 
 
-def _write(classifier: Classifier, to: Format, precision: Precision, scans: CheckScans, path: Path) -> None:
+def _write(
+    encoder: Encoder, stages: Sequence[int], to: Format, precision: Precision, scans: CheckScans, path: Path
+) -> None:
     """The file of one encoder. Raises UsageError where the runtime cannot compute it."""
-    core = classifier.encoder.core(classifier.pooled_stages).eval()
+    core = encoder.core(stages).eval()
     several = min(_CALIBRATION_SCANS, len(scans.tensors)) if precision == "int8" else 1
     chosen = [number * len(scans.tensors) // several for number in range(several)]  # over all, whatever their order
-    batches = [batch for number in chosen for batch in core_inputs(classifier, scans.image(number))]
+    batches = [batch for number in chosen for batch in core_inputs(encoder, stages, scans.image(number))]
     try:
         with quiet(), torch.no_grad():
             if precision != "int8":
@@ -198,7 +200,7 @@ def _write(classifier: Classifier, to: Format, precision: Precision, scans: Chec
     except Exception as error:  # each library has errors of its own
         raise UsageError(
             f"{to} cannot compute this network: {_first_lines(error)}",
-            where=type(classifier.encoder).__name__,
+            where=type(encoder).__name__,
             action="Use the bundle with torch, or try another --to",
         ) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from med_transfer.backbones import Encoder
 from med_transfer.errors import UsageError
-from med_transfer.model.classifier import Classifier
 from med_transfer.runtimes.cores import core_inputs
 from med_transfer.runtimes.engines import ENGINES, missing, missing_package, quiet
 from med_transfer.runtimes.record import Format
@@ -24,11 +24,12 @@ def require_runtime(runtime: Format) -> None:
 
 
 @torch.no_grad()
-def frozen_encoder(classifier: Classifier, image: Tensor, runtime: Format) -> Encoder:
-    """The encoder as the runtime computes it, in 32 bits; the classifier's own stays as it is.
+def computed_encoder(encoder: Encoder, stages: Sequence[int], image: Tensor, runtime: Format) -> Encoder:
+    """The encoder as the runtime computes it, in 32 bits; the given one stays as it is.
 
     Args:
-        classifier: on the CPU, in evaluation mode.
+        encoder: on the CPU, in evaluation mode, frozen.
+        stages: that are read of it.
         image: an input [channel, depth, height, width], which the network is traced with.
         runtime: that is installed.
 
@@ -36,17 +37,17 @@ def frozen_encoder(classifier: Classifier, image: Tensor, runtime: Format) -> En
         UsageError: the runtime cannot compute this network.
     """
     engine = ENGINES[runtime]
-    core = classifier.encoder.core(classifier.pooled_stages).eval()
+    core = encoder.core(stages).eval()
     with tempfile.TemporaryDirectory(prefix="med-transfer-") as folder:
         path = Path(folder) / f"encoder{engine.suffix}"
         try:
             with quiet():
-                engine.convert(core, core_inputs(classifier, image)[0], path)
+                engine.convert(core, core_inputs(encoder, stages, image)[0], path)
                 computed = engine.load(path, "fp32")
         except Exception as error:  # each library has errors of its own
             raise UsageError(
                 f"{runtime} cannot compute this network: {' '.join(str(error).split())[:300]}",
-                where=type(classifier.encoder).__name__,
+                where=type(encoder).__name__,
                 action="Leave backbone.runtime out: torch computes every network",
             ) from error
-    return copy.deepcopy(classifier.encoder).with_core(computed)
+    return copy.deepcopy(encoder).with_core(computed)

@@ -49,7 +49,7 @@ class ExportRecord(_Record):
 
     Attributes:
         weights_sha256: of the bundle's weights that it was made of.
-        encoders: for each fold model, the number of its encoder among the files.
+        encoders: for each fold model, the number of its encoder among the files, or of each of its encoders.
         files: SHA-256 of each.
         torch_seconds, seconds: for a scan to pass all fold models, where it was exported.
         processor: where that was.

@@ -8,7 +8,9 @@ from torch import nn
 
 from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import torchvision_resnet
+from med_transfer.backbones.networks.published import PublishedAndLearned, beside_published
 from med_transfer.backbones.networks.slices import SliceEncoder
+from med_transfer.backbones.weights.matching import load_tensors
 from med_transfer.explanation import GradCAM
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
@@ -33,11 +35,10 @@ def published() -> SliceEncoder:
 
 
 @pytest.fixture
-def encoder(published) -> SliceEncoder:
-    encoder = slices(0)
-    encoder.answer()
-    encoder.keep_published(copy.deepcopy(published))
-    return encoder
+def encoder(published) -> PublishedAndLearned:
+    learned = slices(0)
+    learned.answer()
+    return beside_published(copy.deepcopy(published), learned).eval()
 
 
 @torch.no_grad()
@@ -59,25 +60,53 @@ def test_the_other_maps_and_the_answers_are_as_without_it(encoder):
     image = rand(2, 1, 4, 64, 64)
     image[1, :, 0] = 0.0
     alone = slices(0)
-    alone.answer().load_state_dict(encoder.answers.state_dict())
+    alone.answer().load_state_dict(encoder.learned.answers.state_dict())
     of_published, *others = encoder(image)
     assert (of_published[1, :, 0] == 0).all()  # of an empty slice
     for one, other in zip(others, alone(image), strict=True):
         torch.testing.assert_close(one, other)
     assert encoder.stage_channels == (512, *CHANNELS, 2)
-    for said, by_itself in zip(encoder.answer_parts(image), alone.answer_parts(image), strict=True):
-        torch.testing.assert_close(said, by_itself)
 
 
 @torch.no_grad()
-def test_another_runtime_computes_the_same(encoder):
+def test_both_are_pooled_and_computed_elsewhere_each_by_itself(encoder):
     image = rand(2, 1, 3, 64, 64)
     image[1, :, 0] = 0.0
-    expected = encoder.pool(encoder(image), (0, 5))
-    assert expected.shape == (2, 514)
-    elsewhere = copy.deepcopy(encoder).with_core(encoder.core((0, 5)))
-    assert not any(name.startswith("published") for name in elsewhere.state_dict())
-    torch.testing.assert_close(elsewhere.pool(elsewhere(image), (0, 5)), expected, rtol=1e-5, atol=1e-5)
+    features = encoder.pool(encoder(image), (0, 5))
+    assert features.shape == (2, sum(encoder.pooled_channels((0, 5)))) == (2, 514)
+    both = copy.deepcopy(encoder).apart((0, 5))
+    assert [stages for _, stages in both] == [(0,), (4,)]
+    alone = [one.pool(one(image), stages) for one, stages in both]
+    torch.testing.assert_close(torch.cat(alone, dim=1), features)
+    elsewhere = encoder.put_together([copy.deepcopy(one).with_core(one.core(stages)) for one, stages in both])
+    assert not any(name.startswith(("published.net", "learned.net")) for name in elsewhere.state_dict())
+    torch.testing.assert_close(elsewhere.pool(elsewhere(image), (0, 5)), features, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_fold_models_have_in_common_is_computed_once(published):
+    learned, images = [slices(seed) for seed in (0, 0, 2)], rand(2, 1, 3, 64, 64)
+    encoders = [beside_published(copy.deepcopy(published), one).eval() for one in learned]
+    ensemble = Ensemble([Classifier(one, 2, (0, -1)) for one in encoders]).eval()
+    expected = [model.features(images) for model in ensemble.fold_models]
+    shared = ensemble.share_encoders(ensemble.equal_encoders())
+    passed = []
+    for one in {one for model in shared.fold_models for one, _ in model.encoders}:
+        one.register_forward_hook(lambda module, *_: passed.append(module))
+    for one, other in zip(shared.fold_model_features(images), expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert len(passed) == 3  # the published one, and two that learned
+
+
+def test_a_bundle_of_both_is_a_source_of_what_was_learned(encoder):
+    tensors = {f"member0.encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    found = slices(3)
+    report = load_tensors(found, tensors, "model.safetensors")
+    assert not report.missing
+    assert not report.unexpected
+    assert all(
+        torch.equal(value, encoder.learned.net.state_dict()[name]) for name, value in found.net.state_dict().items()
+    )
 
 
 def test_its_stages_hold_every_tensor_once(encoder):

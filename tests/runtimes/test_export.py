@@ -25,6 +25,7 @@ from med_transfer.backbones import Encoder
 from med_transfer.backbones.networks.instances import InstanceEncoder
 from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import PlanarNetwork
+from med_transfer.backbones.networks.published import beside_published
 from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.backbones.networks.tiles import TileEncoder
 from med_transfer.bundle import load_network, read_record
@@ -394,10 +395,11 @@ def photographs() -> SliceEncoder:
     return SliceEncoder(planar, AsPhotograph())
 
 
-def with_published() -> SliceEncoder:
-    encoder = photographs()
-    encoder.keep_published(photographs())
-    return encoder
+def with_published() -> Encoder:
+    published, learned = photographs(), photographs()
+    for encoder in (published, learned):
+        encoder.pool_by("log_mean_exp")
+    return beside_published(published, learned)
 
 
 def tiles() -> TileEncoder:
@@ -407,7 +409,7 @@ def tiles() -> TileEncoder:
 @pytest.mark.parametrize(
     ("make", "pooling"),
     [
-        *((photographs, "attention"), (photographs, "mean_max"), (with_published, "log_mean_exp")),
+        *((photographs, "attention"), (photographs, "mean_max"), (with_published, "")),
         *((tiles, "attention"), (tiles, "top_k"), (SmallEncoder, "")),
     ],
 )
@@ -424,12 +426,12 @@ def test_slices_and_tiles_run_in_chunks(make, pooling, tmp_path):
     ensemble, image = Ensemble(members).eval(), torch.rand(1, 20, 12, 14)
     image[:, :9] = 0  # empty slices and tiles are left out in both
     wanted = ensemble.predict(image[None])
-    classifiers, numbers = distinct(ensemble)
+    encoders, numbers = distinct(ensemble)
     cores, openvino = [], engines.ENGINES["openvino"]
-    for number, classifier in enumerate(classifiers):
-        core, path = classifier.encoder.core(classifier.pooled_stages), tmp_path / f"{number}.xml"
+    for number, (encoder, stages) in enumerate(encoders):
+        core, path = encoder.core(stages), tmp_path / f"{number}.xml"
         with engines.quiet():
-            openvino.convert(core, core_inputs(classifier, image)[0], path)
+            openvino.convert(core, core_inputs(encoder, stages, image)[0], path)
         cores.append(openvino.load(path, "fp32"))
     found = computed_by(ensemble, cores, numbers).predict(image[None])
     assert torch.allclose(found[0], wanted[0], atol=1e-5)
@@ -454,7 +456,7 @@ def test_equal_encoders_are_computed_once():
         member.encoder.load_state_dict(one.state_dict())
     ensemble, images = Ensemble(members).eval(), small_images(2)
     wanted = ensemble.predict(images)
-    shared = ensemble.share_equal_encoders()
+    shared = ensemble.share_encoders(ensemble.equal_encoders())
     assert [member.encoder is members[0].encoder for member in shared.fold_models] == [True, False, True]
     assert torch.equal(shared.predict(images)[0], wanted[0])
     assert distinct(shared)[1] == (0, 1, 0)

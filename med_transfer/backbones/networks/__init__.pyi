@@ -4,6 +4,7 @@ from .nnunet import NNUNetEncoder
 from .nodule_detector import NoduleDetectorEncoder
 from .photograph import AsPhotograph
 from .planar import timm_network, torchvision_resnet
+from .published import beside_published
 from .resnet import inflated_resnet, medicalnet, plain_resnet, slim_resnet
 from .segresnet import ct_fm, plain_segresnet, vista3d
 from .slices import SliceEncoder
@@ -23,6 +24,7 @@ __all__ = [
     "SliceEncoder",
     "TileEncoder",
     "VolumetricEncoder",
+    "beside_published",
     "count_parameters",
     "ct_fm",
     "inflated_resnet",

@@ -14,7 +14,6 @@ from med_transfer.backbones.networks.instances import GatedAttention, InstanceEn
 from med_transfer.backbones.networks.lesion_answers import KINDS, LesionAnswers
 from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import PlanarEncoder, PlanarNetwork
-from med_transfer.backbones.networks.published import AsPublished
 
 # Of the slices that pass the network at once. On a CPU their maps then stay in its caches: 2.3 times as fast as all at
 # once for 64 slices of 192 x 192 (EfficientNet-Lite0, one core).
@@ -31,25 +30,20 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
     Attributes:
         answers: makes one more map, of one voxel a slice: what the network answers that learned painted lesions. None:
             there is no such map.
-        published: makes one more map, before the others: the deepest of the network as it was published. None: there
-            is no such map.
     """
 
     answers: LesionAnswers | None
-    published: AsPublished | None
 
     def __init__(self, planar: PlanarNetwork, photograph: AsPhotograph) -> None:
         super().__init__(planar, photograph)
         self.attention = GatedAttention(self.stage_channels[-1])
-        self.answers = self.published = None
+        self.answers = None
         self._elsewhere: Features | None = None
 
     def stages(self) -> list[nn.Module]:
         """As every encoder's; the last one holds the attention too, before what makes its map."""
         stem, *stages = self.with_attention(super().stages())
-        before = [] if self.published is None else [self.published]
-        after = [] if self.answers is None else [self.answers]
-        return [stem, *before, *stages, *after]
+        return [stem, *stages] if self.answers is None else [stem, *stages, self.answers]
 
     def answer(self) -> LesionAnswers:
         """Give it a last stage with its answers, for which it is told the heads."""
@@ -57,18 +51,13 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
         self.stage_channels = (*self.stage_channels, len(KINDS))
         return self.answers
 
-    def keep_published(self, published: SliceEncoder) -> None:
-        """Give it a first map: the deepest of the network as it was published, which is taken over."""
-        self.published = AsPublished(published)
-        self.stage_channels = (published.stage_channels[-1], *self.stage_channels)
-
     def core(self, stages: Sequence[int]) -> nn.Module:
         """Photographs of slices to their features of all stages, joined."""
         return _PooledSlices(self)
 
     def with_core(self, core: Features) -> SliceEncoder:
         """Itself; which slices there are, and how they pool, stays here."""
-        self.net, self.published, self._elsewhere = nn.Identity(), None, core
+        self.net, self._elsewhere = nn.Identity(), core
         return self
 
     def net_maps(self, x: Tensor) -> list[Tensor]:
@@ -78,9 +67,7 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
         four fifths (docs/benchmarks.md).
         """
         if self._elsewhere is None:
-            x = x.contiguous(memory_format=torch.channels_last)
-            before = [] if self.published is None else [self.published(x)]
-            return [*before, *super().net_maps(x)]
+            return super().net_maps(x.contiguous(memory_format=torch.channels_last))
         return list(self._elsewhere(x)[..., None, None].split(self.stage_channels, dim=1))
 
     def cuts(self, shape: tuple[int, int, int]) -> list[Box]:

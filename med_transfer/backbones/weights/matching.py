@@ -20,11 +20,12 @@ log = logging.getLogger(__name__)
 
 MINIMUM_SHARE = 0.95
 _PREFIXES = {
-    *("module", "_orig_mod", "backbone", "model", "network", "encoder", "member0"),  # training scripts, and bundles
+    *("module", "_orig_mod", "backbone", "model", "network", "encoder"),  # training scripts
+    *("member0", "learned"),  # bundles
     *("visual_encoder", "encode_image", "i3_resnet"),  # Merlin and Astra
 }
 _NOT_ENCODER = re.compile(
-    r"(attention|answers|fc|head|classifier|contrastive_head|conv_seg|decoder|encode_text|logit_scale|member[1-9]\d*|novelty\d+|mapping|temperature)(\.|$)"
+    r"(attention|answers|published|fc|head|classifier|contrastive_head|conv_seg|decoder|encode_text|logit_scale|member[1-9]\d*|novelty\d+|mapping|temperature)(\.|$)"
 )
 
 
