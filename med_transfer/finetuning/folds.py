@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import Encoder, LoadedBackbone
-from med_transfer.cohorts import Split
 from med_transfer.finetuning.batches import FoldData, Truth, fold_data, lacking_prior, no_evidence
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.config import FinetuneConfig
@@ -89,111 +87,123 @@ class _Fold:
     validation: tuple[NDArray[np.float32], Truth]
 
 
-def train_fold(
-    run_data: RunData,
-    source: LoadedBackbone,
-    config: FinetuneConfig,
-    number: int,
-    folders: Sequence[Path],
-    progress_callback: Callback,
-    progress: Progress = silent,
-) -> TrainedNetwork:
+@dataclass(frozen=True)
+class Folds:
+    """What fold models are trained from, and where.
+
+    Attributes:
+        run_data: whose split the folds are of.
+        config: resolved; a fold model's seed is its seed plus the fold's number.
+        source: whose encoder each fold model starts with a copy of.
+        folders: of each fold's state; the features of frozen encoders lie beside them.
+    """
+
+    run_data: RunData
+    config: FinetuneConfig
+    source: LoadedBackbone
+    folders: tuple[Path, ...]
+
+    @classmethod
+    def of(
+        cls, run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, folder: Path, repeat: int = 1
+    ) -> Folds:
+        """All folds of a repeat, each with a seed of its own; whether there is a source settles what is automatic."""
+        config, n_folds = config.resolved(from_source=source.sha256 is not None), run_data.split.n_fold_models
+        config = config.model_copy(update={"seed": config.seed + (repeat - 1) * n_folds})
+        return cls(run_data, config, source, tuple(folder / fold_folder(number, repeat) for number in range(n_folds)))
+
+    def data(self, number: int) -> FoldData:
+        """Of one fold. Raises TooFewPatients."""
+        of, steered = self.run_data, self.config.transfer.strategy.trains
+        return fold_data(of.prepared, of.split, number, of.unlabelled, steered=steered)
+
+    def features(self, progress: Progress = silent) -> FeatureSource:
+        """Kept for all of them."""
+        return FeatureSource(self.folders[0].parent / "features", self.config, self.run_data.preprocessing, progress)
+
+
+def train_fold(folds: Folds, number: int, progress_callback: Callback, progress: Progress = silent) -> TrainedNetwork:
     """Train one fold model from its own copy of the source's encoder, or of what it becomes by pretraining.
 
     Args:
-        config: a resolved one.
-        number: of the fold; its model's seed is the config's plus this.
-        folders: of each fold, with its state; the features of frozen encoders lie beside them.
+        number: of the fold.
         progress_callback: told of every epoch.
         progress: told of what comes before the first one.
     """
-    folder = folders[number]
-    encoder = _encoder(run_data, source, config, number, folders, progress)
-    pooled = config.backbone.stages_read(source.spec.pooled_stages)
-    labels, seed = run_data.prepared.cohort.labels, config.seed + number
+    config, seed = folds.config, folds.config.seed + number
+    encoder = _encoder(folds, number, progress)
+    pooled = config.backbone.stages_read(folds.source.spec.pooled_stages)
+    n_classes = len(folds.run_data.prepared.cohort.labels)
     torch.manual_seed(seed)  # the head starts from here
-    classifier = Classifier(encoder, len(labels), pooled, config.training.dropout, config.transfer.bottleneck)
+    classifier = Classifier(encoder, n_classes, pooled, config.training.dropout, config.transfer.bottleneck)
     config.transfer.strategy.build(classifier)
-    data = _fold_data(run_data, config, number)
-    reader = FeatureSource(folder.parent / "features", config, run_data.preprocessing, progress)
-    return train_network(classifier, data, config, reader, folder, seed=seed, progress=progress_callback)
+    data, reader = folds.data(number), folds.features(progress)
+    return train_network(classifier, data, config, reader, folds.folders[number], seed=seed, progress=progress_callback)
 
 
-def _encoder(
-    run_data: RunData,
-    source: LoadedBackbone,
-    config: FinetuneConfig,
-    number: int,
-    folders: Sequence[Path],
-    progress: Progress,
-) -> Encoder:
+def _encoder(folds: Folds, number: int, progress: Progress) -> Encoder:
     """What a fold model starts from; of a finished one the shape alone, whose weights are loaded."""
-    if not config.backbone.pretrain or is_trained(folders[number]):
-        return unlearned_encoder(source.encoder, config)
+    config, source = folds.config, folds.source.encoder
+    if not config.backbone.pretrain or is_trained(folds.folders[number]):
+        return unlearned_encoder(source, config)
     first = encoder_of(number, config)
-    encoder = pretrained_encoder(run_data, config, first, folders[first] / PRETRAINING_FOLDER, progress)
-    return with_published(encoder, source.encoder, config)
+    encoder = pretrained_encoder(folds.run_data, config, first, folds.folders[first] / PRETRAINING_FOLDER, progress)
+    return with_published(encoder, source, config)
 
 
 def train_folds(
     run_data: RunData,
-    source: LoadedBackbone,
     config: FinetuneConfig,
+    source: LoadedBackbone,
     folder: Path,
     progress: Progress,
-    stage: str,
+    stage: str = "fine-tuning",
     *,
     repeat: int = 1,
 ) -> TrainedEnsemble:
-    """Train one classifier a fold and calibrate them together. ``config`` is a resolved one."""
+    """Train one classifier a fold from one source, and calibrate them together.
+
+    Args:
+        folder: with each fold's state.
+        progress: told how far it is, at ``stage``.
+        repeat: of the cross-validation, from 1 on.
+    """
     labels = run_data.prepared.cohort.labels
     stage = f"{stage}, repeat {repeat}" if repeat > 1 else stage
-    config = config_of_repeat(config, run_data.split, repeat)
-    folders = [folder / fold_folder(number, repeat) for number in range(run_data.split.n_fold_models)]
-    folds = _train_each(run_data, source, config, folders, progress, stage)
-    calibrated = _calibrated(run_data, config, folds)
+    folds = Folds.of(run_data, config, source, folder, repeat)
+    models = _train_each(folds, progress, stage)
+    calibrated = _calibrated(run_data, folds.config, models)
     ensemble = Ensemble(
-        [fold.trained.classifier for fold in folds],
-        [fold.novelty for fold in folds],
+        [model.trained.classifier for model in models],
+        [model.novelty for model in models],
         multilabel=labels.multilabel,
         calibrator=calibrated.calibrator,
     ).eval()
-    training, validation = [fold.training for fold in folds], [fold.validation for fold in folds]
-    gap = measure_gap(training, validation, labels, config.training.gap_limit)
+    training, validation = [model.training for model in models], [model.validation for model in models]
+    gap = measure_gap(training, validation, labels, folds.config.training.gap_limit)
     if repeat == 1:
         log.log(logging.WARNING if gap.exceeded else logging.INFO, "%s: %s", stage, gap.sentence)
     else:
         only_in_log(log, "%s: %s", stage, gap.sentence)
-    trained, novelty = (
-        tuple(fold.trained for fold in folds),
-        np.concatenate([fold.validation_novelty for fold in folds]),
-    )
-    return TrainedEnsemble(ensemble, trained, calibrated.probabilities, novelty, gap)
+    novelty = np.concatenate([model.validation_novelty for model in models])
+    return TrainedEnsemble(ensemble, tuple(model.trained for model in models), calibrated.probabilities, novelty, gap)
 
 
-def _train_each(
-    run_data: RunData,
-    source: LoadedBackbone,
-    config: FinetuneConfig,
-    folders: list[Path],
-    progress: Progress,
-    stage: str,
-) -> list[_Fold]:
-    reader = FeatureSource(folders[0].parent / "features", config, run_data.preprocessing)
+def _train_each(folds: Folds, progress: Progress, stage: str) -> list[_Fold]:
+    config, reader = folds.config, folds.features()
     read = reader.computed if config.transfer.strategy.trains else reader.cached
     if config.backbone.pretrain:
-        wanted = {encoder_of(number, config) for number, folder in enumerate(folders) if not is_trained(folder)}
-        kept = {first: folders[first] / PRETRAINING_FOLDER for first in sorted(wanted)}
-        pretrain_encoders(run_data, config, kept, named(progress, f"{stage}: {{stage}}"))
-    folds = []
-    for number in range(len(folders)):
-        fold = f"{stage}, fold {number + 1} of {len(folders)}"
+        wanted = {encoder_of(number, config) for number, folder in enumerate(folds.folders) if not is_trained(folder)}
+        kept = {first: folds.folders[first] / PRETRAINING_FOLDER for first in sorted(wanted)}
+        pretrain_encoders(folds.run_data, config, kept, named(progress, f"{stage}: {{stage}}"))
+    models = []
+    for number in range(len(folds.folders)):
+        fold = f"{stage}, fold {number + 1} of {len(folds.folders)}"
         told, stages = TrainingProgress(fold, progress), named(progress, f"{fold}: {{stage}}")
-        trained = train_fold(run_data, source, config, number, folders, told, stages)
-        data = _fold_data(run_data, config, number)
+        trained, data = train_fold(folds, number, told, stages), folds.data(number)
         features = labelled_features(trained.classifier, data, config, read)
-        folds.append(_finished(trained, data, features, _novelty(reader, data, config, features)))
-    return folds
+        models.append(_finished(trained, data, features, _novelty(reader, data, config, features)))
+    return models
 
 
 def _finished(
@@ -218,11 +228,6 @@ def _calibrated(run_data: RunData, config: FinetuneConfig, folds: list[_Fold]) -
     return replace(found, calibrator=found.calibrator.model_copy(update={"no_evidence": nothing}))
 
 
-def config_of_repeat(config: FinetuneConfig, split: Split, repeat: int) -> FinetuneConfig:
-    """With a seed of its own for every fold of every repeat."""
-    return config.model_copy(update={"seed": config.seed + (repeat - 1) * split.n_fold_models})
-
-
 def fold_folder(number: int, repeat: int) -> str:
     """Where a fold's state is kept; beside it, for all repeats, the features of frozen encoders."""
     return f"fold-{number}" if repeat == 1 else f"repeat-{repeat}-fold-{number}"
@@ -242,11 +247,6 @@ def _novelty(
     inputs = reader.statistics(data.train_tensors), reader.statistics(data.val_tensors)
     novelty = Novelty(features[0].shape[1], inputs[0].shape[1]).fit(*features, inputs)
     return novelty, novelty(features[1], inputs[1]).double().numpy()
-
-
-def _fold_data(run_data: RunData, config: FinetuneConfig, number: int) -> FoldData:
-    steered = config.transfer.strategy.trains
-    return fold_data(run_data.prepared, run_data.split, number, run_data.unlabelled, steered=steered)
 
 
 def _logits(classifier: Classifier, features: Tensor) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.fold_pretraining import encoder_of
 from med_transfer.finetuning.fold_training import is_trained
-from med_transfer.finetuning.folds import config_of_repeat, fold_folder, train_fold
+from med_transfer.finetuning.folds import Folds, train_fold
 from med_transfer.finetuning.repeats import repeat_file
 from med_transfer.progress import Progress, silent
 from med_transfer.runtimes.cluster import Cluster, TaskLost, require_there
@@ -33,32 +33,10 @@ Job = tuple[int, int]  # position among the folds of sources and configs, and nu
 _SHOWN_SECONDS = 60.0  # in which a network drive shows what another machine has written
 
 
-@dataclass(frozen=True)
-class Folds:
-    """Folds of one source and config.
-
-    Attributes:
-        run_data: whose split they are of.
-        source, config: as for :func:`~med_transfer.finetuning.folds.train_fold`.
-        folders: of each fold's state.
-    """
-
-    run_data: RunData
-    source: LoadedBackbone
-    config: FinetuneConfig
-    folders: tuple[Path, ...]
-
-
-def folds_of_run(run_data: RunData, source: LoadedBackbone, config: FinetuneConfig, folder: Path) -> list[Folds]:
-    """Of every repeat that is not finished, as :func:`~med_transfer.finetuning.run.train` trains them."""
-    config = config.resolved(from_source=source.sha256 is not None)
+def folds_of_run(run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, folder: Path) -> list[Folds]:
+    """Of every repeat that is not finished, as :func:`~med_transfer.finetuning.folds.train_folds` trains them."""
     return [
-        Folds(
-            replace(run_data, split=split),
-            source,
-            config_of_repeat(config, split, repeat),
-            tuple(folder / fold_folder(number, repeat) for number in range(split.n_fold_models)),
-        )
+        Folds.of(replace(run_data, split=split), config, source, folder, repeat)
         for repeat, split in enumerate(run_data.split.repeats, start=1)
         if repeat == 1 or not repeat_file(folder, repeat).exists()
     ]
@@ -118,10 +96,8 @@ def _train(job: Job, given: tuple[tuple[Folds, ...], Path]) -> bool:
     """Whether it came to an end, which is in its folder then."""
     (place, number), (folds, out) = job, given
     require_there(out)
-    of_one = folds[place]
     try:
-        listener = TrainingProgress("", silent)
-        train_fold(of_one.run_data, of_one.source, of_one.config, number, of_one.folders, listener)
+        train_fold(folds[place], number, TrainingProgress("", silent))
     except TrainingDiverged:
         return False
     return True

@@ -146,7 +146,7 @@ def _train_on(
     machines: Cluster, run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, out: Path, progress: Progress
 ) -> None:
     """All folds at once; what follows finds them trained."""
-    folds = folds_of_run(run_data, source, config, out / _TRAINING)
+    folds = folds_of_run(run_data, config, source, out / _TRAINING)
     if (baseline := _baseline(config, source)) is not None:
         first = replace(run_data, split=replace(run_data.split, further=()))
         folds += folds_of_run(first, *baseline, out / _TRAINING_SCRATCH)
@@ -159,13 +159,12 @@ def _trained_networks(
     """The transferred network, the same one without the source on the same folds with the same budget, and a choice."""
 
     def transferred(data: RunData, repeat: int) -> TrainedEnsemble:
-        return train(data, config, source, out / _TRAINING, progress, repeat=repeat)
+        return train_folds(data, config, source, out / _TRAINING, progress, repeat=repeat)
 
     trained = with_repeats(transferred(run_data, 1), run_data, transferred, out / _TRAINING)
     scratch = None
     if (baseline := _baseline(config, source)) is not None:
-        start, of_scratch = baseline
-        scratch = train(run_data, of_scratch, start, out / _TRAINING_SCRATCH, progress, "from-scratch baseline")
+        scratch = train_folds(run_data, *baseline, out / _TRAINING_SCRATCH, progress, "from-scratch baseline")
     return TrainedNetworks(trained, scratch, choose_network(run_data, config, trained, scratch))
 
 
@@ -217,26 +216,11 @@ def checked_start(
     return config, source
 
 
-def train(
-    run_data: RunData,
-    config: FinetuneConfig,
-    source: LoadedBackbone,
-    folder: Path,
-    progress: Progress,
-    stage: str = "fine-tuning",
-    *,
-    repeat: int = 1,
-) -> TrainedEnsemble:
-    """All folds from one source; what is automatic in the config depends on whether there is one."""
-    config = config.resolved(from_source=source.sha256 is not None)
-    return train_folds(run_data, source, config, folder, progress, stage, repeat=repeat)
-
-
-def _baseline(config: FinetuneConfig, source: LoadedBackbone) -> tuple[LoadedBackbone, FinetuneConfig] | None:
+def _baseline(config: FinetuneConfig, source: LoadedBackbone) -> tuple[FinetuneConfig, LoadedBackbone] | None:
     """None where the run itself starts from no source, or none is wanted."""
     if not _has_baseline(config, source):
         return None
-    return from_scratch(source.spec, config.seed), config.from_scratch_config()
+    return config.from_scratch_config(), from_scratch(source.spec, config.seed)
 
 
 def _has_baseline(config: FinetuneConfig, source: LoadedBackbone) -> bool:
@@ -261,18 +245,13 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
     Raises:
         BackboneError: the backbone or its weights cannot be used.
     """
-    if config.transfer.strategy.name == "scratch":
-        return load_backbone(
-            config.backbone.name,
-            scratch=True,
-            seed=config.seed,
-            channels=config.input.channels_of_network,
-            instances=config.backbone.instances,
-        )
-    refuse_adapted_source(config.backbone.weights)
+    scratch = config.transfer.strategy.name == "scratch"
+    if not scratch:
+        refuse_adapted_source(config.backbone.weights)
     return load_backbone(
         config.backbone.name,
-        config.backbone.weights,
+        None if scratch else config.backbone.weights,
+        scratch=scratch,
         seed=config.seed,
         accept_licence=config.backbone.accept_licence,
         channels=config.input.channels_of_network,

@@ -19,8 +19,8 @@ from med_transfer.errors import NothingDone, TrainingDiverged
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.fold_training import TrainedNetwork, is_trained
-from med_transfer.finetuning.folds import train_fold
-from med_transfer.finetuning.on_cluster import Folds, train_on
+from med_transfer.finetuning.folds import Folds, train_fold
+from med_transfer.finetuning.on_cluster import train_on
 from med_transfer.progress import Progress, silent
 from med_transfer.runtimes.cluster import Cluster
 from med_transfer.tuning.config import TuneConfig
@@ -141,8 +141,8 @@ class Search:
     def _train_folds(self, trial: Trial, config: FinetuneConfig, folders: list[Path]) -> list[float]:
         resolved = config.resolved(from_source=self.source.sha256 is not None)
         steps, figures, epochs = resolved.training.epochs + 1, [], 0
+        folds = Folds(self.run_data, resolved, self.source, tuple(folders))
         if self.machines is not None and len(folders) > 1:  # all folds, also where the first ones end the trial
-            folds = Folds(self.run_data, self.source, resolved, tuple(folders))
             train_on(self.machines, [folds], self.out, self.progress, self.deadline.check)
         for fold, folder in enumerate(folders):
             self.deadline.check()
@@ -150,7 +150,7 @@ class Search:
             stage = f"trial {trial.number}, fold {fold + 1} of {self.n_folds}"
             listener = TrialProgress(stage, self.progress, self.deadline, report)
             trained_before = is_trained(folder)
-            model = train_fold(self.run_data, self.source, resolved, fold, folders, listener)
+            model = train_fold(folds, fold, listener)
             if trained_before and resolved.transfer.strategy.trains:
                 _report_again(model, report)
             figures.append(kept_figure(model))

@@ -21,8 +21,8 @@ from med_transfer.finetuning.attention_probe import AttentionHead, Bags, Course,
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.duration import measure_cost
 from med_transfer.finetuning.features import FeatureSource
+from med_transfer.finetuning.folds import train_folds
 from med_transfer.finetuning.initialisation import check_transfer
-from med_transfer.finetuning.run import train
 from med_transfer.model.linear_head import cross_entropy
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.patient_folds import patient_folds
@@ -146,7 +146,7 @@ def test_a_run_computes_instances_once_and_keeps_the_encoder(tmp_path, monkeypat
     encoder = TileEncoder(source.encoder, (4, 4, 4))
     encoder.pool_by("attention")
     settings = {"name": "attention_probe", "steps": 20}
-    trained = train(run_data, small_config(settings), replace(source, encoder=encoder), tmp_path, silent)
+    trained = train_folds(run_data, small_config(settings), replace(source, encoder=encoder), tmp_path, silent)
     assert sum(computed) == 24  # not once a fold
     for fold_model in trained.fold_models:
         learned = fold_model.classifier.encoder.state_dict()

@@ -21,8 +21,7 @@ from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.fallback import choose_network
 from med_transfer.finetuning.decisions.fusing import fuse_run
 from med_transfer.finetuning.decisions.validation_decisions import choose_operating_point, choose_prediction_sets
-from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.finetuning.run import train
+from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.progress import silent
@@ -83,7 +82,7 @@ def test_all_scans_of_a_patient_are_calibrated_by_the_same_others(tmp_path):
     """Temperature and bias, as the logits and log odds of a patient's two scans tell, are those of a part."""
     probe = {"probe": {"inverse_strengths": [1.0]}}
     config = small_config("linear_probe", transfer=probe, calibration={"method": "temperature"})
-    trained = train(PLAN, config, source_of("sees"), tmp_path, silent)
+    trained = train_folds(PLAN, config, source_of("sees"), tmp_path, silent)
     tensors = PLAN.prepared.without_margin((MARGIN,) * 3).tensors
     logits, log_odds = np.zeros(SCANS), np.zeros(SCANS)
     place = 0
@@ -132,7 +131,7 @@ def test_a_folds_network_starts_from_the_configs_seed_whatever_was_drawn_before(
     source, config, heads = source_of("sees"), small_config("full", training={"epochs": 1}), []
     for before in (1, 2):
         torch.manual_seed(before)
-        trained = train(PLAN, config, source, tmp_path / f"{before}", silent)
+        trained = train_folds(PLAN, config, source, tmp_path / f"{before}", silent)
         heads.append(trained.fold_models[0].classifier.head.weight)
     assert torch.equal(*heads)
 
@@ -141,7 +140,7 @@ def test_a_folds_network_starts_from_the_configs_seed_whatever_was_drawn_before(
 def test_a_rare_class_is_called_by_how_a_scan_looks_also_where_training_left_it_rare(balance, tmp_path):
     """By ``balanced_argmax``, which the most probable class is not: of the patients a quarter are ``with``."""
     config = small_config("linear_probe", training={"balance": balance})
-    trained = train(PLAN, config, source_of("sees"), tmp_path, silent)
+    trained = train_folds(PLAN, config, source_of("sees"), tmp_path, silent)
     labels = PLAN.prepared.cohort.labels
     without = trained.ensemble.calibrator.without_evidence(2, multilabel=False)
     assert without[0] == pytest.approx(HAS.mean(), abs=0.1)

@@ -30,7 +30,8 @@ from med_transfer.finetuning.fold_pretraining import (
     mirrored,
     source_scans,
 )
-from med_transfer.finetuning.on_cluster import Folds, in_turns
+from med_transfer.finetuning.folds import Folds
+from med_transfer.finetuning.on_cluster import in_turns
 from med_transfer.finetuning.split_choice import choose_split
 from med_transfer.finetuning.transfer_config import ProbeConfig
 from med_transfer.inference import Predictor
@@ -272,7 +273,7 @@ def test_a_network_that_cannot_answer_is_refused(changes, message):
 
 def test_on_a_cluster_a_fold_waits_for_the_one_that_pretrains_its_encoder(run_data, tmp_path):
     source, folders = from_scratch(find_backbone("med-transfer-small")), tuple(tmp_path / f"fold-{k}" for k in range(5))
-    shared, alone = (Folds(run_data, source, config(encoders=n), folders) for n in (2, None))
+    shared, alone = (Folds(run_data, config(encoders=n), source, folders) for n in (2, None))
     jobs = [(place, fold) for place in range(2) for fold in range(5)]
     first, then = in_turns(jobs, [shared, alone])
     assert first == [(0, 0), (0, 1), *((1, fold) for fold in range(5))]

@@ -15,9 +15,8 @@ from med_transfer.evaluation.evaluate import predict
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.fusing import check_fusion, fuse_run
 from med_transfer.finetuning.decisions.validation_decisions import choose_prediction_sets
-from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.record import bundle_record
-from med_transfer.finetuning.run import train
 from med_transfer.metrics.records.metrics import KeptNetwork
 from med_transfer.model.calibration.calibrators import Uncalibrated
 from med_transfer.progress import silent
@@ -52,7 +51,7 @@ def with_cases(run_data: RunData, cases: tuple) -> RunData:
 def by_heart(tmp_path_factory) -> tuple[RunData, TrainedEnsemble]:
     """Networks that have learned labels without meaning."""
     run_data = with_knowledge(small_run_data(signal=0, n=N, n_test=20, members=2, random_labels=True))
-    return run_data, train(run_data, CONFIG, source_of("random"), tmp_path_factory.mktemp("training"), silent)
+    return run_data, train_folds(run_data, CONFIG, source_of("random"), tmp_path_factory.mktemp("training"), silent)
 
 
 def weight_of(fusion, part: str) -> float:

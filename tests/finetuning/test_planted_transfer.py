@@ -18,8 +18,7 @@ from med_transfer.evaluation.evaluate import predict
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.fallback import choose_network
-from med_transfer.finetuning.folds import TrainedEnsemble
-from med_transfer.finetuning.run import train
+from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.progress import silent
@@ -29,8 +28,10 @@ def both(
     run_data: RunData, config: FinetuneConfig, kind: str, folder: Path, seed: int
 ) -> tuple[TrainedEnsemble, TrainedEnsemble]:
     """The transferred network and its from-scratch baseline."""
-    transferred = train(run_data, config, source_of(kind, seed), folder / "a", silent)
-    baseline = train(run_data, config.from_scratch_config(), source_of("random", seed + 100), folder / "b", silent)
+    transferred = train_folds(run_data, config, source_of(kind, seed), folder / "a", silent)
+    baseline = train_folds(
+        run_data, config.from_scratch_config(), source_of("random", seed + 100), folder / "b", silent
+    )
     return transferred, baseline
 
 
@@ -99,11 +100,11 @@ def test_a_source_of_the_inverted_contrast_is_a_harm_and_the_same_of_the_right_o
     """Features that are frozen: no training can turn the contrast round."""
     run_data = plan_of_bright_spots(seed)
     config = small_config(PROBE, training=QUICK, transfer={"on_harm": "fallback"})
-    baseline = train(
+    baseline = train_folds(
         run_data, config.from_scratch_config(), source_of("random", seed + 100), tmp_path / "baseline", silent
     )
     for sign, expected, kept in ((-1, "harm", "scratch"), (1, "none", "transferred")):
-        transferred = train(run_data, config, source_of_one_polarity(sign, seed), tmp_path / f"{sign}", silent)
+        transferred = train_folds(run_data, config, source_of_one_polarity(sign, seed), tmp_path / f"{sign}", silent)
         assert verdict(run_data, (transferred, baseline)) == expected
         assert choose_network(run_data, config, transferred, baseline).network == kept
 
@@ -113,10 +114,10 @@ def test_a_source_that_learned_the_labels_the_other_way_round_does_no_harm(tmp_p
     run_data, config = plan_of_bright_spots(seed=0), small_config(PROBE, training=QUICK)
     scratch, every = config.from_scratch_config(), range(len(run_data.prepared.scans))
     contrary = replace(run_data, prepared=replace(run_data.prepared, cohort=_inverted(run_data, every)))
-    wrong = train(contrary, scratch, source_of("random"), tmp_path / "source", silent)
+    wrong = train_folds(contrary, scratch, source_of("random"), tmp_path / "source", silent)
     source = replace(source_of("sees"), encoder=wrong.fold_models[0].classifier.encoder)
-    transferred = train(run_data, config, source, tmp_path / "transferred", silent)
-    baseline = train(run_data, scratch, source_of("random", 100), tmp_path / "baseline", silent)
+    transferred = train_folds(run_data, config, source, tmp_path / "transferred", silent)
+    baseline = train_folds(run_data, scratch, source_of("random", 100), tmp_path / "baseline", silent)
     assert verdict(run_data, (wrong, baseline)) == "harm"
     assert verdict(run_data, (transferred, baseline)) == "none"
 

@@ -15,10 +15,9 @@ from small_run_data import small_config, small_run_data, source_of
 from med_transfer.cohorts import Split
 from med_transfer.errors import UsageError
 from med_transfer.finetuning.data_setup import RunData
-from med_transfer.finetuning.folds import TrainedEnsemble, train_fold
+from med_transfer.finetuning.folds import Folds, TrainedEnsemble, train_fold, train_folds
 from med_transfer.finetuning.on_cluster import folds_of_run
 from med_transfer.finetuning.repeats import measure_repeats, repeat_file, with_repeats
-from med_transfer.finetuning.run import train
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.measures import macro_auc
 from med_transfer.predictions.by_repeat import read_by_repeat
@@ -43,9 +42,9 @@ def trained_in(folder, plan: RunData = PLAN, calls: list[int] | None = None) -> 
     def again(data: RunData, repeat: int) -> TrainedEnsemble:
         if calls is not None:
             calls.append(repeat)
-        return train(data, CONFIG, source_of("sees"), folder, silent, repeat=repeat)
+        return train_folds(data, CONFIG, source_of("sees"), folder, silent, repeat=repeat)
 
-    first = train(plan, CONFIG, source_of("sees"), folder, silent)
+    first = train_folds(plan, CONFIG, source_of("sees"), folder, silent)
     return with_repeats(first, plan, again, folder)
 
 
@@ -62,7 +61,7 @@ def test_each_scan_keeps_what_the_networks_without_it_said(repeated, tmp_path):
     first = list(chain.from_iterable(PLAN.split.validation))
     for number, split in enumerate(PLAN.split.further, start=2):
         alone = replace(PLAN, split=replace(split, further=()))
-        said = train(alone, CONFIG, source_of("sees"), tmp_path / str(number), silent, repeat=number).validation
+        said = train_folds(alone, CONFIG, source_of("sees"), tmp_path / str(number), silent, repeat=number).validation
         by_case = dict(zip(chain.from_iterable(split.validation), said, strict=True))
         np.testing.assert_allclose(trained.repeats[number - 1], [by_case[case] for case in first], atol=1e-12)
 
@@ -165,8 +164,8 @@ def test_a_fold_is_the_same_whichever_came_before_it(tmp_path, strategy):
 
     def trained_after(*before: int) -> list[dict[str, float]]:
         after = tmp_path / f"after-{len(before)}"  # features of a frozen network are kept there for the next fold
-        folders = [after / f"fold-{number}" for number in range(3)]
-        models = [train_fold(plan, source_of("sees"), config, number, folders, Callback()) for number in (*before, 2)]
+        folds = Folds.of(plan, config, source_of("sees"), after)
+        models = [train_fold(folds, number, Callback()) for number in (*before, 2)]
         return models[-1].history
 
     assert trained_after() == trained_after(0) == trained_after(1, 0)
@@ -175,7 +174,7 @@ def test_a_fold_is_the_same_whichever_came_before_it(tmp_path, strategy):
 def test_on_a_cluster_a_repeat_that_is_finished_is_not_trained_again_but_the_first_always_has_its_folds(tmp_path):
     first, second = small_run_data(0.12, 15, 0, members=3), small_run_data(0.12, 15, 0, members=2)
     run_data = replace(first, split=replace(first.split, further=(second.split,)))
-    asked = run_data, source_of("sees"), small_config("full"), tmp_path
+    asked = run_data, small_config("full"), source_of("sees"), tmp_path
     assert [len(folds.folders) for folds in folds_of_run(*asked)] == [3, 2]
     for repeat in (1, 2):
         repeat_file(tmp_path, repeat).parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from med_transfer.backbones import load_backbone
 from med_transfer.errors import UsageError
 from med_transfer.finetuning import fold_training
 from med_transfer.finetuning.callbacks.checkpoints import ResumeFile, ResumePoint
-from med_transfer.finetuning.run import train
+from med_transfer.finetuning.folds import train_folds
 from med_transfer.progress import silent
 
 HOLDOUT = ("split.kind=holdout", "split.val_fraction=0.34")
@@ -174,7 +174,7 @@ def test_a_bundle_that_is_not_of_a_run_there_is_not_replaced(cohort_csv, tmp_pat
 
 def test_a_damaged_file_of_a_fold_is_named(tmp_path):
     run_data, config = small_run_data(signal=0.7, n=18, n_test=0), small_config("full")
-    run = functools.partial(train, run_data, config, source_of("sees"), tmp_path, silent)
+    run = functools.partial(train_folds, run_data, config, source_of("sees"), tmp_path, silent)
     run()
     fold = tmp_path / "fold-0"
     for file in (
@@ -212,7 +212,7 @@ def test_a_number_that_has_changed_in_the_state_of_a_training_is_no_other_traini
 @pytest.mark.parametrize("file", [fold_training.WEIGHTS_FILE, fold_training.HISTORY_FILE])
 def test_killed_while_a_finished_fold_is_written_nothing_is_learned_again(tmp_path, monkeypatch, file):
     run_data, config = small_run_data(signal=0.7, n=18, n_test=0), small_config("full")
-    whole = train(run_data, config, source_of("sees"), tmp_path / "whole", silent).fold_models[0]
+    whole = train_folds(run_data, config, source_of("sees"), tmp_path / "whole", silent).fold_models[0]
 
     def killing(write):
         def written(path, *content):
@@ -226,14 +226,14 @@ def test_killed_while_a_finished_fold_is_written_nothing_is_learned_again(tmp_pa
         for name in ("write_bytes", "write_text"):
             patch.setattr(fold_training, name, killing(getattr(fold_training, name)))
         with pytest.raises(KeyboardInterrupt):
-            train(run_data, config, source_of("sees"), tmp_path / "killed", silent)
+            train_folds(run_data, config, source_of("sees"), tmp_path / "killed", silent)
     fold = tmp_path / "killed/fold-0"
     assert (fold / fold_training.RESUME_FILE).exists()
     assert (fold / fold_training.WEIGHTS_FILE).exists() == (file == fold_training.HISTORY_FILE)
     assert not fold_training.is_trained(fold)
 
     listener = Listener()
-    again = train(run_data, config, source_of("sees"), tmp_path / "killed", listener).fold_models[0]
+    again = train_folds(run_data, config, source_of("sees"), tmp_path / "killed", listener).fold_models[0]
     assert listener.steps == {}
     assert (again.history, again.best_epoch) == (whole.history, whole.best_epoch)
     expected = whole.classifier.state_dict()

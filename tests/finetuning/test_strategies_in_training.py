@@ -24,10 +24,10 @@ from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.fold_training import TrainedNetwork, train_network
+from med_transfer.finetuning.folds import train_folds
 from med_transfer.finetuning.generalisation_gap import measure_gap
 from med_transfer.finetuning.initialisation import initialise
 from med_transfer.finetuning.optimisation import optimiser
-from med_transfer.finetuning.run import train
 from med_transfer.finetuning.strategies.by_stage import Full
 from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.model.classifier import Classifier
@@ -218,20 +218,20 @@ def test_frozen_features_are_computed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(features, "pooled_features", lambda *a: computed.append(len(out := real(*a))) or out)
     run_data = small_run_data(signal=0.7, n=40, n_test=4, members=4)
     config = small_config("linear_probe")
-    first = train(run_data, config, source_of("sees"), tmp_path, silent)
+    first = train_folds(run_data, config, source_of("sees"), tmp_path, silent)
     assert sum(computed) == 40
     by_size = sorted((tmp_path / "features").iterdir(), key=lambda file: file.stat().st_size)
     assert len(by_size) == 2  # the encoder's features, and the statistics of its input, which novelty looks at
     ours = {file.name for file in by_size}
-    again = train(run_data, config, source_of("sees"), tmp_path, silent)
+    again = train_folds(run_data, config, source_of("sees"), tmp_path, silent)
     assert sum(computed) == 40
     np.testing.assert_array_equal(first.validation, again.validation)
-    train(run_data, config, source_of("blind"), tmp_path / "other", silent)  # another encoder: other features
+    train_folds(run_data, config, source_of("blind"), tmp_path / "other", silent)  # another encoder: other features
     others = {file.name for file in (tmp_path / "other/features").iterdir()}
     assert len(others & ours) == 1  # the input is the same
     for file in by_size:
         file.write_bytes(b"damaged")
-    train(run_data, config, source_of("sees"), tmp_path, silent)
+    train_folds(run_data, config, source_of("sees"), tmp_path, silent)
     assert sum(computed) == 120
 
 
@@ -307,14 +307,14 @@ def test_a_network_that_learns_by_heart_is_warned_of(tmp_path, caplog):
     config = small_config(
         "linear_probe", transfer={"probe": {"inverse_strengths": [1e4]}}, training={"gap_limit": 0.05}
     )
-    trained = train(run_data, config, source_of("sees", 3), tmp_path, silent)
+    trained = train_folds(run_data, config, source_of("sees", 3), tmp_path, silent)
     assert trained.gap.exceeded
     assert [r.levelname for r in caplog.records if "a gap of" in r.message] == ["WARNING"]
 
     caplog.clear()
     lenient = config.model_copy(update={"training": config.training.model_copy(update={"gap_limit": 1.0})})
     with caplog.at_level(logging.INFO):
-        again = train(run_data, lenient, source_of("sees", 3), tmp_path, silent)
+        again = train_folds(run_data, lenient, source_of("sees", 3), tmp_path, silent)
     assert again.gap.difference == trained.gap.difference > 0.2  # above the default too
     assert not again.gap.exceeded
     assert [r.levelname for r in caplog.records if "a gap of" in r.message] == ["INFO"]
@@ -355,7 +355,7 @@ def test_adapted_statistics_depend_on_neither_the_order_of_the_table_nor_the_tra
 
 
 def test_novelty_of_a_network_with_few_features_and_ensembles_of_adapters_answer(tmp_path):
-    trained = train(
+    trained = train_folds(
         small_run_data(0.7, 36, 4, members=2), small_config("adapters"), source_of("sees"), tmp_path, silent
     )
     assert isinstance(trained.ensemble, Ensemble)

@@ -29,8 +29,8 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, prepare_run_data
 from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
+from med_transfer.finetuning.folds import train_folds
 from med_transfer.finetuning.initialisation import check_transfer
-from med_transfer.finetuning.run import train
 from med_transfer.finetuning.unlabelled import UNLABELLED_LOCK_FILE, lock_unlabelled, prepare_unlabelled
 from med_transfer.model.classifier import Classifier
 from med_transfer.progress import silent
@@ -95,13 +95,13 @@ def test_a_killed_alignment_ends_as_one_that_was_not(method, tmp_path, monkeypat
     """The domain classifier, its optimiser, and the draws of unlabelled scans go on where they were."""
     monkeypatch.setattr(fold_training, "ResumePoint", lambda path: ResumePoint(path, seconds=0.0))
     config = align(method, training={"epochs": 5, "dropout": 0.5}, augmentation={"strength": 1.0, "mixup": 0.4})
-    whole = train(PLAN, config, source_of("sees"), tmp_path / "whole", silent)
+    whole = train_folds(PLAN, config, source_of("sees"), tmp_path / "whole", silent)
     with monkeypatch.context() as patch:
         patch.setattr("med_transfer.finetuning.folds.TrainingProgress", Kill)
         with pytest.raises(KeyboardInterrupt):
-            train(PLAN, config, source_of("sees"), tmp_path / "killed", silent)
+            train_folds(PLAN, config, source_of("sees"), tmp_path / "killed", silent)
     assert (tmp_path / "killed/fold-0" / fold_training.RESUME_FILE).exists()
-    again = train(PLAN, config, source_of("sees"), tmp_path / "killed", silent)
+    again = train_folds(PLAN, config, source_of("sees"), tmp_path / "killed", silent)
     assert again.fold_models[0].history == whole.fold_models[0].history
     assert [np.isfinite(row["alignment"]) for row in again.fold_models[0].history] == [True] * 5
     expected = whole.ensemble.state_dict()
@@ -112,7 +112,7 @@ def test_a_killed_alignment_ends_as_one_that_was_not(method, tmp_path, monkeypat
 
 def test_alignment_brings_the_features_of_brighter_scans_nearer(tmp_path):
     def gap(config: FinetuneConfig, folder: Path) -> float:
-        trained = train(PLAN, config, source_of("sees"), folder, silent).fold_models[0].classifier
+        trained = train_folds(PLAN, config, source_of("sees"), folder, silent).fold_models[0].classifier
         reader, data = FeatureSource(folder, config, PLAN.preprocessing), fold_data(PLAN.prepared, PLAN.split, 0)
         known, other = (reader.computed(trained, part) for part in (data.train_tensors, PLAN.unlabelled.tensors))
         return float((known.mean(0) - other.mean(0)).norm() / known.std(0).norm())
@@ -133,31 +133,31 @@ def test_the_from_scratch_baseline_is_trained_without_alignment_for_as_many_step
     config = align("mmd")
     baseline = config.from_scratch_config()
     assert (baseline.transfer.align, baseline.transfer.mapping, baseline.training) == (None, None, config.training)
-    with_scans = train(PLAN, baseline, source_of("random"), tmp_path / "a", silent)
-    without = train(replace(PLAN, unlabelled=None), baseline, source_of("random"), tmp_path / "b", silent)
+    with_scans = train_folds(PLAN, baseline, source_of("random"), tmp_path / "a", silent)
+    without = train_folds(replace(PLAN, unlabelled=None), baseline, source_of("random"), tmp_path / "b", silent)
     assert with_scans.fold_models[0].history == without.fold_models[0].history
     assert "alignment" not in with_scans.fold_models[0].history[0]
 
 
 def test_the_autoencoders_bottleneck_is_in_what_is_written(tmp_path, caplog):
     caplog.set_level("INFO", "med_transfer")
-    trained = train(PLAN, mapped("autoencoder"), source_of("sees"), tmp_path, silent)
+    trained = train_folds(PLAN, mapped("autoencoder"), source_of("sees"), tmp_path, silent)
     classifier = trained.fold_models[0].classifier
     assert (classifier.n_features, classifier.head.in_features) == (3, 3)
     assert "% of the variance of the validation scans' features" in caplog.text
     stored = load_file(tmp_path / "fold-0/best.safetensors")
     assert {"mapping.0.weight", "mapping.0.bias"} <= set(stored)
-    again = train(PLAN, mapped("autoencoder"), source_of("sees"), tmp_path, silent)
+    again = train_folds(PLAN, mapped("autoencoder"), source_of("sees"), tmp_path, silent)
     images = torch.randn(4, 1, 8, 8, 8)
     assert again.ensemble(images).equal(trained.ensemble(images))
     without, config = replace(PLAN, unlabelled=None), mapped("autoencoder", unlabelled=None)
-    alone = train(without, config, source_of("sees"), tmp_path / "alone", silent)
+    alone = train_folds(without, config, source_of("sees"), tmp_path / "alone", silent)
     assert not alone.ensemble(images).equal(trained.ensemble(images))  # unlabelled scans were learned from
 
 
 def test_coral_leaves_a_plain_network_whose_figures_are_on_recoloured_features(tmp_path):
     config = mapped("coral", ridge=0.01)
-    trained = train(PLAN, config, source_of("sees"), tmp_path, silent)
+    trained = train_folds(PLAN, config, source_of("sees"), tmp_path, silent)
     classifier, plain = trained.fold_models[0].classifier, Classifier(source_of("sees").encoder, 2)
     assert set(classifier.state_dict()) == set(plain.state_dict())
     assert all(

@@ -18,8 +18,8 @@ from small_run_data import small_config, small_run_data, source_of
 from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.errors import MissingExtra, UsageError
+from med_transfer.finetuning.folds import train_folds
 from med_transfer.finetuning.on_cluster import folds_of_run, train_on
-from med_transfer.finetuning.run import train
 from med_transfer.inference import BatchSettings, load_bundle
 from med_transfer.inference.on_cluster import OnCluster
 from med_transfer.progress import silent
@@ -111,7 +111,7 @@ def test_folds_of_every_repeat_are_trained_there_once_and_are_those_of_one_machi
     run_data = small_run_data(0.12, 15, 0, members=3)  # 10 and 5 scans in batches of 3: one is alone in the last
     run_data = replace(run_data, split=replace(run_data.split, further=(splits[0],)))
     config, source = small_config(strategy, training={"epochs": 1, "batch_size": 3}), source_of("sees")
-    folds = folds_of_run(run_data, source, config, tmp_path / "there")
+    folds = folds_of_run(run_data, config, source, tmp_path / "there")
     assert [len(of_one.folders) for of_one in folds] == [3, 2]
     told = []
     train_on(machines, folds, tmp_path, lambda *words: told.append(words[1:3]))
@@ -121,7 +121,8 @@ def test_folds_of_every_repeat_are_trained_there_once_and_are_those_of_one_machi
     for repeat, split in enumerate(run_data.split.repeats, start=1):
         of_repeat = replace(run_data, split=split)
         there, here = (
-            train(of_repeat, config, source, tmp_path / place, silent, repeat=repeat) for place in ("there", "here")
+            train_folds(of_repeat, config, source, tmp_path / place, silent, repeat=repeat)
+            for place in ("there", "here")
         )
         np.testing.assert_array_equal(there.validation, here.validation)
         assert [model.history for model in there.fold_models] == [model.history for model in here.fold_models]

@@ -270,6 +270,6 @@ def test_features_are_mapped_in_a_trial_as_in_the_run_that_follows(tmp_path, map
     run_data = replace(PLAN, unlabelled=small_run_data(0.6, 6, 0, seed=1).prepared)
     tuning = search(tmp_path, config, run_data=run_data).run(0)
     assert tuning.default is not None
-    trained = train_folds(run_data, source_of("sees"), config.base.resolved(from_source=True), tmp_path, silent, "run")
+    trained = train_folds(run_data, config.base, source_of("sees"), tmp_path, silent)
     figures = [member.history[0]["figure"] for member in trained.fold_models]
     assert list(tuning.default.figures) == pytest.approx(figures)
