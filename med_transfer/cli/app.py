@@ -47,7 +47,7 @@ from med_transfer.cli import (
     serve,
     tune,
 )
-from med_transfer.cli.monai_alone import monai_alone
+from med_transfer.backbones.monai_alone import monai_alone
 from med_transfer.cli.options import example
 from med_transfer.cli.terminal import TerminalHandler, plain_streams, tell_remarks
 from med_transfer.errors import MedTransferError, OutputError

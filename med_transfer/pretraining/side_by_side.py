@@ -30,6 +30,7 @@ from med_transfer.scans.isolation import IN_PROCESS, ReadLimits, ScanWorker
 log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0  # between two looks at how far they are
 _NO_LIMITS = ReadLimits(seconds=0, gib=0)
+_CHILD = "med_transfer.pretraining.child"
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _each_in_a_child(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         told = [folder / str(number) for number in range(len(jobs))]
         pool = stack.enter_context(ThreadPoolExecutor(side_by_side))
-        workers = [stack.enter_context(ScanWorker(_NO_LIMITS, loads=__name__)) for _ in jobs]
+        workers = [stack.enter_context(ScanWorker(_NO_LIMITS, loads=_CHILD)) for _ in jobs]
         stack.callback(over.set)  # first of all, so that nothing begins while the workers are closed
         each = zip(workers, jobs, told, strict=True)
         futures = [pool.submit(_in_child, *one, threads, over) for one in each]

@@ -209,7 +209,9 @@ def test_two_processes_train_one_network(chest_source, tmp_path):
     script.write_text(
         """
 import torch, torch.distributed as dist
-from med_transfer.pretraining import loop
+from med_transfer.backbones.monai_alone import monai_alone
+with monai_alone():  # as the program loads it, some seconds sooner
+    from med_transfer.pretraining import loop
 from med_transfer.cli.app import main
 step = loop.Training._step
 def spied(self):

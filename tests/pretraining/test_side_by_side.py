@@ -71,13 +71,14 @@ def test_side_by_side_and_in_turn_are_the_same_training_also_of_one_whose_proces
     two_threads, tmp_path, caplog, monkeypatch
 ):
     """One pair for both: to start its processes takes longer than to train it. What is killed goes on in this one."""
-    told, killed, answer = [], [], ScanWorker._answer
+    told, killed, loaded, answer = [], [], [], ScanWorker._answer
 
     def listen(stage, done, total, note=""):
         told.append((stage, done, total, note))
 
     def kill_one(self, *given):
         """Once it has its work, not when somebody looks: on a busy machine it may be done by then."""
+        loaded.append(Path(f"/proc/{self._process.pid}/maps").read_text())
         if not killed:
             killed.append(self._process.pid)
             os.kill(self._process.pid, signal.SIGKILL)
@@ -88,6 +89,8 @@ def test_side_by_side_and_in_turn_are_the_same_training_also_of_one_whose_proces
         pretrain_each(jobs(tmp_path / "side"), 1, listen)
     of_killed = "an encoder's process ended before its pretraining did, which goes on in this process"
     assert caplog.messages.count(of_killed) == 1
+    assert all("libtorch" in libraries for libraries in loaded)
+    assert not [name for name in ("torchvision", "rpds") if name in "".join(loaded)]  # of MONAI what a command loads
     with in_threads(1):
         pretrain_each(jobs(tmp_path / "turn"), 1)
     for seed in range(2):

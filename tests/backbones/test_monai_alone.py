@@ -5,7 +5,7 @@ import sys
 
 CODE = """
 import importlib, sys, threading, time
-from med_transfer.cli.monai_alone import UNUSED, monai_alone
+from med_transfer.backbones.monai_alone import UNUSED, monai_alone
 
 def meanwhile():
     while not getattr(getattr(sys.modules.get("monai"), "__spec__", None), "_initializing", False):
