@@ -22,6 +22,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
+from med_transfer.backbones.monai_alone import monai_alone
 from med_transfer.cli import (
     backbones,
     bundle,
@@ -47,7 +48,6 @@ from med_transfer.cli import (
     serve,
     tune,
 )
-from med_transfer.backbones.monai_alone import monai_alone
 from med_transfer.cli.options import example
 from med_transfer.cli.terminal import TerminalHandler, plain_streams, tell_remarks
 from med_transfer.errors import MedTransferError, OutputError

@@ -1,4 +1,4 @@
-"""What a process of its own loads to pretrain an encoder: MONAI as a command has it, some seconds less than all of it."""
+"""What a process of its own loads to pretrain an encoder; MONAI as a command has it, which takes half as long."""
 
 from med_transfer.backbones.monai_alone import monai_alone
 

@@ -14,8 +14,8 @@ MOST_FILES = 164  # the processor module counts, which `import med_transfer` loa
 
 def imported_by(module: str) -> set[str]:
     """Modules of ours, without ``med_transfer.``, that a fresh interpreter has imported after ``module``."""
-    alone = f"with monai_alone():\n    import {module}"  # as the commands do: 4 s less
-    code = f"import sys; from med_transfer.backbones.monai_alone import monai_alone\n{alone}\nprint('\\n'.join(sys.modules))"
+    alone = "from med_transfer.backbones.monai_alone import monai_alone\nwith monai_alone():"  # 4 s less
+    code = f"import sys\n{alone}\n    import {module}\nprint('\\n'.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names = {name.partition(".")[2] for name in done.stdout.split() if name.startswith("med_transfer.")}
     return names - {"backbones.monai_alone"}
