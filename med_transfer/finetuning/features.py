@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import Encoder
 from med_transfer.backbones.networks.instances import InstanceEncoder
-from med_transfer.cohorts import ArrayCache, cache_key
+from med_transfer.cohorts import ArrayCache, Case, cache_key
 from med_transfer.errors import BackboneError
 from med_transfer.finetuning.batches import Tensors, validation_batches
 from med_transfer.finetuning.config import FinetuneConfig, FrozenRuntime
@@ -70,13 +71,7 @@ class FeatureSource:
         encoder.cpu()
         for module, training in modes:  # else its training would go on without dropout, where nothing was kept
             module.training = training
-        if n_broken := int((~features.isfinite()).flatten(1).any(1).sum()):
-            raise BackboneError(
-                f"NaN or infinite features of {n_broken} of {len(features)} scans",
-                where=self.config.backbone.name,
-                expected="finite numbers",
-                action="Look whether its weights are those of this backbone (med-transfer backbones verify)",
-            )
+        require_finite_features(self.config.backbone.name, features.isfinite().flatten(1).all(1).numpy())
         return features
 
     def computing(self, encoder: Encoder, stages: Sequence[int], tensors: Tensors, runtime: FrozenRuntime) -> Encoder:
@@ -155,6 +150,23 @@ class FeatureSource:
             rows |= dict(zip(new, computed.numpy(), strict=True))
             self.cache.write(key, rows)
         return torch.from_numpy(np.stack([rows[name] for name in names]))
+
+
+def require_finite_features(network: str, finite: NDArray[np.bool_], cases: Sequence[Case] = ()) -> None:
+    """Refuse NaN and infinity; ``finite``: whether all features of a scan are, [scan]; ``cases`` tell which one it is.
+
+    Raises:
+        BackboneError: a scan has features that are not.
+    """
+    broken = np.flatnonzero(~finite)
+    if len(broken):
+        first = f", the first is {cases[broken[0]]}" if cases else ""
+        raise BackboneError(
+            f"NaN or infinite features of {len(broken)} of {len(finite)} scans{first}",
+            where=network,
+            expected="finite numbers",
+            action="Look whether its weights are those of this backbone (med-transfer backbones verify)",
+        )
 
 
 def _told(batches: Iterator[Tensor], n: int, progress: Progress) -> Iterator[Tensor]:

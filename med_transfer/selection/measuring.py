@@ -12,6 +12,7 @@ from med_transfer.backbones import BackboneSpec
 from med_transfer.backbones.weights.source_features import SourceFeatures
 from med_transfer.cohorts import Cohort
 from med_transfer.errors import BackboneError
+from med_transfer.finetuning.features import require_finite_features
 from med_transfer.model.classifier import stages_from_front
 from med_transfer.selection.features import StageFeatures
 from med_transfer.selection.measures.discrepancy import mmd, proxy_a_distance
@@ -52,18 +53,8 @@ def layers_of(spec: BackboneSpec, also: Stages | None = None) -> list[Stages]:
 
 def require_finite(name: str, features: Sequence[StageFeatures], cohort: Cohort) -> None:
     """Raises BackboneError: a network gives NaN or infinity for a scan, which is named."""
-    broken = [
-        case
-        for case, of_scan in zip(cohort.cases, features, strict=True)
-        if not all(np.isfinite(stage).all() for stage in of_scan.stages)
-    ]
-    if broken:
-        raise BackboneError(
-            f"NaN or infinite features of {len(broken)} of {len(cohort)} scans, the first is {broken[0]}",
-            where=name,
-            expected="finite numbers",
-            action="Look whether its weights are those of this backbone (med-transfer backbones verify)",
-        )
+    finite = [all(np.isfinite(stage).all() for stage in of_scan.stages) for of_scan in features]
+    require_finite_features(name, np.array(finite), cohort.cases)
 
 
 def joined_features(features: Sequence[StageFeatures], stages: Stages) -> NDArray[np.float64]:

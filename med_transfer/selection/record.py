@@ -21,8 +21,8 @@ class LayerScore:
         n_features: length of the joined vector.
         macro_auc, standard_error, balanced_sensitivity: of the cross-validated linear probe.
         knn_macro_auc, knn_balanced_sensitivity: of the cross-validated nearest neighbours.
-        log_me, h_score, n_leep, trans_rate: see ``med_transfer.finetuning``; the H-score with shrinkage. For several
-            findings a scan, their mean over the findings.
+        log_me, h_score, n_leep, trans_rate: see ``med_transfer.selection.measures``; the H-score with shrinkage. For
+            several findings a scan, their mean over the findings.
     """
 
     stages: Stages
