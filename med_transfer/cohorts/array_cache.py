@@ -19,6 +19,7 @@ from safetensors.numpy import save
 
 from med_transfer.atomic import write_bytes
 from med_transfer.cohorts.left_behind import DAMAGED
+from med_transfer.scans.volume import bytes_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _hash_of(arrays: Mapping[str, NDArray], record: str) -> str:
     digest = hashlib.sha256(record.encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(array.tobytes())
+        digest.update(bytes_of(array))
     return digest.hexdigest()
 
 

@@ -25,6 +25,7 @@ from med_transfer.model.novelty import input_statistics
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.progress import Progress, silent
 from med_transfer.runtimes.frozen import computed_encoder
+from med_transfer.scans.volume import bytes_of
 
 
 class FeatureSource:
@@ -191,7 +192,7 @@ def encoder_hash(encoder: Encoder, without: Sequence[str] = ()) -> str:
         if name.startswith(left_out):
             continue
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(bytes_of(tensor.detach().cpu().numpy()))
     return digest.hexdigest()
 
 
@@ -199,9 +200,10 @@ def tensor_hash(tensor: np.ndarray) -> str:
     """Of a prepared scan, which nobody writes to: its content and shape. Every fold asks again; it is computed once."""
     known = _HASHES.get(id(tensor))
     if known is None or known[0]() is not tensor:
-        content = np.ascontiguousarray(tensor).tobytes() + str(tensor.shape).encode()
+        digest = hashlib.sha256(bytes_of(tensor))
+        digest.update(str(tensor.shape).encode())
         forget = partial(_forget_hash, id(tensor))
-        known = _HASHES[id(tensor)] = weakref.ref(tensor, forget), hashlib.sha256(content).hexdigest()[:32]
+        known = _HASHES[id(tensor)] = weakref.ref(tensor, forget), digest.hexdigest()[:32]
     return known[1]
 
 

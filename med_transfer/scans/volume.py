@@ -70,5 +70,10 @@ class Volume:
             exact = whole and rounded.min() >= _INT16.min and rounded.max() <= _INT16.max
             voxels = rounded.astype(np.int16) if exact else voxels.astype(np.float32)
         digest = hashlib.sha256(repr((voxels.dtype.str, voxels.shape)).encode())
-        digest.update(np.ascontiguousarray(voxels).tobytes())
+        digest.update(bytes_of(voxels))
         return digest.hexdigest()
+
+
+def bytes_of(array: NDArray) -> memoryview:
+    """An array's bytes in C order, to be hashed; copied only where they lie otherwise."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -27,6 +27,7 @@ from med_transfer.backbones import Encoder, channels_last
 from med_transfer.cohorts import ArrayCache, CacheEntry, Case, Images, cache_key, preparation_key, prepare_scan
 from med_transfer.model.features import best_device, stage_features
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
+from med_transfer.scans.volume import bytes_of
 from med_transfer.selection.candidates import Network
 from med_transfer.selection.weights_check import Agreement, keeps_statistics, recorded_agreement
 
@@ -87,7 +88,7 @@ class FeatureLibrary:
         if identity is not None and all(cached):
             return identity, tuple(features for features in cached if features)
         prepared = prepare_scan(case, self.preprocessing)
-        identity = ScanIdentity(prepared.content_hashes, hashlib.sha256(prepared.tensor.tobytes()).hexdigest())
+        identity = ScanIdentity(prepared.content_hashes, hashlib.sha256(bytes_of(prepared.tensor)).hexdigest())
         image = torch.from_numpy(prepared.tensor.astype(np.float32))[None]
         features = tuple(self._features(identity, image, network, compare) for network in networks)
         self._index.write(key, {}, asdict(identity))

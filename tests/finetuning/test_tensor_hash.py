@@ -1,11 +1,13 @@
 """The hash of a prepared scan is computed once for each array, and never given to another one."""
 
 import gc
+import tracemalloc
 
 import numpy as np
 
 from med_transfer.finetuning import features
 from med_transfer.finetuning.features import tensor_hash
+from med_transfer.scans.volume import bytes_of
 
 
 def test_equal_contents_have_one_hash_and_others_their_own():
@@ -23,3 +25,18 @@ def test_an_array_in_the_place_of_one_that_is_gone_has_its_own_hash():
     gc.collect()
     assert len(set(seen.values())) == 200
     assert len(features._HASHES) <= kept
+
+
+def test_a_scan_is_hashed_where_it_lies():
+    scan = np.ones((64, 256, 256), np.float16)  # 8 MiB
+    tracemalloc.start()
+    tensor_hash(scan)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < scan.nbytes / 8
+
+
+def test_what_is_hashed_of_an_array_are_its_bytes_in_order():
+    turned = np.arange(24, dtype=np.float16).reshape(4, 6).T
+    for array in (turned, turned.copy(), np.array(1.5), np.zeros((0, 3)), turned > 7):
+        assert bytes_of(array).tobytes() == array.tobytes()

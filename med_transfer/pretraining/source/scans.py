@@ -20,6 +20,7 @@ from med_transfer.errors import ConfigError, NotAScan, ScanNotFound
 from med_transfer.predictions.labels import Labels
 from med_transfer.pretraining.source.crop_centres import CropCentres
 from med_transfer.scans import Volume, geometry
+from med_transfer.scans.volume import bytes_of
 
 SPACE_MM = 10.0  # air kept around the body
 BODY_HU = -500.0
@@ -147,7 +148,7 @@ def _taught(scan: SourceScan) -> str:
     label = sorted(scan.label) if isinstance(scan.label, frozenset) else scan.label
     digest = hashlib.sha256(repr((scan.content_hash, label, scan.centre)).encode())
     if scan.mask is not None:
-        digest.update(np.ascontiguousarray(scan.mask).tobytes())
+        digest.update(bytes_of(scan.mask))
     return digest.hexdigest()
 
 
