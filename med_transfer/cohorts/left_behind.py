@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from med_transfer.errors import UsageError
+from med_transfer.errors import ConfigError, UsageError
 
 # What reading one may raise where it is not as it was written: JSON, a journal, arrays of NumPy, PyTorch, safetensors.
 DAMAGED = (
@@ -35,11 +35,11 @@ def left_behind(file: Path, remove: str = "it") -> Iterator[None]:
     """
     try:
         yield
-    except DAMAGED as error:
-        reason = error.strerror if isinstance(error, OSError) else None
+    except (*DAMAGED, ConfigError) as error:
+        reason = error.strerror if isinstance(error, OSError) else getattr(error, "found", None)
         raise UsageError(
             f"cannot be read ({reason})" if reason else "is damaged",
-            where=file,
+            where=getattr(error, "where", file),
             expected="what the run has written there",
             action=f"Remove {remove}, and the same command makes it again, or choose another -o",
         ) from error

@@ -17,7 +17,7 @@ from med_transfer.atomic import write_text
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.bundle import BUNDLE_FOLDER, read_record
 from med_transfer.cohorts import PreparedCohort, cache_key
-from med_transfer.cohorts.left_behind import DAMAGED
+from med_transfer.cohorts.left_behind import DAMAGED, left_behind
 from med_transfer.config import dump_config, load_config
 from med_transfer.errors import BundleError, UsageError
 from med_transfer.finetuning.config import FinetuneConfig
@@ -51,16 +51,19 @@ def claim(
         same: whether the config that is there trains as this one does.
 
     Raises:
-        UsageError: the folder holds something else.
+        UsageError: the folder holds something else, or a config that cannot be read.
         OutputError: the config cannot be written.
     """
-    if started and file.exists() and not same(load_config(type(config), file)):
-        raise UsageError(
-            f"the folder holds a {what} with another config",
-            where=file.parent,
-            expected="a new folder, or the same config",
-            action="Choose another -o",
-        )
+    if started and file.exists():
+        with left_behind(file):
+            there = load_config(type(config), file)
+        if not same(there):
+            raise UsageError(
+                f"the folder holds a {what} with another config",
+                where=file.parent,
+                expected="a new folder, or the same config",
+                action="Choose another -o",
+            )
     require_made_from(file.parent, "source", source_hash(source), started=started)
     dump_config(config, file)
 

@@ -13,7 +13,9 @@ from safetensors.numpy import save_file
 
 from med_transfer.cohorts import ArrayCache
 from med_transfer.cohorts.left_behind import left_behind, require_whole, sealed, unsealed
+from med_transfer.config import load_config
 from med_transfer.errors import UsageError
+from med_transfer.finetuning import FinetuneConfig
 
 
 def flipped(path: Path, at: int) -> None:
@@ -37,6 +39,12 @@ def test_a_file_that_cannot_be_read_or_is_another_is_named_with_what_to_do(tmp_p
         left_behind(tmp_path / "a.json", remove="b.pt"),
     ):
         json.loads("<html>")
+    (tmp_path / "tuning.yaml").write_text("seed: 0\ntraining: {epo\n")
+    with (
+        pytest.raises(UsageError, match=r"tuning.yaml, line 3: cannot be read \(not valid YAML: .* Remove it, and the"),
+        left_behind(tmp_path / "tuning.yaml"),
+    ):
+        load_config(FinetuneConfig, tmp_path / "tuning.yaml")
 
 
 def test_pytorch_does_not_look_at_check_sums_and_this_does(tmp_path):

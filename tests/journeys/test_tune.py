@@ -143,6 +143,16 @@ def test_another_search_is_not_mixed_in(command, tuned, cohort_csv):
     assert "the folder holds a search with another config; expected a new folder, or the same config" in outcome.err
 
 
+def test_a_damaged_config_of_a_search_is_named_with_what_to_do(command, tuned, cohort_csv, tmp_path):
+    out = tmp_path / "search"
+    shutil.copytree(tuned.folder, out)
+    (out / "tuning.yaml").write_text("training: {epo\n")
+    outcome = command("tune", cohort_csv, "-o", out, *settings(*SMALL), "--trials", 1)
+    assert outcome.code == 2
+    assert "tuning.yaml, line 2: cannot be read (not valid YAML" in outcome.err
+    assert "Remove it, and the same command makes it again, or choose another -o" in outcome.err
+
+
 def test_without_optuna_the_extra_is_named(command, cohort_csv, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     outcome = command("tune", cohort_csv, "-o", tmp_path / "out")
