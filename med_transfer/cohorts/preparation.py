@@ -273,6 +273,11 @@ class PreparedCohort:
         """Handcrafted features [scan, feature]."""
         return np.stack([scan.handcrafted for scan in self.scans])
 
+    @property
+    def acquisitions(self) -> list[Facts]:
+        """How each scan was made: facts of its header and its grid."""
+        return [scan.acquisition for scan in self.scans]
+
 
 def prepare_cohort(
     cohort: Cohort,

@@ -29,6 +29,7 @@ from med_transfer.metrics.prediction_sets import measure_sets
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import Abstained, Bootstrap, Metrics
+from med_transfer.metrics.shortcuts import Development
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.features import in_parts
 from med_transfer.predictions.record import Prediction
@@ -213,6 +214,12 @@ def fusion_scans(prepared: PreparedCohort, probabilities: NDArray[np.float64]) -
     cases = prepared.cohort.cases
     named = with_values([case.columns for case in cases])
     return FusionScans(probabilities, prepared.handcrafted, [case.within for case in cases], named)
+
+
+def as_development(prepared: PreparedCohort) -> Development:
+    """What the acquisition baseline learns from prepared scans."""
+    cohort = prepared.cohort
+    return Development(prepared.acquisitions, cohort.truth, cohort.patients, cohort.labels)
 
 
 def _fusion_metrics(

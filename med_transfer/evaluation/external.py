@@ -35,7 +35,7 @@ from med_transfer.cohorts import (
 )
 from med_transfer.errors import PatientLeak
 from med_transfer.errors.sentence import Sentence, few
-from med_transfer.evaluation.evaluate import EvaluationInput, evaluate, predict
+from med_transfer.evaluation.evaluate import EvaluationInput, as_development, evaluate, predict
 from med_transfer.evaluation.evaluation_record import EvaluationRecord
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
@@ -47,7 +47,6 @@ from med_transfer.metrics.domain import AcquiredScans, domain_of, profile_of
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.metrics.records.domain import Domain, Overlap
 from med_transfer.metrics.records.metrics import Metrics
-from med_transfer.metrics.shortcuts import Development
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.page import Language
 from med_transfer.preprocessing import Preprocessing
@@ -142,7 +141,7 @@ def _predicted(
     """The scans' predictions, and all that is known of them."""
     probabilities, novelty = predict(network, prepared, progress)
     overlap = _overlap(record, prepared)
-    within, shortcuts = baselines_within(prepared.handcrafted, _as_development(prepared))
+    within, shortcuts = baselines_within(prepared.handcrafted, as_development(prepared))
     known_figures = KnownFigures(
         overlap=overlap,
         domain=_domain(record, prepared, novelty),
@@ -218,13 +217,8 @@ def _overlap(record: BundleRecord, prepared: PreparedCohort) -> Overlap:
     )
 
 
-def _as_development(prepared: PreparedCohort) -> Development:
-    cohort = prepared.cohort
-    return Development([scan.acquisition for scan in prepared.scans], cohort.truth, cohort.patients, cohort.labels)
-
-
 def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.float64]) -> Domain:
-    cohort, facts = prepared.cohort, [scan.acquisition for scan in prepared.scans]
+    cohort, facts = prepared.cohort, prepared.acquisitions
     envelopes = (record.input_envelope, *record.input_envelope.further)
     return domain_of(
         AcquiredScans(

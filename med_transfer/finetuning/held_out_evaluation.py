@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import PreparedCohort
-from med_transfer.evaluation.evaluate import EvaluationInput, evaluate, predict
+from med_transfer.evaluation.evaluate import EvaluationInput, as_development, evaluate, predict
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
@@ -25,7 +25,7 @@ from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.metrics.records.metrics import KeptNetwork, Metrics, TransferGain
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
-from med_transfer.metrics.shortcuts import Development, fit_acquisition
+from med_transfer.metrics.shortcuts import fit_acquisition
 from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.predictions.by_repeat import REPEATS_FILE
 from med_transfer.progress import Progress, silent
@@ -78,7 +78,7 @@ def evaluate_held_out(
     split, bundled = run_data.split, networks.bundled
     test = run_data.prepared.subset(split.evaluated).without_margin(margin_voxels(run_data.preprocessing.shape))
     answers = [_answers(network, test, run_data, progress) for network in networks.each]
-    baselines, shortcuts = (_baselines if split.test else _baselines_within)(run_data, config.seed)
+    baselines, shortcuts = _baselines(run_data, config.seed) if split.test else _baselines_within(run_data)
     summary = summary_of(run_data, config, record, bundled, networks.kept)
     known = KnownFigures(
         transfer_gain=_gain(networks, answers, test, run_data, config.seed),
@@ -153,37 +153,21 @@ def _cross_fitted(
     ]
 
 
-def _baselines_within(run_data: RunData, seed: int) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
+def _baselines_within(run_data: RunData) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
     """As :func:`_baselines`, each patient by models of the others."""
     scans = run_data.prepared.subset(run_data.split.evaluated)
-    cohort, facts = scans.cohort, [scan.acquisition for scan in scans.scans]
-    within, shortcuts = baselines_within(
-        scans.handcrafted,
-        Development(facts, cohort.truth, cohort.patients, cohort.labels),
-        len(run_data.split.repeats),
-    )
+    within, shortcuts = baselines_within(scans.handcrafted, as_development(scans), len(run_data.split.repeats))
     truth = run_data.prepared.cohort.truth[list(run_data.split.development)]
-    return {PREVALENCE_BASELINE: prevalence_only(truth, len(cohort))} | within, shortcuts
+    return {PREVALENCE_BASELINE: prevalence_only(truth, len(scans.scans))} | within, shortcuts
 
 
 def _baselines(run_data: RunData, seed: int) -> tuple[dict[str, NDArray[np.float64]], Shortcuts]:
     """Probabilities [test scan, class] of what a network must beat, fitted on the development scans."""
-    test, development = list(run_data.split.test), list(run_data.split.development)
-    features, truth, labels = (
-        run_data.prepared.handcrafted,
-        run_data.prepared.cohort.truth,
-        run_data.prepared.cohort.labels,
-    )
-    facts, patients = [scan.acquisition for scan in run_data.prepared.scans], run_data.prepared.cohort.patients
-    acquisition, shortcuts = fit_acquisition(
-        Development([facts[i] for i in development], truth[development], [patients[i] for i in development], labels),
-        [facts[i] for i in test],
-        seed,
-    )
+    development, test = (run_data.prepared.subset(part) for part in (run_data.split.development, run_data.split.test))
+    truth, multilabel = development.cohort.truth, development.cohort.labels.multilabel
+    acquisition, shortcuts = fit_acquisition(as_development(development), test.acquisitions, seed)
     baselines = {
-        PREVALENCE_BASELINE: prevalence_only(truth[development], len(test)),
-        "handcrafted": fit_handcrafted(
-            features[development], truth[development], features[test], seed, multilabel=labels.multilabel
-        ),
+        PREVALENCE_BASELINE: prevalence_only(truth, len(test.scans)),
+        "handcrafted": fit_handcrafted(development.handcrafted, truth, test.handcrafted, seed, multilabel=multilabel),
     }
     return baselines | ({ACQUISITION_BASELINE: acquisition} if acquisition is not None else {}), shortcuts

@@ -107,8 +107,8 @@ def _envelope(run_data: RunData) -> InputEnvelope:
 
 def _profile(run_data: RunData) -> CohortProfile:
     scans = run_data.prepared.subset(run_data.split.development)
-    cohort, facts = scans.cohort, [scan.acquisition for scan in scans.scans]
-    return profile_of(cohort.truth, cohort.labels.names, cohort.patients, facts)
+    cohort = scans.cohort
+    return profile_of(cohort.truth, cohort.labels.names, cohort.patients, scans.acquisitions)
 
 
 def _held_out(run_data: RunData) -> HeldOut:
