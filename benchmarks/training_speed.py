@@ -30,7 +30,7 @@ import torch
 from med_transfer.backbones import InstanceChoice, load_backbone
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.augmentation import margin_voxels
-from med_transfer.finetuning.batches import FoldData, training_batches
+from med_transfer.finetuning.batches import FoldData, Part, training_batches
 from med_transfer.finetuning.config import FrozenRuntime
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
@@ -69,7 +69,7 @@ def steps(*, frozen: int = 0, workers: int = 0, kept: bool = True, front_from_me
     preprocessing = PreprocessingConfig(shape=NODULE)
     network = Classifier(load_backbone("med-transfer-small").encoder, 2, (-2, -1))
     truth = np.eye(2, dtype=bool)[np.arange(32) % 2]
-    data = FoldData(LABELS, scans(NODULE, 32), [(1.0, 1.0, 1.0)] * 32, truth, [], truth[:0])
+    data = FoldData(LABELS, Part(scans(NODULE, 32), [(1.0, 1.0, 1.0)] * 32, truth))
     module = FinetuningModule(network, config, LossTerms(torch.ones(2)), labels=LABELS, steps_per_epoch=64, seed=0)
     module.train()
     optimiser = module.configure_optimizers()["optimizer"]
@@ -88,7 +88,7 @@ def steps(*, frozen: int = 0, workers: int = 0, kept: bool = True, front_from_me
 def augmented() -> Work:
     """The batches of a training, and no step."""
     truth = np.eye(2, dtype=bool)[np.arange(32) % 2]
-    data = FoldData(LABELS, scans(NODULE, 32), [(1.0, 1.0, 1.0)] * 32, truth, [], truth[:0])
+    data = FoldData(LABELS, Part(scans(NODULE, 32), [(1.0, 1.0, 1.0)] * 32, truth))
     config = config_of("med-transfer-small")
     for _ in training_batches(data, config, PreprocessingConfig(shape=NODULE), 0):
         yield BATCH

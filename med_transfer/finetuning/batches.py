@@ -27,24 +27,36 @@ VoxelSize = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class FoldData:
-    """Prepared tensors and truth of one fold's training and validation part, and tensors that have no truth.
+class Part:
+    """Prepared scans of one part of a fold, one entry a scan; what is never drawn from needs tensors alone.
 
-    What is augmented comes with the size of its voxels in mm, along depth, height and width. The ``steering`` scans say
-    when training stops and which weights are kept: the validation scans, or others where those are evaluated.
+    Attributes:
+        voxel_mm: size of a tensor's voxels along depth, height, width, for augmentation.
+        truth: boolean [scan, class].
+    """
+
+    tensors: Sequence[NDArray[np.float16]] = ()
+    voxel_mm: Sequence[VoxelSize] = ()
+    truth: Truth = field(default_factory=lambda: np.zeros((0, 0), bool))
+    patients: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """The parts of one fold; unlabelled scans have no truth.
+
+    The ``steering`` scans say when training stops and which weights are kept: the validation scans, or others where
+    those are evaluated.
     """
 
     labels: Labels
-    train_tensors: list[NDArray[np.float16]]
-    train_voxel_mm: list[VoxelSize]
-    train_truth: Truth
-    val_tensors: list[NDArray[np.float16]]
-    val_truth: Truth
-    train_patients: list[str] = field(default_factory=list)
-    steering_tensors: list[NDArray[np.float16]] = field(default_factory=list)
-    steering_truth: Truth = field(default_factory=lambda: np.zeros((0, 0), bool))
-    unlabelled: list[NDArray[np.float16]] = field(default_factory=list)
-    unlabelled_voxel_mm: list[VoxelSize] = field(default_factory=list)
+    training: Part
+    validation: Part = Part()
+    steering: Part = Part()
+    unlabelled: Part = Part()
 
 
 def fold_data(
@@ -63,22 +75,14 @@ def fold_data(
     Raises:
         TooFewPatients: it does, and there are none beside those who are evaluated.
     """
-    tensors, sizes, truth = prepared.tensors, prepared.voxel_mm, prepared.cohort.truth
-    validation, training = list(split.validation[number]), list(split.learned_from(number, steered=steered))
-    steering = list(split.steering_of(number) if steered else ()) or validation
-    return FoldData(
-        prepared.cohort.labels,
-        [tensors[i] for i in training],
-        [sizes[i] for i in training],
-        truth[training],
-        [tensors[i] for i in validation],
-        truth[validation],
-        [prepared.cohort.patients[i] for i in training],
-        [tensors[i] for i in steering],
-        truth[steering],
-        unlabelled.tensors if unlabelled else [],
-        unlabelled.voxel_mm if unlabelled else [],
+    training, validation = split.learned_from(number, steered=steered), split.validation[number]
+    steering = (split.steering_of(number) if steered else ()) or validation
+    parts = (
+        Part(part.tensors, part.voxel_mm, part.cohort.truth, part.cohort.patients)
+        for part in map(prepared.subset, (training, validation, steering))
     )
+    others = Part(unlabelled.tensors, unlabelled.voxel_mm) if unlabelled else Part()
+    return FoldData(prepared.cohort.labels, *parts, unlabelled=others)
 
 
 class PreparedScans(Dataset):
@@ -111,10 +115,10 @@ class PairedScans(PreparedScans):
     Its index is a pair, as :class:`PairedSampler` draws it; an item has a third part, the unlabelled image.
     """
 
-    def __init__(self, labelled: PreparedScans, unlabelled: Tensors, voxel_mm: Sequence[VoxelSize]) -> None:
+    def __init__(self, labelled: PreparedScans, unlabelled: Part) -> None:
         super().__init__(labelled.tensors, labelled.truth, labelled.transform, labelled.voxel_mm)
         no_truth = np.zeros((len(unlabelled), 0), dtype=bool)
-        self.unlabelled = PreparedScans(unlabelled, no_truth, labelled.transform, voxel_mm)
+        self.unlabelled = PreparedScans(unlabelled.tensors, no_truth, labelled.transform, unlabelled.voxel_mm)
 
     def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         image, truth = super().__getitem__(index[0])
@@ -146,13 +150,13 @@ def training_batches(
         seed: of the draws. Augmentation follows torch's own generator, from which MONAI's loader seeds it.
     """
     views = augmentation(config.augmentation, preprocessing.shape, preprocessing.output_range)
-    training, truth = config.training, data.train_truth
+    training, truth = config.training, data.training.truth
     weights = draw_weights(truth, balanced=training.balance == "sampling").tolist()
     draws, generator = max(len(truth), training.epoch_scans), torch.Generator().manual_seed(seed)
-    scans = PreparedScans(data.train_tensors, truth, views, data.train_voxel_mm)
+    scans = PreparedScans(data.training.tensors, truth, views, data.training.voxel_mm)
     sampler = WeightedRandomSampler(weights, draws, generator=generator)
     if config.transfer.align and data.unlabelled:
-        scans = PairedScans(scans, data.unlabelled, data.unlabelled_voxel_mm)
+        scans = PairedScans(scans, data.unlabelled)
         sampler = PairedSampler(weights, draws, generator, len(data.unlabelled))
     batch_size = min(training.batch_size, len(sampler))
     return DataLoader(
@@ -177,6 +181,14 @@ def validation_batches(
     middle = augmentation(plain, preprocessing.shape, preprocessing.output_range)
     scans = PreparedScans(tensors, truth, middle)
     return DataLoader(scans, batch_size=batch_size or config.training.batch_size, num_workers=0)
+
+
+def plain_images(
+    tensors: Tensors, config: FinetuneConfig, preprocessing: PreprocessingConfig, batch_size: int | None = None
+) -> Iterator[Tensor]:
+    """The images of :func:`validation_batches`: what the network sees, without the margin for augmentation."""
+    no_truth = np.zeros((len(tensors), 0), dtype=bool)
+    return (images for images, _ in validation_batches(tensors, no_truth, config, preprocessing, batch_size))
 
 
 def draw_weights(truth: Truth, *, balanced: bool) -> NDArray[np.float64]:

@@ -22,7 +22,7 @@ from med_transfer.finetuning.alignment import find_alignment
 from med_transfer.finetuning.attention_probe import Bags, Course, fit_attention
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.batch_norm import keep_frozen_statistics
-from med_transfer.finetuning.batches import FoldData, training_batches
+from med_transfer.finetuning.batches import FoldData, Part, training_batches
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.finetuning.fold_pretraining import (
@@ -193,17 +193,8 @@ def _timed_step(
     rng = np.random.default_rng(0)
     scans = [rng.random((preprocessing.n_channels, *wide), dtype=np.float32).astype(np.float16) for _ in range(2)]
     truth = np.eye(len(labels), dtype=bool)[[0, -1]]
-    sizes, transfer = [(1.0, 1.0, 1.0)] * 2, config.transfer
-    data = FoldData(
-        labels,
-        scans,
-        sizes,
-        truth,
-        [],
-        truth[:0],
-        unlabelled=scans if transfer.align else [],
-        unlabelled_voxel_mm=sizes,
-    )
+    drawn, transfer = Part(scans, [(1.0, 1.0, 1.0)] * 2, truth), config.transfer
+    data = FoldData(labels, drawn, unlabelled=drawn if transfer.align else Part())
     few = config.model_copy(update={"training": config.training.model_copy(update={"epoch_scans": 2 * batch})})
     penalties, alignment = find_penalties(transfer, network.encoder), find_alignment(transfer.align, network.n_features)
     transfer.strategy.prepare(network)

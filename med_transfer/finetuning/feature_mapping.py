@@ -25,12 +25,12 @@ def set_bottleneck(classifier: Classifier, data: FoldData, config: FinetuneConfi
     mapping = config.transfer.mapping
     if mapping is None or mapping.method != "autoencoder":
         return
-    parts = [data.train_tensors, *([data.unlabelled] if data.unlabelled else [])]
+    parts = [part.tensors for part in (data.training, data.unlabelled) if part]
     features = torch.cat([source.by_frozen_encoder(classifier, part) for part in parts])
     fitted = fit_autoencoder(features, mapping.bottleneck, noise=mapping.noise, steps=mapping.steps, seed=config.seed)
     layer = classifier.mapping[0]  # type: ignore[index]
     layer.load_state_dict(fitted.encoder.state_dict())
-    kept_variance = fitted.kept_variance(source.by_frozen_encoder(classifier, data.val_tensors))
+    kept_variance = fitted.kept_variance(source.by_frozen_encoder(classifier, data.validation.tensors))
     log.info(
         "autoencoder: its bottleneck keeps %.0f %% of the variance of the validation scans' features",
         100 * kept_variance,
@@ -45,11 +45,11 @@ def labelled_features(
     With CORAL they are recoloured to look like the unlabelled scans, for which the head is. Validation scans count as
     scans of the site that gave the labels.
     """
-    train_features, val_features = (read(classifier, part) for part in (data.train_tensors, data.val_tensors))
+    train_features, val_features = (read(classifier, part) for part in (data.training.tensors, data.validation.tensors))
     mapping = config.transfer.mapping
     if mapping is None or mapping.method != "coral":
         return train_features, val_features
-    recoloured = fit_coral(train_features.numpy(), read(classifier, data.unlabelled).numpy(), mapping.ridge)
+    recoloured = fit_coral(train_features.numpy(), read(classifier, data.unlabelled.tensors).numpy(), mapping.ridge)
     parts = (train_features, val_features)
     train_features, val_features = (torch.from_numpy(recoloured(part.numpy())).to(part) for part in parts)
     return train_features, val_features

@@ -17,7 +17,7 @@ from med_transfer.backbones import Encoder
 from med_transfer.backbones.networks.instances import InstanceEncoder
 from med_transfer.cohorts import ArrayCache, Case, cache_key
 from med_transfer.errors import BackboneError
-from med_transfer.finetuning.batches import Tensors, validation_batches
+from med_transfer.finetuning.batches import Tensors, plain_images
 from med_transfer.finetuning.config import FinetuneConfig, FrozenRuntime
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.features import best_device, instance_features, pooled_features
@@ -136,9 +136,7 @@ class FeatureSource:
         return self._kept(key, tensors, lambda new: torch.cat([input_statistics(one) for one in self._images(new)]))
 
     def _images(self, tensors: Tensors) -> Iterator[Tensor]:
-        """Batches of what the network sees, without the margin for augmentation."""
-        batches = validation_batches(tensors, np.zeros((len(tensors), 1), bool), self.config, self.preprocessing)
-        return (images for images, _ in batches)
+        return plain_images(tensors, self.config, self.preprocessing)
 
     def _kept(self, key: str, tensors: Tensors, compute: Callable[[Tensors], Tensor]) -> Tensor:
         """Rows of the scans, computed for those only that the cache does not have."""

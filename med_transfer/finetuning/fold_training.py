@@ -131,7 +131,7 @@ def _learn(
         classifier,
         config,
         LossTerms(
-            loss_weights(data.train_truth, config, multilabel=data.labels.multilabel),
+            loss_weights(data.training.truth, config, multilabel=data.labels.multilabel),
             start.penalties,
             find_alignment(config.transfer.align, classifier.n_features),
         ),
@@ -139,7 +139,7 @@ def _learn(
         steps_per_epoch=len(batches),
         seed=seed,
     )
-    validation = validation_batches(data.steering_tensors, data.steering_truth, config, preprocessing)
+    validation = validation_batches(data.steering.tensors, data.steering.truth, config, preprocessing)
     best = _fit(module, batches, validation, config.training, folder, progress)
     classifier.load_state_dict(best.weights)
     config.transfer.strategy.finish(classifier)

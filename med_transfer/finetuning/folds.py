@@ -213,7 +213,7 @@ def _finished(
     novelty: tuple[Novelty, NDArray[np.float64]],
 ) -> _Fold:
     of_training, of_validation = (_logits(trained.classifier, each) for each in features)
-    return _Fold(trained, *novelty, (of_training, data.train_truth), (of_validation, data.val_truth))
+    return _Fold(trained, *novelty, (of_training, data.training.truth), (of_validation, data.validation.truth))
 
 
 def _calibrated(run_data: RunData, config: FinetuneConfig, folds: list[_Fold]) -> Calibrated:
@@ -244,7 +244,7 @@ def _novelty(
     if mapping is not None and mapping.method == "coral":
         novelty = Novelty(features[0].shape[1]).fit(*features)
         return novelty, novelty(features[1]).double().numpy()
-    inputs = reader.statistics(data.train_tensors), reader.statistics(data.val_tensors)
+    inputs = reader.statistics(data.training.tensors), reader.statistics(data.validation.tensors)
     novelty = Novelty(features[0].shape[1], inputs[0].shape[1]).fit(*features, inputs)
     return novelty, novelty(features[1], inputs[1]).double().numpy()
 

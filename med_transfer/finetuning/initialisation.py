@@ -17,7 +17,7 @@ from med_transfer.backbones.networks.instances import InstanceEncoder
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.attention_probe import Bags, Course, fit_attention
 from med_transfer.finetuning.batch_norm import adapt_statistics, check_batch_norm
-from med_transfer.finetuning.batches import FoldData, validation_batches
+from med_transfer.finetuning.batches import FoldData, plain_images
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.early_stopping import monitored_figure
 from med_transfer.finetuning.feature_mapping import labelled_features, set_bottleneck
@@ -112,7 +112,7 @@ def initialise(
         probe = _probe(train_features, _parts(classifier, config), data, config)
         train, val = (torch.from_numpy(probe.logits(part.numpy())) for part in (train_features, val_features))
         row = {**_row(train, val, data, config), "inverse_strength": probe.inverse_strength}
-        attention = _attention(classifier, probe, train_features, data.train_truth, data.labels) if attends else None
+        attention = _attention(classifier, probe, train_features, data.training.truth, data.labels) if attends else None
     if strategy.head_from_probe and probe is not None:
         set_head(classifier, probe)
     if isinstance(strategy, AttentionProbe):
@@ -126,12 +126,12 @@ def _learn_attention(
     steps: int, classifier: Classifier, data: FoldData, config: FinetuneConfig, source: FeatureSource
 ) -> dict[str, float]:
     """Put attention and head into the classifier, and describe them as an epoch of training would be."""
-    bags, balanced = Bags.of(*source.instances(classifier, data.train_tensors)), config.training.balance != "none"
+    bags, balanced = Bags.of(*source.instances(classifier, data.training.tensors)), config.training.balance != "none"
     course = Course(steps, config.training.dropout, data.labels.multilabel, balanced, config.seed)
-    fitted = fit_attention(bags, data.train_truth, data.train_patients, course)
+    fitted = fit_attention(bags, data.training.truth, data.training.patients, course)
     cast(InstanceEncoder, classifier.encoder).attention = fitted.head.attention
     classifier.head.load_state_dict(fitted.head.linear.state_dict())
-    parts = (source.cached(classifier, tensors) for tensors in (data.train_tensors, data.val_tensors))
+    parts = (source.cached(classifier, tensors) for tensors in (data.training.tensors, data.validation.tensors))
     with torch.no_grad():
         train, val = map(classifier.head, parts)
         return {**_row(train, val, data, config), "steps": float(fitted.n_steps)}
@@ -146,11 +146,10 @@ def set_head(classifier: Classifier, head: LinearHead) -> None:
 
 def _adapt(classifier: Classifier, data: FoldData, config: FinetuneConfig, preprocessing: PreprocessingConfig) -> None:
     """In the order of the scans' hashes: as good as shuffled, and the same whatever the order of the table's rows."""
-    device, tensors = best_device(), sorted(data.train_tensors, key=tensor_hash)
-    no_truth = np.zeros((len(tensors), 1), dtype=bool)
-    batches = validation_batches(tensors, no_truth, config, preprocessing, batch_size=ADAPTED_TOGETHER)
+    device, tensors = best_device(), sorted(data.training.tensors, key=tensor_hash)
+    images = plain_images(tensors, config, preprocessing, batch_size=ADAPTED_TOGETHER)
     classifier.to(device)
-    adapt_statistics(classifier.encoder, (images.to(device) for images, _ in batches))
+    adapt_statistics(classifier.encoder, (batch.to(device) for batch in images))
     classifier.cpu()
 
 
@@ -165,8 +164,8 @@ def _probe(train_features: Tensor, parts: Sequence[int], data: FoldData, config:
     heads = [
         fit_probe(
             part.numpy(),
-            data.train_truth,
-            data.train_patients,
+            data.training.truth,
+            data.training.patients,
             config.transfer.probe.inverse_strengths,
             multilabel=data.labels.multilabel,
             balanced=config.training.balance != "none",
@@ -178,8 +177,8 @@ def _probe(train_features: Tensor, parts: Sequence[int], data: FoldData, config:
 
 def _row(train: Tensor, val: Tensor, data: FoldData, config: FinetuneConfig) -> dict[str, float]:
     """As an epoch of training is recorded, of logits [scan, class] of training and validation scans."""
-    train_loss, _ = _loss_and_figure(train, data.train_truth, config, data.labels)
-    val_loss, figure = _loss_and_figure(val, data.val_truth, config, data.labels)
+    train_loss, _ = _loss_and_figure(train, data.training.truth, config, data.labels)
+    val_loss, figure = _loss_and_figure(val, data.validation.truth, config, data.labels)
     return {"epoch": 0.0, "train_loss": train_loss, "val_loss": val_loss, "figure": figure, "smoothed": figure}
 
 

@@ -16,7 +16,7 @@ from med_transfer.backbones import load_backbone
 from med_transfer.cohorts import split_cohort
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.batches import FoldData, training_batches
+from med_transfer.finetuning.batches import FoldData, Part, training_batches
 from med_transfer.finetuning.duration import LEAST_EPOCHS, Cost, estimate, fit_into, measure_cost
 from med_transfer.finetuning.lightning_module import FinetuningModule
 from med_transfer.finetuning.strategies.lora import LowRankChange
@@ -41,7 +41,7 @@ def test_training_is_as_many_steps_as_the_batches_of_each_fold():
     for fold in range(split.n_fold_models):
         n = len(split.training(fold))
         truth = np.eye(2, dtype=bool)[np.arange(n) % 2]
-        data = FoldData(COHORT.labels, [tensor] * n, [(1.0, 1.0, 1.0)] * n, truth, [], truth[:0])
+        data = FoldData(COHORT.labels, Part([tensor] * n, [(1.0, 1.0, 1.0)] * n, truth))
         steps = len(training_batches(data, of_run, preprocessing, 0))
         expected += 40 * (steps * COST.step + len(split.validation[fold]) * COST.forward)
         expected += len(split.development) * COST.forward

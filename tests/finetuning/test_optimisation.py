@@ -10,6 +10,7 @@ from med_transfer.backbones.networks.resnet import slim_resnet
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.batches import (
     FoldData,
+    Part,
     draw_weights,
     loss_weights,
     training_batches,
@@ -112,7 +113,7 @@ def test_batches_are_balanced_repeatable_and_validation_is_plain():
         training=TrainingConfig(epoch_scans=200, batch_size=20), augmentation=AugmentationConfig(strength=0)
     )
     look = PreprocessingConfig(shape=(16, 16, 16))
-    data = FoldData(Labels(("a", "b")), tensors, [(1.0, 1.0, 1.0)] * 50, truth, [], truth[:0])
+    data = FoldData(Labels(("a", "b")), Part(tensors, [(1.0, 1.0, 1.0)] * 50, truth))
     first, second = (list(training_batches(data, config, look, seed=3)) for _ in range(2))
     assert len(first) == 10
     assert 0.35 < torch.cat([t for _, t in first]).float().mean(0)[1] < 0.65

@@ -72,10 +72,10 @@ def test_deltas_attention_is_what_the_probe_loses_with_each_channel_in_every_poo
     reader = FeatureSource(tmp_path, config, PLAN.preprocessing)
     start = initialise(classifier, data, config, PLAN.preprocessing, reader)
 
-    features = reader.cached(classifier, data.train_tensors).double().numpy()
+    features = reader.cached(classifier, data.training.tensors).double().numpy()
 
     def loss(of: np.ndarray) -> float:
-        return -log_softmax(of @ start.probe.weight.T + start.probe.bias, axis=1)[data.train_truth].mean()
+        return -log_softmax(of @ start.probe.weight.T + start.probe.bias, axis=1)[data.training.truth].mean()
 
     gains = [loss(np.where(np.arange(10) == channel, 0, features)) - loss(features) for channel in range(10)]
     (penalty,) = start.penalties

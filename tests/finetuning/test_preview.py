@@ -26,7 +26,7 @@ from med_transfer.config import load_config
 from med_transfer.errors import NothingDone
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.augmentation import augmentation
-from med_transfer.finetuning.batches import FoldData, training_batches, validation_batches
+from med_transfer.finetuning.batches import FoldData, Part, training_batches, validation_batches
 from med_transfer.finetuning.data_setup import prepare_run_data
 from med_transfer.finetuning.preview import previewing
 from med_transfer.finetuning.preview.facts import cohort_remarks, view_facts
@@ -82,7 +82,7 @@ def test_the_random_views_are_what_training_draws(shown, run_data, config):
     for scan in shown.scans:
         index, prepared = position(run_data, scan.row), run_data.prepared
         tensor, voxel_mm, truth = prepared.tensors[index], prepared.voxel_mm[index], prepared.cohort.truth[[index]]
-        data = FoldData(prepared.cohort.labels, [tensor], [voxel_mm], truth, [], truth[:0])
+        data = FoldData(prepared.cohort.labels, Part([tensor], [voxel_mm], truth))
         torch.manual_seed(config.seed + scan.row)
         batches = training_batches(data, config, run_data.preprocessing, config.seed + scan.row)
         drawn = torch.cat([images for images, _ in batches])

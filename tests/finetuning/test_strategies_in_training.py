@@ -205,9 +205,9 @@ def test_the_linear_probe_is_scikit_learns_regression_on_the_cached_features(tmp
     assert {name for name in source if not source[name].equal(found[name])} == {"head.weight", "head.bias"}
 
     reader = FeatureSource(tmp_path / "features", config, PLAN.preprocessing)
-    known = reader.cached(trained.classifier, data.train_tensors).numpy().astype(np.float64)
+    known = reader.cached(trained.classifier, data.training.tensors).numpy().astype(np.float64)
     model = probe_model(trained.history[0]["inverse_strength"], balanced=True)
-    expected = model.fit(known, data.train_truth.argmax(1)).predict_proba(known)
+    expected = model.fit(known, data.training.truth.argmax(1)).predict_proba(known)
     logits = trained.classifier.head(torch.from_numpy(known).float()).detach().double().numpy()
     np.testing.assert_allclose(softmax(logits, axis=1), expected, atol=1e-5)
 
@@ -325,7 +325,7 @@ def test_adapted_statistics_are_in_what_is_written_and_stay_in_training(tmp_path
     trained = run_member(config, tmp_path).classifier.encoder
     source = small_classifier().encoder
     data = fold_data(PLAN.prepared, PLAN.split, 0)
-    images = torch.from_numpy(np.stack(data.train_tensors)[..., 1:-1, 1:-1, 1:-1].astype(np.float32))
+    images = torch.from_numpy(np.stack(data.training.tensors)[..., 1:-1, 1:-1, 1:-1].astype(np.float32))
     with torch.no_grad():
         response = source.conv1(images)
     torch.testing.assert_close(trained.bn1.running_mean, response.mean((0, 2, 3, 4)), rtol=1e-4, atol=1e-5)
@@ -335,13 +335,14 @@ def test_adapted_statistics_are_in_what_is_written_and_stay_in_training(tmp_path
 def test_adapted_statistics_depend_on_neither_the_order_of_the_table_nor_the_trainings_batch(tmp_path):
     """Rows sorted by class, as in many tables, against rows in another order; and a batch of one scan."""
     data = fold_data(PLAN.prepared, PLAN.split, 0)
-    second = data.train_truth[:, 1]
-    tensors = [tensor * (3 if bright else 1) for tensor, bright in zip(data.train_tensors, second, strict=True)]
+    second = data.training.truth[:, 1]
+    tensors = [tensor * (3 if bright else 1) for tensor, bright in zip(data.training.tensors, second, strict=True)]
     by_class, mixed = np.argsort(second, kind="stable"), np.random.default_rng(0).permutation(len(tensors))
     statistics = []
     for order, batch_size in ((by_class, 8), (mixed, 8), (mixed, 1)):
         config = resolved("full", transfer={"batch_norm": "bn_adapt"}, training={"batch_size": batch_size})
-        ordered = replace(data, train_tensors=[tensors[i] for i in order], train_truth=data.train_truth[order])
+        training = replace(data.training, tensors=[tensors[i] for i in order], truth=data.training.truth[order])
+        ordered = replace(data, training=training)
         classifier, reader = start_classifier(config), FeatureSource(tmp_path, config, PLAN.preprocessing)
         initialise(classifier, ordered, config, PLAN.preprocessing, reader)
         statistics.append({name: x for name, x in classifier.encoder.state_dict().items() if "running" in name})

@@ -78,8 +78,8 @@ class Kill(Callback):
 def test_a_batch_holds_as_many_unlabelled_images_each_as_often(tmp_path):
     config = align("mmd", training={"epoch_scans": 800, "batch_size": 50})
     data = fold_data(PLAN.prepared, PLAN.split, 0, PLAN.unlabelled)
-    marked = [np.full_like(tensor, number) for number, tensor in enumerate(data.unlabelled)]
-    data = replace(data, unlabelled=marked)
+    marked = [np.full_like(tensor, number) for number, tensor in enumerate(data.unlabelled.tensors)]
+    data = replace(data, unlabelled=replace(data.unlabelled, tensors=marked))
     read = [list(training_batches(data, config, PLAN.preprocessing, 3)) for _ in range(2)]
     images, truth, others = (torch.cat(parts) for parts in zip(*read[0], strict=True))
     assert images.shape == others.shape == (800, 1, 8, 8, 8)
@@ -114,7 +114,7 @@ def test_alignment_brings_the_features_of_brighter_scans_nearer(tmp_path):
     def gap(config: FinetuneConfig, folder: Path) -> float:
         trained = train_folds(PLAN, config, source_of("sees"), folder, silent).fold_models[0].classifier
         reader, data = FeatureSource(folder, config, PLAN.preprocessing), fold_data(PLAN.prepared, PLAN.split, 0)
-        known, other = (reader.computed(trained, part) for part in (data.train_tensors, PLAN.unlabelled.tensors))
+        known, other = (reader.computed(trained, part) for part in (data.training.tensors, PLAN.unlabelled.tensors))
         return float((known.mean(0) - other.mean(0)).norm() / known.std(0).norm())
 
     training = {
@@ -166,7 +166,7 @@ def test_coral_leaves_a_plain_network_whose_figures_are_on_recoloured_features(t
     data = fold_data(PLAN.prepared, PLAN.split, 0, PLAN.unlabelled)
     reader = FeatureSource(tmp_path / "features", config, PLAN.preprocessing)
     known, _ = labelled_features(classifier, data, config, reader.cached)
-    other = reader.cached(classifier, data.unlabelled)
+    other = reader.cached(classifier, data.unlabelled.tensors)
     torch.testing.assert_close(known.mean(0), other.mean(0), rtol=1e-3, atol=1e-4)
     assert trained.gap.training_sensitivity > 0.8
 

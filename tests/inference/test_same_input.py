@@ -41,7 +41,7 @@ def test_inference_feeds_the_network_what_training_fed_it_to_the_bit(look, unsee
     validated = [
         images
         for data in (first, second)
-        for images, _ in validation_batches(data.val_tensors, data.val_truth, config, look)
+        for images, _ in validation_batches(data.validation.tensors, data.validation.truth, config, look)
     ]
     trained = [images for data in (first, second) for images, _ in training_batches(data, config, look, seed=0)]
     encoder = predictor.network.fold_models[0].encoder

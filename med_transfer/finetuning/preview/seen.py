@@ -14,7 +14,7 @@ from med_transfer.backbones.encoder import Box
 from med_transfer.cohorts import Case
 from med_transfer.cohorts.preparation import PreparedScan, prepare_volumes, read_scans, region_of_case
 from med_transfer.finetuning.augmentation import margin_voxels
-from med_transfer.finetuning.batches import FoldData, training_batches, validation_batches
+from med_transfer.finetuning.batches import FoldData, Part, plain_images, training_batches
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.preview.facts import ViewFacts, view_facts
 from med_transfer.predictions.labels import Labels
@@ -22,8 +22,6 @@ from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.scans import Region, geometry
 from med_transfer.scans.geometry import Grid
 from med_transfer.scans.inspection.picture import Plane, planes, with_room
-
-_NO_TRUTH = np.zeros((1, 0), bool)  # of one scan: pictures need none
 
 
 @dataclass(frozen=True)
@@ -116,8 +114,7 @@ def plain_view(
 ) -> NDArray[np.float32]:
     """[channel, depth, height, width] of a scan in a batch of validation."""
     with torch.random.fork_rng(devices=[]):  # a loader draws a number, which is the caller's
-        images, _ = next(iter(validation_batches([prepared.tensor], _NO_TRUTH, config, preprocessing)))
-    return images[0].numpy()
+        return next(plain_images([prepared.tensor], config, preprocessing))[0].numpy()
 
 
 def random_views(prepared: PreparedScan, look: Look, seed: int) -> NDArray[np.float32]:
@@ -126,7 +123,7 @@ def random_views(prepared: PreparedScan, look: Look, seed: int) -> NDArray[np.fl
     if not draws or not augments(config):
         return np.zeros((0, *prepared.tensor.shape[:1], *preprocessing.shape), np.float32)
     training = config.training.model_copy(update={"epoch_scans": draws, "batch_size": draws, "workers": 0})
-    alone = FoldData(look.labels, [prepared.tensor], [prepared.voxel_mm], _NO_TRUTH, [], _NO_TRUTH)
+    alone = FoldData(look.labels, Part([prepared.tensor], [prepared.voxel_mm], np.zeros((1, 0), bool)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # as before each fold's training: what the batches draw hangs on it
         batches = training_batches(alone, config.model_copy(update={"training": training}), preprocessing, seed)
