@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -103,6 +103,11 @@ class Table:
 
 def _plain(cell: str | int) -> Cell:
     return Cell(str(cell), values={"": cell})
+
+
+def number(value: float | None, written: Callable[[float], str]) -> Cell:
+    """A number as ``written``, in the CSV unrounded; a dash where there is none."""
+    return Cell("–" if value is None else written(value), values={"": value})
 
 
 def estimated(estimate: Estimate, kind: Literal["percent", "decimal", "ratio", "signed"], t: Translator) -> Cell:

@@ -15,7 +15,7 @@ from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import RULE, SERIES, Figure, drawn
 from med_transfer.report.numbers import tenths
 from med_transfer.report.section import Section
-from med_transfer.report.table import Cell, Table, estimated
+from med_transfer.report.table import Cell, Table, estimated, number
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
@@ -80,7 +80,7 @@ def _by_class(metrics: Metrics, t: Translator) -> Table:
 
 def _parts(decomposition: BrierDecomposition) -> list[Cell]:
     values = (decomposition.reliability, decomposition.resolution, decomposition.uncertainty)
-    return [Cell(f"{value:.3f}", values={"": value}) for value in values]
+    return [number(value, "{:.3f}".format) for value in values]
 
 
 def _in_the_large(metrics: Metrics, t: Translator) -> Table:
@@ -89,12 +89,8 @@ def _in_the_large(metrics: Metrics, t: Translator) -> Table:
         "in-the-large",
         t("Calibration in the large: the two columns should agree"),
         (t("Class"), t("Mean predicted probability"), t("Share that is so")),
-        [(name, _share(mean[name]), _share(metrics.prevalence[name])) for name in metrics.labels],
+        [(name, number(mean[name], tenths), number(metrics.prevalence[name], tenths)) for name in metrics.labels],
     )
-
-
-def _share(value: float) -> Cell:
-    return Cell(tenths(value), values={"": value})
 
 
 def reliability_diagram(bins: Sequence[ReliabilityBin], caption: str, t: Translator) -> Figure:

@@ -12,7 +12,7 @@ from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import percent
 from med_transfer.report.section import LeftOut, Section
 from med_transfer.report.sections.conformal_abstention import abstention_table
-from med_transfer.report.table import Cell, Table, counted, estimated
+from med_transfer.report.table import Cell, Table, counted, estimated, number
 
 
 def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
@@ -40,7 +40,7 @@ def _both(left_out: Sequence[LeftOut], t: Translator) -> LeftOut | None:
 
 
 def _coverage(sets: SetMetrics, t: Translator) -> Table:
-    target, nothing = Cell(f"{100 * sets.target:g} %", values={"": sets.target}), Cell("–", values={"": None})
+    target, nothing = Cell(f"{100 * sets.target:g} %", values={"": sets.target}), number(None, str)
     rows = [(name, target, *_row(class_sets, t)) for name, class_sets in sets.classes.items()]
     return Table(
         "coverage",
@@ -57,12 +57,12 @@ def _coverage(sets: SetMetrics, t: Translator) -> Table:
     )
 
 
-def _row(class_sets: ClassSets, t: Translator) -> list[Cell]:
+def _row(class_sets: ClassSets, t: Translator) -> list[Cell | int]:
     always = t("always") if class_sets.threshold == 0 else told_apart(class_sets.threshold, 3)
     return [
         estimated(class_sets.coverage, "percent", t),
         Cell(always, values={"": class_sets.threshold}),
-        Cell(str(class_sets.n_patients), values={"": class_sets.n_patients}),
+        class_sets.n_patients,
     ]
 
 

@@ -16,7 +16,7 @@ from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import INK, MUTED, SERIES, Figure, drawn, short
 from med_transfer.report.numbers import tenths
 from med_transfer.report.section import LeftOut, Section
-from med_transfer.report.table import Cell, Table
+from med_transfer.report.table import Cell, Table, number
 
 _COLUMNS = 3  # of panels
 
@@ -57,7 +57,7 @@ def _useful(metrics: Metrics, t: Translator) -> Table:
         ),
         (t("Class"), t("Prevalence"), t("Thresholds")),
         [
-            (name, Cell(tenths(prevalence), values={"": prevalence}), _ranges(curve.points) or t("none shown"))
+            (name, number(prevalence, tenths), _ranges(curve.points) or t("none shown"))
             for name, curve in metrics.decision_curves.items()
             for prevalence in [metrics.prevalence[name]]
         ],
@@ -104,7 +104,7 @@ def _row(point: NetBenefit) -> list[Cell]:
         point.gain,
         *(point.gain_ci95 or none),
     )
-    return [Cell("–" if value is None else f"{value:.3f}", values={"": value}) for value in values]
+    return [number(value, "{:.3f}".format) for value in values]
 
 
 def net_benefit(metrics: Metrics, t: Translator) -> Figure:

@@ -11,7 +11,7 @@ from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import tenths
 from med_transfer.report.section import Section
-from med_transfer.report.table import Cell, Table, estimated
+from med_transfer.report.table import Cell, Table, estimated, number
 
 _AXES = {"column": sentence("column"), "row": sentence("row"), "slice": sentence("slice")}
 
@@ -65,9 +65,12 @@ def _prevalence(domain: Domain, over_patients: str, t: Translator) -> Table:
 
 
 def _share(share: float | None, t: Translator) -> Cell:
-    if share is None:
-        return Cell(t("not known"), values={"": None}, undefined=True)
-    return Cell(tenths(share), values={"": share})
+    return _unknown(t) if share is None else number(share, tenths)
+
+
+def _unknown(t: Translator, name: str = "") -> Cell:
+    """``name``: of the value that is not known."""
+    return Cell(t("not known"), values={name: None}, undefined=True)
 
 
 def _numbers(shifts: Mapping[str, NumberShift], t: Translator) -> Table:
@@ -84,16 +87,14 @@ def _numbers(shifts: Mapping[str, NumberShift], t: Translator) -> Table:
 
 def _spread(spread: Spread | None, t: Translator) -> Cell:
     if spread is None:
-        return Cell(t("not known"), values={t("median"): None}, undefined=True)
+        return _unknown(t, t("median"))
     span = t("{low} to {high}", low=f"{spread.low:g}", high=f"{spread.high:g}")
     values = {t("median"): spread.median, t("smallest"): spread.low, t("largest"): spread.high}
     return Cell(f"{spread.median:g}", (span,), values)
 
 
 def _outside(share: Estimate | None, t: Translator) -> Cell:
-    if share is None:
-        return Cell(t("not known"), values={"": None}, undefined=True)
-    return estimated(share, "percent", t)
+    return _unknown(t) if share is None else estimated(share, "percent", t)
 
 
 def _texts(shifts: Mapping[str, TextShift], t: Translator) -> Table:
@@ -111,6 +112,6 @@ def _texts(shifts: Mapping[str, TextShift], t: Translator) -> Table:
 
 def _listed(shares: Mapping[str, float] | None, t: Translator) -> Cell:
     if not shares:
-        return Cell(t("not known"), values={"": None}, undefined=True)
+        return _unknown(t)
     text = ", ".join(f"{value} {whole_percent(share)}" for value, share in shares.items())
     return Cell(text, values={"": text})

@@ -25,9 +25,9 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
 
 def _table(checks: MapChecks, t: Translator) -> Table:
     share = f"{100 * (checks.hidden_share or 0):.0f}"
-    rows = [
-        (t("Maps made, of errors shown below"), Cell(str(checks.n), values={"": checks.n})),
-        (t("Maps in which nothing speaks for the class"), Cell(str(checks.n_empty), values={"": checks.n_empty})),
+    rows: list[tuple[str, Cell | int]] = [
+        (t("Maps made, of errors shown below"), checks.n),
+        (t("Maps in which nothing speaks for the class"), checks.n_empty),
         (
             t(
                 "Fall of the probability when the strongest part of the map, at most {share} % of the input, is hidden",

@@ -9,7 +9,7 @@ from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section
-from med_transfer.report.table import Cell, Table, estimated
+from med_transfer.report.table import Table, estimated, number
 from med_transfer.report.test_access import decided_before, times_read
 
 _AIM = {
@@ -95,7 +95,7 @@ def _reached(metrics: Metrics, chosen: ChosenPoint, t: Translator) -> Table:
         [
             (
                 name,
-                _threshold(thresholds.get(name)),
+                number(thresholds.get(name), threshold),
                 estimated(chosen.sensitivity[name], "percent", t),
                 estimated(chosen.specificity[name], "percent", t),
                 estimated(class_metrics.sensitivity, "percent", t),
@@ -106,18 +106,13 @@ def _reached(metrics: Metrics, chosen: ChosenPoint, t: Translator) -> Table:
     )
 
 
-def _threshold(value: float | None) -> Cell:
-    return Cell("–" if value is None else threshold(value), values={"": value})
-
-
 def _costs(point: OperatingPoint, labels: list[str], t: Translator) -> Table:
     return Table(
         "costs",
         t("Cost of calling (column) what is (row)"),
         (t("Class"), *labels),
-        [(true, *(_cost(({true: 0.0} | point.costs[true])[predicted]) for predicted in labels)) for true in labels],
+        [
+            (true, *(number(({true: 0.0} | point.costs[true])[predicted], "{:g}".format) for predicted in labels))
+            for true in labels
+        ],
     )
-
-
-def _cost(value: float) -> Cell:
-    return Cell(f"{value:g}", values={"": value})

@@ -9,7 +9,7 @@ from med_transfer.metrics.records.class_metrics import SampleSize
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section
-from med_transfer.report.table import Cell, Table
+from med_transfer.report.table import Cell, Table, number
 
 _SENTENCES = {
     "sensitivity": sentence(
@@ -77,5 +77,5 @@ def _table(stated: list[tuple[str, str, SampleSize]], t: Translator) -> Table:
 
 
 def _row(rate: str, size: SampleSize, t: Translator) -> tuple[Cell | str | int, ...]:
-    value, width = Cell(_two(size.value), values={"": size.value}), Cell(_two(size.width), values={"": size.width})
+    value, width = number(size.value, _two), number(size.width, _two)
     return t(_NAMES[rate]), value, size.n_patients, width, size.n_needed, size.n_needed_at_worst

@@ -11,7 +11,7 @@ from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import LeftOut, Section
 from med_transfer.report.subgroup_name import subgroup_name
-from med_transfer.report.table import Cell, Table, barred, estimated
+from med_transfer.report.table import Cell, Table, barred, estimated, number
 
 
 def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
@@ -66,11 +66,8 @@ def _column(column: str, test: SubgroupTest, t: Translator) -> Cell:
 def _row(test: SubgroupTest, t: Translator) -> list[Cell]:
     names = t(", ").join(subgroup_name(group, t) for group in test.compared)
     compared = Cell(names or "–", values={"": "; ".join(test.compared)})
-    return [compared, _p(test.p_value), _p(test.p_holm), Cell(conclusion(test, t))]
-
-
-def _p(p_value: float | None) -> Cell:
-    return Cell("–" if p_value is None else f"{p_value:.2g}", values={"": p_value})
+    p_values = (number(p_value, "{:.2g}".format) for p_value in (test.p_value, test.p_holm))
+    return [compared, *p_values, Cell(conclusion(test, t))]
 
 
 def conclusion(test: SubgroupTest, t: Translator) -> str:
