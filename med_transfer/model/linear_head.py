@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
 from sklearn import config_context
 from sklearn.base import BaseEstimator
@@ -21,6 +22,7 @@ from med_transfer.predictions.patient_folds import held_out_in_turn, patient_fol
 INNER_FOLDS = 5
 ABSENT_LOGIT = -20.0  # of a class that no training scan has: as good as never
 MAX_ITERATIONS = 2000
+_Rows = NDArray | csr_matrix
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,13 @@ def probe_model(inverse_strength: float, *, balanced: bool) -> Pipeline:
 
 
 def fit_predict(
-    model: BaseEstimator, train: NDArray, truth: NDArray[np.bool_], test: NDArray, *, multilabel: bool
+    model: BaseEstimator, train: _Rows, truth: NDArray[np.bool_], test: _Rows, *, multilabel: bool
 ) -> NDArray[np.float64]:
     """Probabilities [test scan, class] by a scikit-learn classifier, fitted anew; 0 of a class that it was not shown.
 
     Args:
         model: fitted on all classes at once, or for several findings a scan on each finding's absence and presence.
-        train, test: its inputs, one row a scan.
+        train, test: its inputs, one row a scan; may be sparse.
         truth: boolean [training scan, class].
         multilabel: several findings a scan.
     """
@@ -146,9 +148,10 @@ def fit_predict(
 
 
 def _predict(
-    model: BaseEstimator, train: NDArray, target: NDArray[np.integer], test: NDArray, n_classes: int
+    model: BaseEstimator, train: _Rows, target: NDArray[np.integer], test: _Rows, n_classes: int
 ) -> NDArray[np.float64]:
-    probabilities, present = np.zeros((len(test), n_classes)), np.unique(target)
+    n_scans, _ = test.shape  # pyright: ignore
+    probabilities, present = np.zeros((n_scans, n_classes)), np.unique(target)
     if len(present) == 1:  # nothing to tell apart
         probabilities[:, present] = 1.0
     else:

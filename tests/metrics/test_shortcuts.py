@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import OneHotEncoder
 
+from med_transfer.metrics import shortcuts as acquisition
 from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import Bootstrap
@@ -172,3 +174,15 @@ def test_facts_that_tell_nothing_are_named_in_the_same_order_every_time():
     facts = [dict.fromkeys(reversed(constant), "same") | {"kernel": scan.get("kernel", "LUNG")} for scan in facts]
     _, shortcuts = acquisition_within(Development(facts, truth, patients, THREE))
     assert shortcuts.constant == constant
+
+
+@pytest.mark.parametrize("rare", [1, 2, 5])
+def test_categories_become_the_columns_that_scikit_learn_makes_of_them(rare):
+    """Also where every category is rare, and one of the test scans is new."""
+    rng = np.random.default_rng(rare)
+    train = np.column_stack([rng.choice(list(names), 30) for names in ("ab", "abcdefgh", "xyz")] + [np.arange(30)])
+    test = np.column_stack([rng.choice(list(names), 20) for names in ("abc", "efghij", "x", "0q")])
+    encoder = OneHotEncoder(handle_unknown="infrequent_if_exist", min_frequency=rare)
+    expected = encoder.fit_transform(train), encoder.transform(test)
+    for made, one in zip(acquisition._one_hot(train, test, rare), expected, strict=True):
+        np.testing.assert_array_equal(made.toarray(), one.toarray())
