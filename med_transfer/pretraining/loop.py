@@ -29,7 +29,7 @@ from med_transfer.pretraining.checkpoint import (
     save_checkpoint,
 )
 from med_transfer.pretraining.distributed import ProcessGroup
-from med_transfer.pretraining.methods.method import Figures, Method
+from med_transfer.pretraining.methods.method import HEAD, Figures, Method
 from med_transfer.pretraining.optimisation import learning_rate_share, parameter_groups, update_average
 from med_transfer.pretraining.probe import LinearProbe, effective_rank
 from med_transfer.pretraining.source.origin import Origin
@@ -39,7 +39,6 @@ from med_transfer.progress import Progress, silent
 
 ENCODER_FILE, CURVE_FILE, FIGURE_FILE = "encoder.safetensors", "curve.json", "curve.png"
 log = logging.getLogger(__name__)
-HEAD = "head."  # beginning of the names of a method's kept heads in the encoder's file
 PROBE_FIGURE = "probe_auc"
 TELL_STEPS = 10  # between two words about the progress
 

@@ -26,11 +26,11 @@ from med_transfer.errors import ConfigError, UsageError
 from med_transfer.pretraining.checkpoint import CHECKPOINT_FILE, read_checkpoint, require_encoder
 from med_transfer.pretraining.config import PretrainingConfig
 from med_transfer.pretraining.distributed import ProcessGroup, process_group
-from med_transfer.pretraining.loop import CURVE_FILE, ENCODER_FILE, HEAD, Training
+from med_transfer.pretraining.loop import CURVE_FILE, ENCODER_FILE, Training
 from med_transfer.pretraining.methods.contrastive import Contrastive
 from med_transfer.pretraining.methods.distillation import Distillation, teacher_dtype
 from med_transfer.pretraining.methods.masked_autoencoding import MaskedAutoencoding
-from med_transfer.pretraining.methods.method import Method, PretrainingContext
+from med_transfer.pretraining.methods.method import HEAD, Method, PretrainingContext
 from med_transfer.pretraining.methods.painted_lesions import PaintedLesions
 from med_transfer.pretraining.methods.painted_nodules import PaintedNodules
 from med_transfer.pretraining.methods.supervised import SupervisedLabels, SupervisedMasks

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tiny import curve, measured, tiny_config, tiny_method, tiny_student, tiny_training
+from tiny import METHODS, curve, measured, tiny_config, tiny_method, tiny_student, tiny_training
 
 from med_transfer.backbones import load_backbone
 from med_transfer.errors import BackboneError, CohortError, ConfigError, UsageError
@@ -25,15 +25,6 @@ from med_transfer.pretraining.methods.losses import nt_xent
 from med_transfer.pretraining.source.crops import Crops
 from med_transfer.pretraining.source.source_gap import write_source_of
 
-METHODS = (
-    "distillation",
-    "labels",
-    "masks",
-    "masked_autoencoding",
-    "contrastive",
-    "painted_nodules",
-    "painted_lesions",
-)
 LEARNING = {"steps": 60, "batch": 16, "learning_rate": 5e-3, "probe": {"every_steps": 60}}
 
 

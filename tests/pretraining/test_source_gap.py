@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import CPU, STUDENT_INPUT, tiny_config, tiny_method, tiny_student, tiny_training
+from tiny import CPU, METHODS, STUDENT_INPUT, tiny_config, tiny_method, tiny_student, tiny_training
 
 from med_transfer.backbones.weights.source_features import read_source_features
 from med_transfer.backbones.weights.weight_files import hash_weights
@@ -39,6 +39,14 @@ def deepest_features(scans: SourceScans, encoder_file, folder):
 def sha256(path) -> str:
     with path.open("rb") as file:
         return hash_weights(file)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_every_method_has_written_is_looked_at(chest, labelled, tmp_path, name):
+    training = tiny_training(name, labelled if name in ("labels", "masks") else chest, tmp_path, steps=1, batch=4)
+    path = write_source_of(training.method, encoder := training.run())
+    features = read_source_features(path, sha256(encoder))
+    assert features.table((2,)).shape == (N_INPUTS, 16)
 
 
 def test_scans_kept_out_lie_nearer_than_scans_of_another_contrast(chest, encoder_file, tmp_path):

@@ -22,6 +22,15 @@ from med_transfer.pretraining.methods.supervised import SupervisedLabels, Superv
 from med_transfer.pretraining.methods.teacher import Teacher
 from med_transfer.pretraining.source.origin import Origin
 
+METHODS = (
+    "distillation",
+    "labels",
+    "masks",
+    "masked_autoencoding",
+    "contrastive",
+    "painted_nodules",
+    "painted_lesions",
+)
 CPU = torch.device("cpu")
 STUDENT_INPUT = InputSpec(1, "SPL", (-1000.0, 1000.0), (-1.0, 1.0), minimum_shape=(8, 8, 8))
 TEACHER_INPUT = InputSpec(1, "SRA", (-1000.0, 200.0), (0.0, 1.0), minimum_shape=(8, 16, 16))

@@ -18,6 +18,7 @@ from med_transfer.pretraining.source.scans import SourceScans
 from med_transfer.pretraining.source.views import Degradation, encoder_input, reduce, window
 
 RANK_STRIDE = 1_000_003  # between the seeds of two processes
+HEAD = "head."  # beginning of the names of kept heads in the encoder's file
 Figures = dict[str, float]
 
 

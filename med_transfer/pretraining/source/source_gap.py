@@ -15,7 +15,7 @@ from med_transfer.backbones.weights.source_features import SourceFeatures, sourc
 from med_transfer.backbones.weights.weight_files import hash_weights
 from med_transfer.cohorts.left_behind import left_behind
 from med_transfer.model.features import stage_features
-from med_transfer.pretraining.methods.method import Method
+from med_transfer.pretraining.methods.method import HEAD, Method
 
 N_INPUTS = 256
 
@@ -54,7 +54,8 @@ def _as_written(encoder: Encoder, encoder_file: Path) -> Encoder:
     """In single precision with the file's values, which are rounded, in evaluation mode."""
     written = copy.deepcopy(encoder)
     with left_behind(encoder_file, remove="checkpoint.pt beside it"):
-        written.load_state_dict(load_file(encoder_file))
+        tensors = load_file(encoder_file)
+        written.load_state_dict({name: one for name, one in tensors.items() if not name.startswith(HEAD)})
     return written.eval()
 
 
