@@ -10,6 +10,7 @@ import torch
 from med_transfer.atomic import atomic_path, sha256_of
 from med_transfer.cohorts.left_behind import left_behind, require_whole
 from med_transfer.errors import BackboneError
+from med_transfer.pretraining.source.origin import same_settings
 
 CHECKPOINT_FILE = "checkpoint.pt"
 State = dict[str, Any]
@@ -45,7 +46,7 @@ def read_checkpoint(
     with left_behind(path):
         require_whole(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        same = state["settings"] == settings and source_scans in (None, state["source_scans"])
+        same = same_settings(state["settings"], settings) and source_scans in (None, state["source_scans"])
         same = same and taught in (None, state.get("taught", taught)) and device == state.get("device", device)
     if not same:
         raise BackboneError(

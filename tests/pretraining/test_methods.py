@@ -181,6 +181,21 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(chest, tmp_path
         tiny_training("distillation", chest, tmp_path).run()
 
 
+def test_a_checkpoint_of_a_version_with_fewer_settings_is_gone_on_from(chest, tmp_path):
+    tiny_training("contrastive", chest, tmp_path, steps=2).run()
+    checkpoint = tmp_path / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    config, *others = json.loads(state["settings"])
+    del config["freeze_stages"], config["contrastive"]["shift"]
+    torch.save(state | {"settings": json.dumps([config, *others], sort_keys=True)}, checkpoint)
+    before = checkpoint.read_bytes()
+    tiny_training("contrastive", chest, tmp_path, steps=2).run()
+    assert checkpoint.read_bytes() == before  # it has ended, and is left as it is
+    for changes in ({"weights": "FILE", "freeze_stages": 1}, {"contrastive": {"embedding": 16, "shift": 0.5}}):
+        with pytest.raises(BackboneError, match="checkpoint of another run"):
+            tiny_training("contrastive", chest, tmp_path, steps=2, **changes).run()
+
+
 def test_killed_while_its_end_is_written_a_pretraining_has_its_curve(chest, tmp_path, monkeypatch):
     def killed(folder, state):
         save_checkpoint(folder, state)

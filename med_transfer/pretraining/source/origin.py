@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,27 @@ _NOT_OF_THE_RUN = {
     "distillation": {"teacher_weights"},
     "probe": {"cohort"},
 }
+
+
+def same_settings(kept: str, wanted: str) -> bool:
+    """Whether both are :meth:`Origin.settings` of one run.
+
+    A key that the version which kept them did not have counts as at its default, so that a newer version goes on from
+    what an older one has left.
+    """
+    config, *others = json.loads(kept)
+    wanted_config, *wanted_others = json.loads(wanted)
+    default = PretrainingConfig(steps=1).model_dump(mode="json", exclude=_NOT_OF_THE_RUN)
+    return others == wanted_others and _completed(config, default) == wanted_config
+
+
+def _completed(kept: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    nested = {key: _completed(kept[key], one) for key, one in default.items() if _both_nested(kept.get(key), one)}
+    return {**default, **kept, **nested}
+
+
+def _both_nested(*values: object) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 @dataclass(frozen=True)
