@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from med_transfer.backbones.instance_choice import InstanceChoice, InstancePooling
 from med_transfer.cohorts.splits import SplitConfig
+from med_transfer.config import StrictModel
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.finetuning.decisions.config import OperatingPointConfig
@@ -29,11 +30,7 @@ Triple = tuple[int, int, int]
 FrozenRuntime = Literal["torch", "openvino"]  # what computes the features of a frozen encoder
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FoldPretrainingConfig(_Config):
+class FoldPretrainingConfig(StrictModel):
     """How the network learns painted lesions before the folds are trained; see docs/pretraining.md.
 
     Attributes:
@@ -66,7 +63,7 @@ class FoldPretrainingConfig(_Config):
     lesions: LesionConfig = LesionConfig()
 
 
-class BackboneConfig(_Config):
+class BackboneConfig(StrictModel):
     """Where the transfer starts.
 
     Attributes:
@@ -116,7 +113,7 @@ class BackboneConfig(_Config):
         return InstanceChoice(self.instance_pooling, self.tile_overlap)
 
 
-class AugmentationConfig(_Config):
+class AugmentationConfig(StrictModel):
     """Heavy 3D augmentation. ``strength`` scales every range; a part is switched off by setting it to 0 or [].
 
     Attributes:
@@ -156,7 +153,7 @@ class AugmentationConfig(_Config):
     mixup: Annotated[float, Field(ge=0)] = 0.2
 
 
-class TrainingConfig(_Config):
+class TrainingConfig(StrictModel):
     """The optimisation and when it stops.
 
     Attributes:
@@ -201,7 +198,7 @@ class TrainingConfig(_Config):
     workers: Annotated[int, Field(ge=0)] | None = None
 
 
-class ReportConfig(_Config):
+class ReportConfig(StrictModel):
     """What report.html looks like.
 
     Attributes:
@@ -211,7 +208,7 @@ class ReportConfig(_Config):
     language: Language = "en"
 
 
-class FinetuneConfig(_Config):
+class FinetuneConfig(StrictModel):
     """A whole run. The resolved config is written to ``RUN/config.yaml``.
 
     Attributes:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from med_transfer.bundle.record import transfer_words
+from med_transfer.config import StrictModel
 from med_transfer.errors import ConfigError
 from med_transfer.errors.sentence import listed
 from med_transfer.finetuning.strategies import AnyStrategy, Scratch
@@ -22,11 +23,7 @@ Strength = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class L2SPConfig(_Config):
+class L2SPConfig(StrictModel):
     """L2-SP (Li et al. 2018): weights are held to the source's.
 
     Attributes:
@@ -38,7 +35,7 @@ class L2SPConfig(_Config):
     head_strength: Strength = 0.01
 
 
-class DeltaConfig(_Config):
+class DeltaConfig(StrictModel):
     """DELTA (Li et al. 2019): feature maps are held to the source's.
 
     Attributes:
@@ -50,7 +47,7 @@ class DeltaConfig(_Config):
     attention: bool = False
 
 
-class BSSConfig(_Config):
+class BSSConfig(StrictModel):
     """Batch spectral shrinkage (Chen et al. 2019): directions in which a batch hardly varies are shrunk.
 
     Attributes:
@@ -62,7 +59,7 @@ class BSSConfig(_Config):
     k: Annotated[int, Field(ge=1)] = 1
 
 
-class ProbeConfig(_Config):
+class ProbeConfig(StrictModel):
     """The logistic head of ``linear_probe``, ``lp_ft`` and DELTA's attention.
 
     Attributes:
@@ -73,7 +70,7 @@ class ProbeConfig(_Config):
     inverse_strengths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 
-class AlignConfig(_Config):
+class AlignConfig(StrictModel):
     """Alignment with unlabelled scans while fine-tuning: their features are made to look like the labelled ones'.
 
     Attributes:
@@ -88,7 +85,7 @@ class AlignConfig(_Config):
     unlabelled: Path
 
 
-class MappingConfig(_Config):
+class MappingConfig(StrictModel):
     """What happens to frozen features before the head of ``linear_probe`` reads them.
 
     Attributes:
@@ -107,7 +104,7 @@ class MappingConfig(_Config):
     ridge: Positive = 1.0
 
 
-class TransferConfig(_Config):
+class TransferConfig(StrictModel):
     """How the source's network becomes the target's; docs/transfer.md says which one when.
 
     Attributes:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pydantic import BaseModel, ConfigDict
-
+from med_transfer.config import StrictModel
 from med_transfer.errors import ConfigError
 from med_transfer.planning.fingerprint import CohortFingerprint, Triple
 
@@ -15,7 +14,7 @@ _MOST = (5, 95)  # percentiles of the scans that a plan looked at
 Range = tuple[Triple, Triple]
 
 
-class PlannedFor(BaseModel):
+class PlannedFor(StrictModel):
     """A cohort as its plan saw it: counts and medians, nothing of a patient.
 
     Attributes:
@@ -29,8 +28,6 @@ class PlannedFor(BaseModel):
         regions: whether every row gives a region or mask.
         spacing_range_mm, body_range_mm: 5th and 95th percentile of each side; plans of earlier versions have none.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     modality: str
     classes: dict[str, int]

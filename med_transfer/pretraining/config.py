@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from med_transfer.config import StrictModel
 from med_transfer.pretraining.view_config import (
     CropConfig,
     LesionConfig,
@@ -23,11 +24,7 @@ Method = Literal[
 ]
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class DistillationConfig(_Config):
+class DistillationConfig(StrictModel):
     """A large encoder's feature maps are the target.
 
     Attributes:
@@ -48,7 +45,7 @@ class DistillationConfig(_Config):
     calibration_batches: Annotated[int, Field(ge=1)] = 16
 
 
-class MaskedAutoencodingConfig(_Config):
+class MaskedAutoencodingConfig(StrictModel):
     """Hidden blocks of a crop are the target.
 
     Attributes:
@@ -65,7 +62,7 @@ class MaskedAutoencodingConfig(_Config):
     statistics_batches: Annotated[int, Field(ge=1)] = 8
 
 
-class ContrastiveConfig(_Config):
+class ContrastiveConfig(StrictModel):
     """Two overlapping crops of one place are the same; crops of other places are not.
 
     Attributes:
@@ -83,7 +80,7 @@ class ContrastiveConfig(_Config):
     stretch: Annotated[float, Field(ge=0, le=0.3)] = 0.05
 
 
-class SupervisedConfig(_Config):
+class SupervisedConfig(StrictModel):
     """Labels or masks of a source cohort are the target.
 
     Attributes:
@@ -101,7 +98,7 @@ class SupervisedConfig(_Config):
     decoder_channels: Annotated[int, Field(ge=4)] = 32
 
 
-class PaintedNodulesConfig(_Config):
+class PaintedNodulesConfig(StrictModel):
     """What a program painted is the target; ``lung_scenes`` says what it paints.
 
     Attributes:
@@ -117,7 +114,7 @@ class PaintedNodulesConfig(_Config):
     calibration_batches: Annotated[int, Field(ge=1)] = 16
 
 
-class ProbeConfig(_Config):
+class ProbeConfig(StrictModel):
     """How good the encoder is on the way, measured every so many steps; written to curve.json.
 
     Attributes:
@@ -136,7 +133,7 @@ class ProbeConfig(_Config):
     folds: Annotated[int, Field(ge=2, le=20)] = 5
 
 
-class StopConfig(_Config):
+class StopConfig(StrictModel):
     """Stop before the budget is spent; the best encoder so far is the one that is kept.
 
     Attributes:
@@ -148,7 +145,7 @@ class StopConfig(_Config):
     least_gain: Annotated[float, Field(ge=0)] = 0.002
 
 
-class PretrainingConfig(_Config):
+class PretrainingConfig(StrictModel):
     """A whole pretraining. The resolved config is written to ``OUT/config.yaml``.
 
     Attributes:

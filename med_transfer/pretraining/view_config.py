@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, Field, FiniteFloat
+
+from med_transfer.config import StrictModel
 
 
 def _rising(limits: tuple[float, float]) -> tuple[float, float]:
@@ -21,11 +23,7 @@ Triple = tuple[Voxels, Voxels, Voxels]
 Form = Literal["blob", "rim", "crescent", "filling", "haze"]  # of a painted lesion
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CropConfig(_Config):
+class CropConfig(StrictModel):
     """Which pieces of the source scans are looked at.
 
     Attributes:
@@ -65,7 +63,7 @@ class CropConfig(_Config):
         return self.model_copy(update=nothing)
 
 
-class LungSceneConfig(_Config):
+class LungSceneConfig(StrictModel):
     """Synthetic lung and nodules painted into crops; see lung_scenes.py.
 
     Attributes:
@@ -87,7 +85,7 @@ class LungSceneConfig(_Config):
     kinds: tuple[Positive, Positive, Positive, Positive] = (0.45, 0.2, 0.28, 0.07)
 
 
-class LesionConfig(_Config):
+class LesionConfig(StrictModel):
     """Lesions painted into slabs of whole scans; see painting/lesions.py.
 
     Attributes:
@@ -105,7 +103,7 @@ class LesionConfig(_Config):
 
     painted: Share = 0.75
     lesions: Annotated[int, Field(ge=1, le=10)] = 3
-    forms: Annotated[dict[Form, Positive], Field(min_length=1)] = {
+    forms: Annotated[dict[Form, Positive], Field(min_length=1)] = {  # noqa: RUF012  pydantic copies it
         "blob": 0.35,
         "rim": 0.1,
         "crescent": 0.25,
@@ -122,7 +120,7 @@ class LesionConfig(_Config):
     thickness_mm: tuple[Positive, Positive] = (2.5, 14.0)
 
 
-class ViewConfig(_Config):
+class ViewConfig(StrictModel):
     """How the encoder's view is made worse; intensities in units of the input's whole range.
 
     Attributes:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from med_transfer.config import StrictModel
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.strategies import STRATEGIES
 from med_transfer.finetuning.transfer_config import RegulariserName
@@ -33,11 +34,7 @@ def _known(strategy: str) -> str:
 StrategyName = Annotated[str, AfterValidator(_known)]
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SearchSpace(_Config):
+class SearchSpace(StrictModel):
     """What a trial may choose. A part set to null, or a list to [], is not searched and stays as the config has it.
 
     Attributes:
@@ -73,7 +70,7 @@ class SearchSpace(_Config):
         return self
 
 
-class TuningConfig(_Config):
+class TuningConfig(StrictModel):
     """How it is searched.
 
     Attributes:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from med_transfer.backbones import Encoder
+from med_transfer.config import StrictModel
 from med_transfer.model.classifier import Classifier
 
 SOURCE_FROZEN = "the source's weights are frozen and cannot leave it; delta can be used"
 
 
-class Strategy(BaseModel):
+class Strategy(StrictModel):
     """The base: every stage learns from the first epoch on, at one rate. The head always learns.
 
     A strategy is also its own section of the config, ``transfer.strategy``: what it can be told are its fields. The
@@ -26,8 +27,6 @@ class Strategy(BaseModel):
         trains: whether there is a training by gradients at all.
         refuses: other parts of ``transfer`` that do not go with it, and why.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     learning_rate: Annotated[float, Field(gt=0)] | None = None
 

@@ -6,9 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from med_transfer.config import load_config
+from med_transfer.config import StrictModel, load_config
 from med_transfer.page import Language, Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section
@@ -26,7 +26,7 @@ _STATUS: dict[Status, str] = {
 }
 
 
-class Item(BaseModel):
+class Item(StrictModel):
     """One item, in words of our own.
 
     Attributes:
@@ -35,8 +35,6 @@ class Item(BaseModel):
         answer: name of what the run knows of it, see ``ANSWERS``; empty: nothing.
         whole: that is all the item asks for.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: str
     en: str
@@ -49,10 +47,8 @@ class Item(BaseModel):
         return self.zh_tw if language == "zh-TW" else self.en
 
 
-class Checklist(BaseModel):
+class Checklist(StrictModel):
     """A reporting guideline and where it was published."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     source: str
