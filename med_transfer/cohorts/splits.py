@@ -103,9 +103,14 @@ class Split:
         return len(self.validation)
 
     @property
+    def validated(self) -> tuple[int, ...]:
+        """Every validation case, fold by fold."""
+        return tuple(chain.from_iterable(self.validation))
+
+    @property
     def evaluated(self) -> tuple[int, ...]:
         """The test cases; where none were kept, every validation case, whose fold model did not train on it."""
-        return self.test or tuple(chain.from_iterable(self.validation))
+        return self.test or self.validated
 
     @property
     def fold_of(self) -> dict[int, int]:
@@ -115,7 +120,7 @@ class Split:
     @property
     def development(self) -> tuple[int, ...]:
         """Every case that is not for testing."""
-        return tuple(sorted({*self.always_training, *chain.from_iterable(self.validation)}))
+        return tuple(sorted({*self.always_training, *self.validated}))
 
     def steering_of(self, fold: int) -> tuple[int, ...]:
         """Training cases that say when to stop; none where the validation cases may.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -220,7 +219,7 @@ def _calibrated(run_data: RunData, config: FinetuneConfig, folds: list[_Fold]) -
     """On the validation scans of all folds together."""
     cohort, split = run_data.prepared.cohort, run_data.split
     logits, truth = (np.concatenate(parts) for parts in zip(*(fold.validation for fold in folds), strict=True))
-    patients = [cohort.patients[row] for row in chain.from_iterable(split.validation)]
+    patients = [cohort.patients[row] for row in split.validated]
     development, multilabel = cohort.truth[list(split.development)], cohort.labels.multilabel
     prior = lacking_prior(development, config, multilabel=multilabel)
     found = calibrate(logits, truth, patients, cohort.labels, config.calibration.method, prior)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -96,5 +95,5 @@ def measure_repeats(run_data: RunData, config: FinetuneConfig, trained: TrainedE
 
 def _places(of: Split, among: Split) -> Sequence[int] | NDArray[np.intp]:
     """Where each validation case of one split stands among those of another."""
-    place = {case: number for number, case in enumerate(chain.from_iterable(among.validation))}
-    return np.array([place[case] for case in chain.from_iterable(of.validation)], dtype=np.intp)
+    place = {case: number for number, case in enumerate(among.validated)}
+    return np.array([place[case] for case in of.validated], dtype=np.intp)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import chain
 
 from med_transfer.errors.sentence import Sentence
 from med_transfer.finetuning.config import FinetuneConfig
@@ -44,8 +43,7 @@ def choose_network(
         return KeptNetwork(network="transferred", rule=rule, sentence=_NOT_MEASURED)
     if rule == "report":
         return KeptNetwork(network="transferred", rule=rule, sentence=_ONLY_REPORTED)
-    validation = list(chain.from_iterable(run_data.split.validation))
-    cohort = run_data.prepared.cohort.subset(validation)
+    cohort = run_data.prepared.cohort.subset(run_data.split.validated)
     transferred, from_scratch = (
         LabelledPredictions.of(
             cohort.truth, each.once, cohort.patients, cohort.labels, each.balanced_point(cohort.labels)
@@ -59,7 +57,7 @@ def choose_network(
     sentence = Sentence(
         "Decided on the predictions of {n} validation scans by networks that had not trained on them, before any test "
         "scan was predicted. {why}. Every figure on test scans is the kept network's; the transfer gain compares both.",
-        n=len(validation),
+        n=len(cohort),
         why=_WHY[gain.verdict],
     )
     return KeptNetwork(network=network, rule=rule, validation=gain, sentence=sentence)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +40,7 @@ def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig, *, warn: 
         )
     where = cohort.path or "fusion"
     method = config.fusion.method
-    learned_from = cohort.subset(split.development if method == "mean" else chain.from_iterable(split.validation))
+    learned_from = cohort.subset(split.development if method == "mean" else split.validated)
     require_patients(learned_from.truth, learned_from.patients, cohort.labels, method, where)
     there = sorted({name for case in cohort.cases for name in case.columns})
     development = cohort.subset(split.development)
@@ -75,7 +74,7 @@ def fuse_run(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble
     development = list(run_data.split.development)
     cohort = run_data.prepared.cohort
     outputs = np.full((len(cohort), len(cohort.labels)), np.nan)
-    outputs[list(chain.from_iterable(run_data.split.validation))] = trained.validation
+    outputs[list(run_data.split.validated)] = trained.validation
     scans = DevelopmentScans(
         _scans(run_data, development, outputs[development]),
         cohort.truth[development],

@@ -46,13 +46,11 @@ def check_point(config: OperatingPointConfig, truth: NDArray[np.bool_], labels: 
             expected="rule thresholds",
             action="State for each finding the threshold (cost of a false alarm) / (that + cost of a miss)",
         )
-    for name in [config.for_class] if config.for_class is not None else []:
-        if name not in labels.names:
-            classes = ", ".join(labels.names)
-            raise ConfigError(f"class {name!r}", where="operating_point.class", expected=f"one of {classes}")
+    classes = f"one of {', '.join(labels.names)}"
+    if config.for_class is not None and config.for_class not in labels.names:
+        raise ConfigError(f"class {config.for_class!r}", where="operating_point.class", expected=classes)
     if config.rule == "sensitivity" and config.for_class is None and not labels.multilabel:
-        classes = ", ".join(labels.names)
-        raise ConfigError("rule sensitivity without class", where="operating_point.class", expected=f"one of {classes}")
+        raise ConfigError("rule sensitivity without class", where="operating_point.class", expected=classes)
     if not config.is_chosen:
         if config.rule != "balanced_argmax":
             _stated(config, labels).require_fit(labels)

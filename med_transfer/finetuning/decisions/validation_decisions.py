@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,4 +113,4 @@ def _predictions(cohort: Cohort, trained: TrainedEnsemble) -> LabelledPrediction
 
 def _validation_cohort(cohort: Cohort, split: Split) -> Cohort:
     """In the order of :attr:`TrainedEnsemble.validation`."""
-    return cohort.subset(chain.from_iterable(split.validation))
+    return cohort.subset(split.validated)
