@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,12 +86,9 @@ def next_labels(
         raise UsageError(f"novelty limit {out_of_distribution_above}", expected="from 0 to 1")
     out = Path(out)
     left_out, strange = (out.with_name(f"{out.stem}-{what}.csv") for what in ("left-out", "strange"))
-    for table, columns in (
-        (out, _COLUMNS),
-        (left_out, _LEFT_OUT_COLUMNS),
-        (strange, _OUT_OF_DISTRIBUTION_COLUMNS),
-    ):
-        refuse_to_lose(table, columns, Path(scans))
+    columns = {out: _COLUMNS, left_out: _LEFT_OUT_COLUMNS, strange: _OUT_OF_DISTRIBUTION_COLUMNS}
+    for table, of_table in columns.items():
+        refuse_to_lose(table, of_table, Path(scans))
     predictor = bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
     items, _ = scans_to_predict(scans, predictor.record.preprocessing)
     usable, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
@@ -99,38 +96,19 @@ def next_labels(
     untrained = _not_trained_on(usable, predictor.record)
     limit = _limit(predictor.record, out_of_distribution_above)
     in_distribution = [scan for scan in untrained if scan.seen.novelty <= limit]
-    beyond_limit = (scan for scan in untrained if scan.seen.novelty > limit)
-    out_of_distribution = sorted(beyond_limit, key=lambda scan: -scan.seen.novelty)
+    beyond = sorted((scan for scan in untrained if scan.seen.novelty > limit), key=lambda scan: -scan.seen.novelty)
     if untrained:
-        write_csv(
-            strange,
-            _OUT_OF_DISTRIBUTION_COLUMNS,
-            [_out_of_distribution_row(scan, limit) for scan in out_of_distribution],
-        )
+        write_csv(strange, _OUT_OF_DISTRIBUTION_COLUMNS, [_out_of_distribution_row(scan, limit) for scan in beyond])
+    found = NextLabels(out, strange, 0, len(beyond), len(usable) - len(untrained), left_out, tuple(failed))
     if not in_distribution:
-        raise _nothing_left(
-            Path(scans),
-            failed,
-            left_out,
-            len(usable) - len(untrained),
-            len(out_of_distribution),
-            strange,
-        )
+        raise _nothing_left(Path(scans), found)
     chosen = _choose(in_distribution, predictor.record, n, seed)
     rows = [
         _row(rank, in_distribution[choice.position], choice.distance, predictor.record)
         for rank, choice in enumerate(chosen, start=1)
     ]
     write_csv(out, _COLUMNS, rows)
-    return NextLabels(
-        table=out,
-        out_of_distribution=strange,
-        n_chosen=len(chosen),
-        n_out_of_distribution=len(out_of_distribution),
-        n_trained_on=len(usable) - len(untrained),
-        left_out=left_out,
-        failed=tuple(failed),
-    )
+    return replace(found, n_chosen=len(chosen))
 
 
 def _choose(scans: Sequence[Unlabelled], record: BundleRecord, n: int, seed: int) -> list[Chosen]:
@@ -188,27 +166,15 @@ def _out_of_distribution_row(scan: Unlabelled, limit: float) -> dict[str, str]:
     }
 
 
-def _nothing_left(
-    scans: Path,
-    failed: Sequence[Prediction],
-    left_out: Path,
-    n_trained_on: int,
-    n_out_of_distribution: int,
-    listed: Path,
-) -> NothingDone:
-    parts = [
-        f"{number} {what}"
-        for number, what in (
-            (len(failed), f"cannot be used (see {left_out.name})"),
-            (n_trained_on, "taught this bundle, or their patients did"),
-            (n_out_of_distribution, f"are strange to it (see {listed.name})"),
-        )
-        if number
-    ]
-    first = f"The first reason: {failed[0].reason}" if failed else ""
+def _nothing_left(scans: Path, found: NextLabels) -> NothingDone:
+    counts = {
+        f"cannot be used (see {found.left_out.name})": len(found.failed),
+        "taught this bundle, or their patients did": found.n_trained_on,
+        f"are strange to it (see {found.out_of_distribution.name})": found.n_out_of_distribution,
+    }
     return NothingDone(
-        f"no scan to choose from: {', '.join(parts)}",
+        f"no scan to choose from: {', '.join(f'{number} {what}' for what, number in counts.items() if number)}",
         where=scans,
         expected="scans without labels of the kind that the bundle was trained on",
-        action=first,
+        action=f"The first reason: {found.failed[0].reason}" if found.failed else "",
     )
