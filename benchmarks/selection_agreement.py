@@ -77,8 +77,7 @@ class Measured:
     activations_mib: float
 
     def contender(self, name: str) -> RankingCriteria:
-        score = self.best.score
-        return RankingCriteria(name, score.macro_auc, score.standard_error, score.log_me, self.activations_mib)
+        return self.best.score.criteria(name, self.activations_mib)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from med_transfer.selection.measures.leep import n_leep
 from med_transfer.selection.measures.logme import log_me
 from med_transfer.selection.measures.transrate import trans_rate
 from med_transfer.selection.probes import CrossValidatedPredictions, linear_probe, nearest_neighbours
-from med_transfer.selection.ranking import RankingCriteria, rank
+from med_transfer.selection.ranking import rank
 from med_transfer.selection.record import DomainGap, LayerScore, Stages, layer_text
 from med_transfer.selection.target import Target
 from med_transfer.selection.weights_check import Agreement
@@ -67,14 +67,10 @@ def joined_features(features: Sequence[StageFeatures], stages: Stages) -> NDArra
 def measure_layers(features: Sequence[StageFeatures], layers: Sequence[Stages], target: Target) -> list[MeasuredLayer]:
     """Every layer, best first by the rule of the ranking; a narrower layer costs less."""
     measured = [_measure(joined_features(features, stages), stages, target) for stages in layers]
-    by_name = {layer_text(layer.score.stages): layer for layer in measured}
-    contenders = [
-        RankingCriteria(
-            name, layer.score.macro_auc, layer.score.standard_error, layer.score.log_me, layer.score.n_features
-        )
-        for name, layer in by_name.items()
-    ]
-    return [by_name[contender.name] for contender in rank(contenders, len(target.cohort))]
+    contenders = {
+        layer.score.criteria(layer_text(layer.score.stages), layer.score.n_features): layer for layer in measured
+    }
+    return [contenders[criteria] for criteria in rank(list(contenders), len(target.cohort))]
 
 
 def _measure(table: NDArray[np.float64], stages: Stages, target: Target) -> MeasuredLayer:

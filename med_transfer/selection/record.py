@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_transfer.config import as_typed
+from med_transfer.selection.ranking import RankingCriteria
 from med_transfer.selection.weights_check import Agreement
 
 Stages = tuple[int, ...]
@@ -36,6 +37,10 @@ class LayerScore:
     h_score: float
     n_leep: float
     trans_rate: float
+
+    def criteria(self, name: str, cost: float) -> RankingCriteria:
+        """By which it is ranked."""
+        return RankingCriteria(name, self.macro_auc, self.standard_error, self.log_me, cost)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from med_transfer.selection.measuring import (
     over_labels,
     require_finite,
 )
-from med_transfer.selection.ranking import RankingCriteria, rank
+from med_transfer.selection.ranking import rank
 from med_transfer.selection.reasons import recommend, worth_a_try
 from med_transfer.selection.record import BackboneScore, Cost, DomainGap, Selection, Stages
 from med_transfer.selection.report import write_selection
@@ -259,14 +259,8 @@ def _cost(candidate: Candidate, features: Sequence[StageFeatures]) -> Cost:
 def _selection(
     scores: Sequence[BackboneScore], left_out: dict[str, str], target: Target, start: BackboneConfig, out: Path
 ) -> Selection:
-    by_name = {score.name: score for score in scores}
-    contenders = [
-        RankingCriteria(
-            name, score.best.macro_auc, score.best.standard_error, score.best.log_me, score.cost.activations_mib
-        )
-        for name, score in by_name.items()
-    ]
-    ranking = tuple(by_name[contender.name] for contender in rank(contenders, len(target.cohort)))
+    contenders = {score.best.criteria(score.name, score.cost.activations_mib): score for score in scores}
+    ranking = tuple(contenders[criteria] for criteria in rank(list(contenders), len(target.cohort)))
     recommended, reason = recommend(ranking, len(target.cohort), start)
     attempt = worth_a_try(ranking, start) if recommended is None else None
     labels = target.cohort.labels
