@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +77,7 @@ def measure_layers(features: Sequence[StageFeatures], layers: Sequence[Stages], 
 def _measure(table: NDArray[np.float64], stages: Stages, target: Target) -> MeasuredLayer:
     cohort = target.cohort
     truth, patients, labels = cohort.truth, cohort.patients, cohort.labels
-    probe = linear_probe(table, truth, patients, target.folds, labels)
+    probe = linear_probe(table, truth, patients, target.folds, labels, target.seed)
     neighbours = nearest_neighbours(table, truth, patients, target.folds, labels)
     score = LayerScore(
         stages=stages,
@@ -88,7 +89,7 @@ def _measure(table: NDArray[np.float64], stages: Stages, target: Target) -> Meas
         knn_balanced_sensitivity=neighbours.balanced_sensitivity,
         log_me=over_labels(log_me, table, target),
         h_score=over_labels(regularised_h_score, table, target),
-        n_leep=over_labels(n_leep, table, target),
+        n_leep=over_labels(partial(n_leep, seed=target.seed), table, target),
         trans_rate=over_labels(trans_rate, table, target),
     )
     return MeasuredLayer(score, probe)
@@ -111,11 +112,13 @@ def domain_gap(
     source: SourceFeatures | None,
     patients: Sequence[str],
     why_unknown: str = NOTHING_STORED,
+    seed: int = 0,
 ) -> DomainGap:
     """Everything that can be computed from what is known of the source, in the best layer where that is known.
 
     Args:
         why_unknown: why there is no ``source``.
+        seed: of the permutations and folds.
 
     Raises:
         BackboneError: the source's features do not fit the network.
@@ -140,8 +143,8 @@ def domain_gap(
     if stored is None:
         unknown.append("MMD and A-distance: of the source only mean and covariance are stored")
         return DomainGap(stages, distance, relative, None, None, None, agreement, "; ".join(unknown))
-    discrepancy = mmd(stored, table)
-    told_apart = proxy_a_distance(stored, table, patients)
+    discrepancy = mmd(stored, table, seed=seed)
+    told_apart = proxy_a_distance(stored, table, patients, seed=seed)
     return DomainGap(
         stages, distance, relative, discrepancy.squared, discrepancy.p_value, told_apart, agreement, "; ".join(unknown)
     )

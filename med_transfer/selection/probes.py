@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -39,12 +39,14 @@ class CrossValidatedPredictions:
         probabilities: [scan, class].
         patients: one entry a scan.
         labels: class names.
+        seed: of the resamples of the patients.
     """
 
     truth: NDArray[np.bool_]
     probabilities: NDArray[np.float64]
     patients: tuple[str, ...]
     labels: Labels
+    seed: int = 0
 
     @property
     def macro_auc(self) -> float:
@@ -65,8 +67,8 @@ class CrossValidatedPredictions:
 
     @cached_property
     def resampled(self) -> NDArray[np.float64]:
-        """The macro AUC in each resample of the patients, [draw]; a draw has the same patients for every model."""
-        bootstrap = PatientBootstrap(self.patients, _DRAWS)
+        """The macro AUC in each resample of the patients, [draw]; the same ones for every model of one seed."""
+        bootstrap = PatientBootstrap(self.patients, _DRAWS, self.seed)
         return bootstrap.distribution(lambda weights: weighted_macro_auc(self.truth, self.probabilities, weights))
 
     def minus(self, other: CrossValidatedPredictions) -> tuple[float, float]:
@@ -75,7 +77,12 @@ class CrossValidatedPredictions:
 
 
 def linear_probe(
-    features: ArrayLike, truth: NDArray[np.bool_], patients: Sequence[str], folds: NDArray, labels: Labels
+    features: ArrayLike,
+    truth: NDArray[np.bool_],
+    patients: Sequence[str],
+    folds: NDArray,
+    labels: Labels,
+    seed: int = 0,
 ) -> CrossValidatedPredictions:
     """Class-balanced logistic regression, fitted on all folds but one and tested on that one, in turn.
 
@@ -89,13 +96,14 @@ def linear_probe(
         patients: one entry a scan; no patient may be in two folds.
         folds: a fold number a scan, as from :func:`~med_transfer.predictions.patient_folds.patient_folds`.
         labels: class names.
+        seed: of the resamples of the patients.
 
     Raises:
         UsageError: a patient in two folds, a single fold, or features that are no finite table.
 
     Source: linear probes, Alain & Bengio 2016, arXiv:1610.01644.
     """
-    return _cross_validated(features, truth, patients, folds, labels, _linear)
+    return replace(_cross_validated(features, truth, patients, folds, labels, _linear), seed=seed)
 
 
 def predict_by_probe(

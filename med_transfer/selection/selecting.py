@@ -242,7 +242,7 @@ def _gap(
     candidate: Candidate, features: Sequence[StageFeatures], best: Stages, target: Target, config: FinetuneConfig
 ) -> DomainGap:
     source, reason = source_features(candidate), why_unknown(candidate)
-    gap = domain_gap(features, best, source, target.cohort.patients, reason)
+    gap = domain_gap(features, best, source, target.cohort.patients, reason, target.seed)
     return replace(gap, other_input=other_input(candidate, source, resolve_preprocessing(candidate.spec, config)))
 
 

@@ -46,6 +46,7 @@ class Target:
         hashes: content hashes of every case.
         features: network's key to the features of every scan, in the cohort's order.
         failed: scan, or row where several have it, to the reason why it was not used.
+        seed: of what is measured by chance: resamples, clusters, permutations.
     """
 
     cohort: Cohort
@@ -53,6 +54,7 @@ class Target:
     hashes: tuple[Images, ...]
     features: dict[str, tuple[StageFeatures, ...]]
     failed: dict[str, str]
+    seed: int = 0
 
 
 @dataclass
@@ -153,6 +155,7 @@ def _assemble(usable: Sequence[int], split: Split, readings: _Readings, config: 
         tuple(readings.hashes[number] for number in chosen),
         {key: tuple(features[number] for number in chosen) for key, features in readings.features.items()},
         _named(readings.cohort, readings.failed),
+        config.seed,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,16 @@ def test_the_layer_that_shows_the_class_is_best(three_classes):
     joined = next(one.score for one in measured if one.score.stages == (0, 1))
     assert joined.n_features == 10
     assert joined.log_me == pytest.approx(log_me(np.concatenate(tables, axis=1), known.cohort.truth.argmax(1)))
+
+
+def test_the_seed_decides_how_patients_are_resampled_and_where_clusters_begin(three_classes):
+    tables, known = three_classes
+    found = [measure_layers(stage_features(tables), [(0,)], replace(known, seed=seed))[0].score for seed in (0, 1, 1)]
+    assert found[1] == found[2]
+    assert found[0].standard_error != found[1].standard_error
+    assert found[0].n_leep != found[1].n_leep
+    assert found[0].standard_error == pytest.approx(found[1].standard_error, rel=0.2)
+    assert found[0].macro_auc == found[1].macro_auc
 
 
 def test_findings_are_measured_one_by_one():
