@@ -307,12 +307,7 @@ def prepare_cohort(
             failed.append(without_prediction(case, error))
         progress("reading scans", index + 1, len(cohort.cases))
     if not usable:
-        raise NothingDone(
-            f"none of {len(failed)} scans can be used",
-            where=cohort.path or "",
-            expected="at least one",
-            action=f"The first reason: {failed[0].reason}",
-        )
+        raise NothingDone.of(len(failed), cohort.path or "", failed[0].reason)
     prepared = PreparedCohort(cohort.subset(usable), tuple(scans), tuple(failed))
     _warn_of_copies(prepared.cohort, prepared.content_hashes)
     return prepared

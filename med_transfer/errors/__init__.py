@@ -361,3 +361,9 @@ class NothingDone(MedTransferError):
     """
 
     exit_code = 3
+
+    @classmethod
+    def of(cls, n: int, where: object, reason: str, done: str = "used") -> NothingDone:
+        """None of ``n`` scans can be ``done``; ``reason`` is that of the first."""
+        found, action = f"none of {n} scans can be {done}", f"The first reason: {reason}"
+        return cls(found, where=where, expected="at least one", action=action)

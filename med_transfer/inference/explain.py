@@ -127,12 +127,7 @@ def explain_scans(
     names = [item.case.scan for item in items]
     write_table(out / TABLE_FILE, list(zip(names, folders, records, reasons, strict=True)))
     if not any(records):
-        raise NothingDone(
-            f"none of {len(items)} scans can be explained",
-            where=scans,
-            expected="at least one",
-            action=f"The first reason: {reasons[0]}",
-        )
+        raise NothingDone.of(len(items), scans, reasons[0], "explained")
     return ExplainedScans(folders, tuple(records), out / TABLE_FILE)
 
 

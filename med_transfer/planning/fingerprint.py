@@ -149,12 +149,7 @@ def fingerprint_cohort(cohort: Cohort, progress: Progress = silent, most_scans: 
             failed[error.problem] += 1
     progress("looking at scans", len(positions), len(positions))
     if not scans:
-        raise NothingDone(
-            f"none of {len(positions)} scans can be read",
-            where=cohort.path or "",
-            expected="at least one",
-            action=f"The first reason: {next(iter(failed))}",
-        )
+        raise NothingDone.of(len(positions), cohort.path or "", next(iter(failed)), "read")
     with_region = sum(case.within != "whole" for case in cohort.cases)
     return CohortFingerprint(
         scans=tuple(scans),

@@ -124,12 +124,7 @@ def read_target(cohort: Cohort, config: FinetuneConfig, groups: Groups, folder: 
         readings.add(wanted, development, preprocessing, networks, stage)
     usable = [number for number in range(len(cohort)) if number not in readings.failed]
     if not set(usable) - apart:
-        raise NothingDone(
-            f"none of {len(readings.failed)} scans can be used",
-            where=cohort.path or "",
-            expected="at least one",
-            action=f"The first reason: {next(iter(readings.failed.values()))}",
-        )
+        raise NothingDone.of(len(readings.failed), cohort.path or "", next(iter(readings.failed.values())))
     split = _split_usable(usable, readings, config)
     development = {usable[position] for position in split.development}
     for preprocessing, networks in groups.items():  # nothing new, unless a scan that failed moved the folds

@@ -63,12 +63,7 @@ def preview(
         classes[name] = tuple(islice((scan for scan in found if isinstance(scan, SeenScan)), per_class))
     unread = tuple(one for one in looked_at.values() if isinstance(one, Unread))
     if not any(classes.values()):
-        raise NothingDone(
-            f"none of {len(unread)} scans can be used",
-            where=cohort.path or "",
-            expected="at least one",
-            action=f"The first reason: {unread[0].reason}",
-        )
+        raise NothingDone.of(len(unread), cohort.path or "", unread[0].reason)
     return Preview(config, preprocessing.config, cuts, classes, unread, len(cohort), len(development))
 
 

@@ -100,12 +100,7 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
             left_out.append(LeftOut(entry.name, str(error)))
         progress("reading scans", done, len(entries))
     if not usable:
-        raise NothingDone(
-            f"none of {len(left_out)} scans can be used",
-            where=scans,
-            expected="at least one",
-            action=f"The first reason: {left_out[0].reason}",
-        )
+        raise NothingDone.of(len(left_out), scans, left_out[0].reason)
     return Source(SourceScans(tuple(usable.values()), labels), tuple(left_out))
 
 
@@ -156,14 +151,10 @@ def _of_stored(path: Path) -> list[_Entry]:
 
 def _of_series(series: Series, config: PretrainingConfig, salt: str) -> _Entry:
     def read() -> SourceScan:
-        if series.modality not in ("", config.modality):
-            raise UnusableVoxels(
-                Sentence("modality {modality}", modality=series.modality), where=series.path, expected=config.modality
-            )
+        _require_modality(series.modality, config, series.path)
         volume = isolated(read_scan, series, max_gap_mm=config.max_gap_mm, where=series.path)
         patient = isolated(identity, series, where=series.path).patient
-        scan = prepare(volume, volume.content_hash, config.spacing_mm)
-        return replace(scan, patient_hash=hash_names([patient], salt).get(patient, ""))
+        return _of_patient(patient, prepare(volume, volume.content_hash, config.spacing_mm), salt)
 
     key = _key(str(series.path), series.name, stamps(series.on_disk), _reading(config))
     return _Entry(str(series.path), key, read)
@@ -193,21 +184,25 @@ def _of_table(path: Path, config: PretrainingConfig, salt: str) -> tuple[Sequenc
 def _of_case(case: Case, config: PretrainingConfig, with_region: bool, labelled: bool, salt: str) -> _Entry:
     def read() -> SourceScan:
         volume = isolated(read_scan, case.path, case.series_uid, max_gap_mm=config.max_gap_mm, where=case.path)
-        if volume.provenance.modality not in ("", config.modality):
-            raise UnusableVoxels(
-                Sentence("modality {modality}", modality=volume.provenance.modality),
-                where=case.path,
-                expected=config.modality,
-            )
+        _require_modality(volume.provenance.modality, config, case.path)
         region, mask = region_of_case(case, volume) if with_region else (None, None)
         centre_mm = region.centre_mm if region else None
         scan = prepare(volume, volume.content_hash, config.spacing_mm, mask, centre_mm)
-        return replace(scan, patient_hash=hash_names([case.patient], salt).get(case.patient, ""))
+        return _of_patient(case.patient, scan, salt)
 
     files = [path for path in (case.path, case.mask) if path]
     region = [case.roi_centre_mm, case.roi_size_mm, str(case.mask), case.mask_name, with_region, case.patient]
     key = _key(str(case.path), case.series_uid, stamps(files), region, _reading(config))
     return _Entry(str(case), key, read, case.label if labelled else None)
+
+
+def _require_modality(modality: str, config: PretrainingConfig, where: Path) -> None:
+    if modality not in ("", config.modality):
+        raise UnusableVoxels(Sentence("modality {modality}", modality=modality), where=where, expected=config.modality)
+
+
+def _of_patient(patient: str, scan: SourceScan, salt: str) -> SourceScan:
+    return replace(scan, patient_hash=hash_names([patient], salt).get(patient, ""))
 
 
 def _reading(config: PretrainingConfig) -> list[object]:
