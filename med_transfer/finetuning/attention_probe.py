@@ -47,13 +47,13 @@ class Bags(NamedTuple):
 
 
 class Dropout(NamedTuple):
-    """Lets a share of the values out, by numbers of its own, so that several trainings can take turns."""
+    """Sets a share of the values to zero, drawn from a generator of its own, so that trainings can take turns."""
 
     share: float
     random: torch.Generator | None = None
 
     def __call__(self, values: Tensor) -> Tensor:
-        """The others as much larger."""
+        """The values that are kept are divided by the share of them."""
         if not self.share:
             return values
         kept = torch.rand(values.shape, generator=self.random) >= self.share
@@ -73,7 +73,7 @@ class AttentionHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, bags: Bags, dropped: Dropout = NOTHING_DROPPED) -> Tensor:
-        """Logits [scan, class]; ``dropped`` lets features out, in training."""
+        """Logits [scan, class]; ``dropped`` is for training."""
         features = torch.einsum("bnc,bn->bc", bags.pooled, self.attention(dropped(bags.deepest), bags.shown))
         return self.linear(dropped(features))
 
@@ -86,7 +86,7 @@ class FittedAttention(NamedTuple):
 
 
 class Course(NamedTuple):
-    """How a head is learned: ``most_steps`` of gradient descent, each on all scans, a share of features let out."""
+    """How a head is learned: ``most_steps`` of gradient descent, each on all scans, with dropout of features."""
 
     most_steps: int = 100
     dropout: float = 0.2

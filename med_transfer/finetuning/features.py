@@ -112,10 +112,10 @@ class FeatureSource:
         return self._kept(
             cache_key(encoder_hash(encoder, without=encoder.new_parts if instances else ()), shape),
             tensors,
-            partial(self._whatever_the_others, encoder, stages, runtime=runtime, instances=instances),
+            partial(self._in_full_batches, encoder, stages, runtime=runtime, instances=instances),
         )
 
-    def _whatever_the_others(
+    def _in_full_batches(
         self,
         encoder: Encoder,
         stages: Sequence[int],
@@ -123,8 +123,8 @@ class FeatureSource:
         runtime: FrozenRuntime,
         instances: Sequence[int],
     ) -> Tensor:
-        """A scan alone in the last batch would pass through other kernels, and differ in the last bits from what it is
-        where another fold is computed first."""
+        """With the last scan twice where it would be a batch of one: that passes through other kernels, and features
+        would differ in the last bits from those where another fold is computed first."""
         size = self.config.training.batch_size
         alone = size > 1 and len(tensors) % size == 1
         padded = [*tensors, tensors[-1]] if alone else tensors

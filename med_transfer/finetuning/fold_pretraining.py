@@ -201,8 +201,8 @@ def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> Pret
 
 
 def mirrored(config: FinetuneConfig, orientation: str) -> tuple[float, float, float]:
-    """How often slabs are mirrored along up, back and left: as in training. What is denser has no side, so a network of
-    which only that is asked sees every scan from both."""
+    """Probability of mirroring a slab along up, back and left: as in training, and of one half along left where the
+    head reads answers, since how dense a lesion is does not depend on its side."""
     first, second, third = (0.5 if axis in config.augmentation.flips else 0.0 for axis in range(3))
     up, back, left = in_crop_order((first, second, third), orientation)
     return up, back, 0.5 if config.backbone.has_answers else left

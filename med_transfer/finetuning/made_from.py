@@ -107,7 +107,7 @@ def handcrafted_hash(cohort: PreparedCohort) -> str:
 
 
 def _noted(out: Path) -> dict[str, str]:
-    """Of a finished run of an earlier version, what its bundle says."""
+    """What the file says; of a finished run of an earlier version, which has none, the source as its bundle says it."""
     file = out / MADE_FROM_FILE
     if file.exists():
         try:

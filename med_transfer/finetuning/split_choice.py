@@ -15,7 +15,7 @@ Config = TypeVar("Config", bound=FinetuneConfig)
 
 
 def choose_by_table(config: Config, cohort: Cohort, out: Path | None = None) -> Config:
-    """Region and split decided. Every job begins so; who asked before, to say what will come, changes nothing by it.
+    """Region and split decided by the table, as every job begins; what it returns is not changed by another call.
 
     Raises:
         ConfigError: see :func:`choose_region`.

@@ -10,7 +10,7 @@ BARE_MENTION_NATS = 1.0  # a log Bayes factor below this is "not worth more than
 
 
 class Probed(Protocol):
-    """What a cross-validated linear probe has told of."""
+    """Whatever a cross-validated linear probe has measured."""
 
     @property
     def macro_auc(self) -> float:

@@ -16,7 +16,7 @@ _WORTHLESS = (
 
 
 def worth_a_try(ranking: Sequence[BackboneScore], start: BackboneConfig) -> BackboneScore | None:
-    """Where none is recommended: what the config starts from, else the first; of those that may help, else None."""
+    """What to try where none is recommended: of those that may help, the one the config starts from, else the first."""
     may_help = [score for score in ranking if score.may_help]
     return next((score for score in may_help if _is_start(score, start)), may_help[0] if may_help else None)
 

@@ -81,7 +81,7 @@ def select(
     with sole_writer(out, "a ranking of backbones"):
         target = read_target(cohort, config, groups, out / "cache", progress)
         candidates = _without_leaks(candidates, target.cohort, target.hashes)
-        candidates = _answering(candidates, target, named=names is not None)
+        candidates = _with_finite_features(candidates, target, named=names is not None)
         controls: dict[str, list[MeasuredLayer]] = {}
         scores = []
         for number, candidate in enumerate(candidates.ready, start=1):
@@ -189,7 +189,7 @@ def _without_leaks(candidates: Candidates, cohort: Cohort, hashes: Sequence[Imag
     return Candidates(tuple(ready), left_out)
 
 
-def _answering(candidates: Candidates, target: Target, *, named: bool) -> Candidates:
+def _with_finite_features(candidates: Candidates, target: Target, *, named: bool) -> Candidates:
     """Without those that give NaN or infinity for a scan. Raises BackboneError, see _passing."""
 
     def check(candidate: Candidate) -> None:

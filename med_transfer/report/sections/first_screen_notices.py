@@ -60,11 +60,7 @@ class Notice:
 
 
 def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
-    """In the order of reading: what limits every figure, then fusion and transfer.
-
-    No test, copies, baseline, chance, never called, few, calibration, failed, abstained, over-fitting, fusion,
-    transfer, kept.
-    """
+    """In the order of reading: what limits every figure, then fusion and transfer."""
     metrics, model = evidence.metrics, t(evidence.model)
     candidates = [
         _out_of_fold(metrics, t),
