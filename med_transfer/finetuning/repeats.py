@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from med_transfer.cohorts import ArrayCache, Split
+from med_transfer.cohorts import ArrayCache
 from med_transfer.cohorts.left_behind import left_behind
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.validation_decisions import cross_fitted_calls
+from med_transfer.finetuning.features import tensor_hash
 from med_transfer.finetuning.folds import TrainedEnsemble, fold_folder
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.measures import balanced_accuracy, macro_auc
@@ -35,20 +35,24 @@ def with_repeats(
         train: on the run data of a repeat, with its number from 2 on.
     """
     found = [(first.validation, first.validation_novelty)]
+    names = [tensor_hash(tensor) for tensor in run_data.prepared.tensors]  # the table may come back in another order
     for repeat, split in enumerate(run_data.split.further, start=2):
         file = repeat_file(folder, repeat)
         if not file.exists():
             trained = train(replace(run_data, split=split), repeat)
-            place = _places(of=run_data.split, among=split)
-            said = {"probabilities": trained.validation[place], "novelty": trained.validation_novelty[place]}
-            ArrayCache(folder).write(file.stem, said)
+            said = {"probabilities": trained.validation, "novelty": trained.validation_novelty}
+            ArrayCache(folder).write(file.stem, said, {"scans": [names[case] for case in split.validated]})
         for number in range(split.n_fold_models):  # also what a kill has left
             shutil.rmtree(folder / fold_folder(number, repeat), ignore_errors=True)
         with left_behind(file):
             entry = ArrayCache(folder).read(file.stem)
             if entry is None:
                 raise ValueError("not as it was written")
-            found.append((entry.arrays["probabilities"], entry.arrays["novelty"]))
+            asked = [names[case] for case in run_data.split.validated]
+            kept = entry.record.get("scans", asked)  # earlier versions do not tell them
+            row_of = {name: row for row, name in enumerate(kept)}
+            place = [row_of[name] for name in asked]
+            found.append((entry.arrays["probabilities"][place], entry.arrays["novelty"][place]))
     if len(found) == 1:
         return first
     probabilities, novelty = zip(*found, strict=True)
@@ -91,9 +95,3 @@ def measure_repeats(run_data: RunData, config: FinetuneConfig, trained: TrainedE
             rows.append(OfRepeat(case.scan, case.series_uid, number, fold_of[of_case], called, said[position].tolist()))
     write_by_repeat(path, cohort.labels.names, rows)
     return Repeats(n=len(areas), macro_auc=areas, balanced_accuracy=accuracies)
-
-
-def _places(of: Split, among: Split) -> Sequence[int] | NDArray[np.intp]:
-    """Where each validation case of one split stands among those of another."""
-    place = {case: number for number, case in enumerate(among.validated)}
-    return np.array([place[case] for case in of.validated], dtype=np.intp)

@@ -96,6 +96,23 @@ def test_a_repeat_that_is_done_is_not_done_again_and_leaves_no_networks(repeated
     np.testing.assert_array_equal(again.repeats, trained.repeats)
 
 
+def test_a_repeat_that_is_done_is_of_the_same_scans_when_the_table_is_in_another_order(repeated, tmp_path):
+    trained, folder = repeated
+    shutil.copytree(folder, tmp_path / "killed")
+
+    def moved(split: Split) -> Split:
+        parts = (tuple(sorted(SCANS - 1 - case for case in part)) for part in split.validation)
+        return replace(split, validation=tuple(parts), further=tuple(map(moved, split.further)))
+
+    backwards = replace(PLAN, prepared=PLAN.prepared.subset(range(SCANS)[::-1]), split=moved(PLAN.split))
+    calls: list[int] = []
+    again = trained_in(tmp_path / "killed", backwards, calls)
+    assert calls == []
+    place = [backwards.split.validated.index(SCANS - 1 - case) for case in PLAN.split.validated]
+    np.testing.assert_allclose([said[place] for said in again.repeats], trained.repeats, atol=1e-6)
+    np.testing.assert_allclose(again.validation_novelty[place], trained.validation_novelty, atol=1e-6)
+
+
 def test_each_repeat_is_measured_by_itself(repeated, tmp_path):
     trained, _ = repeated
     truth = PLAN.prepared.cohort.truth[list(PLAN.split.evaluated)]
