@@ -6,8 +6,9 @@ import contextlib
 import csv
 import io
 import logging
+import multiprocessing
+import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -59,20 +60,41 @@ class FinishedRun:
 Command = Callable[..., Outcome]
 
 
-def stopped_by_ctrl_c(
-    process: subprocess.Popen[str], begun: Callable[[], bool], number: signal.Signals = signal.SIGINT
-) -> tuple[str, str]:
-    """What a process says, sent SIGINT, or another signal, once it has begun."""
+def wait_until_begun(begun: Callable[[], bool], runs: Callable[[], bool]) -> None:
+    """Fails when the process has ended before, or after four minutes."""
     deadline = time.monotonic() + 240
+    while not begun():
+        assert runs(), "it has ended"
+        assert time.monotonic() < deadline, "it has not begun"
+        time.sleep(0.05)
+
+
+def stopped(words: Iterable[object], begun: Callable[[], bool], number: signal.Signals, said: Path) -> Outcome:
+    """``med-transfer WORDS`` in a fork of this process, which has imported everything, sent a signal once it has begun.
+
+    Args:
+        said: folder for what it says.
+    """
+    process = multiprocessing.get_context("fork").Process(target=_in_fork, args=(list(words), said))
+    process.start()
     try:
-        while not begun():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline, "it has not begun"
-            time.sleep(0.05)
-        process.send_signal(number)
-        return process.communicate(timeout=240)
+        wait_until_begun(begun, process.is_alive)
+        os.kill(process.pid or 0, number)
+        process.join(240)
+        assert process.exitcode is not None, "it has not ended"
+        return Outcome(process.exitcode, (said / "out").read_text(), (said / "err").read_text())
     finally:
         process.kill()
+
+
+def _in_fork(words: list[object], said: Path) -> None:
+    """With signals as the system hands them out, whatever libraries that other tests load have made of them."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["med-transfer", *map(str, words)]
+    with (said / "out").open("w") as sys.stdout, (said / "err").open("w") as sys.stderr, _own_logging():
+        main()
 
 
 def settings(*overrides: str) -> list[str]:

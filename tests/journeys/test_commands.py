@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from command_line import TINY, FinishedRun, locked, read_rows, settings, stopped_by_ctrl_c, write_rows
+from command_line import TINY, FinishedRun, locked, read_rows, settings, stopped, wait_until_begun, write_rows
 from PIL import Image
 from planted import leaked
 from pydicom import dcmread
@@ -415,16 +416,34 @@ def test_quiet_means_quiet(command, cohort_csv, finished):
 STOPPED = "error: stopped; run the same command again to go on"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stop_says_how_to_go_on(cohort_csv, tmp_path, number, code):
-    """In a process of its own, stopped while it trains."""
-    words = ["finetune", str(cohort_csv), "-o", str(tmp_path / "run"), *settings(*TINY, "training.epochs=500")]
+def endless_training(table: Path, out: Path) -> tuple[list[str], Callable[[], bool]]:
+    """Its words, and what tells that it is in its second epoch."""
+    words = ["finetune", str(table), "-o", str(out), *settings(*TINY, "training.epochs=500")]
+    return words, lambda: "epoch 1," in _log(out)
+
+
+def says_how_to_go_on(run: Path, err: str) -> bool:
+    return err.splitlines()[-1] == STOPPED and "Traceback" not in err and not (run / LOCK_FILE).exists()
+
+
+def test_ctrl_c_says_how_to_go_on(cohort_csv, tmp_path):
+    """In a process of its own, so that to the last of its destructors nothing is said after it."""
+    words, begun = endless_training(cohort_csv, tmp_path / "run")
     process = subprocess.Popen([*IN_SUBPROCESS, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    _, err = stopped_by_ctrl_c(process, lambda: "epoch 1," in _log(tmp_path / "run"), number)
-    assert process.returncode == code
-    assert err.splitlines()[-1] == STOPPED
-    assert "Traceback" not in err
-    assert not (tmp_path / "run" / LOCK_FILE).exists()
+    try:
+        wait_until_begun(begun, lambda: process.poll() is None)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert says_how_to_go_on(tmp_path / "run", err), err
+
+
+def test_a_termination_says_how_to_go_on(cohort_csv, tmp_path):
+    outcome = stopped(*endless_training(cohort_csv, tmp_path / "run"), signal.SIGTERM, tmp_path)
+    assert outcome.code == 143, outcome.err
+    assert says_how_to_go_on(tmp_path / "run", outcome.err), outcome.err
 
 
 KILLED = """

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
+import signal
 import sys
 from pathlib import Path
 
 import pytest
-from command_line import TINY, FinishedRun, locked, read_rows, settings, stopped_by_ctrl_c, write_rows
+from command_line import TINY, FinishedRun, locked, read_rows, settings, stopped, write_rows
 
 from med_transfer.config import load_config
 from med_transfer.errors import NothingDone
@@ -18,7 +18,6 @@ from med_transfer.finetuning import FinetuneConfig
 from med_transfer.tuning import TuneConfig
 
 ROOT = Path(__file__).parents[2]
-IN_SUBPROCESS = [sys.executable, "-m", "med_transfer"]
 SMALL = (*TINY, "training.epochs=1", "training.epoch_scans=8")
 SPACE = ("tuning.space.strategies=[full]", "tuning.space.regularise=[]")
 PROBE = ("transfer.strategy=linear_probe", "tuning.space.strategies=[linear_probe]")
@@ -191,16 +190,13 @@ def test_more_folds_than_there_are_is_refused(command, cohort_csv, tmp_path):
 
 
 def test_ctrl_c_keeps_what_was_found_and_says_how_to_go_on(cohort_csv, tmp_path):
-    """In a process of its own, stopped in its second trial."""
-    words = ["tune", str(cohort_csv), "-o", str(tmp_path / "s"), *settings(*SMALL, "split.folds=2")]
-    process = subprocess.Popen(
-        [*IN_SUBPROCESS, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
-    )
-    out, err = stopped_by_ctrl_c(process, (tmp_path / "s/best.yaml").exists)
-    assert process.returncode == 130, err
-    assert f"kept: {tmp_path / 's/best.yaml'} holds the best so far" in out
-    assert err.splitlines()[-1] == "error: stopped; run the same command again to go on"
-    assert "Traceback" not in err
+    """Stopped in its second trial."""
+    words = ["tune", cohort_csv, "-o", tmp_path / "s", *settings(*SMALL, "split.folds=2")]
+    outcome = stopped(words, (tmp_path / "s/best.yaml").exists, signal.SIGINT, tmp_path)
+    assert outcome.code == 130, outcome.err
+    assert f"kept: {tmp_path / 's/best.yaml'} holds the best so far" in outcome.out
+    assert outcome.err.splitlines()[-1] == "error: stopped; run the same command again to go on"
+    assert "Traceback" not in outcome.err
     assert trials(tmp_path / "s")[0]["state"] == "complete"
 
 
