@@ -75,6 +75,8 @@ class Ensemble(nn.Module):
         Raises:
             ValueError: there are more or fewer.
         """
+        if len(numbers) != len(self.encoders):
+            raise ValueError(f"numbers of {len(numbers)} encoders, and there are {len(self.encoders)}")
         first: dict[int, Encoder] = {}
         for (encoder, _), number in zip(self.encoders, numbers, strict=True):
             first.setdefault(number, encoder)

@@ -24,6 +24,7 @@ from med_transfer.bundle import (
     read_record,
     save_bundle,
 )
+from med_transfer.bundle.decisions_lock import lock_hash
 from med_transfer.errors import BundleError, OutputError
 from med_transfer.model.calibration import PredictionSets, TemperatureScaling
 from med_transfer.model.calibration.calibrators import IsotonicRegression, RisingCurve, VectorScaling
@@ -297,3 +298,44 @@ def test_a_calibration_that_makes_no_sense_is_refused(tmp_path, bundle, calibrat
     (tmp_path / RECORD_FILE).write_text(json.dumps(content))
     with pytest.raises(BundleError, match=message):
         read_record(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    """Three fold models, of which the first and the last have the same encoder, and the bundle of them."""
+    encoders = [load_backbone("resnet18-w8", seed=seed).encoder for seed in (0, 1, 0)]
+    ensemble = Ensemble([Classifier(encoder, 2) for encoder in encoders], calibrator=TEMPERATURE).eval()
+    with torch.no_grad():
+        expected = ensemble(IMAGES)
+    return save_bundle(tmp_path_factory.mktemp("bundles") / "bundle", record(n_members=3), ensemble, ""), expected
+
+
+def test_equal_encoders_lie_in_a_bundle_once(frozen):
+    bundle, expected = frozen
+    names = load_file(bundle / WEIGHTS_FILE)
+    assert read_record(bundle).encoders == (0, 1, 0)
+    assert {name.split(".")[0] for name in names if ".encoder." in name} == {"member0", "member1"}
+    network = load_network(bundle)
+    first, second, third = (model.encoder for model in network.fold_models)
+    assert first is third is not second
+    with torch.no_grad():
+        torch.testing.assert_close(network(IMAGES), expected)
+    again = save_bundle(bundle.with_name("again"), record(n_members=3), network, "")
+    assert (again / WEIGHTS_FILE).read_bytes() == (bundle / WEIGHTS_FILE).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("encoders", "found"),
+    [
+        ((0, 1, 2), "member2.encoder.bn1.bias.* of the file or of the network alone"),
+        ((0, 0, 0), "member1.encoder.bn1.bias.* of the file or of the network alone"),
+        ((0, 1), "numbers of 2 encoders, and there are 3"),
+        ((), "member2.encoder.bn1.bias.* of the file or of the network alone"),
+    ],
+)
+def test_a_record_that_shares_encoders_otherwise_than_its_weights_is_refused(frozen, tmp_path, encoders, found):
+    folder = shutil.copytree(frozen[0], tmp_path / "bundle")
+    content = json.loads((folder / RECORD_FILE).read_text()) | {"encoders": encoders}
+    (folder / RECORD_FILE).write_text(json.dumps(content | {"lock_hash": lock_hash(content)}))
+    with pytest.raises(BundleError, match=f"weights do not fit resnet18-w8: {found}"):
+        load_network(folder)
