@@ -287,9 +287,14 @@ def _validated(config: FinetuneConfig) -> FinetuneConfig:
     try:
         return FinetuneConfig.model_validate(config.model_dump())
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(first["msg"].removeprefix("Value error, "), where=where) from None
+        found, where = first_problem(error)
+        raise ConfigError(found, where=where) from None
+
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """What is wrong, and the dotted key; empty where it is how several go together."""
+    first = error.errors(include_url=False)[0]
+    return first["msg"].removeprefix("Value error, "), ".".join(map(str, first["loc"]))
 
 
 def _contradiction(config: FinetuneConfig) -> str:

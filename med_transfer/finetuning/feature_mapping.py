@@ -17,20 +17,20 @@ from med_transfer.model.classifier import Classifier
 log = logging.getLogger(__name__)
 
 
-def set_bottleneck(classifier: Classifier, data: FoldData, config: FinetuneConfig, source: FeatureSource) -> None:
+def set_bottleneck(classifier: Classifier, data: FoldData, reader: FeatureSource) -> None:
     """Fit the autoencoder on training and unlabelled scans and put its first layer into the classifier, in place.
 
     Does nothing where none is configured. Validation scans are not learned from; what is kept of them is logged.
     """
-    mapping = config.transfer.mapping
+    seed, mapping = reader.config.seed, reader.config.transfer.mapping
     if mapping is None or mapping.method != "autoencoder":
         return
     parts = [part.tensors for part in (data.training, data.unlabelled) if part]
-    features = torch.cat([source.by_frozen_encoder(classifier, part) for part in parts])
-    fitted = fit_autoencoder(features, mapping.bottleneck, noise=mapping.noise, steps=mapping.steps, seed=config.seed)
+    features = torch.cat([reader.by_frozen_encoder(classifier, part) for part in parts])
+    fitted = fit_autoencoder(features, mapping.bottleneck, noise=mapping.noise, steps=mapping.steps, seed=seed)
     layer = classifier.mapping[0]  # type: ignore[index]
     layer.load_state_dict(fitted.encoder.state_dict())
-    kept_variance = fitted.kept_variance(source.by_frozen_encoder(classifier, data.validation.tensors))
+    kept_variance = fitted.kept_variance(reader.by_frozen_encoder(classifier, data.validation.tensors))
     log.info(
         "autoencoder: its bottleneck keeps %.0f %% of the variance of the validation scans' features",
         100 * kept_variance,

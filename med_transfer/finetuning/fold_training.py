@@ -25,7 +25,7 @@ from med_transfer.finetuning.batches import FoldData, loss_weights, training_bat
 from med_transfer.finetuning.callbacks.checkpoints import BestWeights, ResumeFile, ResumePoint
 from med_transfer.finetuning.callbacks.random_states import RandomStates
 from med_transfer.finetuning.callbacks.weight_averaging import WeightAverage, first_averaged_epoch
-from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
+from med_transfer.finetuning.config import TrainingConfig
 from med_transfer.finetuning.early_stopping import LOWER_IS_BETTER
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.initialisation import initialise
@@ -57,8 +57,7 @@ def is_trained(folder: Path) -> bool:
 def train_network(
     classifier: Classifier,
     data: FoldData,
-    config: FinetuneConfig,
-    source: FeatureSource,
+    reader: FeatureSource,
     folder: Path,
     *,
     seed: int,
@@ -70,8 +69,7 @@ def train_network(
 
     Args:
         classifier: with what the strategy builds for good; see ``Strategy.build``.
-        config: resolved.
-        source: of features of plain scans, which a linear head reads.
+        reader: of features of plain scans, which a linear head reads; with the config, resolved, and the preprocessing.
 
     Raises:
         UsageError: a file of that state is damaged.
@@ -82,7 +80,7 @@ def train_network(
     keep_freed_memory()
     L.seed_everything(seed, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
-    history, best_epoch = _learn(classifier, data, config, source, folder, seed, progress)
+    history, best_epoch = _learn(classifier, data, reader, folder, seed, progress)
     for parameter in classifier.parameters():
         # Laid out in memory as one that is loaded: else features, and what is decided on them, differ in the last bits.
         parameter.data = parameter.data.contiguous()
@@ -108,15 +106,14 @@ def _trained(classifier: Classifier, weights: Path, history_file: Path) -> Train
 def _learn(
     classifier: Classifier,
     data: FoldData,
-    config: FinetuneConfig,
-    source: FeatureSource,
+    reader: FeatureSource,
     folder: Path,
     seed: int,
     progress: Callback | None,
 ) -> tuple[list[dict[str, float]], int]:
     """From the strategy's start to its end; the classifier has the best weights. History and best epoch."""
-    preprocessing = source.preprocessing
-    start = initialise(classifier, data, config, preprocessing, source)
+    config, preprocessing = reader.config, reader.preprocessing
+    start = initialise(classifier, data, reader)
     if not config.transfer.strategy.trains:
         row = start.row or {}
         only_in_log(

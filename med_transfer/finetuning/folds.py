@@ -137,7 +137,7 @@ def train_fold(folds: Folds, number: int, progress_callback: Callback, progress:
     classifier = Classifier(encoder, n_classes, pooled, config.training.dropout, config.transfer.bottleneck)
     config.transfer.strategy.build(classifier)
     data, reader = folds.data(number), folds.features(progress)
-    return train_network(classifier, data, config, reader, folds.folders[number], seed=seed, progress=progress_callback)
+    return train_network(classifier, data, reader, folds.folders[number], seed=seed, progress=progress_callback)
 
 
 def _encoder(folds: Folds, number: int, progress: Progress) -> Encoder:

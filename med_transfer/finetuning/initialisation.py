@@ -93,22 +93,16 @@ class Initialisation:
     row: dict[str, float] | None = None
 
 
-def initialise(
-    classifier: Classifier,
-    data: FoldData,
-    config: FinetuneConfig,
-    preprocessing: PreprocessingConfig,
-    source: FeatureSource,
-) -> Initialisation:
+def initialise(classifier: Classifier, data: FoldData, reader: FeatureSource) -> Initialisation:
     """Change the classifier in place into what its training begins with; the same input gives the same start."""
-    transfer, strategy = config.transfer, config.transfer.strategy
+    config, transfer, strategy = reader.config, reader.config.transfer, reader.config.transfer.strategy
     if transfer.batch_norm == "bn_adapt":
-        _adapt(classifier, data, config, preprocessing)
-    set_bottleneck(classifier, data, config, source)
+        _adapt(classifier, data, config, reader.preprocessing)
+    set_bottleneck(classifier, data, reader)
     probe = row = attention = None
     attends = "delta" in transfer.regularise and transfer.delta.attention
     if strategy.head_from_probe or attends:
-        train_features, val_features = labelled_features(classifier, data, config, source.cached)
+        train_features, val_features = labelled_features(classifier, data, config, reader.cached)
         probe = _probe(train_features, _parts(classifier, config), data, config)
         train, val = (torch.from_numpy(probe.logits(part.numpy())) for part in (train_features, val_features))
         row = {**_row(train, val, data, config), "inverse_strength": probe.inverse_strength}
@@ -116,22 +110,21 @@ def initialise(
     if strategy.head_from_probe and probe is not None:
         set_head(classifier, probe)
     if isinstance(strategy, AttentionProbe):
-        row = _learn_attention(strategy.steps, classifier, data, config, source)
+        row = _learn_attention(strategy.steps, classifier, data, reader)
     penalties = find_penalties(transfer, classifier.encoder, attention)
     strategy.prepare(classifier)
     return Initialisation(penalties, probe, row)
 
 
-def _learn_attention(
-    steps: int, classifier: Classifier, data: FoldData, config: FinetuneConfig, source: FeatureSource
-) -> dict[str, float]:
+def _learn_attention(steps: int, classifier: Classifier, data: FoldData, reader: FeatureSource) -> dict[str, float]:
     """Put attention and head into the classifier, and describe them as an epoch of training would be."""
-    bags, balanced = Bags.of(*source.instances(classifier, data.training.tensors)), config.training.balance != "none"
+    config = reader.config
+    bags, balanced = Bags.of(*reader.instances(classifier, data.training.tensors)), config.training.balance != "none"
     course = Course(steps, config.training.dropout, data.labels.multilabel, balanced, config.seed)
     fitted = fit_attention(bags, data.training.truth, data.training.patients, course)
     cast(InstanceEncoder, classifier.encoder).attention = fitted.head.attention
     classifier.head.load_state_dict(fitted.head.linear.state_dict())
-    parts = (source.cached(classifier, tensors) for tensors in (data.training.tensors, data.validation.tensors))
+    parts = (reader.cached(classifier, tensors) for tensors in (data.training.tensors, data.validation.tensors))
     with torch.no_grad():
         train, val = map(classifier.head, parts)
         return {**_row(train, val, data, config), "steps": float(fitted.n_steps)}

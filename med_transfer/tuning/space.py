@@ -11,6 +11,7 @@ from med_transfer.backbones import Encoder
 from med_transfer.config import put
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.config import first_problem
 from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.strategies import STRATEGIES
 from med_transfer.tuning.config import SearchSpace
@@ -92,9 +93,9 @@ def applied(base: FinetuneConfig, values: Mapping[str, Any]) -> FinetuneConfig:
     try:
         return FinetuneConfig.model_validate(record)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or str(values.get("transfer.strategy", ""))
-        raise ConfigError(first["msg"].removeprefix("Value error, "), where=f"tuning.space, {where}") from None
+        found, key = first_problem(error)
+        where = f"tuning.space, {key or values.get('transfer.strategy', '')}"
+        raise ConfigError(found, where=where) from None
 
 
 def usable_strategies(space: SearchSpace, base: FinetuneConfig, encoder: Encoder, *, from_source: bool) -> list[str]:

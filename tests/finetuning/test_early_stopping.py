@@ -57,7 +57,6 @@ def train_and_check(training: dict, best: int, n_epochs: int, folder: Path) -> l
     trained = train_network(
         small_classifier(),
         data,
-        config,
         FeatureSource(folder / "features", config, PLAN.preprocessing),
         folder,
         seed=0,
@@ -104,7 +103,7 @@ def test_a_training_that_diverges_is_an_error_and_leaves_no_network(monitor, tmp
     data = fold_data(PLAN.prepared, PLAN.split, 0)
     reader = FeatureSource(tmp_path / "features", config, PLAN.preprocessing)
     with pytest.raises(TrainingDiverged, match=r"epoch 1: .* not finite.*Lower transfer.strategy.learning_rate"):
-        train_network(small_classifier(), data, config, reader, tmp_path, seed=0)
+        train_network(small_classifier(), data, reader, tmp_path, seed=0)
     assert not (tmp_path / "best.safetensors").exists()
 
 
@@ -118,7 +117,7 @@ def test_an_epochs_training_loss_is_the_mean_of_its_batches(tmp_path):
     config = small_config("full", training={"epochs": 2}).resolved(from_source=True)
     data, watch = fold_data(PLAN.prepared, PLAN.split, 0), LossOfEachBatch()
     reader = FeatureSource(tmp_path / "features", config, PLAN.preprocessing)
-    trained = train_network(small_classifier(), data, config, reader, tmp_path, seed=0, progress=watch)
+    trained = train_network(small_classifier(), data, reader, tmp_path, seed=0, progress=watch)
     of_epochs = np.array(watch.losses).reshape(2, -1).mean(axis=1)
     assert [row["train_loss"] for row in trained.history] == pytest.approx(of_epochs)
 

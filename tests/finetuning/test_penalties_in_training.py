@@ -70,7 +70,7 @@ def test_deltas_attention_is_what_the_probe_loses_with_each_channel_in_every_poo
     config = resolved(transfer={"regularise": ["delta"], "delta": {"attention": True}})
     classifier, data = Classifier(small_classifier().encoder, 2, (0, 1)), fold_data(PLAN.prepared, PLAN.split, 0)
     reader = FeatureSource(tmp_path, config, PLAN.preprocessing)
-    start = initialise(classifier, data, config, PLAN.preprocessing, reader)
+    start = initialise(classifier, data, reader)
 
     features = reader.cached(classifier, data.training.tensors).double().numpy()
 

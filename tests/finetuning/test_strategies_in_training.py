@@ -66,7 +66,6 @@ def run_member(
     return train_network(
         classifier,
         data,
-        config,
         FeatureSource(folder.parent / "features", config, run_data.preprocessing),
         folder,
         seed=0,
@@ -190,7 +189,7 @@ def test_probe_then_finetune_starts_from_the_probes_head(tmp_path):
     config, data = resolved("lp_ft"), fold_data(PLAN.prepared, PLAN.split, 0)
     classifier = start_classifier(config)
     reader = FeatureSource(tmp_path, config, PLAN.preprocessing)
-    start = initialise(classifier, data, config, PLAN.preprocessing, reader)
+    start = initialise(classifier, data, reader)
     torch.testing.assert_close(classifier.head.weight, torch.from_numpy(start.probe.weight).float())
     torch.testing.assert_close(classifier.head.bias, torch.from_numpy(start.probe.bias).float())
     probe = run_member(resolved("linear_probe"), tmp_path / "probe").classifier
@@ -344,7 +343,7 @@ def test_adapted_statistics_depend_on_neither_the_order_of_the_table_nor_the_tra
         training = replace(data.training, tensors=[tensors[i] for i in order], truth=data.training.truth[order])
         ordered = replace(data, training=training)
         classifier, reader = start_classifier(config), FeatureSource(tmp_path, config, PLAN.preprocessing)
-        initialise(classifier, ordered, config, PLAN.preprocessing, reader)
+        initialise(classifier, ordered, reader)
         statistics.append({name: x for name, x in classifier.encoder.state_dict().items() if "running" in name})
     first, *others = statistics
     assert all(x.equal(first[name]) for other in others for name, x in other.items())
