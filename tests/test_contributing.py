@@ -95,10 +95,11 @@ SCRIPTS = {  # each prints what its test below looks at
 RUN = """
 import contextlib, io, json, sys
 import pytest
+from med_transfer.backbones.monai_alone import monai_alone
 scripts, copy, words = json.loads(sys.argv[1])
 said = {}
 for name, script in scripts.items():
-    with contextlib.redirect_stdout(io.StringIO()) as out:
+    with monai_alone(), contextlib.redirect_stdout(io.StringIO()) as out:
         exec(script, {"COPY": copy})
     said[name] = out.getvalue()
 with contextlib.redirect_stdout(io.StringIO()) as out:

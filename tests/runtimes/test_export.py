@@ -193,13 +193,15 @@ def test_a_signed_bundle_is_signed_again_or_left_alone(tmp_path: Path, scans: Pa
 
 KILLED = """
 import os, signal, sys
+from med_transfer.backbones.monai_alone import monai_alone
 from med_transfer.runtimes.export import export_bundle
 
 def killed(stage, *_):
     if stage == "exporting":
         os.kill(os.getpid(), signal.SIGKILL)
 
-export_bundle(sys.argv[1], "openvino", scans=sys.argv[2], progress=killed)
+with monai_alone():  # as a command
+    export_bundle(sys.argv[1], "openvino", scans=sys.argv[2], progress=killed)
 """
 
 
@@ -227,10 +229,12 @@ def test_an_export_that_a_full_disk_stops_leaves_the_one_before(bundle: Path, sc
 
 INTERRUPTED = """
 import gc, signal, sys, threading
+from med_transfer.backbones.monai_alone import monai_alone
 from med_transfer.inference import load_bundle
 
-kept = [load_bundle(sys.argv[1], "cpu", runtime="openvino")]
-kept[0].predict(sys.argv[2])
+with monai_alone():  # as a command
+    kept = [load_bundle(sys.argv[1], "cpu", runtime="openvino")]
+    kept[0].predict(sys.argv[2])
 
 def exchanged():
     kept.clear()
