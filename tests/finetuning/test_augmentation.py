@@ -6,8 +6,9 @@ import torch
 from augmentation_parts import ONLY_SPATIAL
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
+from monai.transforms.croppad.array import CenterSpatialCrop
 
-from med_transfer.finetuning.augmentation import augmentation, margin_voxels, mixup
+from med_transfer.finetuning.augmentation import Middle, augmentation, margin_voxels, mixup
 from med_transfer.finetuning.config import AugmentationConfig
 
 SHAPE = (16, 20, 24)
@@ -70,6 +71,22 @@ def test_only_the_allowed_axis_is_mirrored(axis):
             seen["mirrored"] += 1
     assert sum(seen.values()) == 20
     assert min(seen.values()) > 2
+
+
+def test_what_lies_beyond_the_image_is_as_its_border_and_no_grey():
+    """Shifts reach far beyond the margin; air stays air."""
+    views = augmentation(spatial(strength=3, translation=0.5), SHAPE, RANGE)
+    views.set_random_state(0)
+    air = torch.full_like(wide_image(), RANGE[0])
+    for _ in range(10):
+        assert np.asarray(views(air.clone())) == pytest.approx(RANGE[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("kept", [3, 4])
+@pytest.mark.parametrize("size", [8, 9])
+def test_the_middle_is_where_monai_cuts_it(size, kept):
+    image = torch.arange(float(size))[None, :, None, None].expand(1, size, 5, 5)
+    torch.testing.assert_close(Middle((kept, 5, 5))(image), torch.as_tensor(CenterSpatialCrop((kept, 5, 5))(image)))
 
 
 def test_flips_are_off_by_default_because_left_and_right_differ():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from augmentation_parts import OFF
 
-from med_transfer.finetuning.augmentation import augmentation, margin_voxels
+from med_transfer.finetuning.augmentation import EachChannel, augmentation, margin_voxels
 from med_transfer.finetuning.config import AugmentationConfig
 
 SHAPE = (16, 20, 24)
@@ -88,6 +88,13 @@ def test_bends(strength):
     for axis, side in enumerate(whole):
         furthest = max(float(abs(view[axis]).max()) for view in bent)
         assert furthest <= (side - 1) / 2  # nothing from beyond the image
+
+
+@pytest.mark.parametrize(("strength", "strongest"), [(0.5, 0.9), (1.0, 0.8), (2.0, 0.6), (3.0, 0.4)])
+def test_resolution(strength, strongest):
+    config = AugmentationConfig.model_validate(OFF | {"strength": strength, "low_resolution": 0.8})
+    (step,) = (one for one in augmentation(config, SHAPE, (-1.0, 1.0)).transforms if isinstance(one, EachChannel))
+    assert step.step.zoom_range == pytest.approx((strongest, 1.0))
 
 
 def grey(seed: int = 0) -> torch.Tensor:
