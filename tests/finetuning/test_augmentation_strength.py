@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from augmentation_parts import OFF
+from scipy import ndimage
 
 from med_transfer.finetuning.augmentation import EachChannel, augmentation, margin_voxels
 from med_transfer.finetuning.config import AugmentationConfig
@@ -149,6 +150,11 @@ def test_blur(strength):
         middle = (along * place).sum() / along.sum()
         found.append(float(np.sqrt(max(0.0, (along * (place - middle) ** 2).sum() / along.sum() - 1 / 12))))
     assert 0.8 * 0.9 * strength <= max(found) <= 1.1 * max(0.3, 0.9 * strength)
+
+
+def test_holes_are_one_to_three():
+    drawn = views(torch.full_like(grey(), 0.5), 60, 1.0, dropout=1.0, dropout_size=0.2)
+    assert {ndimage.label(view[0] < -0.5)[1] for view in drawn} == {1, 2, 3}
 
 
 def test_holes_are_no_larger_than_their_share():
