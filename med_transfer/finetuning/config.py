@@ -41,7 +41,6 @@ class FoldPretrainingConfig(StrictModel):
             have little left to find. Of slices-... and linear_probe. ``answers_and_published``: beside these the
             features of the network as it was published, on slices enlarged to 224 pixels; a head each, and the mean of
             their logits.
-        freeze_stages: how many stages, from the input (the stem is the first), keep the weights that they start with.
         steps: of four slabs each.
         learning_rate: the highest one, of AdamW.
         slab: neighbouring slices of one.
@@ -54,7 +53,6 @@ class FoldPretrainingConfig(StrictModel):
 
     encoders: Annotated[int, Field(ge=2)] | None = None
     head_reads: Literal["features", "answers", "answers_and_published"] = "features"
-    freeze_stages: Annotated[int, Field(ge=0)] = 0
     steps: Annotated[int, Field(ge=1)] = 600
     slab: Annotated[int, Field(ge=1)] = 4
     learning_rate: Annotated[float, Field(gt=0)] = 5e-4

@@ -177,7 +177,6 @@ def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> Pret
         backbone=config.backbone.name,
         weights="published" if weights is None else str(weights),
         accept_licence=config.backbone.accept_licence,
-        freeze_stages=settings.freeze_stages,
         input_shape=(slab, height, width),
         windows_hu=tuple(channel.window_hu for channel in preprocessing.by_channel),
         crops=CropConfig(

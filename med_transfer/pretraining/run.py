@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from med_transfer.atomic import sole_writer, write_csv
-from med_transfer.backbones import Encoder, LoadedBackbone, load_backbone, weights_file
+from med_transfer.backbones import LoadedBackbone, load_backbone, weights_file
 from med_transfer.backbones.channels import Channels
 from med_transfer.backbones.weights.source_features import source_features_path
 from med_transfer.bundle.provenance import source_licences, source_provenance
@@ -191,26 +191,12 @@ def _load(config: PretrainingConfig) -> _Networks:
         raise ConfigError(
             f"{config.backbone} has no published weights", where="weights", expected="random, or the path of a file"
         )
-    _freeze(student.encoder, config.freeze_stages)
     if config.method != "distillation":
         return _Networks(student, None)
     settings = config.distillation
     return _Networks(
         student, load_backbone(settings.teacher, settings.teacher_weights, accept_licence=settings.accept_licence)
     )
-
-
-def _freeze(encoder: Encoder, n_stages: int) -> None:
-    """Keep the weights of the first stages. Raises ConfigError: nothing would learn."""
-    stages = encoder.stages()
-    if n_stages >= len(stages):
-        raise ConfigError(
-            f"{n_stages} stages to freeze",
-            where="freeze_stages",
-            expected=f"less than the {len(stages)} that there are",
-        )
-    for stage in stages[:n_stages]:
-        stage.requires_grad_(False)
 
 
 def _channels(config: PretrainingConfig) -> Channels:

@@ -186,12 +186,12 @@ def test_a_checkpoint_of_a_version_with_fewer_settings_is_gone_on_from(chest, tm
     checkpoint = tmp_path / "checkpoint.pt"
     state = torch.load(checkpoint, weights_only=True)
     config, *others = json.loads(state["settings"])
-    del config["freeze_stages"], config["contrastive"]["shift"]
+    del config["gradient_clip"], config["contrastive"]["shift"]
     torch.save(state | {"settings": json.dumps([config, *others], sort_keys=True)}, checkpoint)
     before = checkpoint.read_bytes()
     tiny_training("contrastive", chest, tmp_path, steps=2).run()
     assert checkpoint.read_bytes() == before  # it has ended, and is left as it is
-    for changes in ({"weights": "FILE", "freeze_stages": 1}, {"contrastive": {"embedding": 16, "shift": 0.5}}):
+    for changes in ({"gradient_clip": 0.5}, {"contrastive": {"embedding": 16, "shift": 0.5}}):
         with pytest.raises(BackboneError, match="checkpoint of another run"):
             tiny_training("contrastive", chest, tmp_path, steps=2, **changes).run()
 

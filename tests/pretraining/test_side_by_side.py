@@ -12,12 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from med_transfer.backbones import load_backbone
-from med_transfer.errors import BackboneError, ConfigError, UsageError
-from med_transfer.pretraining import CropConfig, PretrainingConfig, SourceScan, SourceScans, pretrain
+from med_transfer.errors import BackboneError, UsageError
+from med_transfer.pretraining import CropConfig, PretrainingConfig, SourceScan, SourceScans
 from med_transfer.pretraining.side_by_side import Pretraining, at_once, in_threads, pretrain_each
 from med_transfer.scans.isolation import ScanWorker
 
@@ -160,27 +158,3 @@ def test_one_that_is_finished_is_found_without_its_scans_and_one_of_others_is_re
     (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:-900])
     with pytest.raises(UsageError, match="checkpoint.pt: is damaged"):
         pretrain_each([job], 1)
-
-
-def test_frozen_stages_keep_their_weights_while_their_statistics_adapt(tmp_path):
-    started = pretrain(heads(), pretraining(tmp_path, steps=1).config, tmp_path / "start")
-    config = pretraining(tmp_path, weights=str(started.encoder), freeze_stages=2, steps=3).config
-    learned = pretrain(heads(), config, tmp_path / "learned")
-    before, after = load_file(started.encoder), load_file(learned.encoder)
-    encoder = load_backbone(config.backbone, scratch=True, channels="windows").encoder
-    names = {id(parameter): name for name, parameter in encoder.named_parameters()}
-    weights = [[names[id(parameter)] for parameter in stage.parameters()] for stage in encoder.stages()]
-    kept = [all(torch.equal(before[name], after[name]) for name in of_stage) for of_stage in weights]
-    assert kept == [True, True, False, False, False]
-    statistics = [name for name in before if name.startswith("net.bn1.running")]
-    assert statistics
-    assert not any(torch.equal(before[name], after[name]) for name in statistics)
-
-
-def test_freezing_what_was_not_learned_or_all_there_is_is_refused(tmp_path):
-    with pytest.raises(ValidationError, match="freeze_stages keeps weights that were learned: set weights"):
-        pretraining(tmp_path, freeze_stages=1)
-    started = pretrain(heads(), pretraining(tmp_path, steps=1).config, tmp_path / "start")
-    config = pretraining(tmp_path, weights=str(started.encoder), freeze_stages=5).config
-    with pytest.raises(ConfigError, match="5 stages to freeze; expected less than the 5 that there are"):
-        pretrain(heads(), config, tmp_path / "all")
