@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,7 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
     elif run_folder(folder) is None:
         log.warning("%s is unsigned: nothing proves who made it or last changed it", folder)
     try:
-        tensors = load_file(weights)
+        tensors = {_name_of_today(name, record): tensor for name, tensor in load_file(weights).items()}
         tensors.pop("temperature", None)  # kept among the weights, too, before there were other calibrations
         held = len({name.partition(".")[0] for name in tensors if name.startswith("member")})
         if held != record.n_fold_models:  # before any is built
@@ -77,6 +78,13 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
             action="Train it again, with a lower learning rate",
         )
     return ensemble.eval() if record.encoders else ensemble.eval().share_encoders(ensemble.equal_encoders())
+
+
+def _name_of_today(name: str, record: BundleRecord) -> str:
+    """Of a tensor; the published network lay within the one that has learned more, and now beside it."""
+    if not record.backbone.published:
+        return name
+    return re.sub(r"^(member\d+\.encoder\.)(?!published\.|learned\.)", r"\1learned.", name)
 
 
 def _fill(ensemble: Ensemble, tensors: dict[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from med_transfer.atomic import sha256_of
 from med_transfer.backbones import find_backbone, from_scratch, load_backbone
-from med_transfer.bundle import load_network
+from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, load_network, read_record
+from med_transfer.bundle.decisions_lock import lock_hash
 from med_transfer.cohorts import Case, Cohort, SourceLock, SplitConfig, split_cohort
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError
@@ -208,6 +211,22 @@ def test_beside_the_answers_the_head_reads_the_network_as_published_each_by_a_he
         ]
         by_parts = (heads[0].logits(features[:, :-4]) + heads[1].logits(features[:, -4:])) / 2
         np.testing.assert_allclose(logits, by_parts, rtol=1e-2, atol=1e-3)
+
+
+def test_a_bundle_in_which_the_published_network_lay_within_the_other_is_read(answering, tmp_path):
+    network, folder = load_network(answering.folder / "bundle"), tmp_path / "bundle"
+    shutil.copytree(answering.folder / "bundle", folder)
+    tensors = {name.replace(".learned.", "."): tensor.clone() for name, tensor in network.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    record = json.loads((folder / RECORD_FILE).read_text()) | {"weights_sha256": sha256_of(folder / WEIGHTS_FILE)}
+    del record["encoders"]
+    (folder / RECORD_FILE).write_text(json.dumps(record | {"lock_hash": lock_hash(record)}))
+    preprocessing = read_record(folder).preprocessing
+    again, image = load_network(folder), torch.rand(1, preprocessing.n_channels, *preprocessing.shape)
+    with torch.no_grad():
+        for one, other in zip(again.fold_model_features(image), network.fold_model_features(image), strict=True):
+            assert torch.equal(one, other)
+    assert again.equal_encoders() == network.equal_encoders()
 
 
 @pytest.mark.parametrize(
