@@ -3,11 +3,11 @@
     python benchmarks/painted_held_out.py runs/head --cohort head_ct/cohort.csv
 
 No label of a sick scan has a say, so settings of the painting and ways to read the answers can be judged by it without
-a look at the patients that are reported. Of a run with ``backbone.pretrain=painted_lesions`` and
-``backbone.pretraining.head_reads=answers``: each scan of ``only_class`` that an encoder has not learned from, as it is,
-and with a denser lesion painted into as many neighbouring slices as it learned at once, four lesions a scan, the same
-for every run on a cohort. Prints the AUC of scans with and without a lesion for some ways to read a scan's slices, and
-for the first of them how often a scan's number is higher with it. The run itself is only read.
+a look at the patients that are reported. Of a run with ``backbone.pretrain=painted_lesions`` whose head reads answers,
+with the published network beside them or without: each scan of ``only_class`` that an encoder has not learned from, as
+it is, and with a denser lesion painted into as many neighbouring slices as it learned at once, four lesions a scan, the
+same for every run on a cohort. Prints the AUC of scans with and without a lesion for some ways to read a scan's slices,
+and for the first of them how often a scan's number is higher with it. The run itself is only read.
 """
 
 from __future__ import annotations
