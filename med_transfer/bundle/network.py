@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -56,7 +55,7 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
     elif run_folder(folder) is None:
         log.warning("%s is unsigned: nothing proves who made it or last changed it", folder)
     try:
-        tensors = {_name_of_today(name, record): tensor for name, tensor in load_file(weights).items()}
+        tensors = load_file(weights)
         tensors.pop("temperature", None)  # kept among the weights, too, before there were other calibrations
         held = len({name.partition(".")[0] for name in tensors if name.startswith("member")})
         if held != record.n_fold_models:  # before any is built
@@ -80,20 +79,13 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
     return ensemble.eval() if record.encoders else ensemble.eval().share_encoders(ensemble.equal_encoders())
 
 
-def _name_of_today(name: str, record: BundleRecord) -> str:
-    """Of a tensor; the published network lay within the one that has learned more, and now beside it."""
-    if not record.backbone.published:
-        return name
-    return re.sub(r"^(member\d+\.encoder\.)(?!published\.|learned\.)", r"\1learned.", name)
-
-
 def _fill(ensemble: Ensemble, tensors: dict[str, Tensor]) -> None:
     """Give it its weights, of shared encoders once. Raises RuntimeError: there are others than its own."""
-    own = ensemble.distinct_tensors()
-    if tensors.keys() != own.keys():
-        others = sorted(tensors.keys() ^ own.keys())
-        raise RuntimeError(f"{few(others, 3)} of the file or of the network alone")
-    ensemble.load_state_dict(tensors, strict=False)  # the names of what is shared are not there
+    shared = ensemble.state_dict().keys() - ensemble.distinct_tensors().keys()
+    missing, unexpected = ensemble.load_state_dict(tensors, strict=False)
+    others = {*unexpected, *missing} - shared | (shared & tensors.keys())
+    if others:
+        raise RuntimeError(f"{few(sorted(others), 3)} of the file or of the network alone")
 
 
 class _Unfilled(TorchFunctionMode):

@@ -69,6 +69,7 @@ class PublishedAndLearned(Encoder):
         self.published, self.learned = published, learned
         self.stage_channels = (*published.stage_channels, *learned.stage_channels)
         self.channels = learned.channels
+        self.register_load_state_dict_pre_hook(_with_names_of_today)
 
     def stages(self) -> list[nn.Module]:
         """Both stems, then each stage of either."""
@@ -106,3 +107,10 @@ class PublishedAndLearned(Encoder):
     def taken(self, image: Tensor) -> list[Box]:
         """The slices that are computed, which are the same for both."""
         return self.learned.taken(image)
+
+
+def _with_names_of_today(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Weights are read, too, in which the published network lay within the one that has learned more."""
+    children = tuple(f"{prefix}{name}." for name, _ in module.named_children())
+    for name in [name for name in tensors if name.startswith(prefix) and not name.startswith(children)]:
+        tensors[f"{prefix}learned.{name.removeprefix(prefix)}"] = tensors.pop(name)
