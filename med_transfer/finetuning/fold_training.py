@@ -180,9 +180,7 @@ def _trainer(training: TrainingConfig, callbacks: list[Callback]) -> L.Trainer:
     mode = "min" if training.monitor in LOWER_IS_BETTER else "max"
     patience = training.epochs if training.averaging == "swa" else training.patience
     # When validation ends, so that a state that is written at the epoch's end knows of its figure.
-    stopping = EarlyStopping(
-        "monitored", mode=mode, patience=patience, check_finite=False, check_on_train_epoch_end=False
-    )
+    stopping = EarlyStopping("monitored", mode=mode, patience=patience, check_on_train_epoch_end=False)
     return L.Trainer(
         max_epochs=training.epochs,
         accelerator="gpu" if torch.cuda.is_available() else "cpu",

@@ -34,7 +34,7 @@ class RandomStates(Callback):
         """For the checkpoint: the state of every generator."""
         return {
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda": torch.cuda.get_rng_state_all(),  # empty without a GPU
             "draws": self.draws.get_state(),
             "augmentations": json.dumps(
                 [random.get_state(legacy=False) for random in self.augmentations], default=_plain
