@@ -85,10 +85,13 @@ class Kill(Callback):
 
 
 class Watch(Callback):
-    """The network as each step and each validation leaves it."""
+    """The network as each epoch finds it, and as each step leaves it, and as each validation sees it."""
 
     def __init__(self) -> None:
-        self.steps, self.judged = [], []
+        self.starts, self.steps, self.judged = [], [], []
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        self.starts.append(weights(pl_module.classifier))
 
     def on_train_batch_end(self, trainer, pl_module, *args, **kwargs) -> None:
         self.steps.append((trainer.current_epoch, weights(pl_module.classifier)))
@@ -243,6 +246,13 @@ def by_hand(values: list[dict[str, torch.Tensor]], decay: float | None) -> dict[
     return mean
 
 
+def assert_each_epoch_goes_on_from_the_last_step(watch: Watch) -> None:
+    """And not from the mean that validation has seen."""
+    for epoch, start in enumerate(watch.starts[1:], start=1):
+        last = [w for e, w in watch.steps if e < epoch][-1]
+        assert all(tensor.equal(last[name]) for name, tensor in start.items())
+
+
 def test_ema_is_the_exponential_mean_over_steps(tmp_path):
     watch = Watch()
     trained = run_member(resolved(training={"averaging": "ema", "ema_decay": 0.8}), tmp_path, progress=watch)
@@ -252,8 +262,8 @@ def test_ema_is_the_exponential_mean_over_steps(tmp_path):
             torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
     kept = dict(trained.classifier.named_parameters())
     torch.testing.assert_close(kept["head.weight"], watch.judged[trained.best_epoch]["head.weight"])
-    last = watch.steps[-1][1]  # training itself went on from the last step, not from the mean
-    assert not torch.allclose(last["head.weight"], watch.judged[-1]["head.weight"])
+    assert_each_epoch_goes_on_from_the_last_step(watch)
+    assert not torch.allclose(watch.steps[-1][1]["head.weight"], watch.judged[-1]["head.weight"])
 
 
 def test_swa_is_the_mean_of_the_last_epochs_and_no_earlier_one_is_kept(tmp_path):
@@ -267,6 +277,7 @@ def test_swa_is_the_mean_of_the_last_epochs_and_no_earlier_one_is_kept(tmp_path)
         expected = ends[epoch] if epoch < 3 else by_hand(ends[3 : epoch + 1], None)
         for name, tensor in watch.judged[epoch].items():
             torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
+    assert_each_epoch_goes_on_from_the_last_step(watch)
 
 
 @pytest.mark.parametrize("warmup_epochs", [0, 3])
@@ -279,8 +290,8 @@ def test_swa_keeps_the_rate_from_where_it_begins(warmup_epochs):
         adamw.step()
         schedule.step()
     assert len(set(rates[20:])) == 1
-    falling = rates[4 * warmup_epochs : 21]
-    assert falling == sorted(falling, reverse=True)
+    along = np.arange(21 - 4 * warmup_epochs) / (40 - 4 * warmup_epochs)
+    assert rates[4 * warmup_epochs : 21] == pytest.approx(0.505 + 0.495 * np.cos(np.pi * along))
     assert first_averaged_epoch(config) == 5
 
 

@@ -105,6 +105,8 @@ def test_a_linear_field_comes_back(gaps, tilt_i, tilt_j, dtype):
     j, i = np.indices((12, 14)).astype(float)
     field = np.stack([20 * (i + p[0]) - 30 * (j + p[1]) + 50 * p[2] for p in positions])
     voxels, straight = on_regular_grid(np.rint(field).astype(dtype), affine, positions, -9999)
+    np.testing.assert_array_equal(affine, np.eye(4))  # its own stays as it was
+    assert voxels.dtype == dtype
     k, j, i = np.indices(voxels.shape).astype(float)
     x, y, z = (np.stack([i, j, k], axis=-1) @ straight[:3, :3].T + straight[:3, 3]).transpose(3, 0, 1, 2)
     low, high = positions.max(axis=0), np.add(positions.min(axis=0), (13, 11, 0))
