@@ -85,6 +85,24 @@ def test_a_tilted_gantry_is_followed():
     np.testing.assert_allclose(found[seen], expected[seen], atol=1e-4)
 
 
+@pytest.mark.parametrize("axes", ["flipped", "oblique"])
+def test_coarser_voxels_show_the_maps_value_at_their_middle(axes):
+    """No mean over what such a voxel covers: a map is smooth, and a scan's low-pass would blur its peak away."""
+    shape = (8, 10, 9)
+    affine = affine_of(AXES[axes], (2.5, 3.0, 4.0))
+    grid = Grid(
+        geometry.grid_affine("SPL", (1.5, 1.2, 1.0), geometry.centre_mm(affine, shape), (20, 22, 24)), (20, 22, 24)
+    )
+    values = np.random.default_rng(2).random(grid.shape).astype(np.float32)
+    found = on_scan(values, grid, affine, shape)
+    index = index_map(grid.affine, Grid(affine, shape))
+    places = np.einsum("ab,b...->a...", index.matrix, np.indices(shape)) + index.offset[:, None, None, None]
+    expected = ndimage.map_coordinates(values.astype(float), places, order=1, mode="nearest")
+    seen = np.isfinite(found)
+    assert seen.sum() > 300
+    np.testing.assert_allclose(found[seen], expected[seen], atol=1e-4)
+
+
 def test_a_grid_outside_of_the_scan_leaves_nothing():
     affine = affine_of(np.eye(3))
     grid = grid_in(affine, (500.0, 0.0, 0.0))

@@ -171,6 +171,17 @@ def test_onto_its_own_grid_nothing_changes(dtype):
         np.testing.assert_allclose(ours, voxels, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(24, 30, 34), (5, 7, 9)], ids=["even", "odd"])
+@pytest.mark.parametrize("axis", range(3))
+def test_onto_its_own_grid_seen_from_the_other_side_it_is_mirrored(shape, axis):
+    """Of an odd number of voxels one stays where it was."""
+    voxels, affine = smooth(shape), PARALLEL["plain"]
+    mirrored = affine.copy()
+    mirrored[:3, 3] += (shape[axis] - 1) * affine[:3, 2 - axis]
+    mirrored[:3, 2 - axis] *= -1
+    np.testing.assert_allclose(resample(voxels, affine, Grid(mirrored, shape)), np.flip(voxels, axis), atol=1e-3)
+
+
 @pytest.mark.parametrize("shape", [(90, 40, 44), (24, 40, 300), (24, 200, 20)], ids=["deep", "wide", "high"])
 def test_the_order_of_the_axes_does_not_matter(shape):
     """Long axes change the order of the passes and cut the bands into several."""

@@ -16,7 +16,8 @@ from planted import leaked
 from region_objects import FRAME, blobs, closed, middles, scan, write_segmentation, write_structure_set
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, NotAScan, ScanNotFound, UnreadableScan, UnusableVoxels
-from med_transfer.scans import geometry, read_scan, region_of_mask
+from med_transfer.scans import Provenance, Volume, geometry, read_scan, region_of_mask
+from med_transfer.scans.masks.mask_placement import onto_grid
 from med_transfer.scans.masks.masks import read_mask
 
 SHAPE = (6, 7, 9)
@@ -198,6 +199,15 @@ def test_too_small_for_any_middle(tmp_path):
     affine[:3, 3] = geometry.to_world_mm(plane_affine(), (3.2, 4.2, 2.2))
     path = write(tmp_path / "mask.nrrd", box((5, 5, 5), (0, 0, 0), (2, 2, 2)), affine)
     assert np.argwhere(read_mask(path, scan()).voxels).tolist() == [[2, 4, 3]]
+
+
+def test_a_thin_slice_between_two_of_the_scans_marks_the_nearer_and_is_left_as_it_was():
+    affine = plane_affine()
+    affine[:3, 3] = geometry.to_world_mm(plane_affine(), (2, 1, 2.4))
+    affine[:3, 2] *= 0.1
+    mask = Volume(np.ones((1, 3, 4), np.int16), affine.copy(), Provenance(Path("mask.nii"), "nifti"))
+    np.testing.assert_array_equal(onto_grid([mask], scan()), box(low=(2, 1, 2), high=(3, 4, 6)))
+    np.testing.assert_array_equal(mask.affine, affine)
 
 
 def test_outer_voxels_reach_to_the_outer_faces(tmp_path):
