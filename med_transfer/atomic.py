@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import functools
 import hashlib
 import io
 import json
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}  # None: a library that only saw its write end early
 LOCK_FILE = ".in-use.json"
 _BEAT_SECONDS, _DEAD_AFTER_SECONDS = 20.0, 180.0  # of an owner on another machine
+_PARTIAL = re.compile(r"\.(?P<process>\d+)-(?P<machine>[0-9a-f]{4})[0-9a-f]+\.partial\..+", re.DOTALL)
+_DAY_SECONDS = 86_400.0  # no file takes as long to write
 
 # The full-width forms count where the keyboard is Chinese or Japanese. A sign alone is a value, as in "pos +".
 _FORMULA = re.compile(r"'*\s*[=+\-@＝＋－＠].", re.DOTALL)
@@ -69,8 +72,54 @@ def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
 
 
 def partial_path(path: Path) -> Path:
-    """A sibling to write to, which the next run in the folder removes where a kill leaves it behind."""
-    return path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:8]}.partial.{path.name}")
+    """A sibling to write to. What kills have left beside it is removed, once for each folder in the life of a process.
+
+    Its name says who writes there, so that nobody takes away what another run is at work on.
+    """
+    _remove_left_behind(path.parent)
+    return path.with_name(f".{os.getpid()}-{_machine()}{uuid.uuid4().hex[:8]}.partial.{path.name}")
+
+
+@functools.lru_cache(maxsize=1024)
+def _remove_left_behind(folder: Path) -> None:
+    remove_left_behind(folder)
+
+
+def remove_left_behind(folder: Path) -> None:
+    """Files and folders that a process which has ended was writing to, beside their place in this folder."""
+    with suppress(OSError):  # not there yet, or not ours: then nothing of ours is in it
+        for path in folder.iterdir():
+            if _is_left_behind(path):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else _remove(path)
+
+
+def _is_left_behind(path: Path) -> bool:
+    name = _PARTIAL.fullmatch(path.name)
+    if name is None:
+        return False
+    if name["machine"] == _machine() and os.name != "nt":  # Windows would end the process that is asked
+        return not _runs_here(int(name["process"]))
+    return time.time() - path.lstat().st_mtime > _DAY_SECONDS
+
+
+def _runs_here(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
+@functools.cache
+def _machine() -> str:
+    """Four hexadecimal digits of whoever counts the processes: a machine, or a container on it."""
+    try:
+        counted_by = Path("/proc/self/ns/pid").readlink()
+    except OSError:
+        counted_by = Path()
+    return hashlib.sha256(f"{socket.gethostname()} {counted_by}".encode()).hexdigest()[:4]
 
 
 def require_writable(path: Path) -> None:
@@ -111,19 +160,59 @@ def create_file(path: Path, content: bytes, mode: int) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        _write_new(path, content, mode)
     except FileExistsError:
         raise
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def create_whole(path: Path, content: bytes, mode: int) -> None:
+    """As :func:`create_file`, and nobody ever meets half of it, whoever reads it meanwhile and whatever is killed.
+
+    Raises:
+        FileExistsError: it is there.
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = partial_path(path)
+        try:
+            _write_new(temporary, content, mode)
+            _give_name(temporary, path)
+        finally:
+            _remove(temporary)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    """Raises FileExistsError, OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
+    except BaseException:
         _remove(path)  # ours: nobody's file was there before
-        raise output_error(path, error) from error
+        raise
+
+
+def _give_name(temporary: Path, path: Path) -> None:
+    """Rename a file, but not over another, as a plain rename would. Raises FileExistsError, OSError."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        log.debug("no hard links on this file system: %s", error)
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        temporary.rename(path)
+    _flush_to_disk(path)
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
@@ -233,9 +322,32 @@ def sole_writer(folder: Path, job: Job | None = None) -> Iterator[None]:
         UsageError: the folder holds another job.
         OutputError: the folder cannot be written.
     """
-    path, ended = folder / LOCK_FILE, threading.Event()
+    path = folder / LOCK_FILE
     try:
         refuse_another_job(folder, job)
+    except OSError as error:
+        raise output_error(path, error) from error
+    with _held(path):
+        yield
+
+
+@contextmanager
+def sole_writer_of(table: Path) -> Iterator[None]:
+    """The same for a table in a folder that holds more: no other run may write it and what is put beside it.
+
+    Raises:
+        FolderInUse: another run is at work on it.
+        OutputError: its folder cannot be written.
+    """
+    with _held(table.with_name(f".{table.name}{LOCK_FILE}")):
+        yield
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """A lock file, while the block runs. Raises FolderInUse, OutputError."""
+    folder, ended = path.parent, threading.Event()
+    try:
         new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         file = _locked(path)
@@ -243,6 +355,7 @@ def sole_writer(folder: Path, job: Job | None = None) -> Iterator[None]:
         raise output_error(path, error) from error
     try:
         _write_owner(path, file)
+        remove_left_behind(folder)
         threading.Thread(target=_beat, args=(path, ended), daemon=True).start()
         yield
     finally:
@@ -308,8 +421,8 @@ def _take_over(path: Path, file: BinaryIO) -> None:
         raise _in_use(path, owner)
     process = owner.get("process", "unknown")
     log.warning("%s: left behind by process %s, which has ended", path, process)
-    if process.isdigit():
-        for half_written in path.parent.rglob(f".{process}-????????.partial.*"):
+    if process.isdigit() and path.name == LOCK_FILE:  # below a table's folder may lie anything
+        for half_written in path.parent.rglob(f".{process}-*.partial.*"):
             shutil.rmtree(half_written, ignore_errors=True) if half_written.is_dir() else _remove(half_written)
 
 
@@ -340,10 +453,11 @@ def _beat(path: Path, ended: threading.Event) -> None:
 
 def _in_use(path: Path, owner: dict[str, str]) -> FolderInUse:
     who = f"process {owner.get('process', 'unknown')} on {owner.get('machine', 'an unknown machine')}"
+    table = path.name.removesuffix(LOCK_FILE).removeprefix(".")
     return FolderInUse(
         f"another run is at work here: {who}, since {owner.get('since', 'a moment ago')}",
-        where=path.parent,
-        expected="one run at a time in a folder",
+        where=path.with_name(table) if table else path.parent,
+        expected=f"one run at a time {'for a table' if table else 'in a folder'}",
         action=f"Wait for it, or choose another -o; if it has ended all the same, remove {path.name}",
     )
 

@@ -3,15 +3,28 @@ import errno
 import io
 import os
 import stat
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from killed import killed_at
 from safetensors.numpy import save_file
 
-from med_transfer.atomic import atomic_path, create_file, csv_cell, csv_line, write_bytes, write_csv, write_text
+from med_transfer.atomic import (
+    atomic_path,
+    create_file,
+    create_whole,
+    csv_cell,
+    csv_line,
+    partial_path,
+    remove_left_behind,
+    write_bytes,
+    write_csv,
+    write_text,
+)
 from med_transfer.errors import OutputError
 
 
@@ -55,6 +68,50 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         half_write()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_a_killed_process_was_writing_goes_when_the_next_one_writes_beside_it(tmp_path):
+    def write_folder():
+        partial_path(tmp_path / "bundle").mkdir()
+        write_text(tmp_path / "a.json", "x")
+
+    assert killed_at(1, write_folder)
+    assert len(list(tmp_path.iterdir())) == 2
+    own = partial_path(tmp_path / "b.json")  # the first of this process in the folder
+    assert not list(tmp_path.iterdir())
+
+    own.touch()  # others are still at work: this process, and one on another machine
+    elsewhere = own.with_name(".1-ffff00000000.partial.b.json" if "-0000" in own.name else ".1-000000000000.partial.b")
+    elsewhere.touch()
+    remove_left_behind(tmp_path)
+    assert set(tmp_path.iterdir()) == {own, elsewhere}
+    days_ago = time.time() - 2 * 86400
+    os.utime(elsewhere, (days_ago, days_ago))
+    remove_left_behind(tmp_path)
+    assert set(tmp_path.iterdir()) == {own}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_new_file_is_never_seen_half_written(tmp_path, monkeypatch):
+    key = tmp_path / "new/key"
+    assert killed_at(1, lambda: create_whole(key, b"secret", 0o600))
+    assert not key.exists()
+    create_whole(key, b"secret", 0o600)
+    assert (key.read_bytes(), stat.S_IMODE(key.stat().st_mode)) == (b"secret", 0o600)
+
+    def no_links(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    for linking in (os.link, no_links):
+        monkeypatch.setattr(os, "link", linking)
+        with pytest.raises(FileExistsError):
+            create_whole(key, b"another", 0o600)
+    create_whole(tmp_path / "new/second", b"of a stick", 0o600)
+    assert {path.name: path.read_bytes() for path in key.parent.iterdir()} == {
+        "key": b"secret",
+        "second": b"of a stick",
+    }
 
 
 def test_a_write_that_ends_early_without_a_number_is_taken_for_a_full_disk(tmp_path):

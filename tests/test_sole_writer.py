@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from med_transfer import atomic
-from med_transfer.atomic import LOCK_FILE, sole_writer, write_text
+from med_transfer.atomic import LOCK_FILE, sole_writer, sole_writer_of, write_text
 from med_transfer.cohorts.overwriting import refuse_to_lose
 from med_transfer.errors import FolderInUse, OutputError, UsageError
 
@@ -58,6 +58,21 @@ def test_also_within_one_process(tmp_path):
         pass
     with sole_writer(tmp_path / "a"), sole_writer(tmp_path / "b"):
         pass
+
+
+def test_a_table_is_held_without_the_folder_that_it_lies_in(tmp_path):
+    message = (
+        r"new/a\.csv: another run is at work here: process \d+ on .*one run at a time for a table.*remove \.a\.csv\.in-"
+    )
+    table, other = tmp_path / "new/a.csv", tmp_path / "new/b.csv"
+    with (
+        sole_writer_of(table),
+        sole_writer_of(other),
+        pytest.raises(FolderInUse, match=message),
+        sole_writer_of(table),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_owner_on_another_machine_lives_as_long_as_its_file_changes(tmp_path):

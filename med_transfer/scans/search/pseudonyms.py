@@ -8,7 +8,7 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
-from med_transfer.atomic import create_file
+from med_transfer.atomic import create_whole
 from med_transfer.errors import CohortError
 
 
@@ -20,7 +20,7 @@ def pseudonym(patient: str, key: bytes) -> str:
 def own_key(path: Path) -> Path:
     """The key of a folder, made when it is first asked for; readable by its owner alone from the start."""
     with suppress(FileExistsError):
-        create_file(path, f"{secrets.token_hex(32)}\n".encode(), 0o600)
+        create_whole(path, f"{secrets.token_hex(32)}\n".encode(), 0o600)
     return path
 
 
