@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from med_transfer.atomic import csv_bytes, write_csv
+from med_transfer.atomic import csv_bytes, sole_writer_of, write_csv
 from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
 from med_transfer.cohorts.overwriting import refuse_to_lose, replace_keeping
 from med_transfer.errors import NothingDone, ScanError, ScanNotFound
@@ -107,10 +107,18 @@ def write_index(
         ScanNotFound: no series there.
         CohortError: the label table cannot be linked, or the key is too short.
         UsageError: a table is there that has other columns, as one that a user has labelled, or is the sheet.
+        FolderInUse: another run is at work on it.
         OutputError: a table cannot be written.
     """
     sheet = LabelSheet.read(labels) if labels else None
     refuse_to_lose(out, (*_COHORT, *(sheet.columns if sheet else ())), labels)
+    with sole_writer_of(out):
+        return _write_index(scans, out, sheet, settings, progress)
+
+
+def _write_index(
+    scans: Path, out: Path, sheet: LabelSheet | None, settings: IndexSettings, progress: Progress
+) -> Index:
     contents = survey(scans, max_gap_mm=settings.max_gap_mm, progress=progress)
     if not contents.series:
         raise ScanNotFound(

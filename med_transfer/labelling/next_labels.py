@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from med_transfer.atomic import write_csv
+from med_transfer.atomic import sole_writer_of, write_csv
 from med_transfer.bundle import BundleRecord
 from med_transfer.bundle.provenance import seen_in_training
 from med_transfer.cohorts import Case, Cohort
@@ -78,6 +78,7 @@ def next_labels(
         ScanNotFound: no scan there.
         CohortError: the table cannot be read.
         NothingDone: no scan is left to choose from; the message says why.
+        FolderInUse: another run is at work on the table.
         OutputError: a table cannot be written.
     """
     if n < 1:
@@ -85,23 +86,36 @@ def next_labels(
     if out_of_distribution_above is not None and not 0 <= out_of_distribution_above <= 1:
         raise UsageError(f"novelty limit {out_of_distribution_above}", expected="from 0 to 1")
     out = Path(out)
-    left_out, strange = (out.with_name(f"{out.stem}-{what}.csv") for what in ("left-out", "strange"))
+    left_out, strange = _beside(out)
     columns = {out: _COLUMNS, left_out: _LEFT_OUT_COLUMNS, strange: _OUT_OF_DISTRIBUTION_COLUMNS}
     for table, of_table in columns.items():
         refuse_to_lose(table, of_table, Path(scans))
     predictor = bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
+    limit = _limit(predictor.record, out_of_distribution_above)
+    with sole_writer_of(out):
+        return _next_labels(predictor, Path(scans), out, n, limit, seed, progress)
+
+
+def _beside(out: Path) -> tuple[Path, Path]:
+    """Tables of what cannot be used, and of what is out-of-distribution."""
+    return out.with_name(f"{out.stem}-left-out.csv"), out.with_name(f"{out.stem}-strange.csv")
+
+
+def _next_labels(
+    predictor: Predictor, scans: Path, out: Path, n: int, limit: float, seed: int, progress: Progress
+) -> NextLabels:
+    left_out, strange = _beside(out)
     items, _ = scans_to_predict(scans, predictor.record.preprocessing)
     usable, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
     write_csv(left_out, _LEFT_OUT_COLUMNS, [{name: getattr(one, name) for name in _LEFT_OUT_COLUMNS} for one in failed])
     untrained = _not_trained_on(usable, predictor.record)
-    limit = _limit(predictor.record, out_of_distribution_above)
     in_distribution = [scan for scan in untrained if scan.seen.novelty <= limit]
     beyond = sorted((scan for scan in untrained if scan.seen.novelty > limit), key=lambda scan: -scan.seen.novelty)
     if untrained:
         write_csv(strange, _OUT_OF_DISTRIBUTION_COLUMNS, [_out_of_distribution_row(scan, limit) for scan in beyond])
     found = NextLabels(out, strange, 0, len(beyond), len(usable) - len(untrained), left_out, tuple(failed))
     if not in_distribution:
-        raise _nothing_left(Path(scans), found)
+        raise _nothing_left(scans, found)
     chosen = _choose(in_distribution, predictor.record, n, seed)
     rows = [
         _row(rank, in_distribution[choice.position], choice.distance, predictor.record)

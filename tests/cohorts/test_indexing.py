@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import os
 import re
 import shutil
 import stat
@@ -14,11 +16,13 @@ import nibabel
 import numpy as np
 import pytest
 from hospital_export import SECRETS, export_series, leaks
+from killed import killed_at
 from pydicom import dcmread
 
+from med_transfer.atomic import sole_writer_of
 from med_transfer.cohorts import Cohort
 from med_transfer.cohorts.indexing import Index, IndexSettings, write_index
-from med_transfer.errors import CohortError, OutputError, ScanNotFound, UsageError
+from med_transfer.errors import CohortError, FolderInUse, OutputError, ScanNotFound, UsageError
 from med_transfer.scans import read_scan
 from med_transfer.scans.search.series_rules import SeriesRules
 
@@ -230,6 +234,29 @@ def test_table_that_cannot_be_written(export, tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(OutputError, match=r"cannot be written"):
         write_index(export, tmp_path / "taken")
+
+
+def test_a_table_that_another_run_makes_is_left_to_it(index, tmp_path):
+    with sole_writer_of(tmp_path / "out/cohort.csv"), pytest.raises(FolderInUse, match="cohort.csv: another run is at"):
+        index()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_wherever_it_writes_the_same_command_makes_the_same_tables(index, tmp_path):
+    out, key = tmp_path / "out", tmp_path / "key"
+    for moment in itertools.count(1):
+        killed = killed_at(moment, index)
+        shutil.copy(index().key, key)
+        there = {path.name: path.read_bytes() for path in out.iterdir()}
+        assert set(there) == {"cohort.csv", "cohort.quality.csv", "patients.key"}
+        shutil.rmtree(out)
+        if not killed:
+            break
+        undisturbed = index(key_file=key).cohort
+        assert undisturbed.read_bytes() == there["cohort.csv"]
+        shutil.rmtree(out)
+    assert moment > 3
 
 
 def test_result_names_what_was_written(index):

@@ -15,7 +15,8 @@ from pydicom import dcmread
 from scipy.stats import entropy
 from tiny_bundle import tiny_bundle, write_scan
 
-from med_transfer.errors import UsageError
+from med_transfer.atomic import sole_writer_of
+from med_transfer.errors import FolderInUse, UsageError
 from med_transfer.inference import load_bundle
 from med_transfer.labelling.next_labels import next_labels
 from med_transfer.phantoms import write_dicom_series
@@ -134,6 +135,12 @@ def test_a_second_call_reads_no_scan_and_a_damaged_one_is_counted(command, finis
     monkeypatch.setattr("med_transfer.cohorts.preparation.isolated", only_the_broken)
     assert command(*words, "-o", tmp_path / "next.csv").code == 1
     assert (tmp_path / "next.csv").read_bytes() == before
+
+
+def test_a_table_that_another_run_makes_is_left_to_it(tmp_path):
+    with sole_writer_of(tmp_path / "next.csv"), pytest.raises(FolderInUse, match="next.csv: another run is at work"):
+        next_labels(tiny_bundle(tmp_path / "bundle"), write_scan(tmp_path / "a.nii"), tmp_path / "next.csv")
+    assert not list(tmp_path.glob("next*"))
 
 
 @pytest.mark.parametrize("what", ["strange", "left-out"])
