@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from med_transfer.atomic import sha256_of, write_text
+from med_transfer.atomic import sha256_of, sole_writer, write_bytes, write_text
 from med_transfer.errors import UsageError
 from med_transfer.errors.sentence import few
 from med_transfer.predictions.record import Prediction
@@ -113,9 +113,12 @@ def begin(
 def merge(folders: Sequence[Path], out: Path) -> tuple[Path, list[Prediction]]:
     """Write ``out/predictions.csv`` of all shards, as one run over all scans would have; and its rows, shard by shard.
 
+    Called again after a kill, it writes what is still lacking.
+
     Raises:
         UsageError: a shard is missing, twice there, incomplete, or of another bundle, other settings or other scans;
-            ``out`` holds other predictions.
+            ``out`` holds other predictions, or another job.
+        FolderInUse: another run is at work in ``out``.
         OutputError: it cannot be written.
     """
     records = {folder: BatchRecord.read(folder) for folder in folders if not folder.is_file()}  # as OUT/* names them
@@ -129,12 +132,19 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[Path, list[Prediction]]:
         if not (folder / TABLE_FILE).is_file() or sha256_of(folder / TABLE_FILE) != record.table_sha256:
             raise _incomplete(folder, record, f"has a {TABLE_FILE} that is not the one that it was finished with")
     table, first = out / TABLE_FILE, next(iter(records.values()))
-    if table.exists():
-        raise UsageError("there are predictions already", where=table, expected="a new folder", action="Choose another")
-    rows = merge_tables([folder / TABLE_FILE for folder in records], table)
-    whole = first.model_copy(update={"shard": 1, "of": 1, "n_scans": first.n_listed})
-    whole.write(out, table)
+    whole, rows = merge_tables([folder / TABLE_FILE for folder in records])
+    with sole_writer(out, "a batch of predictions"):
+        _write_once(table, whole)
+        first.model_copy(update={"shard": 1, "of": 1, "n_scans": first.n_listed}).write(out, table)
     return table, rows
+
+
+def _write_once(table: Path, content: bytes) -> None:
+    """Raises UsageError: predictions are there that are not these."""
+    if not table.exists():
+        write_bytes(table, content)
+    elif table.read_bytes() != content:
+        raise UsageError("there are predictions already", where=table, expected="a new folder", action="Choose another")
 
 
 def _require_alike(records: Mapping[Path, BatchRecord]) -> None:

@@ -102,12 +102,11 @@ class PredictionTable:
         return _with_sentences(_predictions(Path(path), header, cells), Path(path))
 
 
-def merge_tables(tables: Sequence[Path], out: Path) -> list[Prediction]:
-    """Write the rows of several tables as one, in the order of a finished one; and give them, table by table.
+def merge_tables(tables: Sequence[Path]) -> tuple[bytes, list[Prediction]]:
+    """The rows of several tables as one, as it is written, in the order of a finished one; and table by table.
 
     Raises:
         UsageError: one is no whole table, or of other classes than the first.
-        OutputError: it cannot be written.
     """
     headers, cells, rows = [], [], []
     for table in tables:
@@ -118,8 +117,7 @@ def merge_tables(tables: Sequence[Path], out: Path) -> list[Prediction]:
     for table, header in zip(tables, headers, strict=True):
         if header != headers[0]:
             raise UsageError(f"columns {', '.join(header)}", where=table, expected=", ".join(headers[0]))
-    _write(out, headers[0], sorted(cells, key=_place))
-    return rows
+    return _encode([headers[0], *sorted(cells, key=_place)]), rows
 
 
 def read_cells(table: Path) -> list[list[str]]:

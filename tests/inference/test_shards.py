@@ -4,18 +4,17 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from command_line import read_rows
+from killed import killed_at
 from tiny_bundle import tiny_bundle, write_scan
 
-from med_transfer.errors import UsageError
+from med_transfer.atomic import sole_writer
+from med_transfer.errors import FolderInUse, UsageError
 from med_transfer.inference import BatchSettings, load_bundle
 from med_transfer.inference.sbatch import write_sbatch
 from med_transfer.inference.shards import Shard, merge
@@ -152,25 +151,6 @@ def test_predictions_that_are_there_are_kept(base):
         merge(shards(base), base / "whole")
 
 
-def killed_at(moment: int, job: Callable[[], object]) -> bool:
-    """Whether a process that does the job got as far as its ``moment``-th fsync, and was killed there."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads, which are no matter here
-        child = os.fork()
-    if child == 0:
-        try:
-            count, fsync = itertools.count(1), os.fsync
-            os.environ["MED_TRANSFER_READ_IN_PROCESS"] = "1"
-            os.fsync = lambda file: os.kill(os.getpid(), signal.SIGKILL) if next(count) == moment else fsync(file)
-            job()
-            os._exit(0)
-        finally:
-            os._exit(1)  # whatever was raised: a second pytest on the first one's pipes would be worse
-    ended = os.waitpid(child, 0)[1]
-    assert os.WIFSIGNALED(ended) or os.waitstatus_to_exitcode(ended) == 0
-    return os.WIFSIGNALED(ended)
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_wherever_it_writes_a_shard_is_refused_and_then_goes_on_to_the_same_table(base):
     folder = max(shards(base), key=lambda folder: len(read_rows(folder / "predictions.csv")))
@@ -190,6 +170,25 @@ def test_killed_wherever_it_writes_a_shard_is_refused_and_then_goes_on_to_the_sa
         assert but_for_seconds(base / "merged/predictions.csv") == but_for_seconds(base / "whole/predictions.csv")
         shutil.rmtree(base / "merged")
     assert moment > n_rows + 5
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_merge_that_was_killed_wherever_it_writes_goes_on(base):
+    for moment in itertools.count(1):
+        if not killed_at(moment, lambda: merge(shards(base), base / "merged")):
+            break
+        merge(shards(base), base / "merged")
+        assert but_for_seconds(base / "merged/predictions.csv") == but_for_seconds(base / "whole/predictions.csv")
+        assert {path.name for path in (base / "merged").iterdir()} == {"batch.json", "predictions.csv"}
+        shutil.rmtree(base / "merged")
+    assert moment > 2
+    for _ in range(2):  # done, it is done again
+        table, _ = merge(shards(base), base / "merged")
+    with sole_writer(base / "merged"), pytest.raises(FolderInUse):
+        merge(shards(base), base / "merged")
+    table.write_bytes(table.read_bytes().replace(b",ok,", b",failed,", 1))
+    with pytest.raises(UsageError, match="there are predictions already"):
+        merge(shards(base), base / "merged")
 
 
 def test_copies_are_computed_once_and_each_has_its_row(base, monkeypatch):
