@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from med_transfer.atomic import create_file, sha256_of, write_bytes
+from med_transfer.atomic import create_whole, remove_left_behind, sha256_of, write_bytes
 from med_transfer.errors import BundleError, OutputError, UsageError
 from med_transfer.errors.sentence import few
 
@@ -47,17 +47,38 @@ class Signer:
 def make_key(path: Path) -> Path:
     """Write a new private key, for its owner alone, and beside it the public one (``.pub``), whose path is given.
 
+    A private key that is there alone, as a kill leaves it, gets its public one.
+
     Raises:
         OutputError: a file of one of these names exists, or cannot be written.
     """
-    key, public = Ed25519PrivateKey.generate(), path.with_name(path.name + ".pub")
-    parts = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    for file, content, mode in ((path, key.private_bytes(*parts), 0o600), (public, _pem(key.public_key()), 0o644)):
-        try:
-            create_file(file, content, mode)
-        except FileExistsError:
-            raise OutputError("is there already", where=file, expected="a new name for the key") from None
+    public = path.with_name(path.name + ".pub")
+    if public.exists():
+        raise _taken(path if path.exists() else public)
+    key = _new_key(path)
+    try:
+        create_whole(public, _pem(key.public_key()), 0o644)
+    except FileExistsError:
+        raise _taken(public) from None
     return public
+
+
+def _new_key(path: Path) -> Ed25519PrivateKey:
+    """Written there, unless there is one."""
+    key = Ed25519PrivateKey.generate()
+    parts = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    try:
+        create_whole(path, key.private_bytes(*parts), 0o600)
+    except FileExistsError:
+        try:
+            return _read_key(path, None)
+        except UsageError:
+            raise _taken(path) from None
+    return key
+
+
+def _taken(file: Path) -> OutputError:
+    return OutputError("is there already", where=file, expected="a new name for the key")
 
 
 def sign_bundle(folder: Path, key: Path, passphrase: bytes | None = None) -> Signer:
@@ -74,6 +95,7 @@ def sign_bundle(folder: Path, key: Path, passphrase: bytes | None = None) -> Sig
         OutputError: the signature cannot be written.
     """
     private = _read_key(key, passphrase)
+    remove_left_behind((folder / LIST_FILE).parent)  # of a signing that was killed: it would be signed too
     listed = file_list(folder).encode()
     write_bytes(folder / LIST_FILE, listed)
     write_bytes(folder / KEY_FILE, _pem(private.public_key()))

@@ -118,8 +118,8 @@ def export_bundle(
     with _workplace(folder) as work:
         written = _export(network, record, to, precision, given, work / "export", progress)
         kept = _keep(work / "export", folder / MODELS_FOLDER / written.name, written, precision)
-    if sign_key is not None:
-        sign_bundle(folder, sign_key)
+        if sign_key is not None:
+            sign_bundle(folder, sign_key)
     return kept
 
 

@@ -1,6 +1,8 @@
 """Signatures of bundles: openssl and sha256sum agree, every change is found, and who is not signed is told so."""
 
+import itertools
 import logging
+import os
 import shutil
 import stat
 import subprocess
@@ -8,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from command_line import run_command
+from cryptography.hazmat.primitives import serialization
 from edited_bundle import edit_record
+from killed import killed_at
 
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import (
@@ -26,6 +30,7 @@ from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.preprocessing import PreprocessingConfig
 
+PUBLIC_PEM = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 OPENSSL, SHA256SUM = shutil.which("openssl"), shutil.which("sha256sum")
 
 
@@ -64,6 +69,43 @@ def test_a_key_is_its_owners_alone_and_never_overwritten(keys):
     assert "PRIVATE" not in public.read_text()
     with pytest.raises(OutputError, match="lab.key: is there already; expected a new name"):
         make_key(private)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_wherever_it_writes_a_key_has_its_public_one_in_the_end(tmp_path):
+    for moment in itertools.count(1):
+        private, public = tmp_path / f"{moment}.key", tmp_path / f"{moment}.key.pub"
+        if not killed_at(moment, lambda private=private: make_key(private)):
+            break
+        if public.exists():  # the last moment
+            with pytest.raises(OutputError, match="is there already"):
+                make_key(private)
+        else:
+            assert make_key(private) == public
+        key = serialization.load_pem_private_key(private.read_bytes(), None)
+        assert public.read_bytes() == key.public_key().public_bytes(*PUBLIC_PEM)
+    assert moment > 3
+    private.write_text("no key")
+    public.unlink()
+    with pytest.raises(OutputError, match="is there already"):
+        make_key(private)
+    assert not public.exists()
+    assert private.read_text() == "no key"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_a_killed_signing_leaves_is_not_signed(unsigned, keys, tmp_path):
+    folder = shutil.copytree(unsigned, tmp_path / "signed")
+    for moment in itertools.count(1):
+        if not killed_at(moment, lambda: sign_bundle(folder, keys[0])):
+            break
+        sign_bundle(folder, keys[0])
+        assert {path.name for path in (folder / "signature").iterdir()} == {
+            *("SHA256SUMS", "SHA256SUMS.sig", "public_key.pem")
+        }
+        assert "partial" not in (folder / "signature/SHA256SUMS").read_text()
+        verify_bundle(folder, keys[1])
+    assert moment > 3
 
 
 def test_a_signed_bundle_is_verified_and_loads(signed, keys, caplog):
