@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.atomic import output_error, write_bytes, write_csv, write_text
+from med_transfer.atomic import output_error, sole_writer, write_bytes, write_csv, write_text
 from med_transfer.cohorts import without_prediction
 from med_transfer.errors import NothingDone, ScanError, UsageError
 from med_transfer.explanation import MapCheckSettings, explain
@@ -104,6 +104,7 @@ def explain_scans(
         BundleError: the folder is no bundle, or its network is missing or changed.
         ScanError: the only scan cannot be used.
         NothingDone: none of several can be used.
+        FolderInUse: another run is at work in ``out``.
         OutputError: a file cannot be written.
     """
     out, predictor = Path(out), bundle if isinstance(bundle, Predictor) else Predictor(bundle, runtime="torch")
@@ -113,9 +114,25 @@ def explain_scans(
             f"class {class_name!r} is unknown to the bundle", where="class_name", expected=f"one of {', '.join(names)}"
         )
     items, _ = scans_to_predict(scans, predictor.preprocessing.config, handcrafted=predictor.needs_handcrafted)
-    if len(items) == 1:
-        record = explain_item(predictor, items[0], out, settings, class_name, progress)
-        return ExplainedScans((out,), (record,))
+    with sole_writer(out):
+        if len(items) == 1:
+            record = explain_item(predictor, items[0], out, settings, class_name, progress)
+            return ExplainedScans((out,), (record,))
+        explained, reason = _explain_each(predictor, items, out, settings, class_name, progress)
+    if not any(explained.records):
+        raise NothingDone.of(len(items), scans, reason, "explained")
+    return explained
+
+
+def _explain_each(
+    predictor: Predictor,
+    items: Sequence[ScanToPredict],
+    out: Path,
+    settings: MapSettings,
+    class_name: str | None,
+    progress: Progress,
+) -> tuple[ExplainedScans, str]:
+    """In a folder of its own; and why the first has none, where it has none."""
     folders = tuple(out / f"{number:04d}" for number in range(1, len(items) + 1))
     records: list[ExplanationRecord | None] = []
     reasons: list[str] = []
@@ -126,9 +143,7 @@ def explain_scans(
         progress("explaining", number, len(items))
     names = [item.case.scan for item in items]
     write_table(out / TABLE_FILE, list(zip(names, folders, records, reasons, strict=True)))
-    if not any(records):
-        raise NothingDone.of(len(items), scans, reasons[0], "explained")
-    return ExplainedScans(folders, tuple(records), out / TABLE_FILE)
+    return ExplainedScans(folders, tuple(records), out / TABLE_FILE), reasons[0]
 
 
 def _attempt(

@@ -27,7 +27,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from med_transfer.atomic import output_error, write_csv
+from med_transfer.atomic import output_error, partial_path, write_csv
 from med_transfer.errors import OutputError
 from med_transfer.phantoms import faults
 from med_transfer.phantoms.dicom_series import SeriesDetails, write_dicom_series
@@ -277,10 +277,9 @@ def _complete_or_absent(out: Path) -> Iterator[Path]:
     """A folder to write into, which becomes ``out`` when the block ends well and vanishes when it does not."""
     if not out.name:  # ".": what takes its place would be another one, under whoever stands in it
         raise OutputError("the folder that the command runs in", where=out, expected="another one, new or empty")
-    partial = out.with_name(f".{out.name}.partial")
+    partial = partial_path(out)
     try:
         _refuse_content(out)
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         yield partial
         if out.is_dir():

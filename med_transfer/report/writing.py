@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment
 from markupsafe import Markup
 
-from med_transfer.atomic import write_text
+from med_transfer.atomic import sole_writer, write_text
 from med_transfer.page import Language, Translator, environment
 from med_transfer.page.environment import in_page
 from med_transfer.page.glossary import with_tooltips
@@ -82,11 +82,13 @@ def write_again(folder: Path, language: Language, out: Path | None = None) -> Pa
 
     Raises:
         UsageError: the folder holds nothing that a report was made of.
+        FolderInUse: another run is at work in the folder to write to.
         OutputError: a file cannot be written.
     """
     evidence = load_evidence(folder)
     path = (out or folder) / "report.html"
-    write_report(path, replace(evidence, run=replace(evidence.run, language=language)))
+    with sole_writer(path.parent):
+        write_report(path, replace(evidence, run=replace(evidence.run, language=language)))
     return path
 
 

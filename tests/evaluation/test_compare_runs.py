@@ -15,8 +15,9 @@ from sklearn.metrics import recall_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from med_transfer.atomic import sole_writer
 from med_transfer.cohorts import Case, Cohort, CohortLock, Split, SplitConfig, split_cohort
-from med_transfer.errors import UsageError
+from med_transfer.errors import FolderInUse, UsageError
 from med_transfer.evaluation.comparison import compare_runs
 from med_transfer.evaluation.comparison.forest import _axis, forest
 from med_transfer.evaluation.comparison.report import as_markdown, as_page, names_of, scans_sentence, write_comparison
@@ -233,6 +234,8 @@ def test_a_stated_margin_gives_every_difference_a_verdict(runs, tmp_path):
         assert one.delong_margin.p_value < one.delong.p_value
         assert one.delong_margin.p_holm >= one.delong_margin.p_value
     write_comparison([weak, strong, fewer], tmp_path / "out")
+    with sole_writer(tmp_path / "out"), pytest.raises(FolderInUse):
+        write_comparison([weak], tmp_path / "out")
     record = json.loads((tmp_path / "out/compare.json").read_text())
     assert record["runs"][1]["margin"] == 0.05
     assert set(record["runs"][1]["non_inferiority"]["sensitivity"]) == set(LABELS.names)

@@ -12,6 +12,7 @@ import torch
 from matplotlib.image import imread
 
 import med_transfer as mt
+from med_transfer.atomic import sole_writer
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import (
     WEIGHTS_FILE,
@@ -76,6 +77,10 @@ def test_one_scan_becomes_a_map_a_picture_and_a_record(bundle, tmp_path, command
     scan = write_scan(tmp_path / "scan.nii.gz", SPACINGS[stored])
     found = command("explain", bundle, scan, "-o", tmp_path / "out", "--class", "malignant", *QUICK)
     assert found.code == 0, found.err
+    with sole_writer(tmp_path / "out"):
+        refused = command("explain", bundle, scan, "-o", tmp_path / "out", "--class", "benign", *QUICK)
+    assert refused.code == 2
+    assert "another run is at work here" in refused.err
     assert "malignant 0." in found.out
     assert "gradcam is strongest at" in found.out
     record = json.loads((tmp_path / "out/explanation.json").read_text())

@@ -19,11 +19,12 @@ from monai.data.utils import set_rnd
 from whole_bodies import plain_head
 
 import med_transfer as mt
+from med_transfer.atomic import sole_writer
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.cohorts import split_cohort
 from med_transfer.cohorts.preparation import read_scans
 from med_transfer.config import load_config
-from med_transfer.errors import NothingDone
+from med_transfer.errors import FolderInUse, NothingDone
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.augmentation import augmentation
 from med_transfer.finetuning.batches import FoldData, Part, training_batches, validation_batches
@@ -150,6 +151,8 @@ def test_a_scan_with_two_findings_is_shown_once(cohort_csv, config, tmp_path):
         del row["label"]
         row["label_a"], row["label_b"] = str(int(number % 3 < 2)), str(int(number % 3 > 0))
     shown = mt.preview(write_rows(tmp_path / "cohort.csv", rows), config, per_class=3, draws=0)
+    with sole_writer(tmp_path / "out"), pytest.raises(FolderInUse):
+        shown.write(tmp_path / "out")
     found = [scan.row for scan in shown.scans]
     assert len(found) == len(set(found)) == 6
     assert {scan.label for scan in shown.classes["a"]} <= {"a", "a, b"}

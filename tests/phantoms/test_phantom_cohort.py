@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -189,6 +190,36 @@ def test_a_parent_that_is_a_file_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot be written"):
         write_cohort(tmp_path / "file" / "out", PhantomConfig(**SMALL))
+
+
+def test_two_at_once_never_mix(tmp_path):
+    """The one that is done first has the folder; the other is told so."""
+    out, begun, ended = tmp_path / "out", threading.Event(), threading.Event()
+    refusals = []
+
+    def late() -> None:
+        def wait(stage: str, done: int, total: int, note: str = "") -> None:
+            begun.set()
+            assert ended.wait(120)
+
+        try:
+            write_cohort(out, PhantomConfig(seed=2, **SMALL), wait)
+        except OutputError as error:
+            refusals.append(str(error))
+
+    def first(stage: str, done: int, total: int, note: str = "") -> None:
+        if done == 1:
+            other.start()
+            assert begun.wait(120)
+
+    other = threading.Thread(target=late)
+    write_cohort(out, PhantomConfig(seed=1, **SMALL), first)
+    ended.set()
+    other.join(120)
+    write_cohort(tmp_path / "alone", PhantomConfig(seed=1, **SMALL))
+    assert tree_hash(out) == tree_hash(tmp_path / "alone")
+    assert len(refusals) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "out"]
 
 
 def test_an_interrupted_run_leaves_nothing(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from report_samples import sample
 
+from med_transfer.atomic import sole_writer
 from med_transfer.errors import UsageError
 from med_transfer.errors.sentence import Sentence
 from med_transfer.report.run_summary import participant_flow
@@ -41,6 +42,11 @@ def test_written_again_it_is_what_it_would_have_been(tmp_path, command, kind):
     assert {file.relative_to(tmp_path / "again") for file in (tmp_path / "again").rglob("*.*")} == expected
     for file in expected:
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "zh-TW" / file).read_bytes(), file
+
+    with sole_writer(tmp_path / "again"):
+        refused = command("report", tmp_path / "en", "-o", tmp_path / "again")
+    assert refused.code == 2
+    assert "another run is at work here" in refused.err
 
     before = (tmp_path / "en/report.html").read_bytes()
     write_again(tmp_path / "en", "zh-TW")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from med_transfer.atomic import write_text
+from med_transfer.atomic import sole_writer, write_text
 from med_transfer.errors.numbers import told_apart
 from med_transfer.evaluation.comparison.compare import Comparison
 from med_transfer.evaluation.comparison.forest import differences, forest
@@ -58,16 +58,22 @@ CHOICE_WARNING = sentence(
 
 
 def write_comparison(comparisons: Sequence[Comparison], out: Path | str, language: Language = "en") -> None:
-    """All three files, into a folder; the page in ``language``, the others in English. Raises OutputError."""
+    """All three files, into a folder; the page in ``language``, the others in English.
+
+    Raises:
+        FolderInUse: another run is at work there.
+        OutputError: one cannot be written.
+    """
     out = Path(out)
     record = {
         "schema": SCHEMA,
         "runs": [comparison.as_record() for comparison in comparisons],
         "method": method_of(comparisons),
     }
-    write_text(out / "compare.json", json.dumps(record, indent=2) + "\n")
-    write_text(out / "compare.md", as_markdown(comparisons))
-    write_text(out / "compare.html", as_page(comparisons, language))
+    with sole_writer(out):
+        write_text(out / "compare.json", json.dumps(record, indent=2) + "\n")
+        write_text(out / "compare.md", as_markdown(comparisons))
+        write_text(out / "compare.html", as_page(comparisons, language))
 
 
 def names_of(comparisons: Sequence[Comparison]) -> list[str]:

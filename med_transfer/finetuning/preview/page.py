@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from med_transfer.atomic import write_bytes, write_text
+from med_transfer.atomic import sole_writer, write_bytes, write_text
 from med_transfer.backbones.encoder import Box
 from med_transfer.errors.sentence import Sentence
 from med_transfer.finetuning.config import FinetuneConfig
@@ -104,11 +104,12 @@ class Preview:
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 48rem; border: 0"></iframe>'
 
     def write(self, out: Path | str, language: Language = "en") -> Path:
-        """Write ``preview.html`` and a ``row-<n>.png`` of each scan into a folder. Raises OutputError."""
+        """Write ``preview.html`` and a ``row-<n>.png`` of each scan into a folder. Raises OutputError, FolderInUse."""
         out = Path(out)
-        for scan in self.scans:
-            write_bytes(out / f"row-{scan.row}.png", scan_png(scan, self.preprocessing))
-        write_text(out / PAGE, self.html(language))
+        with sole_writer(out):
+            for scan in self.scans:
+                write_bytes(out / f"row-{scan.row}.png", scan_png(scan, self.preprocessing))
+            write_text(out / PAGE, self.html(language))
         return out / PAGE
 
     def record(self) -> dict[str, Any]:
