@@ -107,6 +107,7 @@ def _common(analysis: Analysis, header: ResultHeader, kind: str, number: int) ->
         "device_serial_number": header.bundle[:16],
         "content_label": "GRADCAM",
         "content_description": RESEARCH_ONLY,
+        "content_creator_name": "",  # no person; of type 2, so that it must be there (PS3.3 table 10-12)
         **header.instance(kind, number),
     }
 

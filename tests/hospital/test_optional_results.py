@@ -154,6 +154,12 @@ def test_the_parametric_map_holds_the_map(state, analysed):
     assert np.allclose(found.get_volume().match_geometry(expected).array, np.clip(expected.array, 0, 1), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["Segmentation Storage", "Parametric Map Storage"])
+def test_the_name_of_their_creator_is_there_and_empty(state, kind):
+    """Of type 2 (PS3.3 table 10-12), which dciodvfy does not ask for."""
+    assert dcmread(of(state, kind))["ContentCreatorName"].is_empty
+
+
 def test_the_key_object_is_the_slice_of_the_peak(state, analysed):
     analysis = heat_of(analysed)
     found = KeyObjectSelectionDocument.from_dataset(dcmread(of(state, "Key Object Selection Document Storage")))
