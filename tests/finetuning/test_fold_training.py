@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from scipy.special import softmax
+from sklearn.metrics import balanced_accuracy_score, log_loss
 from small_network import small_classifier
 from small_run_data import small_config, small_run_data
 
@@ -47,6 +49,16 @@ def test_each_step_is_told_with_the_figure_of_the_epoch_before(tmp_path):
     figures = [f", balanced sensitivity {row['smoothed']:.3f}" for row in history]
     notes = [f"epoch {epoch + 1}{figure}" for epoch, figure in enumerate(["", *figures[:-1]])]
     assert said == [("fine-tuning", step + 1, EPOCHS * BATCHES, notes[step // BATCHES]) for step in range(6)]
+
+
+def test_the_best_epochs_row_is_what_its_network_reaches_on_the_validation_scans(tmp_path):
+    trained, validation = train(tmp_path), fold_data(PLAN.prepared, PLAN.split, 0).validation
+    images = np.stack(validation.tensors)[..., 1:-1, 1:-1, 1:-1].astype(np.float32)
+    with torch.no_grad():
+        logits = trained.classifier(torch.from_numpy(images)).double().numpy()
+    row, truth = trained.history[trained.best_epoch], validation.truth.argmax(1)
+    assert row["val_loss"] == pytest.approx(log_loss(truth, softmax(logits, axis=1)), rel=1e-5)
+    assert row["figure"] == pytest.approx(balanced_accuracy_score(truth, logits.argmax(1)))
 
 
 class Remembering(Alignment):

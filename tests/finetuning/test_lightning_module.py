@@ -7,6 +7,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from torch import nn
 
 from med_transfer.backbones import load_backbone
+from med_transfer.finetuning.alignment import Alignment, DomainAdversary
 from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.model.classifier import Classifier
@@ -17,11 +18,12 @@ LOGITS = torch.from_numpy(RANDOM.normal(size=(60, 3))).float()
 TRUTH = torch.from_numpy(np.eye(3, dtype=bool)[RANDOM.integers(0, 3, 60)])
 
 
-def module(multilabel: bool = False, **training) -> FinetuningModule:
+def module(multilabel: bool = False, alignment: Alignment | None = None, **training) -> FinetuningModule:
     classifier = Classifier(load_backbone("resnet18-w8").encoder, 3)
     config = FinetuneConfig(training=TrainingConfig(**training))
     labels = Labels(("a", "b", "c"), multilabel)
-    return FinetuningModule(classifier, config, LossTerms(torch.ones(3)), labels=labels, steps_per_epoch=1, seed=0)
+    terms = LossTerms(torch.ones(3), alignment=alignment)
+    return FinetuningModule(classifier, config, terms, labels=labels, steps_per_epoch=1, seed=0)
 
 
 def test_balanced_sensitivity_is_scikit_learns():
@@ -67,3 +69,12 @@ def test_loss_with_soft_targets_is_torchs():
 def test_findings_are_learned_one_by_one():
     expected = nn.BCEWithLogitsLoss()(LOGITS, TRUTH.float())
     torch.testing.assert_close(module(multilabel=True).loss(LOGITS, TRUTH.float()), expected)
+
+
+def test_the_domain_classifier_learns_with_the_network():
+    adversary = DomainAdversary(1.0, 64)
+    groups = module(alignment=adversary).configure_optimizers()["optimizer"].param_groups
+    learning = {id(p) for group in groups for p in group["params"]}
+    assert {id(p) for p in adversary.parameters()} <= learning
+    alone = module().configure_optimizers()["optimizer"].param_groups
+    assert len(groups) == len(alone) + 1
