@@ -103,6 +103,16 @@ def test_coarser_voxels_show_the_maps_value_at_their_middle(axes):
     np.testing.assert_allclose(found[seen], expected[seen], atol=1e-4)
 
 
+def test_a_voxel_whose_middle_is_on_the_grids_outer_face_is_seen():
+    grid = Grid(geometry.grid_affine("SPL", (1.0, 1.0, 1.0), (0, 0, 0), (4, 6, 8)), (4, 6, 8))
+    affine = np.eye(4)
+    affine[:3, 3] = -6
+    seen = np.isfinite(on_scan(np.ones(grid.shape, np.float32), grid, affine, (13, 13, 13)))
+    expected = np.zeros((13, 13, 13), bool)  # middles at whole mm from -6 to 6, faces at 2, 3 and 4 mm
+    expected[4:9, 3:10, 2:11] = True
+    np.testing.assert_array_equal(seen, expected)
+
+
 def test_a_grid_outside_of_the_scan_leaves_nothing():
     affine = affine_of(np.eye(3))
     grid = grid_in(affine, (500.0, 0.0, 0.0))

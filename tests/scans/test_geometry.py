@@ -136,3 +136,19 @@ def test_a_plane_has_its_name_up_to_20_degrees(axes, name, leans_to):
     for degrees, expected in ((19.9, name), (20.1, "oblique")):
         lean = Rotation.from_rotvec(np.radians(degrees) * affine[:3, leans_to] / np.linalg.norm(affine[:3, leans_to]))
         assert geometry.plane(np.vstack([lean.as_matrix() @ affine[:3], affine[3]])) == expected
+
+
+def test_inside_are_the_voxels_with_their_outer_faces():
+    affine = affine_towards("PSR", turn_degrees=30)
+    middle, last = np.array([2.0, 1.0, 1.5]), np.array([4, 2, 3])
+    for axis in range(3):
+        for far, expected in ((-0.5 - 1e-6, False), (-0.5 + 1e-6, True), (last[axis] + 0.5 - 1e-6, True)):
+            index = np.where(np.arange(3) == axis, far, middle)
+            assert geometry.inside(affine, (4, 3, 5), geometry.to_world_mm(affine, index)) == expected
+    ends = np.array([[-0.5, -0.5, -0.5], [4.5, 2.5, 3.5], [4.5, 2.5, 3.6], [0, 2.6, 0], [5, 0, 0]])
+    assert geometry.inside(np.eye(4), (4, 3, 5), ends).tolist() == [True, True, False, False, False]
+
+
+def test_a_lattice_reaches_from_the_first_voxel_to_the_last():
+    expected = [(i, j, k) for i in (0, 2, 4) for j in (0,) for k in (0, 1)]
+    assert geometry.lattice((2, 1, 5), 3).tolist() == [[float(n) for n in index] for index in expected]

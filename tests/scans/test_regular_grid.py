@@ -130,6 +130,24 @@ def test_even_and_straight_slices_are_left_alone():
     np.testing.assert_allclose(straight, affine, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("aside_mm", "shape", "start_mm"),
+    [
+        ((0.0, 0.5), (5, 14, 14), (0, 0)),
+        ((0.0, -0.5), (5, 14, 14), (0, -2)),
+        ((0.75, 0.0), (5, 12, 17), (0, 0)),
+        ((-0.4, 0.6), (5, 15, 16), (-2, 0)),
+    ],
+)
+def test_the_grid_is_wider_by_the_voxels_that_slices_move_and_no_more(aside_mm, shape, start_mm):
+    k = np.arange(5)
+    positions = np.stack([aside_mm[0] * k, aside_mm[1] * k, 2.0 * k], axis=1)
+    voxels, affine = on_regular_grid(np.ones((5, 12, 14), np.int16), np.eye(4), positions, 0)
+    assert voxels.shape == shape
+    assert affine[:3, 3] == pytest.approx([*start_mm, 0])
+    assert geometry.spacing_mm(affine) == pytest.approx((1, 1, 2))
+
+
 def test_uneven_gaps_as_simpleitk_resamples_each_span(tmp_path):
     """Between two slices a volume of two slices is what SimpleITK interpolates in."""
     hu = hounsfield((7, 20, 22), seed=5)
