@@ -17,7 +17,7 @@ from region_objects import FRAME, blobs, closed, middles, scan, write_segmentati
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, NotAScan, ScanNotFound, UnreadableScan, UnusableVoxels
 from med_transfer.scans import Provenance, Volume, geometry, read_scan, region_of_mask
-from med_transfer.scans.masks.mask_placement import onto_grid
+from med_transfer.scans.masks.mask_placement import mark_voxels, onto_grid
 from med_transfer.scans.masks.masks import read_mask
 
 SHAPE = (6, 7, 9)
@@ -208,6 +208,19 @@ def test_a_thin_slice_between_two_of_the_scans_marks_the_nearer_and_is_left_as_i
     mask = Volume(np.ones((1, 3, 4), np.int16), affine.copy(), Provenance(Path("mask.nii"), "nifti"))
     np.testing.assert_array_equal(onto_grid([mask], scan()), box(low=(2, 1, 2), high=(3, 4, 6)))
     np.testing.assert_array_equal(mask.affine, affine)
+
+
+def test_an_empty_part_on_another_grid_adds_nothing():
+    part = Volume(box(), plane_affine(), Provenance(Path("mask.nii"), "nifti"))
+    empty = Volume(np.zeros((2, 3, 4), np.uint8), np.diag([9.0, 9.0, 9.0, 1.0]), part.provenance)
+    np.testing.assert_array_equal(onto_grid([empty, part], scan()), box())
+    assert not onto_grid([empty], scan()).any()
+
+
+def test_a_point_marks_the_voxel_that_it_lies_in_or_is_nearest_to():
+    found = np.zeros((3, 4, 5), bool)
+    mark_voxels(found, np.array([[0.0, 0.0, 0.0], [3.6, 2.4, 0.5], [1.0, -2.0, 9.0], [8.0, 1.0, 1.0]]))
+    assert np.argwhere(found).tolist() == [[0, 0, 0], [1, 1, 4], [1, 2, 4], [2, 0, 1]]  # k, j, i; midway the later one
 
 
 def test_outer_voxels_reach_to_the_outer_faces(tmp_path):
