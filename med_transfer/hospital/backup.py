@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -41,39 +41,45 @@ def back_up(node: NodeConfig, out: Path) -> Backup:
 
     Raises:
         ScanNotFound: no node has run here.
+        FolderInUse: another backup is written there.
         OutputError: the folder is not empty, or cannot be written; the node is of a newer version.
     """
     if not node.queue_file.exists():
         raise ScanNotFound("no node has run here", where=node.folder, action="Run med-transfer serve first")
     read_only(node.queue_file).close()
-    _require_empty(out)
     try:
-        _copy(node, out)
-        files = sorted([*_files(out), *out.glob("*.sqlite")])
-        sums = "".join(f"{sha256_of(path)}  {path.relative_to(out).as_posix()}\n" for path in files)
-        size = sum(path.stat().st_size for path in files)
+        out.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with sole_writer(out):
+            _require_empty(out)
+            _copy(node, out)
+            files = sorted([*_files(out), *out.glob("*.sqlite")])
+            sums = "".join(f"{sha256_of(path)}  {path.relative_to(out).as_posix()}\n" for path in files)
+            size = sum(path.stat().st_size for path in files)
+            write_text(out / SUMS, sums)
     except OSError as error:
         raise output_error(out, error) from error
-    write_text(out / SUMS, sums)
     _note(node.queue_file, "backed up", files=len(files))
     return Backup(len(files), size)
 
 
 def restore(node: NodeConfig, backup: Path) -> Backup:
-    """Put a backup into the place of a node that is not there yet.
+    """Put a backup into the place of a node that is not there yet; called again after a kill, the rest of it.
 
     Raises:
         UsageError: no backup, not a whole one, or changed since.
         FolderInUse: a node runs there.
         OutputError: the node's folder is not empty, or cannot be written; the backup is of a newer version.
     """
-    names = _checked(backup)
-    if node.queue_file.name in names:
+    sums = _checked(backup)
+    if node.queue_file.name in sums:
         read_only(backup / node.queue_file.name).close()
     with sole_writer(node.folder):
-        _require_empty(node.folder)
         try:
-            for name in sorted(names, key=lambda name: name == node.queue_file.name):  # without it there is no node
+            there = _restored_before(node, sums)
+            node.folder.chmod(0o700)  # before the first name is in it
+            for name in sorted(
+                sums.keys() - there, key=lambda name: name == node.queue_file.name
+            ):  # last: it is a node
                 with atomic_path(node.folder / name) as copy:
                     shutil.copy2(backup / name, copy)
             for folder in (node.folder, *(path for path in node.folder.rglob("*") if path.is_dir())):
@@ -83,12 +89,25 @@ def restore(node: NodeConfig, backup: Path) -> Backup:
         with closing(sqlite3.connect(node.queue_file)) as database:
             found = record.audit(database)
         _note(node.queue_file, "restored", entries=found.entries, last_hash=found.last_hash)
-    return Backup(len(names), sum((backup / name).stat().st_size for name in names))
+    return Backup(len(sums), sum((backup / name).stat().st_size for name in sums))
+
+
+def _restored_before(node: NodeConfig, sums: Mapping[str, str]) -> set[str]:
+    """The files that a restore which was stopped has put there; without its queue it is no node yet.
+
+    Raises:
+        OutputError: another file is there.
+        OSError: one cannot be read.
+    """
+    files = {path.relative_to(node.folder): path for path in node.folder.rglob("*") if path.is_file()}
+    there = {name.as_posix(): path for name, path in files.items() if not _is_passing(name)}
+    if node.queue_file.exists() or any(sums.get(name) != sha256_of(path) for name, path in there.items()):
+        _require_empty(node.folder)
+    return set(there)
 
 
 def _copy(node: NodeConfig, out: Path) -> None:
     """Raises OutputError, OSError."""
-    out.mkdir(parents=True, exist_ok=True, mode=0o700)
     for _ in range(_ATTEMPTS):
         for database in node.folder.glob("*.sqlite"):
             _snapshot(database, out / database.name)
@@ -125,8 +144,13 @@ def _files(folder: Path) -> Iterator[Path]:
     """Those that are whole, and no database's."""
     for path in folder.rglob("*"):
         is_database = path.suffix in (".sqlite", ".sqlite-wal", ".sqlite-shm")
-        if path.is_file() and not is_database and ".partial." not in path.name and path.name != LOCK_FILE:
+        if path.is_file() and not is_database and not _is_passing(path.relative_to(folder)):
             yield path
+
+
+def _is_passing(path: Path) -> bool:
+    """Whether it is there only as long as somebody writes, itself or the folder that it lies in."""
+    return path.name == LOCK_FILE or any(".partial." in part for part in path.parts)
 
 
 def _snapshot(source: Path, copy: Path) -> None:
@@ -142,8 +166,8 @@ def _note(queue_file: Path, event: str, **facts: object) -> None:
         record.append(database, event, **facts)
 
 
-def _checked(backup: Path) -> list[str]:
-    """Names of a backup's files, each as it was written. Raises UsageError."""
+def _checked(backup: Path) -> dict[str, str]:
+    """Names of a backup's files, each as it was written, and their hashes. Raises UsageError."""
     try:
         lines = (backup / SUMS).read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -157,7 +181,7 @@ def _checked(backup: Path) -> list[str]:
             raise UsageError(f"{name} is not as it was written", where=backup, action="Take another backup")
     if "queue.sqlite" not in sums:
         raise UsageError("holds no queue", where=backup, expected="a backup of a node")
-    return list(sums)
+    return sums
 
 
 def _require_empty(folder: Path) -> None:

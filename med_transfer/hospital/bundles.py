@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-import uuid
 from pathlib import Path
 
-from med_transfer.atomic import output_error, sha256_of
+from med_transfer.atomic import output_error, partial_path, sha256_of
 from med_transfer.bundle import bundle_folder
 from med_transfer.errors import ConfigError, MedTransferError
 from med_transfer.hospital.analysis import require_usable
@@ -45,7 +44,7 @@ def use(node: NodeConfig, queue: Queue, bundle: Path, route: str = "", key: Path
     mark = bundle_mark(bundle)
     copy = node.bundle_copy(mark)
     if not copy.exists():
-        unfinished = copy.with_name(f"{mark}.{uuid.uuid4().hex}")
+        unfinished = partial_path(copy)
         try:
             shutil.copytree(bundle_folder(bundle), unfinished)
             unfinished.rename(copy)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import signal
 import socket
+import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -14,12 +17,13 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
 
 import peers
 import pytest
+from killed import killed_at
 from peers import answers, certificate, free_port, series, storescu, until
 from planted import leaked
 from prometheus_client.parser import text_string_to_metric_families
@@ -29,6 +33,9 @@ from receiving import announce, receiving
 from tiny_bundle import tiny_bundle
 
 from med_transfer.atomic import sole_writer
+from med_transfer.errors import FolderInUse, OutputError
+from med_transfer.hospital import record
+from med_transfer.hospital.backup import back_up, restore
 from med_transfer.hospital.config import NodeConfig, read_node_config
 from med_transfer.hospital.health import HealthServer, Pulse
 from med_transfer.hospital.log_lines import JsonLines, TextLines, set_up_log
@@ -323,6 +330,49 @@ def test_a_node_goes_on_elsewhere_from_a_backup_made_while_it_receives(bundle, n
     kept[0].write_bytes(b"other")
     told = command("node", "restore", tmp_path / "backup", "-c", path)
     assert (told.code, "is not as it was written" in told.err) == (2, True)
+
+
+def names_in(backup: Path) -> set[str]:
+    return {line.partition("  ")[2] for line in (backup / "SHA256SUMS").read_text().splitlines()}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_restore_that_was_killed_wherever_it_writes_goes_on(node_config, tmp_path):
+    config = node_config()
+    with receiving(config):
+        storescu(config.port, *series(tmp_path / "scan", slices=2))
+    with sole_writer(tmp_path / "backup"), pytest.raises(FolderInUse):
+        back_up(config, tmp_path / "backup")
+    back_up(config, tmp_path / "backup")
+    for moment in itertools.count(1):
+        elsewhere = node_config(folder=tmp_path / f"elsewhere-{moment}")
+        if not killed_at(moment, lambda elsewhere=elsewhere: restore(elsewhere, tmp_path / "backup")):
+            break
+        assert stat.S_IMODE(elsewhere.folder.stat().st_mode) == 0o700
+        if elsewhere.queue_file.exists():  # it is a node
+            break
+        restore(elsewhere, tmp_path / "backup")
+        names = (path.relative_to(elsewhere.folder) for path in elsewhere.folder.rglob("*") if path.is_file())
+        assert {name.as_posix() for name in names} >= names_in(tmp_path / "backup")
+        assert not list(elsewhere.folder.rglob("*.partial.*"))
+        with closing(sqlite3.connect(elsewhere.queue_file)) as database:
+            assert record.audit(database).broken == 0
+    assert moment > 2
+
+
+def test_a_restore_takes_no_file_away_that_is_another(node_config, tmp_path):
+    config, elsewhere = node_config(), node_config(folder=tmp_path / "elsewhere")
+    with receiving(config):
+        storescu(config.port, *series(tmp_path / "scan", slices=1))
+    back_up(config, tmp_path / "backup")
+    (image,) = (name for name in names_in(tmp_path / "backup") if name.endswith(".dcm"))
+    (elsewhere.folder / image).parent.mkdir(parents=True)
+    for other in (image, "review.sqlite"):
+        (elsewhere.folder / other).write_bytes(b"mine")
+        with pytest.raises(OutputError, match="is not empty; expected a new or an empty folder"):
+            restore(elsewhere, tmp_path / "backup")
+        assert (elsewhere.folder / other).read_bytes() == b"mine"
+        (elsewhere.folder / other).unlink()
 
 
 def test_a_file_that_was_lost_does_not_keep_the_rest_from_being_backed_up(node_config, command, tmp_path):
