@@ -44,8 +44,12 @@ class GradCAM:
         Raises:
             ConfigError: there is no such stage, or the class's logit does not depend on it.
         """
+        maps_of = _maps(ensemble, image)
         stages, activations = zip(
-            *(_activation(fold_model, image, class_index, self.stage) for fold_model in ensemble.fold_models),
+            *(
+                _activation(fold_model, maps, class_index, self.stage)
+                for fold_model, maps in zip(ensemble.fold_models, maps_of, strict=True)
+            ),
             strict=True,
         )
         small = torch.stack(activations).mean(0)
@@ -59,30 +63,45 @@ class GradCAM:
         return HeatMap(values.cpu().numpy().astype(np.float32), (depth, height, width), stages[0])
 
 
-def _activation(classifier: Classifier, image: Tensor, class_index: int, stage: int | None) -> tuple[int, Tensor]:
-    """The stage that was read, and the class's activation [depth, height, width] on its voxels."""
+def _maps(ensemble: Ensemble, image: Tensor) -> list[list[Tensor]]:
+    """Of each fold model the feature maps, with a gradient; of an encoder that several share, the same."""
     with torch.enable_grad():
         # The gradient has to flow through frozen parameters too, so it starts at the input.
-        maps = classifier.encoder(image[None].detach().clone().requires_grad_())
-        logit = classifier.head(classifier.pool(maps))[0, class_index]
-        gradients = torch.autograd.grad(logit, maps, allow_unused=True)
-    chosen = _stage(stage, maps, gradients)
-    gradient = gradients[chosen]
-    assert gradient is not None  # _stage has seen to it
+        images = image[None].detach().clone().requires_grad_()
+        of_encoder = {encoder: encoder(images) for encoder, _ in dict.fromkeys(ensemble.encoders)}
+    return [[m for encoder, _ in model.encoders for m in of_encoder[encoder]] for model in ensemble.fold_models]
+
+
+def _activation(
+    classifier: Classifier, maps: Sequence[Tensor], class_index: int, stage: int | None
+) -> tuple[int, Tensor]:
+    """The stage that was read, and the class's activation [depth, height, width] on its voxels."""
+    with torch.enable_grad():
+        logit = classifier.head(classifier.pool(list(maps)))[0, class_index]
+    chosen, gradient = _gradient(logit, maps, stage)
     weights = gradient.mean(dim=(2, 3, 4), keepdim=True)
     return chosen, (weights * maps[chosen].detach()).sum(dim=1)[0].relu()
 
 
-def _stage(wanted: int | None, maps: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> int:
-    useful = [number for number, gradient in enumerate(gradients) if gradient is not None]
-    if wanted is None:
-        fine = [number for number in useful if min(maps[number].shape[2:]) >= LEAST_VOXELS]
-        return max(fine) if fine else max(useful, key=lambda number: (maps[number][0, 0].numel(), number))
-    chosen = wanted + len(maps) if wanted < 0 else wanted
-    if chosen not in useful:
-        raise ConfigError(
-            f"stage {wanted}: the class does not depend on it",
-            where="Grad-CAM",
-            expected=f"one of {', '.join(map(str, useful))} of this network",
-        )
-    return chosen
+def _gradient(logit: Tensor, maps: Sequence[Tensor], wanted: int | None) -> tuple[int, Tensor]:
+    """The stage, and the logit's gradient on its map, of one map at a time: the encoder is not passed back."""
+
+    def on(number: int) -> Tensor | None:
+        return torch.autograd.grad(logit, maps[number], retain_graph=True, allow_unused=True)[0]
+
+    for number in _in_order(maps) if wanted is None else {wanted, wanted + len(maps)} & set(range(len(maps))):
+        if (gradient := on(number)) is not None:
+            return number, gradient
+    useful = [str(number) for number in range(len(maps)) if on(number) is not None]
+    raise ConfigError(
+        f"stage {wanted}: the class does not depend on it",
+        where="Grad-CAM",
+        expected=f"one of {', '.join(useful)} of this network",
+    )
+
+
+def _in_order(maps: Sequence[Tensor]) -> list[int]:
+    """Those that tell one place from another, deepest first; then the others, finest first, of several the deepest."""
+    fine = [number for number in range(len(maps)) if min(maps[number].shape[2:]) >= LEAST_VOXELS]
+    others = sorted(set(range(len(maps))) - set(fine), key=lambda number: (maps[number][0, 0].numel(), number))
+    return [*reversed(fine), *reversed(others)]

@@ -70,6 +70,19 @@ def test_gradcam_of_an_ensemble_is_the_mean_of_its_members(image):
     np.testing.assert_allclose(GradCAM(1)(pair, image, BRIGHT).values, np.mean(alone, axis=0), atol=1e-6)
 
 
+def test_gradcam_passes_an_encoder_that_is_shared_once(image):
+    pair = learned(2)
+    one, other = pair.fold_models
+    other.encoder = one.encoder
+    alone = [GradCAM(1)(pair.alone(number), image, BRIGHT).values for number in range(2)]
+    passed = []
+    with one.encoder.register_forward_hook(lambda *_: passed.append(1)):
+        together = GradCAM(1)(pair, image, BRIGHT).values
+    assert passed == [1]
+    assert not np.array_equal(*alone)  # each has a head of its own
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), atol=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore:Using a non-tuple sequence:UserWarning")  # inside MONAI
 def test_occlusion_is_the_probability_lost_at_each_place(ensemble, image):
     """MONAI keeps a window's probability on all of its voxels; ours belongs to its middle. Windows side by side."""
