@@ -117,6 +117,13 @@ def test_mixup_keeps_the_main_image_and_sums_targets_to_one():
     torch.testing.assert_close(mixed[:, 0, 0, 0, 0], soft @ torch.arange(4.0))
 
 
+def test_mixup_mixes_two_and_leaves_one_alone():
+    images, targets = torch.rand(2, 1, 2, 2, 2), torch.eye(2)
+    mixed = [mixup(images, targets, 0.4, np.random.default_rng(seed))[1] for seed in range(20)]
+    assert any(not soft.equal(targets) for soft in mixed)
+    assert mixup(images[:1], targets[:1], 0.4, np.random.default_rng(0))[0].equal(images[:1])
+
+
 def test_mixup_off_changes_nothing():
     images, targets = torch.rand(3, 1, 2, 2, 2), torch.eye(3)
     same, untouched = mixup(images, targets, 0.0, np.random.default_rng(0))

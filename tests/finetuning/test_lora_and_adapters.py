@@ -65,6 +65,17 @@ def test_a_change_is_a_convolution_to_few_channels_and_one_of_kernel_one():
     torch.testing.assert_close(merged, beside, rtol=1e-5, atol=1e-5)
 
 
+def test_a_change_begins_as_nothing_and_its_inner_layer_as_torchs_linear_layers_do():
+    torch.manual_seed(3)
+    change = LowRankChange(torch.ones(5, 2, 3), rank=4, alpha=6.0)
+    torch.manual_seed(3)
+    assert change.down.equal(nn.Linear(6, 4, bias=False).weight)
+    assert change(torch.ones(5, 2, 3)).equal(torch.ones(5, 2, 3))
+    assert LowRankChange(torch.ones(5, 6), rank=9, alpha=6.0).down.shape == (5, 6)  # no rank beyond the weight's own
+    elsewhere = LowRankChange(torch.ones(5, 6, device="meta"), rank=2, alpha=6.0)
+    assert {p.device.type for p in elsewhere.parameters()} == {"meta"}
+
+
 @pytest.mark.parametrize("layer", [nn.Conv3d(3, 5, 3, padding=1), nn.Linear(6, 5)], ids=["convolution", "linear"])
 def test_same_as_peft(layer):
     peft = pytest.importorskip("peft", reason="pip install peft")

@@ -82,3 +82,11 @@ def test_deltas_attention_is_what_the_probe_loses_with_each_channel_in_every_poo
     for stage, channels in ((0, gains[:4]), (1, gains[4:])):
         np.testing.assert_allclose(penalty.attention[stage].numpy(), softmax(channels), rtol=1e-4)
         assert penalty.attention[stage].std() > 0
+
+
+def test_an_attention_of_no_penalty_costs_no_probe(tmp_path):
+    config = resolved(transfer={"regularise": ["bss"], "delta": {"attention": True}})
+    reader = FeatureSource(tmp_path, config, PLAN.preprocessing)
+    start = initialise(small_classifier(), fold_data(PLAN.prepared, PLAN.split, 0), reader)
+    assert (start.probe, start.row, len(start.penalties)) == (None, None, 1)
+    assert not list(tmp_path.iterdir())  # no features were computed
