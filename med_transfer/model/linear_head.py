@@ -44,8 +44,8 @@ def fit_probe(
     patients: Sequence[str],
     inverse_strengths: Sequence[float],
     *,
-    multilabel: bool = False,
-    balanced: bool = True,
+    multilabel: bool,
+    balanced: bool,
 ) -> LinearHead:
     """The probe whose strength of regularisation does best across folds of its own training patients.
 

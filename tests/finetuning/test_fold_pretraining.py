@@ -205,8 +205,9 @@ def test_beside_the_answers_the_head_reads_the_network_as_published_each_by_a_he
         expected = torch.cat([of_slices.mean(0), of_slices.max(0).values]).numpy()
         np.testing.assert_allclose(features[0, :-4], expected, rtol=1e-3, atol=1e-3)
         learned = [n for k, part in enumerate(data.split.validation) if k != number for n in part]
+        learners = [cohort.patients[n] for n in learned]
         heads = [
-            fit_probe(part[learned], truth[learned], [cohort.patients[n] for n in learned], STRENGTHS)
+            fit_probe(part[learned], truth[learned], learners, STRENGTHS, multilabel=False, balanced=True)
             for part in (features[:, :-4], features[:, -4:])
         ]
         by_parts = (heads[0].logits(features[:, :-4]) + heads[1].logits(features[:, -4:])) / 2

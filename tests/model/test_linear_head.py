@@ -73,7 +73,7 @@ def test_the_strength_is_the_one_of_least_cross_entropy_across_folds_of_patients
         model = probe_model(strength, balanced=balanced)
         said = cross_val_predict(model, FEATURES, CLASSES, cv=folds, method="predict_proba")
         losses.append(log_loss(CLASSES, said, sample_weight=weights))
-    head = fit_probe(FEATURES, TRUTH, PATIENTS, STRENGTHS[::-1], balanced=balanced)
+    head = fit_probe(FEATURES, TRUTH, PATIENTS, STRENGTHS[::-1], multilabel=False, balanced=balanced)
     assert head.inverse_strength == STRENGTHS[int(np.argmin(losses))]
     alone = fit_head(FEATURES, TRUTH, head.inverse_strength, multilabel=False, balanced=balanced)
     np.testing.assert_array_equal(head.weight, alone.weight)  # learned from all of them
@@ -89,14 +89,15 @@ def test_of_findings_the_strength_is_that_of_the_mean_over_findings():
         ]
         pairs = zip(truth.T, said, strict=True)
         losses.append(np.mean([log_loss(t, p, sample_weight=compute_sample_weight("balanced", t)) for t, p in pairs]))
-    head = fit_probe(FEATURES, truth, PATIENTS, STRENGTHS, multilabel=True)
+    head = fit_probe(FEATURES, truth, PATIENTS, STRENGTHS, multilabel=True, balanced=True)
     assert head.inverse_strength == STRENGTHS[int(np.argmin(losses))]
 
 
 def test_noise_and_a_single_patient_take_the_strongest():
     noise = np.random.default_rng(1).normal(size=FEATURES.shape)
-    assert fit_probe(noise, TRUTH, PATIENTS, STRENGTHS).inverse_strength == STRENGTHS[0]
-    assert fit_probe(FEATURES, TRUTH, ["p"] * 90, STRENGTHS).inverse_strength == STRENGTHS[0]
+    for features, patients in ((noise, PATIENTS), (FEATURES, ["p"] * 90)):
+        head = fit_probe(features, TRUTH, patients, STRENGTHS, multilabel=False, balanced=True)
+        assert head.inverse_strength == STRENGTHS[0]
 
 
 def n_threads() -> int:
