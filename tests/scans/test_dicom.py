@@ -33,8 +33,9 @@ from pydicom.uid import (
 )
 from scipy.ndimage import binary_erosion
 
-from med_transfer.errors import MissingCodec, UnreadableScan
+from med_transfer.errors import MissingCodec, ScanAborted, UnreadableScan
 from med_transfer.scans import find_series, geometry, identity, read_scan
+from med_transfer.scans.dicom import series
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -436,6 +437,18 @@ def test_identical_copies_are_dropped(tmp_path):
     volume = read_scan(series)
     assert str(volume.verdict) == "repair: 1 identical copies dropped, at the position of slices 2"
     np.testing.assert_array_equal(volume.voxels, hounsfield())
+
+
+def test_copies_whose_pixels_cannot_be_compared_are_none(tmp_path, monkeypatch):
+    """A reader that crashes on them says nothing of whether they are alike, and nothing is dropped on its word."""
+
+    def crashed(*_, where, **__):
+        raise ScanAborted("crashed", where=where)
+
+    write_series(tmp_path, hounsfield()[[0, 1, 1, 2, 3, 4]], offsets=[0, 1, 1, 2, 3, 4])
+    monkeypatch.setattr(series, "isolated", crashed)
+    (found,) = find_series(tmp_path)
+    assert (found.n_slices, found.verdict.decision) == (6, "reject")
 
 
 # Privacy ------------------------------------------------------------------------------------------------------
