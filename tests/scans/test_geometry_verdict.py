@@ -64,6 +64,15 @@ def test_uneven_gaps_are_listed(tmp_path):
     )
 
 
+def test_slices_that_nearly_coincide_are_no_missing_ones(tmp_path):
+    """0.03 mm apart: 0 times the usual gap, within the tolerance, as no two slices are."""
+    write_series(tmp_path, hounsfield((6, 7, 9)), offsets=[0, 1, 1.012, 2, 3, 4])
+    assert verdict_of(tmp_path) == (
+        "reject: uneven gaps: 2.50 mm between slices 1 and 2, 0.03 mm between slices 2 and 3, "
+        "2.47 mm between slices 3 and 4, 2.50 mm from 4 to 6"
+    )
+
+
 @pytest.mark.parametrize(("off_mm", "decision"), [(0.04, "accept"), (0.06, "reject")])
 def test_tolerance_of_the_spacing(tmp_path, off_mm, decision):
     write_series(tmp_path, offsets=[0, 1, 2 + off_mm / 2.5, 3 + off_mm / 2.5, 4 + off_mm / 2.5])
