@@ -49,7 +49,7 @@ from med_transfer.scans.isolation import confined
 LEAST_EPOCHS = 10  # fewer than that, and a linear head on frozen features is the better use of the time
 LEAST_PRETRAINING_STEPS = 400  # whose answers were still better than features of photographs (docs/measured)
 _START_SECONDS = 15.0  # imports, report, pictures
-_PASSES_OF_A_MAP = 20  # of a scan: the map, regions hidden, random weights
+_PASSES_OF_A_MAP = 15  # of a scan: the map, regions hidden, random weights
 _TIMED_STEPS = 2  # of an attention
 _TIMED_CASES = 5  # that are prepared: the first one is slower, and some may be refused
 _TIMED_BATCH = 4  # scans: enough to be slow as batches are, and soon over
