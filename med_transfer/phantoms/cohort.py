@@ -287,6 +287,10 @@ def _complete_or_absent(out: Path) -> Iterator[Path]:
         partial.rename(out)
     except OSError as error:
         raise output_error(out, error) from error
+    except OutputError as error:
+        if Path(error.where).is_relative_to(partial):  # which nobody will find there
+            raise OutputError(error.found, where=out, expected=error.expected, action=error.action) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -192,6 +192,18 @@ def test_a_parent_that_is_a_file_is_an_output_error(tmp_path):
         write_cohort(tmp_path / "file" / "out", PhantomConfig(**SMALL))
 
 
+def test_where_the_disk_is_full_the_folder_is_named_that_was_asked_for(tmp_path):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"/out: cannot be written: File too large\. Free disk space"):
+            write_cohort(tmp_path / "out", PhantomConfig(**SMALL))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
 def test_two_at_once_never_mix(tmp_path):
     """The one that is done first has the folder; the other is told so."""
     out, begun, ended = tmp_path / "out", threading.Event(), threading.Event()
