@@ -142,6 +142,8 @@ def test_missing_keys_may_be_allowed():
         ({"shape": (64, 64, 0)}, r"expected three numbers of voxels"),
         ({"orientation": "RAX"}, r"orientation RAX; expected three letters"),
         ({"orientation": "RAS", "outside": "wrap"}, r"outside wrap; expected edge, or a number"),
+        ({"orientation": "RAS", "outside": float("nan")}, r"outside nan; expected edge, or a number"),
+        ({"orientation": "RAS", "outside": float("-inf")}, r"outside -inf; expected edge, or a number"),
     ],
 )
 def test_impossible_options_are_refused_at_once(options, message):

@@ -35,6 +35,14 @@ def test_voxels_and_affine_equal_simpleitk(tmp_path, suffix, plane):
     assert str(volume.verdict) == "accept"
 
 
+def test_itk_does_not_warn_beside_our_own_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("MED_TRANSFER_READ_IN_PROCESS", "1")
+    SimpleITK.WriteImage(as_image(hounsfield(), plane_affine()), tmp_path / "a.nrrd")
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(True)
+    read_scan(tmp_path / "a.nrrd")
+    assert not SimpleITK.ProcessObject.GetGlobalWarningDisplay()
+
+
 def test_nrrd_in_ras_becomes_lps(tmp_path):
     header = (
         "NRRD0004\ntype: short\ndimension: 3\nspace: right-anterior-superior\nsizes: 9 7 5\nendian: little\n"

@@ -113,6 +113,13 @@ def test_volumes_that_two_attributes_tell_apart(tmp_path):
         np.testing.assert_array_equal(read_scan(one).voxels, volumes[one.part])
 
 
+def test_volumes_are_told_in_the_order_of_their_names_whatever_the_order_on_disk(tmp_path):
+    for number in (7, 3, 9, 1, 5):
+        change = lambda k, d, n=number: setattr(d, "AcquisitionNumber", n)  # noqa: E731
+        phase(tmp_path, f"{10 - number}", number, change=change)
+    assert [one.part for one in find_series(tmp_path)] == [f"AcquisitionNumber {n}" for n in (1, 3, 5, 7, 9)]
+
+
 def test_volumes_that_only_their_numbers_tell_apart(tmp_path):
     """Magnitude and B0 map of a field mapping sequence, one numbered after the other, with equal headers."""
     volumes = {}
