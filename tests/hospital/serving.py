@@ -1,15 +1,14 @@
-"""``med-transfer serve`` as a process of its own, and its node.yaml."""
+"""``med-transfer serve`` as a process of its own, which need not import everything anew, and its node.yaml."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from forked import python
 from peers import answers, until
 
 
@@ -31,17 +30,14 @@ def written(folder: Path, port: int, pacs: int, /, **settings: object) -> Path:
 
 
 @contextmanager
-def serving(bundle: Path, config: Path, port: int) -> Iterator[subprocess.Popen]:
+def serving(bundle: Path, config: Path, port: int) -> Iterator[BaseProcess]:
     """``med-transfer serve``, a process of its own; it may be dead before the end."""
-    command = [sys.executable, "-m", "med_transfer", "serve", str(bundle), "-c", str(config), "--device", "cpu"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with (config.parent / "serve.log").open("a") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    log = config.parent / "serve.log"
+    process = python("-m", "med_transfer", "serve", bundle, "-c", config, "--device", "cpu", out=log)
     try:
-        until(lambda: process.poll() is not None or answers(port))
-        assert process.poll() is None, (config.parent / "serve.log").read_text()
+        until(lambda: not process.is_alive() or answers(port))
+        assert process.is_alive(), log.read_text()
         yield process
     finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(240)
+        process.terminate()
+        process.join(240)

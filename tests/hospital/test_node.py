@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -61,8 +60,8 @@ def test_from_the_modality_to_the_pacs_through_a_kill(bundle, server, tmp_path):
         until(lambda: "predicted" in queue.counts())
         announce(port, files[3])
         assert storescu(port, *files[3][:5]).returncode == 0
-        node.send_signal(signal.SIGKILL)
-        node.wait(20)
+        node.kill()
+        node.join(20)
     with orthanc(tmp_path / "pacs", port, pacs_port) as pacs, serving(bundle, config, port) as node:
         assert storescu(port, *files[3]).returncode == 0  # the modality sends all of it again
         until(lambda: queue.counts() == {"committed": 4} and server.state(asked) == "COMPLETED")
@@ -70,8 +69,9 @@ def test_from_the_modality_to_the_pacs_through_a_kill(bundle, server, tmp_path):
         assert sorted(tags["Modality"] for tags in said) == ["OT"] * 4 + ["SR"] * 4
         expected = {str(dcmread(scan[0]).StudyInstanceUID): str(dcmread(scan[0]).PatientID) for scan in files}
         assert {tags["StudyInstanceUID"]: tags["PatientID"] for tags in said} == expected
-        node.send_signal(signal.SIGTERM)
-        assert node.wait(60) == 0
+        node.terminate()
+        node.join(60)
+        assert node.exitcode == 0
     assert queue.audit().broken == 0
     (done,) = server.item(asked).UnifiedProcedureStepPerformedProcedureSequence  # claimed before the kill, ended after
     outputs = [one for output in done.OutputInformationSequence for one in output.ReferencedSOPSequence]
@@ -117,7 +117,8 @@ def test_what_a_pacs_took_before_a_kill_is_taken_back_when_a_late_image_comes(bu
     with serving(bundle, config, port) as node, taking(pacs_port, node.kill) as taken:
         announce(port, scan)
         assert storescu(port, *scan).returncode == 0
-        assert node.wait(240) != 0
+        node.join(240)
+        assert node.exitcode
         (first,) = taken
     assert "sent" not in [entry["event"] for entry in queue.entries()], "for all the node knows"
     with serving(bundle, config, port):

@@ -19,10 +19,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import HTTPServer, SimpleHTTPRequestHandler
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import peers
 import pytest
+from forked import python
 from killed import killed_at
 from peers import answers, certificate, free_port, series, storescu, until
 from planted import leaked
@@ -236,7 +238,7 @@ def test_a_node_that_cannot_work_says_so(node_config):
         server.close()
 
 
-def stopped_reader(node: subprocess.Popen) -> int:
+def stopped_reader(node: BaseProcess) -> int:
     """The node's process that reads scans, which from now on answers nothing; 0 until there is one."""
     children = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(node.pid)], capture_output=True, text=True)
     readers = [int(line.split()[0]) for line in children.stdout.splitlines() if "med_transfer.scans" in line]
@@ -260,27 +262,26 @@ def test_a_node_told_to_stop_while_it_predicts_leaves_the_study_in_the_queue(bun
     }
     config = tmp_path / "node.yaml"
     config.write_text(json.dumps(settings))
-    scan, command = series(tmp_path / "scan"), [sys.executable, "-m", "med_transfer", "serve", "-c", str(config)]
+    scan, log = series(tmp_path / "scan"), tmp_path / "log"
     queue = Queue(read_node_config(config).queue_file)
-    with (tmp_path / "log").open("w") as log:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        node = subprocess.Popen([*command, str(bundle), "--log", "json"], stdout=log, stderr=log, env=environment)
+    node = python("-m", "med_transfer", "serve", "-c", config, bundle, "--log", "json", out=log)
     reader = 0
     try:
-        until(lambda: node.poll() is not None or answers(port))
+        until(lambda: not node.is_alive() or answers(port))
         announce(port, scan)
         assert storescu(port, *scan).returncode == 0
         reader = until(lambda: stopped_reader(node))
         until(lambda: queue.counts() == {"complete": 1})
-        node.send_signal(signal.SIGTERM)
-        assert node.wait(200) == 0  # the reader has 300 s for its scan
+        node.terminate()
+        node.join(200)  # the reader has 300 s for its scan
+        assert node.exitcode == 0
     finally:
         node.kill()
-        node.wait()
+        node.join()
         if reader:
             os.kill(reader, signal.SIGKILL)
     assert queue.counts() == {"complete": 1}
-    assert "stopped_while_at_work" in (tmp_path / "log").read_text()
+    assert "stopped_while_at_work" in log.read_text()
     with working(read_node_config(config).model_copy(update={"stop_seconds": 60}), bundle):
         until(lambda: queue.counts() == {"predicted": 1})
     assert queue.audit().broken == 0

@@ -2,14 +2,12 @@
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from command_line import read_rows
+from forked import python
 from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.errors import UsageError
@@ -149,18 +147,19 @@ def test_the_command_ends_cleanly_when_it_is_told_to(tmp_path):
     bundle, scans, table = tiny_bundle(tmp_path / "bundle"), tmp_path / "scans", tmp_path / "out/predictions.csv"
     write_scan(scans / "a.nii.gz")
     words = ("predict", bundle, scans, "-o", table.parent, "--watch", "--quiet-seconds=0.1", "--poll-seconds=0.2")
-    program = subprocess.Popen([sys.executable, "-m", "med_transfer", *map(str, words)], stderr=subprocess.PIPE)
+    program = python("-m", "med_transfer", *words, out=tmp_path / "said")
     try:
         until(lambda: len(rows_at(table)) == 1)
         shutil.copy(write_scan(tmp_path / "new.nii.gz", 2), scans / "0.nii.gz")
         until(lambda: rows_at(table) == ["0.nii.gz", "a.nii.gz"])
-        program.send_signal(signal.SIGTERM)
-        told = program.communicate(timeout=240)[1].decode()
-        assert program.returncode == 0, told
+        program.terminate()
+        program.join(240)
+        told = (tmp_path / "said").read_text()
+        assert program.exitcode == 0, told
         assert "predicting 2 of 2" in told
     finally:
         program.kill()
-        program.wait()
+        program.join()
     assert rows_at(table) == ["0.nii.gz", "a.nii.gz"]
     assert (table.parent / "summary.html").exists()
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -16,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import SMALL_SCANS, TINY, neutral_names, read_rows, settings, write_rows
+from forked import python
 from report_samples import without_tooltips
 from safetensors.torch import load_file
 
@@ -204,14 +202,12 @@ def test_labels_from_python(source_csv, tmp_path):
 
 
 def test_two_processes_train_one_network(chest_source, tmp_path):
-    """Started by torchrun; each prints the sum of its weights, which gradients of its own would have moved apart."""
+    """Forks of torchrun; each prints the sum of its weights, which gradients of its own would have moved apart."""
     script = tmp_path / "train.py"
     script.write_text(
         """
 import torch, torch.distributed as dist
-from med_transfer.backbones.monai_alone import monai_alone
-with monai_alone():  # as the program loads it, some seconds sooner
-    from med_transfer.pretraining import loop
+from med_transfer.pretraining import loop
 from med_transfer.cli.app import main
 step = loop.Training._step
 def spied(self):
@@ -229,28 +225,15 @@ loop.Training._step = spied
 main()
 """
     )
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        str(script),
-        "pretrain",
-        str(chest_source),
-        "-o",
-        str(tmp_path / "out"),
-        "--method",
-        "contrastive",
-        "--device",
-        "cpu",
-        *settings(*SMALL, "validation_scans=1"),
-    ]
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    outcome = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=500)
-    assert outcome.returncode == 0, outcome.stderr
-    assert outcome.stdout.count("weights equal draws apart") == 2
-    assert outcome.stdout.count("encoder: ") == 1
+    forks = ("--standalone", "--nproc_per_node=2", "--start-method=fork", "--run-path")
+    words = ("pretrain", chest_source, "-o", tmp_path / "out", "--method", "contrastive", "--device", "cpu")
+    said, err, alone = tmp_path / "said", tmp_path / "err", {"GLOO_SOCKET_IFNAME": "lo"}
+    words = (*forks, script, *words, *settings(*SMALL, "validation_scans=1"))
+    process = python("-m", "torch.distributed.run", *words, out=said, err=err, environment=alone)
+    process.join(500)
+    assert process.exitcode == 0, err.read_text()
+    assert said.read_text().count("weights equal draws apart") == 2
+    assert said.read_text().count("encoder: ") == 1
     record = json.loads((tmp_path / "out/curve.json").read_text())
     assert (record["processes"], record["crops_seen"]) == (2, 16)
     state = torch.load(tmp_path / "out/checkpoint.pt", weights_only=True)

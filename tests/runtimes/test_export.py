@@ -9,13 +9,12 @@ import logging
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import python
 from small_network import SmallEncoder, small_images
 from tiny_bundle import tiny_bundle, write_scan
 from torch import Tensor, nn
@@ -193,22 +192,21 @@ def test_a_signed_bundle_is_signed_again_or_left_alone(tmp_path: Path, scans: Pa
 
 KILLED = """
 import os, signal, sys
-from med_transfer.backbones.monai_alone import monai_alone
 from med_transfer.runtimes.export import export_bundle
 
 def killed(stage, *_):
     if stage == "exporting":
         os.kill(os.getpid(), signal.SIGKILL)
 
-with monai_alone():  # as a command
-    export_bundle(sys.argv[1], "openvino", scans=sys.argv[2], progress=killed)
+export_bundle(sys.argv[1], "openvino", scans=sys.argv[2], progress=killed)
 """
 
 
 def test_a_killed_export_leaves_the_one_before_and_the_next_takes_away_what_it_left(bundle: Path, scans: Path):
     before = {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()}
-    words = [sys.executable, "-c", KILLED, str(bundle), str(scans)]
-    assert subprocess.run(words, capture_output=True, timeout=500, check=False).returncode == -signal.SIGKILL
+    process = python("-c", KILLED, bundle, scans, out=Path(os.devnull))
+    process.join(500)
+    assert process.exitcode == -signal.SIGKILL
     assert {path: path.read_bytes() for path in bundle.rglob("*") if path.is_file()} == before
     assert [path.name for path in bundle.parent.iterdir() if path != bundle] == [".export-bundle"]
     export_bundle(bundle, "openvino", scans=scans)
@@ -229,12 +227,10 @@ def test_an_export_that_a_full_disk_stops_leaves_the_one_before(bundle: Path, sc
 
 INTERRUPTED = """
 import gc, signal, sys, threading
-from med_transfer.backbones.monai_alone import monai_alone
 from med_transfer.inference import load_bundle
 
-with monai_alone():  # as a command
-    kept = [load_bundle(sys.argv[1], "cpu", runtime="openvino")]
-    kept[0].predict(sys.argv[2])
+kept = [load_bundle(sys.argv[1], "cpu", runtime="openvino")]
+kept[0].predict(sys.argv[2])
 
 def exchanged():
     kept.clear()
@@ -248,10 +244,11 @@ signal.raise_signal(signal.SIGTERM)
 """
 
 
-def test_a_signal_is_heard_after_another_thread_has_let_go_of_the_bundle(bundle: Path, scans: Path):
-    words = [sys.executable, "-c", INTERRUPTED, str(bundle), str(scans.with_name("0.nii"))]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=500, check=False)
-    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+def test_a_signal_is_heard_after_another_thread_has_let_go_of_the_bundle(bundle: Path, scans: Path, tmp_path: Path):
+    out, err = tmp_path / "out", tmp_path / "err"
+    process = python("-c", INTERRUPTED, bundle, scans.with_name("0.nii"), out=out, err=err)
+    process.join(500)
+    assert (process.exitcode, out.read_text()) == (0, "heard\n"), err.read_text()
 
 
 def test_changed_or_foreign_exports_are_refused(bundle: Path):

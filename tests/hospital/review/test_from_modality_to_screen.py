@@ -189,8 +189,8 @@ def test_a_scan_is_seen_and_judged_while_page_and_node_are_killed(tmp_path):
                 announce(port, abstained)
                 assert storescu(port, *abstained[:5]).returncode == 0
                 answered.clear()
-                serve.send_signal(signal.SIGKILL)
-                serve.wait(240)
+                serve.kill()
+                serve.join(240)
                 of_both = answered[200]
                 until(lambda: answered[200] > of_both + 3)  # the page goes on without its node
                 assert set(answered) == {200}
