@@ -27,6 +27,7 @@ from med_transfer.phantoms import PhantomConfig
 from med_transfer.pretraining import PretrainingConfig
 from med_transfer.tuning import TuneConfig
 
+PROGRAM = get_command(app)  # once: to make it takes longer than to read any line
 PROBE = ("transfer.strategy=linear_probe", "from_scratch_baseline=false", "explain.gallery=0")
 CONFIGS = {
     "phantom": PhantomConfig,
@@ -66,7 +67,7 @@ def test_every_block_says_what_it_is_and_is_run_or_says_why_not():
 
 def parsed(words: list[str]) -> tuple[str, dict]:
     """The command that words name, and its options as the program's own parser reads them."""
-    command, context = get_command(app), None
+    command, context = PROGRAM, None
     while hasattr(command, "resolve_command"):
         context = command.make_context(command.name, words, parent=context)
         _, command, words = command.resolve_command(context, [*context._protected_args, *context.args])
@@ -107,7 +108,7 @@ def test_commands_are_understood(shown: Block):
 
 def every_command(command=None, path=()) -> list[tuple[tuple[str, ...], str]]:
     """The words of each command, and the example at the end of its help."""
-    command = command or get_command(app)
+    command = command or PROGRAM
     if not hasattr(command, "resolve_command"):
         return [(path, command.epilog or "")]
     return [found for name, inner in command.commands.items() for found in every_command(inner, (*path, name))]
