@@ -41,6 +41,7 @@ ENCODER_FILE, CURVE_FILE, FIGURE_FILE = "encoder.safetensors", "curve.json", "cu
 log = logging.getLogger(__name__)
 PROBE_FIGURE = "probe_auc"
 TELL_STEPS = 10  # between two words about the progress
+DRAW_SECONDS = 30.0  # between two pictures of the curve, each of which takes as long as many a step
 
 
 class Training:
@@ -66,6 +67,7 @@ class Training:
         groups = parameter_groups(method.parameters(), self.config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.99))
         self.state, self._gradient = TrainingState(), torch.zeros(())
+        self._drawn_at = 0.0  # seconds of training
         self._written: str | None = None  # hash of the encoder that was written
 
     @property
@@ -96,7 +98,7 @@ class Training:
                 if due or self.state.ended:
                     self._measure()
                 if due or stop or self.state.ended or self.state.seconds - saved_at > self.config.checkpoint_seconds:
-                    self._save()
+                    self._save(last=bool(stop) or self.state.ended)
                     saved_at = self.state.seconds
                 if stop and not self.state.ended:
                     raise KeyboardInterrupt
@@ -153,7 +155,6 @@ class Training:
             finished = self.method.finished(self.average)
             best = self.state.measured(self._figures(finished), self.monitored, self.config.stop_when)
             self.method.train()
-            draw_curve(self.state.curve, self.monitored, self.out / FIGURE_FILE)
             if best:
                 now = (self.state.step, self.state.seconds, self.device)
                 tensors = halved(finished) | _named_heads(self.method)
@@ -172,7 +173,7 @@ class Training:
             figures[PROBE_FIGURE] = self.probe(finished)
         return figures
 
-    def _save(self) -> None:
+    def _save(self, *, last: bool) -> None:
         """Everything that a resumed run needs; the curve for people."""
         self._require_finite()
         generators = self.group.gather({name: g.get_state() for name, g in self.method.generators().items()})
@@ -183,6 +184,9 @@ class Training:
         write_text(
             self.out / CURVE_FILE, json.dumps(sealed(shown), indent=1) + "\n"
         )  # before what says that it has ended
+        if last or self.state.seconds - self._drawn_at > DRAW_SECONDS:
+            draw_curve(self.state.curve, self.monitored, self.out / FIGURE_FILE)
+            self._drawn_at = self.state.seconds
         method = {k: v for k, v in self.method.state_dict().items() if not k.startswith(self.method.not_saved)}
         save_checkpoint(
             self.out,
