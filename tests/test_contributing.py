@@ -1,15 +1,13 @@
 """CONTRIBUTING.md taken at its word: what it says is done to a copy of the package, and then works."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from forked import python
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -45,16 +43,6 @@ def copy(tmp_path_factory):
     for heading in ("A backbone", "An augmentation", "A report section"):
         apply(heading, folder)
     return folder
-
-
-def in_copy(copy: Path, *arguments: str) -> str:
-    """Output of Python, for which the copy is the package."""
-    environment = os.environ | {"PYTHONPATH": f"{copy}{os.pathsep}{ROOT / 'tests'}", "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(
-        [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 SCRIPTS = {  # each prints what its test below looks at
@@ -95,11 +83,13 @@ SCRIPTS = {  # each prints what its test below looks at
 RUN = """
 import contextlib, io, json, sys
 import pytest
-from med_transfer.backbones.monai_alone import monai_alone
 scripts, copy, words = json.loads(sys.argv[1])
+for name in [name for name in sys.modules if name.partition(".")[0] == "med_transfer"]:
+    del sys.modules[name]
+sys.path.insert(0, copy)
 said = {}
 for name, script in scripts.items():
-    with monai_alone(), contextlib.redirect_stdout(io.StringIO()) as out:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
         exec(script, {"COPY": copy})
     said[name] = out.getvalue()
 with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -113,12 +103,17 @@ print(json.dumps({**said, "tests": out.getvalue()}))
 def said(copy):
     """What each script printed, and then what pytest said of the tests of every backbone and every section.
 
-    In one process: to import the package takes longer than all of them.
+    In one process, in which the copy takes the package's place: to import what both need takes longer than all of them.
     """
     scripts = {name: textwrap.dedent(script) for name, script in SCRIPTS.items()}
-    files = ("backbones/test_encoders", "backbones/test_registry_entries", "report/test_translation")
-    words = ("-v", *(f"tests/{file}.py" for file in files), "-k", "two-convolutions or class_shares")
-    return json.loads(in_copy(copy, "-c", RUN, json.dumps([scripts, str(copy), words])))
+    names = ("backbones/test_encoders", "backbones/test_registry_entries", "report/test_translation")
+    files = (str(ROOT / "tests" / f"{name}.py") for name in names)
+    words = ("-v", "--assert=plain", *files, "-k", "two-convolutions or class_shares")  # what it rewrites is loaded
+    out, err = copy / "out", copy / "err"
+    process = python("-c", RUN, json.dumps([scripts, str(copy), words]), out=out, err=err)
+    process.join(500)
+    assert process.exitcode == 0, out.read_text() + err.read_text()
+    return json.loads(out.read_text())
 
 
 @pytest.fixture(scope="module")
