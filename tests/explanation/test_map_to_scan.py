@@ -71,15 +71,20 @@ def test_values_are_simpleitks(axes, orientation):
     np.testing.assert_allclose(found[inner & seen], expected[inner & seen], atol=1e-4)
 
 
+def by_scipy(values: np.ndarray, grid: Grid, scan: Grid) -> np.ndarray:
+    """Linearly interpolated on the scan's voxels; beyond the grid as at its edge."""
+    index = index_map(grid.affine, scan)
+    places = np.einsum("ab,b...->a...", index.matrix, np.indices(scan.shape)) + index.offset[:, None, None, None]
+    return ndimage.map_coordinates(values.astype(float), places, order=1, mode="nearest")
+
+
 def test_a_tilted_gantry_is_followed():
     """ITK has no sheared axes: scipy does."""
     affine = affine_of(GANTRY)
     grid = grid_in(affine)
     values = ndimage.gaussian_filter(np.random.default_rng(1).random(grid.shape), 1).astype(np.float32)
     found = on_scan(values, grid, affine, SHAPE)
-    index = index_map(grid.affine, Grid(affine, SHAPE))
-    places = np.einsum("ab,b...->a...", index.matrix, np.indices(SHAPE)) + index.offset[:, None, None, None]
-    expected = ndimage.map_coordinates(values.astype(float), places, order=1, mode="nearest")
+    expected = by_scipy(values, grid, Grid(affine, SHAPE))
     seen = np.isfinite(found)
     assert seen.sum() > 500
     np.testing.assert_allclose(found[seen], expected[seen], atol=1e-4)
@@ -95,9 +100,7 @@ def test_coarser_voxels_show_the_maps_value_at_their_middle(axes):
     )
     values = np.random.default_rng(2).random(grid.shape).astype(np.float32)
     found = on_scan(values, grid, affine, shape)
-    index = index_map(grid.affine, Grid(affine, shape))
-    places = np.einsum("ab,b...->a...", index.matrix, np.indices(shape)) + index.offset[:, None, None, None]
-    expected = ndimage.map_coordinates(values.astype(float), places, order=1, mode="nearest")
+    expected = by_scipy(values, grid, Grid(affine, shape))
     seen = np.isfinite(found)
     assert seen.sum() > 300
     np.testing.assert_allclose(found[seen], expected[seen], atol=1e-4)

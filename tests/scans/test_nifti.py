@@ -93,6 +93,29 @@ def test_scale_is_applied(tmp_path, slope, inter, dtype):
     np.testing.assert_allclose(voxels, reference, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("slope", [np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("kind", "place"), [(nibabel.Nifti1Image, slice(112, 116)), (nibabel.Nifti2Image, slice(176, 184))]
+)
+def test_an_infinite_scale_is_no_scale(tmp_path, kind, place, slope):
+    nibabel.save(kind(hounsfield().T, np.eye(4)), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[place] = np.array(slope, f"<f{place.stop - place.start}").tobytes()
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(UnreadableScan, match=rf"scl_slope is {slope:g}.*a finite scl_slope"):
+        read_scan(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("slope", [0, np.nan])
+def test_a_scale_of_nothing_is_none(tmp_path, slope):
+    """0 by the standard, NaN as nibabel writes it."""
+    nibabel.save(nibabel.Nifti1Image(hounsfield().T, np.eye(4)), tmp_path / "a.nii")
+    content = bytearray((tmp_path / "a.nii").read_bytes())
+    content[112:116] = np.array(slope, "<f4").tobytes()
+    (tmp_path / "a.nii").write_bytes(content)
+    np.testing.assert_array_equal(read_scan(tmp_path / "a.nii").voxels, hounsfield())
+
+
 def test_one_volume_in_four_dimensions(tmp_path):
     path = save(tmp_path / "a.nii", hounsfield().T[..., None])
     np.testing.assert_array_equal(read_scan(path).voxels, hounsfield())

@@ -80,10 +80,13 @@ def _open(path: Path) -> Nifti1Image:
         raise UnreadableScan("empty file", where=path)
     kind = _kind(start, path)
     try:
+        slope = float(kind.header_class.from_fileobj(io.BytesIO(start), check=False)["scl_slope"])
         image = kind.from_filename(path, mmap=False)  # a mapped file that changes later changes the voxels
         end, there = _end(image), path.stat().st_size
     except Exception as error:  # nibabel raises errors of its own, by no common name, on corrupt headers
         raise _unreadable(path, error) from error
+    if np.isinf(slope):  # nibabel would give the stored numbers, as for 0 and NaN, which say that there is none
+        raise UnreadableScan(Sentence("scl_slope is {slope:g}", slope=slope), where=path, expected="a finite scl_slope")
     if there * (_MOST_PACKED if _is_gzip(path) else 1) < end:  # before anyone asks for that much memory
         raise UnreadableScan(
             Sentence("truncated or corrupt NIfTI file: {there} of {end} bytes", there=there, end=end), where=path
