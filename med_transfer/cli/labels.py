@@ -169,7 +169,7 @@ def next_(
         if chosen.n_chosen < n:
             say("fewer than asked for: there are no more patients, or the rest repeats these or is certain")
         if chosen.n_out_of_distribution:
-            beyond = f"{chosen.n_out_of_distribution} scans are strange to the bundle, perhaps out of scope"
+            beyond = f"{chosen.n_out_of_distribution} scans are out-of-distribution, perhaps out of scope"
             say(f"{beyond}: {chosen.out_of_distribution}")
         if chosen.n_trained_on:
             say(f"{chosen.n_trained_on} scans left out: the bundle learned from them, or from their patients")

@@ -64,7 +64,7 @@ def next_labels(
     Args:
         bundle: of a finished run: its folder, or what ``load_bundle`` made of it, on a device of your choice.
         scans: a folder tree, one scan, or a table of scans (labels not needed).
-        out: table to write; ``-strange.csv``, ``-left-out.csv`` and a ``.cache`` folder are put beside it.
+        out: table to write; ``-out-of-distribution.csv``, ``-left-out.csv`` and a ``.cache`` folder are put beside it.
         n: how many scans to choose, at least 1.
         out_of_distribution_above: novelty in [0, 1] above which a scan is listed apart; None takes the bundle's own
             limit for abstaining, or 0.99.
@@ -86,8 +86,8 @@ def next_labels(
     if out_of_distribution_above is not None and not 0 <= out_of_distribution_above <= 1:
         raise UsageError(f"novelty limit {out_of_distribution_above}", expected="from 0 to 1")
     out = Path(out)
-    left_out, strange = _beside(out)
-    columns = {out: _COLUMNS, left_out: _LEFT_OUT_COLUMNS, strange: _OUT_OF_DISTRIBUTION_COLUMNS}
+    left_out, apart = _beside(out)
+    columns = {out: _COLUMNS, left_out: _LEFT_OUT_COLUMNS, apart: _OUT_OF_DISTRIBUTION_COLUMNS}
     for table, of_table in columns.items():
         refuse_to_lose(table, of_table, Path(scans))
     predictor = bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
@@ -98,13 +98,13 @@ def next_labels(
 
 def _beside(out: Path) -> tuple[Path, Path]:
     """Tables of what cannot be used, and of what is out-of-distribution."""
-    return out.with_name(f"{out.stem}-left-out.csv"), out.with_name(f"{out.stem}-strange.csv")
+    return out.with_name(f"{out.stem}-left-out.csv"), out.with_name(f"{out.stem}-out-of-distribution.csv")
 
 
 def _next_labels(
     predictor: Predictor, scans: Path, out: Path, n: int, limit: float, seed: int, progress: Progress
 ) -> NextLabels:
-    left_out, strange = _beside(out)
+    left_out, apart = _beside(out)
     items, _ = scans_to_predict(scans, predictor.record.preprocessing)
     usable, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
     write_csv(left_out, _LEFT_OUT_COLUMNS, [{name: getattr(one, name) for name in _LEFT_OUT_COLUMNS} for one in failed])
@@ -112,8 +112,8 @@ def _next_labels(
     in_distribution = [scan for scan in untrained if scan.seen.novelty <= limit]
     beyond = sorted((scan for scan in untrained if scan.seen.novelty > limit), key=lambda scan: -scan.seen.novelty)
     if untrained:
-        write_csv(strange, _OUT_OF_DISTRIBUTION_COLUMNS, [_out_of_distribution_row(scan, limit) for scan in beyond])
-    found = NextLabels(out, strange, 0, len(beyond), len(usable) - len(untrained), left_out, tuple(failed))
+        write_csv(apart, _OUT_OF_DISTRIBUTION_COLUMNS, [_out_of_distribution_row(scan, limit) for scan in beyond])
+    found = NextLabels(out, apart, 0, len(beyond), len(usable) - len(untrained), left_out, tuple(failed))
     if not in_distribution:
         raise _nothing_left(scans, found)
     chosen = _choose(in_distribution, predictor.record, n, seed)
@@ -184,7 +184,7 @@ def _nothing_left(scans: Path, found: NextLabels) -> NothingDone:
     counts = {
         f"cannot be used (see {found.left_out.name})": len(found.failed),
         "taught this bundle, or their patients did": found.n_trained_on,
-        f"are strange to it (see {found.out_of_distribution.name})": found.n_out_of_distribution,
+        f"are out-of-distribution for it (see {found.out_of_distribution.name})": found.n_out_of_distribution,
     }
     return NothingDone(
         f"no scan to choose from: {', '.join(f'{number} {what}' for what, number in counts.items() if number)}",

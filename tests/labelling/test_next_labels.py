@@ -88,11 +88,11 @@ def test_out_of_distribution_scans_are_listed_apart(command, finished, unseen_cs
         "labels", "next", finished.bundle, unseen_csv, "-o", tmp_path / "next.csv", "--out-of-distribution-above", limit
     )
     assert outcome.code == 0, outcome.err
-    listed = read_rows(tmp_path / "next-strange.csv")
+    listed = read_rows(tmp_path / "next-out-of-distribution.csv")
     assert {row["scan"] for row in listed} == {scan for scan, value in novelty.items() if value > limit}
     assert {row["scan"] for row in read_rows(tmp_path / "next.csv")} <= {s for s, v in novelty.items() if v <= limit}
     assert all("perhaps out of scope" in row["reason"] for row in listed)
-    assert f"{len(listed)} scans are strange to the bundle" in outcome.out
+    assert f"{len(listed)} scans are out-of-distribution" in outcome.out
 
 
 def test_a_folder_needs_no_table_and_gives_no_identifier_away(command, finished, unseen_csv, tmp_path):
@@ -143,7 +143,7 @@ def test_a_table_that_another_run_makes_is_left_to_it(tmp_path):
     assert not list(tmp_path.glob("next*"))
 
 
-@pytest.mark.parametrize("what", ["strange", "left-out"])
+@pytest.mark.parametrize("what", ["out-of-distribution", "left-out"])
 def test_a_table_beside_it_that_a_user_has_labelled_or_gives_is_not_written_over(tmp_path, what):
     bundle, scans = tiny_bundle(tmp_path / "bundle"), tmp_path / "scans"
     write_scan(scans / "good.nii")
@@ -241,8 +241,8 @@ def test_when_all_are_out_of_distribution_they_are_still_listed(command, finishe
         "labels", "next", finished.bundle, table, "-o", tmp_path / "n.csv", "--out-of-distribution-above", limit
     )
     assert outcome.code == 3
-    assert f"{len(rows)} are strange to it (see n-strange.csv)" in outcome.err
-    assert len(read_rows(tmp_path / "n-strange.csv")) == len(rows)
+    assert f"{len(rows)} are out-of-distribution for it (see n-out-of-distribution.csv)" in outcome.err
+    assert len(read_rows(tmp_path / "n-out-of-distribution.csv")) == len(rows)
     assert not (tmp_path / "n.csv").exists()
 
 
