@@ -90,7 +90,7 @@ def remove_left_behind(folder: Path) -> None:
     with suppress(OSError):  # not there yet, or not ours: then nothing of ours is in it
         for path in folder.iterdir():
             if _is_left_behind(path):
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else _remove(path)
+                _remove_whole(path)
 
 
 def _is_left_behind(path: Path) -> bool:
@@ -108,7 +108,7 @@ def _runs_here(process: int) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # somebody else's
-        return True
+        pass
     return True
 
 
@@ -270,6 +270,11 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def _remove_whole(path: Path) -> None:
+    """A file, or a folder and what is in it."""
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else _remove(path)
+
+
 def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
@@ -423,7 +428,7 @@ def _take_over(path: Path, file: BinaryIO) -> None:
     log.warning("%s: left behind by process %s, which has ended", path, process)
     if process.isdigit() and path.name == LOCK_FILE:  # below a table's folder may lie anything
         for half_written in path.parent.rglob(f".{process}-*.partial.*"):
-            shutil.rmtree(half_written, ignore_errors=True) if half_written.is_dir() else _remove(half_written)
+            _remove_whole(half_written)
 
 
 def _owner(file: BinaryIO) -> dict[str, str]:

@@ -68,7 +68,7 @@ def _maps(ensemble: Ensemble, image: Tensor) -> list[list[Tensor]]:
     with torch.enable_grad():
         # The gradient has to flow through frozen parameters too, so it starts at the input.
         images = image[None].detach().clone().requires_grad_()
-        of_encoder = {encoder: encoder(images) for encoder, _ in dict.fromkeys(ensemble.encoders)}
+        of_encoder = {encoder: encoder(images) for encoder in {encoder for encoder, _ in ensemble.encoders}}
     return [[m for encoder, _ in model.encoders for m in of_encoder[encoder]] for model in ensemble.fold_models]
 
 

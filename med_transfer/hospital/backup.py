@@ -77,9 +77,8 @@ def restore(node: NodeConfig, backup: Path) -> Backup:
         try:
             there = _restored_before(node, sums)
             node.folder.chmod(0o700)  # before the first name is in it
-            for name in sorted(
-                sums.keys() - there, key=lambda name: name == node.queue_file.name
-            ):  # last: it is a node
+            # The queue last: without it there is no node.
+            for name in sorted(sums.keys() - there, key=lambda name: (name == node.queue_file.name, name)):
                 with atomic_path(node.folder / name) as copy:
                     shutil.copy2(backup / name, copy)
             for folder in (node.folder, *(path for path in node.folder.rglob("*") if path.is_dir())):
