@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.atomic import write_csv
+from med_transfer.atomic.csv_table import write_csv
 from med_transfer.backbones.weights.download import DownloadFailed, download_file
 from med_transfer.cohorts.sheet import read_sheet
 from med_transfer.errors import CohortError, DatasetNotFound, OutputError

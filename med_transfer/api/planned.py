@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from med_transfer.atomic import Job, output_error, refuse_another_job, write_text
+from med_transfer.atomic import output_error, write_text
+from med_transfer.atomic.sole_writer import Job, refuse_another_job
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.cohorts.overwriting import put_aside

@@ -9,7 +9,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from med_transfer.atomic import atomic_path, partial_path, sha256_of
+from med_transfer.atomic import atomic_path, sha256_of
+from med_transfer.atomic.partial_files import partial_path
 from med_transfer.bundle.applied_model_card import applied_model_card
 from med_transfer.bundle.decisions_lock import lock_hash
 from med_transfer.bundle.files import WEIGHTS_FILE, versions

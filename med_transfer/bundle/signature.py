@@ -19,7 +19,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from med_transfer.atomic import create_whole, remove_left_behind, sha256_of, write_bytes
+from med_transfer.atomic import create_whole, sha256_of, write_bytes
+from med_transfer.atomic.partial_files import remove_left_behind
 from med_transfer.errors import BundleError, OutputError, UsageError
 from med_transfer.errors.sentence import few
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from med_transfer.atomic import Job
+    from med_transfer.atomic.sole_writer import Job
     from med_transfer.cohorts import Cohort
     from med_transfer.finetuning import FinetuneConfig
     from med_transfer.inference import ScanWithRegion

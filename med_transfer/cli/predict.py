@@ -230,7 +230,7 @@ def _write_sbatch(
     import sys
 
     from med_transfer.inference.sbatch import write_sbatch
-    from med_transfer.scans.isolation import ReadLimits
+    from med_transfer.scans.isolation.limits import ReadLimits
 
     limits = ReadLimits.from_environment()
     before = ["--read-seconds", f"{limits.seconds:g}", "--read-gib", f"{limits.gib:g}"]

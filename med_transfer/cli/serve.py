@@ -30,7 +30,7 @@ def command(
     import signal
     import threading
 
-    from med_transfer.atomic import sole_writer
+    from med_transfer.atomic.sole_writer import sole_writer
     from med_transfer.cli.terminal import say
     from med_transfer.hospital import require_extra
     from med_transfer.hospital.config import read_node_config

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from med_transfer.atomic import csv_bytes, sole_writer_of, write_csv
+from med_transfer.atomic.csv_table import csv_bytes, write_csv
+from med_transfer.atomic.sole_writer import sole_writer_of
 from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
 from med_transfer.cohorts.overwriting import refuse_to_lose, replace_keeping
 from med_transfer.errors import NothingDone, ScanError, ScanNotFound

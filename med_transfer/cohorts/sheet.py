@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from med_transfer.atomic import csv_cell
+from med_transfer.atomic.csv_table import csv_cell
 from med_transfer.cohorts.label_text import is_missing
 from med_transfer.errors import CohortError
 

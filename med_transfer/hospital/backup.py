@@ -14,7 +14,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from med_transfer.atomic import LOCK_FILE, atomic_path, output_error, sha256_of, sole_writer, write_text
+from med_transfer.atomic import atomic_path, output_error, sha256_of, write_text
+from med_transfer.atomic.sole_writer import LOCK_FILE, sole_writer
 from med_transfer.errors import OutputError, ScanNotFound, UsageError
 from med_transfer.hospital import record
 from med_transfer.hospital.config import NodeConfig

@@ -11,7 +11,8 @@ import logging
 import shutil
 from pathlib import Path
 
-from med_transfer.atomic import output_error, partial_path, sha256_of
+from med_transfer.atomic import output_error, sha256_of
+from med_transfer.atomic.partial_files import partial_path
 from med_transfer.bundle import bundle_folder
 from med_transfer.errors import ConfigError, MedTransferError
 from med_transfer.hospital.analysis import require_usable

@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from pydicom.uid import UID
 
-from med_transfer.atomic import sole_writer
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.errors import FolderInUse, MedTransferError
 from med_transfer.hospital import record
 from med_transfer.hospital.analysis import require_usable

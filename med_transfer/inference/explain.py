@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.atomic import output_error, sole_writer, write_bytes, write_csv, write_text
+from med_transfer.atomic import output_error, write_bytes, write_text
+from med_transfer.atomic.csv_table import write_csv
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.cohorts import without_prediction
 from med_transfer.errors import NothingDone, ScanError, UsageError
 from med_transfer.explanation import MapCheckSettings, explain

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from med_transfer.atomic import sole_writer
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.bundle import BundleRecord, versions
 from med_transfer.cohorts import NetworkInput, cache_key, read_input, without_prediction
 from med_transfer.errors import NothingDone, ScanAborted, ScanError, UnreadableScan
@@ -29,8 +29,10 @@ from med_transfer.predictions.table import PredictionTable, why_abstained
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.processor import cores
 from med_transfer.progress import Progress, Tally, log_file, remark, silent
-from med_transfer.scans.isolation import ReadLimits, ScanWorker, confined
+from med_transfer.scans.isolation import confined
 from med_transfer.scans.isolation import worker as scan_worker
+from med_transfer.scans.isolation.limits import ReadLimits
+from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 log = logging.getLogger(__name__)
 
@@ -281,7 +283,7 @@ def _plainly(function: Callable[..., NetworkInput], *arguments: Any, where: obje
 
 
 def read_and_answer(job: Job, predictor: Predicts, call: Callable[..., NetworkInput]) -> Answered:
-    """One scan, whatever becomes of it; ``call`` is that of a :class:`~med_transfer.scans.isolation.ScanWorker`."""
+    """One scan, whatever becomes of it; ``call`` is :meth:`ScanWorker.call`, or a plain call."""
     config, handcrafted = predictor.preprocessing.config, predictor.needs_handcrafted
     given, seconds = _read(job, call, config=config, handcrafted=handcrafted)
     return _answer(job[0], given, seconds, predictor)

@@ -15,7 +15,7 @@ from med_transfer.inference.folder import Answered, Job, read_and_answer
 from med_transfer.inference.predictor import Predictor
 from med_transfer.runtimes import Runtime
 from med_transfer.runtimes.cluster import Cluster, TaskLost, require_there
-from med_transfer.scans.isolation import ScanWorker
+from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from med_transfer.atomic import sha256_of, sole_writer, write_bytes, write_text
+from med_transfer.atomic import sha256_of, write_bytes, write_text
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.errors import UsageError
 from med_transfer.errors.sentence import few
 from med_transfer.predictions.record import Prediction

@@ -8,7 +8,7 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import Generic, Protocol, TypeVar
 
-from med_transfer.scans.isolation import ScanWorker
+from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 Job = TypeVar("Job")
 Taken = TypeVar("Taken", contravariant=True)

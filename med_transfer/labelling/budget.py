@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.atomic import sole_writer
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.backbones import find_backbone
 from med_transfer.backbones.instance_pooling import with_instances
 from med_transfer.bundle.provenance import seen_in_training, source_provenance

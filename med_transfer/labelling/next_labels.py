@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from med_transfer.atomic import sole_writer_of, write_csv
+from med_transfer.atomic.csv_table import write_csv
+from med_transfer.atomic.sole_writer import sole_writer_of
 from med_transfer.bundle import BundleRecord
 from med_transfer.bundle.provenance import seen_in_training
 from med_transfer.cohorts import Case, Cohort

@@ -27,7 +27,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from med_transfer.atomic import output_error, partial_path, write_csv
+from med_transfer.atomic import output_error
+from med_transfer.atomic.csv_table import write_csv
+from med_transfer.atomic.partial_files import partial_path
 from med_transfer.errors import OutputError
 from med_transfer.phantoms import faults
 from med_transfer.phantoms.dicom_series import SeriesDetails, write_dicom_series

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from med_transfer.atomic import csv_cell, csv_line, write_bytes
+from med_transfer.atomic import write_bytes
+from med_transfer.atomic.csv_table import csv_cell, csv_line
 from med_transfer.errors import UsageError
 
 REPEATS_FILE = "predictions_by_repeat.csv"

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, get_args
 
-from med_transfer.atomic import csv_cell, csv_line, output_error, write_bytes
+from med_transfer.atomic import output_error, write_bytes
+from med_transfer.atomic.csv_table import csv_cell, csv_line
 from med_transfer.errors import UsageError
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.origins import digest, on_one_line, reasons_of

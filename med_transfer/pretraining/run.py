@@ -14,7 +14,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from med_transfer.atomic import sole_writer, write_csv
+from med_transfer.atomic.csv_table import write_csv
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.backbones import LoadedBackbone, load_backbone, weights_file
 from med_transfer.backbones.channels import Channels
 from med_transfer.backbones.weights.source_features import source_features_path

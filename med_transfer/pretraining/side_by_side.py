@@ -25,7 +25,8 @@ from med_transfer.pretraining.config import PretrainingConfig
 from med_transfer.pretraining.run import Pretrained, finished_pretraining, pretrain
 from med_transfer.pretraining.source.scans import SourceScans
 from med_transfer.progress import Progress, silent
-from med_transfer.scans.isolation import IN_PROCESS, ReadLimits, ScanWorker
+from med_transfer.scans.isolation.limits import IN_PROCESS, ReadLimits
+from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 log = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0  # between two looks at how far they are

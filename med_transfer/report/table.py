@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from med_transfer.atomic import csv_line
+from med_transfer.atomic.csv_table import csv_line
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import Translator
 from med_transfer.report.numbers import (

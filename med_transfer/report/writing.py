@@ -9,7 +9,8 @@ from pathlib import Path
 from jinja2 import Environment
 from markupsafe import Markup
 
-from med_transfer.atomic import sole_writer, write_text
+from med_transfer.atomic import write_text
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.page import Language, Translator, environment
 from med_transfer.page.environment import in_page
 from med_transfer.page.glossary import with_tooltips

@@ -34,7 +34,8 @@ import torch
 
 from med_transfer.bundle import versions
 from med_transfer.errors import MedTransferError, UsageError, not_installed
-from med_transfer.scans.isolation import GIB, SECONDS, Remarks, collected_remarks, repeat_remarks
+from med_transfer.scans.isolation.limits import GIB, SECONDS
+from med_transfer.scans.isolation.remarks import Remarks, collected_remarks, repeat_remarks
 from med_transfer.scans.search.links import FOLLOW
 
 log = logging.getLogger(__name__)

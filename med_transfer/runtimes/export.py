@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from med_transfer.atomic import sole_writer
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.backbones import Encoder
 from med_transfer.bundle import BundleRecord, bundle_folder, load_network, read_whole
 from med_transfer.bundle.signature import sign_bundle, verify_bundle

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from med_transfer.atomic import sole_writer
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.bundle.provenance import seen_in_training, source_provenance
 from med_transfer.cohorts import Cohort, Images, split_cohort
 from med_transfer.errors import BackboneError, ConfigError, PatientLeak

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from med_transfer.atomic import write_csv, write_text
+from med_transfer.atomic import write_text
+from med_transfer.atomic.csv_table import write_csv
 from med_transfer.config import dump_config
 from med_transfer.page.markdown import table
 from med_transfer.tuning.record import Advantage, TrialRecord, Tuning

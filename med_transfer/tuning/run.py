@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from med_transfer.atomic import sole_writer
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.backbones import BackboneSpec
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.errors import ConfigError, NothingDone, UsageError

@@ -19,7 +19,7 @@ from hospital_export import SECRETS, export_series, leaks
 from killed import killed_at
 from pydicom import dcmread
 
-from med_transfer.atomic import sole_writer_of
+from med_transfer.atomic.sole_writer import sole_writer_of
 from med_transfer.cohorts import Cohort
 from med_transfer.cohorts.indexing import Index, IndexSettings, write_index
 from med_transfer.errors import CohortError, FolderInUse, OutputError, ScanNotFound, UsageError

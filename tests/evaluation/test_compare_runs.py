@@ -15,7 +15,7 @@ from sklearn.metrics import recall_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from med_transfer.atomic import sole_writer
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.cohorts import Case, Cohort, CohortLock, Split, SplitConfig, split_cohort
 from med_transfer.errors import FolderInUse, UsageError
 from med_transfer.evaluation.comparison import compare_runs

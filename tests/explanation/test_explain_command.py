@@ -12,7 +12,7 @@ import torch
 from matplotlib.image import imread
 
 import med_transfer as mt
-from med_transfer.atomic import sole_writer
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import (
     WEIGHTS_FILE,

@@ -19,7 +19,7 @@ from monai.data.utils import set_rnd
 from whole_bodies import plain_head
 
 import med_transfer as mt
-from med_transfer.atomic import sole_writer
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.cohorts import split_cohort
 from med_transfer.cohorts.preparation import read_scans

@@ -34,7 +34,7 @@ from pynetdicom import AE, StoragePresentationContexts, evt
 from receiving import announce, receiving
 from tiny_bundle import tiny_bundle
 
-from med_transfer.atomic import sole_writer
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.errors import FolderInUse, OutputError
 from med_transfer.hospital import record
 from med_transfer.hospital.backup import back_up, restore

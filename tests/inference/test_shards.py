@@ -13,7 +13,7 @@ from command_line import read_rows
 from killed import killed_at
 from tiny_bundle import tiny_bundle, write_scan
 
-from med_transfer.atomic import sole_writer
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.errors import FolderInUse, UsageError
 from med_transfer.inference import BatchSettings, load_bundle
 from med_transfer.inference.sbatch import write_sbatch

@@ -14,8 +14,9 @@ from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.inference import BatchSettings, load_bundle
 from med_transfer.inference.workers import AHEAD, in_turn
-from med_transfer.scans.isolation import GIB, IN_PROCESS, SECONDS, ScanWorker
 from med_transfer.scans.isolation import worker as scan_worker
+from med_transfer.scans.isolation.limits import GIB, IN_PROCESS, SECONDS
+from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 pytestmark = pytest.mark.usefixtures("reading_processes")
 needs_processes = pytest.mark.skipif(os.name != "posix", reason="scans are read in processes where there are pipes")

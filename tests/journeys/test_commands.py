@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
 
 import med_transfer
-from med_transfer.atomic import LOCK_FILE
+from med_transfer.atomic.sole_writer import LOCK_FILE
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import read_record
 from med_transfer.cli import app as cli

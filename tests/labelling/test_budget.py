@@ -14,7 +14,7 @@ from command_line import TINY, locked, read_rows, settings, write_rows
 from PIL import Image
 from safetensors.torch import save_file
 
-from med_transfer.atomic import LOCK_FILE
+from med_transfer.atomic.sole_writer import LOCK_FILE
 from med_transfer.backbones import load_backbone
 from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
 from med_transfer.config import load_config

@@ -15,7 +15,7 @@ from pydicom import dcmread
 from scipy.stats import entropy
 from tiny_bundle import tiny_bundle, write_scan
 
-from med_transfer.atomic import sole_writer_of
+from med_transfer.atomic.sole_writer import sole_writer_of
 from med_transfer.errors import FolderInUse, UsageError
 from med_transfer.inference import load_bundle
 from med_transfer.labelling.next_labels import next_labels

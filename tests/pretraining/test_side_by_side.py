@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from med_transfer.errors import BackboneError, UsageError
 from med_transfer.pretraining import CropConfig, PretrainingConfig, SourceScan, SourceScans
 from med_transfer.pretraining.side_by_side import Pretraining, at_once, in_threads, pretrain_each
-from med_transfer.scans.isolation import ScanWorker
+from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 SHAPE = (4, 32, 32)
 

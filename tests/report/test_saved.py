@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from report_samples import sample
 
-from med_transfer.atomic import sole_writer
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.errors import UsageError
 from med_transfer.errors.sentence import Sentence
 from med_transfer.report.run_summary import participant_flow

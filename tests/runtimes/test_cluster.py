@@ -25,7 +25,7 @@ from med_transfer.inference.on_cluster import OnCluster
 from med_transfer.progress import silent
 from med_transfer.runtimes import cluster as cluster_module
 from med_transfer.runtimes.cluster import TaskLost, cluster
-from med_transfer.scans.isolation import GIB, SECONDS, ReadLimits
+from med_transfer.scans.isolation.limits import GIB, SECONDS, ReadLimits
 from med_transfer.scans.search.links import FOLLOW
 from med_transfer.tuning import TuneConfig
 from med_transfer.tuning.deadline import Deadline

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -16,7 +17,9 @@ import pytest
 
 from med_transfer.errors import GeometryRejected, ScanAborted, UsageError
 from med_transfer.scans import isolation
-from med_transfer.scans.isolation import ReadLimits, ScanWorker, isolated
+from med_transfer.scans.isolation import isolated
+from med_transfer.scans.isolation.limits import GIB, SECONDS, ReadLimits
+from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 
 @pytest.fixture(scope="module")
@@ -95,23 +98,23 @@ def test_limits_of_the_environment(monkeypatch):
 
 
 def test_limits_of_the_command_line(command, monkeypatch, tmp_path):
-    for name in (isolation.SECONDS, isolation.GIB):
+    for name in (SECONDS, GIB):
         monkeypatch.setenv(name, "")  # so that it is put back
     command("--read-seconds", 60, "--read-gib", 2.5, "inspect", tmp_path)
     assert ReadLimits.from_environment() == ReadLimits(60, 2.5)
 
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(isolation.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with ScanWorker() as worker:
-        assert worker.call(isolation.tempfile.mkdtemp).startswith(str(tmp_path))
+        assert worker.call(tempfile.mkdtemp).startswith(str(tmp_path))
         child = worker.call(os.getpid)
     assert not is_running(child)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_is_left_behind_where_ctrl_c_ends_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(isolation.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     worker = ScanWorker()
     worker.call(os.getpid)
 
@@ -126,7 +129,7 @@ def test_nothing_is_left_behind_where_ctrl_c_ends_the_end(tmp_path, monkeypatch)
 
 
 def test_where_no_process_can_be_started_the_scan_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(isolation.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "absent"))
     with (
         ScanWorker() as worker,

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from med_transfer.atomic import sole_writer, write_text
+from med_transfer.atomic import write_text
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.errors.numbers import told_apart
 from med_transfer.evaluation.comparison.compare import Comparison
 from med_transfer.evaluation.comparison.forest import differences, forest

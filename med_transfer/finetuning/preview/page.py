@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from med_transfer.atomic import sole_writer, write_bytes, write_text
+from med_transfer.atomic import write_bytes, write_text
+from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.backbones.encoder import Box
 from med_transfer.errors.sentence import Sentence
 from med_transfer.finetuning.config import FinetuneConfig

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from med_transfer.atomic import write_csv
+from med_transfer.atomic.csv_table import write_csv
 from med_transfer.errors import NothingDone
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Feedback, Queue, answering

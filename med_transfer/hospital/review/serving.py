@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import uvicorn
 
-from med_transfer.atomic import LOCK_FILE
+from med_transfer.atomic.sole_writer import LOCK_FILE
 from med_transfer.errors import ConfigError
 from med_transfer.hospital.config import NodeConfig, ReviewPage, not_opened
 from med_transfer.hospital.queue import Queue
@@ -92,7 +92,7 @@ def _listening(page: ReviewPage) -> socket.socket:
 def _stay_on_one_core() -> None:
     """This thread and those that it starts: they take turns anyway, and from core to core a turn costs twice as much.
 
-    The process that reads scans is let off it, see :class:`~med_transfer.scans.isolation.ScanWorker`.
+    The process that reads scans is let off it, see :class:`~med_transfer.scans.isolation.scan_worker.ScanWorker`.
     """
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

@@ -20,7 +20,7 @@ from med_transfer.hospital.review.reasons import reason_in_words
 from med_transfer.hospital.review.worklist import Line, line
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.record import SimilarCase
-from med_transfer.scans.isolation import ScanWorker
+from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 _HISTORY = ("predicted", "reopened", "predicted though incomplete", "judged", "retried", "files deleted", "dead letter")
 

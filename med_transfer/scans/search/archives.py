@@ -21,7 +21,8 @@ from typing import IO
 from med_transfer.errors import UnreadableScan
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.dicom.elements import Stamp, stamp_of
-from med_transfer.scans.isolation import isolated, temporary_folder
+from med_transfer.scans.isolation import isolated
+from med_transfer.scans.isolation.scan_worker import temporary_folder
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

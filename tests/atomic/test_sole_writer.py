@@ -13,15 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from med_transfer import atomic
-from med_transfer.atomic import LOCK_FILE, sole_writer, sole_writer_of, write_text
+from med_transfer.atomic import sole_writer as module
+from med_transfer.atomic import write_text
+from med_transfer.atomic.sole_writer import LOCK_FILE, sole_writer, sole_writer_of
 from med_transfer.cohorts.overwriting import refuse_to_lose
 from med_transfer.errors import FolderInUse, OutputError, UsageError
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from med_transfer.atomic import atomic_path, sole_writer
+from med_transfer.atomic import atomic_path
+from med_transfer.atomic.sole_writer import sole_writer
 with sole_writer(Path(sys.argv[1])), atomic_path(Path(sys.argv[1]) / "deep" / "er.bin") as half_written:
     print("held", flush=True)
     time.sleep(600)
@@ -82,7 +84,7 @@ def test_an_owner_on_another_machine_lives_as_long_as_its_file_changes(tmp_path)
     with pytest.raises(FolderInUse, match=r"process 12 on node7.*remove \.in-use\.json"), sole_writer(tmp_path):
         pass
     assert json.loads(lock.read_text()) == owner
-    then = time.time() - atomic._DEAD_AFTER_SECONDS - 1
+    then = time.time() - module._DEAD_AFTER_SECONDS - 1
     os.utime(lock, (then, then))
     with sole_writer(tmp_path):
         pass
@@ -90,7 +92,7 @@ def test_an_owner_on_another_machine_lives_as_long_as_its_file_changes(tmp_path)
 
 
 def test_the_file_changes_while_the_owner_lives(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic, "_BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_BEAT_SECONDS", 0.01)
     with sole_writer(tmp_path):
         os.utime(tmp_path / LOCK_FILE, (1, 1))
         deadline = time.monotonic() + 240

@@ -1,30 +1,14 @@
-import csv
 import errno
-import io
 import os
 import stat
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from killed import killed_at
 from safetensors.numpy import save_file
 
-from med_transfer.atomic import (
-    atomic_path,
-    create_file,
-    create_whole,
-    csv_cell,
-    csv_line,
-    partial_path,
-    remove_left_behind,
-    write_bytes,
-    write_csv,
-    write_text,
-)
+from med_transfer.atomic import atomic_path, create_file, create_whole, write_bytes, write_text
 from med_transfer.errors import OutputError
 
 
@@ -71,28 +55,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_what_a_killed_process_was_writing_goes_when_the_next_one_writes_beside_it(tmp_path):
-    def write_folder():
-        partial_path(tmp_path / "bundle").mkdir()
-        write_text(tmp_path / "a.json", "x")
-
-    assert killed_at(1, write_folder)
-    assert len(list(tmp_path.iterdir())) == 2
-    own = partial_path(tmp_path / "b.json")  # the first of this process in the folder
-    assert not list(tmp_path.iterdir())
-
-    own.touch()  # others are still at work: this process, and one on another machine
-    elsewhere = own.with_name(".1-ffff00000000.partial.b.json" if "-0000" in own.name else ".1-000000000000.partial.b")
-    elsewhere.touch()
-    remove_left_behind(tmp_path)
-    assert set(tmp_path.iterdir()) == {own, elsewhere}
-    days_ago = time.time() - 2 * 86400
-    os.utime(elsewhere, (days_ago, days_ago))
-    remove_left_behind(tmp_path)
-    assert set(tmp_path.iterdir()) == {own}
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_new_file_is_never_seen_half_written(tmp_path, monkeypatch):
     key = tmp_path / "new/key"
     assert killed_at(1, lambda: create_whole(key, b"secret", 0o600))
@@ -136,39 +98,6 @@ def test_a_file_in_the_place_of_the_folder(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(OutputError, match="cannot be written: .* is a file; expected a folder"):
         write_bytes(tmp_path / "run" / "a.json", b"x")
-
-
-HARMFUL = ("=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1+1", "\r\n=1+1", "＝1+1", "'=1", "''=1", '=HYPERLINK("x")')
-HARMLESS = ("-1.5", "+3", "1e-5", "-", "+", "a=b", "", "' quoted'", "'", "-inf", "ground-glass", "\xa0")
-
-
-@pytest.mark.parametrize("cell", HARMFUL)
-def test_a_cell_that_a_spreadsheet_would_run_is_written_as_text_and_read_back(cell, tmp_path):
-    write_csv(tmp_path / "a.csv", ("=head", "b"), [{"=head": cell, "b": cell}])
-    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
-        head, row = csv.reader(file)
-    assert head == ["'=head", "b"]
-    assert row == [f"'{cell}"] * 2
-    assert [csv_cell(text) for text in row] == [cell] * 2
-
-
-@pytest.mark.parametrize("cell", HARMLESS)
-def test_other_cells_stand_as_they_are(cell, tmp_path):
-    write_csv(tmp_path / "a.csv", ("a", "b", "c"), [{"a": cell, "b": -1.5}])
-    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
-        assert list(csv.reader(file))[1] == [cell, "-1.5", ""]
-    assert csv_cell(cell) == cell
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
-def test_every_text_is_read_as_it_was_written(text):
-    (read,) = csv.reader(io.StringIO(csv_line([text, "x"]), newline=""))
-    assert [csv_cell(cell) for cell in read] == [text, "x"]
-
-
-def test_a_name_that_is_not_utf8_is_written(tmp_path):
-    write_csv(tmp_path / "a.csv", ("scan",), [{"scan": os.fsdecode(b"caf\xe9.nii")}])
-    assert (tmp_path / "a.csv").read_bytes() == b"scan\ncaf\xe9.nii\n"
 
 
 def test_a_file_that_is_there_is_never_replaced_or_taken_away(tmp_path, monkeypatch):

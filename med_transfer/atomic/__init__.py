@@ -1,0 +1,167 @@
+"""Files that appear whole or not at all, and their hash.
+
+A file is written beside its place and renamed into it (:mod:`~med_transfer.atomic.partial_files`). Tables are in
+:mod:`~med_transfer.atomic.csv_table`; one run at a time in a folder is :mod:`~med_transfer.atomic.sole_writer`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from med_transfer.atomic.partial_files import partial_path, remove
+from med_transfer.errors import OutputError
+
+log = logging.getLogger(__name__)
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}  # None: a library that only saw its write end early
+
+
+@contextmanager
+def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
+    """A temporary sibling to write to; it becomes ``path`` when the block ends without an error.
+
+    The sibling keeps the file's suffixes, because some writers choose the format by them. Missing parent
+    folders are made. A reader sees the old file or the new one, never half of one; its permissions are ``mode`` less
+    the process's umask, whatever wrote it.
+
+    Raises:
+        OutputError: the file cannot be written (disk full, no permission, a folder in its place).
+    """
+    path = Path(path)
+    temporary = partial_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch(mode, exist_ok=False)
+        permissions = stat.S_IMODE(temporary.stat().st_mode)
+        yield temporary
+        temporary.chmod(permissions)  # the writer of safetensors makes a file of its own, for its owner alone
+        _flush_to_disk(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        remove(temporary)
+
+
+def require_writable(path: Path) -> None:
+    """Before the work: a file could be written there. It is tried where the path begins not to exist.
+
+    Raises:
+        OutputError: it could not.
+    """
+    try:
+        place = next(parent for parent in path.absolute().parents if parent.exists())
+        trial = partial_path(place / path.name)
+        trial.touch(exist_ok=False)
+        trial.unlink()
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically. Raises OutputError."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically, with ``\\n`` at the end of lines. Raises OutputError."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def create_file(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that must not be there yet, with these permissions from the start; a half one is taken away.
+
+    When this returns, a power cut takes neither its content nor its name: with a new file ext4, XFS and btrfs flush
+    what names it, where a file that was renamed would need its folder flushed, too.
+
+    Raises:
+        FileExistsError: it is there.
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_new(path, content, mode)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def create_whole(path: Path, content: bytes, mode: int) -> None:
+    """As :func:`create_file`, and nobody ever meets half of it, whoever reads it meanwhile and whatever is killed.
+
+    Raises:
+        FileExistsError: it is there.
+        OutputError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = partial_path(path)
+        try:
+            _write_new(temporary, content, mode)
+            _give_name(temporary, path)
+        finally:
+            remove(temporary)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    """Raises FileExistsError, OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        remove(path)  # ours: nobody's file was there before
+        raise
+
+
+def _give_name(temporary: Path, path: Path) -> None:
+    """Rename a file, but not over another, as a plain rename would. Raises FileExistsError, OSError."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        log.debug("no hard links on this file system: %s", error)
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        temporary.rename(path)
+    _flush_to_disk(path)
+
+
+def output_error(path: Path, error: OSError) -> OutputError:
+    """The error tree's word for a failed write."""
+    in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+    file = next((place for place in path.parents if place.is_file()), None) if in_the_way else None
+    if file is not None:
+        found = f"cannot be written: {file.name} is a file"
+        return OutputError(found, where=path, expected="a folder of this name, or none", action="Choose another folder")
+    reason = error.strerror or type(error).__name__
+    action = "Free disk space, or choose another folder" if error.errno in _FULL else "Choose another folder"
+    return OutputError(f"cannot be written: {reason}", where=path, action=action)
+
+
+def _flush_to_disk(path: Path) -> None:
+    # Without this a power cut just after the rename can leave an empty file under the final name.
+    with path.open("r+b") as file:  # Windows flushes only what can be written
+        os.fsync(file.fileno())
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file, to tell later whether it is still the same. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

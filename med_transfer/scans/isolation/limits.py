@@ -1,0 +1,35 @@
+"""How long a scan may take to read, and how much memory: as the environment says."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from med_transfer.errors import UsageError
+
+SECONDS, GIB = "MED_TRANSFER_READ_SECONDS", "MED_TRANSFER_READ_GIB"
+IN_PROCESS = "MED_TRANSFER_READ_IN_PROCESS"  # set: no child, for a debugger
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """Of one scan: seconds, and GiB of memory beyond what the reading program itself takes (0: no such limit)."""
+
+    seconds: float = 300.0
+    gib: float = 8.0
+
+    @classmethod
+    def from_environment(cls) -> ReadLimits:
+        """Those of ``MED_TRANSFER_READ_SECONDS`` and ``MED_TRANSFER_READ_GIB``. Raises UsageError."""
+        return cls(_number(SECONDS, cls.seconds), _number(GIB, cls.gib))
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise UsageError(f"{text!r}", where=name, expected="a number, 0 or more; 0 sets no limit")
+    return value
