@@ -1,7 +1,8 @@
-"""Files that appear whole or not at all, and their hash.
+"""Atomic file writes, and file hashes.
 
-A file is written beside its place and renamed into it (:mod:`~med_transfer.atomic.partial_files`). Tables are in
-:mod:`~med_transfer.atomic.csv_table`; one run at a time in a folder is :mod:`~med_transfer.atomic.sole_writer`.
+A file is written under a temporary name beside its destination, then renamed
+(:mod:`~med_transfer.atomic.partial_files`). :mod:`~med_transfer.atomic.csv_table` writes tables;
+:mod:`~med_transfer.atomic.sole_writer` locks a folder for one run.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from med_transfer.errors import OutputError
 
 log = logging.getLogger(__name__)
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}  # None: a library that only saw its write end early
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}  # None: a library reported a short write, without errno
 
 
 @contextmanager
 def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
-    """A temporary sibling to write to; it becomes ``path`` when the block ends without an error.
+    """Yield a temporary sibling to write to; it replaces ``path`` when the block ends without an error.
 
-    The sibling keeps the file's suffixes, because some writers choose the format by them. Missing parent
-    folders are made. A reader sees the old file or the new one, never half of one; its permissions are ``mode`` less
-    the process's umask, whatever wrote it.
+    The sibling keeps the suffixes of ``path``, because some writers choose the format by them. Missing parent folders
+    are created. Readers see either the old file or the new one, never a partial one. Its permissions are ``mode``
+    minus the process's umask, whichever library writes it.
 
     Raises:
         OutputError: the file cannot be written (disk full, no permission, a folder in its place).
@@ -41,7 +42,7 @@ def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
         temporary.touch(mode, exist_ok=False)
         permissions = stat.S_IMODE(temporary.stat().st_mode)
         yield temporary
-        temporary.chmod(permissions)  # the writer of safetensors makes a file of its own, for its owner alone
+        temporary.chmod(permissions)  # safetensors creates a new file that only its owner can read
         _flush_to_disk(temporary)
         temporary.replace(path)
     except OSError as error:
@@ -51,10 +52,10 @@ def atomic_path(path: Path, mode: int = 0o666) -> Iterator[Path]:
 
 
 def require_writable(path: Path) -> None:
-    """Before the work: a file could be written there. It is tried where the path begins not to exist.
+    """Check before a long job that ``path`` can be written, with a trial file in its nearest existing parent folder.
 
     Raises:
-        OutputError: it could not.
+        OutputError: it cannot.
     """
     try:
         place = next(parent for parent in path.absolute().parents if parent.exists())
@@ -72,18 +73,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically, with ``\\n`` at the end of lines. Raises OutputError."""
+    """Write a UTF-8 text file atomically, without translating newlines. Raises OutputError."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def create_file(path: Path, content: bytes, mode: int) -> None:
-    """Write a file that must not be there yet, with these permissions from the start; a half one is taken away.
+    """Create a new file with the given permissions; a partial file is removed if the write fails.
 
-    When this returns, a power cut takes neither its content nor its name: with a new file ext4, XFS and btrfs flush
-    what names it, where a file that was renamed would need its folder flushed, too.
+    Once this returns, both content and name survive a power cut: fsync of a new file also flushes its directory entry
+    on ext4, XFS and btrfs. A renamed file would need an fsync of the folder, too.
 
     Raises:
-        FileExistsError: it is there.
+        FileExistsError: the file exists.
         OutputError: it cannot be written.
     """
     try:
@@ -96,10 +97,10 @@ def create_file(path: Path, content: bytes, mode: int) -> None:
 
 
 def create_whole(path: Path, content: bytes, mode: int) -> None:
-    """As :func:`create_file`, and nobody ever meets half of it, whoever reads it meanwhile and whatever is killed.
+    """Like :func:`create_file`, but atomic: no reader sees a partial file, even if this process is killed.
 
     Raises:
-        FileExistsError: it is there.
+        FileExistsError: the file exists.
         OutputError: it cannot be written.
     """
     try:
@@ -125,12 +126,12 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        remove(path)  # ours: nobody's file was there before
+        remove(path)  # O_EXCL: this call created it
         raise
 
 
 def _give_name(temporary: Path, path: Path) -> None:
-    """Rename a file, but not over another, as a plain rename would. Raises FileExistsError, OSError."""
+    """Rename a file without replacing an existing one, unlike a plain rename. Raises FileExistsError, OSError."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -144,7 +145,7 @@ def _give_name(temporary: Path, path: Path) -> None:
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """The error tree's word for a failed write."""
+    """The :class:`OutputError` for a failed write."""
     in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
     file = next((place for place in path.parents if place.is_file()), None) if in_the_way else None
     if file is not None:
@@ -156,12 +157,12 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 
 def _flush_to_disk(path: Path) -> None:
-    # Without this a power cut just after the rename can leave an empty file under the final name.
-    with path.open("r+b") as file:  # Windows flushes only what can be written
+    # Without this, a power cut just after the rename can leave an empty file under the final name.
+    with path.open("r+b") as file:  # Windows flushes only files opened for writing
         os.fsync(file.fileno())
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file, to tell later whether it is still the same. Raises OSError."""
+    """SHA-256 of a file's content, as 64 hexadecimal digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

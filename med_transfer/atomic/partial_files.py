@@ -1,4 +1,4 @@
-"""Files that are being written beside their place, and what a kill has left of them."""
+"""Temporary names of files that are being written, and removal of those that killed processes left behind."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 
 _PARTIAL = re.compile(r"\.(?P<process>\d+)-(?P<machine>[0-9a-f]{4})[0-9a-f]+\.partial\..+", re.DOTALL)
-_DAY_SECONDS = 86_400.0  # no file takes as long to write
+_DAY_SECONDS = 86_400.0  # no file takes this long to write
 
 
 def partial_path(path: Path) -> Path:
-    """A sibling to write to. What kills have left beside it is removed, once for each folder in the life of a process.
+    """A temporary sibling to write to; the first call for a folder removes what killed processes left in it.
 
-    Its name says who writes there, so that nobody takes away what another run is at work on.
+    The name holds the process ID and a hash of the machine, so that no run removes a file that another is writing.
     """
     _remove_left_behind(path.parent)
     return path.with_name(f".{os.getpid()}-{_machine()}{uuid.uuid4().hex[:8]}.partial.{path.name}")
@@ -32,8 +32,8 @@ def _remove_left_behind(folder: Path) -> None:
 
 
 def remove_left_behind(folder: Path) -> None:
-    """Files and folders that a process which has ended was writing to, beside their place in this folder."""
-    with suppress(OSError):  # not there yet, or not ours: then nothing of ours is in it
+    """Remove partial files and folders directly in ``folder`` whose process has ended."""
+    with suppress(OSError):  # the folder does not exist or is not ours: it holds no partial files of ours
         for path in folder.iterdir():
             if _is_left_behind(path):
                 remove_whole(path)
@@ -43,7 +43,7 @@ def _is_left_behind(path: Path) -> bool:
     name = _PARTIAL.fullmatch(path.name)
     if name is None:
         return False
-    if name["machine"] == _machine() and os.name != "nt":  # Windows would end the process that is asked
+    if name["machine"] == _machine() and os.name != "nt":  # on Windows, os.kill(process, 0) ends the process
         return not _runs_here(int(name["process"]))
     return time.time() - path.lstat().st_mtime > _DAY_SECONDS
 
@@ -53,14 +53,14 @@ def _runs_here(process: int) -> bool:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # somebody else's
+    except OSError:  # it runs, under another user
         pass
     return True
 
 
 @functools.cache
 def _machine() -> str:
-    """Four hexadecimal digits of whoever counts the processes: a machine, or a container on it."""
+    """Four hexadecimal digits that identify the PID namespace: a machine, or a container on it."""
     try:
         counted_by = Path("/proc/self/ns/pid").readlink()
     except OSError:
@@ -69,13 +69,13 @@ def _machine() -> str:
 
 
 def remove_whole(path: Path) -> None:
-    """A file, or a folder and what is in it."""
+    """Remove a file or a whole folder; failures are ignored."""
     shutil.rmtree(path, ignore_errors=True) if path.is_dir() else remove(path)
 
 
 def remove(path: Path) -> None:
-    """A file, if it is there and ours."""
+    """Remove a file if it exists; failures are ignored."""
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        return  # the parent is not a folder or not ours: then there is nothing of ours in it
+        return  # the parent is not a folder or not ours: it holds no file of ours

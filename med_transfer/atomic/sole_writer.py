@@ -1,8 +1,8 @@
-"""One run at a time in a folder, or at a table, and one kind of job in a folder.
+"""Locks: one run at a time in a folder or on a table, and one kind of job in a folder.
 
-A file in it names the owner: machine, process, since when. The system keeps it locked for as long as the process lives;
-one that a kill has left behind is taken over. Whether an owner on another machine lives is told by the file's time of
-change, since a network drive need not pass its lock on.
+A lock file names its owner: machine, process and start time. The process holds an ``flock`` on it for as long as it
+lives; a lock file that a killed process left behind is taken over. Network drives need not share locks between
+machines, so the owner also touches the file regularly, and another machine goes by its modification time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from med_transfer.errors import FolderInUse, UsageError
 log = logging.getLogger(__name__)
 
 LOCK_FILE = ".in-use.json"
-_BEAT_SECONDS, _DEAD_AFTER_SECONDS = 20.0, 180.0  # of an owner on another machine
+_BEAT_SECONDS, _DEAD_AFTER_SECONDS = 20.0, 180.0  # for owners on other machines
 
 Job = Literal[
     "a search",
@@ -38,7 +38,7 @@ Job = Literal[
     "a run",
     "an evaluation",
 ]
-# What a folder holds is told by a file that no other job writes; the first that is there counts.
+# Each job is recognised by a file that only it writes; the first one found counts.
 _JOBS: dict[str, Job] = {
     "tuning.yaml": "a search",
     "source.lock.json": "a pretraining",
@@ -48,22 +48,22 @@ _JOBS: dict[str, Job] = {
     "med_transfer.json": "a bundle",
     "cohort.lock.json": "a run",
     "evaluation.json": "an evaluation",
-    "metrics.json": "an evaluation",  # from before the other was written
+    "metrics.json": "an evaluation",  # written before evaluation.json existed
 }
 
 
 @contextmanager
 def sole_writer(folder: Path, job: Job | None = None) -> Iterator[None]:
-    """While the block runs, no other run may write to the folder; nor may a job to that of another one.
+    """Lock a folder against other runs while the block runs.
 
     Args:
-        folder: made where there is none.
-        job: what is done in it: a search in the folder of a run would mix its files with those of the run, and an
-            evaluation would replace them.
+        folder: created if it does not exist.
+        job: the kind of job. A folder that holds another kind is refused: a search in a run's folder would mix its
+            files with those of the run, and an evaluation would replace them.
 
     Raises:
-        FolderInUse: another run is at work there.
-        UsageError: the folder holds another job.
+        FolderInUse: another run is writing to the folder.
+        UsageError: the folder holds another kind of job.
         OutputError: the folder cannot be written.
     """
     path = folder / LOCK_FILE
@@ -77,10 +77,10 @@ def sole_writer(folder: Path, job: Job | None = None) -> Iterator[None]:
 
 @contextmanager
 def sole_writer_of(table: Path) -> Iterator[None]:
-    """The same for a table in a folder that holds more: no other run may write it and what is put beside it.
+    """Lock one table, and the files written beside it, in a folder that other runs may use.
 
     Raises:
-        FolderInUse: another run is at work on it.
+        FolderInUse: another run is writing the table.
         OutputError: its folder cannot be written.
     """
     with _held(table.with_name(f".{table.name}{LOCK_FILE}")):
@@ -89,7 +89,7 @@ def sole_writer_of(table: Path) -> Iterator[None]:
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """A lock file, while the block runs. Raises FolderInUse, OutputError."""
+    """Hold a lock file while the block runs. Raises FolderInUse, OutputError."""
     folder, ended = path.parent, threading.Event()
     try:
         new = not folder.exists()
@@ -108,11 +108,11 @@ def _held(path: Path) -> Iterator[None]:
         file.close()
         if new:
             with suppress(OSError):
-                folder.rmdir()  # of a run that was refused before it wrote anything
+                folder.rmdir()  # only if empty: the run was refused before it wrote anything
 
 
 def refuse_another_job(folder: Path, job: Job | None) -> None:
-    """Raises UsageError: the folder holds another one; OSError: that cannot be seen."""
+    """Raises UsageError: the folder holds another kind of job; OSError: the folder cannot be read."""
     there = next((what for file, what in _JOBS.items() if (folder / file).exists()), job)
     if job is not None and there != job:
         raise UsageError(
@@ -124,9 +124,9 @@ def refuse_another_job(folder: Path, job: Job | None) -> None:
 
 
 def _locked(path: Path) -> BinaryIO:
-    """The lock file, ours. Raises FolderInUse, OSError."""
+    """Open and lock the lock file. Raises FolderInUse, OSError."""
     while True:
-        file = path.open("a+b", buffering=0)  # what cannot be written must not be tried again by closing
+        file = path.open("a+b", buffering=0)  # unbuffered, so that close() does not retry a failed write
         try:
             free = _lock(file)
             if free and path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -137,11 +137,11 @@ def _locked(path: Path) -> BinaryIO:
         except BaseException:
             file.close()
             raise
-        file.close()  # its owner has removed it meanwhile
+        file.close()  # its owner removed it meanwhile: try again
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Whether nobody on this machine holds it; where files cannot be locked, nobody is taken to."""
+    """Try to lock the file; False if another process on this machine holds it. True if files cannot be locked."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -156,7 +156,7 @@ def _lock(file: BinaryIO) -> bool:
 
 
 def _take_over(path: Path, file: BinaryIO) -> None:
-    """From an owner that has ended without removing it. Raises FolderInUse."""
+    """Take the lock file over from an owner that ended without removing it. Raises FolderInUse."""
     owner = _owner(file)
     if not owner:
         return
@@ -165,13 +165,13 @@ def _take_over(path: Path, file: BinaryIO) -> None:
         raise _in_use(path, owner)
     process = owner.get("process", "unknown")
     log.warning("%s: left behind by process %s, which has ended", path, process)
-    if process.isdigit() and path.name == LOCK_FILE:  # below a table's folder may lie anything
+    if process.isdigit() and path.name == LOCK_FILE:  # a table's folder may have any subfolders
         for half_written in path.parent.rglob(f".{process}-*.partial.*"):
             remove_whole(half_written)
 
 
 def _owner(file: BinaryIO) -> dict[str, str]:
-    """Empty where nobody has written who it is."""
+    """The owner that the lock file names; empty if none is written."""
     file.seek(0)
     try:
         return {str(key): str(value) for key, value in dict(json.loads(file.read() or b"{}")).items()}
