@@ -36,9 +36,9 @@
     ├── OutputError
     └── NothingDone
 
-A message is one line that says what was found, where, what was expected and what to do. It never holds
-a patient's name, identifier or date; series UIDs and file paths stay in local messages. Characters that would
-command a terminal, which a file's name or header may hold, are written out.
+A message is one line that says what was found, where, what was expected and what to do. It never contains a patient's
+name, identifier or date; series UIDs and file paths appear in local messages only. Terminal control characters, which
+a file name or header may contain, are escaped.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ import re
 
 from med_transfer.errors.sentence import Sentence
 
-# Controls (C0 but tab and newline, DEL, C1), marks that reverse the direction of text, and halves of no character.
+# Control characters (C0 except tab and newline, DEL, C1), bidirectional formatting characters, line and paragraph
+# separators, and lone surrogates.
 _COMMANDING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """The text with every character that moves, colours or reverses it written out, as in ``\\x1b[2J``."""
+    """Escape every character that would control a terminal or reverse text, as in ``\\x1b[2J``."""
     return _COMMANDING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -70,7 +71,7 @@ class MedTransferError(Exception):
     Remedy: catch this one to catch them all.
 
     Args:
-        found: what was found, in words.
+        found: what was found.
         where: the file, series, column or key concerned.
         expected: what was expected instead.
         action: what the user can do about it.
@@ -203,13 +204,13 @@ class MissingExtra(BackboneError):
 
 
 def not_installed(package: str, extra: str, where: str, *, instead: str = "") -> MissingExtra:
-    """What is said, of every optional package in the same words, where one is missing.
+    """The error for a missing optional package, in the same words for each.
 
     Args:
-        package: as pip knows it.
-        extra: of this project, which brings it.
-        where: what asked for it.
-        instead: what does without it, as in ``use --runtime torch``.
+        package: its name for pip.
+        extra: the extra of this project that installs it.
+        where: what needs it.
+        instead: an alternative without it, such as ``use --runtime torch``.
     """
     action = f"Run: pip install 'med-transfer[{extra}]'" + (f"; or {instead}" if instead else "")
     return MissingExtra(f"package {package} is not installed", where=where, action=action)

@@ -1,4 +1,4 @@
-"""Numbers as tables write them, and as sentences do: what is nearly all is not written as all."""
+"""Number formatting for tables and sentences that never rounds "nearly all" to "all", or "nearly none" to "none"."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ _MOST_DECIMALS, _ROUNDING = 4, 1e-9
 
 
 def is_number(text: str) -> bool:
-    """Whether a cell of a table is a finite number to a reader."""
+    """Whether the text of a table cell is a finite number."""
     try:
-        return math.isfinite(float(text)) and "_" not in text  # "10_01" is a code
+        return math.isfinite(float(text)) and "_" not in text  # "10_01" is a code, though float() accepts it
     except ValueError:
         return False
 
 
 def whole_percent(share: float) -> str:
-    """Without decimals; what is nearly all is not written as all, nor what is nearly none as none."""
+    """A share in [0, 1] as a percentage without decimals, or with one where rounding would give 0 % or 100 %."""
     if 0.995 <= share < 1:
         return f"{min(share, 0.999):.1%}"
     return f"{max(share, 0.001):.1%}" if 0 < share <= 0.005 else f"{share:.0%}"
 
 
 def threshold(value: float) -> str:
-    """A probability from which on something is called, for example ``0.35``; one below 1 is not written as 1."""
+    """A decision threshold in [0, 1] with three significant digits; only exactly 0 and 1 are written as such."""
     text = f"{value:.3g}"
     return text if float(text) not in (0.0, 1.0) or value in (0.0, 1.0) else told_apart(value, 3)
 
 
 def told_apart(number: float, decimals: int, sign: str = "", of: Sequence[float] = (-1.0, 0.0, 1.0)) -> str:
-    """With so many decimals, or more, four at most, where these would write it as one of ``of`` that it is not.
+    """Format a number with enough decimals, at most four, to tell it apart from the values in ``of``.
 
-    What is nearer yet is written as lying that far off, as by :func:`whole_percent`.
+    A number that four decimals cannot tell apart is written 0.0001 away from that value.
 
     Args:
         number: a rate, an AUC, a difference, or a limit of its interval.
-        decimals: that are enough for most numbers.
-        sign: ``+`` for a difference.
-        of: what a reader takes for certain, or what a verdict rests on.
+        decimals: how many to use where they suffice.
+        sign: ``+`` to write the sign of positive numbers.
+        of: values that a reader takes for certain, or that a conclusion depends on.
     """
     number = next((mark for mark in of if math.isclose(number, mark, abs_tol=_ROUNDING)), number)
     for places in range(decimals, _MOST_DECIMALS + 1):

@@ -1,4 +1,4 @@
-"""English text that remembers how it was made, so that a page can still say it in another language."""
+"""Text that keeps its template and values, so that a page can render it in another language."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
 
 
 class Sentence(str):
-    """Text made of a template and its values; files hold the text alone, as of any other string.
+    """A string formatted from a template and values; it is stored in files as plain text, like any other string.
 
     Args:
-        template: English with ``{placeholders}``: the code of what is said, and the key of its translations.
-        values: numbers, names, or further sentences.
+        template: English with ``{placeholders}``; also the key of its translations.
+        values: numbers, names, or nested sentences.
     """
 
     template: str
     values: dict[str, Any]
 
     def __new__(cls, template: str, /, **values: object) -> Sentence:
-        """The template with its values filled in, which both stay attributes of the text."""
+        """Format the template; template and values become attributes of the string."""
         sentence = super().__new__(cls, template.format(**values))
         sentence.template, sentence.values = template, values
         return sentence
 
     @classmethod
     def of(cls, text: str) -> Sentence:
-        """Text without values is its own template; a sentence stays as it is."""
+        """A sentence whose template is ``text`` itself; a sentence is returned unchanged."""
         return text if isinstance(text, Sentence) else cls(text.replace("{", "{{").replace("}", "}}"))
 
     def said(self, t: Callable[..., str]) -> str:
-        """In the language of ``t``, a page's translator, which says the values too."""
+        """The text in the language of ``t``, a page's translator, which also translates the values."""
         return t(self.template, **self.values)
 
     def mapped(self, change: Callable[[str], str]) -> Sentence:
-        """The same with every text among its values, and theirs, changed; a template only where it has no values."""
+        """Apply ``change`` to all text values, nested ones included; to the template only if there are no values."""
         if not self.values:
             return Sentence.of(change(str(self)))
         return type(self)(self.template, **{name: _changed(value, change) for name, value in self.values.items()})
@@ -52,23 +52,23 @@ class Sentence(str):
 
 
 def joined(*sentences: str) -> str:
-    """All of them, with semicolons between; empty for none."""
+    """Join sentences with semicolons; empty ones are left out."""
     return reduce(_joined, filter(None, sentences), "")
 
 
 def listed(*items: str) -> str:
-    """All of them, with commas between; empty for none."""
+    """Join items with commas; empty ones are left out."""
     return reduce(_listed, filter(None, items), "")
 
 
 def few(items: Sequence[str], most: int = 6) -> str:
-    """The first of them, with commas between, and how many more there are; empty for none."""
+    """Join the first ``most`` items with commas, followed by the number of the others."""
     rest, first = len(items) - most, listed(*items[:most])
     return Sentence("{items} and {n} more", items=first, n=rest) if rest > 0 else first
 
 
 def words_of(error: Exception) -> str:
-    """What an exception says, as the sentence that it was raised with if it was; the name of its kind for nothing."""
+    """An exception's message, as the :class:`Sentence` it was raised with if any; its class name if it has none."""
     said = error.args[0] if error.args and isinstance(error.args[0], Sentence) else str(error)
     return said or type(error).__name__
 
@@ -88,7 +88,7 @@ def _changed(value: object, change: Callable[[str], str]) -> object:
 
 
 def parts(value: object) -> Any:
-    """A sentence as its template and values, for JSON; a number as Python's own, anything else as text."""
+    """A value for JSON: a sentence as its template and values, NumPy scalars as Python's, anything else as text."""
     if isinstance(value, Sentence):
         return {"template": value.template, "values": {name: parts(part) for name, part in value.values.items()}}
     value = getattr(value, "item", lambda: value)()  # of numpy
@@ -96,21 +96,21 @@ def parts(value: object) -> Any:
 
 
 def whole(value: object) -> object:
-    """What :func:`parts` took apart; anything else as it is.
+    """Rebuild the sentence that :func:`parts` took apart; anything else is returned unchanged.
 
-    A file may come from anybody, and a placeholder may be told to reach into what it stands for or to fill memory with
-    blanks. A template that asks for more than values in a plain format is text.
+    Files are untrusted, and a format string can access attributes of its values or fill memory with padding. A template
+    that uses more than plain placeholders for known values is therefore kept as literal text.
     """
     if not (isinstance(value, dict) and value.keys() == {"template", "values"}):
         return value
     template, values = value["template"], value["values"]
     if not (isinstance(template, str) and isinstance(values, dict)):
         return value
-    remade = Sentence  # under another name: tests hold what is said to be a template that is written down
+    remade = Sentence  # an alias, since tests require a literal template in every call of Sentence
     if set(_PLACEHOLDER.findall(template)) - {""} <= values.keys() and not re.search(
         "[{}]", _PLACEHOLDER.sub("", template)
     ):
-        with suppress(ValueError, TypeError):  # a number's format for a text
+        with suppress(ValueError, TypeError):  # a numeric format for a text value
             return remade(template, **{name: whole(part) for name, part in values.items()})
     return Sentence.of(template)
 
@@ -123,12 +123,12 @@ _PLACEHOLDER = re.compile(r"\{([a-z]\w*)(?:!r)?(?::\+?0?\d?(?:\.\d\d?)?[gfdXe%]?
 
 @dataclass(frozen=True)
 class _KeepsSentence:
-    """Has pydantic keep a sentence, of which its own ``str`` would make plain text; ``told`` is what a file has."""
+    """Make pydantic keep a :class:`Sentence`, which its ``str`` would turn into plain text; ``told`` serialises it."""
 
     told: Callable[[str, Any], object]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        from pydantic_core import core_schema  # errors are imported by programs that have no record
+        from pydantic_core import core_schema  # imported here: not every user of the errors needs pydantic
 
         text = core_schema.plain_serializer_function_ser_schema(self.told, info_arg=True)
         return core_schema.no_info_wrap_validator_function(_kept, handler(source), serialization=text)
@@ -142,13 +142,13 @@ def _kept(value: object, handler: Callable[[object], str]) -> str:
 
 
 def _text(value: str, info: Any) -> str:
-    """Text, since it may be the key of a dict; a sentence's parts as JSON after a mark that no text begins with."""
+    """Plain text, or on request a sentence's parts as JSON after a mark; a string, because it may be a dict key."""
     in_parts = info.context == IN_PARTS and isinstance(value, Sentence)
     return _MARK + json.dumps(parts(value)) if in_parts else value
 
 
 _MARK = "\x1e"
-IN_PARTS = "sentences in parts"  # context of a dump that is read again to be said in another language
+IN_PARTS = "sentences in parts"  # context of a dump that is read back to be translated
 
-Text = Annotated[str, _KeepsSentence(_text)]  # a file holds its text, or its parts if asked
-TextInParts = Annotated[str, _KeepsSentence(lambda value, _: parts(value))]  # a file always holds its parts
+Text = Annotated[str, _KeepsSentence(_text)]  # stored as plain text, or as parts on request
+TextInParts = Annotated[str, _KeepsSentence(lambda value, _: parts(value))]  # always stored as parts
