@@ -1,4 +1,4 @@
-"""Finds series on disk, gives a verdict on their geometry, and reads them as volumes in patient coordinates."""
+"""Find series on disk, check their geometry, and read them as volumes in patient coordinates."""
 
 import lazy_loader
 

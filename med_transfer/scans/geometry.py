@@ -1,11 +1,11 @@
-"""Patient coordinates, axes and spacing: the only place that knows about conventions.
+"""Patient coordinates, axes and spacing: the only module that knows about conventions.
 
-Inside med_transfer a point is in DICOM's patient system, **LPS** in millimetres: x grows to the patient's
-Left, y to the Posterior, z to the Superior (head) side (DICOM PS3.3 C.7.6.2.1.1). NIfTI and MONAI use
-RAS, which differs by the sign of x and y.
+Points are in DICOM's patient coordinate system, **LPS**, in millimetres: x increases towards the patient's Left, y
+towards Posterior, z towards Superior (DICOM PS3.3 C.7.6.2.1.1). NIfTI and MONAI use RAS, which differs in the sign of
+x and y.
 
-An array of voxels is ``[depth, height, width]`` = ``[k, j, i]``. An *affine* maps the voxel index
-``(i, j, k)`` = (column, row, slice), in that order, to LPS millimetres, like DICOM's own equation C.7.6.2.1-1.
+An array of voxels is ``[depth, height, width]`` = ``[k, j, i]``. An *affine* (4 x 4) maps the voxel index
+``(i, j, k)`` = (column, row, slice), in that order, to LPS millimetres, as in DICOM equation C.7.6.2.1-1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # negative and positive end of 
 
 def swap_lps_ras(affine: Affine) -> Affine:
     """The same affine with its world axes changed from LPS to RAS, or back."""
-    return _LPS_RAS * np.asarray(affine, dtype=np.float64) + 0.0  # for -0
+    return _LPS_RAS * np.asarray(affine, dtype=np.float64) + 0.0  # turns -0.0 into 0.0
 
 
 def spacing_mm(affine: Affine) -> tuple[float, float, float]:
@@ -38,20 +38,20 @@ def spacing_mm(affine: Affine) -> tuple[float, float, float]:
 
 
 def shear_degrees(affine: Affine) -> float:
-    """Largest departure of the voxel axes from right angles, in degrees (a tilted gantry shows here)."""
+    """Largest deviation of the angles between voxel axes from 90 degrees (non-zero for a tilted gantry)."""
     axes = np.asarray(affine)[:3, :3] / spacing_mm(affine)
     cosines = [abs(axes[:, a] @ axes[:, b]) for a, b in itertools.combinations(range(3), 2)]
     return float(np.degrees(np.arcsin(min(1.0, max(cosines)))))
 
 
 def normal(affine: Affine) -> NDArray[np.float64]:
-    """Unit vector across the slices, LPS; it shows to the side to which i x j turns, not where k grows."""
+    """Unit normal of the slices in LPS, in the direction of i x j, which need not be that of increasing k."""
     across = np.cross(np.asarray(affine)[:3, 0], np.asarray(affine)[:3, 1])
     return across / np.linalg.norm(across)
 
 
 def plane(affine: Affine) -> str:
-    """axial, coronal or sagittal where the slices lie within 20 degrees of it, else oblique."""
+    """The plane within 20 degrees of the slices: axial, coronal or sagittal; else oblique."""
     along = np.abs(normal(affine))
     axis = int(along.argmax())
     near = along[axis] >= np.cos(np.radians(20))
@@ -59,10 +59,10 @@ def plane(affine: Affine) -> str:
 
 
 def orientation(affine: Affine) -> str:
-    """Three letters: the side to which i, j and k grow, for example ``LPS`` for plain axial CT.
+    """Three letters for the directions in which i, j and k increase, for example ``LPS`` for plain axial CT.
 
     Raises:
-        GeometryRejected: when the affine is singular.
+        GeometryRejected: the affine is singular or not finite.
     """
     axes = np.asarray(affine, dtype=np.float64)[:3, :3]
     if not np.isfinite(axes).all() or abs(np.linalg.det(axes)) < 1e-9:
@@ -73,35 +73,35 @@ def orientation(affine: Affine) -> str:
 
 
 def world_axes(letters: str) -> list[int]:
-    """The LPS axis (0, 1 or 2) along which each letter of an orientation lies; -1 for a letter that is none."""
+    """The LPS axis (0, 1 or 2) of each letter of an orientation; -1 for any other letter."""
     return [next((axis for axis in range(3) if letter in _LETTERS[axis]), -1) for letter in letters]
 
 
 def to_world_mm(affine: Affine, index_ijk: ArrayLike) -> NDArray[np.float64]:
-    """LPS mm of voxel indices; ``index_ijk`` and the result have shape [..., 3]."""
+    """Map voxel indices (i, j, k) to LPS mm; both have shape [..., 3]."""
     affine = np.asarray(affine, dtype=np.float64)
     return np.asarray(index_ijk, dtype=np.float64) @ affine[:3, :3].T + affine[:3, 3]
 
 
 def to_index(affine: Affine, world_mm: ArrayLike) -> NDArray[np.float64]:
-    """Voxel indices (i, j, k), fractional, of points in LPS mm; shapes [..., 3]."""
+    """Map points in LPS mm to fractional voxel indices (i, j, k); both have shape [..., 3]."""
     inverse = np.linalg.inv(np.asarray(affine, dtype=np.float64)).astype(np.float64)
     return to_world_mm(inverse, world_mm)
 
 
 def centre_mm(affine: Affine, shape_kji: tuple[int, int, int]) -> NDArray[np.float64]:
-    """LPS mm of the middle of an array of shape [depth, height, width]."""
+    """Centre in LPS mm, shape [3], of an array of shape [depth, height, width]."""
     return to_world_mm(affine, (np.array(shape_kji[::-1]) - 1) / 2)
 
 
 def lattice(shape_kji: Sequence[int], most: int) -> NDArray[np.float64]:
-    """Indices (i, j, k) spread evenly over an array [depth, height, width], at most so many along each axis; [n, 3]."""
+    """Indices (i, j, k) evenly spaced over an array [depth, height, width], at most ``most`` an axis; shape [n, 3]."""
     axes = [np.linspace(0, size - 1, min(size, most)) for size in reversed(shape_kji)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def inside(affine: Affine, shape_kji: Sequence[int], world_mm: ArrayLike) -> NDArray[np.bool_]:
-    """Which points in LPS mm lie in a voxel of an array [depth, height, width]; shapes [..., 3] and [...]."""
+    """Whether points in LPS mm, shape [..., 3], lie in an array [depth, height, width]; the result has shape [...]."""
     index = to_index(affine, world_mm)
     return np.asarray(((index >= -0.5) & (index <= np.array(shape_kji[::-1]) - 0.5)).all(axis=-1))
 
@@ -109,14 +109,19 @@ def inside(affine: Affine, shape_kji: Sequence[int], world_mm: ArrayLike) -> NDA
 def box_mm(
     affine: Affine, first_ijk: ArrayLike, last_ijk: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The least and greatest LPS mm of the box of voxels between two opposite ones, their outer edges included."""
+    """Lowest and highest corner in LPS mm of the bounding box of a block of voxels, their outer edges included.
+
+    Args:
+        affine: (i, j, k) to LPS mm.
+        first_ijk, last_ijk: the block's first and last voxel.
+    """
     ends = np.array([np.asarray(first_ijk) - 0.5, np.asarray(last_ijk) + 0.5]).T
     corners = to_world_mm(affine, list(itertools.product(*ends)))
     return corners.min(axis=0), corners.max(axis=0)
 
 
 def from_array_affine_ras(affine: Affine) -> Affine:
-    """(i, j, k) to LPS mm, of the affine that MONAI keeps: array index (k, j, i) to RAS mm."""
+    """Convert MONAI's affine, array index (k, j, i) to RAS mm, to one of (i, j, k) to LPS mm."""
     return swap_lps_ras(np.asarray(affine, dtype=np.float64)[:, [2, 1, 0, 3]])
 
 
@@ -126,9 +131,9 @@ def grid_affine(
     """Affine of an axis-aligned grid: (i, j, k) to LPS mm.
 
     Args:
-        axes: the side to which the *array* axes (k, j, i) grow, for example ``SPL``.
+        axes: directions in which the *array* axes (k, j, i) increase, for example ``SPL``.
         spacing: mm along the array axes (depth, height, width).
-        centre: LPS mm of the middle of the grid.
+        centre: centre of the grid in LPS mm.
         shape: voxels along (depth, height, width).
     """
     affine = np.eye(4)
@@ -143,9 +148,9 @@ def grid_affine(
 
 
 def canonical(voxels: NDArray, affine: Affine) -> tuple[NDArray, Affine]:
-    """The same voxels with axes flipped and permuted so that orientation is ``LPS``; no value changes.
+    """Flip and permute the axes so that the orientation is ``LPS``; voxel values do not change.
 
-    Two files of one scan that store the axes differently (DICOM and its NIfTI twin) become equal arrays.
+    Two files of one scan that store the axes differently (DICOM and NIfTI, say) become equal arrays.
     """
     letters = orientation(affine)
     order_ijk = [next(a for a in range(3) if letters[a] in pair) for pair in _LETTERS]  # which axis runs along x, y, z
@@ -166,14 +171,14 @@ def canonical(voxels: NDArray, affine: Affine) -> tuple[NDArray, Affine]:
 
 @dataclass(frozen=True)
 class Grid:
-    """Voxels in space: affine (i, j, k) to LPS mm, and how many along depth, height, width."""
+    """A grid of voxels: affine (i, j, k) to LPS mm, and shape (depth, height, width)."""
 
     affine: Affine
     shape: Triple
 
     @property
     def voxel_mm(self) -> tuple[float, float, float]:
-        """Size of a voxel along depth, height, width."""
+        """Voxel size in mm along depth, height, width."""
         width, height, depth = spacing_mm(self.affine)
         return depth, height, width
 
@@ -187,15 +192,15 @@ class IndexMap:
 
 
 def index_map(affine: Affine, grid: Grid) -> IndexMap:
-    """Where the grid's voxels fall among the voxels of a scan with this affine."""
+    """Map from indices of the grid to indices of a scan with this affine."""
     composed = np.linalg.solve(affine, grid.affine).astype(np.float64)
     return IndexMap(composed[2::-1, 2::-1].copy(), composed[2::-1, 3].copy())
 
 
 def voxel_ratio(affine: Affine, grid: Grid) -> NDArray[np.float64]:
-    """Output voxel size over input voxel size along the input's array axes (k, j, i); at least 1.
+    """Ratio of output to input voxel size along the input's array axes (k, j, i), at least 1; shape [3].
 
-    Where the axes are oblique to each other, an output voxel's size is that of its box along the input's axis.
+    If the grids are oblique to each other, an output voxel counts with its bounding box along the input's axes.
     """
     spacing, output_spacing = np.array(spacing_mm(affine)), np.array(spacing_mm(grid.affine))
     cosines = np.abs((affine[:3, :3] / spacing).T @ (grid.affine[:3, :3] / output_spacing))

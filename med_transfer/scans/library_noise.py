@@ -1,4 +1,4 @@
-"""Keeps the warnings of the reading libraries away from the user, who gets our verdicts and errors instead."""
+"""Silences the reading libraries: users get the verdicts and errors of this package instead of their warnings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _LOGGERS = ("pydicom", "pylibjpeg", "nibabel.global")
 
 
 def silence_readers() -> None:
-    """Let pydicom and nibabel neither warn nor log below the level of an error.
+    """Suppress the libraries' warnings, and their log messages below the level CRITICAL.
 
-    ``warnings.catch_warnings`` would restore shared state and so is not safe between threads; these filters are set
-    for good, name the libraries only, and setting them again changes nothing.
+    ``warnings.catch_warnings`` saves and restores global state, which is not thread-safe. These filters are permanent
+    instead, limited to the libraries, and idempotent.
     """
-    for library in ("pydicom", "nibabel", "pylibjpeg", "highdicom"):  # whose warnings hold names of patients
+    for library in ("pydicom", "nibabel", "pylibjpeg", "highdicom"):  # their warnings may contain patient names
         warnings.filterwarnings("ignore", module=rf"{library}(\.|$)")
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""Reads one scan, of any format, as a Volume."""
+"""Read one scan of any format as a Volume."""
 
 from __future__ import annotations
 
@@ -23,23 +23,32 @@ from med_transfer.scans.stamps import NamedStamp, stamps
 from med_transfer.scans.volume import Volume
 from med_transfer.scans.voxel_checks import require_usable
 
-_MOST_NAMED = 6  # series that one message tells of
+_MOST_NAMED = 6  # series listed in one message
 
 
 def read_scan(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: float = 0.0) -> Volume:
-    """The volume of a series, of a folder or archive that holds one usable series, or of one file.
+    """Read the volume of a series, of a folder or archive with one usable series, or of a single file.
 
-    In a folder (searched with the folders below it) the DICOM series count; files of other formats, such as a mask
-    beside the slices, count only where there is no DICOM. ``series_uid`` picks one of several: the UID, or the name
-    that a survey gives to one of several volumes under one UID (``1.2.3#EchoTime 4.6``). Uneven slices are rejected,
-    unless no gap is wider than ``max_gap_mm``: then they are interpolated.
+    Folders are searched recursively. If there are DICOM series, files of other formats are ignored, since they may be
+    masks stored beside the slices.
+
+    Args:
+        source: path, or a series from :func:`survey`.
+        series_uid: which of several series to read: a SeriesInstanceUID, or the name that a survey gives to one of
+            several volumes under one UID (``1.2.3#EchoTime 4.6``).
+        max_gap_mm: unevenly spaced slices are interpolated if no gap is wider, and rejected otherwise.
+
+    Returns:
+        Voxels [depth, height, width], in Hounsfield units for CT.
 
     Raises:
-        ScanNotFound: nothing there, or nothing in it that is an image.
-        NotAScan: a file that is something else than its name says.
-        AmbiguousScan: several usable series, and no ``series_uid`` to pick one.
+        ScanNotFound: the path does not exist or holds no image.
+        NotAScan: the file's content does not match its name.
+        AmbiguousScan: several usable series match.
         GeometryRejected: the slices do not form one regular volume; says why.
-        UnreadableScan, MissingCodec, UnusableVoxels: as their names say.
+        UnreadableScan: a file is truncated or corrupt.
+        MissingCodec: no installed package decodes the compressed pixels.
+        UnusableVoxels: the voxels are NaN, infinite or constant.
     """
     volume = read_volume(source, series_uid, max_gap_mm=max_gap_mm)
     require_usable(volume.voxels, volume.provenance.path)
@@ -47,7 +56,7 @@ def read_scan(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: 
 
 
 def read_volume(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: float = 0.0) -> Volume:
-    """As :func:`read_scan`, but all voxels may have one value: no scan has that, a mask may."""
+    """Like :func:`read_scan`, but accept voxels that all have the same value, as those of a mask may."""
     silence_readers()
     if isinstance(source, Series):
         return _read(source, max_gap_mm)
@@ -66,16 +75,16 @@ def _read(series: Series, max_gap_mm: float) -> Volume:
 
 
 def _in_file(path: Path, content: tuple[Slice, ...] | Series, series_uid: str, max_gap_mm: float) -> Series:
-    """The volume in one file that is meant; an enhanced object may hold several phases."""
+    """The requested volume of one file; an enhanced DICOM object may hold several."""
     candidates = [content] if isinstance(content, Series) else split_series(content, max_gap_mm)
     if series_uid and not any(series_uid in (series.name, series.series_uid) for series in candidates):
         raise ScanNotFound(Sentence("the file is not of series {series_uid}", series_uid=series_uid), where=path)
     return replace(_one_of(path, _named(candidates, series_uid), series_uid), path=path)
 
 
-@lru_cache(maxsize=1)  # a survey of a large folder is large itself
+@lru_cache(maxsize=1)  # a survey of a large folder takes much memory
 def _surveyed(path: Path, max_gap_mm: float, _files: tuple[NamedStamp, ...]) -> Survey:
-    """Once for all rows that name series of one folder or archive, as long as its ``_files`` stay as they are."""
+    """Survey a folder or archive once for all table rows that name its series, until one of its ``_files`` changes."""
     return survey(path, max_gap_mm=max_gap_mm)
 
 
@@ -89,18 +98,18 @@ def _in_folder(path: Path, series_uid: str, max_gap_mm: float) -> Series:
 
 
 def _named(candidates: Sequence[Series], series_uid: str) -> list[Series]:
-    """Those of this name, else of this UID; all where none is given."""
+    """Candidates with this name, or else this UID; all if none is given."""
     named = [series for series in candidates if series_uid in ("", series.name)]
     return named or [series for series in candidates if series.series_uid == series_uid]
 
 
 def _one_of(path: Path, candidates: Sequence[Series], series_uid: str, ignored: Sequence[Ignored] = ()) -> Series:
-    """The one that can be used, or the only one there is, whose verdict then says why it cannot."""
+    """The only usable candidate, or the only candidate at all, whose verdict then says why it is unusable."""
     usable = [series for series in candidates if series.verdict.usable]
     if len(usable) == 1:
         return usable[0]
     if len(itself := [series for series in usable if (series.path, series.name) == (path, series_uid)]) == 1:
-        return itself[0]  # and not a copy in a folder below it
+        return itself[0]  # rather than a copy in a subfolder
     if usable:
         raise _ambiguous(path, usable)
     _require_undamaged(candidates, ignored)
@@ -113,7 +122,7 @@ def _one_of(path: Path, candidates: Sequence[Series], series_uid: str, ignored: 
 
 
 def _refused(candidates: Sequence[Series]) -> Sentence:
-    """Why each of the first few cannot be used, and how many more there are."""
+    """Why each of the first few candidates is unusable, and the number of the others."""
     first = candidates[:_MOST_NAMED]
     reasons = [Sentence("{name}: {reasons}", name=_name(one), reasons=joined(*one.verdict.reasons)) for one in first]
     names = reduce(_or, reasons)

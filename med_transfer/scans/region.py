@@ -1,4 +1,4 @@
-"""The box around a finding, in patient coordinates."""
+"""Bounding box of a finding, in patient coordinates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from med_transfer.scans.volume import Volume
 
 @dataclass(frozen=True)
 class Region:
-    """A box along the axes of LPS: its middle, its full size along x, y and z, in mm, and the mask that it is of."""
+    """A box aligned with the LPS axes: its centre and full size along x, y and z in mm, and the mask it encloses."""
 
     centre_mm: tuple[float, float, float]
     size_mm: tuple[float, float, float]
@@ -22,12 +22,12 @@ class Region:
 
 
 def region_of_mask(mask: Volume) -> Region:
-    """Bounding box of the non-zero voxels, from outer edge to outer edge (half a voxel beyond their middles).
+    """Bounding box of the non-zero voxels, measured to their outer edges (half a voxel beyond their centres).
 
-    Where the mask's axes are oblique, the box encloses the oblique box.
+    If the mask's axes are oblique, it encloses the oblique box of those voxels.
 
     Raises:
-        UnusableVoxels: when every voxel is zero.
+        UnusableVoxels: every voxel is zero.
     """
     present = mask.voxels != 0
     if not present.any():
@@ -36,7 +36,7 @@ def region_of_mask(mask: Volume) -> Region:
 
 
 def region_of_voxels(present: NDArray[np.bool_], affine: geometry.Affine) -> Region:
-    """The box around the voxels that are true, of which there must be one; [depth, height, width]."""
+    """Bounding box of the true voxels of an array [depth, height, width], at least one of which must be true."""
     extents = []
     for axis in (2, 1, 0):  # array axes of i, j, k
         other_axes = tuple(other for other in range(3) if other != axis)

@@ -1,4 +1,4 @@
-"""What a search of a folder finds: series, and files that are no scans."""
+"""The result of searching a folder: series, and files that are not scans."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from med_transfer.scans.verdict import Verdict
 
 @dataclass(frozen=True)
 class Series:
-    """One series found on disk, not yet read.
+    """One series found on disk, whose voxels have not been read.
 
     Attributes:
-        path: the folder that holds a DICOM series, the archive it lies in, or the file of another format.
-        files: DICOM: in slice order along the normal, repeated slices dropped; else the one file.
+        path: the folder of a DICOM series, the archive that contains it, or the file of another format.
+        files: DICOM: in slice order along the normal, without repeated slices; otherwise the one file.
         format: dicom | nifti | nrrd | metaimage.
-        modality: DICOM Modality (0008,0060); empty when the format does not say.
-        part: what tells one of several volumes under one SeriesInstanceUID apart ("EchoTime 4.6"); empty for a whole.
-        n_slices: slices along the last voxel axis.
-        verdict: from the headers alone (pixels are compared only where two slices share one position).
-        affine: (i, j, k) to LPS mm as stored; None where the headers give none.
-        acquisition: how it was made (ConvolutionKernel, SliceThickness ...), by DICOM keyword.
+        modality: DICOM Modality (0008,0060); empty if the format does not state it.
+        part: distinguishes volumes under one SeriesInstanceUID ("EchoTime 4.6"); empty if there is only one.
+        n_slices: number of voxels along the last voxel axis (k).
+        verdict: from the headers alone (pixels are compared only if two slices share a position).
+        affine: (i, j, k) to LPS mm as stored; None if the headers do not give it.
+        acquisition: acquisition parameters (ConvolutionKernel, SliceThickness ...) by DICOM keyword.
         slices: DICOM: the headers of its images, in order.
-        context: the part of the verdict that comes from other files: copies, counts, damaged files beside it.
+        context: the part of the verdict that other files cause: copies, image counts, damaged files beside it.
     """
 
     path: Path
@@ -45,23 +45,23 @@ class Series:
     context: Verdict = field(default=Verdict(), repr=False, compare=False)
 
     def among(self, context: Verdict) -> Series:
-        """The same series with what other files say of it; of one that cannot be used, only why else it cannot."""
+        """Add what other files say of this series to its verdict; only rejections if it is already unusable."""
         said = context if self.verdict.usable else Verdict(rejections=context.rejections)
         return replace(self, verdict=self.verdict.joined(said), context=self.context.joined(context))
 
     @property
     def name(self) -> str:
-        """What picks this series in its folder: its UID, with the part where one UID holds several volumes."""
+        """Identifies this series in its folder: its UID, followed by ``#part`` if one UID holds several volumes."""
         return f"{self.series_uid}#{self.part}" if self.part else self.series_uid
 
     @property
     def on_disk(self) -> tuple[Path, ...]:
-        """Whose change is a change of the series: its files, or the archive that they are unpacked from."""
+        """The files to watch for changes: those of the series, or the archive that contains them."""
         return self.files if self.path.is_dir() or self.path in self.files else (self.path,)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
-        """Distance between voxels along column, row and slice; between slices along the normal, whatever the tilt."""
+        """Distance in mm between voxels along column, row and slice; between slices along their normal."""
         if self.affine is None:
             return None
         column, row, _ = geometry.spacing_mm(self.affine)
@@ -69,11 +69,11 @@ class Series:
 
     @property
     def plane(self) -> str:
-        """axial, coronal, sagittal, or oblique (more than 20 degrees off all three); empty when unknown."""
+        """axial, coronal, sagittal, or oblique (more than 20 degrees from all three); empty if unknown."""
         return "" if self.affine is None else geometry.plane(self.affine)
 
 
-NO_IMAGE = Sentence("not an image file")  # the reason of a file that is of no known format; other objects are named
+NO_IMAGE = Sentence("not an image file")  # reason for a file of unknown format
 TEXT_NAMED_AS_DICOM = Sentence("named as DICOM, but {what}", what=Sentence("it is text"))
 
 
@@ -91,7 +91,7 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Survey:
-    """All that a folder holds; hidden files are not listed."""
+    """All series and other files of a folder, except hidden files."""
 
     series: tuple[Series, ...]
     ignored: tuple[Ignored, ...]

@@ -1,4 +1,4 @@
-"""What tells, without reading them, whether the files of a scan are still those that were read."""
+"""File stamps, which show without reading a scan again whether its files have changed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from med_transfer.scans.search.links import files_to_look_at
 
 NamedStamp = tuple[str, *Stamp]
 
-_DETACHED = (".mhd", ".nhdr")  # a header whose voxels lie in another file
+_DETACHED = (".mhd", ".nhdr")  # headers whose voxels are in another file
 
 
 def stamps(paths: Iterable[Path]) -> list[NamedStamp]:
-    """Name, size, both times of change and inode of every file at these paths, in a stable order.
+    """Name, size, mtime, ctime and inode of every file at these paths, in a stable order.
 
-    A copy that keeps size and time (``rsync -t``) is told by its inode or by when that was changed. Of a folder, the
-    files below it count that are looked at for scans; of a header without voxels, the files that have them, too. What
-    is not there has no stamp.
+    A copy that preserves size and mtime (``rsync -t``) differs in inode or ctime. A folder stands for all files below
+    it that a search for scans looks at; a detached header also for its data files. Missing files have no stamp.
     """
     return [stamp for path in paths for file in _files(path) if (stamp := _stamp(file, path))]
 
@@ -45,7 +44,7 @@ def _stamp(file: Path, base: Path) -> NamedStamp | None:
 
 
 def _data_files(header: Path) -> list[Path]:
-    """Those that a header names; where they cannot be found, whatever lies beside it, as one may come to be there."""
+    """The data files that a header names; if they are missing, all files beside it, so that a later one is noticed."""
     try:
         return list(stored_data(header).files)
     except (OSError, ScanError):

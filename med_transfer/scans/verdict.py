@@ -1,4 +1,4 @@
-"""The verdict on a series: accept, repair (and what was done), or reject (and why)."""
+"""The verdict on a series: accept, repair (and how), or reject (and why)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from med_transfer.scans import geometry
 Decision = Literal["accept", "repair", "reject"]
 RepairKind = Literal["gantry_tilt", "uneven_gaps", "repeated_slices"]
 MAX_SHEAR_DEGREES = 0.5
-FARTHEST_MM = 1e5  # no scanner is larger; beyond it numbers are damaged
-VOXEL_MM = (1e-3, 200.0)  # micro-CT, and slices of a localizer; beyond it lengths are damaged, or in another unit
+FARTHEST_MM = 1e5  # no scanner is larger; greater values are corrupt
+VOXEL_MM = (1e-3, 200.0)  # from micro-CT to localizer slices; values beyond are corrupt or in another unit
 _MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 1e-3}
 _NAMES = {
     "millimeter": "mm",
@@ -37,7 +37,7 @@ _NOT_PLACED = Sentence("affine is nominal: the file does not say where the voxel
 
 @dataclass(frozen=True)
 class Repair:
-    """What is changed so that a series forms one regular volume: the kind for programs, the reason for a person."""
+    """A change that makes a series one regular volume: its kind for programs, its reason for people."""
 
     kind: RepairKind
     reason: Text
@@ -45,14 +45,14 @@ class Repair:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found of a series; the decision follows from it.
+    """Findings on a series, from which the decision follows.
 
     Attributes:
-        rejections: why it cannot be used, in sentences.
-        repairs: what reading it changes.
-        remarks: what a person should know of a series that is used, in sentences.
-        placed: whether the file says where the voxels lie in the patient; else its affine gives sizes alone.
-        doubt: why the values cannot be Hounsfield units, where the file does not say whether they are meant so.
+        rejections: reasons why it cannot be used, as sentences.
+        repairs: changes made when it is read.
+        remarks: what a user of the series should know, as sentences.
+        placed: whether the file states the position in the patient; if not, its affine holds only voxel sizes.
+        doubt: why the values cannot be Hounsfield units, if the file does not state their unit.
     """
 
     rejections: tuple[Text, ...] = ()
@@ -63,7 +63,7 @@ class Verdict:
 
     @property
     def decision(self) -> Decision:
-        """The most severe that anything found asks for."""
+        """The most severe decision that any finding requires."""
         return "reject" if self.rejections else ("repair" if self.repairs else "accept")
 
     @property
@@ -73,18 +73,18 @@ class Verdict:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """All that was found, in sentences for a person; empty only for a plain ``accept``."""
+        """All findings as sentences; empty only for an ``accept`` without remarks."""
         nominal = () if self.placed else (_NOT_PLACED,)
         repairs = (repair.reason for repair in self.repairs)
         return (*self.rejections, *repairs, *nominal, *self.remarks, *filter(None, (self.doubt,)))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of a figure made from the series should know: what was repaired, and the remarks."""
+        """Repairs and remarks: what a reader of results from the series should know."""
         return (*(repair.reason for repair in self.repairs), *self.remarks)
 
     def joined(self, other: Verdict) -> Verdict:
-        """What either found, each once."""
+        """The findings of both verdicts, without duplicates."""
         return Verdict(
             tuple(dict.fromkeys((*self.rejections, *other.rejections))),
             tuple(dict.fromkeys((*self.repairs, *other.repairs))),
@@ -102,7 +102,7 @@ class Verdict:
 
 
 def require_usable_series(verdict: Verdict, where: object) -> None:
-    """Raises GeometryRejected with the reasons of a verdict that rejects."""
+    """Raise GeometryRejected with the verdict's reasons if it rejects the series."""
     if not verdict.usable:
         raise GeometryRejected(
             joined(*verdict.reasons),
@@ -118,14 +118,14 @@ def require_usable_series(verdict: Verdict, where: object) -> None:
 def grid_verdict(
     shape_ijk: Sequence[int], affine: geometry.Affine, *, channels: int = 1, is_complex: bool = False, placed: bool
 ) -> Verdict:
-    """Reject unless the file holds one three-dimensional volume of single real values on a rectangular grid.
+    """Reject a file unless it holds one three-dimensional volume of real scalar values on a rectangular grid.
 
     Args:
-        shape_ijk: voxels along each axis, the fastest first.
+        shape_ijk: voxels along each axis, the fastest-varying first.
         affine: (i, j, k) to LPS mm.
-        channels: values a voxel.
+        channels: values per voxel.
         is_complex: whether the values are complex numbers.
-        placed: whether the file says where the voxels lie in the patient.
+        placed: whether the file states the position in the patient.
     """
     reasons = [
         *_shape_reasons(shape_ijk, channels),
@@ -136,10 +136,10 @@ def grid_verdict(
 
 
 def unit_in_mm(units: Sequence[str]) -> tuple[float, Verdict]:
-    """How many mm the unit is, and what a person should know of it; lengths without a unit are mm.
+    """The unit's length in mm, and a verdict: a remark on conversion, or a rejection of unknown or mixed units.
 
     Args:
-        units: as a file names them, one for each axis or one for all.
+        units: as a file names them, one for each axis or one for all; mm if not stated.
     """
     names = [_NAMES.get(name.removesuffix("s"), name) for name in (unit.strip().lower() for unit in units)]
     names = ["" if name in _NOT_STATED else name for name in names]

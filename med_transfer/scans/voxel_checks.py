@@ -1,6 +1,6 @@
-"""Can these voxels be a scan, and are they Hounsfield units?
+"""Check whether voxels can be a scan, and whether they are in Hounsfield units.
 
-Units are told by physics: air and the body lie where they lie, whatever a header says.
+The unit is judged by the image itself: air and soft tissue have known Hounsfield units, whatever the header says.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from med_transfer.errors import UnusableVoxels
 from med_transfer.errors.sentence import Sentence
 
 _INT16 = np.iinfo(np.int16)
-AIR_HU = (-1100.0, -650.0)  # air, and lung that fills a narrow field of view
-BODY_HU = (-220.0, 220.0)  # fat, water, muscle, organs with contrast
-_LEAST_SPREAD_HU = 20  # of anything that was measured; z-scores and values scaled to [-1, 1] have less
+AIR_HU = (-1100.0, -650.0)  # air, or lung filling a narrow field of view
+BODY_HU = (-220.0, 220.0)  # fat, water, muscle, contrast-enhanced organs
+_LEAST_SPREAD_HU = 20  # z-scores and values scaled to [-1, 1] have less; no measured scan does
 _STEP_HU = 16
 _WINDOW_HU = (-4096, 8192)
 _SMOOTH = np.array([1, 2, 3, 2, 1]) / 9
-_LEAST_SHARE = 0.02  # of the voxels, for a peak that means something
-_AIR_TO_BODY_HU = 400  # two peaks nearer to each other are not air and body
+_LEAST_SHARE = 0.02  # of the voxels, for a significant peak
+_AIR_TO_BODY_HU = 400  # peaks closer to each other are not air and body
 _INVERTED_HU = 300
-_LEAST_WIDTH = 32  # voxels; a smaller crop may lie anywhere in the body
+_LEAST_WIDTH = 32  # voxels; a smaller crop may contain any tissue
 _MOST_VOXELS = 1_000_000
 
 
 def narrow(values: NDArray) -> NDArray:
-    """int16 where that loses nothing, else float32; a value too large for it becomes infinite, and is refused later."""
+    """Convert to int16 if lossless, else to float32; values beyond its range become infinite and are refused later."""
     if values.dtype == np.int16:
         return values
     if values.size and np.isfinite(low := values.min()) and np.isfinite(high := values.max()):
@@ -39,7 +39,7 @@ def narrow(values: NDArray) -> NDArray:
 
 
 def require_finite(voxels: NDArray, where: object) -> None:
-    """Raises UnusableVoxels for NaN or infinite voxels."""
+    """Raise UnusableVoxels for NaN or infinite voxels."""
     if voxels.dtype.kind == "f" and (bad := int(np.count_nonzero(~np.isfinite(voxels)))):
         raise UnusableVoxels(
             Sentence("{bad} of {size} voxels are NaN or infinite", bad=bad, size=voxels.size),
@@ -49,19 +49,20 @@ def require_finite(voxels: NDArray, where: object) -> None:
 
 
 def require_usable(voxels: NDArray, where: object) -> None:
-    """Raises UnusableVoxels for NaN, infinite or constant voxels."""
+    """Raise UnusableVoxels for NaN, infinite or constant voxels [depth, height, width]."""
     require_finite(voxels, where)
     first = voxels[0, 0, 0]
-    if (voxels[::8, ::8, ::8] == first).all() and (voxels == first).all():  # a sample of most scans is proof enough
+    if (voxels[::8, ::8, ::8] == first).all() and (voxels == first).all():  # a sample settles it for most scans
         raise UnusableVoxels(Sentence("every voxel is {first}", first=first), where=where, expected="an image")
 
 
 def hounsfield_doubt(voxels: NDArray) -> str:
-    """A sentence where values cannot be a CT in Hounsfield units; empty where they can, or where nothing tells.
+    """Say why values cannot be a CT in Hounsfield units; empty if they can be, or if the image does not tell.
 
-    A field of view with a patient in it has a peak of air or lung and one of soft tissue, some 1000 HU apart; where
-    both are found, they must lie where physics puts them. A missing intercept shifts them, a wrong slope spreads them,
-    an inverted image swaps them. A crop within the body has no air, and only impossible ranges are doubted.
+    A field of view with a patient in it has a histogram peak of air or lung and one of soft tissue, some 1000 HU apart.
+    If both are found, they must be near their physical values: a missing rescale intercept shifts them, a wrong slope
+    changes their distance, an inverted image swaps them. A crop within the body has no air; there only impossible
+    ranges are doubted.
 
     Args:
         voxels: [depth, height, width].
@@ -93,7 +94,7 @@ def _sample(voxels: NDArray) -> NDArray:
 
 
 def _peaks(values: NDArray) -> tuple[float, float] | None:
-    """The middles of the lowest and of the highest large peak, where they are far enough apart; padding left out."""
+    """Positions in HU of the lowest and highest significant peak, without padding; None if they are too close."""
     constant = values[values == values.min()]  # outside the reconstructed circle
     measured = values[values > values.min()] if len(constant) > _LEAST_SHARE * len(values) else values
     bins = (_WINDOW_HU[1] - _WINDOW_HU[0]) // _STEP_HU

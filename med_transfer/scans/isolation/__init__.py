@@ -1,16 +1,16 @@
-"""Opens files of strangers in a process of its own, under limits of time and memory.
+"""Reads untrusted files in a child process with limits on time and memory.
 
-A scan from outside may claim 10^12 voxels, unpack to far more than it is, crash the library that reads it, or never
-end. So what opens scans runs in a child process that lives on from scan to scan::
+A scan from outside may declare 10^12 voxels, decompress to many times its size, crash the library that reads it, or
+hang it. Scans are therefore opened in a child process that is reused from scan to scan::
 
     volume = isolated(read_scan, path, where=path)          # this process's child
-    with ScanWorker(ReadLimits(seconds=60)) as worker:      # one of your own, for example one a thread
+    with ScanWorker(ReadLimits(seconds=60)) as worker:      # a separate child, for example one per thread
         volume = worker.call(read_scan, path, where=path)
 
-The child is a fresh interpreter, not a fork: threads, locks and GPUs of the parent are no matter, and a script needs no
-``if __name__ == "__main__"``. Arrays come back without a copy through pickle (protocol 5, buffers out of band). Ctrl-C
-reaches the parent only; a parent that ends, however it does, takes the child along. Whatever ends the child is a
-ScanAborted of that scan, and the next scan gets a new child.
+The child is a new interpreter, not a fork: threads, locks and GPUs of the parent do not affect it, and a script needs
+no ``if __name__ == "__main__"``. Arrays are returned with pickle protocol 5, their buffers out of band. Ctrl-C reaches
+only the parent; when the parent ends, for whatever reason, so does the child. If the child ends, that scan raises
+ScanAborted, and the next one gets a new child.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from med_transfer.scans.isolation.scan_worker import ScanWorker
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
-_own: dict[int, ScanWorker] = {}  # by process: a fork must not talk to its parent's child
+_own: dict[int, ScanWorker] = {}  # by process ID: a fork must not use its parent's child
 
 
 def worker() -> ScanWorker | None:
-    """This process's own; None in a child, and where there are no pipes to wait for (Windows)."""
+    """This process's worker; None in a child, on Windows, or if MED_TRANSFER_READ_IN_PROCESS is set."""
     if is_child() or os.name != "posix" or os.environ.get(IN_PROCESS):
         return None
     pid = os.getpid()
-    if pid not in _own and _own.setdefault(pid, made := ScanWorker()) is made:  # another thread may be quicker
+    if pid not in _own and _own.setdefault(pid, made := ScanWorker()) is made:  # another thread may be first
         atexit.register(_close, pid)
     return _own[pid]
 
@@ -51,7 +51,7 @@ def _close(pid: int) -> None:
 def isolated(
     function: Callable[..., Result], *arguments: Any, where: object = "", longer: float = 0.0, **options: Any
 ) -> Result:
-    """:meth:`ScanWorker.call` of this process's worker; within a child, and on Windows, a plain call."""
+    """:meth:`ScanWorker.call` of this process's worker; a plain call if :func:`worker` is None."""
     if own := worker():
         return own.call(function, *arguments, where=where, longer=longer, **options)
     with _foreseen(where, Sentence("read")):
@@ -61,14 +61,14 @@ def isolated(
 def isolated_map(
     function: Callable[[Sequence[Item]], Iterable[Result]], items: Sequence[Item]
 ) -> list[Result | ScanAborted]:
-    """:meth:`ScanWorker.map` of this process's worker; within a child, and on Windows, a plain call."""
+    """:meth:`ScanWorker.map` of this process's worker; a plain call if :func:`worker` is None."""
     own = worker()
     return own.map(function, items) if own else list(function(items))
 
 
 @contextlib.contextmanager
 def confined(where: object) -> Iterator[None]:
-    """Make an error that nobody foresaw one of this scan, so that a batch goes on. Raises ScanAborted."""
+    """Raise ScanAborted in place of any unexpected error, so that a batch continues with the next scan."""
     with _foreseen(where, Sentence("processed")):
         yield
 
@@ -80,6 +80,6 @@ def _foreseen(where: object, what: str) -> Iterator[None]:
     except MedTransferError:
         raise
     except Exception as error:
-        if is_child() and isinstance(error, MemoryError):  # the child's limit, which it tells of itself
+        if is_child() and isinstance(error, MemoryError):  # the child reports its memory limit itself
             raise
         raise ScanAborted(Sentence("cannot be {what} ({error})", what=what, error=words(error)), where=where) from error

@@ -1,4 +1,4 @@
-"""The process in which scans are read: it answers one request after another until its parent closes the pipe."""
+"""The child process that reads scans; it serves requests until its parent closes the pipe."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from med_transfer.errors import MedTransferError
 from med_transfer.scans.isolation.pipe import receive, send, widen
 from med_transfer.scans.isolation.remarks import collected_remarks
 
-ENVIRONMENT = "MED_TRANSFER_"  # variables of this prefix are the child's as they are now, not as when it started
-GRACE_SECONDS = 10.0  # after which the kernel ends a child whose parent is no more
-_LOOK_SECONDS = 1.0  # between two looks of a child whether its parent lives
+ENVIRONMENT = "MED_TRANSFER_"  # prefix of the variables that every request sets anew in the child
+GRACE_SECONDS = 10.0  # beyond the time limit, until the kernel ends a child that no parent ended
+_LOOK_SECONDS = 1.0  # interval at which a child checks that its parent is alive
 
 _serving = False
 _temporary_of_parent: list[str] = []
 
 
 def serve() -> None:
-    """Answer requests until there are no more."""
+    """Answer requests until the parent closes the pipe, or memory runs out."""
     global _serving
     _serving = True
     seconds, gib, temporary = float(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3])
     requests, answers = os.fdopen(os.dup(0), "rb", buffering=0), os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1):  # a library that prints must not print into an answer
+    for standard in (0, 1):  # what a library prints must not mix with the answers
         os.dup2(nowhere, standard)
     watching = threading.Thread(target=_end_with, args=(os.getppid(), temporary), daemon=True)
     watching.start()
@@ -46,14 +46,14 @@ def serve() -> None:
     _limit(gib)
     with contextlib.suppress(EOFError, BrokenPipeError):
         send(answers, ("ready", None, []))
-        while _serve_one(receive(requests), answers, seconds) != "memory":  # which is all over the heap then
+        while _serve_one(receive(requests), answers, seconds) != "memory":  # then the heap is full: end
             pass
     watching.join(2 * _LOOK_SECONDS)  # the parent has closed its end, or ended
     shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _serve_one(request: tuple, answers: BinaryIO, seconds: float) -> str:
-    """How it ended."""
+    """Answer one request; returns how it ended: value, end (of a stream), error, memory or unforeseen."""
     folder, environment, _temporary_of_parent[:], (module, name), arguments, options, streamed, longer = request
     with contextlib.suppress(OSError):  # the parent's folder may be gone
         os.chdir(folder)
@@ -76,7 +76,7 @@ def _serve_one(request: tuple, answers: BinaryIO, seconds: float) -> str:
 
 
 def _outcome(results: Iterator[Any], seconds: float) -> tuple[str, Any]:
-    """What becomes of the next one; the kernel ends a child that nobody watches any more."""
+    """Compute the next result: (kind, value). A timer ends the child if no parent is left to do so."""
     if seconds:
         signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
     try:
@@ -102,7 +102,7 @@ def _end_with(parent: int, temporary: Path) -> None:
 
 
 def _limit(gib: float) -> None:
-    """Memory beyond what is in use now; no core file; and of all processes, this one for the system to end."""
+    """Limit memory to ``gib`` beyond present use; no core dumps; first choice of the kernel's out-of-memory killer."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -115,12 +115,12 @@ def _limit(gib: float) -> None:
 
 
 def is_child() -> bool:
-    """Whether this process is one."""
+    """Whether this process is a child that reads scans."""
     return _serving
 
 
 def words(error: Exception) -> str:
-    """What and where; not its own words, in which a parser may quote a patient's name or date."""
+    """An error's class, file and line; not its message, which may quote a patient's name or date."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
     return type(error).__name__ + where

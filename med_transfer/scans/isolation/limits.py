@@ -1,4 +1,4 @@
-"""How long a scan may take to read, and how much memory: as the environment says."""
+"""Limits on time and memory for reading a scan, set by environment variables."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from med_transfer.errors import UsageError
 
 SECONDS, GIB = "MED_TRANSFER_READ_SECONDS", "MED_TRANSFER_READ_GIB"
-IN_PROCESS = "MED_TRANSFER_READ_IN_PROCESS"  # set: no child, for a debugger
+IN_PROCESS = "MED_TRANSFER_READ_IN_PROCESS"  # if set, no child process is used, for debugging
 
 
 @dataclass(frozen=True)
 class ReadLimits:
-    """Of one scan: seconds, and GiB of memory beyond what the reading program itself takes (0: no such limit)."""
+    """Limits for one scan: seconds, and GiB of memory beyond what the reading process itself needs; 0 for no limit."""
 
     seconds: float = 300.0
     gib: float = 8.0
 
     @classmethod
     def from_environment(cls) -> ReadLimits:
-        """Those of ``MED_TRANSFER_READ_SECONDS`` and ``MED_TRANSFER_READ_GIB``. Raises UsageError."""
+        """Limits from ``MED_TRANSFER_READ_SECONDS`` and ``MED_TRANSFER_READ_GIB``. Raises UsageError."""
         return cls(_number(SECONDS, cls.seconds), _number(GIB, cls.gib))
 
 

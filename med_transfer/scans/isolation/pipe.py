@@ -1,4 +1,4 @@
-"""Messages between a parent and its child through a pipe: pickles, whose arrays travel beside them uncopied."""
+"""Messages between parent and child through a pipe: pickles with out-of-band array buffers, which are not copied."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 _COUNT, _SIZE = struct.Struct(">I"), struct.Struct(">Q")
-_PIPE_BYTES, _SET_PIPE_SIZE = 1 << 20, 1031  # F_SETPIPE_SZ of Linux
+_PIPE_BYTES, _SET_PIPE_SIZE = 1 << 20, 1031  # Linux's F_SETPIPE_SZ
 
 
 def widen(pipe: Any) -> None:
-    """For large answers in fewer turns."""
+    """Enlarge the pipe's buffer, so that large messages need fewer system calls."""
     import fcntl
 
     with contextlib.suppress(OSError):  # Linux only
@@ -22,7 +22,7 @@ def widen(pipe: Any) -> None:
 
 
 def send(pipe: Any, message: object) -> None:
-    """Number of parts, their sizes, the parts: the pickle, and the buffers of its arrays."""
+    """Write the number of parts, their sizes, then the parts: the pickle and the buffers of its arrays."""
     buffers: list[pickle.PickleBuffer] = []
     parts = [pickle.dumps(message, 5, buffer_callback=buffers.append), *(buffer.raw() for buffer in buffers)]
     sizes = b"".join(_SIZE.pack(memoryview(part).nbytes) for part in parts)
@@ -37,15 +37,15 @@ def _write(pipe: Any, part: memoryview) -> None:
 
 
 def receive(pipe: Any) -> Any:
-    """The message that was sent; its arrays may be written to. Raises EOFError: the other end is closed."""
+    """Read one message; its arrays are writable. Raises EOFError if the other end is closed."""
     (count,) = _COUNT.unpack(_read(pipe, _COUNT.size))
     sizes = [size for (size,) in _SIZE.iter_unpack(_read(pipe, count * _SIZE.size))]
     body, *buffers = [_read(pipe, size) for size in sizes]
-    return pickle.loads(body, buffers=buffers)  # between parent and child alone
+    return pickle.loads(body, buffers=buffers)  # trusted: only parent and child use this pipe
 
 
 def _read(pipe: Any, size: int) -> memoryview:
-    """Writable, as the arrays that lie in it shall be. Raises EOFError."""
+    """Read exactly ``size`` bytes into writable memory, which the arrays will share. Raises EOFError."""
     whole = np.empty(size, np.uint8).data
     rest = whole
     while rest.nbytes:

@@ -1,4 +1,4 @@
-"""What one process logs, logged again by another."""
+"""Passes log records from one process to another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Remarks = list[dict[str, object]]  # log records of another process
 
 @contextlib.contextmanager
 def collected_remarks() -> Iterator[Remarks]:
-    """What is logged meanwhile, from warnings on, for :func:`repeat_remarks` in another process."""
+    """Collect warnings and errors logged inside the block, for :func:`repeat_remarks` in another process."""
     remarks: Remarks = []
     handler, package = _Collecting(remarks), logging.getLogger("med_transfer")
     package.addHandler(handler)
@@ -22,7 +22,7 @@ def collected_remarks() -> Iterator[Remarks]:
 
 
 def repeat_remarks(remarks: Remarks) -> None:
-    """Log what was logged in another process."""
+    """Log the records of another process in this one."""
     for record in map(logging.makeLogRecord, remarks):
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
@@ -35,7 +35,7 @@ class _Collecting(logging.Handler):
         self._remarks = remarks
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the template and its values apart, since remarks that are alike are counted by their template."""
+        """Keep template and values separate, because similar remarks are counted by their template."""
         of_record = {name: getattr(record, name) for name in ("name", "levelno", "levelname", "msg", "created")}
         values = record.args if isinstance(record.args, tuple) else ()
         plain = tuple(value if isinstance(value, int | float) else str(value) for value in values)

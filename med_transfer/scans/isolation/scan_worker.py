@@ -1,4 +1,4 @@
-"""A child process that reads scans, as its parent sees it."""
+"""The parent's interface to a child process that reads scans."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ Result = TypeVar("Result")
 Item = TypeVar("Item")
 _SERVE = "from med_transfer.scans.isolation.child import serve; serve()"
 _START_SECONDS = 300.0  # for loading libraries on a busy machine
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # a core a child
-_CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()  # of this process as it began
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # one core per child
+_CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()  # of this process at import
 
 
 @dataclass
 class ScanWorker:
-    """A child process that calls functions. Its methods may be called from any thread, one at a time.
+    """A child process that calls functions; calls from several threads run one at a time.
 
     Args:
-        limits: of one call, or of one item of :meth:`map`; None: those of the environment when the child starts.
-        loads: module that the child imports before its time and memory are limited; the functions that it will be asked
-            for. Not a package that loads them on first use.
+        limits: for one call, or one item of :meth:`map`; None for those of the environment when the child starts.
+        loads: module that the child imports before limits apply, with the functions to be called. It must not be a
+            package that imports them lazily.
     """
 
     limits: ReadLimits | None = None
@@ -52,16 +52,17 @@ class ScanWorker:
     def call(
         self, function: Callable[..., Result], *arguments: Any, where: object = "", longer: float = 0.0, **options: Any
     ) -> Result:
-        """``function(*arguments, **options)``, a function of a module and what pickle takes.
+        """Return ``function(*arguments, **options)`` as called in the child.
 
         Args:
-            function, arguments, options: see there.
-            where: whose time and memory it is, for the error.
-            longer: seconds that it may take beyond the limit.
+            function: importable from its module.
+            arguments, options: anything that can be pickled.
+            where: the scan to name in an error.
+            longer: seconds allowed beyond the limit.
 
         Raises:
-            ScanAborted: it took too much time or memory, ended the child, or raised something else than our errors.
-            MedTransferError: what the function raised.
+            ScanAborted: it exceeded a limit, ended the child, or raised an unexpected error.
+            MedTransferError: raised by the function.
         """
         with self._lock, self._closed_on_error():
             self._request(function, arguments, options, streamed=False, longer=longer)
@@ -70,7 +71,11 @@ class ScanWorker:
     def map(
         self, function: Callable[[Sequence[Item]], Iterable[Result]], items: Sequence[Item]
     ) -> list[Result | ScanAborted]:
-        """``function(items)``, which yields a result for each; the error in place of one that cannot be had."""
+        """Return the results of ``function(items)``, which yields one per item, with an error in place of a failed one.
+
+        Raises:
+            MedTransferError: raised by the function.
+        """
         results: list[Result | ScanAborted] = []
         with self._lock, self._closed_on_error():
             while len(results) < len(items):
@@ -78,7 +83,7 @@ class ScanWorker:
                     self._request(function, (items[len(results) :],), {}, streamed=True)
                     while len(results) < len(items):
                         results.append(self._answer(items[len(results)]))
-                except ScanAborted:  # where several are read at once, it need not have been this one: see it alone
+                except ScanAborted:  # several may be read at once, so this item may not be the cause: retry it alone
                     results.append(self._alone(function, items[len(results)]))
         return results
 
@@ -90,11 +95,11 @@ class ScanWorker:
             return error
 
     def close(self) -> None:
-        """End the child. The next call starts another."""
+        """Kill the child; the next call starts another."""
         process, self._process = self._process, None
         if process is None:
             return
-        shutil.rmtree(self._folder, ignore_errors=True)  # first: stopped here, the child would do it, and then nobody
+        shutil.rmtree(self._folder, ignore_errors=True)  # before the kill: if stopped here, the child cleans up
         process.kill()
         process.wait()
         for pipe in filter(None, (process.stdin, process.stdout)):
@@ -110,7 +115,7 @@ class ScanWorker:
 
     @contextlib.contextmanager
     def _closed_on_error(self) -> Iterator[None]:
-        """After Ctrl-C, or an error of ours, an answer may be on its way that nobody waits for."""
+        """Close the child after Ctrl-C or an unexpected error: an unread answer may still be in the pipe."""
         try:
             yield
         except BaseException as error:
@@ -123,14 +128,14 @@ class ScanWorker:
     ) -> None:
         environment = {name: text for name, text in os.environ.items() if name.startswith(ENVIRONMENT)}
         name, folder = (function.__module__, function.__qualname__), ""
-        with contextlib.suppress(FileNotFoundError):  # of now, which somebody may have deleted
+        with contextlib.suppress(FileNotFoundError):  # the working directory may have been deleted
             folder = str(Path.cwd())
         for fresh in (False, True):
             process = self._running(fresh=fresh)
             try:
                 send(process.stdin, (folder, environment, _of_process(), name, arguments, options, streamed, longer))
                 return
-            except OSError as error:  # it has ended since the last call
+            except OSError as error:  # the child has ended since the last call
                 if fresh:
                     raise _not_started(error) from error
 
@@ -140,14 +145,14 @@ class ScanWorker:
         self.close()
         self._in_force = self.limits or ReadLimits.from_environment()
         self._folder = Path(tempfile.mkdtemp(prefix="med_transfer-"))
-        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100  '' is the folder of now
+        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100  '' is the working directory
         limits = (str(self._in_force.seconds), str(self._in_force.gib))
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _SERVE, *limits, str(self._folder), self.loads],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # libraries complain there of what becomes an error of ours
+                stderr=subprocess.DEVNULL,  # libraries print messages that repeat our errors
                 env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path, "TMPDIR": str(self._folder)},
                 bufsize=0,
                 start_new_session=True,
@@ -155,8 +160,8 @@ class ScanWorker:
         except OSError as error:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise _not_started(error) from error
-        if hasattr(os, "sched_setaffinity"):  # a thread that keeps to one core does not bind its reader
-            with contextlib.suppress(OSError):  # it has ended, or the cores are others by now
+        if hasattr(os, "sched_setaffinity"):  # the calling thread may be pinned to one core; the child must not be
+            with contextlib.suppress(OSError):  # it has ended, or the process's cores have changed
                 os.sched_setaffinity(self._process.pid, _CORES)
         widen(self._process.stdin)
         self._receive("the process that reads scans", _START_SECONDS)
@@ -193,7 +198,7 @@ class ScanWorker:
 
 @dataclass(frozen=True)
 class _Awaited:
-    """A pipe of which each part is waited for so many seconds (0: for ever): a child may stop in mid-answer."""
+    """A pipe whose every read times out after ``seconds`` (0: never), since a child may stop in mid-answer."""
 
     pipe: Any
     seconds: float
@@ -232,11 +237,11 @@ def _cause_of_death(code: int) -> str:
     )
 
 
-_temporary: list[tuple[int, str]] = []  # by process: a fork's are not its parent's
+_temporary: list[tuple[int, str]] = []  # process ID and folder: a fork must not use its parent's
 
 
 def temporary_folder() -> Path:
-    """One for this user alone, removed when the process ends; where a kill keeps it from that, by its child."""
+    """A folder private to this user, removed when the process ends, or by its child if the process is killed."""
     folder = tempfile.mkdtemp(prefix="med_transfer-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     _temporary.append((os.getpid(), folder))
