@@ -1,4 +1,4 @@
-"""Attention and a linear head, learned on the features of slices or tiles that a frozen network gave once.
+"""Attention and a linear head, trained on a frozen network's features of slices or tiles, which are computed once.
 
 Source: Ilse et al. 2018, arXiv:1802.04712; on frozen features as in Lu et al. 2021, Nat Biomed Eng 5:555 (CLAM).
 """
@@ -20,16 +20,16 @@ from med_transfer.model.linear_head import INNER_FOLDS, cross_entropy
 from med_transfer.predictions.patient_folds import held_out_in_turn, patient_folds
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2  # of AdamW; every step sees all scans
-_LOOKED_AT, _PATIENCE = 5, 5  # steps from one look at the held-out patients to the next; looks without a better one
+_LOOKED_AT, _PATIENCE = 5, 5  # steps between evaluations on held-out patients; evaluations without improvement
 
 
 class Bags(NamedTuple):
     """Scans as bags of instances.
 
     Attributes:
-        pooled: [scan, instance, channel] that the head reads the weighted mean of.
-        deepest: [scan, instance, channel] that the attention looks at.
-        shown: [scan, instance], which instances count.
+        pooled: [scan, instance, channel], whose weighted mean the head reads.
+        deepest: [scan, instance, channel], from which the attention computes the weights.
+        shown: boolean [scan, instance], which instances are not empty.
     """
 
     pooled: Tensor
@@ -38,22 +38,22 @@ class Bags(NamedTuple):
 
     @classmethod
     def of(cls, of_stages: Sequence[Tensor], deepest: Tensor) -> Bags:
-        """Of features [scan, instance, channel] of the pooled stages and of the deepest one; an empty one is zero."""
+        """Bags of features [scan, instance, channel] of pooled stages and the deepest; empty instances are zero."""
         return cls(torch.cat(list(of_stages), dim=2), deepest, is_shown(deepest))
 
     def of_scans(self, scans: NDArray[np.intp]) -> Bags:
-        """Some of them."""
+        """The bags of these scans, given by position."""
         return Bags(*(part[torch.from_numpy(scans)] for part in self))
 
 
 class Dropout(NamedTuple):
-    """Sets a share of the values to zero, drawn from a generator of its own, so that trainings can take turns."""
+    """Dropout with its own random generator, so that several trainings can be interleaved."""
 
     share: float
     random: torch.Generator | None = None
 
     def __call__(self, values: Tensor) -> Tensor:
-        """The values that are kept are divided by the share of them."""
+        """Set a share of the values to zero, and divide the others by the share that is kept."""
         if not self.share:
             return values
         kept = torch.rand(values.shape, generator=self.random) >= self.share
@@ -64,7 +64,7 @@ NOTHING_DROPPED = Dropout(0.0)
 
 
 class AttentionHead(nn.Module):
-    """Attention over instances, and a linear layer on their weighted mean."""
+    """Attention over instances and a linear layer on their weighted mean."""
 
     def __init__(self, n_deepest: int, n_pooled: int, n_classes: int) -> None:
         super().__init__()
@@ -79,14 +79,14 @@ class AttentionHead(nn.Module):
 
 
 class FittedAttention(NamedTuple):
-    """A head on features as the network gives them, and after how many steps it did best on held-out patients."""
+    """A head for the network's raw features, and the number of steps that was best on held-out patients."""
 
     head: AttentionHead
     n_steps: int
 
 
 class Course(NamedTuple):
-    """How a head is learned: ``most_steps`` of gradient descent, each on all scans, with dropout of features."""
+    """Settings of the training: at most ``most_steps`` of gradient descent, each on all scans, with dropout."""
 
     most_steps: int = 100
     dropout: float = 0.2
@@ -96,17 +96,17 @@ class Course(NamedTuple):
 
 
 def fit_attention(bags: Bags, truth: NDArray[np.bool_], patients: Sequence[str], course: Course) -> FittedAttention:
-    """A head learned for as many steps as do best across folds of its own training patients.
+    """Train a head for the number of steps that is best in cross-validation over its training patients.
 
-    Nobody else has a say, so that whoever it is measured on is unseen. Best is the least cross-entropy, each class
-    weighed alike where ``balanced``; a tie goes to the fewest steps. Features are standardised for the training, which
-    is folded into the head, exactly.
+    No other patients influence the choice, so validation patients stay unseen. Best is the lowest cross-entropy, with
+    equal class weights if ``balanced``; a tie goes to the fewest steps. Features are standardised for training, and the
+    standardisation is folded into the head, exactly.
 
     Args:
         bags: of the training scans.
         truth: boolean [scan, class].
-        patients: one entry a scan.
-        course: of the training.
+        patients: one entry per scan.
+        course: settings of the training.
     """
     pooled, deepest = _Standard.of(bags.pooled, bags.shown), _Standard.of(bags.deepest, bags.shown)
     standard = Bags(pooled(bags.pooled), deepest(bags.deepest), bags.shown)
@@ -119,7 +119,7 @@ def fit_attention(bags: Bags, truth: NDArray[np.bool_], patients: Sequence[str],
 
 
 def _best_number_of_steps(bags: Bags, truth: NDArray[np.bool_], patients: Sequence[str], course: Course) -> int:
-    """Of the looks at the held-out patients the best one; it ends where none was better for long."""
+    """The number of steps that is best on held-out patients, with early stopping after ``_PATIENCE`` evaluations."""
     n_folds = min(INNER_FOLDS, len(set(patients)))
     if n_folds < 2:
         return course.most_steps
@@ -139,7 +139,7 @@ def _best_number_of_steps(bags: Bags, truth: NDArray[np.bool_], patients: Sequen
 
 
 def _heads(bags: Bags, truth: NDArray[np.bool_], course: Course) -> Iterator[AttentionHead]:
-    """The head, ever the same one, after each step."""
+    """Yield the head, always the same object, after each training step."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(course.seed)
         head = AttentionHead(bags.deepest.shape[2], bags.pooled.shape[2], truth.shape[1])
@@ -160,7 +160,7 @@ def _logits(head: AttentionHead, bags: Bags) -> NDArray[np.float32]:
 
 
 def _class_weights(truth: NDArray[np.bool_], course: Course) -> Tensor:
-    """So that each class counts alike, or of findings presence and absence; ones where classes are not balanced."""
+    """Weights [class] that balance classes, or presence and absence of each finding; ones if not ``balanced``."""
     present, (n_scans, n_classes) = np.maximum(truth.sum(axis=0), 1), truth.shape
     if not course.balanced:
         return torch.ones(n_classes)
@@ -169,7 +169,7 @@ def _class_weights(truth: NDArray[np.bool_], course: Course) -> Tensor:
 
 
 class _Standard(NamedTuple):
-    """Mean and standard deviation of each channel over the instances that count."""
+    """Mean and standard deviation of each channel over the instances that are not empty."""
 
     mean: Tensor
     scale: Tensor
@@ -178,13 +178,13 @@ class _Standard(NamedTuple):
     def of(cls, features: Tensor, shown: Tensor) -> _Standard:
         counted = features[shown]
         scale = counted.std(dim=0, unbiased=False)
-        return cls(counted.mean(dim=0), torch.where(scale > 0, scale, 1.0))  # a constant says nothing
+        return cls(counted.mean(dim=0), torch.where(scale > 0, scale, 1.0))  # a constant channel becomes zero
 
     def __call__(self, features: Tensor) -> Tensor:
         return (features - self.mean) / self.scale
 
     @torch.no_grad()
     def fold_into(self, layer: nn.Linear) -> None:
-        """Let the layer read features as they were before; of a mean whose weights sum to one it is exact too."""
+        """Make the layer read raw features, in place; exact for a weighted mean too, as its weights sum to one."""
         layer.weight.div_(self.scale)
         layer.bias.sub_(layer.weight @ self.mean)

@@ -1,12 +1,12 @@
 """Heavy augmentation of a prepared scan, composed of MONAI's random transforms.
 
-Prepared training tensors carry a margin around the network's input, so that a rotated or shifted view shows
-anatomy at its border and not padding; the last step cuts the input out of the middle. What moves or hides tissue is the
-same in all channels, which show one place; brightness, contrast, blur and noise are drawn for each channel anew, since
-phases and sequences differ in them independently.
+Prepared training tensors carry a margin around the network's input, so that a rotated or shifted view shows anatomy and
+not padding at its border; after the spatial transforms the input is cropped from the centre. Spatial transforms and
+dropout are the same in all channels, which show one place. Brightness, contrast, blur and noise are drawn separately
+for each channel, since contrast phases and sequences differ in them independently.
 
-Turns and deformations are done in millimetres: a scan comes as a MetaTensor whose affine says the size of its voxels. A
-plain tensor's voxels count as cubes.
+Rotations and deformations are done in millimetres: a scan is a MetaTensor whose affine gives its voxel size. The voxels
+of a plain tensor are taken to be cubes.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from torch import Tensor
 
 from med_transfer.finetuning.config import AugmentationConfig, Triple
 
-MARGIN = 0.125  # share of the input's size that is kept around it for augmentation
-CELLS = 4  # of an elastic deformation, along the longest side
+MARGIN = 0.125  # on each side, as a share of the input's size
+CELLS = 4  # of the elastic deformation's grid, along the longest side
 
 
 def margin_voxels(shape: Triple) -> Triple:
@@ -53,7 +53,7 @@ def margin_voxels(shape: Triple) -> Triple:
 
 
 def augmentation(config: AugmentationConfig, shape: Triple, output_range: tuple[float, float]) -> Compose:
-    """Random view of [channel, *(shape + margins)] as [channel, *shape]; strength 0 only cuts out the middle."""
+    """Transform of [channel, *(shape + margins)] to a random view [channel, *shape]; strength 0 only crops."""
     cut = Middle(shape)
     if config.strength == 0:
         return Compose([cut])
@@ -62,17 +62,17 @@ def augmentation(config: AugmentationConfig, shape: Triple, output_range: tuple[
 
 
 class Middle(Transform):
-    """The middle of an image, without the metadata that nothing behind it reads: MONAI's crop takes time to keep them.
+    """Centre crop that drops the metadata: no later step reads them, and MONAI's crop spends time on keeping them.
 
     Args:
-        shape: depth, height and width that are left, at most the image's.
+        shape: depth, height and width of the crop, at most the image's.
     """
 
     def __init__(self, shape: Triple) -> None:
         self.shape = shape
 
     def __call__(self, image: Tensor) -> Tensor:
-        """[channel, *shape] of [channel, depth, height, width]."""
+        """The crop [channel, *shape] of an image [channel, depth, height, width]."""
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
         starts = [size // 2 - kept // 2 for size, kept in zip(plain.shape[1:], self.shape, strict=True)]
         inside = [slice(start, start + kept) for start, kept in zip(starts, self.shape, strict=True)]
@@ -86,24 +86,24 @@ class EachChannel(Randomizable):
         self.step, self.R = step, step.R
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> EachChannel:
-        """Seeds the step; as MONAI asks of every random transform."""
+        """Seed the step; part of MONAI's interface of random transforms."""
         self.step.set_random_state(seed, state)
         self.R = self.step.R
         return self
 
     def __call__(self, image: Tensor) -> Tensor:
-        """The step on each channel of [channel, depth, height, width] by itself."""
+        """Apply the step to each channel of [channel, depth, height, width] separately."""
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
         return torch.cat([torch.as_tensor(self.step(channel[None])) for channel in plain])
 
 
 def _voxel_mm(image: Tensor) -> list[float]:
-    """Along depth, height and width."""
+    """Voxel size along depth, height and width."""
     return [float(size) for size in image.pixdim] if isinstance(image, MetaTensor) else [1.0] * (image.ndim - 1)
 
 
 class GridInMillimetres(RandAffineGrid):
-    """RandAffineGrid, but the angles it draws are the patient's: what it turns keeps its form whatever the voxels."""
+    """RandAffineGrid that rotates in the patient's space: shapes are kept even if voxels are not cubes."""
 
     voxel_mm: Sequence[float] = (1.0, 1.0, 1.0)
 
@@ -114,7 +114,7 @@ class GridInMillimetres(RandAffineGrid):
         randomize: bool = True,
         lazy: bool | None = None,
     ) -> Tensor:
-        """As RandAffineGrid, of a given grid. Shifts and scales run along the voxels' axes and stay as they are."""
+        """As RandAffineGrid, for a given grid. Shifts and scales are along the voxel axes and need no correction."""
         super().__call__(grid.shape[1:], randomize=randomize, lazy=True)
         turn = torch.as_tensor(create_rotate(3, self.rotate_params or [0.0] * 3)).double()
         to_mm = torch.diag(torch.tensor([*self.voxel_mm, 1.0])).double()
@@ -123,7 +123,7 @@ class GridInMillimetres(RandAffineGrid):
 
 
 class RandAffineInMillimetres(RandAffine):
-    """RandAffine of scans whose voxels need not be cubes."""
+    """RandAffine for scans whose voxels need not be cubes."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -139,14 +139,14 @@ class RandAffineInMillimetres(RandAffine):
 
 
 class RandDistortionInMillimetres(RandGridDistortion):
-    """Stretches and shrinks cells that are as long, in mm, along each axis; ``num_cells`` along the longest.
+    """Grid distortion whose cells are about equally long in mm along each axis, with ``CELLS`` along the longest.
 
-    MONAI 1.6's repeats a plane at each border between cells, stretches by a cell's length more than its limit, and
-    shifts what lies at the far end out of the image. Here the ends stay where they are.
+    MONAI 1.6's version repeats a plane at each border between cells, stretches by a cell's length more than its limit,
+    and shifts the far end out of the image. Here both ends of each axis stay in place.
     """
 
     def __call__(self, img: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """A view of [channel, depth, height, width]."""
+        """A randomly distorted view of [channel, depth, height, width], in the same shape."""
         shape = img.shape[1:]
         sides_mm = np.multiply(shape, _voxel_mm(img))
         self.num_cells = tuple(max(1, round(CELLS * side / max(sides_mm))) for side in sides_mm)
@@ -160,7 +160,7 @@ class RandDistortionInMillimetres(RandGridDistortion):
 
 
 def _places(n: int, lengths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where the n voxels of a view lie along an axis, from its middle, when cells of equal length take these shares."""
+    """Source position of each of n voxels along an axis, from its centre, if equal cells get these relative lengths."""
     ends = np.concatenate([[0.0], np.cumsum(lengths)]) * n / lengths.sum()
     return np.interp(np.arange(n) + 0.5, np.linspace(0, n, len(ends)), ends) - n / 2
 
@@ -200,7 +200,7 @@ def _intensity(config: AugmentationConfig, output_range: tuple[float, float]) ->
 
 
 class _Blur(RandGaussianSmooth):
-    """Gaussian blur with air beyond the image: MONAI's filter takes 0, which is a grey frame where air is -1."""
+    """Gaussian blur padded with air: MONAI's filter pads with 0, which gives a grey frame where air is -1."""
 
     def __init__(self, air: float, **options: Any) -> None:
         super().__init__(**options)
@@ -246,11 +246,11 @@ def mixup(images: Tensor, targets: Tensor, alpha: float, random: np.random.Gener
     Args:
         images: [batch, channel, depth, height, width].
         targets: [batch, class], probabilities.
-        alpha: of the symmetric Beta distribution; 0 leaves the batch alone.
+        alpha: of the symmetric Beta distribution; 0 leaves the batch unchanged.
     """
     if alpha == 0 or len(images) < 2:
         return images, targets
     weight = float(random.beta(alpha, alpha))
-    weight = max(weight, 1 - weight)  # the first image stays the main one
+    weight = max(weight, 1 - weight)  # each image keeps at least half of the weight
     partner = torch.from_numpy(random.permutation(len(images))).to(images.device)
     return weight * images + (1 - weight) * images[partner], weight * targets + (1 - weight) * targets[partner]

@@ -1,4 +1,4 @@
-"""What BatchNorm normalises with: the source's statistics, the target's, or each batch's."""
+"""BatchNorm's statistics: the source's, the target's, or each batch's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from med_transfer.errors import ConfigError
 
 
 def check_batch_norm(encoder: Encoder) -> None:
-    """Raises ConfigError for a backbone that has no BatchNorm with statistics."""
+    """Refuse a backbone without BatchNorm layers that have running statistics. Raises ConfigError."""
     if not _layers(encoder):
         raise ConfigError(
             "bn_adapt with a backbone that has no BatchNorm: there are no statistics to adapt",
@@ -25,10 +25,10 @@ def check_batch_norm(encoder: Encoder) -> None:
 
 @torch.no_grad()
 def check_batch_of_one(encoder: Encoder, n_channels: int, shape: Sequence[int]) -> None:
-    """Refuse to train by the statistics of single scans where there are none. It costs one pass of a copy.
+    """Refuse batches of one scan if BatchNorm cannot train on them. It costs one forward pass through a copy.
 
     Raises:
-        ConfigError: a map of one voxel has no variance.
+        ConfigError: some feature map is a single voxel, which has no variance.
     """
     try:
         copy.deepcopy(encoder).train()(torch.zeros(1, n_channels, *shape))
@@ -43,18 +43,18 @@ def check_batch_of_one(encoder: Encoder, n_channels: int, shape: Sequence[int]) 
 
 @torch.no_grad()
 def adapt_statistics(encoder: Encoder, batches: Iterable[Tensor]) -> None:
-    """Put the statistics of these images in the place of the source's; no weight changes, no label is read.
+    """Replace the source's statistics by those of these images; weights do not change and labels are not used.
 
-    One pass: a layer normalises each batch by the mean and variance of all images up to and with it, and keeps those of
-    all of them. The first layer's are exact. A deeper layer's depend a little on the batches before the last, so the
-    order of the images should have nothing to do with their class.
+    One pass is made: a layer normalises each batch by the mean and variance of all images up to and including it, and
+    keeps those of all images. The first layer's statistics are exact. Those of deeper layers depend slightly on how the
+    images are batched and ordered, so the order should be unrelated to the classes.
 
     Args:
         encoder: left in evaluation mode.
         batches: of images [batch, channel, depth, height, width], on the encoder's device; of any size.
 
     Raises:
-        ConfigError: the first batch is a single scan of which a map is one voxel: a single value has no variance.
+        ConfigError: the first batch is a single scan and some feature map a single voxel, which has no variance.
 
     Source: AdaBN, Li et al. 2016, arXiv:1603.04779.
     """
@@ -69,10 +69,10 @@ def adapt_statistics(encoder: Encoder, batches: Iterable[Tensor]) -> None:
 
 
 class _Pooled:
-    """Puts the statistics of all that a layer has met, and is about to meet, in the place of its own.
+    """Pre-forward hook that sets a layer's statistics to those of all its inputs so far, the present one included.
 
     Attributes:
-        count, mean, squares: values of each channel so far, their mean and summed squared deviations from it, joined
+        count, mean, squares: number of values per channel so far, their mean and sum of squared deviations, updated
             batch by batch (Chan, Golub & LeVeque 1983, doi:10.1080/00031305.1983.10483115) in double precision.
     """
 
@@ -99,10 +99,10 @@ class _Pooled:
 
 
 def keep_frozen_statistics(encoder: Encoder, *, everywhere: bool) -> None:
-    """Put BatchNorm in evaluation mode, everywhere or only in stages of which nothing learns; else in training mode.
+    """Set BatchNorm to evaluation mode, everywhere or only in frozen stages; elsewhere to training mode.
 
-    With a batch of a few scans, statistics of the batch are noise; and a stage that never changes must not change by
-    its statistics. Call it whenever something else learns, and after ``train()``, which undoes it.
+    Statistics of a batch of a few scans are noise, and a frozen stage must not change through its statistics. Call it
+    whenever the set of learning stages changes, and after ``train()``, which undoes it.
     """
     for stage in encoder.stages():
         learns = any(parameter.requires_grad for parameter in stage.parameters())

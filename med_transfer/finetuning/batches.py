@@ -28,11 +28,13 @@ VoxelSize = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Part:
-    """Prepared scans of one part of a fold, one entry a scan; what is never drawn from needs tensors alone.
+    """Prepared scans of one part of a fold, one entry per scan; without augmentation, tensors alone are enough.
 
     Attributes:
-        voxel_mm: size of a tensor's voxels along depth, height, width, for augmentation.
+        tensors: [channel, depth, height, width] of each scan, with the margin for augmentation.
+        voxel_mm: voxel size of each tensor along depth, height, width, for augmentation.
         truth: boolean [scan, class].
+        patients: name of each scan's patient.
     """
 
     tensors: Sequence[NDArray[np.float16]] = ()
@@ -48,8 +50,8 @@ class Part:
 class FoldData:
     """The parts of one fold; unlabelled scans have no truth.
 
-    The ``steering`` scans say when training stops and which weights are kept: the validation scans, or others where
-    those are evaluated.
+    The ``steering`` scans decide when training stops and which weights are kept: the validation scans, or others if the
+    validation scans are evaluated.
     """
 
     labels: Labels
@@ -67,13 +69,14 @@ def fold_data(
     *,
     steered: bool = True,
 ) -> FoldData:
-    """The parts of one fold; unlabelled scans are the same for all.
+    """The parts of one fold; unlabelled scans are the same for all folds.
 
     Args:
-        steered: whether the training needs scans to steer by; else it learns from those too.
+        number: of the fold, from 0.
+        steered: whether the training needs steering scans, see :class:`FoldData`; if not, it also learns from them.
 
     Raises:
-        TooFewPatients: it does, and there are none beside those who are evaluated.
+        TooFewPatients: it needs them, and only the evaluated patients are left.
     """
     training, validation = split.learned_from(number, steered=steered), split.validation[number]
     steering = (split.steering_of(number) if steered else ()) or validation
@@ -86,10 +89,10 @@ def fold_data(
 
 
 class PreparedScans(Dataset):
-    """``(image [channel, depth, height, width], truth [class])`` of prepared tensors, through a transform.
+    """Dataset of ``(image [channel, depth, height, width], truth [class])`` from prepared tensors and a transform.
 
     Args:
-        voxel_mm: of each tensor, for a transform that works in millimetres.
+        voxel_mm: of each tensor, for transforms that work in millimetres.
     """
 
     def __init__(
@@ -105,14 +108,14 @@ class PreparedScans(Dataset):
         if self.voxel_mm:
             image = MetaTensor(image, affine=torch.diag(torch.tensor([*self.voxel_mm[index], 1.0])))
         image = self.transform(image)
-        plain = image.as_tensor() if isinstance(image, MetaTensor) else image  # a MetaTensor makes each layer slower
+        plain = image.as_tensor() if isinstance(image, MetaTensor) else image  # a MetaTensor slows down each layer
         return plain.contiguous(), torch.from_numpy(self.truth[index])
 
 
 class PairedScans(PreparedScans):
-    """As PreparedScans, and with each scan an unlabelled one, through the same transform.
+    """PreparedScans in which each item also has an unlabelled image, from the same transform, as its third part.
 
-    Its index is a pair, as :class:`PairedSampler` draws it; an item has a third part, the unlabelled image.
+    Indexed by pairs, as :class:`PairedSampler` draws them.
     """
 
     def __init__(self, labelled: PreparedScans, unlabelled: Part) -> None:
@@ -126,7 +129,7 @@ class PairedScans(PreparedScans):
 
 
 class PairedSampler(WeightedRandomSampler):
-    """With each draw of a labelled scan one of ``n_unlabelled``, all equally often, from the same generator."""
+    """Draws pairs of a labelled and an unlabelled index, the latter uniformly from ``n_unlabelled``."""
 
     def __init__(
         self, weights: Sequence[float], num_samples: int, generator: torch.Generator, n_unlabelled: int
@@ -142,12 +145,12 @@ class PairedSampler(WeightedRandomSampler):
 def training_batches(
     data: FoldData, config: FinetuneConfig, preprocessing: PreprocessingConfig, seed: int
 ) -> DataLoader:
-    """Endless variety, equal classes: each epoch draws scans with replacement and augments each draw anew.
+    """Training batches: each epoch draws scans with replacement, balanced as configured, and augments each draw anew.
 
-    Where features are aligned with unlabelled scans, a batch has a third part, as many images of them.
+    With alignment, a batch has as its third part an equal number of unlabelled images.
 
     Args:
-        seed: of the draws. Augmentation follows torch's own generator, from which MONAI's loader seeds it.
+        seed: of the draws. Augmentation is seeded by MONAI's loader from torch's global generator.
     """
     views = augmentation(config.augmentation, preprocessing.shape, preprocessing.output_range)
     training, truth = config.training, data.training.truth
@@ -163,7 +166,7 @@ def training_batches(
         scans,
         batch_size=batch_size,
         sampler=sampler,
-        drop_last=True,  # a last batch of one has no batch statistics
+        drop_last=True,  # a last batch of a single scan would have no batch statistics
         num_workers=_workers(training.workers),
         persistent_workers=_workers(training.workers) > 0,
     )
@@ -176,7 +179,7 @@ def validation_batches(
     preprocessing: PreprocessingConfig,
     batch_size: int | None = None,
 ) -> DataLoader:
-    """Each scan once, in order, without augmentation; in batches of the training's size unless another is given."""
+    """Each scan once, in order, without augmentation; ``batch_size`` is by default the training's."""
     plain = config.augmentation.model_copy(update={"strength": 0.0})
     middle = augmentation(plain, preprocessing.shape, preprocessing.output_range)
     scans = PreparedScans(tensors, truth, middle)
@@ -192,7 +195,7 @@ def plain_images(
 
 
 def draw_weights(truth: Truth, *, balanced: bool) -> NDArray[np.float64]:
-    """How often each scan is drawn; ``balanced`` gives every class (or pattern of findings) the same share."""
+    """Sampling weights [scan]; ``balanced`` gives every class (or pattern of findings) the same share of the draws."""
     if not balanced:
         return np.ones(len(truth))
     _, pattern, counts = np.unique(truth, axis=0, return_inverse=True, return_counts=True)
@@ -200,7 +203,7 @@ def draw_weights(truth: Truth, *, balanced: bool) -> NDArray[np.float64]:
 
 
 def lacking_prior(truth: Truth, config: FinetuneConfig, *, multilabel: bool) -> NDArray[np.float64]:
-    """What balanced training leaves out of the logits: how much rarer each class is among these scans, [class]."""
+    """Offsets [class] to add to logits of balanced training to reflect the class shares in ``truth``; else zeros."""
     training = config.training
     if training.balance == "none":
         return np.zeros(truth.shape[1])
@@ -210,14 +213,17 @@ def lacking_prior(truth: Truth, config: FinetuneConfig, *, multilabel: bool) -> 
 
 
 def no_evidence(truth: Truth, config: FinetuneConfig, *, multilabel: bool) -> tuple[float, ...]:
-    """Logits [class] of a network that sees nothing: where classes were left alone, it knows how frequent they are."""
+    """Logits [class] of a network without evidence: the class frequencies' if training was not balanced, else ()."""
     if config.training.balance != "none":
         return ()
     return tuple(log_prior_ratio(truth.mean(axis=0), multilabel=multilabel).tolist())
 
 
 def loss_weights(truth: Truth, config: FinetuneConfig, *, multilabel: bool) -> Tensor:
-    """Weight of each class in the loss: inverse frequency with mean 1, or for findings absent over present."""
+    """Weight of each class in the loss [class]: inverse frequency with mean 1; for findings, absent over present.
+
+    Ones unless ``training.balance`` is ``weights``.
+    """
     present = truth.sum(axis=0).astype(np.float64)
     if config.training.balance != "weights":
         return torch.ones(truth.shape[1])
@@ -228,7 +234,7 @@ def loss_weights(truth: Truth, config: FinetuneConfig, *, multilabel: bool) -> T
 
 
 def _workers(configured: int | None) -> int:
-    """Processes that augment: none where cores are few, since training already uses them."""
+    """Number of augmentation processes: 0 without a GPU or with few cores, since training already uses them."""
     if configured is not None:
         return configured
     return 0 if cores() <= 4 or not torch.cuda.is_available() else min(12, cores() - 2)

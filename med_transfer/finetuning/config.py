@@ -1,4 +1,4 @@
-"""What a fine-tuning run does, typed and strict; each part can be set in YAML or with ``--set part.key=value``."""
+"""The config of a fine-tuning run, typed and strict; keys are set in YAML or with ``--set part.key=value``."""
 
 from __future__ import annotations
 
@@ -93,21 +93,21 @@ class BackboneConfig(StrictModel):
 
     @property
     def has_answers(self) -> bool:
-        """Whether the head reads what the network learned to answer."""
+        """Whether the head reads the answers that the network learned in pretraining."""
         return self.pretrain is not None and self.pretraining.head_reads != "features"
 
     @property
     def has_published(self) -> bool:
-        """Whether the head reads the features of the network as it was published, too."""
+        """Whether the head also reads the features of the network as it was published."""
         return self.pretrain is not None and self.pretraining.head_reads == "answers_and_published"
 
     def stages_read(self, of_entry: tuple[int, ...]) -> tuple[int, ...]:
-        """The feature maps that the head reads; ``of_entry`` are the catalogue's own choice."""
+        """The feature maps that the head reads; ``of_entry`` is the catalogue entry's default."""
         return (0, -1) if self.has_published else self.pooled_stages or of_entry
 
     @property
     def instances(self) -> InstanceChoice:
-        """How slices or tiles are cut and pooled."""
+        """How slices or tiles are pooled, and how tiles overlap."""
         return InstanceChoice(self.instance_pooling, self.tile_overlap)
 
 
@@ -258,12 +258,12 @@ class FinetuneConfig(StrictModel):
         return self
 
     def resolved(self, *, from_source: bool) -> FinetuneConfig:
-        """What ``transfer`` leaves automatic filled in, and without a source nothing that only holds one back.
+        """Copy with every ``auto`` of ``transfer`` resolved; see :meth:`TransferConfig.resolved`.
 
-        The result is written and read again when the run goes on, so it must be a valid config too.
+        The result is validated: it is written to disk, and read again when the run is resumed.
 
         Raises:
-            ConfigError: something that needs a source where there is none, or parts that do not go together.
+            ConfigError: a setting needs a source and there is none, or settings contradict each other.
         """
         if self.backbone.pretrain and not from_source:
             raise ConfigError(
@@ -275,13 +275,13 @@ class FinetuneConfig(StrictModel):
         return _validated(self.model_copy(update={"transfer": self.transfer.resolved(from_source=from_source)}))
 
     def from_scratch_config(self) -> FinetuneConfig:
-        """The same run without its source."""
+        """The config of the same run without its source."""
         backbone = self.backbone.model_copy(update={"weights": None, "pretrain": None})
         return self.model_copy(update={"backbone": backbone, "transfer": self.transfer.from_scratch()})
 
 
 def _validated(config: FinetuneConfig) -> FinetuneConfig:
-    """An equal config of which every rule was checked. Raises ConfigError."""
+    """An equal config with every rule checked. Raises ConfigError."""
     try:
         return FinetuneConfig.model_validate(config.model_dump())
     except ValidationError as error:
@@ -290,13 +290,13 @@ def _validated(config: FinetuneConfig) -> FinetuneConfig:
 
 
 def first_problem(error: ValidationError) -> tuple[str, str]:
-    """What is wrong, and the dotted key; empty where it is how several go together."""
+    """The message, and the dotted key; the key is empty if several keys contradict each other."""
     first = error.errors(include_url=False)[0]
     return first["msg"].removeprefix("Value error, "), ".".join(map(str, first["loc"]))
 
 
 def _contradiction(config: FinetuneConfig) -> str:
-    """Why the sections do not go together; empty when they do."""
+    """Why the sections contradict each other; empty if they do not."""
     transfer, training, strategy = config.transfer, config.training, config.transfer.strategy
     if config.operating_point.is_chosen and config.fusion is not None and config.fusion.report == "fused":
         rule = config.operating_point.rule
@@ -313,7 +313,7 @@ def _contradiction(config: FinetuneConfig) -> str:
 
 
 def _has_no_answers(config: FinetuneConfig) -> str:
-    """Why a head cannot read what a network of slices learned to answer; empty where it can."""
+    """Why the head cannot read the answers of a slice network; empty if it can."""
     backbone, strategy = config.backbone, config.transfer.strategy.name
     asked = f"backbone.pretraining.head_reads {backbone.pretraining.head_reads}"
     if not backbone.name.startswith("slices-"):

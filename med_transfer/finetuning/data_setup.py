@@ -1,4 +1,4 @@
-"""Before training: what the network will see, which scans can be used, and who is in which part."""
+"""Data setup of a run: preprocessing, prepared scans, split, leakage checks, and the cohort lock."""
 
 from __future__ import annotations
 
@@ -34,16 +34,17 @@ from med_transfer.progress import Progress
 log = logging.getLogger(__name__)
 
 LOCK_FILE = "cohort.lock.json"
-NAMED = 10  # pairs of a warning
-_ASKED = 30  # patients, evenly through the table, whether a lock knows them: each takes 30 ms
+NAMED = 10  # pairs named in a warning
+_ASKED = 30  # patients, evenly spaced in the table, that are looked up in a lock: each takes 30 ms
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run works on; the same for the transferred network and its from-scratch baseline.
+    """A run's data; the same for the transferred network and its from-scratch baseline.
 
     Attributes:
-        unlabelled: scans for alignment or mapping, which the from-scratch baseline has no use for.
+        unlabelled: scans for alignment or mapping, which the from-scratch baseline does not use.
+        altered_copies: pairs of rows of the table, see :func:`near_duplicates`.
     """
 
     preprocessing: PreprocessingConfig
@@ -51,17 +52,18 @@ class RunData:
     split: Split
     lock: CohortLock
     unlabelled: PreparedCohort | None = None
-    altered_copies: tuple[tuple[int, int], ...] = ()  # rows of the table, see near_duplicates
+    altered_copies: tuple[tuple[int, int], ...] = ()
 
 
 def prepare_run_data(
     cohort: Cohort, config: FinetuneConfig, spec: BackboneSpec, out: Path, progress: Progress
 ) -> RunData:
-    """Read every scan once, split by patient, prove that nothing leaks, and write ``cohort.lock.json``.
+    """Read every scan once, split by patient, check for leakage, and write ``cohort.lock.json``.
 
     Raises:
-        CohortError: the cohort cannot be split, or a patient or identical scan is on both sides, or among the
-            unlabelled scans and in the test part.
+        CohortError: the cohort cannot be split.
+        PatientLeak: a patient or identical scan is on both sides of the split, or in the test part and also among the
+            unlabelled scans or in the source's training data.
         UsageError: the folder holds a run on another cohort, or on other images of it.
         NothingDone: no scan can be used.
     """
@@ -89,7 +91,7 @@ def prepare_run_data(
 
 
 def _altered_copies(prepared: PreparedCohort, split: Split) -> tuple[tuple[int, int], ...]:
-    """Warns of them, and gives their rows."""
+    """Rows of scans that look like altered copies across the split, with a warning."""
     cases, pairs = prepared.cohort.cases, near_duplicates(prepared.tensors, split)
     if pairs:
         together = [f"{cases[first]} with {cases[second]}" for first, second in pairs]
@@ -102,10 +104,10 @@ def _altered_copies(prepared: PreparedCohort, split: Split) -> tuple[tuple[int, 
 
 
 def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> PreprocessingConfig:
-    """What the backbone was made for, with the config's overrides.
+    """The backbone's own preprocessing with the config's overrides.
 
     Raises:
-        ConfigError: a value that no input can have, or an input smaller than the backbone can work on.
+        ConfigError: an invalid value, or an input smaller than the backbone supports.
     """
     preprocessing = config.input.completed(spec.input.preprocessing)
     if any(size < least for size, least in zip(preprocessing.shape, spec.input.minimum_shape, strict=True)):
@@ -118,14 +120,14 @@ def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> Preproc
 
 
 def source_weights(config: FinetuneConfig) -> Path | None:
-    """The file that the transfer starts from; None from scratch, and where an installed package brings the weights."""
+    """The file that the transfer starts from; None from scratch, or if an installed package provides the weights."""
     if config.transfer.strategy.name == "scratch":
         return None
     return weights_file(config.backbone.name, config.backbone.weights)
 
 
 def refuse_adapted_source(weights: Path | None) -> None:
-    """A network with adapters is not a plain encoder: without them it would be its own source again.
+    """Refuse a bundle with adapters: it holds no plain encoder, and without adapters it equals its own source.
 
     Raises:
         BackboneError: the source is a bundle with adapters.
@@ -143,9 +145,10 @@ def refuse_adapted_source(weights: Path | None) -> None:
 
 
 def _holds_same_cohort(run_data: RunData, config: FinetuneConfig, path: Path) -> bool:
-    """Whether a run that was killed has left its lock, perhaps one from before hashes were salted.
+    """Whether an interrupted run left its lock, perhaps one from before hashes were salted.
 
-    Raises UsageError where it is another cohort's.
+    Raises:
+        UsageError: the lock is of another cohort.
     """
     if not path.exists():
         return False
@@ -158,9 +161,9 @@ def _holds_same_cohort(run_data: RunData, config: FinetuneConfig, path: Path) ->
 
 
 def _refuse_strangers(cohort: Cohort, path: Path) -> None:
-    """Before a scan is read: other classes than the lock's, or patients of whom it knows none.
+    """Refuse, before a scan is read, classes other than the lock's, or patients none of whom it knows.
 
-    Whether all is the same is seen when it was read, see :func:`_holds_same_cohort`.
+    The full comparison follows when the scans have been read, see :func:`_holds_same_cohort`.
     """
     if not path.exists():
         return
@@ -180,7 +183,7 @@ def _another_cohort(path: Path) -> UsageError:
 
 
 def _refuse_what_the_source_saw(run_data: RunData, weights: Path | None) -> None:
-    """A network of one's own remembers the patients it was trained on: none of them may be among its test patients."""
+    """Refuse evaluated patients that the source was trained on, as its bundle or encoder file records them."""
     source = source_provenance(weights)
     if source is None:
         return

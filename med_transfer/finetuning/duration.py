@@ -1,4 +1,4 @@
-"""How long a run will take on this machine, measured on two real steps, and what fits into so many minutes."""
+"""Estimate of a run's duration on this machine, from two measured steps, and a config that fits a time limit."""
 
 from __future__ import annotations
 
@@ -46,22 +46,27 @@ from med_transfer.pretraining.side_by_side import at_once, in_threads
 from med_transfer.processor import keep_freed_memory
 from med_transfer.scans.isolation import confined
 
-LEAST_EPOCHS = 10  # fewer than that, and a linear head on frozen features is the better use of the time
-LEAST_PRETRAINING_STEPS = 400  # whose answers were still better than features of photographs (docs/measured)
+LEAST_EPOCHS = 10  # with fewer, a linear head on frozen features is the better use of the time
+LEAST_PRETRAINING_STEPS = 400  # whose answers were still better than features learned from photographs (docs/measured)
 _START_SECONDS = 15.0  # imports, report, pictures
-_PASSES_OF_A_MAP = 15  # of a scan: the map, regions hidden, random weights
-_TIMED_STEPS = 2  # of an attention
-_TIMED_CASES = 5  # that are prepared: the first one is slower, and some may be refused
-_TIMED_BATCH = 4  # scans: enough to be slow as batches are, and soon over
+_PASSES_OF_A_MAP = 15  # forward passes of a scan: the map, occluded regions, random weights
+_TIMED_STEPS = 2  # of training the attention
+_TIMED_CASES = 5  # prepared scans: the first one is slower, and some may be refused
+_TIMED_BATCH = 4  # scans: enough to be representative of batches, and quick
 Divide = Callable[[SplitConfig], Split]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on this machine: to prepare a case, for a scan to pass the network, for a training step (0: none).
+    """Measured times on this machine, in seconds.
 
-    ``head`` is that of a fold's linear head, its strength chosen; ``pretraining_step`` that of an encoder that learns
-    before the folds do, so many at once.
+    Attributes:
+        read: to read and prepare a case.
+        forward: for one scan's forward pass.
+        step: of a training step; 0 if the strategy has none.
+        head: to fit a fold's linear head, including the choice of its regularisation.
+        pretraining_step: of an encoder's pretraining, with ``encoders_at_once`` in parallel.
+        encoders_at_once: how many encoders are pretrained in parallel.
     """
 
     read: float
@@ -73,7 +78,7 @@ class Cost:
 
 
 class GivenUp(NamedTuple):
-    """A setting that saves time: its dotted key, its value, and what is lost by it."""
+    """A setting that saves time: its dotted key, its new value, and what is lost by it."""
 
     key: str
     value: object
@@ -84,8 +89,8 @@ class GivenUp(NamedTuple):
 class Duration:
     """Seconds of a run's parts; training counts all epochs, which early stopping may shorten.
 
-    ``pretraining`` is that of all encoders, ``n_pretrained`` how many there are, of which ``encoders_at_once`` learn
-    side by side; ``maps`` that of the errors shown.
+    ``pretraining`` is that of all ``n_pretrained`` encoders, ``encoders_at_once`` in parallel; ``maps`` that of the
+    pictures of errors.
     """
 
     reading: float
@@ -98,12 +103,12 @@ class Duration:
 
     @property
     def seconds(self) -> float:
-        """Of the whole run."""
+        """Seconds of the whole run."""
         return _START_SECONDS + self.reading + self.pretraining + self.training + self.baseline + self.maps
 
     @property
     def sentence(self) -> str:
-        """For a person."""
+        """The estimate in words."""
         parts = [f"start and report {_minutes(_START_SECONDS)}", f"reading {_minutes(self.reading)}"]
         if self.n_pretrained:
             each = f"{_minutes(self.pretraining / self.n_pretrained)} each"
@@ -117,10 +122,10 @@ class Duration:
 
 
 def prepare_seconds(cohort: Cohort, preprocessing: PreprocessingConfig) -> float:
-    """To make the network's input of a case, all its channels, the median of a few; 0 where none can be used.
+    """Seconds to prepare the network's input of a case, all channels: the median of a few; 0 if none can be used.
 
     Raises:
-        CohortError: a channel that no row names a scan for.
+        CohortError: no row names a scan for some channel.
     """
     require_columns(cohort, preprocessing.columns)
     positions = np.unique(np.linspace(0, len(cohort) - 1, min(_TIMED_CASES, len(cohort))).round().astype(int))
@@ -136,10 +141,10 @@ def prepare_seconds(cohort: Cohort, preprocessing: PreprocessingConfig) -> float
 def measure_cost(
     config: FinetuneConfig, source: LoadedBackbone, labels: Labels, read_seconds: float, n_scans: int
 ) -> Cost:
-    """Two real steps on made-up scans, augmentation and all, and two fits of a head, of which the second counts.
+    """Time two real steps on random scans, augmentation included, and two fits of a head; the second of each counts.
 
     Args:
-        config: a resolved one.
+        config: resolved.
         source: the network.
         labels: classes of the cohort.
         read_seconds: to read and prepare one case.
@@ -154,7 +159,7 @@ def measure_cost(
     step = _timed_step(network, config, preprocessing, labels) if config.transfer.strategy.trains else 0.0
     if isinstance(config.transfer.strategy, AttentionProbe):
         head = _timed_attention(network, config.transfer.strategy, preprocessing, n_scans)
-    else:  # also where none is asked for: it may come to that
+    else:  # also if the config trains by gradients: it may be reduced to a linear head
         head = _timed_head(network.n_features, config, labels, n_scans)
     cost = Cost(read_seconds, forward, step, head)
     return _with_pretraining(cost, source, config, preprocessing) if config.backbone.pretrain else cost
@@ -163,7 +168,7 @@ def measure_cost(
 def _with_pretraining(
     cost: Cost, source: LoadedBackbone, config: FinetuneConfig, preprocessing: PreprocessingConfig
 ) -> Cost:
-    """In the threads that an encoder will learn in, and by itself, whatever the head reads beside it later."""
+    """The cost with that of pretraining, timed on the encoder alone with the threads that pretraining will use."""
     threads = threads_of_encoder(config)
     network = Classifier(copy.deepcopy(source.encoder), 1, source.spec.pooled_stages)
     with in_threads(threads):
@@ -173,7 +178,7 @@ def _with_pretraining(
 
 
 def _timed_forward(network: Classifier, preprocessing: PreprocessingConfig, batch_size: int) -> float:
-    """Of a scan in a batch, with what novelty reads of it."""
+    """Seconds per scan of a batch's forward pass, including the input statistics for novelty."""
     device = best_device()
     network, images = network.eval().to(device), torch.rand(batch_size, preprocessing.n_channels, *preprocessing.shape)
 
@@ -216,7 +221,7 @@ def _timed_step(
 
 
 def _timed_head(n_features: int, config: FinetuneConfig, labels: Labels, n_scans: int) -> float:
-    """A fit for each strength and inner fold, and the last one."""
+    """Seconds of a fit for each regularisation strength and inner fold, and of the final fit."""
     rng, n_strengths = np.random.default_rng(0), len(config.transfer.probe.inverse_strengths)
     middle = sorted(config.transfer.probe.inverse_strengths)[n_strengths // 2]
     features = rng.normal(size=(n_scans, n_features))
@@ -229,7 +234,7 @@ def _timed_head(n_features: int, config: FinetuneConfig, labels: Labels, n_scans
 def _timed_attention(
     network: Classifier, strategy: AttentionProbe, preprocessing: PreprocessingConfig, n_scans: int
 ) -> float:
-    """So many steps for each inner fold, and for the last one."""
+    """Seconds of training the attention in all inner folds and in the final fit."""
     n_instances, channels = len(network.encoder.cuts(preprocessing.shape)), network.encoder.stage_channels
     deepest = torch.rand(n_scans, n_instances, channels[-1])
     bags = Bags.of([torch.rand(n_scans, n_instances, channels[stage]) for stage in network.pooled_stages], deepest)
@@ -246,7 +251,7 @@ def _second_of_two(work: Callable[[], object]) -> float:
 
 
 def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
-    """The time that a run takes, if no training stops early."""
+    """The duration of a run if no training stops early."""
     n_scans = len(split.development) + len(split.test)
     n_folds = sum(divided.n_fold_models for divided in split.repeats)
     encoders = [_n_encoders(config, divided) for divided in split.repeats] if config.backbone.pretrain else []
@@ -280,9 +285,9 @@ def _fold_seconds(config: FinetuneConfig, split: Split, fold: int, cost: Cost) -
 
 
 def _baseline(config: FinetuneConfig, split: Split, cost: Cost) -> float:
-    """A baseline trains the whole network, also beside a frozen one, whose step was not measured: three passes.
+    """Seconds of the from-scratch baseline, which is trained in the first repeat alone.
 
-    It is not trained again in further repeats.
+    It trains the whole network even if the run's own is frozen; a step is then estimated as three forward passes.
     """
     step = cost.step or 3 * cost.forward * config.training.batch_size
     return _folds_seconds(config, replace(split, further=()), replace(cost, step=step, head=0.0))
@@ -291,18 +296,18 @@ def _baseline(config: FinetuneConfig, split: Split, cost: Cost) -> float:
 def fit_into(
     minutes: float, config: FinetuneConfig, cohort: Cohort, cost: Cost
 ) -> tuple[FinetuneConfig, list[GivenUp]]:
-    """The config, or the nearest one that takes no more than so many minutes; what was given up, in order.
+    """The config, reduced as little as needed to take at most ``minutes``, and what was given up, in order.
 
-    First the from-scratch baseline, then pictures of errors, then repeats, then epochs (down to ten), then (with test
-    patients kept apart) all fold models but one, then training itself: a linear head on frozen features; last steps of
-    the encoders' pretraining (down to 400) and all of it. The cost is of the config's own step.
+    The order is: the from-scratch baseline, pictures of errors, repeats, epochs (down to ten), all fold models but one
+    (only with a test part), training itself in favour of a linear head on frozen features, steps of the encoders'
+    pretraining (down to 400), and pretraining altogether. ``cost`` is that of the original config.
 
     Raises:
-        ConfigError: not even reading the scans and one pass through the network fits.
+        ConfigError: not even the smallest config fits.
     """
     given_up: list[GivenUp] = []
     duration = Duration(0.0, 0.0, 0.0)
-    # Most of what is given up divides as before; a frozen model can be hashed.
+    # Most reductions keep the split, so splits are cached; a frozen model is hashable.
     divided: Divide = functools.cache(functools.partial(split_cohort, cohort))  # type: ignore[assignment]
     for smaller in _smaller_and_smaller(minutes, config, cohort, divided, cost):
         given_up += smaller
@@ -321,7 +326,7 @@ def fit_into(
 def _smaller_and_smaller(
     minutes: float, config: FinetuneConfig, cohort: Cohort, divided: Divide, cost: Cost
 ) -> Iterator[list[GivenUp]]:
-    """What to give up next; the first time nothing."""
+    """What to give up next; nothing at first."""
     yield []
     baseline = [GivenUp("from_scratch_baseline", False, "the transfer gain is not measured")]
     if config.transfer.on_harm == "fallback":
@@ -346,7 +351,7 @@ def _smaller_and_smaller(
 def _shorter_pretraining(
     minutes: float, config: FinetuneConfig, divided: Divide, cost: Cost
 ) -> Iterator[list[GivenUp]]:
-    """Only if it is enough."""
+    """Fewer pretraining steps, if that is enough to fit."""
     whole, steps = estimate(config, divided(config.split), cost), config.backbone.pretraining.steps
     fewer = math.floor(steps * (60 * minutes - (whole.seconds - whole.pretraining)) / whole.pretraining)
     if LEAST_PRETRAINING_STEPS <= fewer < steps:
@@ -356,20 +361,20 @@ def _shorter_pretraining(
 def _less_training(
     minutes: float, config: FinetuneConfig, cohort: Cohort, divided: Divide, cost: Cost, baseline: list[GivenUp]
 ) -> Iterator[list[GivenUp]]:
-    """Fewer epochs, one network, a linear head."""
+    """Fewer epochs, then one network, then a linear head."""
     yield [_fewer_epochs(minutes, _without(config, baseline), divided, cost)]
     one = GivenUp("split.kind", "holdout", "one network instead of an ensemble of folds")
     alone = _without(config, [*baseline, one])
     if config.split.kind == "kfold" and config.split.test_fraction and _can_be_split(cohort, divided, alone.split):
         yield [one, _fewer_epochs(minutes, alone, divided, cost)]
     if isinstance(config.transfer.strategy, Scratch):
-        return  # features of random values are worth no head
+        return  # a head on the features of random weights is useless
     probe = GivenUp("transfer.strategy", {"name": "linear_probe"}, "only a linear head is trained, on frozen features")
     yield [probe, *_of_training_alone(config)]
 
 
 def _of_training_alone(config: FinetuneConfig) -> list[GivenUp]:
-    """What was asked for that a linear head on frozen features does not go with."""
+    """The config's settings that a linear head on frozen features does not support."""
     transfer = config.transfer
     settings = (
         ("transfer.regularise", [], bool(transfer.regularise)),
@@ -381,7 +386,7 @@ def _of_training_alone(config: FinetuneConfig) -> list[GivenUp]:
 
 
 def _can_be_split(cohort: Cohort, divided: Divide, split: SplitConfig) -> bool:
-    """Not where the table has a split of its own, which counts before the config's, nor with too few patients."""
+    """Whether the split is possible: the table has none of its own, which takes precedence, and enough patients."""
     try:
         return not any(case.split for case in cohort.cases) and bool(divided(split))
     except CohortError:

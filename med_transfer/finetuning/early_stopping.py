@@ -1,4 +1,4 @@
-"""The validation figure that early stopping and the choice of weights look at."""
+"""The validation figure that early stopping and the choice of the best weights are based on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOWER_IS_BETTER = {"loss"}
 
 
 def monitored_figure(monitor: str, logits: Tensor, truth: Tensor, val_loss: float, labels: Labels) -> float:
-    """``balanced_sensitivity``, ``macro_auc`` or ``loss`` of logits and truth [scan, class]; NaN when undefined."""
+    """``balanced_sensitivity``, ``macro_auc`` or ``loss`` of logits and truth [scan, class]; NaN if undefined."""
     if monitor == "loss":
         return val_loss
     present, once = truth.numpy().astype(bool), np.ones((1, len(truth)))

@@ -1,4 +1,4 @@
-"""Frozen features mapped for a fold model: an autoencoder's bottleneck in the network, CORAL before the head learns."""
+"""Feature maps of a fold model: an autoencoder's bottleneck inside the network, or CORAL on the training features."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 
 
 def set_bottleneck(classifier: Classifier, data: FoldData, reader: FeatureSource) -> None:
-    """Fit the autoencoder on training and unlabelled scans and put its first layer into the classifier, in place.
+    """Fit the autoencoder on training and unlabelled scans and copy its first layer into the classifier, in place.
 
-    Does nothing where none is configured. Validation scans are not learned from; what is kept of them is logged.
+    Does nothing if none is configured. It is not fitted on validation scans; their explained variance is logged.
     """
     seed, mapping = reader.config.seed, reader.config.transfer.mapping
     if mapping is None or mapping.method != "autoencoder":
@@ -40,10 +40,10 @@ def set_bottleneck(classifier: Classifier, data: FoldData, reader: FeatureSource
 def labelled_features(
     classifier: Classifier, data: FoldData, config: FinetuneConfig, read: Callable[[Classifier, Tensors], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Features [scan, feature] of training and validation scans, as the network's head is evaluated on them.
+    """Features [scan, feature] of training and validation scans, as the head is trained and evaluated on them.
 
-    With CORAL they are recoloured to look like the unlabelled scans, for which the head is. Validation scans count as
-    scans of the site that gave the labels.
+    With CORAL both are recoloured to match the unlabelled scans, which the head is made for: validation scans come from
+    the site that gave the labels, as training scans do.
     """
     train_features, val_features = (read(classifier, part) for part in (data.training.tensors, data.validation.tensors))
     mapping = config.transfer.mapping

@@ -1,4 +1,4 @@
-"""Pooled features of plain, unaugmented scans; those of frozen networks are kept on disk and computed once."""
+"""Pooled features of plain, unaugmented scans; those of frozen networks are computed once and cached on disk."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class FeatureSource:
     """Features of prepared scans as a classifier's head reads them.
 
     Args:
-        folder: of the cache: one file for each state of an encoder, one row for each scan, both named by content, so
-            that folds with the same frozen encoder share them, and a changed encoder or scan is never mistaken.
-        progress: told how far those of a frozen encoder are: where no epoch is trained, it is what takes the time.
+        folder: of the cache. It has one file per encoder state and one row per scan, both named by a hash of their
+            content: folds with the same frozen encoder share them, and a changed encoder or scan is never confused.
+        progress: reports the computation for frozen encoders, which takes most of the time if no epoch is trained.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class FeatureSource:
         self.progress = progress
 
     def computed(self, classifier: Classifier, tensors: Tensors) -> Tensor:
-        """[scan, feature], computed now."""
+        """Features [scan, feature], always computed."""
         of_each = [self._by_encoder(encoder, stages, tensors, "torch") for encoder, stages in classifier.encoders]
         return _mapped(classifier, torch.cat(of_each, dim=1))
 
     def cached(self, classifier: Classifier, tensors: Tensors) -> Tensor:
-        """[scan, feature], computed for those scans only that this encoder has not seen before."""
+        """Features [scan, feature], computed only for scans that are not in the cache for this encoder."""
         return _mapped(classifier, self.by_frozen_encoder(classifier, tensors))
 
     def _by_encoder(
@@ -61,7 +61,7 @@ class FeatureSource:
         instances: Sequence[int] = (),
         progress: Progress = silent,
     ) -> Tensor:
-        """Pooled, or of each slice or tile from the stages ``instances``."""
+        """Pooled features, or with ``instances`` those of each slice or tile from these stages."""
         device, modes = best_device(), [(module, module.training) for module in encoder.modules()]
         computing = self.computing(encoder.cpu().eval(), stages, tensors, runtime).to(device)
         images = _told(self._images(tensors), len(tensors), progress)
@@ -70,29 +70,29 @@ class FeatureSource:
         else:
             features = pooled_features(computing, images, stages, device)
         encoder.cpu()
-        for module, training in modes:  # else its training would go on without dropout, where nothing was kept
+        for module, training in modes:  # otherwise training would continue without dropout after a cache miss
             module.training = training
         require_finite_features(self.config.backbone.name, features.isfinite().flatten(1).all(1).numpy())
         return features
 
     def computing(self, encoder: Encoder, stages: Sequence[int], tensors: Tensors, runtime: FrozenRuntime) -> Encoder:
-        """What computes the features: the encoder itself, or on a processor the same in another runtime."""
+        """The encoder that computes the features: itself, or on a CPU its equivalent in another runtime."""
         if runtime == "torch" or best_device().type != "cpu":
             return encoder
         return computed_encoder(encoder, stages, next(self._images(tensors))[0], runtime)
 
     @torch.no_grad()
     def by_frozen_encoder(self, classifier: Classifier, tensors: Tensors) -> Tensor:
-        """As :meth:`cached`, before any bottleneck."""
+        """As :meth:`cached`, but before the bottleneck, if there is one."""
         encoder = classifier.encoder
         if isinstance(encoder, InstanceEncoder) and encoder.has_learned_attention:  # it differs from fold to fold
             return encoder.pool_instances(*self.instances(classifier, tensors))
         return torch.cat([self._of_frozen(one, stages, tensors) for one, stages in classifier.encoders], dim=1)
 
     def instances(self, classifier: Classifier, tensors: Tensors) -> tuple[list[Tensor], Tensor]:
-        """Features [scan, instance, channel] of slices or tiles: of the pooled stages, and of the deepest one.
+        """Features [scan, instance, channel] of slices or tiles: a list for the pooled stages, and the deepest stage's.
 
-        Computed for those scans only that this encoder, whatever its attention, has not seen before.
+        Cached like :meth:`cached`; they do not depend on the encoder's attention.
         """
         channels = classifier.encoder.stage_channels
         stages = sorted({*classifier.pooled_stages, len(channels) - 1})
@@ -123,15 +123,18 @@ class FeatureSource:
         runtime: FrozenRuntime,
         instances: Sequence[int],
     ) -> Tensor:
-        """With the last scan twice where it would be a batch of one: that passes through other kernels, and features
-        would differ in the last bits from those where another fold is computed first."""
+        """Compute features with the last scan repeated if it would be a batch of one.
+
+        A batch of one is computed by other kernels, so features would differ in the last bits depending on which fold
+        is computed first.
+        """
         size = self.config.training.batch_size
         alone = size > 1 and len(tensors) % size == 1
         padded = [*tensors, tensors[-1]] if alone else tensors
         return self._by_encoder(encoder, stages, padded, runtime, instances, self.progress)[: len(tensors)]
 
     def statistics(self, tensors: Tensors) -> Tensor:
-        """[scan, statistic] of the network's input, see :func:`~med_transfer.model.novelty.input_statistics`."""
+        """Statistics [scan, statistic] of the input, see :func:`~med_transfer.model.novelty.input_statistics`."""
         key = cache_key("input statistics", self.preprocessing.shape)
         return self._kept(key, tensors, lambda new: torch.cat([input_statistics(one) for one in self._images(new)]))
 
@@ -139,12 +142,12 @@ class FeatureSource:
         return plain_images(tensors, self.config, self.preprocessing)
 
     def _kept(self, key: str, tensors: Tensors, compute: Callable[[Tensors], Tensor]) -> Tensor:
-        """Rows of the scans, computed for those only that the cache does not have."""
+        """One row per scan, computed only for scans that the cache does not have."""
         names, entry = [tensor_hash(tensor) for tensor in tensors], self.cache.read(key)
         rows = dict(entry.arrays) if entry else {}
         new = {name: tensor for name, tensor in zip(names, tensors, strict=True) if name not in rows}
         if new:
-            with torch.random.fork_rng(devices=[]):  # batches draw: what follows must not hang on what was kept
+            with torch.random.fork_rng(devices=[]):  # batches draw numbers: later steps must not depend on the cache
                 computed = compute(list(new.values()))
             rows |= dict(zip(new, computed.numpy(), strict=True))
             self.cache.write(key, rows)
@@ -152,10 +155,15 @@ class FeatureSource:
 
 
 def require_finite_features(network: str, finite: NDArray[np.bool_], cases: Sequence[Case] = ()) -> None:
-    """Refuse NaN and infinity; ``finite``: whether all features of a scan are, [scan]; ``cases`` tell which one it is.
+    """Refuse scans with NaN or infinite features.
+
+    Args:
+        network: its name, for the message.
+        finite: [scan], whether all features of a scan are finite.
+        cases: of these scans, to name the first one.
 
     Raises:
-        BackboneError: a scan has features that are not.
+        BackboneError: a scan has NaN or infinite features.
     """
     broken = np.flatnonzero(~finite)
     if len(broken):
@@ -169,7 +177,7 @@ def require_finite_features(network: str, finite: NDArray[np.bool_], cases: Sequ
 
 
 def _told(batches: Iterator[Tensor], n: int, progress: Progress) -> Iterator[Tensor]:
-    """The same batches of ``n`` scans; when the next one is asked for, one more is done."""
+    """The same batches, of ``n`` scans in all; each is reported as done when the next one is requested."""
     done = 0
     for images in batches:
         yield images
@@ -183,7 +191,7 @@ def _mapped(classifier: Classifier, rows: Tensor) -> Tensor:
 
 
 def encoder_hash(encoder: Encoder, without: Sequence[str] = ()) -> str:
-    """SHA-256 of all weights and statistics, but for those of the children that are left out."""
+    """SHA-256 of all weights and statistics except those of the child modules ``without``."""
     digest = hashlib.sha256()
     left_out = tuple(f"{child}." for child in without)
     for name, tensor in encoder.state_dict().items():
@@ -195,7 +203,7 @@ def encoder_hash(encoder: Encoder, without: Sequence[str] = ()) -> str:
 
 
 def tensor_hash(tensor: np.ndarray) -> str:
-    """Of a prepared scan, which nobody writes to: its content and shape. Every fold asks again; it is computed once."""
+    """Hash of a prepared scan's content and shape, remembered: every fold needs it, and the array never changes."""
     known = _HASHES.get(id(tensor))
     if known is None or known[0]() is not tensor:
         digest = hashlib.sha256(bytes_of(tensor))
@@ -205,7 +213,7 @@ def tensor_hash(tensor: np.ndarray) -> str:
     return known[1]
 
 
-_HASHES: dict[int, tuple[weakref.ref[np.ndarray], str]] = {}  # of arrays that live; an array is no key by itself
+_HASHES: dict[int, tuple[weakref.ref[np.ndarray], str]] = {}  # by id of living arrays, since arrays are not hashable
 
 
 def _forget_hash(key: int, _: weakref.ref[np.ndarray]) -> None:

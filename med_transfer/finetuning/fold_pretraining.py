@@ -1,7 +1,7 @@
-"""Before a fold's training: its encoder learns lesions that are painted into the fold's own training scans.
+"""Pretraining of a fold's encoder on lesions painted into the fold's own training scans.
 
-Nobody who is evaluated, and nobody whose scans decide when training stops, is among those scans. An encoder may serve
-several folds; then it learns from those patients alone who are in the training of all of them.
+These scans include no patient who is evaluated, and none whose scans decide when training stops. An encoder that serves
+several folds learns only from patients who are training patients in all of them.
 """
 
 from __future__ import annotations
@@ -38,11 +38,16 @@ T = TypeVar("T")
 PRETRAINING_FOLDER, ANSWERS = "pretraining", "answers"
 NO_FINDING = "none"
 _BATCH_SLABS = 4
-_PASSES = 4.0  # forward, twice that backward, and as long as one to cut and paint
+_PASSES = 4.0  # one forward, a backward that takes two, and one for cropping and painting
 
 
 def check_pretraining(config: FinetuneConfig, preprocessing: PreprocessingConfig, cohort: Cohort, split: Split) -> None:
-    """Refuse scans without Hounsfield units and classes of no scan, before anything is read. Raises ConfigError."""
+    """Refuse scans without Hounsfield units and classes without a scan, before any scan is read.
+
+    Raises:
+        ConfigError: the config or the table does not suit pretraining.
+        TooFewPatients: as :func:`canvas`.
+    """
     if config.backbone.pretrain is None:
         return
     _check_class(config.backbone.pretraining.only_class, cohort.labels)
@@ -70,24 +75,24 @@ def _check_class(only: str | None, labels: Labels) -> None:
 
 
 def encoder_of(fold: int, config: FinetuneConfig) -> int:
-    """The first of the folds that share the encoder of this one: its number, in whose folder it is kept."""
+    """Number of the fold's encoder: the first fold that shares it, whose folder keeps it."""
     return fold if config.backbone.pretraining.encoders is None else fold % config.backbone.pretraining.encoders
 
 
 def threads_of_encoder(config: FinetuneConfig) -> int:
-    """In which an encoder learns, here and on a cluster: on two cores two encoders side by side, in one each."""
+    """Threads that one encoder is pretrained in, here and on a cluster: on two cores, two encoders in one each."""
     return max(1, torch.get_num_threads() // most_encoders(config))
 
 
 def most_encoders(config: FinetuneConfig) -> int:
-    """Of one division into folds: a fold each, where nothing else is asked for."""
+    """Number of encoders of one division into folds: one per fold unless the config states another number."""
     return config.backbone.pretraining.encoders or (config.split.folds if config.split.kind == "kfold" else 1)
 
 
 def pretrain_encoders(
     run_data: RunData, config: FinetuneConfig, folders: Mapping[int, Path], progress: Progress
 ) -> None:
-    """The encoders of these numbers, each kept in its folder, side by side where the threads allow.
+    """Pretrain the encoders of these numbers, each kept in its folder, in parallel as far as threads allow.
 
     Raises:
         As :func:`med_transfer.pretraining.pretrain`.
@@ -99,7 +104,7 @@ def pretrain_encoders(
 def pretrained_encoder(
     run_data: RunData, config: FinetuneConfig, number: int, folder: Path, progress: Progress
 ) -> Encoder:
-    """The source's encoder after pretraining on training scans, kept in ``folder``; found there again.
+    """The source's encoder after pretraining on training scans; kept in ``folder`` and loaded if already there.
 
     Args:
         number: of the encoder, see :func:`encoder_of`.
@@ -121,8 +126,7 @@ def pretrained_encoder(
 
 
 def unlearned_encoder(source: Encoder, config: FinetuneConfig) -> Encoder:
-    """A copy of the source's encoder in the shape of :func:`pretrained_encoder`'s, or as it is where nothing is learned
-    before the folds."""
+    """A copy of the source's encoder in the shape of :func:`pretrained_encoder`'s; a plain copy without pretraining."""
     encoder = copy.deepcopy(source)
     if config.backbone.has_answers:
         cast(SliceEncoder, encoder).answer()
@@ -130,7 +134,7 @@ def unlearned_encoder(source: Encoder, config: FinetuneConfig) -> Encoder:
 
 
 def with_published(encoder: Encoder, source: Encoder, config: FinetuneConfig) -> Encoder:
-    """It, with the source's network as it was published beside it where the head reads that too."""
+    """The encoder, joined with the published network if the head reads that too."""
     if config.backbone.has_published:
         return networks.beside_published(cast(SliceEncoder, copy.deepcopy(source)), encoder)
     return encoder
@@ -147,7 +151,7 @@ def _job(run_data: RunData, config: FinetuneConfig, number: int, folder: Path) -
 
 
 def _give_answers(encoder: SliceEncoder, made: Pretrained, run_data: RunData, rows: Sequence[int]) -> None:
-    """A last stage with the heads that the encoder learned with, standardised on training scans, in place."""
+    """Add a last stage, in place, with the heads of the encoder's pretraining, standardised on training scans."""
     answers, cache = encoder.eval().answer(), ArrayCache(made.folder)
     if kept := cache.read(ANSWERS):
         answers.load_state_dict({name: torch.from_numpy(array) for name, array in kept.arrays.items()})
@@ -161,7 +165,7 @@ def _give_answers(encoder: SliceEncoder, made: Pretrained, run_data: RunData, ro
 
 
 def pretraining_step_seconds(config: FinetuneConfig, preprocessing: PreprocessingConfig, forward: float) -> float:
-    """From the seconds in which a scan passes the network; a step is several such passes of its slabs."""
+    """Seconds of a pretraining step, estimated from the seconds ``forward`` of a scan's pass through the network."""
     depth, _, _ = in_crop_order(preprocessing.shape, preprocessing.orientation)
     slices = _BATCH_SLABS * min(config.backbone.pretraining.slab, depth)
     return _PASSES * forward * slices / depth
@@ -200,15 +204,17 @@ def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> Pret
 
 
 def mirrored(config: FinetuneConfig, orientation: str) -> tuple[float, float, float]:
-    """Probability of mirroring a slab along up, back and left: as in training, and of one half along left where the
-    head reads answers, since how dense a lesion is does not depend on its side."""
+    """Probability of mirroring a slab along up, back and left: as in training.
+
+    If the head reads answers it is 0.5 along left, since a lesion's density does not depend on its side.
+    """
     first, second, third = (0.5 if axis in config.augmentation.flips else 0.0 for axis in range(3))
     up, back, left = in_crop_order((first, second, third), orientation)
     return up, back, 0.5 if config.backbone.has_answers else left
 
 
 def source_scans(run_data: RunData, painted: Sequence[int]) -> SourceScans:
-    """The scans of a :func:`canvas` as the network sees them, in HU."""
+    """The scans of these rows (a :func:`canvas`) as the network sees them, in HU."""
     prepared, cohort = run_data.prepared, run_data.prepared.cohort
     patients = hash_names((cohort.patients[n] for n in painted), salt_of(prepared.images))
     seen = _as_seen(run_data, painted)
@@ -230,12 +236,14 @@ def _image(run_data: RunData, row: int) -> str:
 
 
 def _as_seen(run_data: RunData, rows: Sequence[int]) -> PreparedCohort:
-    """As the network sees them, without the margin for augmentation."""
+    """The scans as the network sees them, without the margin for augmentation."""
     return run_data.prepared.subset(rows).without_margin(margin_voxels(run_data.preprocessing.shape))
 
 
 def canvas(cohort: Cohort, split: Split, config: FinetuneConfig, number: int) -> list[int]:
-    """The training scans of an encoder's folds that lesions are painted into: of one class, of a share of its patients.
+    """The training scans that lesions are painted into for an encoder, as rows of the cohort.
+
+    They are of class ``only_class``, if one is given, and of a share ``canvas_share`` of its patients.
 
     Raises:
         ConfigError: there is none.
@@ -258,7 +266,7 @@ def canvas(cohort: Cohort, split: Split, config: FinetuneConfig, number: int) ->
 
 
 def _learned_from(split: Split, config: FinetuneConfig, number: int) -> list[int]:
-    """The cases that every fold with this encoder learns from."""
+    """The cases that are training cases in every fold with this encoder."""
     folds = [fold for fold in range(split.n_fold_models) if encoder_of(fold, config) == number]
     steered = config.transfer.strategy.trains
     first, *others = (split.learned_from(fold, steered=steered) for fold in folds)
@@ -274,14 +282,14 @@ def _class_of(case: Case) -> str:
 
 
 def hounsfield(tensor: NDArray[np.float16], preprocessing: PreprocessingConfig) -> NDArray[np.int16]:
-    """A network's input [channel, ...] in HU, [depth, height, width] of an axial slab."""
+    """A network's input [channel, *space] as one volume in HU, [depth, height, width] in the order of an axial slab."""
     values = undo_windows(tensor.astype(np.float32), preprocessing.by_channel)
     turned = reorient(torch.from_numpy(np.rint(values)), preprocessing.orientation, CROP_ORIENTATION)
     return turned.to(torch.int16).contiguous().numpy()
 
 
 def in_crop_order(by_axis: tuple[T, T, T], orientation: str) -> tuple[T, T, T]:
-    """What is said of each array axis (sizes, mm), in the order of an axial slab."""
+    """One value for each array axis (a size, mm), reordered to the axes of an axial slab."""
     axes = geometry.world_axes(orientation)
     depth, height, width = (by_axis[axes.index(axis)] for axis in geometry.world_axes(CROP_ORIENTATION))
     return depth, height, width

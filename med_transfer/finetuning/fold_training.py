@@ -1,4 +1,4 @@
-"""Training of one fold model: one network, one validation part. Goes on after a kill."""
+"""Training of one fold model: one network, one validation part. An interrupted training is resumed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ WEIGHTS_FILE, HISTORY_FILE = "best.safetensors", "history.json"
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A classifier with its best weights, in evaluation mode, and its history: one row an epoch."""
+    """A classifier with its best weights, in evaluation mode, and its history: one row per epoch.
+
+    ``best_epoch`` counts from 0.
+    """
 
     classifier: Classifier
     history: list[dict[str, float]]
@@ -50,7 +53,7 @@ class TrainedNetwork:
 
 
 def is_trained(folder: Path) -> bool:
-    """Whether it holds a finished model, which is loaded and not trained again."""
+    """Whether the folder holds a finished model, which is loaded and not trained again."""
     return (folder / WEIGHTS_FILE).exists() and (folder / HISTORY_FILE).exists()
 
 
@@ -65,14 +68,15 @@ def train_network(
 ) -> TrainedNetwork:
     """Train with early stopping and restore the best weights, as a plain network.
 
-    ``folder`` keeps the state: a finished model is loaded, an interrupted one goes on from its last epoch.
+    ``folder`` keeps the state: a finished model is loaded, an interrupted one is resumed from its last saved epoch.
 
     Args:
-        classifier: with what the strategy builds for good; see ``Strategy.build``.
-        reader: of features of plain scans, which a linear head reads; with the config, resolved, and the preprocessing.
+        classifier: with the strategy's permanent modules, see ``Strategy.build``; trained in place.
+        reader: gives the features of plain scans that a linear head reads, the resolved config and the preprocessing.
 
     Raises:
         UsageError: a file of that state is damaged.
+        TrainingDiverged: the network's output or the monitored figure is not finite.
     """
     weights, history_file = folder / WEIGHTS_FILE, folder / HISTORY_FILE
     if is_trained(folder):
@@ -82,7 +86,7 @@ def train_network(
     folder.mkdir(parents=True, exist_ok=True)
     history, best_epoch = _learn(classifier, data, reader, folder, seed, progress)
     for parameter in classifier.parameters():
-        # Laid out in memory as one that is loaded: else features, and what is decided on them, differ in the last bits.
+        # The memory layout of loaded weights: otherwise features, and decisions based on them, differ in the last bits.
         parameter.data = parameter.data.contiguous()
     state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
     write_bytes(weights, save(state))
@@ -97,7 +101,7 @@ def _trained(classifier: Classifier, weights: Path, history_file: Path) -> Train
         record = unsealed(json.loads(history_file.read_text()))
         history, best_epoch, sha256 = record["history"], record["best_epoch"], record.get("weights")
     with left_behind(weights):
-        if sha256 not in (None, sha256_of(weights)):  # earlier versions do not tell it
+        if sha256 not in (None, sha256_of(weights)):  # earlier versions did not record it
             raise ValueError("not as it was written")
         classifier.load_state_dict(load_file(weights))
     return TrainedNetwork(classifier.eval(), history, best_epoch)
@@ -111,7 +115,7 @@ def _learn(
     seed: int,
     progress: Callback | None,
 ) -> tuple[list[dict[str, float]], int]:
-    """From the strategy's start to its end; the classifier has the best weights. History and best epoch."""
+    """Train the classifier in place, up to its best weights; returns the history and the best epoch."""
     config, preprocessing = reader.config, reader.preprocessing
     start = initialise(classifier, data, reader)
     if not config.transfer.strategy.trains:
@@ -167,7 +171,7 @@ def _fit(
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C be a KeyboardInterrupt: Lightning exits with code 1, and the process ignores Ctrl-C from then on."""
+    """Make Ctrl-C a KeyboardInterrupt: Lightning exits with code 1 and leaves the process ignoring further Ctrl-C."""
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -179,7 +183,7 @@ def _interruptible() -> Iterator[None]:
 def _trainer(training: TrainingConfig, callbacks: list[Callback]) -> L.Trainer:
     mode = "min" if training.monitor in LOWER_IS_BETTER else "max"
     patience = training.epochs if training.averaging == "swa" else training.patience
-    # When validation ends, so that a state that is written at the epoch's end knows of its figure.
+    # Checked when validation ends, so that the state saved at the end of the epoch includes its figure.
     stopping = EarlyStopping("monitored", mode=mode, patience=patience, check_on_train_epoch_end=False)
     return L.Trainer(
         max_epochs=training.epochs,
@@ -198,10 +202,10 @@ def _trainer(training: TrainingConfig, callbacks: list[Callback]) -> L.Trainer:
 
 
 def precision(configured: str) -> str:
-    """Lightning's word for the precision; ``auto`` takes half precision on a GPU, and never on a CPU.
+    """Lightning's name for the precision; ``auto`` is half precision on a GPU and single precision on a CPU.
 
-    On CPUs with bf16 instructions, gradients of 3D convolutions on small maps come out of memory that nothing has
-    written (docs/decisions/0006-no-bf16-on-a-cpu.md).
+    On CPUs with bf16 instructions, gradients of 3D convolutions on small maps are read from uninitialised memory
+    (docs/decisions/0006-no-bf16-on-a-cpu.md).
 
     Raises:
         ConfigError: half precision on a CPU.

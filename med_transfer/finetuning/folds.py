@@ -1,4 +1,4 @@
-"""The fold models of an ensemble: each trained on its fold, calibrated together on their validation scans."""
+"""The fold models of an ensemble: trained one per fold, then calibrated together on their validation scans."""
 
 from __future__ import annotations
 
@@ -43,15 +43,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainedEnsemble:
-    """The ensemble, in evaluation mode on the CPU, each fold model's course, and how it was calibrated.
+    """A trained ensemble and its out-of-fold predictions.
 
     Attributes:
+        ensemble: in evaluation mode on the CPU, calibrated.
+        fold_models: its members, each with its training history.
         validation: probabilities [scan, class] of each development scan by the fold model that did not train on it,
             calibrated on other patients, in the order of the folds' validation parts.
-        validation_novelty: [scan] of the same scans to the same fold models.
+        validation_novelty: [scan], novelty of the same scans to the same fold models.
         gap: between training and validation.
-        repeats: where the evaluation was repeated, what each repeat has as ``validation``, which then is their mean, as
-            ``validation_novelty`` is; ensemble, fold models and gap are of the first. Else empty.
+        repeats: the ``validation`` of each repeat of the cross-validation; empty without repeats. With repeats,
+            ``validation`` and ``validation_novelty`` are means over them, and the other attributes are of the first.
     """
 
     ensemble: Ensemble
@@ -63,20 +65,20 @@ class TrainedEnsemble:
 
     @property
     def once(self) -> NDArray[np.float64]:
-        """As ``validation``, of the first repeat alone, which other networks are trained in too."""
+        """``validation`` of the first repeat alone, the only one that the from-scratch baseline is trained in."""
         return self.repeats[0] if self.repeats else self.validation
 
     def balanced_point(self, labels: Labels) -> OperatingPoint:
-        """The class, or findings, that the network itself finds most probable."""
+        """The operating point that undoes class frequencies: what the network itself finds most probable."""
         calibrator = self.ensemble.calibrator
         return OperatingPoint.balanced(labels, calibrator.without_evidence(len(labels), multilabel=labels.multilabel))
 
 
 @dataclass(frozen=True)
 class _Fold:
-    """A fold model, and what it says of the scans that it has learned from and of those that it has not.
+    """A fold model and its outputs on its training and validation scans.
 
-    ``training`` and ``validation`` are logits [scan, class] with the truth.
+    ``training`` and ``validation`` are logits [scan, class] with the truth; ``validation_novelty`` is [scan].
     """
 
     trained: TrainedNetwork
@@ -88,13 +90,13 @@ class _Fold:
 
 @dataclass(frozen=True)
 class Folds:
-    """What fold models are trained from, and where.
+    """What the fold models of one repeat are trained from, and where their state is kept.
 
     Attributes:
-        run_data: whose split the folds are of.
+        run_data: the scans and their split into folds.
         config: resolved; a fold model's seed is its seed plus the fold's number.
-        source: whose encoder each fold model starts with a copy of.
-        folders: of each fold's state; the features of frozen encoders lie beside them.
+        source: each fold model starts with a copy of its encoder.
+        folders: one for each fold's state; the features of frozen encoders lie beside them.
     """
 
     run_data: RunData
@@ -106,28 +108,28 @@ class Folds:
     def of(
         cls, run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, folder: Path, repeat: int = 1
     ) -> Folds:
-        """All folds of a repeat, each with a seed of its own; whether there is a source settles what is automatic."""
+        """All folds of a repeat (counted from 1), each with its own seed; resolves the config."""
         config, n_folds = config.resolved(from_source=source.sha256 is not None), run_data.split.n_fold_models
         config = config.model_copy(update={"seed": config.seed + (repeat - 1) * n_folds})
         return cls(run_data, config, source, tuple(folder / fold_folder(number, repeat) for number in range(n_folds)))
 
     def data(self, number: int) -> FoldData:
-        """Of one fold. Raises TooFewPatients."""
+        """The parts of one fold. Raises TooFewPatients, see :func:`fold_data`."""
         of, steered = self.run_data, self.config.transfer.strategy.trains
         return fold_data(of.prepared, of.split, number, of.unlabelled, steered=steered)
 
     def features(self, progress: Progress = silent) -> FeatureSource:
-        """Kept for all of them."""
+        """Features of plain scans, in a cache that all folds share."""
         return FeatureSource(self.folders[0].parent / "features", self.config, self.run_data.preprocessing, progress)
 
 
 def train_fold(folds: Folds, number: int, progress_callback: Callback, progress: Progress = silent) -> TrainedNetwork:
-    """Train one fold model from its own copy of the source's encoder, or of what it becomes by pretraining.
+    """Train one fold model from its own copy of the source's encoder, pretrained first if the config asks for it.
 
     Args:
-        number: of the fold.
-        progress_callback: told of every epoch.
-        progress: told of what comes before the first one.
+        number: of the fold, from 0.
+        progress_callback: reports every training step.
+        progress: reports what precedes the first epoch.
     """
     config, seed = folds.config, folds.config.seed + number
     encoder = _encoder(folds, number, progress)
@@ -141,7 +143,7 @@ def train_fold(folds: Folds, number: int, progress_callback: Callback, progress:
 
 
 def _encoder(folds: Folds, number: int, progress: Progress) -> Encoder:
-    """What a fold model starts from; of a finished one the shape alone, whose weights are loaded."""
+    """The encoder that a fold model starts from; for a finished one only its shape, since its weights are loaded."""
     config, source = folds.config, folds.source.encoder
     if not config.backbone.pretrain or is_trained(folds.folders[number]):
         return unlearned_encoder(source, config)
@@ -160,12 +162,12 @@ def train_folds(
     *,
     repeat: int = 1,
 ) -> TrainedEnsemble:
-    """Train one classifier a fold from one source, and calibrate them together.
+    """Train one classifier per fold, all from one source, and calibrate them together.
 
     Args:
-        folder: with each fold's state.
-        progress: told how far it is, at ``stage``.
-        repeat: of the cross-validation, from 1 on.
+        folder: holds each fold's state.
+        progress: reports progress under the name ``stage``.
+        repeat: of the cross-validation, counted from 1.
     """
     labels = run_data.prepared.cohort.labels
     stage = f"{stage}, repeat {repeat}" if repeat > 1 else stage
@@ -216,7 +218,7 @@ def _finished(
 
 
 def _calibrated(run_data: RunData, config: FinetuneConfig, folds: list[_Fold]) -> Calibrated:
-    """On the validation scans of all folds together."""
+    """Calibrate on the validation scans of all folds together."""
     cohort, split = run_data.prepared.cohort, run_data.split
     logits, truth = (np.concatenate(parts) for parts in zip(*(fold.validation for fold in folds), strict=True))
     patients = [cohort.patients[row] for row in split.validated]
@@ -228,16 +230,17 @@ def _calibrated(run_data: RunData, config: FinetuneConfig, folds: list[_Fold]) -
 
 
 def fold_folder(number: int, repeat: int) -> str:
-    """Where a fold's state is kept; beside it, for all repeats, the features of frozen encoders."""
+    """Name of the folder with a fold's state; the cached features beside it are shared by all repeats."""
     return f"fold-{number}" if repeat == 1 else f"repeat-{repeat}-fold-{number}"
 
 
 def _novelty(
     reader: FeatureSource, data: FoldData, config: FinetuneConfig, features: tuple[Tensor, Tensor]
 ) -> tuple[Novelty, NDArray[np.float64]]:
-    """Fitted on training and validation features, and the validation scans' own.
+    """Novelty fitted on training and validation scans, and its values for the validation scans.
 
-    Features that CORAL has recoloured are those of the unlabelled scans' kind, and the labelled scans' input is not.
+    With CORAL the input statistics are left out: the recoloured features match the unlabelled scans, but the input
+    statistics are still those of the labelled ones.
     """
     mapping = config.transfer.mapping
     if mapping is not None and mapping.method == "coral":

@@ -1,4 +1,4 @@
-"""The gap between training and validation, watched because a few labels are soon learned by heart."""
+"""The gap between training and validation, monitored because a few labels are soon memorised."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CrossValidatedPredictions = Sequence[
 def measure_gap(
     training: CrossValidatedPredictions, validation: CrossValidatedPredictions, labels: Labels, limit: float
 ) -> GeneralisationGap:
-    """Compare the fold models on the scans they learned from and on those they did not, neither of them augmented."""
+    """Compare the fold models on their training and on their validation scans, both without augmentation."""
     training_sensitivity, training_loss = _pooled(training, labels)
     validation_sensitivity, validation_loss = _pooled(validation, labels)
     return GeneralisationGap(
@@ -34,7 +34,7 @@ def measure_gap(
 
 
 def _pooled(predictions: CrossValidatedPredictions, labels: Labels) -> tuple[float | None, float]:
-    """Balanced sensitivity (None when undefined) and loss of all fold models' scans together."""
+    """Balanced sensitivity (None if undefined) and loss of all fold models' scans together."""
     logits, truth = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*predictions, strict=True))
     loss = float(classification_loss(logits, truth.to(logits), multilabel=labels.multilabel))
     figure = monitored_figure("balanced_sensitivity", logits, truth, loss, labels)

@@ -1,4 +1,4 @@
-"""After training: the test patients, met for the first time."""
+"""Evaluation after training: the test patients are used for the first time."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from med_transfer.report.run_summary import origin
 
 @dataclass(frozen=True)
 class TrainedNetworks:
-    """What a run has trained: the transferred ensemble, the one from scratch where there is one, and which is kept.
+    """The networks of a run: the transferred ensemble, the one from scratch if there is one, and which is kept.
 
-    ``seconds`` is how long the run has taken until they are evaluated.
+    ``seconds`` is the run's duration up to their evaluation.
     """
 
     transferred: TrainedEnsemble
@@ -46,17 +46,17 @@ class TrainedNetworks:
 
     @property
     def each(self) -> list[TrainedEnsemble]:
-        """The transferred one first."""
+        """All ensembles, the transferred one first."""
         return [self.transferred] if self.scratch is None else [self.transferred, self.scratch]
 
     @property
     def bundled(self) -> TrainedEnsemble:
-        """The one that the bundle holds."""
+        """The ensemble that the bundle holds."""
         return self.scratch if self.kept.fell_back and self.scratch is not None else self.transferred
 
 
 class _Answers(NamedTuple):
-    """Of a network on the evaluated scans: probabilities [scan, class], and novelty [scan]."""
+    """A network's outputs on the evaluated scans: probabilities [scan, class] and novelty [scan]."""
 
     probabilities: NDArray[np.float64]
     novelty: NDArray[np.float64]
@@ -71,9 +71,10 @@ def evaluate_held_out(
     access: AccessCounts | None,
     progress: Progress = silent,
 ) -> Metrics:
-    """Predict the test scans, measure what the transfer gained, and write the results.
+    """Predict the evaluated scans, compute metrics and transfer gain, and write the results.
 
-    Every result is of the network that was kept; the transfer gain is always transferred minus scratch.
+    All results are those of the network that was kept, except for the transfer gain: transferred minus from scratch.
+    Without a test part, the out-of-fold predictions of the development scans are evaluated.
     """
     split, bundled = run_data.split, networks.bundled
     test = run_data.prepared.subset(split.evaluated).without_margin(margin_voxels(run_data.preprocessing.shape))
@@ -116,7 +117,7 @@ def evaluate_held_out(
 
 
 def _answers(network: TrainedEnsemble, test: PreparedCohort, run_data: RunData, progress: Progress) -> _Answers:
-    """Where no patient is kept apart, each scan's by the networks that had not trained on it."""
+    """The ensemble's outputs on test scans; without a test part, the out-of-fold outputs."""
     if run_data.split.test:
         return _Answers(*predict(network.ensemble, test, progress))
     return _Answers(network.validation, network.validation_novelty)
@@ -125,7 +126,7 @@ def _answers(network: TrainedEnsemble, test: PreparedCohort, run_data: RunData, 
 def _gain(
     networks: TrainedNetworks, answers: list[_Answers], test: PreparedCohort, run_data: RunData, seed: int
 ) -> TransferGain | None:
-    """Transferred minus from scratch, which is not trained again and again; None where it was not trained."""
+    """Transferred minus from scratch, in the first repeat if out-of-fold; None if no baseline was trained."""
     if len(answers) == 1:
         return None
     cohort, out_of_fold = test.cohort, not run_data.split.test
@@ -146,7 +147,7 @@ def _gain(
 def _cross_fitted(
     run_data: RunData, config: FinetuneConfig, record: BundleRecord, bundled: TrainedEnsemble
 ) -> list[tuple[NDArray[np.intp], BundleRecord]]:
-    """The bundle's record with the decisions that other patients would have led to."""
+    """Positions of held-out scans, and the bundle's record with decisions made on all other patients."""
     return [
         (rows, record.model_copy(update={"operating_point": point, "prediction_sets": sets}))
         for rows, point, sets in cross_fitted_decisions(run_data, config, bundled)
@@ -154,7 +155,7 @@ def _cross_fitted(
 
 
 def _baselines_within(run_data: RunData) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
-    """As :func:`_baselines`, each patient by models of the others."""
+    """As :func:`_baselines`, cross-validated: each patient is predicted by models fitted on others."""
     scans = run_data.prepared.subset(run_data.split.evaluated)
     within, shortcuts = baselines_within(scans.handcrafted, as_development(scans), len(run_data.split.repeats))
     truth = run_data.prepared.cohort.truth[list(run_data.split.development)]
@@ -162,7 +163,7 @@ def _baselines_within(run_data: RunData) -> tuple[dict[str, NDArray[np.float64]]
 
 
 def _baselines(run_data: RunData, seed: int) -> tuple[dict[str, NDArray[np.float64]], Shortcuts]:
-    """Probabilities [test scan, class] of what a network must beat, fitted on the development scans."""
+    """Probabilities [test scan, class] of the baselines, fitted on the development scans, and the shortcut check."""
     development, test = (run_data.prepared.subset(part) for part in (run_data.split.development, run_data.split.test))
     truth, multilabel = development.cohort.truth, development.cohort.labels.multilabel
     acquisition, shortcuts = fit_acquisition(as_development(development), test.acquisitions, seed)

@@ -1,4 +1,4 @@
-"""What a fold model is trained from: adapted statistics, a probe's head, penalties, the strategy's parts."""
+"""Initialisation of a fold model: adapted statistics, a probe's head, penalties, the strategy's modules."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from med_transfer.model.linear_head import LinearHead, fit_probe, mean_head
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 
-_SWITCHES = {  # settings, and what has to be chosen for them to do anything
+_SWITCHES = {  # settings, and the choice without which they have no effect
     "training.ema_decay": ("training.averaging", "ema"),
     "training.swa_start": ("training.averaging", "swa"),
     "transfer.l2_sp": ("transfer.regularise", "l2_sp"),
@@ -40,15 +40,15 @@ _SWITCHES = {  # settings, and what has to be chosen for them to do anything
     "transfer.bss": ("transfer.regularise", "bss"),
     "backbone.pretraining": ("backbone.pretrain", "painted_lesions"),
 }
-ADAPTED_TOGETHER = 8  # scans: whatever the batch of the training, whose size must not decide the statistics
+ADAPTED_TOGETHER = 8  # scans: statistics must not depend on the training's batch size
 
 
 def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
-    """Refuse what this backbone cannot do, before anything is read or written.
+    """Refuse settings that this backbone does not support, before anything is read or written.
 
     Raises:
-        ConfigError: stages, feature maps or BatchNorm that it does not have; unlabelled scans that are not there.
-        BackboneError: nowhere to put adapters.
+        ConfigError: the backbone lacks the stages, feature maps or BatchNorm, or the unlabelled scans do not exist.
+        BackboneError: adapters cannot be added.
     """
     config.transfer.strategy.check(encoder)
     if config.backbone.pooled_stages:
@@ -64,7 +64,7 @@ def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
 
 
 def ignored_settings(asked: FinetuneConfig, config: FinetuneConfig, encoder: Encoder) -> list[str]:
-    """What of a config does nothing in this run, a sentence each; ``config`` is ``asked``, resolved."""
+    """Sentences on settings that have no effect in this run; ``config`` is ``asked``, resolved."""
     strategy = config.transfer.strategy
     dropped = ["transfer.on_harm"] if asked.transfer.on_harm != config.transfer.on_harm else []
     asked_settings = asked.transfer.strategy.model_dump(exclude={"name"}, exclude_defaults=True)
@@ -74,7 +74,7 @@ def ignored_settings(asked: FinetuneConfig, config: FinetuneConfig, encoder: Enc
 
 
 def _not_switched_on(config: FinetuneConfig) -> list[str]:
-    """Settings of parts that another key switches on, where it does not and they are not the default."""
+    """Sentences on settings that differ from the default, of parts that another key would have to switch on."""
     default, ignored = FinetuneConfig(), []
     for key, (switch, part) in _SWITCHES.items():
         chosen = attrgetter(switch)(config)
@@ -86,7 +86,7 @@ def _not_switched_on(config: FinetuneConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class Initialisation:
-    """What was prepared; ``row`` describes the probe as an epoch of training would be (None without a probe)."""
+    """Penalties and probe; ``row`` describes the probe like an epoch of training (None without a probe)."""
 
     penalties: list[Penalty]
     probe: LinearHead | None = None
@@ -94,7 +94,7 @@ class Initialisation:
 
 
 def initialise(classifier: Classifier, data: FoldData, reader: FeatureSource) -> Initialisation:
-    """Change the classifier in place into what its training begins with; the same input gives the same start."""
+    """Prepare the classifier for training, in place; deterministic for the same input."""
     config, transfer, strategy = reader.config, reader.config.transfer, reader.config.transfer.strategy
     if transfer.batch_norm == "bn_adapt":
         _adapt(classifier, data, config, reader.preprocessing)
@@ -117,7 +117,7 @@ def initialise(classifier: Classifier, data: FoldData, reader: FeatureSource) ->
 
 
 def _learn_attention(steps: int, classifier: Classifier, data: FoldData, reader: FeatureSource) -> dict[str, float]:
-    """Put attention and head into the classifier, and describe them as an epoch of training would be."""
+    """Fit attention and head, copy them into the classifier, and describe them like an epoch of training."""
     config = reader.config
     bags, balanced = Bags.of(*reader.instances(classifier, data.training.tensors)), config.training.balance != "none"
     course = Course(steps, config.training.dropout, data.labels.multilabel, balanced, config.seed)
@@ -138,7 +138,7 @@ def set_head(classifier: Classifier, head: LinearHead) -> None:
 
 
 def _adapt(classifier: Classifier, data: FoldData, config: FinetuneConfig, preprocessing: PreprocessingConfig) -> None:
-    """In the order of the scans' hashes: as good as shuffled, and the same whatever the order of the table's rows."""
+    """Adapt BatchNorm in the order of the scans' hashes: in effect shuffled, and independent of the order of rows."""
     device, tensors = best_device(), sorted(data.training.tensors, key=tensor_hash)
     images = plain_images(tensors, config, preprocessing, batch_size=ADAPTED_TOGETHER)
     classifier.to(device)
@@ -147,7 +147,7 @@ def _adapt(classifier: Classifier, data: FoldData, config: FinetuneConfig, prepr
 
 
 def _parts(classifier: Classifier, config: FinetuneConfig) -> list[int]:
-    """How many features each head reads: one reads all, or what was published and what answers have one each."""
+    """How many features each head reads: one head for all, or one each for published features and answers."""
     if config.backbone.has_published:
         return classifier.encoder.pooled_channels(classifier.pooled_stages)
     return [classifier.n_features]
@@ -169,7 +169,7 @@ def _probe(train_features: Tensor, parts: Sequence[int], data: FoldData, config:
 
 
 def _row(train: Tensor, val: Tensor, data: FoldData, config: FinetuneConfig) -> dict[str, float]:
-    """As an epoch of training is recorded, of logits [scan, class] of training and validation scans."""
+    """A row like that of a training epoch, from logits [scan, class] of training and validation scans."""
     train_loss, _ = _loss_and_figure(train, data.training.truth, config, data.labels)
     val_loss, figure = _loss_and_figure(val, data.validation.truth, config, data.labels)
     return {"epoch": 0.0, "train_loss": train_loss, "val_loss": val_loss, "figure": figure, "smoothed": figure}
@@ -178,7 +178,7 @@ def _row(train: Tensor, val: Tensor, data: FoldData, config: FinetuneConfig) -> 
 def _loss_and_figure(
     logits: Tensor, truth: NDArray[np.bool_], config: FinetuneConfig, labels: Labels
 ) -> tuple[float, float]:
-    """Loss and monitored figure."""
+    """Loss and monitored figure of logits [scan, class]."""
     targets = torch.from_numpy(truth)
     loss = float(classification_loss(logits, targets.to(logits), multilabel=labels.multilabel))
     return loss, monitored_figure(config.training.monitor, logits, targets, loss, labels)
@@ -187,12 +187,12 @@ def _loss_and_figure(
 def _attention(
     classifier: Classifier, probe: LinearHead, train_features: Tensor, truth: NDArray[np.bool_], labels: Labels
 ) -> dict[int, Tensor]:
-    """DELTA's attention for each pooled stage, each summing to one; the other stages have none."""
+    """DELTA's attention [channel] for each pooled stage, summing to one per stage; other stages have no entry."""
     weight, bias = (torch.from_numpy(part).float() for part in (probe.weight, probe.bias))
     joined = channel_attention(train_features, weight, bias, torch.from_numpy(truth), multilabel=labels.multilabel)
     stages = classifier.pooled_stages
     parts = joined.split(classifier.encoder.pooled_channels(stages))
     widths = [classifier.encoder.stage_channels[stage] for stage in stages]
-    # a channel that was pooled in two ways, by its mean and its maximum, has the attention of both
+    # a channel that is pooled twice, by mean and by maximum, gets the sum of both attentions
     summed = [part.view(-1, width).sum(0) for part, width in zip(parts, widths, strict=True)]
     return {stage: part / part.sum() for stage, part in zip(stages, summed, strict=True)}

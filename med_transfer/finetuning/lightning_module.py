@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LossTerms:
-    """What the loss is made of, beside the error on the labels.
+    """Class weights and additional terms of the loss.
 
     Attributes:
-        class_weights: [class], of the error on the labels.
-        penalties: added to it.
-        alignment: of the features of labelled and unlabelled images; added too.
+        class_weights: [class], weights of the loss on labels.
+        penalties: added to the loss on labels.
+        alignment: of the features of labelled and unlabelled images, also added.
     """
 
     class_weights: Tensor
@@ -46,13 +46,13 @@ class LossTerms:
 
 
 class FinetuningModule(L.LightningModule):
-    """Loss, mixup, what learns in which epoch, penalties, alignment, and the monitored validation figure.
+    """Loss with mixup, penalties and alignment, stages frozen by epoch, and the monitored validation figure.
 
-    A batch is ``(images [batch, channel, depth, height, width], truth [batch, class] in {0, 1})``; with ``alignment``
-    it has a third part, unlabelled images, that are mixed among each other as the labelled are and go through the
-    network with them. After each epoch ``history`` gets a row with epoch, training loss, validation loss, the figure
-    and its smoothed value, and the alignment's loss where there is one. The alignment's own weights are in the state
-    that is resumed, not in the classifier.
+    A batch is ``(images [batch, channel, depth, height, width], truth [batch, class] in {0, 1})``. With ``alignment``
+    it has a third part, unlabelled images, which are mixed with each other as the labelled ones are and go through the
+    network together with them. After each epoch a row is appended to ``history``: epoch, training loss, validation
+    loss, the monitored figure and its smoothed value, and the alignment loss if there is one. The alignment's own
+    weights are saved in the resume checkpoint, not in the classifier.
     """
 
     class_weights: Tensor
@@ -86,19 +86,19 @@ class FinetuningModule(L.LightningModule):
         return self.classifier(images.contiguous(memory_format=torch.channels_last_3d))
 
     def loss(self, logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Cross-entropy against soft targets [batch, class]; binary cross-entropy for each finding when multi-label."""
+        """Class-weighted loss of logits and soft targets [batch, class]; see :func:`classification_loss`."""
         return classification_loss(
             logits, targets, multilabel=self.multilabel, weights=self.class_weights, smoothing=smoothing
         )
 
     def on_train_epoch_start(self) -> None:
-        """Let learn what the strategy lets learn in this epoch."""
+        """Freeze and unfreeze what the strategy says for this epoch."""
         transfer = self.config.transfer
         transfer.strategy.set_learning(self.classifier, self.current_epoch)
         keep_frozen_statistics(self.classifier.encoder, everywhere=transfer.batch_norm != "train")
 
     def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
-        """Loss of one batch, its penalties and alignment included."""
+        """Loss of one batch, including penalties and alignment."""
         images, targets = mixup(batch[0], batch[1].float(), self.config.augmentation.mixup, self.random)
         seen = self._with_unlabelled(images, *batch[2:]).contiguous(memory_format=torch.channels_last_3d)
         all_maps = self.classifier.encoder(seen)
@@ -119,7 +119,7 @@ class FinetuningModule(L.LightningModule):
         return torch.cat([images, mixed])
 
     def _aligned(self, features: Tensor, unlabelled: Tensor) -> Tensor | float:
-        """The alignment's share of the loss."""
+        """The alignment loss; 0 without alignment."""
         if self.alignment is None:
             return 0.0
         steps = self.config.training.epochs * self.steps_per_epoch
@@ -128,14 +128,14 @@ class FinetuningModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        """Keep logits and truth; what the validation scans say is a figure of all of them."""
+        """Keep logits and truth: the figure is computed over all validation scans at the end of the epoch."""
         self._validation.append((self(batch[0]).float().cpu(), batch[1].cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Add the epoch's row to the history, and tell early stopping the smoothed figure.
+        """Append the epoch's row to the history, and log the smoothed figure for early stopping.
 
         Raises:
-            TrainingDiverged: the network, or the figure, is no number any more.
+            TrainingDiverged: the network's output or the figure is not finite.
         """
         logits, truth = (torch.cat(parts) for parts in zip(*self._validation, strict=True))
         self._validation.clear()
@@ -156,7 +156,7 @@ class FinetuningModule(L.LightningModule):
         self.log("monitored", row["smoothed"], prog_bar=True)
 
     def _require_finite(self, logits: Tensor, figure: float) -> None:
-        """NaN logits have a most probable class, and so a figure that looks like one: both are asked for."""
+        """Check the logits too: NaN logits have a most probable class, and so a figure that looks valid."""
         monitor = self.config.training.monitor
         broken = "" if math.isfinite(figure) else monitor
         broken = broken if logits.isfinite().all() else "the network's output on validation scans"
@@ -178,10 +178,10 @@ class FinetuningModule(L.LightningModule):
     def is_better(self, figure: float, than: float) -> bool:
         """Whether a value of the monitored figure is an improvement."""
         lower = self.config.training.monitor in LOWER_IS_BETTER
-        return figure < than if lower else figure > than  # both false of NaN
+        return figure < than if lower else figure > than  # both are False for NaN
 
     def configure_optimizers(self) -> Any:
-        """AdamW over all that learns in any epoch, and its schedule by step."""
+        """AdamW over all parameters that learn in any epoch, and its schedule by step."""
         training, transfer = self.config.training, self.config.transfer
         transfer.strategy.set_learning(self.classifier, training.epochs - 1)  # all that ever learns
         adamw, schedule = optimiser(
@@ -199,5 +199,5 @@ class FinetuningModule(L.LightningModule):
         checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the history of before."""
+        """Restore the history."""
         self.history = checkpoint["history"]

@@ -1,7 +1,7 @@
 """``made_from.json``: hashes of the source and of the prepared scans that a folder's training was made from.
 
-A run that goes on where it was must go on from the same: a path tells neither whether the weights behind it are still
-those that the first folds started from, nor whether a mask still marks the same region.
+A resumed run must continue from the same inputs. A path cannot tell whether its weights are still those that the first
+folds started from, nor whether a mask still marks the same region.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ _CALLED = {"handcrafted": "regions"}
 def claim(
     file: Path, config: Config, source: LoadedBackbone, what: str, *, started: bool, same: Callable[[Config], bool]
 ) -> None:
-    """Make the folder of ``file`` ours: write the config there, or find the same one by a run that was killed.
+    """Claim the folder of ``file``: write the config there, or check that an interrupted run left the same one.
 
     Args:
         file: of the config.
         config: of this run.
-        source: what it starts from.
-        what: is done in the folder, in a word.
-        started: whether something was trained there: a run that was refused does not keep the folder from the
-            corrected one.
-        same: whether the config that is there trains as this one does.
+        source: what the run starts from.
+        what: the kind of job in the folder, in a word.
+        started: whether something was trained there. If not, a config there is replaced: a run that was refused does
+            not block the folder for the corrected one.
+        same: whether a config found there trains as this one does.
 
     Raises:
         UsageError: the folder holds something else, or a config that cannot be read.
@@ -69,11 +69,11 @@ def claim(
 
 
 def require_made_from(out: Path, part: Part, found: str, *, started: bool) -> None:
-    """Note what the training in ``out`` is made from; where it was ``started`` before, find the same there.
+    """Record what the training in ``out`` is made from; if it was ``started`` before, check that it is the same.
 
     Raises:
-        UsageError: it was made from something else.
-        OutputError: the note cannot be written.
+        UsageError: the training was made from something else, or the record is damaged.
+        OutputError: the record cannot be written.
     """
     noted = _noted(out)
     if started and part not in noted:
@@ -89,25 +89,25 @@ def require_made_from(out: Path, part: Part, found: str, *, started: bool) -> No
 
 
 def source_hash(source: LoadedBackbone) -> str:
-    """Of the weights file; random values follow from the config."""
+    """SHA-256 of the weights file; random weights follow from the config and have none."""
     return source.sha256 or "random values"
 
 
 def scans_hash(cohorts: Iterable[PreparedCohort | None]) -> str:
-    """Of what the network is shown, in whatever order the table has it."""
+    """Hash of the network's inputs, independent of the order of rows."""
     return cache_key([sorted(map(tensor_hash, cohort.tensors)) for cohort in cohorts if cohort])
 
 
 def handcrafted_hash(cohort: PreparedCohort) -> str:
-    """Of what a fusion and the baseline are shown; a region's size may change that alone.
+    """Hash of the handcrafted features, which a region's size can change without changing the network's input.
 
-    Four digits: the sums of another machine may differ in the last ones.
+    Values are rounded to four digits, since sums on another machine may differ in the last ones.
     """
     return cache_key(sorted([f"{value:.4g}" for value in scan.handcrafted.tolist()] for scan in cohort.scans))
 
 
 def _noted(out: Path) -> dict[str, str]:
-    """What the file says; of a finished run of an earlier version, which has none, the source as its bundle says it."""
+    """Content of the file; without one, for a finished run of an earlier version, the source that its bundle names."""
     file = out / MADE_FROM_FILE
     if file.exists():
         try:
@@ -116,5 +116,5 @@ def _noted(out: Path) -> dict[str, str]:
             raise UsageError("is damaged", where=file, action="Choose another -o") from error
     with contextlib.suppress(BundleError):
         sha256 = read_record(out / BUNDLE_FOLDER).backbone.sha256
-        return {"source": sha256} if sha256 else {}  # none where the from-scratch baseline was kept
+        return {"source": sha256} if sha256 else {}  # none if the from-scratch baseline was kept
     return {}

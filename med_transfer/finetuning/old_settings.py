@@ -1,4 +1,4 @@
-"""Settings of strategies under the keys that they had before they stood in ``transfer.strategy``."""
+"""Strategy settings under the keys that they had before they moved to ``transfer.strategy``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from med_transfer.finetuning.strategies import STRATEGIES, Strategy
 
 log = logging.getLogger(__name__)
 
-_OLD_KEYS = {  # the setting of a strategy that each one is now, and the value that every config.yaml spelled out
+_OLD_KEYS = {  # the strategy's setting that each key is now, and its default, which every old config.yaml spells out
     "training.learning_rate": ("learning_rate", None),
     "training.stage_decay": ("stage_decay", None),
     "training.freeze_stages": ("freeze_stages", 0),
@@ -25,18 +25,18 @@ _OLD_BATCH_NORM = "training.freeze_norm_statistics"
 
 
 def upgrade_strategy(values: dict[str, Any]) -> None:
-    """Move old keys of a config in place, with a warning that names the new one.
+    """Move old keys of a config in place, with a warning that names the new key.
 
-    What another strategy than the chosen one could be told did nothing, and is dropped: with a warning where it was set
-    to something, silently where it is the default.
+    Settings of a strategy that is not the chosen one never had an effect and are dropped: with a warning, or silently
+    where they are the default.
 
     Raises:
-        ConfigError: two keys that say the opposite of BatchNorm.
+        ConfigError: two keys contradict each other about BatchNorm.
     """
     transfer = values.setdefault("transfer", {})
     strategy = transfer.setdefault("strategy", {}) if isinstance(transfer, dict) else None
     if not isinstance(strategy, dict):
-        return  # the model says what is wrong
+        return  # the config's validation says what is wrong
     chosen = strategy.get("name", "auto")
     settings = STRATEGIES.get(chosen, Strategy).model_fields
     for old, (new, default) in _OLD_KEYS.items():
@@ -52,7 +52,7 @@ def upgrade_strategy(values: dict[str, Any]) -> None:
 
 
 def _upgrade_batch_norm(values: dict[str, Any], transfer: dict[str, Any]) -> None:
-    """Whether statistics are kept was a second word for ``train`` or any other ``batch_norm``."""
+    """Replace ``training.freeze_norm_statistics``, whose False is now ``batch_norm: train``."""
     frozen, chosen = take(values, _OLD_BATCH_NORM), transfer.get("batch_norm", "auto")
     if frozen in (MISSING, None):
         return

@@ -1,7 +1,7 @@
-"""Folds trained on the machines of a Ray cluster, into the run folder, which all of them share.
+"""Training of folds on the machines of a Ray cluster, into the run folder that all of them share.
 
-A fold that is finished is loaded, not trained again. So a run trains its folds there first, all at once, and then goes
-its usual way, with the same numbers: a fold depends on no other one.
+A finished fold is loaded and not trained again. So a run first trains all folds on the cluster, in parallel, and then
+proceeds as on one machine, with the same results: no fold depends on another.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from med_transfer.runtimes.cluster import Cluster, TaskLost, require_there
 log = logging.getLogger(__name__)
 
 Job = tuple[int, int]  # position among the folds of sources and configs, and number of the fold
-_SHOWN_SECONDS = 60.0  # in which a network drive shows what another machine has written
+_SHOWN_SECONDS = 60.0  # within which a network drive shows what another machine has written
 
 
 def folds_of_run(run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, folder: Path) -> list[Folds]:
-    """Of every repeat that is not finished, as :func:`~med_transfer.finetuning.folds.train_folds` trains them."""
+    """The folds of every unfinished repeat, as :func:`~med_transfer.finetuning.folds.train_folds` trains them."""
     return [
         Folds.of(replace(run_data, split=split), config, source, folder, repeat)
         for repeat, split in enumerate(run_data.split.repeats, start=1)
@@ -49,19 +49,19 @@ def train_on(
     progress: Progress = silent,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> None:
-    """Train the folds that are not finished, side by side, each in as many threads as torch computes in here.
+    """Train the unfinished folds in parallel, each with as many threads as torch uses in this process.
 
-    A fold that diverges, or whose machines were lost again and again, is left to the usual way.
+    A fold that diverges, or whose machines are lost repeatedly, is left to the training on this machine.
 
     Args:
         machines: see :func:`med_transfer.runtimes.cluster.cluster`.
         folds: of one run.
-        out: its folder.
-        progress: told of every fold that is done.
-        meanwhile: called every second or so; what it raises ends it all.
+        out: the run folder.
+        progress: reports each finished fold.
+        meanwhile: called about every second; an exception that it raises ends all work.
 
     Raises:
-        UsageError: a machine lacks the run folder, or has not as many cores.
+        UsageError: a machine lacks the run folder, or has too few cores.
         MedTransferError: as :func:`~med_transfer.finetuning.folds.train_fold`.
     """
     jobs = [
@@ -86,14 +86,14 @@ def train_on(
 
 
 def in_turns(jobs: Sequence[Job], folds: Sequence[Folds]) -> list[list[Job]]:
-    """A fold that shares the encoder of another one begins when that one has pretrained it."""
+    """Group the jobs: folds that share another fold's encoder start after that fold has pretrained it."""
     first = {job: encoder_of(job[1], folds[job[0]].config) == job[1] for job in jobs}
     turns = ([job for job in jobs if first[job] is begins] for begins in (True, False))
     return [turn for turn in turns if turn]
 
 
 def _train(job: Job, given: tuple[tuple[Folds, ...], Path]) -> bool:
-    """Whether it came to an end, which is in its folder then."""
+    """Train one fold; returns whether it finished, and so is in its folder."""
     (place, number), (folds, out) = job, given
     require_there(out)
     try:

@@ -1,4 +1,4 @@
-"""Learning rates by depth, and by time: discriminative rates (Howard & Ruder 2018), warm-up and cosine."""
+"""Learning rates by depth and over time: discriminative rates (Howard & Ruder 2018), warm-up and cosine decay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from med_transfer.model.classifier import Classifier
 
 
 def parameter_groups(classifier: Classifier, strategy: Strategy, weight_decay: float) -> list[dict]:
-    """Groups for the optimiser, each at the strategy's rate: the head and deepest stage, then each earlier stage.
+    """Parameter groups, each at the strategy's rate: the head, then the stages from the deepest to the stem.
 
     Biases and norm layers get no weight decay. Frozen parameters are left out.
     """
@@ -46,11 +46,11 @@ def optimiser(
     decay: bool = True,
     extra_parameters: Sequence[nn.Parameter] = (),
 ) -> tuple[AdamW, LambdaLR]:
-    """AdamW and its schedule, stepped once a batch: linear warm-up, then a cosine down to 1 % of the rate.
+    """AdamW and its schedule, stepped once per batch: linear warm-up, then cosine decay to 1 % of the rate.
 
-    ``extra_parameters`` have the head's rate and no weight decay; with ``decay`` False nothing has one.
+    ``extra_parameters`` get the head's rate and no weight decay; with ``decay=False`` no parameter gets any.
 
-    For stochastic weight averaging the rate stays where it is when averaging begins (Izmailov et al. 2018).
+    With stochastic weight averaging, the rate is held constant once averaging begins (Izmailov et al. 2018).
     """
     groups = parameter_groups(classifier, strategy, config.weight_decay if decay else 0.0)
     extra = [{"params": list(extra_parameters), "lr": strategy.rate(), "weight_decay": 0.0}] if extra_parameters else []

@@ -1,4 +1,4 @@
-"""What a run's bundle says of itself."""
+"""The record in a run's bundle."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def bundle_record(
     kept_network: KeptNetwork,
     fusion: Fusion | None = None,
 ) -> BundleRecord:
-    """The record of the ensemble that was kept. Holds hashes of patients and scans, no identifiers.
+    """The record of the ensemble that was kept. It holds hashes of patients and scans, no identifiers.
 
-    ``config`` and ``source`` are those of that ensemble: the from-scratch baseline's where it was fallen back to.
+    ``config`` and ``source`` are those of that ensemble: the from-scratch baseline's if the run fell back to it.
     """
     labels = run_data.prepared.cohort.labels
     operating_point, chosen_point = choose_operating_point(run_data, config, trained)
@@ -120,7 +120,7 @@ def _held_out(run_data: RunData) -> HeldOut:
 
 
 def _provenance(run_data: RunData, config: FinetuneConfig) -> Provenance:
-    """Everyone the network has learned from: this cohort's development part, unlabelled scans, and its sources."""
+    """All patients the network has learned from: the development part, unlabelled scans, and those of its sources."""
     development = [case for case in run_data.lock.cases if case.role != "test"]
     before = source_provenance(source_weights(config))
     patients = {case.patient_hash for case in development} | set(before.patient_hashes if before else ())

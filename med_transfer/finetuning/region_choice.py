@@ -1,4 +1,4 @@
-"""Where the network is to look, where the config leaves that to the cohort table."""
+"""The choice of the input region, if the config leaves it to the cohort table."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Config = TypeVar("Config", bound=FinetuneConfig)
 
 
 def choose_region(config: Config, cohort: Cohort) -> Config:
-    """``input.region: auto`` becomes ``roi`` where every row has a region or mask, and ``whole`` where none has.
+    """Resolve ``input.region: auto`` to ``roi`` if every row has a region or mask, and to ``whole`` if none has.
 
     Raises:
-        ConfigError: only some rows have one, and nothing says what is meant.
+        ConfigError: ``auto``, and only some rows have one.
     """
     if config.input.region != "auto":
         return config
@@ -32,6 +32,6 @@ def choose_region(config: Config, cohort: Cohort) -> Config:
 
 
 def region_sentence(config: FinetuneConfig, cohort: Cohort) -> str:
-    """What was chosen, and what the table gives."""
+    """The chosen region in words, and for how many scans the table gives one."""
     given = sum(case.within != "whole" for case in cohort.cases)
     return f"{config.input.region_sentence}; the table gives a region or mask for {given} of {len(cohort)} scans"

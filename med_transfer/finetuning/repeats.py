@@ -1,4 +1,4 @@
-"""Repeated cross-validation: the same patients in other folds, so that less hangs on how they were divided."""
+"""Repeated cross-validation: other folds of the same patients, so that results depend less on one division."""
 
 from __future__ import annotations
 
@@ -25,31 +25,34 @@ from med_transfer.predictions.by_repeat import OfRepeat, write_by_repeat
 def with_repeats(
     first: TrainedEnsemble, run_data: RunData, train: Callable[[RunData, int], TrainedEnsemble], folder: Path
 ) -> TrainedEnsemble:
-    """The first repeat's networks, with the mean over all repeats of each validation scan's out-of-fold probabilities.
+    """The first repeat's ensemble, with out-of-fold probabilities and novelty averaged over all repeats.
 
-    That is the mean of as many networks, each without the patient, as the bundle's is the mean of its fold models; see
-    docs/decisions/0032-small-cohorts-are-cross-validated.md. Networks of further repeats are not kept: what they said
-    of their validation scans is, in ``folder``, for a run that goes on.
+    Each scan's probabilities are thus the mean of several networks that were trained without the patient, as the
+    bundle's are the mean of its fold models; see docs/decisions/0032-small-cohorts-are-cross-validated.md. The networks
+    of further repeats are not kept; their validation predictions are, in ``folder``, so that a run can be resumed.
 
     Args:
-        train: on the run data of a repeat, with its number from 2 on.
+        train: trains on the run data of a repeat, given its number, counted from 2.
+
+    Raises:
+        UsageError: kept predictions are damaged.
     """
     found = [(first.validation, first.validation_novelty)]
-    names = [tensor_hash(tensor) for tensor in run_data.prepared.tensors]  # the table may come back in another order
+    names = [tensor_hash(tensor) for tensor in run_data.prepared.tensors]  # rows may be reordered before a resumed run
     for repeat, split in enumerate(run_data.split.further, start=2):
         file = repeat_file(folder, repeat)
         if not file.exists():
             trained = train(replace(run_data, split=split), repeat)
             said = {"probabilities": trained.validation, "novelty": trained.validation_novelty}
             ArrayCache(folder).write(file.stem, said, {"scans": [names[case] for case in split.validated]})
-        for number in range(split.n_fold_models):  # also what a kill has left
+        for number in range(split.n_fold_models):  # also leftovers of an interrupted run
             shutil.rmtree(folder / fold_folder(number, repeat), ignore_errors=True)
         with left_behind(file):
             entry = ArrayCache(folder).read(file.stem)
             if entry is None:
                 raise ValueError("not as it was written")
             asked = [names[case] for case in run_data.split.validated]
-            kept = entry.record.get("scans", asked)  # earlier versions do not tell them
+            kept = entry.record.get("scans", asked)  # earlier versions did not record them
             row_of = {name: row for row, name in enumerate(kept)}
             place = [row_of[name] for name in asked]
             found.append((entry.arrays["probabilities"][place], entry.arrays["novelty"][place]))
@@ -65,18 +68,19 @@ def with_repeats(
 
 
 def repeat_file(folder: Path, repeat: int) -> Path:
-    """What the networks of a finished further repeat said."""
+    """The file with the validation predictions of a finished further repeat."""
     return folder / f"repeat-{repeat}.safetensors"
 
 
 def measure_repeats(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble, path: Path) -> Repeats | None:
-    """Each repeat measured by itself, called by what its other patients led to; None where there is one.
+    """Macro AUC and balanced accuracy of each repeat, with cross-fitted calls; None if there is only one repeat.
 
     Args:
-        path: of the table of what each repeat said; see :mod:`med_transfer.predictions.by_repeat`.
+        path: of the table of each repeat's predictions, which is written; see
+            :mod:`med_transfer.predictions.by_repeat`.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the table cannot be written.
     """
     path.unlink(missing_ok=True)
     if not trained.repeats:

@@ -1,4 +1,4 @@
-"""The main job: a cohort in, a run folder out (bundle, metrics, predictions, report)."""
+"""The fine-tuning job: from a cohort to a run folder (bundle, metrics, predictions, report)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ from med_transfer.runtimes.frozen import require_runtime
 
 log = logging.getLogger(__name__)
 
-_TRAINING, _TRAINING_SCRATCH = "training", "training-scratch"  # of each fold's state
+_TRAINING, _TRAINING_SCRATCH = "training", "training-scratch"  # folders of the folds' states
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class Run:
 
     @property
     def report(self) -> Path:
-        """The report for a browser."""
+        """Path of the HTML report."""
         return self.folder / "report.html"
 
     @property
     def metrics(self) -> Metrics:
-        """What was measured on the test scans. Raises UsageError for a damaged file."""
+        """The metrics on the evaluated scans. Raises UsageError if the file is damaged."""
         return Metrics.load(self.folder / "metrics.json")
 
     def _repr_svg_(self) -> str:
@@ -88,24 +88,26 @@ def finetune(
     progress: Progress = silent,
     machines: Cluster | None = None,
 ) -> Run:
-    """Split, train, calibrate, lock what was decided, evaluate on patients never used before, write the run folder.
+    """Split, train, calibrate, lock the decisions, evaluate on patients not used before, and write the run folder.
 
-    Called again on the same folder after a kill, it goes on where it was. On a finished folder it trains nothing,
-    decides anew where ``operating_point`` is another one, and opens the test set again, which is counted.
+    Called again on the same folder after an interruption, it resumes. On a finished folder it trains nothing, makes the
+    decisions again if ``operating_point`` has changed, and reads the test set again, which is counted.
 
     Args:
-        cohort, config: the table, and how.
+        cohort: the labelled table.
+        config: of the run.
         out: run folder.
-        progress: told how far it is.
-        machines: of a Ray cluster, which train the folds side by side, with the same numbers; None: this one. See
+        progress: reports progress.
+        machines: of a Ray cluster, which train the folds in parallel, with the same results; None: this machine. See
             :func:`med_transfer.runtimes.cluster.cluster`.
 
     Raises:
         CohortError: the cohort cannot be split, or leaks.
-        ConfigError: settings that do not go together, or some rows have a region and others none.
+        ConfigError: settings contradict each other, or only some rows have a region.
         BackboneError: the backbone or its weights cannot be used.
-        UsageError: the folder holds another run, or one from another source or other images; there is no such subgroup
-            column, a prevalence is of no class, or the test access log is damaged.
+        UsageError: the folder holds another run, or one from another source or other images; a subgroup column does not
+            exist, a prevalence names no class, or the test access log is damaged.
+        TrainingDiverged: a network's output or its monitored figure is not finite.
         NothingDone: no scan can be used.
         OutputError: a result cannot be written.
     """
@@ -116,7 +118,7 @@ def finetune(
     with _claimed(out, config, source), log_file(out / "run.log"):
         _log_start(cohort, asked, config, source)
         run_data = prepare_run_data(cohort, config, source.spec, out, progress)
-        # Once more, without the scans that could not be read.
+        # Checked again, without the scans that could not be read.
         _check_steering(run_data.split, config, source)
         check_fusion(run_data.prepared.cohort, run_data.split, config, warn=True)
         check_operating_point(run_data.prepared.cohort, run_data.split, config)
@@ -125,7 +127,7 @@ def finetune(
         networks = _trained_networks(run_data, config, source, out, progress)
         log.info(networks.kept.sentence)
         record = _bundled(run_data, config, source, networks, out)
-        with record_run_access(out, run_data, record) as access:  # from here on test scans are read
+        with record_run_access(out, run_data, record) as access:  # networks see test scans from here on
             if access is not None:
                 log.log(access.level, access.sentence)
             networks = replace(networks, seconds=time.monotonic() - started)
@@ -135,7 +137,7 @@ def finetune(
 
 
 def _log_start(cohort: Cohort, asked: FinetuneConfig, config: FinetuneConfig, source: LoadedBackbone) -> None:
-    only_in_log(log, region_sentence(config, cohort))  # whoever calls tells it first
+    only_in_log(log, region_sentence(config, cohort))  # callers show it before the run starts
     only_in_log(log, split_sentence(config, cohort))
     log.info("backbone %s. %s", source.spec.name, source.report)
     for sentence in ignored_settings(asked, config, source.encoder):
@@ -145,7 +147,7 @@ def _log_start(cohort: Cohort, asked: FinetuneConfig, config: FinetuneConfig, so
 def _train_on(
     machines: Cluster, run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, out: Path, progress: Progress
 ) -> None:
-    """All folds at once; what follows finds them trained."""
+    """Train all folds in parallel; the steps that follow find them finished."""
     folds = folds_of_run(run_data, config, source, out / _TRAINING)
     if (baseline := _baseline(config, source)) is not None:
         first = replace(run_data, split=replace(run_data.split, further=()))
@@ -156,7 +158,7 @@ def _train_on(
 def _trained_networks(
     run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, out: Path, progress: Progress
 ) -> TrainedNetworks:
-    """The transferred network, the same one without the source on the same folds with the same budget, and a choice."""
+    """The transferred network, the from-scratch baseline with the same folds and budget, and which of them is kept."""
 
     def transferred(data: RunData, repeat: int) -> TrainedEnsemble:
         return train_folds(data, config, source, out / _TRAINING, progress, repeat=repeat)
@@ -171,7 +173,7 @@ def _trained_networks(
 def _bundled(
     run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, networks: TrainedNetworks, out: Path
 ) -> BundleRecord:
-    """What the bundle says, once it is written and locked."""
+    """Write and lock the bundle; returns its record."""
     training = _TRAINING
     if networks.kept.fell_back:
         config, source = config.from_scratch_config(), from_scratch(source.spec, config.seed)
@@ -189,9 +191,9 @@ def _bundled(
 def checked_start(
     cohort: Cohort, config: FinetuneConfig, out: Path | None = None
 ) -> tuple[FinetuneConfig, LoadedBackbone]:
-    """The config with nothing left automatic, and the network it starts from. No scan is read.
+    """Check everything that can be checked before a scan is read; returns the resolved config and the source network.
 
-    What was trained in ``out`` keeps its split.
+    A split that something was trained by in ``out`` is kept.
 
     Raises:
         CohortError, ConfigError, BackboneError, UsageError: see :func:`finetune`.
@@ -217,7 +219,7 @@ def checked_start(
 
 
 def _baseline(config: FinetuneConfig, source: LoadedBackbone) -> tuple[FinetuneConfig, LoadedBackbone] | None:
-    """None where the run itself starts from no source, or none is wanted."""
+    """Config and network of the from-scratch baseline; None if the run itself has no source, or none is wanted."""
     if not _has_baseline(config, source):
         return None
     return config.from_scratch_config(), from_scratch(source.spec, config.seed)
@@ -228,7 +230,7 @@ def _has_baseline(config: FinetuneConfig, source: LoadedBackbone) -> bool:
 
 
 def _check_steering(split: Split, config: FinetuneConfig, source: LoadedBackbone) -> None:
-    """Refuse, before anything is trained, networks with no patient to say when their training stops.
+    """Refuse, before anything is trained, networks without patients for early stopping.
 
     Raises:
         TooFewPatients: see :meth:`.cohorts.Split.steering_of`.
@@ -240,7 +242,7 @@ def _check_steering(split: Split, config: FinetuneConfig, source: LoadedBackbone
 
 
 def load_source(config: FinetuneConfig) -> LoadedBackbone:
-    """The network that the transfer starts from: the config's weights, the entry's own, or none.
+    """The network that the transfer starts from: with the config's weights, the catalogue entry's own, or none.
 
     Raises:
         BackboneError: the backbone or its weights cannot be used.
@@ -261,15 +263,15 @@ def load_source(config: FinetuneConfig) -> LoadedBackbone:
 
 @contextmanager
 def _claimed(out: Path, config: FinetuneConfig, source: LoadedBackbone) -> Iterator[None]:
-    """Make the run folder ours: write the config, or find the same one there from a run that was killed.
+    """Claim the run folder: write the config, or check that an interrupted run left the same one.
 
-    Another operating point changes no training: it is chosen anew on the same validation scans. Nor does the way rates
-    are stated. Without a lock there was no training: a run that was refused does not keep the folder from the
-    corrected one.
+    The operating point and the way rates are stated may differ: they do not affect training, and the operating point is
+    chosen again on the same validation scans. Without a cohort lock nothing was trained yet, so a run that was refused
+    does not block the folder for the corrected one.
     """
     with sole_writer(out, "a run"):
         started = (out / LOCK_FILE).exists()
-        if not started and (out / BUNDLE_FOLDER).exists():  # which is replaced at the end
+        if not started and (out / BUNDLE_FOLDER).exists():  # the run would replace it at the end
             raise UsageError(
                 "the folder holds a bundle and no run of it",
                 where=out / BUNDLE_FOLDER,
@@ -288,7 +290,7 @@ def _claimed(out: Path, config: FinetuneConfig, source: LoadedBackbone) -> Itera
 
 
 def _trained_as(config: FinetuneConfig) -> FinetuneConfig:
-    """What decides the training: all but the operating point, how rates are stated and how the report looks."""
+    """The config reduced to what affects training: without operating point, statement of rates, and report."""
     not_trained = {
         "operating_point": OperatingPointConfig(),
         "evaluation": EvaluationConfig(),

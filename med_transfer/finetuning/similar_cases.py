@@ -1,4 +1,4 @@
-"""The development scans that a bundle shows beside a new one like them, and how far they can be relied on."""
+"""The development scans that a bundle shows beside a similar new scan, and how reliable their labels are for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from med_transfer.scans.inspection.picture import jpeg, planes
 
 
 def similar_cases(run_data: RunData, config: FinetuneConfig, ensemble: Ensemble, cache: Path) -> SimilarCases | None:
-    """None where the config does not ask for them.
+    """Features, labels and pictures of the development scans; None if the config does not ask for them.
 
     Args:
         config: of the ensemble that is kept.
@@ -45,13 +45,13 @@ def same_label(
     patients: NDArray[np.int64],
     validation: list[NDArray[np.bool_]],
 ) -> tuple[float, float]:
-    """Of the training scans shown beside validation scans the share with the same label, and of all training scans.
+    """Share of training scans with a validation scan's label: among the most similar ones, and among all of them.
 
     Args:
-        features: of each fold model, [scan, feature]; a fold's validation scans are judged by the model without them.
+        features: [scan, feature] for each fold model; a fold's validation scans are compared by its own model.
         truth: [scan, class].
         patients: [scan].
-        validation: of each fold which scans, [scan].
+        validation: for each fold, which scans are its validation scans, [scan].
     """
     shown, chance = [], []
     for of_fold, held_out in zip(features, validation, strict=True):
@@ -64,7 +64,7 @@ def same_label(
 
 
 def _pictures(prepared: PreparedCohort, config: PreprocessingConfig) -> list[bytes]:
-    """Of each scan three planes of the first channel, as the network sees it, at true proportions side by side."""
+    """JPEG of each scan: three planes of its first channel as the network sees it, side by side in true proportions."""
     pictures = []
     for tensor, voxel_mm in zip(prepared.tensors, prepared.voxel_mm, strict=True):
         affine = geometry.grid_affine(config.orientation, voxel_mm, (0.0, 0.0, 0.0), config.shape)

@@ -1,4 +1,4 @@
-"""Where a run looks and whom it is measured on, where the config leaves that to the cohort table."""
+"""The choice of region and split, if the config leaves them to the cohort table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Config = TypeVar("Config", bound=FinetuneConfig)
 
 
 def choose_by_table(config: Config, cohort: Cohort, out: Path | None = None) -> Config:
-    """Region and split decided by the table, as every job begins; what it returns is not changed by another call.
+    """Resolve region and split from the table, as every job does first; idempotent.
 
     Raises:
         ConfigError: see :func:`choose_region`.
@@ -25,10 +25,11 @@ def choose_by_table(config: Config, cohort: Cohort, out: Path | None = None) -> 
 
 
 def choose_split(config: Config, cohort: Cohort, out: Path | None = None) -> Config:
-    """What ``split`` leaves automatic, decided: patients kept apart for a test, or cross-validation of all.
+    """Resolve ``split``: some patients kept apart for a test, or cross-validation of all patients.
 
-    A folder ``out`` in which something was trained keeps the split that it was trained by. Test patients are kept apart
-    however few there are where all others are used up: a fusion is fitted on them, a search tries many configs on them.
+    If something was trained in ``out``, its split is kept. With a fusion or a search, test patients are kept apart even
+    in a small cohort, since all others are used up: the fusion is fitted on them, the search tries many configs on
+    them.
 
     Raises:
         CohortError: the lock in ``out`` is damaged.
@@ -47,12 +48,12 @@ def choose_split(config: Config, cohort: Cohort, out: Path | None = None) -> Con
 
 
 def trains_networks(config: FinetuneConfig) -> bool:
-    """Whether each fold costs the training of a network: of the classifier, or of its encoder before."""
+    """Whether each fold costs the training of a network: of the classifier, or of its encoder in pretraining."""
     return config.transfer.strategy.trains or config.backbone.pretrain is not None
 
 
 def split_sentence(config: FinetuneConfig, cohort: Cohort) -> str:
-    """Whom the run is measured on, and what of the table and the config speaks for it.
+    """The split in words: which patients the run is evaluated on, and why.
 
     Raises:
         CohortError, TooFewPatients: as :func:`split_cohort`.

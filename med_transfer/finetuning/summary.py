@@ -1,4 +1,4 @@
-"""What a run tells of itself in its report: on whom, from what, how it was divided and trained, and how that went."""
+"""A run's summary for its report: cohort, source, split, training, and learning curves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from med_transfer.report.run_summary import LearningCurve, RunSummary, cohort_co
 
 
 def learning_curves(trained: TrainedEnsemble, config: FinetuneConfig) -> list[LearningCurve]:
-    """Of each fold model: losses, and what decided when it stopped."""
+    """Losses and the monitored figure of each fold model, by epoch."""
     return [
         LearningCurve(
             name=f"fold {number + 1}",
@@ -35,7 +35,7 @@ def summary_of(
     bundled: TrainedEnsemble,
     kept_network: KeptNetwork,
 ) -> RunSummary:
-    """Cohort, network, split and settings of a run; where it lies and how long it took are not in it."""
+    """Cohort, network, split and settings of a run; its location and duration are left to the caller."""
     cohort = run_data.prepared.cohort
     return RunSummary(
         title=cohort_name(cohort.path),
@@ -64,7 +64,7 @@ def summary_of(
 
 
 def _parts(run_data: RunData) -> list[str]:
-    """The part of each scan; with several folds every development scan is training for all fold models but one."""
+    """The part of each scan: train, val or test; with several folds every development scan counts as train."""
     parts = ["train"] * len(run_data.prepared.scans)
     for index in run_data.split.test:
         parts[index] = "test"
@@ -109,7 +109,7 @@ def _config_rows(run_data: RunData, config: FinetuneConfig) -> list[tuple[str, s
 
 
 def _fitting_rows(config: FinetuneConfig) -> list[tuple[str, str]]:
-    """A head on frozen features has none of what steers a training."""
+    """Rows for a head on frozen features, which has no augmentation and no early stopping."""
     return [
         ("Augmentation", Sentence("none, as features of plain scans are frozen")),
         ("Class balance", "none" if config.training.balance == "none" else "weights"),

@@ -1,6 +1,6 @@
-"""How a network is transferred, typed and strict: the strategy, its regularisation, what BatchNorm does.
+"""The config section ``transfer``, typed and strict: strategy, regularisation, BatchNorm, alignment, mapping.
 
-Combinations that make no sense are refused with the reason, before anything is read or written.
+Combinations that make no sense are refused, with the reason, before anything is read or written.
 """
 
 from __future__ import annotations
@@ -139,19 +139,19 @@ class TransferConfig(StrictModel):
 
     @property
     def unlabelled(self) -> Path | None:
-        """Where unlabelled scans of the target lie, whatever they are used for."""
+        """The path of the target's unlabelled scans, for alignment or mapping; None without."""
         return next((part.unlabelled for part in (self.align, self.mapping) if part), None)
 
     @property
     def bottleneck(self) -> int | None:
-        """Features that the head reads where an autoencoder stands before it."""
+        """Number of features in the autoencoder's bottleneck, which the head reads; None without an autoencoder."""
         return self.mapping.bottleneck if self.mapping and self.mapping.method == "autoencoder" else None
 
     def resolved(self, *, from_source: bool) -> TransferConfig:
-        """Every ``auto`` filled in; without a source nothing is kept that only holds one back.
+        """Copy with every ``auto`` resolved; without a source, settings that preserve one are dropped.
 
         Raises:
-            ConfigError: something that needs a source where there is none.
+            ConfigError: a setting needs a source and there is none.
         """
         strategy = self.strategy.resolved(from_source=from_source)
         if from_source:
@@ -169,18 +169,18 @@ class TransferConfig(StrictModel):
         return self.model_copy(update={"strategy": strategy, "batch_norm": "train", "on_harm": "report"})
 
     def from_scratch(self) -> TransferConfig:
-        """Of the same network without its source: nothing that needs one, no alignment, no mapping."""
+        """The section for the same network without its source: nothing that needs one, no alignment, no mapping."""
         return TransferConfig(strategy=Scratch(learning_rate=self.strategy.learning_rate), batch_norm="train")
 
     @property
     def sentence(self) -> str:
-        """In words."""
+        """The section in words."""
         align, mapping = self.align and self.align.method, self.mapping and self.mapping.method
         return listed(*transfer_words(self.strategy.name, self.regularise, self.batch_norm, align, mapping))
 
 
 def _contradiction(config: TransferConfig) -> str:
-    """Why the parts do not go together; empty when they do."""
+    """Why the settings contradict each other; empty if they do not."""
     regularise, mapping = config.regularise, config.mapping
     if len(set(regularise)) < len(regularise):
         return f"regularise names one penalty twice: {', '.join(regularise)}"

@@ -1,4 +1,4 @@
-"""Scans of the target without labels: prepared as the labelled ones are, and none of a patient who judges."""
+"""Unlabelled scans of the target: prepared like the labelled ones, without patients that the run is evaluated on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from med_transfer.progress import Progress, named
 log = logging.getLogger(__name__)
 
 UNLABELLED_LOCK_FILE = "unlabelled.lock.json"
-LEAST = 2  # scans: one has no variance
+LEAST = 2  # scans: a single one has no variance
 
 
 def prepare_unlabelled(
@@ -37,20 +37,23 @@ def prepare_unlabelled(
 ) -> PreparedCohort:
     """Read every scan once, with the preprocessing of the labelled ones.
 
-    A scan of a test patient, or a copy of a test image, is refused: a network that has looked at the scans it is judged
-    on is judged too well, even without their labels. One of a development patient is left out and counted: validation
-    must not be looked at either, and training scans are there already. Patients are told by name (cohort table, or
-    DICOM header in a folder) where both sides have one, images by content always.
+    A scan of a test patient, or a copy of a test image, is refused: a network that has used its test scans, even
+    without labels, is evaluated too optimistically. A scan of a development patient is left out and counted: validation
+    scans must not be used either, and training scans are there already. Patients are compared by name (from the cohort
+    table, or the DICOM header in a folder) if both sides have one, images always by content.
 
     Args:
         path: see :func:`unlabelled_cohort`.
-        labelled: the run's cohort, and ``split`` its parts.
+        labelled: the run's cohort.
+        split: its parts.
+        preprocessing: of the labelled scans.
         cache: folder of the prepared tensors.
+        progress: reports progress.
 
     Raises:
         PatientLeak: a test patient or a test image is among them.
         CohortError: the table cannot be read, or fewer than two scans are left.
-        ScanNotFound: nothing there.
+        ScanNotFound: the path holds no scan.
         NothingDone: no scan can be used.
     """
     prepared = prepare_cohort(
@@ -83,7 +86,7 @@ def prepare_unlabelled(
 
 
 def lock_unlabelled(unlabelled: PreparedCohort, path: Path) -> None:
-    """Write whom the run looks at without labels, or find the same there from a run that was killed.
+    """Write the lock of the unlabelled scans, or check that the one of an interrupted run is the same.
 
     Raises:
         UsageError: the folder holds a run with other unlabelled scans.
@@ -101,6 +104,6 @@ def lock_unlabelled(unlabelled: PreparedCohort, path: Path) -> None:
 
 
 def _also_in(prepared: PreparedCohort, labelled: PreparedCohort, part: Iterable[int]) -> tuple[int, ...]:
-    """Positions of the unlabelled scans whose patient or image is in a part of the labelled ones."""
+    """Positions of the unlabelled scans whose patient or image is in the given part of the labelled ones."""
     labelled_part = labelled.subset(part)
     return shared(prepared.cohort, prepared.content_hashes, labelled_part.cohort.patients, labelled_part.images)

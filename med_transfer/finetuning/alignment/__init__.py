@@ -1,4 +1,4 @@
-"""Losses that make labelled and unlabelled scans look alike to the head while the network learns; one a file."""
+"""Losses, one per file, that make the features of labelled and unlabelled scans alike during training."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ ALIGNMENTS: dict[str, Callable[[float, int], Alignment]] = {
 
 
 def find_alignment(config: AlignConfig | None, n_features: int) -> Alignment | None:
-    """The loss that a config names, for features of this length; None without one."""
+    """The alignment loss that the config names, for ``n_features`` features; None without a config."""
     return ALIGNMENTS[config.method](config.weight, n_features) if config else None

@@ -1,4 +1,4 @@
-"""What every alignment answers: a scalar for one batch of labelled and one of unlabelled scans."""
+"""The interface of an alignment: a scalar loss of one batch of labelled and one of unlabelled scans."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 
 class Alignment(nn.Module):
-    """Added to the loss, weight included. Its own parameters, if any, learn with the network and are then left behind.
+    """A term added to the loss. Its own parameters, if any, are trained with the network and then discarded.
 
     Args:
-        weight: of the alignment against the loss on labels.
+        weight: of the alignment relative to the loss on labels.
     """
 
     def __init__(self, weight: float) -> None:
@@ -17,10 +17,10 @@ class Alignment(nn.Module):
         self.weight = weight
 
     def forward(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> Tensor:
-        """A scalar.
+        """The loss, a scalar, with the weight applied.
 
         Args:
-            labelled, unlabelled: what the head reads, [scan, feature]; at least two scans each.
-            progress: share of the training's steps that are done, in [0, 1].
+            labelled, unlabelled: the head's input features, [scan, feature]; at least two scans each.
+            progress: fraction of the training steps that are done, in [0, 1].
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Deep CORAL: the covariances of the features, and nothing else, are made equal."""
+"""Deep CORAL: aligns the covariances of the features and nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from med_transfer.finetuning.alignment.alignment import Alignment
 class DeepCoral(Alignment):
     """``weight`` times :func:`coral_loss`.
 
-    The division by the squared number of features makes it small: weights of 100 and more are usual for a few hundred.
+    Dividing by the squared number of features makes it small: for a few hundred features, weights from 100 are usual.
     Source: Sun & Saenko 2016, ECCV Workshops, arXiv:1607.01719.
     """
 
@@ -21,9 +21,9 @@ class DeepCoral(Alignment):
 
 
 def coral_loss(first: Tensor, second: Tensor) -> Tensor:
-    """``|C_first - C_second|_F^2 / (4 d^2)`` of features [scan, d]; blind to a difference in means alone.
+    """``|C_first - C_second|_F^2 / (4 d^2)`` of features [scan, d]; insensitive to a difference in means.
 
-    In single precision whatever the training's.
+    Computed in single precision, whatever the precision of the training.
     """
     with torch.autocast(first.device.type, enabled=False):
         difference = _covariance(first.float()) - _covariance(second.float())

@@ -1,4 +1,4 @@
-"""Domain-adversarial training: a classifier learns to tell the two sides apart, the network to leave it no chance."""
+"""Domain-adversarial training: a domain classifier learns to tell two sides apart, the network to prevent it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from med_transfer.finetuning.alignment.alignment import Alignment
 
-INNER = 64  # units of the domain classifier's inner layer
+INNER = 64  # units of the domain classifier's hidden layer
 
 
 class DomainAdversary(Alignment):
-    """Cross-entropy of a small domain classifier, its gradient reversed on the way into the features.
+    """Cross-entropy of a small domain classifier, whose gradient is reversed before it reaches the features.
 
     The reversed gradient is scaled by ``weight`` and by ``2 / (1 + exp(-10 progress)) - 1``, which rises from 0 to 1,
-    so that the network does not follow a domain classifier that knows nothing yet. The domain classifier itself learns
-    at full strength all along. Both sides count the same, whatever their number of scans.
+    so that the network does not follow a domain classifier that is still untrained. The domain classifier itself learns
+    at full strength throughout. Both sides have equal weight, whatever their numbers of scans.
 
     Source: Ganin et al. 2016, JMLR 17:59, arXiv:1505.07818.
     """
@@ -29,7 +29,10 @@ class DomainAdversary(Alignment):
         self.domain = nn.Sequential(nn.Linear(n_features, INNER), nn.ReLU(), nn.Linear(INNER, 1))
 
     def forward(self, labelled: Tensor, unlabelled: Tensor, progress: float) -> Tensor:
-        """The weighted loss of two batches of features [scan, feature], at a share ``progress`` of the training."""
+        """The domain classifier's loss on two batches of features [scan, feature]; see :meth:`Alignment.forward`.
+
+        Only the gradient with respect to the features is weighted, not the value.
+        """
         strength = self.weight * (2 / (1 + math.exp(-10 * progress)) - 1)
         with torch.autocast(labelled.device.type, enabled=False):
             of_labelled, of_unlabelled = (
@@ -39,7 +42,7 @@ class DomainAdversary(Alignment):
 
 
 def reverse_gradient(features: Tensor, strength: float) -> Tensor:
-    """The features as they are; their gradient comes back times ``-strength``."""
+    """Return the features unchanged; the backward pass multiplies their gradient by ``-strength``."""
     result: Any = _Reversal.apply(features, strength)
     return result
 

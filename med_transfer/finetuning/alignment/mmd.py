@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy as a loss: all moments of the features, through Gaussian kernels of several widths."""
+"""Maximum mean discrepancy as a loss: aligns all moments of the features by Gaussian kernels of several widths."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class MultiKernelMMD(Alignment):
 
 
 def mmd_loss(first: Tensor, second: Tensor) -> Tensor:
-    """Unbiased squared MMD of features [scan, feature], its kernel the mean of Gaussians of several widths.
+    """Unbiased squared MMD of features [scan, feature], with the mean of Gaussians of several widths as kernel.
 
     ::
 
         k(x, y) = mean over w in WIDTHS of exp(-|x - y|^2 / (w s)),  s the mean of |x - y|^2 over all pairs of scans
         sum_{i != j} k(x_i, x_j) / (m (m - 1)) + sum_{i != j} k(y_i, y_j) / (n (n - 1)) - 2 mean k(x_i, y_j)
 
-    Where both sides come from one distribution its expectation is 0, so single batches give negative values too.
-    ``s`` follows the batch and passes no gradient: otherwise shrinking all features would count as aligning them.
-    In single precision whatever the training's.
+    If both sides come from one distribution, its expectation is 0, so single batches can give negative values.
+    ``s`` is computed from each batch, without gradient: with a fixed ``s``, shrinking all features would lower the
+    loss as aligning them does. Computed in single precision, whatever the precision of the training.
     """
     with torch.autocast(first.device.type, enabled=False):
         points = torch.cat([first.float(), second.float()])

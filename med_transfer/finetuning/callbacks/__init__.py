@@ -1,1 +1,1 @@
-"""What watches a training: kept weights, averaged weights, random states, progress."""
+"""Lightning callbacks of a training: best weights, averaged weights, random states, progress."""

@@ -1,4 +1,4 @@
-"""The best weights so far, kept in memory, and now and then the whole state on disk, so that a kill costs little."""
+"""The best weights, kept in memory, and the state on disk, saved regularly so that an interruption costs little."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from med_transfer.finetuning.lightning_module import FinetuningModule
 
 
 class BestWeights(Callback):
-    """Keeps the classifier's weights of the epoch with the best smoothed figure. Saved and resumed with the state.
+    """Keep the classifier's weights of the epoch with the best smoothed figure. Part of the saved state.
 
     Args:
         first_epoch: earlier epochs are not considered.
@@ -30,7 +30,7 @@ class BestWeights(Callback):
         self.figure = float("nan")
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keeps the weights if no epoch before was better."""
+        """Keep the weights if they are better than those of all earlier epochs."""
         if not isinstance(pl_module, FinetuningModule):
             return
         row = pl_module.history[-1]
@@ -41,18 +41,18 @@ class BestWeights(Callback):
             self.weights = {name: t.detach().cpu().clone() for name, t in pl_module.classifier.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint: the best weights and whose they are."""
+        """For the checkpoint: the best weights, their epoch and their figure."""
         return {"weights": self.weights, "epoch": self.epoch, "figure": self.figure}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of a checkpoint, as :meth:`state_dict` gave it."""
+        """Restore what :meth:`state_dict` returned."""
         self.weights, self.epoch, self.figure = state_dict["weights"], state_dict["epoch"], state_dict["figure"]
 
 
 class ResumePoint(Callback):
-    """Writes the state at the end of an epoch when the last one is older than ``seconds``.
+    """Write the state at the end of an epoch if the last one written is older than ``seconds``.
 
-    Not of an epoch that early stopping ends: Lightning would go on from it by one more.
+    Not after the epoch in which early stopping ends the training: Lightning would resume it with one more epoch.
     """
 
     def __init__(self, path: Path, seconds: float = 60.0) -> None:
@@ -60,8 +60,8 @@ class ResumePoint(Callback):
         self._written = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the state if the last time is long enough ago. Raises OutputError."""
-        # Not earlier: a state from within the epoch makes Lightning end that epoch again, without its figures.
+        """Write the state if the last write is long enough ago. Raises OutputError."""
+        # Not earlier: from a state saved within an epoch, Lightning would end that epoch again, without its figures.
         if trainer.should_stop or time.monotonic() - self._written < self.seconds:
             return
         with atomic_path(self.path) as temporary:
@@ -70,10 +70,10 @@ class ResumePoint(Callback):
 
 
 class ResumeFile(TorchCheckpointIO):
-    """The state on disk, as Lightning reads it."""
+    """Lightning's reader of the state on disk, with a check that the file is whole."""
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
-        """Raises UsageError: it is damaged."""
+        """Load the state. Raises UsageError if it is damaged."""
         with left_behind(Path(path)):
             require_whole(Path(path))
             return super().load_checkpoint(path, *args, **options)

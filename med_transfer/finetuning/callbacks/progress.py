@@ -1,4 +1,4 @@
-"""Lightning's steps as progress."""
+"""Reports Lightning's training steps as progress."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from med_transfer.progress import Progress
 
 
 class TrainingProgress(Callback):
-    """Tells each training step; early stopping may end it before the total."""
+    """Report each training step; early stopping may end the training before the total is reached."""
 
     def __init__(self, stage: str, progress: Progress) -> None:
         self.stage, self.progress = stage, progress
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Tells one more step."""
+        """Report one more step."""
         total = (trainer.max_epochs or 1) * int(trainer.num_training_batches)
         note = f"epoch {trainer.current_epoch + 1}"
         if isinstance(pl_module, FinetuningModule) and pl_module.history:

@@ -1,4 +1,4 @@
-"""Every source of chance in a training, saved with its state: a resumed training ends as one that was never stopped."""
+"""Random generator states, saved with the training's state: a resumed training ends as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from monai.transforms.transform import Randomizable
 
 
 class RandomStates(Callback):
-    """Draws, augmentation, mixup and dropout go on where they were.
+    """Save and restore the random states of sampling, augmentation, mixup and dropout.
 
-    Exact where batches are made in this process; worker processes (``training.workers``) begin their augmentation anew.
+    Exact if batches are made in this process; worker processes (``training.workers``) restart their augmentation.
 
     Args:
-        batches: of the training.
-        mixup: the generator that mixes pairs.
+        batches: the training batches.
+        mixup: the generator of mixup.
     """
 
     def __init__(self, batches: DataLoader, mixup: np.random.Generator) -> None:
@@ -43,11 +43,11 @@ class RandomStates(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of a checkpoint; restored when the next epoch begins."""
+        """Keep a checkpoint's states, to be restored when the next epoch begins."""
         self._restored = state_dict
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restores what a checkpoint brought."""
+        """Restore the states of a checkpoint, if one was loaded."""
         state, self._restored = self._restored, None
         if state is None:
             return
@@ -57,13 +57,13 @@ class RandomStates(Callback):
             random.set_state(saved)
         self.mixup.bit_generator.state = json.loads(state["mixup"])
         torch.set_rng_state(state["torch"])
-        torch.empty((), dtype=torch.int64).random_()  # the loader of a first epoch has drawn its seed before this hook
+        torch.empty((), dtype=torch.int64).random_()  # the loader has drawn the first epoch's seed before this hook
         if len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _randomizable(part: Any) -> Iterator[Randomizable]:
-    """The transforms that draw numbers, also those inside of others, always in the same order."""
+    """All random transforms, including nested ones, always in the same order."""
     if isinstance(part, Randomizable):
         yield part
     if isinstance(part, list | tuple):
@@ -75,5 +75,5 @@ def _randomizable(part: Any) -> Iterator[Randomizable]:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers and arrays as JSON's: the state is read without pickle."""
+    """NumPy scalars and arrays as JSON values, so that the state can be read without pickle."""
     return value.tolist()

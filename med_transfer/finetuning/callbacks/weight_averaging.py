@@ -1,6 +1,6 @@
-"""Means of the weights over the training instead of the last step's: flatter, steadier, and free of charge.
+"""Weights averaged over the training instead of the last step's: flatter minima, less noise, at almost no cost.
 
-PyTorch's ``swa_utils`` does the averaging; here it is decided when, and the mean is what validation sees.
+PyTorch's ``swa_utils`` computes the averages; this module decides when, and validates the averaged weights.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from med_transfer.finetuning.lightning_module import FinetuningModule
 
 
 def first_averaged_epoch(config: TrainingConfig) -> int:
-    """From which epoch on validation sees means; weights of earlier epochs are not kept."""
+    """The first epoch that validates averaged weights; weights of earlier epochs are not kept."""
     return min(math.ceil(config.swa_start * config.epochs), config.epochs - 1) if config.averaging == "swa" else 0
 
 
 class WeightAverage(Callback):
-    """Puts the mean in the network's place for each validation, and the last step's weights back afterwards.
+    """Swap in the averaged weights for each validation, and the last step's weights back afterwards.
 
     ``ema``: exponential mean over steps (Polyak & Juditsky 1992). ``swa``: plain mean over the epochs from
     ``swa_start`` on (Izmailov et al. 2018, UAI, arXiv:1803.05407). BatchNorm's statistics are averaged like weights.
-    List it after whatever looks at the network when validation ends. Saved and resumed with the state.
+    List it after callbacks that look at the network when validation ends. Part of the saved state.
     """
 
     def __init__(self, config: TrainingConfig) -> None:
@@ -36,21 +36,21 @@ class WeightAverage(Callback):
         self._last: dict[str, Tensor] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Begins with a copy of the network."""
+        """Start from a copy of the network."""
         averaging = get_ema_multi_avg_fn(self.config.ema_decay) if self.config.averaging == "ema" else None
         self.averaged = AveragedModel(_network(pl_module), multi_avg_fn=averaging, use_buffers=True)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Follows the network to its device."""
+        """Move the average to the network's device."""
         self.averaged.to(pl_module.device)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """One more step in the exponential mean."""
+        """Update the exponential mean."""
         if self.config.averaging == "ema":
             self.averaged.update_parameters(_network(pl_module))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Puts the mean in the place of the last weights."""
+        """Replace the network's weights by the mean."""
         network = _network(pl_module)
         if trainer.current_epoch < self.first_epoch:
             return
@@ -60,7 +60,7 @@ class WeightAverage(Callback):
         network.load_state_dict(self.averaged.module.state_dict())
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Puts the last weights back, to learn on from."""
+        """Restore the last step's weights, from which training continues."""
         if self._last:
             _network(pl_module).load_state_dict(self._last)
             self._last = {}
@@ -70,7 +70,7 @@ class WeightAverage(Callback):
         return self.averaged.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Of a checkpoint, as :meth:`state_dict` gave it."""
+        """Restore what :meth:`state_dict` returned."""
         self.averaged.load_state_dict(state_dict)
 
 

@@ -1,1 +1,1 @@
-"""How probabilities become decisions: the operating point chosen on validation scans, and locked before the test."""
+"""Decisions on validation scans, locked before the test: operating point, prediction sets, fallback, fusion."""

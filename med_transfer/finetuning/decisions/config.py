@@ -1,4 +1,4 @@
-"""Which operating point is wanted."""
+"""The config section ``operating_point``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When transfer harms: which network the bundle keeps. Decided on validation scans, never on test scans."""
+"""Which network the bundle keeps if transfer harms. Decided on validation scans, never on test scans."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def choose_network(
 ) -> KeptNetwork:
     """The transferred network, unless ``transfer.on_harm`` is ``fallback`` and transfer harms on validation scans.
 
-    Harm is the verdict that the report gives (:func:`transfer_gain`), on each development scan's prediction by the
-    fold model that did not train on it. Those scans also chose the epoch to keep, of both networks alike, so both look
-    somewhat better than they are; the difference is what decides. No test scan has been predicted yet.
+    Harm is judged by the report's verdict (:func:`transfer_gain`), on out-of-fold predictions of the validation scans.
+    If these scans also chose the epoch to keep, both networks look somewhat better than they are; only their difference
+    counts here. No test scan has been predicted yet.
     """
     rule = config.transfer.on_harm
     if config.transfer.strategy.name == "scratch":
@@ -50,7 +50,7 @@ def choose_network(
         )
         for each in (trained, scratch)
     )
-    if not run_data.split.test:  # the report's gain is of these very predictions
+    if not run_data.split.test:  # the report's gain is computed from the same predictions
         transferred, from_scratch = (replace(each, out_of_fold=True) for each in (transferred, from_scratch))
     gain = transfer_gain(transferred, from_scratch, config.seed)
     network = "scratch" if gain.verdict == "harm" else "transferred"

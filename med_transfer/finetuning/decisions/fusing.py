@@ -1,4 +1,4 @@
-"""The network's output joined with handcrafted features and clinical columns. No test scan is looked at."""
+"""Fusion of the network's output with handcrafted features and clinical columns. No test scan is used."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 
 
 def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig, *, warn: bool = False) -> None:
-    """Refuse a fusion that cannot be fitted, before anything is trained; ``warn`` also of columns that tell too much.
+    """Refuse a fusion that cannot be fitted, before anything is trained; ``warn`` also of columns that leak the label.
 
     Raises:
-        ConfigError: no test cases: it is fitted on all others, and nobody would be left to measure it on.
-        CohortError: a column that is not there, is constant, or cannot be read.
+        ConfigError: there are no test cases; the fusion is fitted on all others, so none would be left to evaluate on.
+        CohortError: a column is missing or constant, or cannot be read.
         TooFewPatients: too few scans to learn from.
     """
     if config.fusion is None:
@@ -60,11 +60,10 @@ def check_fusion(cohort: Cohort, split: Split, config: FinetuneConfig, *, warn: 
 
 
 def fuse_run(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble) -> Fusion | None:
-    """The fusion of the ensemble that was kept; None where the config wants none.
+    """The fusion for the ensemble that was kept; None if the config has none.
 
-    Each development scan's output is that of the fold model that did not train on it. With a single split only the
-    validation scans have one, and a stacked combination learns from these alone; combinations without the network
-    learn from every development scan all the same.
+    The network's outputs are out-of-fold. With a single split only the validation scans have one, so a stacked
+    combination is fitted on these alone; combinations without the network are fitted on all development scans.
 
     Raises:
         CohortError: as :func:`check_fusion`.

@@ -1,4 +1,4 @@
-"""Between training and test: the decisions are locked, and every access of the test set is recorded."""
+"""Between training and test: decisions are locked, and every access to the test set is recorded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from med_transfer.metrics.records.decisions import AccessCounts
 
 
 def lock_run(run: Path, bundle: Path) -> BundleRecord:
-    """Write ``decisions.lock.json`` from the bundle on the disk, and give its record as any reader gets it.
+    """Write ``decisions.lock.json`` from the bundle on disk, and return the bundle's record as read back from there.
 
     Raises:
         OutputError: it cannot be written.
@@ -26,9 +26,9 @@ def lock_run(run: Path, bundle: Path) -> BundleRecord:
 
 @contextmanager
 def record_run_access(run: Path, run_data: RunData, record: BundleRecord) -> Iterator[AccessCounts | None]:
-    """Around everything in which a network reads the run's test scans; None where there are none.
+    """Record an access to the test set around the prediction of the run's test scans.
 
-    Raises as :func:`record_access`.
+    Yields the counts of accesses, or None if there are no test scans. Raises as :func:`record_access`.
     """
     if not run_data.split.test:
         yield None

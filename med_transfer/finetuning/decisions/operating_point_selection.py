@@ -1,4 +1,4 @@
-"""The operating point chosen on validation scans: thresholds from their calibrated out-of-fold probabilities."""
+"""Choice of the operating point: thresholds from calibrated out-of-fold probabilities of the validation scans."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _OPTIMISTIC = Sentence("on the scans that the threshold was chosen on, so rather
 
 
 def check_point(config: OperatingPointConfig, truth: NDArray[np.bool_], labels: Labels) -> None:
-    """Refuse, before anything is trained, an operating point that cannot be had.
+    """Refuse, before anything is trained, an operating point that is impossible.
 
     Args:
-        config: what is wanted.
+        config: the rule and its settings.
         truth: boolean [scan, class] of the validation scans.
         labels: class names.
 
     Raises:
-        ConfigError: a name that is no class, or a rule that does not fit the labels.
-        TooFewPatients: no validation scan of a class whose threshold is to be chosen, or none without it.
+        ConfigError: a name is not a class, or the rule does not suit the labels.
+        TooFewPatients: the validation scans have no case, or only cases, of a class whose threshold is to be chosen.
     """
     if config.rule == "cost" and labels.multilabel:
         raise ConfigError(
@@ -70,16 +70,16 @@ def check_point(config: OperatingPointConfig, truth: NDArray[np.bool_], labels: 
 def choose_point(
     config: OperatingPointConfig, validation: LabelledPredictions, *, n_networks: int = 1
 ) -> tuple[OperatingPoint, ChosenPoint]:
-    """The operating point, and what it reaches on the validation scans.
+    """The operating point, and its sensitivity and specificity on the validation scans.
 
     Args:
-        config: what is wanted.
-        validation: calibrated probabilities, each scan's by a network that had not trained on it; their own operating
-            point is what ``balanced_argmax`` means for them.
+        config: the rule and its settings.
+        validation: calibrated out-of-fold probabilities; their own operating point is what ``balanced_argmax`` means
+            for them.
         n_networks: fold models of the ensemble.
 
     Raises:
-        ConfigError, TooFewPatients: as :func:`check_point`; or a sensitivity that no threshold above 0 reaches.
+        ConfigError, TooFewPatients: as :func:`check_point`; also if no threshold above 0 meets the rule.
     """
     point = select_point(config, validation)
     predictions = replace(validation, operating_point=point, scans=VALIDATION_SCANS)
@@ -100,7 +100,7 @@ def choose_point(
 
 
 def select_point(config: OperatingPointConfig, validation: LabelledPredictions) -> OperatingPoint:
-    """The operating point alone; arguments and errors as of :func:`choose_point`."""
+    """The operating point alone; arguments and errors as in :func:`choose_point`."""
     check_point(config, validation.truth, validation.labels)
     if config.rule == "balanced_argmax":
         return validation.operating_point
@@ -108,10 +108,10 @@ def select_point(config: OperatingPointConfig, validation: LabelledPredictions) 
 
 
 def youden_threshold(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
-    """The probability from which sensitivity + specificity - 1 is greatest; of equals the highest.
+    """The threshold at which sensitivity + specificity - 1 is greatest; the highest one of several.
 
     Args:
-        probabilities, truth: [scan] of one class; scans with and without it.
+        probabilities, truth: [scan] of one class; there must be scans with and without it.
 
     Source: Youden 1950, Cancer 3:32.
     """
@@ -125,17 +125,18 @@ def youden_threshold(probabilities: NDArray[np.float64], truth: NDArray[np.bool_
 
 
 def sensitivity_threshold(probabilities: NDArray[np.float64], truth: NDArray[np.bool_], at_least: float) -> float:
-    """The highest probability that at least the share ``at_least`` of the class's scans reaches.
+    """The highest threshold whose sensitivity is at least ``at_least``.
 
     Args:
-        probabilities, truth: [scan] of one class; some scan has it.
+        probabilities, truth: [scan] of one class; at least one scan must have it.
+        at_least: sensitivity in (0, 1].
     """
     falling = np.sort(probabilities[truth])[::-1]
     return float(falling[_needed(len(falling), at_least) - 1])
 
 
 def _needed(n_cases: int, at_least: float) -> int:
-    return max(1, math.ceil(round(at_least * n_cases, 9)))  # 0.95 x 20 is a little above 19 in floating point
+    return max(1, math.ceil(round(at_least * n_cases, 9)))  # rounding error must not add one: 0.07 x 100 exceeds 7
 
 
 def _chosen(config: OperatingPointConfig, validation: LabelledPredictions) -> OperatingPoint:
@@ -159,7 +160,7 @@ def _chosen(config: OperatingPointConfig, validation: LabelledPredictions) -> Op
 
 
 def _stated(config: OperatingPointConfig, labels: Labels) -> OperatingPoint:
-    """What needs no scan."""
+    """The operating point of a rule that needs no scans."""
     if config.rule == "cost":
         return OperatingPoint(rule="cost", costs=config.costs)
     if config.rule == "thresholds":
@@ -170,12 +171,12 @@ def _stated(config: OperatingPointConfig, labels: Labels) -> OperatingPoint:
 
 
 def _whose(config: OperatingPointConfig, labels: Labels) -> tuple[str, ...]:
-    """Classes whose threshold is chosen."""
+    """The classes whose thresholds are chosen."""
     return labels.names if config.for_class is None else (config.for_class,)
 
 
 def _on_validation(predictions: LabelledPredictions, name: str, config: OperatingPointConfig) -> dict[str, Estimate]:
-    """A rate by class; its method says where the threshold was chosen on the same scans."""
+    """A rate by class; its method notes if the threshold was chosen on the same scans."""
     labels, stated = predictions.labels.names, EvaluationConfig()
     by_class = {label: class_rate(predictions, c, name, stated) for c, label in enumerate(labels)}
     if not config.is_chosen:
@@ -186,7 +187,7 @@ def _on_validation(predictions: LabelledPredictions, name: str, config: Operatin
 
 
 def _warnings(config: OperatingPointConfig, predictions: LabelledPredictions) -> list[str]:
-    """What to know of a threshold that was chosen for a sensitivity."""
+    """Warnings about thresholds chosen for a sensitivity."""
     warnings = []
     for name in _whose(config, predictions.labels) if config.at_least is not None else ():
         column = predictions.labels.index(name)

@@ -1,4 +1,4 @@
-"""What is decided on a run's validation scans: the operating point and the prediction sets. No test scan is read."""
+"""Decisions on a run's validation scans: operating point and prediction sets. No test scan is read."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _FOLDS = 5
 
 
 def check_operating_point(cohort: Cohort, split: Split, config: FinetuneConfig) -> None:
-    """Refuse an operating point that cannot be had, before anything is trained.
+    """Refuse an operating point that is impossible, before anything is trained.
 
-    Without test cases it must be had from the validation scans of some patients for the others, too.
+    Without test cases it must also be possible in each cross-fitting fold of the validation patients.
 
     Raises:
         ConfigError, TooFewPatients: as :func:`.operating_point_selection.check_point`.
@@ -57,9 +57,9 @@ def choose_operating_point(
 
 
 def choose_prediction_sets(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble) -> PredictionSets:
-    """From each validation scan's probabilities by a network that did not train on it, calibrated on other patients.
+    """Prediction sets from out-of-fold probabilities of the validation scans, calibrated on other patients.
 
-    Logs a warning of classes that have too few patients to be ruled out for anyone.
+    Logs a warning for classes with too few patients ever to be ruled out.
     """
     cohort = _validation_cohort(run_data.prepared.cohort, run_data.split)
     coverage = config.calibration.set_coverage
@@ -79,9 +79,10 @@ def choose_prediction_sets(run_data: RunData, config: FinetuneConfig, trained: T
 def cross_fitted_decisions(
     run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble
 ) -> list[tuple[NDArray[np.intp], OperatingPoint, PredictionSets]]:
-    """Positions among the validation scans, and what is decided on those of other patients; each scan is in one.
+    """Cross-fitted decisions: positions of held-out validation scans, and the decisions made on all other patients.
 
-    With it validation scans are measured where there are no others, and no decision knows whom it is measured on.
+    Each validation scan is held out once. Used to evaluate on validation scans if there is no test part, so that no
+    decision depends on the patients that it is evaluated on.
     """
     cohort, coverage = _validation_cohort(run_data.prepared.cohort, run_data.split), config.calibration.set_coverage
     predictions = _predictions(cohort, trained)
@@ -94,7 +95,7 @@ def cross_fitted_decisions(
 
 
 def cross_fitted_calls(run_data: RunData, config: FinetuneConfig, trained: TrainedEnsemble) -> NDArray[np.bool_]:
-    """What each validation scan is called by the operating points of :func:`cross_fitted_decisions`: [scan, class]."""
+    """Calls [scan, class] of the validation scans by the operating points of :func:`cross_fitted_decisions`."""
     calls = np.zeros(trained.validation.shape, dtype=bool)
     for rows, point, _ in cross_fitted_decisions(run_data, config, trained):
         calls[rows] = point.predictions(trained.validation[rows], run_data.prepared.cohort.labels)
@@ -112,5 +113,5 @@ def _predictions(cohort: Cohort, trained: TrainedEnsemble) -> LabelledPrediction
 
 
 def _validation_cohort(cohort: Cohort, split: Split) -> Cohort:
-    """In the order of :attr:`TrainedEnsemble.validation`."""
+    """The validation cases, in the order of :attr:`TrainedEnsemble.validation`."""
     return cohort.subset(split.validated)

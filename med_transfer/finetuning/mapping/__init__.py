@@ -1,4 +1,4 @@
-"""Frozen features mapped before the head reads them: by an autoencoder's bottleneck, or recoloured (CORAL)."""
+"""Maps applied to frozen features before the head: an autoencoder's bottleneck, or CORAL."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""A denoising autoencoder of frozen features: its bottleneck keeps what the target's scans vary in, labels or not."""
+"""A denoising autoencoder of frozen features: its bottleneck keeps the variation among the target's scans."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ LEARNING_RATE, WEIGHT_DECAY = 5e-3, 1e-4
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """``code = tanh(features W' + b)``, and linear back; standardisation is folded into both layers, exactly.
+    """``code = tanh(features W' + b)`` with a linear decoder; standardisation is folded into both layers, exactly.
 
     Attributes:
-        encoder: feature to bottleneck.
-        decoder: bottleneck to feature.
-        scale: standard deviation of each feature among the scans that it was fitted on.
+        encoder: features to bottleneck.
+        decoder: bottleneck to features.
+        scale: [feature], standard deviation of each feature among the scans that it was fitted on; 1 if constant.
     """
 
     encoder: nn.Linear
@@ -26,27 +26,27 @@ class Autoencoder:
 
     @torch.no_grad()
     def code(self, features: Tensor) -> Tensor:
-        """[scan, bottleneck] in (-1, 1) of features [scan, feature]."""
+        """The bottleneck's activations [scan, bottleneck] in (-1, 1) for features [scan, feature]."""
         return self.encoder(features).tanh()
 
     @torch.no_grad()
     def kept_variance(self, features: Tensor) -> float:
-        """Share of the standardised variance of other scans that survives the bottleneck; 0 is no better than the mean.
+        """Share of the standardised features' variance that the reconstruction explains (R squared).
 
-        It can fall below 0.
+        0 is no better than the mean; scans that it was not fitted on can give negative values.
         """
         z, back = features / self.scale, self.decoder(self.code(features)) / self.scale
         return 1 - float((z - back).square().sum() / (z - z.mean(0)).square().sum().clamp_min(1e-12))
 
 
 def fit_autoencoder(features: Tensor, bottleneck: int, *, noise: float, steps: int, seed: int) -> Autoencoder:
-    """Learn to give features back from their noisy selves through a narrow layer; the same seed gives the same one.
+    """Learn to reconstruct features from noisy copies through a narrow layer; deterministic for a given seed.
 
     Args:
-        features: [scan, feature], of all scans of the target that may be looked at.
+        features: [scan, feature], of all scans of the target that may be used.
         bottleneck: units of the narrow layer.
         noise: standard deviation of the added noise, in units of each feature's own.
-        steps: of Adam with weight decay, each on all scans.
+        steps: of AdamW, each on all scans.
 
     Source: Vincent et al. 2010, JMLR 11:3371; features through autoencoders for transfer: Zhuang et al. 2015, IJCAI.
     """
@@ -71,7 +71,7 @@ def fit_autoencoder(features: Tensor, bottleneck: int, *, noise: float, steps: i
 
 @torch.no_grad()
 def _fold(encoder: nn.Linear, decoder: nn.Linear, mean: Tensor, scale: Tensor) -> None:
-    """Layers between standardised features become layers between features as they are."""
+    """Turn layers on standardised features into layers on the original features, in place."""
     encoder.weight.div_(scale)
     encoder.bias.sub_(encoder.weight @ mean)
     decoder.weight.mul_(scale[:, None])

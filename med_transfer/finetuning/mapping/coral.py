@@ -1,10 +1,10 @@
-"""CORAL on frozen features: labelled features get the mean and covariance of unlabelled ones. Closed form.
+"""CORAL on frozen features: labelled features get the mean and covariance of unlabelled ones, in closed form.
 
-Which way round. The source's own labelled scans are of no use here: they answer another question, and a bundle does not
-hold them. What has labels is the cohort; what may look different is where the network will work. So the features of the
-cohort's labelled scans are recoloured to look like those of unlabelled scans of the other site, the head learns on
-them, and reads that site's features as they come: the map is needed in training only, and the bundle stays a plain
-network. It is a network for scans like the unlabelled ones, no longer for those of the site that gave the labels.
+Direction of the map: the source's own labelled scans cannot be used, since they answer another question and a bundle
+does not hold them. The labelled scans are the cohort's, and the shift is towards the site where the network will work.
+So the labelled scans' features are recoloured to match those of unlabelled scans of that site, and the head is trained
+on them. It then reads that site's features unchanged: the map is needed in training only, and the bundle holds a plain
+network. That network is for scans like the unlabelled ones, no longer for those of the site that gave the labels.
 
 Source: Sun, Feng & Saenko 2016, AAAI, "Return of frustratingly easy domain adaptation", arXiv:1511.05547.
 """
@@ -27,7 +27,7 @@ class LinearMap:
     offset: Table
 
     def __call__(self, features: NDArray[np.floating]) -> Table:
-        """[scan, feature] of features [scan, feature]."""
+        """Mapped features [scan, feature] of features [scan, feature]."""
         return features @ self.matrix + self.offset
 
 
@@ -38,14 +38,14 @@ def fit_coral(labelled: NDArray[np.floating], unlabelled: NDArray[np.floating], 
 
         (z - mean z_l) (C_l + ridge I)^(-1/2) (C_u + ridge I)^(1/2) + mean z_u
 
-    with z the features in units of the labelled ones' standard deviations. The mean is the paper's too: it centres
-    both sides. As all of CORAL it takes the share of the classes to be alike on both sides: where it differs,
-    the difference between classes is taken for one between sites.
+    with z the features in units of the labelled ones' standard deviations. As in the paper, both sides are centred.
+    Like all of CORAL, it assumes equal class shares on both sides: if they differ, part of the difference between
+    classes is mistaken for one between sites.
 
     Args:
         labelled, unlabelled: [scan, feature], at least two scans each.
-        ridge: added to every variance, 1 in the paper; near 0 both moments match, where there are more scans than
-            features.
+        ridge: added to every variance, 1 in the paper; near 0 both moments match exactly, provided that there are more
+            scans than features.
     """
     first, second = (np.asarray(side, dtype=np.float64) for side in (labelled, unlabelled))
     scale = first.std(axis=0)

@@ -1,4 +1,4 @@
-"""What the network will see of a cohort, before anything is trained."""
+"""Preview of what the network will see of a cohort, before anything is trained."""
 
 import lazy_loader
 

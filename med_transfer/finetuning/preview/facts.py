@@ -1,4 +1,4 @@
-"""What becomes of a scan on its way to the network, in mm and shares: sizes, what is lost, cut off, clipped."""
+"""What preprocessing does to a scan, in mm and shares: sizes, lost resolution, parts cut off, values clipped."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from med_transfer.scans.geometry import Grid
 from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 DENSER_THAN_AIR_HU = -950.0
-SAME = 1.1  # voxel sizes whose ratio is smaller count as equal
-MUCH_PADDING = 0.5  # of the view
-MUCH_OUTSIDE = 0.1  # of what should be in view
-MUCH_CLIPPED = 0.5  # of the patient's voxels in view
-LITTLE_OF_WINDOW = 0.2
-MUCH_UPSAMPLED = 1.5  # scan's voxel over the network's
+SAME = 1.1  # voxel sizes with a smaller ratio count as equal
+MUCH_PADDING = 0.5  # share of the view
+MUCH_OUTSIDE = 0.1  # share of the region or patient
+MUCH_CLIPPED = 0.5  # share of the patient's voxels in view
+LITTLE_OF_WINDOW = 0.2  # share that the values spread over
+MUCH_UPSAMPLED = 1.5  # scan's voxel size over the network's
 MUCH_STRETCHED = 1.5  # longest over shortest edge of a voxel
-_BALL_MM = 20.0  # of the sentence on proportions
-_STEP_HU = 30.0  # of the sentence on contrast: fresh blood is about so much denser than brain
-_POINTS = 64  # along each axis, which is enough to measure a share
+_BALL_MM = 20.0  # diameter in the sentence on proportions
+_STEP_HU = 30.0  # in the sentence on contrast: fresh blood is denser than brain by about this much
+_POINTS = 64  # sampled along each axis, enough to measure a share
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class AxisFacts:
     """One axis of the network's input.
 
     Attributes:
-        world: the patient's axis along it: 0 left and right, 1 front and back, 2 head and foot.
-        voxels: of the input.
-        voxel_mm, scan_voxel_mm: the network's and the scan's own.
+        world: the patient's axis that it runs along: 0 left-right, 1 front-back, 2 head-foot.
+        voxels: number of voxels of the input.
+        voxel_mm, scan_voxel_mm: voxel size of the input and of the scan.
         scan_mm: extent of the scan.
     """
 
@@ -50,24 +50,24 @@ class AxisFacts:
 
     @property
     def view_mm(self) -> float:
-        """Extent of what the network sees."""
+        """Extent of the network's input."""
         return self.voxels * self.voxel_mm
 
     @property
     def upsampled(self) -> float:
-        """How many voxels the network sees for one of the scan."""
+        """Number of input voxels per voxel of the scan."""
         return self.scan_voxel_mm / self.voxel_mm
 
     @property
     def name(self) -> Sentence:
-        """In the patient."""
+        """The axis in words, as a direction in the patient."""
         if self.world == 2:
             return Sentence("head to foot")
         return Sentence("front to back") if self.world == 1 else Sentence("left to right")
 
     @property
     def fate(self) -> Sentence:
-        """What becomes of the scan's resolution."""
+        """What becomes of the scan's resolution, in words."""
         sizes = {"scan": mm(self.scan_voxel_mm), "voxel": mm(self.voxel_mm)}
         if self.voxel_mm > SAME * self.scan_voxel_mm:
             return Sentence("a structure thinner than {voxel} mm is lost: {scan} mm become {voxel} mm", **sizes)
@@ -78,14 +78,16 @@ class AxisFacts:
 
 @dataclass(frozen=True)
 class ChannelFacts:
-    """One channel's window, and what it does to the patient's voxels in view.
+    """One channel's window, and its effect on the patient's voxels in view.
 
     Attributes:
-        column: of the cohort table; ``name`` has the channel's number too, where there are several.
-        window: lowest and highest value told apart, and ``unit`` of it.
+        column: of the cohort table.
+        name: the column, with the channel's number if there are several.
+        window: the values mapped to black and white.
+        unit: of the window, with a leading space; empty if it is not HU.
         below, above: share of the voxels that are clipped to black and to white.
-        used: share of the window that 96 % of the voxels spread over.
-        isolated: whether all but the organ is blanked; then its voxels are counted and not the patient's.
+        used: share of the window that the middle 96 % of the voxel values span.
+        isolated: whether all but the organ is blanked; then the organ's voxels are counted, not the patient's.
     """
 
     column: str
@@ -99,7 +101,7 @@ class ChannelFacts:
 
     @property
     def sentences(self) -> Iterator[Sentence]:
-        """All of it, and of CT what a small difference is worth."""
+        """These facts in words; for CT also the share of the window that a small difference in HU takes up."""
         if self.unit:
             share = _STEP_HU / (self.window[1] - self.window[0])
             yield Sentence(
@@ -123,18 +125,18 @@ class ChannelFacts:
 
 @dataclass(frozen=True)
 class ViewFacts:
-    """Of one scan.
+    """What preprocessing does to one scan.
 
     Attributes:
         axes: along depth, height and width.
         channels: in the input's order.
         outside: share of the patient's voxels in the scan that the network does not see.
-        region_outside: share of the region that it does not see; None where it looks at the whole scan.
-        padding: share of what it sees that lies outside the scan.
-        fitted: whether the region is fitted into the input, whatever its size.
-        found: whether there was a region to look at, where the config asks for one.
-        doubt: why the values are no Hounsfield units, where the config takes them for such.
-        in_slices: whether the network takes slices one by one, so that their distance changes no proportion.
+        region_outside: share of the region that the network does not see; None if the region is the whole scan.
+        padding: share of the network's input that lies outside the scan.
+        fitted: whether the region is scaled to fit the input, whatever its size.
+        found: False if the config asks for the foreground and none was found.
+        doubt: why the values are probably not Hounsfield units although the config says CT; else empty.
+        in_slices: whether the network processes slices one by one, so that slice spacing affects no proportion.
     """
 
     axes: tuple[AxisFacts, AxisFacts, AxisFacts]
@@ -149,13 +151,13 @@ class ViewFacts:
 
     @property
     def stretch(self) -> float:
-        """Longest over shortest edge of a voxel, of its face where slices are taken by themselves; 1: all are equal."""
+        """Longest over shortest edge of a voxel (of its in-plane edges with ``in_slices``); 1 if all are equal."""
         sizes = [axis.voxel_mm for axis in (self.axes[1:] if self.in_slices else self.axes)]
         return max(sizes) / min(sizes)
 
     @property
     def sentences(self) -> list[Sentence]:
-        """What there is to say of it beside the table of the axes."""
+        """The facts in words, except for the table of the axes."""
         return [self._proportions, *self._shares, *(said for channel in self.channels for said in channel.sentences)]
 
     @property
@@ -183,7 +185,7 @@ class ViewFacts:
 
     @property
     def warnings(self) -> list[Sentence]:
-        """What is probably not meant."""
+        """Facts that are probably not intended, in words."""
         return [*self._place_warnings(), *self._resolution_warnings(), *self._value_warnings()]
 
     def _place_warnings(self) -> Iterator[Sentence]:
@@ -229,21 +231,21 @@ class ViewFacts:
 
 
 def mm(value: float) -> str:
-    """A length as it is read: 0.86, 4.2, 32."""
+    """A length in mm with about two significant digits: 0.86, 4.2, 32."""
     return f"{value:.0f}" if value >= 20 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
 def view_facts(
     scans: Scans, grid: Grid, config: PreprocessingConfig, region: Region | None, *, in_slices: bool = False
 ) -> ViewFacts:
-    """What becomes of a case's scans on the grid that the network sees.
+    """What preprocessing does to a case's scans, given the grid of the network's input.
 
     Args:
         scans: by the table's columns.
         grid: of the input, without a margin.
         config: of the preprocessing.
         region: from the cohort table.
-        in_slices: whether the network takes slices one by one.
+        in_slices: whether the network processes slices one by one.
     """
     first = scans["scan"]
     shown, values = _in_view(first, grid)
@@ -270,7 +272,7 @@ def view_facts(
 
 
 def _axes(volume: Volume, grid: Grid, orientation: str) -> tuple[AxisFacts, AxisFacts, AxisFacts]:
-    """For each axis of the grid, of the scan's axis that runs nearest to it."""
+    """Facts of each axis of the grid, compared with the scan's axis that is most nearly parallel to it."""
     spacing, own = np.array(volume.spacing_mm), volume.affine[:3, :3] / volume.spacing_mm
     cosines = np.abs(own.T @ (grid.affine[:3, :3] / geometry.spacing_mm(grid.affine)))
     nearest = cosines.argmax(axis=0)[::-1]  # of depth, height, width among i, j, k
@@ -285,19 +287,19 @@ def _axes(volume: Volume, grid: Grid, orientation: str) -> tuple[AxisFacts, Axis
 
 
 def _in_view(volume: Volume, grid: Grid) -> tuple[NDArray[np.bool_], NDArray]:
-    """Of voxels spread over a scan, which lie in the view, and their values."""
+    """For voxels sampled evenly over a scan: whether each lies in the view, and its value."""
     index = _sampled(volume)
     shown = geometry.inside(grid.affine, grid.shape, geometry.to_world_mm(volume.affine, index))
     return shown, volume.voxels[tuple(index[:, ::-1].T)]
 
 
 def _sampled(volume: Volume) -> NDArray[np.int_]:
-    """Indices (i, j, k) of voxels spread over a scan."""
+    """Indices (i, j, k) of voxels sampled evenly over a scan."""
     return np.rint(geometry.lattice(volume.voxels.shape, _POINTS)).astype(int)
 
 
 def _covered(grid: Grid, volume: Volume) -> NDArray[np.bool_]:
-    """Of points spread over the view, which lie in the scan."""
+    """For points sampled evenly over the view: whether each lies in the scan."""
     points = geometry.to_world_mm(grid.affine, geometry.lattice(grid.shape, _POINTS))
     return geometry.inside(volume.affine, volume.voxels.shape, points)
 
@@ -310,13 +312,13 @@ def _outside(region: Region, grid: Grid) -> float:
 
 
 def _denser_than(volume: Volume, config: PreprocessingConfig) -> float:
-    """The value above which a voxel is the patient's."""
+    """The value above which a voxel counts as the patient's."""
     plain_ct = config.modality == "CT" and not hounsfield_doubt(volume.voxels)
     return DENSER_THAN_AIR_HU if plain_ct else foreground_threshold(volume)
 
 
 def _numbered(channels: Sequence[ChannelFacts]) -> tuple[ChannelFacts, ...]:
-    """With their numbers in their names, where there are several: a column may stand there twice."""
+    """The channels, with their numbers in their names if there are several: a column may occur twice."""
     if len(channels) == 1:
         return tuple(channels)
     return tuple(
@@ -344,7 +346,7 @@ def _channel(volume: Volume, grid: Grid, config: PreprocessingConfig, organ: Org
 
 
 def _in_organ(volume: Volume, organ: Organ) -> NDArray[np.bool_]:
-    """Of the voxels of :func:`_in_view`, which are the organ's."""
+    """For the voxels of :func:`_in_view`: whether each belongs to the organ."""
     points = geometry.to_world_mm(volume.affine, _sampled(volume))
     nearest = np.rint(geometry.to_index(organ.affine, points)).astype(int)
     index = np.clip(nearest, 0, np.array(organ.mask.shape[::-1]) - 1)[:, ::-1]
@@ -352,11 +354,11 @@ def _in_organ(volume: Volume, organ: Organ) -> NDArray[np.bool_]:
 
 
 def cohort_remarks(facts: Sequence[ViewFacts], modalities: Sequence[str]) -> list[Sentence]:
-    """What only several scans together show.
+    """Remarks that need several scans: mixed modalities, body parts or voxel sizes.
 
     Args:
         facts: of the scans that are shown.
-        modalities: of the same, as far as files state one.
+        modalities: of the same scans; empty where the file states none.
     """
     remarks = []
     if len(stated := sorted({modality for modality in modalities if modality})) > 1:

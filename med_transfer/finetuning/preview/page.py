@@ -1,4 +1,4 @@
-"""preview.html: what the network sees, in one file without network or scripts; and pictures beside it."""
+"""preview.html: what the network sees, in one offline file without scripts, and pictures beside it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TEMPLATE = "page.html.jinja"
 
 @dataclass(frozen=True)
 class Unread:
-    """A scan that was to be shown and cannot be used."""
+    """A scan that should be shown and cannot be used."""
 
     row: int
     label: str
@@ -36,15 +36,16 @@ class Unread:
 
 @dataclass(frozen=True)
 class Preview:
-    """A few scans of each class as the network sees them. In a notebook it shows itself.
+    """A few scans of each class as the network sees them; renders as HTML in a notebook.
 
     Attributes:
-        config: of the run that would follow, with nothing left automatic.
-        preprocessing: what the network sees of every scan.
-        cuts: parts of the input that the network takes one by one: slices or tiles; empty where it takes the whole.
-        classes: for each class its scans.
-        unread: scans that were to be shown and cannot be used.
-        n_scans: of the table, ``n_development`` of them not kept for testing; only these are shown.
+        config: of the run that would follow, resolved.
+        preprocessing: of the network's input.
+        cuts: slices or tiles of the input that the network processes one by one; empty if it takes the whole input.
+        classes: the scans shown of each class.
+        unread: scans that should be shown and cannot be used.
+        n_scans: number of scans in the table.
+        n_development: number of them that are not kept for testing; only these are shown.
     """
 
     config: FinetuneConfig
@@ -57,11 +58,11 @@ class Preview:
 
     @property
     def scans(self) -> list[SeenScan]:
-        """All that are shown."""
+        """All scans that are shown."""
         return [scan for scans in self.classes.values() for scan in scans]
 
     def sizes(self, name: str, axis: int) -> tuple[float, float]:
-        """The smallest and the largest value of an attribute of an axis over the scans that are shown."""
+        """Smallest and largest value of the attribute ``name`` of an axis over the scans that are shown."""
         values = [getattr(scan.facts.axes[axis], name) for scan in self.scans]
         return min(values), max(values)
 
@@ -72,18 +73,18 @@ class Preview:
 
     @property
     def remarks(self) -> list[Sentence]:
-        """What only several scans together show."""
+        """Remarks that need several scans, see :func:`cohort_remarks`."""
         return cohort_remarks([scan.facts for scan in self.scans], [scan.modality for scan in self.scans])
 
     def html(self, language: Language = "en") -> str:
-        """The page as text; equal input gives an equal page."""
+        """The page as HTML text; deterministic."""
         t = report_translator(language).reading(_HERE / "page")
         page = environment(_HERE, Path(picture.__file__).parent, t=t)
         page.filters |= {"mm": mm, "data_uri": picture.data_uri, "bar_mm": picture.bar_mm}
         return page.get_template(_TEMPLATE).render(preview=self, shown=[*map(self._shown, self.scans)])
 
     def _shown(self, scan: SeenScan) -> dict[str, Any]:
-        """The pictures of a scan: for each channel the planes of the input, of each draw, and the parts."""
+        """The pictures of a scan, by channel: planes of the input and of each random view, and the slices or tiles."""
         parts, config = shown_cuts(scan.parts), self.preprocessing
         grid = () if single_slices(scan.parts) else scan.parts
         channels = [
@@ -100,12 +101,12 @@ class Preview:
         return {"scan": scan, "channels": channels}
 
     def _repr_html_(self) -> str:
-        """The page in a frame of its own, so that its style does not touch the notebook's."""
+        """The page in its own frame, so that its style does not affect the notebook's."""
         page = html.escape(self.html(self.config.report.language))
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 48rem; border: 0"></iframe>'
 
     def write(self, out: Path | str, language: Language = "en") -> Path:
-        """Write ``preview.html`` and a ``row-<n>.png`` of each scan into a folder. Raises OutputError, FolderInUse."""
+        """Write ``preview.html`` and a ``row-<n>.png`` per scan into a folder. Raises OutputError, FolderInUse."""
         out = Path(out)
         with sole_writer(out):
             for scan in self.scans:
@@ -114,7 +115,7 @@ class Preview:
         return out / PAGE
 
     def record(self) -> dict[str, Any]:
-        """For a program."""
+        """The preview as JSON-compatible values."""
         return {
             "input": self.preprocessing.model_dump(mode="json"),
             "parts": len(self.cuts),

@@ -1,4 +1,4 @@
-"""The network's input drawn voxel by voxel: each voxel a square, whatever its size in the patient."""
+"""Pictures of the network's input: each voxel is drawn as a square, whatever its size in the patient."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from med_transfer.scans import Region, geometry
 from med_transfer.scans.inspection.picture import Plane, below_each_other, planes, side_by_side
 
 MOST_PARTS = 64
-_ROW_VOXELS, _MOST_COLUMNS = 1000, 12  # of the parts side by side, about the width of a page
+_ROW_VOXELS, _MOST_COLUMNS = 1000, 12  # of a row of parts, about the width of a page
 _GAP, _GAP_GREY = 2, 90
-_CRISP_PIXELS = 360  # of the tallest plane in a PNG, so that smoothing shows no more than its voxels
+_CRISP_PIXELS = 360  # height of the tallest plane in a PNG, so that viewers' smoothing does not hide its voxels
 
 
 def input_planes(
     image: NDArray[np.float32], config: PreprocessingConfig, cuts: Sequence[Box] = (), *, sides: bool = True
 ) -> tuple[Plane, ...]:
-    """Three planes of one channel of the network's input; a millimetre of a plane is a voxel.
+    """Three planes of one channel of the network's input, at one millimetre per voxel.
 
     Args:
         image: [depth, height, width].
-        config: says the orientation and the values that are black and white.
+        config: gives the orientation, and the values shown as black and white.
         cuts: drawn as a grid.
-        sides: whether to name the patient's sides; a random view may be mirrored or turned.
+        sides: whether to name the patient's sides; not for random views, which may be mirrored or rotated.
     """
     affine = geometry.grid_affine(config.orientation, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), config.shape)
     shown = planes(image, affine, config.output_range)
@@ -48,17 +48,18 @@ def _place(cut: Box, affine: geometry.Affine) -> Region:
 
 
 def shown_cuts(cuts: Sequence[Box]) -> list[Box]:
-    """At most ``MOST_PARTS`` of them, evenly spread."""
+    """At most ``MOST_PARTS`` of the cuts, evenly spaced."""
     chosen = np.linspace(0, len(cuts) - 1, min(len(cuts), MOST_PARTS)).round().astype(int)
     return [cuts[index] for index in chosen]
 
 
 def parts_picture(image: NDArray[np.float32], config: PreprocessingConfig, cuts: Sequence[Box]) -> NDArray[np.uint8]:
-    """The middle slice of each part that the network takes one by one, in rows, as they lie in its input.
+    """The middle slice of each slice or tile, arranged in rows in their order in the input.
 
     Args:
-        image: [depth, height, width] of one channel; ``cuts`` of it, not none.
-        config: says the values that are black and white.
+        image: [depth, height, width] of one channel.
+        config: gives the values shown as black and white.
+        cuts: at least one.
     """
     low, high = config.output_range
     parts = [image[cut][(cut[0].stop - cut[0].start) // 2] for cut in cuts]
@@ -74,7 +75,7 @@ def parts_picture(image: NDArray[np.float32], config: PreprocessingConfig, cuts:
 
 
 def scan_png(scan: SeenScan, config: PreprocessingConfig) -> bytes:
-    """PNG of a scan: itself with the view as a box, then each channel as the network sees it, plain and augmented."""
+    """PNG of a scan: the scan with the view as a box, then each channel as the network sees it, plain and augmented."""
     rows = [
         side_by_side(shown, f"row {scan.row}, {column}: the box is what the network sees")
         for column, shown in scan.scans.items()

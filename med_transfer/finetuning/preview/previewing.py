@@ -1,4 +1,4 @@
-"""A few scans of each class, chosen by seed among those that are not kept for testing."""
+"""Preview of a few scans of each class, drawn by seed from those not kept for testing."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
 from med_transfer.scans.isolation import confined
 
-MOST_UNREAD = 10  # of a class: where so many cannot be used, the reason is the table's or the config's
+MOST_UNREAD = 10  # per class: if so many cannot be used, the table or the config is at fault
 
 
 def preview(
     cohort: Cohort, config: FinetuneConfig, *, per_class: int = 2, draws: int = 2, progress: Progress = silent
 ) -> Preview:
-    """Show what training on this cohort with this config would give to the network.
+    """Show the network's input that training on this cohort with this config would use.
 
-    What :func:`med_transfer.finetuning.finetune` refuses before it reads a scan is refused here too. No scan that would
-    be kept for testing is shown: who has looked at it and then changes the config has tested nothing.
+    Whatever :func:`med_transfer.finetuning.finetune` refuses before it reads a scan is refused here too. Scans that
+    would be kept for testing are not shown: changing the config after looking at them would invalidate the test.
 
     Args:
         cohort: the labelled table.
-        config: of the run that would follow; its seed chooses the scans and the random views.
-        per_class: scans of each class. One that cannot be used is told with its reason, and another one shown, until
-            there are ten such of a class.
+        config: of the run that would follow; its seed determines the scans and the random views.
+        per_class: scans of each class. One that cannot be used is listed with the reason and replaced by another, up to
+            ten times per class.
         draws: random views of each scan.
-        progress: told how far it is.
+        progress: reports progress.
 
     Raises:
         CohortError, ConfigError, BackboneError, UsageError: see :func:`med_transfer.finetuning.finetune`.

@@ -1,4 +1,4 @@
-"""One scan as training gets it: by the same reading, the same preprocessing and the same batches."""
+"""One scan as training sees it, through the same reading, preprocessing and batches."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from med_transfer.scans.inspection.picture import Plane, planes, with_room
 
 @dataclass(frozen=True)
 class SeenScan:
-    """One scan, and what the network gets of it.
+    """One scan and the network's input made from it.
 
     Attributes:
         row: of the cohort table.
         label: its class, or its findings.
         plain: [channel, depth, height, width], as validation and inference see it.
-        augmented: [draw, channel, depth, height, width], as training may see it; no draws where nothing is augmented.
-        grid: where the voxels of ``plain`` lie in the patient.
-        scans: for each of its scans, by column, three planes in true proportions with the view as a box.
-        facts: what became of it.
-        parts: of the input that the network takes one by one, slices or tiles, those not left out as empty.
+        augmented: [draw, channel, depth, height, width], as training may see it; no draws if nothing is augmented.
+        grid: position of the voxels of ``plain`` in the patient.
+        scans: for each of the case's scans, by column, three planes in true proportions with the view as a box.
+        facts: what preprocessing did to it.
+        parts: the non-empty slices or tiles that the network processes one by one.
         modality: as the file states it.
     """
 
@@ -53,14 +53,14 @@ class SeenScan:
 
 @dataclass(frozen=True)
 class Look:
-    """What every scan is taken through.
+    """Settings that every scan is previewed with.
 
     Attributes:
         labels: of the cohort.
         config: of the run that would follow.
         preprocessing: of its scans.
         encoder: of the network.
-        draws: random views of each scan.
+        draws: number of random views of each scan.
     """
 
     labels: Labels
@@ -71,9 +71,9 @@ class Look:
 
 
 def see(case: Case, row: int, look: Look) -> SeenScan:
-    """Read one case and take it through what training does with it, up to the network.
+    """Read one case and process it as training does, up to the network's input.
 
-    Its random views are those that training would draw of this scan alone with the seed ``config.seed + row``.
+    Its random views are those that training on this scan alone would draw with the seed ``config.seed + row``.
 
     Raises:
         ScanError: the scan cannot be used; the message says why.
@@ -86,7 +86,7 @@ def see(case: Case, row: int, look: Look) -> SeenScan:
     facts = view_facts(volumes, grid, config, region, in_slices=single_slices(look.encoder.cuts(config.shape)))
     windows: dict[str, tuple[float, float]] = {}
     for channel in facts.channels:
-        windows.setdefault(channel.column, channel.window)  # of several windows of one scan, the first
+        windows.setdefault(channel.column, channel.window)  # the first of several windows of one scan
     plain = plain_view(prepared, look.config, config)
     return SeenScan(
         row=row,
@@ -105,43 +105,43 @@ def see(case: Case, row: int, look: Look) -> SeenScan:
 
 
 def label_of(case: Case) -> str:
-    """Its class, or its findings."""
+    """The case's class, or its findings."""
     return case.label if isinstance(case.label, str) else ", ".join(sorted(case.label or ()))
 
 
 def plain_view(
     prepared: PreparedScan, config: FinetuneConfig, preprocessing: PreprocessingConfig
 ) -> NDArray[np.float32]:
-    """[channel, depth, height, width] of a scan in a batch of validation."""
-    with torch.random.fork_rng(devices=[]):  # a loader draws a number, which is the caller's
+    """A scan as validation sees it, [channel, depth, height, width]."""
+    with torch.random.fork_rng(devices=[]):  # the loader draws a number, which must not change the caller's state
         return next(plain_images([prepared.tensor], config, preprocessing))[0].numpy()
 
 
 def random_views(prepared: PreparedScan, look: Look, seed: int) -> NDArray[np.float32]:
-    """[draw, channel, depth, height, width] of a scan in a batch of training; none where training augments nothing."""
+    """Random views of a scan, [draw, channel, depth, height, width]; no draws if training augments nothing."""
     config, preprocessing, draws = look.config, look.preprocessing.config, look.draws
     if not draws or not augments(config):
         return np.zeros((0, *prepared.tensor.shape[:1], *preprocessing.shape), np.float32)
     training = config.training.model_copy(update={"epoch_scans": draws, "batch_size": draws, "workers": 0})
     alone = FoldData(look.labels, Part([prepared.tensor], [prepared.voxel_mm], np.zeros((1, 0), bool)))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # as before each fold's training: what the batches draw hangs on it
+        torch.manual_seed(seed)  # as before each fold's training: the augmentation depends on it
         batches = training_batches(alone, config.model_copy(update={"training": training}), preprocessing, seed)
         return next(iter(batches))[0].numpy()
 
 
 def augments(config: FinetuneConfig) -> bool:
-    """Whether training augments anything: not where the strategy learns from features of plain scans."""
+    """Whether training augments anything; it does not if the strategy learns from features of plain scans."""
     return config.augmentation.strength > 0 and config.transfer.strategy.trains
 
 
 def single_slices(cuts: Sequence[Box]) -> bool:
-    """Whether the parts that a network takes one by one are single slices."""
+    """Whether the parts that a network processes one by one are single slices."""
     return bool(cuts) and all(depth.stop - depth.start == 1 for depth, _, _ in cuts)
 
 
 def _view(grid: Grid) -> Region:
-    """The box that the network sees, in LPS mm; the grid's axes are the patient's."""
+    """The box that the network sees, in LPS mm; the grid's axes are parallel to the patient's."""
     x, y, z = (float(value) for value in geometry.centre_mm(grid.affine, grid.shape))
     width, height, depth = (float(value) for value in np.abs(grid.affine[:3, :3]) @ grid.shape[::-1])
     return Region((x, y, z), (width, height, depth))

@@ -1,4 +1,4 @@
-"""Penalties on the loss that hold a network to its source, or its features in shape; one a file."""
+"""Penalties, one per file, that keep a network near its source or shrink features that transfer badly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["L2SP", "BatchSpectralShrinkage", "Delta", "Penalty", "Step", "find_p
 def find_penalties(
     config: TransferConfig, source: Encoder, attention: Mapping[int, Tensor] | None = None
 ) -> list[Penalty]:
-    """The penalties that a config names, towards ``source`` as it is now; ``attention`` is DELTA's, by stage."""
+    """The penalties that the config names, relative to the present ``source``; ``attention`` is DELTA's, by stage."""
     made: dict[str, Penalty] = {}
     if "l2_sp" in config.regularise:
         made["l2_sp"] = L2SP(source, config.l2_sp.strength, config.l2_sp.head_strength)

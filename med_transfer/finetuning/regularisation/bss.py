@@ -1,4 +1,4 @@
-"""Batch spectral shrinkage: the directions in which a batch's features hardly vary are shrunk."""
+"""Batch spectral shrinkage: shrinks the directions in which a batch's features hardly vary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from med_transfer.finetuning.regularisation.penalty import Step
 class BatchSpectralShrinkage:
     """``strength`` times the sum of the ``k`` smallest squared singular values of the features [batch, feature].
 
-    Those directions transfer badly, and holding to them is the source's harm. It needs no copy of the source.
+    These directions transfer badly, and keeping them leads to negative transfer. No copy of the source is needed.
     Source: Chen et al. 2019, NeurIPS 32, "Catastrophic forgetting meets negative transfer", eq. 4.
     """
 

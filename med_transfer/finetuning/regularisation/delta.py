@@ -1,4 +1,4 @@
-"""DELTA: feature maps are held to the source's, whatever the weights do."""
+"""DELTA: feature maps are kept near the source's, while the weights are free to change."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from med_transfer.finetuning.regularisation.penalty import Step
 class Delta:
     """``strength / 2`` times the sum over stages of the channels' mean squared differences from the source's maps.
 
-    A stage's term is the mean over the batch of ``sum_c a_c * mean_v (map - source map)^2`` with the attention ``a``
-    of each channel c summing to one: equal, or as :func:`channel_attention` gives it. The means over voxels and
-    channels make a strength mean the same for every stage and input size; the paper's sums do not.
-    It costs a second forward pass through the source at every step.
+    A stage's term is the mean over the batch of ``sum_c a_c * mean_v (map - source map)^2``. The attention ``a_c`` of
+    the channels sums to one: it is uniform, or given by :func:`channel_attention`. The means over voxels and channels
+    give a strength the same meaning for every stage and input size; the paper's sums do not.
+    Every step costs a second forward pass, through the source.
 
     Args:
-        source: the encoder at the start; a frozen copy in evaluation mode is kept, outside of the checkpoint.
-        attention: stage (index of its map) to [channel].
+        source: the encoder at the start; a frozen copy in evaluation mode is kept, outside the checkpoint.
+        attention: stage (index of its map) to [channel]; stages without an entry get uniform attention.
 
     Source: Li et al. 2019, ICLR, arXiv:1901.09229.
     """
@@ -47,15 +47,15 @@ class Delta:
 
 
 def channel_attention(features: Tensor, weight: Tensor, bias: Tensor, truth: Tensor, *, multilabel: bool) -> Tensor:
-    """How much each feature matters: softmax over features of what the probe's loss gains when it is taken away.
+    """Importance of each feature, [feature]: softmax of the increase in the probe's loss when the feature is removed.
 
-    The head is linear in the pooled features, so taking a channel away is exact and needs no forward pass.
+    The head is linear in the pooled features, so removing one is exact and needs no forward pass.
 
     Args:
         features: of the source on the training scans, [scan, feature].
         weight, bias: of the linear probe, [class, feature] and [class].
         truth: [scan, class], 0 or 1.
-        multilabel: several findings a scan.
+        multilabel: whether a scan can have several findings.
     """
     logits, target = features @ weight.T + bias, truth.to(features)
     loss = F.binary_cross_entropy_with_logits if multilabel else F.cross_entropy

@@ -1,4 +1,4 @@
-"""L2-SP: weights are held to the source's and not to zero."""
+"""L2-SP: weights are pulled towards the source's instead of towards zero."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from med_transfer.finetuning.regularisation.penalty import Step
 class L2SP:
     """``strength / 2 * |w - w_source|^2`` of the source's weights plus ``head_strength / 2 * |w|^2`` of the others.
 
-    Those are the head's, and those of an attention, which no source has. It takes the place of weight decay, which
-    would pull away from the source.
+    The others are the head's and an attention's, which no source has. It replaces weight decay, which would pull the
+    weights away from the source.
     Source: Li et al. 2018, ICML, arXiv:1802.01483, eq. 5.
     """
 

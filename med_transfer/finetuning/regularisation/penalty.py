@@ -1,4 +1,4 @@
-"""What a penalty is handed at every training step."""
+"""The interface of a penalty: a function of one training step."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from med_transfer.model.classifier import Classifier
 
 @dataclass(frozen=True)
 class Step:
-    """One batch on its way through the network.
+    """One training batch and its activations.
 
     Attributes:
-        classifier: as it is now.
+        classifier: the network in its present state.
         images: [batch, channel, depth, height, width].
         maps: the encoder's feature maps, each [batch, channel, *space].
-        features: what the head reads, [batch, feature].
+        features: the head's input, [batch, feature].
     """
 
     classifier: Classifier

@@ -1,6 +1,6 @@
-"""Transfer strategies: what of a network learns, from which start, in which epoch, and how fast.
+"""Transfer strategies: which parts of a network learn, from which weights, in which epochs, and at which rates.
 
-Each is its own section of the config: ``transfer.strategy`` is a union of them, told apart by ``name``.
+The config section ``transfer.strategy`` is a union of them, discriminated by ``name``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _Union = (
 
 
 def _by_name(value: Any) -> Any:
-    """A word is short for the strategy of that name; settings without a name are of ``auto``."""
+    """A string stands for the strategy of that name; settings without a name are those of ``auto``."""
     if isinstance(value, str):
         return {"name": value}
     return {"name": "auto"} | dict(value) if isinstance(value, Mapping) else value

@@ -1,4 +1,4 @@
-"""Small networks between frozen stages."""
+"""Adapters: small trainable networks between frozen stages."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class Adapters(DecayingRates):
     }
 
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
-        """None: its adapters and the head learn."""
+        """None: only the adapters and the head learn."""
         return ()
 
     def check(self, encoder: Encoder) -> None:
-        """Refuse an encoder whose stages cannot be followed by an adapter. Raises BackboneError."""
+        """Refuse an encoder whose stages no adapter can follow. Raises BackboneError."""
         adapted_stages(encoder)
 
     def build(self, classifier: Classifier) -> None:
-        """Add the adapters, which stay in the network."""
+        """Add the adapters, which remain in the network."""
         add_adapters(classifier.encoder, self.reduction)
 
     def set_learning(self, classifier: Classifier, epoch: int) -> None:
-        """Let the adapters and new parts learn and nothing else of the encoder."""
+        """Train the adapters and new parts, and freeze the rest of the encoder."""
         learn_new_parts_alone(classifier.encoder)
         for module in classifier.encoder.modules():
             if isinstance(module, Adapter):

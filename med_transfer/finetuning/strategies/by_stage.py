@@ -1,4 +1,4 @@
-"""Strategies that say by whole stages what learns: all of them, none, some, or ever more."""
+"""Strategies that train or freeze whole stages: all, none, some, or more and more of them."""
 
 from __future__ import annotations
 
@@ -157,11 +157,11 @@ class GradualUnfreezing(FreezableStages):
     epochs_per_stage: Annotated[int, Field(ge=1)] = 1
 
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
-        """One more from the deepest on every ``epochs_per_stage`` epochs."""
+        """One more stage every ``epochs_per_stage`` epochs, starting with the deepest."""
         return range(max(self.freeze_stages, n_stages - epoch // self.epochs_per_stage), n_stages)
 
     def warnings(self, encoder: Encoder, epochs: int) -> list[str]:
-        """Of a training that ends before the last stage learns."""
+        """A warning if training ends before every stage has learned."""
         n_stages, pace = len(encoder.stages()), self.epochs_per_stage
         learning, unfrozen = len(self.learning_stages(epochs - 1, n_stages)), n_stages - self.freeze_stages
         if learning == unfrozen:
@@ -190,11 +190,11 @@ class Surgical(DecayingRates):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
 
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
-        """Those that were named."""
+        """The stages named in the config."""
         return self.stages
 
     def check(self, encoder: Encoder) -> None:
-        """Refuse a stage that the encoder has not. Raises ConfigError."""
+        """Refuse a stage that the encoder does not have. Raises ConfigError."""
         n_stages = len(encoder.stages())
         if any(stage >= n_stages for stage in self.stages):
             raise ConfigError(
@@ -216,7 +216,7 @@ class Auto(Strategy):
     freeze_stages: Stage = 0
 
     def resolved(self, *, from_source: bool) -> Strategy:
-        """The strategy that it stands for."""
+        """The strategy that ``auto`` stands for."""
         if not from_source:
             return Scratch(learning_rate=self.learning_rate)
         kind = Full if self.stage_decay == 1 else LayerwiseLRDecay

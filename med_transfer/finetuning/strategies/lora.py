@@ -1,7 +1,7 @@
-"""Low-rank changes to frozen weights, merged into them at the end.
+"""LoRA: low-rank changes to frozen weights, merged into them at the end.
 
-Not peft's: it would bring transformers and accelerate along for two matrices a layer (the tests compare with it).
-PyTorch's parametrisations do the rest: every layer, and attention, simply finds another weight.
+peft is not used: it would add transformers and accelerate as dependencies, for two matrices per layer (the tests
+compare with it). PyTorch's parametrisations do the rest: each layer, attention included, simply sees a changed weight.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from med_transfer.model.classifier import Classifier
 
 
 class LowRankChange(nn.Module):
-    """A weight plus ``alpha / rank * up @ down``; ``up`` starts at zero, so that at first nothing changes.
+    """A weight plus ``alpha / rank * up @ down``; ``up`` starts at zero, so that the initial change is zero.
 
-    For a convolution [out, in, *kernel] the weight is read as a matrix [out, in * kernel], which is the same as a
-    convolution to ``rank`` channels followed by one of kernel 1.
+    The weight [out, in, *kernel] of a convolution is treated as a matrix [out, in * kernel], so that the change is a
+    convolution to ``rank`` channels followed by one of kernel size 1.
 
     Source: Hu et al. 2022, ICLR, arXiv:2106.09685.
     """
@@ -62,24 +62,24 @@ class LoRA(DecayingRates):
     refuses: ClassVar[dict[str, str]] = {**DecayingRates.refuses, "l2_sp": SOURCE_FROZEN}
 
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
-        """None: the low-rank changes and the head learn."""
+        """None: only the low-rank changes and the head learn."""
         return ()
 
     def check(self, encoder: Encoder) -> None:
-        """Refuse a backbone without a layer that can change. Raises ConfigError."""
+        """Refuse a backbone without a convolution or linear layer. Raises ConfigError."""
         if not any(True for _ in _weights(encoder)):
             raise ConfigError(
                 "the backbone has no convolution or linear layer", where="transfer.strategy", expected="not lora"
             )
 
     def prepare(self, classifier: Classifier) -> None:
-        """Add the low-rank changes, for the training alone."""
+        """Add the low-rank changes, for the duration of training."""
         for layer, name in list(_weights(classifier.encoder)):
             change = LowRankChange(getattr(layer, name), self.rank, self.alpha)
             parametrize.register_parametrization(layer, name, change)
 
     def set_learning(self, classifier: Classifier, epoch: int) -> None:
-        """Let the low-rank changes and new parts learn and nothing else of the encoder."""
+        """Train the low-rank changes and new parts, and freeze the rest of the encoder."""
         learn_new_parts_alone(classifier.encoder)
         for module in classifier.encoder.modules():
             if isinstance(module, LowRankChange):
@@ -93,15 +93,15 @@ class LoRA(DecayingRates):
 
 
 def _weights(encoder: Encoder) -> Iterator[tuple[nn.Module, str]]:
-    """Each layer that gets a change, and the name of its weight.
+    """Each layer that gets a change, with the name of its weight.
 
-    Told by its weight's shape and not by its class: what convolves or projects has a weight of two dimensions and more,
-    ACS convolutions and a network's own kinds of layer among them, and what scales has one. New parts learn as a whole.
+    Layers are recognised by the shape of their weight, not by class: a convolution or projection has at least two
+    dimensions (ACS convolutions and custom layers included), a scale has one. New parts are trained in full instead.
     """
     for place, module in encoder.named_modules():
         if place.partition(".")[0] in encoder.new_parts:
             continue
-        for name in ("weight", "in_proj_weight"):  # the latter of nn.MultiheadAttention
+        for name in ("weight", "in_proj_weight"):  # the latter is nn.MultiheadAttention's
             weight = getattr(module, name, None)
             if isinstance(weight, Tensor) and weight.ndim > 1 and not isinstance(module, nn.Embedding):
                 yield module, name

@@ -1,4 +1,4 @@
-"""What every strategy answers: which stages learn in which epoch, how fast, and what it builds into the network."""
+"""The interface of a strategy: which stages learn in which epoch, at which rate, and what it adds to the network."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Strategy(StrictModel):
     refuses: ClassVar[dict[str, str]] = {"mapping": "it maps frozen features, so strategy must be linear_probe"}
 
     def rate(self, depth: int = 0) -> float:
-        """Learning rate of the stage ``depth`` stages before the deepest one; of the head at 0."""
+        """Learning rate of the stage ``depth`` stages before the deepest one; at 0 the head's too."""
         return self.learning_rate or self.default_rate
 
     def resolved(self, *, from_source: bool) -> Strategy:
-        """The strategy that is meant, which depends on the source for ``auto`` alone."""
+        """The actual strategy; only ``auto`` stands for another one, depending on whether there is a source."""
         return self
 
     def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
@@ -51,28 +51,28 @@ class Strategy(StrictModel):
         """Refuse a backbone that this strategy cannot work on. Raises ConfigError or BackboneError."""
 
     def warnings(self, encoder: Encoder, epochs: int) -> list[str]:
-        """What of it does nothing in so many epochs, a sentence each."""
+        """Sentences on what has no effect within ``epochs`` epochs."""
         return []
 
     def build(self, classifier: Classifier) -> None:
-        """Add what stays in the network for good, and so is in the bundle's record."""
+        """Add the modules that remain in the network, and so are noted in the bundle's record."""
 
     def prepare(self, classifier: Classifier) -> None:
-        """Add what is there in training only."""
+        """Add what exists during training only."""
 
     def set_learning(self, classifier: Classifier, epoch: int) -> None:
-        """Let learn what learns in this epoch and nothing else."""
+        """Set ``requires_grad`` of the encoder's parameters for this epoch."""
         stages = classifier.encoder.stages()
         learning = self.learning_stages(epoch, len(stages))
         for number, stage in enumerate(stages):
             stage.requires_grad_(number in learning)
 
     def finish(self, classifier: Classifier) -> None:
-        """Make a plain network again of what :meth:`prepare` added to."""
+        """Remove or merge what :meth:`prepare` added, so that a plain network remains."""
 
 
 def learn_new_parts_alone(encoder: Encoder) -> None:
-    """Freeze all that a source has; what comes from none, an attention, has nothing to keep and learns as the head."""
+    """Freeze the encoder except its new parts (an attention), which come from no source and learn like the head."""
     encoder.requires_grad_(False)
     for name in encoder.new_parts:
         if (part := getattr(encoder, name)) is not None:
@@ -89,5 +89,5 @@ class DecayingRates(Strategy):
     stage_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def rate(self, depth: int = 0) -> float:
-        """Learning rate of the stage ``depth`` stages before the deepest one, slower by ``stage_decay`` a stage."""
+        """Learning rate of the stage ``depth`` stages before the deepest one, times ``stage_decay`` per stage."""
         return super().rate() * self.stage_decay**depth
