@@ -1,4 +1,4 @@
-"""A bundle at work, on one scan or a folder of them."""
+"""Inference with a bundle, on a single scan or a whole folder."""
 
 import lazy_loader
 

@@ -1,5 +1,5 @@
-"""The scans of a batch to look at first, as pictures: those least like the training scans, and the surest of a class
-that is not the usual one. Where maps are asked for, these scans get them, as NIfTI and PNG.
+"""Pictures of the scans in a batch that deserve a first look: those least like the training scans, and those with the
+highest probability of an unusual class. On request, heat maps of these scans are written as NIfTI and PNG.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STYLE = PictureStyle(height_inches=1.2)
 
 @dataclass(frozen=True)
 class SuspiciousScan:
-    """Why to look at a scan: it is ``novel``, or a class that is not the usual one is ``likely``."""
+    """A scan and the reason to look at it: it is ``novel``, or an unusual class is ``likely``."""
 
     row: Prediction
     why: Literal["novel", "likely"]
@@ -42,13 +42,13 @@ class SuspiciousScan:
 
     @property
     def value(self) -> float:
-        """Its novelty, or the probability of that class."""
+        """The scan's novelty, or the probability of that class; both in [0, 1]."""
         return (self.row.novelty or 0.0) if self.why == "novel" else self.row.probabilities[self.class_name]
 
 
 @dataclass(frozen=True)
 class ShownScan:
-    """One of the sheet: a JPEG, or why there is none; and the folder of its map, relative to the table's."""
+    """One entry of the sheet: a JPEG, or the reason why there is none, and the map's folder relative to the table's."""
 
     scan: SuspiciousScan
     picture: bytes = field(repr=False)
@@ -57,8 +57,8 @@ class ShownScan:
 
 
 def most_suspicious(rows: Sequence[Prediction], n: int) -> list[SuspiciousScan]:
-    """At most n scans: half of them the most novel ones, half the surest of a class that is not the most frequent
-    call; each once, in turn."""
+    """Return at most n scans, alternating between two rankings: by novelty, and by the probability of a class that is
+    not the most frequent call. No scan appears twice."""
     answered = [row for row in rows if row.status == "ok" and row.probabilities]
     usual = Counter(row.predicted for row in answered).most_common(1)[0][0] if answered else ""
     novel = [SuspiciousScan(row, "novel") for row in answered if row.novelty is not None]
@@ -79,12 +79,13 @@ def _first(scan: SuspiciousScan) -> tuple[float, str]:
 
 
 class ContactSheet:
-    """Pictures of the most suspicious scans of a batch, and maps of the first of them; none is made twice.
+    """Pictures of the most suspicious scans of a batch, and heat maps of the first of them; none is made twice.
 
     Args:
-        predictor: of the batch.
-        n_pictures: scans to show.
-        n_maps: scans to map, into ``maps/`` beside the table, with ``explanations.csv``; shown with it, too.
+        predictor: the predictor that the batch was made with.
+        n_pictures: number of scans to show.
+        n_maps: number of scans to map, into ``maps/`` beside the table, with ``explanations.csv``; their pictures show
+            the map.
     """
 
     def __init__(self, predictor: Predictor, n_pictures: int, n_maps: int = 0) -> None:
@@ -92,7 +93,7 @@ class ContactSheet:
         self._pictures: dict[str, bytes] = {}
 
     def of(self, outcome: FolderOutcome, progress: Progress = silent) -> list[ShownScan]:
-        """The sheet of a batch that is done. Raises OutputError."""
+        """Return the sheet of a finished batch. Raises OutputError."""
         n_scans = max(self._n_pictures, self._n_maps)
         scans = most_suspicious(outcome.rows, n_scans) if n_scans else []
         items = _by_name(outcome.items)
@@ -131,13 +132,13 @@ class ContactSheet:
         return below_each_other([side_by_side(drawn, height_inches=_STYLE.height_inches)], "jpeg")
 
     def _mapped(self, item: ScanToPredict, folder: Path) -> bytes:
-        if not (folder / RECORD_FILE).exists():  # the last file of a map
+        if not (folder / RECORD_FILE).exists():  # written last, so its presence means that the map is complete
             explain_item(self._predictor, item, folder, MapSettings())
         return below_each_other([(folder / PICTURE_FILE).read_bytes()], "jpeg")
 
 
 def _by_name(items: Sequence[ScanToPredict]) -> dict[tuple[str, str], ScanToPredict]:
-    """But for names that a table has several times, for regions of one scan."""
+    """Items by name; without names that a table repeats, as for several regions of one scan."""
     times = Counter(item.name for item in items)
     return {item.name: item for item in items if times[item.name] == 1}
 

@@ -1,4 +1,4 @@
-"""Scans that are the same, byte for byte, as one before them: computed once, reported for each."""
+"""Detection of byte-for-byte copies of an earlier scan, so that each is computed once and reported every time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from med_transfer.cohorts import Case, cache_key
 from med_transfer.scans import Series
 
-_SAMPLE = 1 << 14  # bytes at the start, the middle and the end, which nearly always tell two scans apart
+_SAMPLE = 1 << 14  # bytes read at the start, middle and end of a file; they nearly always tell two scans apart
 
 
 @dataclass(frozen=True, eq=False)
 class _Scan:
-    """A scan's key and files, each of which is read once at most."""
+    """A scan's key and files; each hash is computed at most once."""
 
     key: str
     files: tuple[Path, ...]
@@ -32,18 +32,18 @@ class _Scan:
 
 
 class Copies:
-    """Scans that were seen so far, by what their headers or sizes say; files are read only where that is the same."""
+    """The scans seen so far, indexed by headers or file sizes; contents are read only where those agree."""
 
     def __init__(self) -> None:
         self._first: dict[Hashable, _Scan] = {}
-        self._alike: dict[tuple[Hashable, bytes], list[_Scan]] = defaultdict(list)  # where a hint is that of several
+        self._alike: dict[tuple[Hashable, bytes], list[_Scan]] = defaultdict(list)  # for shared hints only
 
     def original(self, case: Case, series: Series | None, key: str) -> str:
-        """The key of the scan before it that it is a copy of; its own one where there is none."""
+        """Return the key of the earlier scan that this one is a copy of, or its own key if there is none."""
         files = _files(case, series)
         try:
             return self._original(_hint(case, series, files), _Scan(key, files)) if files else key
-        except OSError:  # reading it will say so
+        except OSError:  # reported when the scan itself is read
             return key
 
     def _original(self, hint: Hashable, scan: _Scan) -> str:
@@ -61,14 +61,14 @@ class Copies:
 
 
 def _files(case: Case, series: Series | None) -> tuple[Path, ...]:
-    """Those that hold all of it; none where they are not known before it is read."""
+    """The files that make up the scan; empty if they are not known before it is read."""
     if series is not None:
         return series.files if series.on_disk == series.files else ()
     return (case.path,) if case.path.suffix in (".gz", ".nii", ".nrrd", ".mha") and case.path.is_file() else ()
 
 
 def _hint(case: Case, series: Series | None, files: Sequence[Path]) -> Hashable:
-    """What else its answer depends on, but for the name; and what is known of its files without reading them."""
+    """Everything else that the prediction depends on, names excepted, and what is known of the files unopened."""
     there = replace(case, path=Path(), scan="", patient="", label=None, series_uid="", row=0)
     said = (str(series.verdict), series.part, series.format) if series else ()
     known = tuple(image.sop_uid for image in series.slices) if series and series.slices else _size(files)
@@ -80,7 +80,7 @@ def _size(files: Sequence[Path]) -> int:
 
 
 def _content(files: Sequence[Path], sample: int = 0) -> bytes:
-    """Hash of the files, or of a little of each."""
+    """SHA-256 of the files, or of ``sample`` bytes at the start, middle and end of each."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""A bundle's heat maps of scans, as files: NIfTI in the scan's coordinates, a picture, and what they are worth."""
+"""Heat maps of scans as files: NIfTI in the scan's coordinates, a picture, and a record of how far to trust them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,13 @@ TABLE_FILE = "explanations.csv"
 
 @dataclass(frozen=True)
 class ExplainedScans:
-    """What became of the scans: a record, or the reason why there is none, for each; folders are in the same order."""
+    """Outcome of explaining several scans.
+
+    Attributes:
+        folders: one per scan.
+        records: in the same order; None for a scan that could not be explained.
+        table: ``explanations.csv``, which gives the reasons; None for a single scan.
+    """
 
     folders: tuple[Path, ...]
     records: tuple[ExplanationRecord | None, ...]
@@ -51,7 +57,7 @@ class ExplainedScans:
 
     @property
     def exit_code(self) -> int:
-        """0 all explained, 1 some not."""
+        """0 if all scans were explained, 1 if some were not."""
         return int(None in self.records)
 
 
@@ -60,9 +66,9 @@ class ScanMap:
     """Where the network looked in one scan.
 
     Attributes:
-        record: class, method, place of the strongest value, and what speaks against the map.
-        values: float32 [depth, height, width] on the scan's voxels; NaN where the network saw nothing.
-        window: the scan's values that a picture shows black and white.
+        record: class, method, position of the peak, and doubts about the map.
+        values: float32 [depth, height, width] on the scan's voxels; NaN outside of the network's input.
+        window: voxel values of the scan that the picture shows as black and as white.
         seen: the box that the network saw.
     """
 
@@ -72,7 +78,7 @@ class ScanMap:
     seen: Region
 
     def picture(self, volume: Volume) -> bytes:
-        """PNG of three planes through the strongest value, plain above and with the map below."""
+        """PNG of the three planes through the peak: without the map above, with it below."""
         through = self.record.peak_lps_mm
         return heat_picture(volume.voxels, self.values, volume.affine, self.window, through, region=self.seen)
 
@@ -88,25 +94,25 @@ def explain_scans(
 ) -> ExplainedScans:
     """Map where a bundle's network looks in each scan.
 
-    One scan is written to ``out`` itself: map.nii.gz, picture.png, explanation.json. Of several each gets a folder
-    ``out/0001`` and so on, in the order of ``out/explanations.csv``, and one that cannot be used is recorded there.
+    For a single scan, map.nii.gz, picture.png and explanation.json are written to ``out`` itself. For several, each
+    gets a folder ``out/0001`` and so on, in the order of ``out/explanations.csv``, which also lists those that failed.
 
     Args:
-        bundle: a bundle folder, the run folder that holds one, or what ``load_bundle`` made of it, on a device of your
+        bundle: a bundle folder, the run folder that holds one, or the result of ``load_bundle``, on a device of your
             choice.
-        scans: one scan, a folder tree, or a ``.csv`` table (regions of interest, channels; labels are not needed).
+        scans: one scan, a folder tree, or a ``.csv`` table (for regions of interest or channels; labels not needed).
         out: folder to write to.
-        settings: how.
-        class_name: the class that is explained; None: the one that was called, or the most probable one.
-        progress: told how far it is.
+        settings: how the maps are made.
+        class_name: the class to explain; None: the predicted one, or the most probable one.
+        progress: called as scans are explained.
 
     Raises:
-        UsageError: no such class, settings that do not fit the network or its input, a region for several scans, or
-            none where the bundle needs one.
+        UsageError: the class is unknown, the settings do not fit the network or its input, a region was given for
+            several scans, or none was given though the bundle needs one.
         BundleError: the folder is no bundle, or its network is missing or changed.
         ScanError: the only scan cannot be used.
-        NothingDone: none of several can be used.
-        FolderInUse: another run is at work in ``out``.
+        NothingDone: none of several scans can be used.
+        FolderInUse: another run is writing to ``out``.
         OutputError: a file cannot be written.
     """
     out, predictor = Path(out), bundle if isinstance(bundle, Predictor) else Predictor(bundle, runtime="torch")
@@ -134,7 +140,7 @@ def _explain_each(
     class_name: str | None,
     progress: Progress,
 ) -> tuple[ExplainedScans, str]:
-    """In a folder of its own; and why the first has none, where it has none."""
+    """Explain each scan in its own folder; also return why the first one failed (empty if it did not)."""
     folders = tuple(out / f"{number:04d}" for number in range(1, len(items) + 1))
     records: list[ExplanationRecord | None] = []
     reasons: list[str] = []
@@ -169,7 +175,7 @@ def explain_item(
     class_name: str | None = None,
     progress: Progress = silent,
 ) -> ExplanationRecord:
-    """Write the three files of one scan that was found; arguments and errors as :func:`explain_scans`."""
+    """Write the three files of one listed scan; arguments and errors as for :func:`explain_scans`."""
     scans, region, mask = item.read(predictor.preprocessing.config)
     answer = predictor.predict(scans, region, mask=mask, columns=item.case.columns)
     mapped = explain_scan(predictor, scans, region, answer, settings, class_name, progress=progress)
@@ -187,15 +193,19 @@ def explain_scan(
     *,
     progress: Progress = silent,
 ) -> ScanMap:
-    """The map of a scan that was predicted.
+    """Map where the network looked in a scan that has been predicted.
 
     Args:
-        predictor: that gave the answer.
-        scans, region: what it was given, by column.
-        answer: what it said.
-        settings: how.
-        class_name: that is explained; None: the one that was called, or the most probable one.
-        progress: told how far it is.
+        predictor: the predictor that made the prediction.
+        scans, region: what it was given: Volumes by column, and the region of interest.
+        answer: its prediction.
+        settings: how the map is made.
+        class_name: the class to explain; None: the predicted one, or the most probable one.
+        progress: called as the map is computed.
+
+    Raises:
+        UsageError: the settings do not fit the network or its input.
+        ScanError: the scan cannot be used.
     """
     most_probable = max(answer.probabilities, key=answer.probabilities.__getitem__)
     chosen = class_name or (answer.predicted if answer.predicted in answer.probabilities else most_probable)
@@ -222,7 +232,8 @@ def explain_scan(
 
 
 def shown_window(predictor: Predictor, volume: Volume) -> tuple[float, float]:
-    """What the picture shows black and white: what the network's input does, or of z-scores nearly the whole range."""
+    """Voxel values that the picture shows as black and as white: the window of the network's first channel in HU, or,
+    for other normalisations, the 0.5 and 99.5 percentiles."""
     config = predictor.preprocessing.config.by_channel[0]
     if config.normalisation == "window":
         return config.window_hu
@@ -231,7 +242,7 @@ def shown_window(predictor: Predictor, volume: Volume) -> tuple[float, float]:
 
 
 def _forget(folder: Path) -> None:
-    """What an earlier call left there, which may be of another scan. Raises OutputError."""
+    """Delete what an earlier call wrote there, since it may belong to another scan. Raises OutputError."""
     try:
         for name in (RECORD_FILE, PICTURE_FILE, MAP_FILE):
             (folder / name).unlink(missing_ok=True)
@@ -247,7 +258,7 @@ def _write(folder: Path, mapped: ScanMap, volume: Volume) -> None:
 
 
 def write_table(path: Path, scans: Sequence[tuple[str, Path, ExplanationRecord | None, str]]) -> None:
-    """``explanations.csv`` of scans: name, folder, record, and the reason where there is none. Raises OutputError."""
+    """Write ``explanations.csv``; each scan is (name, folder, record, reason if there is none). Raises OutputError."""
     rows = [
         {**_row(record), "scan": name, "folder": folder.name if record else "", "reason": reason}
         for name, folder, record, reason in scans
@@ -256,7 +267,7 @@ def write_table(path: Path, scans: Sequence[tuple[str, Path, ExplanationRecord |
 
 
 def _row(record: ExplanationRecord | None) -> Mapping[str, object]:
-    """A row of the table; what is not known is empty."""
+    """A row of the table; unknown values are empty."""
     deletion, checked = (record.deletion, record.sanity) if record else (None, None)
     return {
         "scan": "",

@@ -1,4 +1,4 @@
-"""Batch inference: every scan of a folder tree or a table, whatever happens to one of them."""
+"""Batch inference over every scan of a folder tree or table; one that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from med_transfer.scans.isolation.scan_worker import ScanWorker
 log = logging.getLogger(__name__)
 
 LOG_FILE = "run.log"
-_FEW = 8  # scans below which it is not worth while to start processes
+_FEW = 8  # with fewer scans, starting reader processes does not pay
 
 
 class Predicts(Protocol):
-    """What a batch needs of a predictor.
+    """The interface that a batch needs from a predictor.
 
     Attributes:
-        record: of its bundle: the classes, whether there is a fusion.
-        preprocessing: of its network's input.
-        identity: hash of all that decides its answers.
-        device: where its network runs.
-        needs_handcrafted: whether its answers are made of handcrafted features, too.
+        record: the bundle's record, with its classes and fusion.
+        preprocessing: turns scans into the network's input.
+        identity: hash of everything that determines its predictions.
+        device: the device that the network runs on.
+        needs_handcrafted: whether its predictions also use handcrafted features.
     """
 
     record: BundleRecord
@@ -58,26 +58,26 @@ class Predicts(Protocol):
 
     @property
     def needs_handcrafted(self) -> bool:
-        """See above."""
+        """Whether its predictions also use handcrafted features."""
         ...
 
     def answer(self, given: NetworkInput, columns: Mapping[str, str] | None = None) -> Prediction:
-        """As :meth:`med_transfer.inference.Predictor.answer`. Raises ScanError."""
+        """Predict; see :meth:`med_transfer.inference.Predictor.answer`. Raises ScanError."""
         ...
 
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """How a batch is worked through; its answers do not depend on it.
+    """How a batch is processed; the predictions do not depend on it.
 
     Attributes:
-        workers: processes that read scans; None: one a processor core.
-        shard: which of the scans; one of several has a folder of its own in that of the batch.
-        observe: told of each prediction that is made, but not of rows that were there, of attempts that fail again and
-            of copies.
-        stopped: asked before each scan; once it is True the rest stays without a row, and the batch unfinished.
-        tries_again: asked, with the scan's key, whether the next run shall read one again that ended its reader.
-        engine: what works through them; None: this machine. See :mod:`med_transfer.inference.on_cluster`.
+        workers: number of processes that read scans; None: one per processor core.
+        shard: the part of the scans to process; one of several has its own folder within that of the batch.
+        observe: called with each new prediction, but not for rows that already exist, repeated failures, or copies.
+        stopped: called before each scan; once it returns True, the remaining scans get no row and the batch stays
+            unfinished.
+        tries_again: called with the key of a scan that crashed its reader; whether the next run should try it again.
+        engine: what processes the scans; None: this machine. See :mod:`med_transfer.inference.on_cluster`.
     """
 
     workers: int | None = None
@@ -90,11 +90,17 @@ class BatchSettings:
 
 @dataclass(frozen=True)
 class FolderOutcome:
-    """What became of a batch; every scan is a row of ``table``, every file that is none is counted as ignored.
+    """Outcome of a batch.
 
-    ``n_fused`` of the predicted scans also have a fused prediction; None when the bundle has no fusion. ``n_abstained``
-    of them abstain, for the reasons counted by their codes. ``items``: the scans, for whoever looks at some again;
-    ``rows`` of the table.
+    Attributes:
+        table: predictions.csv, one row per scan.
+        n_ok, n_rejected, n_failed: rows by status.
+        n_ignored: files that are not scans.
+        n_fused: predicted scans that also have a fused prediction; None if the bundle has no fusion.
+        n_abstained: predictions that abstain.
+        why_abstained: how many abstain for each reason, by its code.
+        items: the scans, for callers that read some of them again.
+        rows: the rows of the table.
     """
 
     table: Path
@@ -110,22 +116,22 @@ class FolderOutcome:
 
     @property
     def exit_code(self) -> int:
-        """0 all predicted, 1 some not, 3 none; a shard need have no scan."""
+        """0 if all scans were predicted, 1 if some were not, 3 if none was; 0 for a shard without scans."""
         n_bad = self.n_rejected + self.n_failed
         if n_bad and not self.n_ok:
             return NothingDone.exit_code
         return int(n_bad > 0)
 
 
-Job = tuple[ScanToPredict, str]  # and the key of what it is made from
-Answered = tuple[Prediction, bool]  # and whether another attempt would come to the same
+Job = tuple[ScanToPredict, str]  # the scan, and the key of everything that its row depends on
+Answered = tuple[Prediction, bool]  # the prediction, and whether another attempt would give the same
 
 
 class Engine(Protocol):
-    """What works through the scans in place of this machine."""
+    """Processes scans elsewhere than on this machine."""
 
     def answered(self, jobs: Iterator[Job], workers: int | None) -> Iterator[tuple[Job, Answered]]:
-        """Each once, in the order in which they are done; ``workers`` at a time, None: as many as it can."""
+        """Yield each job once, in order of completion; ``workers`` at a time, or as many as possible if None."""
         ...
 
 
@@ -136,23 +142,24 @@ def predict_all(
     progress: Progress = silent,
     settings: BatchSettings = BatchSettings(),
 ) -> FolderOutcome:
-    """Predict every scan and write ``out/predictions.csv`` as it goes.
+    """Predict every scan, adding rows to ``out/predictions.csv`` as they are done.
 
-    Scans that the table already holds are not predicted again, so a killed run goes on where it was; one whose files,
-    region or row have changed since is, and the row of one that is not there any more goes.
+    An interrupted run resumes: scans that already have a row are skipped, unless their files, region or table row have
+    changed since. Rows of scans that no longer exist are removed.
 
     Args:
-        predictor: answers for a scan that was read.
+        predictor: makes a prediction from a scan's network input.
         scans: a folder tree of mixed DICOM and other files, one scan, or a ``.csv`` table (labels not needed).
-        out: folder of the result.
-        progress: told how many scans are done.
-        settings: how.
+        out: folder for the result.
+        progress: called with the number of scans that are done.
+        settings: how the batch is processed.
 
     Raises:
-        ScanNotFound: no scan there.
-        CohortError: the table cannot be read, or the input has several channels and no table says which scans they are.
-        UsageError: a region for several scans, or none where the bundle needs one; the folder holds predictions by
-            another bundle, or of scans from another place.
+        ScanNotFound: there are no scans.
+        CohortError: the table cannot be read, or the input has several channels and no table assigns scans to them.
+        UsageError: a region was given for several scans, or none though the bundle needs one; or the folder holds
+            predictions by another bundle, or of scans from another place.
+        FolderInUse: another run is writing to ``out``.
         OutputError: the result cannot be written.
     """
     config, handcrafted = predictor.preprocessing.config, predictor.needs_handcrafted
@@ -168,7 +175,7 @@ def predict_items(
     progress: Progress = silent,
     settings: BatchSettings = BatchSettings(),
 ) -> FolderOutcome:
-    """:func:`predict_all` of those ``items`` that were found in ``scans``; rows of others that are there go."""
+    """Like :func:`predict_all`, for only the given ``items`` of ``scans``; rows of any other scan are removed."""
     made_by = {"bundle": predictor.identity, "version": cache_key(versions()), "device": str(predictor.device)}
     record, is_own = begin(settings.shard, [item.name for item in items], made_by, _settings(predictor, scans))
     items, made_by["scans"] = list(itertools.compress(items, is_own)), cache_key(str(path_of(scans).resolve()))
@@ -189,7 +196,7 @@ def predict_items(
 
 
 def _settings(predictor: Predicts, scans: Path | str | ScanWithRegion) -> dict[str, str]:
-    """What else a row may hang on."""
+    """Further settings that a row may depend on: device, read limits, region."""
     limits = ReadLimits.from_environment()
     region = {"region": repr((str(scans.mask), scans.roi_mm))} if isinstance(scans, ScanWithRegion) else {}
     of_reading = {"read_seconds": f"{limits.seconds:g}", "read_gib": f"{limits.gib:g}"}
@@ -214,7 +221,7 @@ def _outcome(table: Path, *, fused: bool) -> FolderOutcome:
 
 @dataclass
 class _Batch:
-    """The scans that have no row yet, and what becomes of each."""
+    """Predicts the scans that have no row yet."""
 
     predictor: Predicts
     items: Sequence[ScanToPredict]
@@ -224,7 +231,7 @@ class _Batch:
     _copies: dict[str, list[Job]] = field(default_factory=lambda: defaultdict(list), init=False)  # by original
 
     def write_rows(self, table: PredictionTable) -> None:
-        """A row of each, as soon as it is done, and what the row was made from."""
+        """Append each scan's row as soon as it is done, and note what the row was made from."""
         with closing(self._predicted()) as predicted:
             for (_, key), (prediction, settled) in predicted:
                 again = not settled and self.settings.tries_again(key)
@@ -233,12 +240,12 @@ class _Batch:
         self.tally.end()
 
     def _predicted(self) -> Generator[tuple[Job, Answered], None, None]:
-        """In the order in which they are done; copies last, on their own where their original has no answer."""
+        """Yield in order of completion, copies last; a copy is predicted itself if its original has no prediction."""
         answers: dict[str, Prediction] = {}
         for (item, key), (prediction, settled) in self._answered(self._unpredicted()):
             yield (item, key), (prediction, settled)
             if prediction.status == "ok":
-                answers[key] = replace(prediction, facts={})  # of a million scans; nobody looks at those of a copy
+                answers[key] = replace(prediction, facts={})  # unused for copies; there may be a million scans
         for original in [key for key in self._copies if key in answers]:
             for copy in self._copies.pop(original):
                 yield copy, (copy[0].named(answers[original], 0.0), True)
@@ -247,7 +254,7 @@ class _Batch:
     def _unpredicted(self) -> Iterator[Job]:
         seen = Copies()
         for item in self.items:
-            key = item.key(self.predictor.preprocessing)  # before reading: what changes meanwhile counts as changed
+            key = item.key(self.predictor.preprocessing)  # before reading, so that a change meanwhile counts as one
             if self.origins.take(key):
                 self.tally.skip()
             elif self.settings.stopped():
@@ -262,7 +269,7 @@ class _Batch:
         jobs = (job for job in itertools.chain(few, jobs) if not self.settings.stopped())
         elsewhere = self.settings.engine
         for job, answered in elsewhere.answered(jobs, self.settings.workers) if elsewhere else self._here(few, jobs):
-            if answered[0].status == "ok" or job[1] not in self.origins.tried:  # which was told of then
+            if answered[0].status == "ok" or job[1] not in self.origins.tried:  # else observed before
                 self.settings.observe(answered[0])
             yield job, answered
 
@@ -283,7 +290,8 @@ def _plainly(function: Callable[..., NetworkInput], *arguments: Any, where: obje
 
 
 def read_and_answer(job: Job, predictor: Predicts, call: Callable[..., NetworkInput]) -> Answered:
-    """One scan, whatever becomes of it; ``call`` is :meth:`ScanWorker.call`, or a plain call."""
+    """Read and predict one scan; a scan that fails becomes a row, too. ``call`` is :meth:`ScanWorker.call`, or calls
+    directly."""
     config, handcrafted = predictor.preprocessing.config, predictor.needs_handcrafted
     given, seconds = _read(job, call, config=config, handcrafted=handcrafted)
     return _answer(job[0], given, seconds, predictor)
@@ -292,7 +300,7 @@ def read_and_answer(job: Job, predictor: Predicts, call: Callable[..., NetworkIn
 def _read(
     job: Job, call: Callable[..., NetworkInput], *, config: PreprocessingConfig, handcrafted: bool
 ) -> tuple[NetworkInput | ScanError, float]:
-    """What the network is given, or why there is nothing; and the seconds that it took."""
+    """The network's input, or the error that prevented it, and the seconds that reading took."""
     started, item = time.monotonic(), job[0]
     try:
         if item.damage:

@@ -1,4 +1,4 @@
-"""What there is to predict: the scans of a folder tree, the rows of a table, or one scan and where to look in it."""
+"""List the scans to predict: those of a folder tree, the rows of a table, or one scan with a region of interest."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from med_transfer.scans.search.links import how_to_follow
 
 @dataclass(frozen=True)
 class ScanWithRegion:
-    """One scan and where to look in it, without a table.
+    """One scan and its region of interest, given without a table.
 
     Attributes:
-        path: of the scan.
+        path: file or folder of the scan.
         mask: file of the finding's mask.
-        roi_mm: middle of the region of interest, x, y and z in DICOM patient coordinates (LPS), and its edge.
+        roi_mm: region of interest: its centre x, y, z in DICOM patient coordinates (LPS), and its edge length.
     """
 
     path: Path
@@ -40,14 +40,14 @@ class ScanWithRegion:
     roi_mm: tuple[float, float, float, float] | None = None
 
     def given_to(self, item: ScanToPredict) -> ScanToPredict:
-        """The scan, as if its table gave the mask and region."""
+        """Return the item as if its table row had given the mask and region."""
         centre, size = (self.roi_mm[:3], self.roi_mm[3]) if self.roi_mm else (None, None)
         return replace(item, case=replace(item.case, mask=self.mask, roi_centre_mm=centre, roi_size_mm=size))
 
 
 @dataclass(frozen=True)
 class ScanToPredict:
-    """One case to predict: a row of a table, a series that was found, or a damaged file and what is wrong with it."""
+    """One case to predict: a row of a table, a series found on disk, or a file with a description of its damage."""
 
     case: Case
     series: Series | None = None
@@ -55,24 +55,24 @@ class ScanToPredict:
 
     @property
     def name(self) -> tuple[str, str]:
-        """What tells it from the other scans of the folder or table."""
+        """Scan name and series UID, which identify it within the folder or table."""
         return self.case.scan, self.case.series_uid
 
     def key(self, preprocessing: Preprocessing) -> str:
-        """Changes with everything that the row depends on, beside the bundle."""
+        """Hash of everything that the row depends on, apart from the bundle."""
         verdict = str(self.series.verdict) if self.series else ""  # a file beside a series may damage it
         written = [self.case.scan, self.case.patient, dict(self.case.columns), self.damage, verdict]
         return cache_key(preparation_key(self.case, preprocessing, series=self.series), written)
 
     def read(self, config: PreprocessingConfig) -> tuple[dict[str, Volume], Region | None, Volume | None]:
-        """Its scans by column, where to look, and the mask where there is one. Raises ScanError."""
+        """Read its scans by column, and its region of interest and mask, each None if not given. Raises ScanError."""
         if self.damage:
             raise UnreadableScan(self.damage, where=self.case.scan)
         scans = read_scans(self.case, config, self.series)
         return scans, *region_of_case(self.case, scans["scan"])
 
     def named(self, prediction: Prediction, seconds: float) -> Prediction:
-        """A prediction under the name that the user knows the scan by."""
+        """Return the prediction under the names that the folder or table gives the scan, with its ``seconds``."""
         return replace(
             prediction,
             scan=self.case.scan,
@@ -83,7 +83,7 @@ class ScanToPredict:
 
 
 def path_of(scans: Path | str | ScanWithRegion) -> Path:
-    """Where they are."""
+    """The file or folder of the scans."""
     return scans.path if isinstance(scans, ScanWithRegion) else Path(scans)
 
 
@@ -94,18 +94,19 @@ def scans_to_predict(
     *,
     handcrafted: bool = False,
 ) -> tuple[list[ScanToPredict], int]:
-    """What there is to predict, in a stable order, and how many files are no scans.
+    """List the scans to predict, in a stable order, and count the files that are not scans.
 
     Args:
         scans: a folder tree, one scan, or a ``.csv`` table.
-        config: of the bundle.
-        progress: told how many files were looked into.
-        handcrafted: whether the bundle's answers are made of handcrafted features, too, which a region is measured by.
+        config: the bundle's preprocessing.
+        progress: called with the number of files examined.
+        handcrafted: whether the bundle also uses handcrafted features, which are measured in a region.
 
     Raises:
-        ScanNotFound: no scan there.
-        UsageError: a region for several scans, none where the bundle needs one, or one that it has no use for.
-        CohortError: the table cannot be read, or the input has several channels and no table says which scans they are.
+        ScanNotFound: there are no scans.
+        UsageError: a region was given for several scans or for a bundle that ignores it, or none though the bundle
+            needs one.
+        CohortError: the table cannot be read, or the input has several channels and no table assigns scans to them.
     """
     path = path_of(scans)
     of_table = path.suffix.lower() == ".csv"

@@ -1,4 +1,4 @@
-"""The scans of a batch on the machines of a Ray cluster. Rows, journal and order stay with the process that asked."""
+"""Batch inference on the machines of a Ray cluster. The calling process alone writes rows and their origins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 @dataclass(frozen=True)
 class _Asked:
-    """What each machine needs to be the same predictor."""
+    """What each machine needs to load the same predictor."""
 
     bundle: Path
     device: str
@@ -31,12 +31,12 @@ class _Asked:
 
 @dataclass(frozen=True)
 class OnCluster:
-    """An engine for :class:`~med_transfer.inference.BatchSettings`: a core of the cluster reads a scan and predicts it.
+    """Engine for :class:`~med_transfer.inference.BatchSettings`; each scan is read and predicted on one cluster core.
 
     Args:
         machines: see :func:`med_transfer.runtimes.cluster.cluster`.
-        predictor: whose answers they are; each process of the cluster loads its bundle once.
-        scans: folder or table of the scans, which all machines have at the same path.
+        predictor: the predictor to reproduce; each process of the cluster loads its bundle once.
+        scans: folder or table of the scans, at the same path on all machines.
     """
 
     machines: Cluster
@@ -44,10 +44,10 @@ class OnCluster:
     scans: Path
 
     def answered(self, jobs: Iterator[Job], workers: int | None) -> Iterator[tuple[Job, Answered]]:
-        """Each job with what the batch's own process would have made of it.
+        """Yield each job with the result that the batch's own process would have given.
 
         Raises:
-            UsageError, BundleError: a machine lacks the scans or the bundle, or has another one.
+            UsageError, BundleError: a machine lacks the scans or the bundle, or has a different bundle.
         """
         predictor, device = self.predictor, self.predictor.device.type
         asked = _Asked(
@@ -65,12 +65,12 @@ def _answer(job: Job, asked: _Asked) -> Answered:
 
 @lru_cache(maxsize=1)
 def _loaded(asked: _Asked) -> tuple[Predictor, ScanWorker]:
-    """Once a process, however many scans it is given."""
+    """Load the bundle, once per process."""
     require_there(asked.bundle)
     require_there(asked.scans)
     remarks = logging.getLogger("med_transfer")
     level = remarks.level
-    remarks.setLevel(logging.ERROR)  # whoever asked has told what there is to say of the bundle
+    remarks.setLevel(logging.ERROR)  # the calling process has logged them already
     try:
         predictor = Predictor(asked.bundle, asked.device, runtime=asked.runtime)
     finally:
@@ -86,7 +86,7 @@ def _loaded(asked: _Asked) -> tuple[Predictor, ScanWorker]:
 
 
 def _given_up(job: Job, lost: TaskLost) -> Answered:
-    """Another run tries the scan again."""
+    """A failed row, marked to be tried again by the next run."""
     item = job[0]
     error = ScanAborted(
         Sentence("processes or machines were lost with it again and again ({why})", why=lost.why), where=item.case.path

@@ -1,4 +1,4 @@
-"""A bundle at work: one scan in, one prediction out."""
+"""Predictor: a loaded bundle that turns one scan into one prediction."""
 
 from __future__ import annotations
 
@@ -39,15 +39,16 @@ class Predictor:
 
     Args:
         bundle: the bundle folder, or the run folder that holds it.
-        device: ``auto`` (a GPU when there is one), ``cpu`` or ``cuda``.
-        public_key: PEM file of whoever must have signed the bundle; None takes an unsigned one, too, and says so.
-        runtime: what computes the network: ``torch``, a runtime that the bundle was exported for, or ``auto``, the
+        device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
+        public_key: PEM file of the public key that the bundle must be signed with; None also accepts an unsigned
+            bundle, with a warning.
+        runtime: what computes the network: ``torch``, a runtime that the bundle was exported for, or ``auto`` for the
             fastest of them.
 
     Raises:
-        BundleError: the folder is no bundle, or incomplete, or changed, or not signed with that key; it was not
-            exported for that runtime.
-        ConfigError: a device that this machine does not have.
+        BundleError: the folder is not a bundle, or is incomplete, changed, not signed with that key, or not exported
+            for that runtime.
+        ConfigError: this machine does not have the device, or the device cannot use the runtime.
         MissingExtra: the runtime is not installed.
     """
 
@@ -63,24 +64,24 @@ class Predictor:
         self.chosen = choose_network(network, bundle, self.record.weights_sha256, runtime, self.device.type)
         self.network = self.chosen.ensemble
         self.similar_cases = load_similar_cases(bundle) if self.record.n_similar_cases else None
-        made_by = self.record.model_dump_json()  # the weights' hash is in it
+        made_by = self.record.model_dump_json()  # contains the hash of the weights
         if self.chosen.export is not None:
             made_by += self.chosen.export.model_dump_json() + self.chosen.precision
         self.identity = hashlib.sha256(made_by.encode()).hexdigest()
 
     def __repr__(self) -> str:
-        """What it tells apart, from what, on what."""
+        """Show the classes, backbone, runtime and device."""
         classes = ", ".join(self.record.classes)
         return f"Predictor({classes}; {self.record.backbone.name}, by {self.runtime} on {self.device})"
 
     @cached_property
     def torch_network(self) -> Ensemble:
-        """The network as torch computes it, whose maps can be explained. Raises BundleError."""
+        """The network as computed by torch, which heat maps need. Raises BundleError."""
         return self.network if self.chosen.export is None else load_network(self.folder).to(self.device)
 
     @property
     def runtime(self) -> Runtime:
-        """What computes the network, as it can be asked for."""
+        """The runtime that computes the network, never ``auto``."""
         return "torch" if self.chosen.export is None else self.chosen.export.format
 
     def predict(
@@ -92,19 +93,19 @@ class Predictor:
         mask: Volume | Path | str | None = None,
         columns: Mapping[str, str] | None = None,
     ) -> Prediction:
-        """Predict one scan, or one case of several.
+        """Predict one case, of one scan or of one scan per channel.
 
         Args:
-            source: a DICOM series folder, archive or file, a NIfTI, NRRD or MetaImage file, a Series that was found, or
-                a Volume that was read. Where the input has several channels, each one's by its column:
+            source: a DICOM series folder, archive or file, a NIfTI, NRRD or MetaImage file, a Series found by a search,
+                or a Volume. If the input has several channels, a mapping from column to source:
                 ``{"scan": ..., "scan_arterial": ...}``.
-            region: where to look, when the bundle was trained on regions of interest; None: the box around the mask.
-            series_uid: which series, when a folder holds several.
-            mask: of the finding, a file or read already; also for the handcrafted features of a bundle with a fusion.
-            columns: clinical columns by name, for a fusion that has some; an empty text is a missing value.
+            region: region of interest, if the bundle was trained on regions; None: the box around the mask.
+            series_uid: the series to use if a folder holds several.
+            mask: mask of the finding, as a file or Volume; also used by a fusion for handcrafted features.
+            columns: clinical columns by name, for a fusion that uses them; an empty string is a missing value.
 
         Raises:
-            ScanError: a scan cannot be used, or a channel has none; the message says why.
+            ScanError: a scan cannot be used, or a channel has no scan; the message says why.
         """
         started = time.monotonic()
         sources = source if isinstance(source, Mapping) else {FIRST_CHANNEL: source}
@@ -120,11 +121,15 @@ class Predictor:
         return replace(answer, scan=name, seconds=round(time.monotonic() - started, 3))
 
     def answer(self, given: NetworkInput, columns: Mapping[str, str] | None = None) -> Prediction:
-        """The prediction for an input that was read already, for example in another process; arguments as above.
+        """Predict an input that has been read already, for example in another process.
+
+        Args:
+            given: the network's input, with what else is known of the scan.
+            columns: see :meth:`predict`.
 
         Raises:
-            InputRejected: a modality that no development scan had.
-            NoAnswer: the network gave NaN or infinity.
+            InputRejected: no development scan had this modality.
+            NoAnswer: the network's output is NaN or infinite.
         """
         self.record.input_envelope.require_modality(given.facts, given.path)
         image = torch.from_numpy(given.image).float()[None].to(self.device)
@@ -144,7 +149,7 @@ class Predictor:
         return fusion.fuse(scan).complete(answer, 0, self.record.classes)
 
     def _notes(self, given: NetworkInput) -> str:
-        """What there is to say of the scan, as that its answer is no test."""
+        """Remarks on the scan, including one if it is a training scan, whose prediction is no test of the bundle."""
         if given.sample_hash not in self._learned_from:
             return given.notes
         remark(log, "%s: %s", given.path, LEARNED_FROM, kind=LEARNED_FROM)
@@ -152,11 +157,11 @@ class Predictor:
 
     @property
     def needs_handcrafted(self) -> bool:
-        """Whether its answers are made of handcrafted features, too."""
+        """Whether its predictions also use handcrafted features."""
         return self.record.fusion is not None and bool(self.record.fusion.inputs.handcrafted)
 
     def read(self, source: Path | str | Series, series_uid: str = "") -> Volume:
-        """Read a scan as the bundle's scans were read. Raises ScanError."""
+        """Read a scan as the bundle's training scans were read. Raises ScanError."""
         return read_scan(source, series_uid, max_gap_mm=self.record.preprocessing.max_gap_mm)
 
     def predict_folder(
@@ -168,7 +173,7 @@ class Predictor:
     ) -> FolderOutcome:
         """Predict every scan of a folder tree or of a table; see :func:`med_transfer.inference.folder.predict_all`.
 
-        Without ``progress`` a terminal or notebook shows bars.
+        Without ``progress``, bars are shown in a terminal or notebook.
         """
         with bars_unless(progress) as progress:
             return predict_all(self, scans, Path(out), progress, settings)
@@ -186,5 +191,5 @@ def _device(name: str) -> torch.device:
 def load_bundle(
     bundle: Path | str, device: str = "auto", public_key: Path | None = None, runtime: Runtime = "auto"
 ) -> Predictor:
-    """The predictor of a bundle folder. Raises as :class:`Predictor`."""
+    """Load a bundle. Arguments and errors as for :class:`Predictor`."""
     return Predictor(bundle, device, public_key, runtime)

@@ -1,4 +1,4 @@
-"""A batch as a SLURM job array: the script that runs one shard a task."""
+"""Batch inference as a SLURM job array, one shard per task."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ exec {command} --shard "$SLURM_ARRAY_TASK_ID/{n}"
 def write_sbatch(
     out: Path, n: int, program: Sequence[str], arguments: Sequence[str], of_merge: Sequence[str] = ()
 ) -> Path:
-    """Write ``out/predict.sbatch``.
+    """Write ``out/predict.sbatch`` and return its path.
 
     Args:
         out: folder of the batch.
-        n: tasks, and shards.
-        program: words that start med-transfer on the cluster.
-        arguments: of ``predict``, but for ``--shard``.
-        of_merge: options of the ``merge`` that is to follow.
+        n: number of tasks, one per shard.
+        program: command words that start med-transfer on the cluster.
+        arguments: arguments of ``predict``, without ``--shard``.
+        of_merge: options of the ``merge`` command that follows, which the script shows in a comment.
 
     Raises:
-        UsageError: a name that no script of SLURM can hold.
-        OutputError: it cannot be written.
+        UsageError: the folder's name contains a quote or line break, which a SLURM script cannot hold.
+        OutputError: the script cannot be written.
     """
     if any(character in str(out) for character in '\n\r"'):
         raise UsageError(repr(str(out)), where="--out", expected="a folder's name without quotes and line ends")

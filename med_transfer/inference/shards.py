@@ -1,4 +1,4 @@
-"""A batch in parts, one a machine: which scans are a part's, what it leaves behind, and all of them put together."""
+"""Shards of a batch, one per machine: which scans belong to each, the record it writes, and merging the results."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ RECORD_FILE, TABLE_FILE = "batch.json", "predictions.csv"
 
 @dataclass(frozen=True)
 class Shard:
-    """Part ``number``, from 1, of ``of``. Which scans are its own hangs on their names alone, not on how many there are
-    or in which order they are listed."""
+    """Part ``number`` of ``of``, counted from 1. Scans are assigned by their names alone, independent of how many there
+    are and of their order."""
 
     number: int = 1
     of: int = 1
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """``3/8``. Raises UsageError."""
+        """Parse text such as ``3/8``. Raises UsageError."""
         found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
         shard = cls(int(found[1]), int(found[2])) if found else cls(0, 0)
         if not 1 <= shard.number <= shard.of:
@@ -38,12 +38,12 @@ class Shard:
         return shard
 
     def holds(self, *name: str) -> bool:
-        """Whether a scan of this name is its own."""
+        """Whether a scan of this name belongs to the shard."""
         return int.from_bytes(_digest(name)[:8]) % self.of == self.number - 1
 
     @property
     def folder(self) -> str:
-        """Its folder in that of the batch."""
+        """Its folder within that of the batch; empty if it is the whole batch."""
         return f"shard-{self.number:0{len(str(self.of))}d}-of-{self.of}" if self.of > 1 else ""
 
 
@@ -51,15 +51,15 @@ WHOLE = Shard()
 
 
 class BatchRecord(BaseModel):
-    """``batch.json``: what a run of ``predict`` set out to do, and whether it has.
+    """``batch.json``: the task of a ``predict`` run, and whether it is finished.
 
     Attributes:
-        shard, of: which part it is of how many.
-        bundle, version: hashes of what made the rows.
-        settings: what else a row may hang on: device, limits of reading, region.
-        n_listed, listing: number and hash of the names of all scans, those of the other shards, too.
-        n_scans: that are its own.
-        table_sha256: of its finished ``predictions.csv``; empty until then.
+        shard, of: the shard's number, and the number of shards.
+        bundle, version: hashes of the predictor and of the package versions.
+        settings: what else a row may depend on: device, read limits, region.
+        n_listed, listing: number of all scans, including those of other shards, and the hash of their names.
+        n_scans: number of scans in this shard.
+        table_sha256: hash of the finished ``predictions.csv``; empty until then.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -75,13 +75,13 @@ class BatchRecord(BaseModel):
     table_sha256: str = ""
 
     def write(self, folder: Path, table: Path | None = None) -> None:
-        """As begun, or as finished with this table. Raises OutputError."""
+        """Write the record, as finished if ``table`` is given. Raises OutputError."""
         done = self.model_copy(update={"table_sha256": sha256_of(table) if table else ""})
         write_text(folder / RECORD_FILE, done.model_dump_json(indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> BatchRecord:
-        """Raises UsageError: the folder is none of ``predict``."""
+        """Read the record. Raises UsageError if ``predict`` did not write the folder."""
         try:
             return cls.model_validate_json((folder / RECORD_FILE).read_bytes())
         except (OSError, ValidationError) as error:
@@ -96,7 +96,7 @@ class BatchRecord(BaseModel):
 def begin(
     shard: Shard, names: Sequence[tuple[str, ...]], made_by: Mapping[str, str], settings: Mapping[str, str]
 ) -> tuple[BatchRecord, list[bool]]:
-    """The record of a run that begins, and which of all scans, by their names, are its own."""
+    """Return the record of a starting run, and for each scan name whether it belongs to the shard."""
     is_own = [shard.holds(*name) for name in names]
     record = BatchRecord(
         shard=shard.number,
@@ -112,17 +112,20 @@ def begin(
 
 
 def merge(folders: Sequence[Path], out: Path) -> tuple[Path, list[Prediction]]:
-    """Write ``out/predictions.csv`` of all shards, as one run over all scans would have; and its rows, shard by shard.
+    """Merge all shards into ``out/predictions.csv``, with the content that a single run over all scans would write.
 
-    Called again after a kill, it writes what is still lacking.
+    After an interruption it can be called again and writes what is still missing.
+
+    Returns:
+        The table, and its rows, shard by shard.
 
     Raises:
-        UsageError: a shard is missing, twice there, incomplete, or of another bundle, other settings or other scans;
-            ``out`` holds other predictions, or another job.
-        FolderInUse: another run is at work in ``out``.
-        OutputError: it cannot be written.
+        UsageError: a shard is missing, duplicated, incomplete, or was made with another bundle, other settings or
+            other scans; or ``out`` holds other predictions or another kind of run.
+        FolderInUse: another run is writing to ``out``.
+        OutputError: a file cannot be written.
     """
-    records = {folder: BatchRecord.read(folder) for folder in folders if not folder.is_file()}  # as OUT/* names them
+    records = {folder: BatchRecord.read(folder) for folder in folders if not folder.is_file()}  # OUT/* also names files
     if not records:
         raise UsageError("no shard", where=", ".join(map(str, folders)), expected="the folders of all shards")
     _require_alike(records)
@@ -141,7 +144,7 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[Path, list[Prediction]]:
 
 
 def _write_once(table: Path, content: bytes) -> None:
-    """Raises UsageError: predictions are there that are not these."""
+    """Write the table unless it is there already. Raises UsageError if other predictions are there."""
     if not table.exists():
         write_bytes(table, content)
     elif table.read_bytes() != content:

@@ -1,4 +1,4 @@
-"""summary.html: what became of a batch at a glance; who to look at first."""
+"""summary.html: the outcome of a batch at a glance, and which scans to look at first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SUMMARY_FILE = "summary.html"
 _TEMPLATE = "summary.html.jinja"
 _HERE = Path(__file__).parent
-_OUT_OF_DISTRIBUTION, _MOST = 0.95, 50  # novelty from which a scan is suspicious, and how many are shown
+_OUT_OF_DISTRIBUTION, _MOST = 0.95, 50  # novelty above which a scan is suspicious; most that are shown
 
 
 def write_beside(
@@ -33,9 +33,18 @@ def write_beside(
     shown: Sequence[ShownScan] = (),
     rows: Sequence[Prediction] | None = None,
 ) -> None:
-    """The summary of a finished table, and the table in further formats. Raises OutputError, MissingExtra.
+    """Write the summary of a finished table beside it, and the table in further formats.
 
-    ``rows`` of the table; None: they are read.
+    Args:
+        table: predictions.csv.
+        formats: of the copies of the table.
+        language: of the summary.
+        shown: the contact sheet.
+        rows: the table's rows; None: read them from the table.
+
+    Raises:
+        OutputError: a file cannot be written.
+        MissingExtra: the package for a format is not installed.
     """
     rows = PredictionTable.load(table) if rows is None else rows
     write_summary(table.with_name(SUMMARY_FILE), rows, language, shown)
@@ -46,7 +55,7 @@ def write_beside(
 def write_summary(
     path: Path, rows: Sequence[Prediction], language: Language = "en", shown: Sequence[ShownScan] = ()
 ) -> Path:
-    """Of the rows of a table, and of the scans to look at first. Raises OutputError."""
+    """Write a page that summarises a table's rows and shows the scans to look at first. Raises OutputError."""
     statuses, t = Counter(row.status for row in rows), translator(language).reading(_HERE / "summary")
     counts = {status: statuses[status] for status in ("ok", "rejected", "failed")}
     words = {"rejected": t("rejected"), "failed": t("failed")}
@@ -64,7 +73,10 @@ def write_summary(
 
 
 def _reasons(rows: Sequence[Prediction]) -> list[tuple[str, int, str, str]]:
-    """Status, how many, the reason of the first without its name, and its name; the most frequent first."""
+    """Groups of unusable scans with the same reason up to its numbers, most frequent first.
+
+    Each is (status, number of scans, reason of the first scan without its name, name of the first scan).
+    """
     alike: dict[tuple[str, str], list[Prediction]] = defaultdict(list)
     for row in rows:
         if row.status != "ok":

@@ -1,8 +1,8 @@
-"""A folder that fills: each scan is predicted when it is complete, for as long as one likes.
+"""Watch a folder that is still filling, and predict each scan once it is complete, until stopped.
 
-Complete is a scan whose files nothing has changed for a while: neither their number nor a size, a time or an inode of
-one. That is seen by looking again, not told by the files' times, which a copy may keep and which another machine's
-clock made; and not by the system's own notice of changes (inotify), which does not reach over network shares.
+A scan is complete once its files have not changed for a while, neither in number nor in size, modification time or
+inode. This is found by polling. The age of a file's modification time says nothing: copying may preserve the time, and
+it may come from another machine's clock. Notification by the operating system (inotify) does not reach network shares.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from med_transfer.scans.stamps import stamps
 
 log = logging.getLogger(__name__)
 
-_ATTEMPTS = 3  # at a scan that ends its reader, or the whole folder would wait for it each time another one arrives
+_ATTEMPTS = 3  # at a scan that crashes its reader; without a limit, each new arrival would make the folder wait for it
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class WatchSettings:
     """When to look, and when a scan is complete.
 
     Attributes:
-        quiet_seconds: without any change of its files, after which a scan counts as complete.
-        poll_seconds: between two looks at the folder.
-        stop: set, from another thread or a signal, it ends the watch after the scans that are under way.
-        clock: seconds that only grow.
+        quiet_seconds: how long a scan's files must stay unchanged to count as complete.
+        poll_seconds: time between two looks at the folder.
+        stop: set from another thread or a signal handler, ends the watch after the scans in progress.
+        clock: monotonic clock, in seconds.
     """
 
     quiet_seconds: float = 60.0
@@ -46,7 +46,7 @@ class WatchSettings:
     clock: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        """Raises UsageError."""
+        """Check the settings. Raises UsageError."""
         for name in ("quiet_seconds", "poll_seconds"):
             if not 0 < getattr(self, name) < 1e6:
                 raise UsageError(f"{getattr(self, name):g}", where=name, expected="seconds, more than 0")
@@ -60,14 +60,15 @@ def watch(
     settings: BatchSettings = BatchSettings(),  # noqa: B008
     watching: WatchSettings | None = None,
 ) -> Iterator[FolderOutcome]:
-    """Predict what arrives in a folder, until told to stop; the outcome after each round that had something to do.
+    """Predict scans as they arrive in a folder, until stopped; yield the outcome of each round that changed something.
 
-    Between rounds ``out/predictions.csv`` is that of :func:`~med_transfer.inference.folder.predict_all` on the scans
-    that are complete: a scan that changes loses its row, and gets a new one when it is complete again.
+    Between rounds ``out/predictions.csv`` equals the result of :func:`~med_transfer.inference.folder.predict_all` on
+    the complete scans: a scan that changes loses its row, and gets a new one once it is complete again.
 
     Raises:
-        UsageError: not a folder, or shards, which would each see another state of it; else as ``predict_all``.
-        CohortError, OutputError: as there.
+        UsageError: ``folder`` is not a folder, ``out`` lies within it, or a shard was requested, since each shard would
+            see the folder in another state; else as for ``predict_all``.
+        CohortError, FolderInUse, OutputError: as for ``predict_all``.
     """
     watching = watching or WatchSettings()
     if not folder.is_dir():
@@ -86,7 +87,7 @@ def watch(
     settings = replace(settings, stopped=watching.stop.is_set, tries_again=tries_again)
     while not watching.stop.is_set():
         before, complete = complete, tree.complete()
-        all_changed = before and tree.items and not complete  # and not: nothing can be seen
+        all_changed = before and tree.items and not complete  # not merely an unreachable folder
         if all_changed or (complete and complete != before):
             items = [tree.items[name] for name in complete]
             yield predict_items(predictor, folder, items, out, progress, settings)
@@ -98,7 +99,7 @@ Name = tuple[str, str]
 
 @dataclass
 class _Tree:
-    """What lies in the folder, and since when it has been as it is."""
+    """The scans in the folder, and since when each has been unchanged."""
 
     folder: Path
     predictor: Predicts
@@ -109,17 +110,17 @@ class _Tree:
     _since: dict[Name, float] = field(default_factory=dict)
 
     def complete(self) -> dict[Name, str]:
-        """Scans that have not changed for long enough, with the key of what each is made from."""
+        """Scans that have been unchanged for long enough, each with the key of everything that its row depends on."""
         now, files = self.watching.clock(), _files_of(self.folder)
         if files != self._files and self._look(now):
-            self._files = files  # until they change there is no header to look at
+            self._files = files  # headers need not be read again until files change
         return {name: key for name, key in self._keys.items() if now - self._since[name] >= self.watching.quiet_seconds}
 
     def _look(self, now: float) -> bool:
-        """Whether the folder could be looked through."""
+        """List the scans again; False if part of the folder cannot be opened now."""
         try:
             items, _ = scans_to_predict(self.folder, self.predictor.preprocessing.config)
-        except ScanError:  # none yet; or none for now, as where a network drive is away: rows that are there stay
+        except ScanError:  # none yet, or a network drive is away, in which case existing rows stay
             items = []
         away = [item.case.path for item in items if item.damage and self._holds_scans(item.case.path)]
         if away:

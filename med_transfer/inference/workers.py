@@ -1,4 +1,4 @@
-"""Several workers, each in a thread of its own, on a stream of jobs, few of which are under way at a time."""
+"""Process a stream of jobs with several workers, one thread each, and a bounded number of jobs in flight."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from med_transfer.scans.isolation.scan_worker import ScanWorker
 Job = TypeVar("Job")
 Taken = TypeVar("Taken", contravariant=True)
 Result = TypeVar("Result", covariant=True)
-AHEAD = 2  # jobs a worker, done or under way, that wait for whoever takes the results
+AHEAD = 2  # jobs per worker that are in progress, or done and not yet taken
 
 
 class Worker(Protocol[Taken, Result]):
-    """One of several; only its own thread calls it, but for ``close``."""
+    """One of several workers; only its own thread calls it, except for ``close``."""
 
     def __call__(self, job: Taken) -> Result:
-        """Do it."""
+        """Do the job."""
         ...
 
     def close(self) -> None:
-        """End it, also in the middle of a job."""
+        """Stop the worker, even in the middle of a job."""
         ...
 
 
 def in_turn(workers: Sequence[Worker[Job, Result]], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
-    """Each job with its result, in the order in which they are done; what a worker raises ends it all.
+    """Yield each job with its result, in order of completion; an exception in a worker ends the iteration.
 
-    Few are under way at a time, however many there are and however slowly the results are taken.
+    At most ``AHEAD`` jobs per worker are in flight, however many jobs there are and however slowly results are taken.
     """
     jobs, todo, done = iter(jobs), SimpleQueue(), SimpleQueue()
     ended = threading.Event()
@@ -60,7 +60,7 @@ def in_turn(workers: Sequence[Worker[Job, Result]], jobs: Iterable[Job]) -> Iter
         for thread in threads:
             thread.join(10.0)
         for worker in workers:
-            worker.close()  # of one that had just begun
+            worker.close()  # again, for one whose process had just been starting
 
 
 _END = object()
@@ -76,16 +76,16 @@ def _work(worker: Worker, todo: SimpleQueue, done: SimpleQueue, ended: threading
 
 
 class Reader(Generic[Job, Result]):
-    """A worker that does its job in a process of its own."""
+    """A worker that runs its jobs in a separate process."""
 
     def __init__(self, read: Callable[[Job, Callable], Result], process: ScanWorker) -> None:
-        """``read`` is given the job, and what calls a function in the process."""
+        """``read`` gets the job, and a callable that calls a function in the process."""
         self._read, self._process = read, process
 
     def __call__(self, job: Job) -> Result:
-        """The result; a process that ends is an error of its scan, and the next scan gets another."""
+        """Return the result. A crash of the process is an error of this scan; the next scan gets a new process."""
         return self._read(job, self._process.call)
 
     def close(self) -> None:
-        """End the process."""
+        """Stop the process."""
         self._process.close()

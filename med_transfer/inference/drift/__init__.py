@@ -1,4 +1,4 @@
-"""Whether what a bundle is given, and what it answers, has moved."""
+"""Drift detection: whether a bundle's inputs or predictions have shifted."""
 
 import lazy_loader
 

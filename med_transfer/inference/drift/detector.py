@@ -1,14 +1,14 @@
-"""A sequential test of whether a number still comes as it came before, with a bound on its false alarms.
+"""A sequential test of whether the distribution of a number has changed, with a bound on its false alarms.
 
 Each new value gets its conformal p-value among a reference and all values before it (Vovk, Gammerman, Shafer 2005).
 While the values are exchangeable with those, these p-values are independent and uniform, however few they are, since
 ties are broken at random. Bets against that, ``e * p ** (e - 1)`` and ``1 + b * (1 - 2 * p)``, are multiplied into a
-statistic of Shiryaev and Roberts, ``R = (R + 1) * bet``, which begins anew with every value, so that a change after a
-year is seen as soon as one in the first week (Vovk et al. 2021, Retrain or not retrain; Shin, Ramdas & Rinaldo 2024,
-E-detectors). ``R`` minus the number of values is a martingale: the chance that ``R`` reaches ``limit`` within n values
-is at most ``n / limit``.
+Shiryaev-Roberts statistic, ``R = (R + 1) * bet``. It starts afresh with every value, so that a change after a year is
+detected as soon as one in the first week (Vovk et al. 2021, Retrain or not retrain; Shin, Ramdas & Rinaldo 2024,
+E-detectors). ``R`` minus the number of values is a martingale: the probability that ``R`` reaches ``limit`` within n
+values is at most ``n / limit``.
 
-Values are counted in bins that are fixed beforehand. That keeps p-values exact and the state small, for ever.
+Values are counted in predefined bins. This keeps the p-values exact and the size of the state constant.
 """
 
 from __future__ import annotations
@@ -19,25 +19,26 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-_POWERS, _SLOPES = (0.1, 0.25, 0.5), (0.5, 1.0)  # bet on a few very small p-values, and on many small ones
+_POWERS, _SLOPES = (0.1, 0.25, 0.5), (0.5, 1.0)  # for a few very small p-values, and for many small ones
 _N_BETS = len(_POWERS) + len(_SLOPES)
-_RECENT = 100  # values that the recent mean mostly is of
+_RECENT = 100  # time constant of the recent mean, in values
 _LEAST_P = 1e-12
 _KEPT_ALARMS = 20
 
 
 class Detector(BaseModel):
-    """What has been seen of one number.
+    """State of the test of one number.
 
     Attributes:
-        edges: between the bins, growing.
-        counts: values in each bin, those of the reference included.
-        two_sided: whether values that fall count, too, and not only those that rise.
-        limit: of the statistic, at which it raises an alarm and begins anew.
-        statistics: one a bet; rising ones first.
-        n: values seen, without the reference.
-        mean, recent: of all of them, and of about the last hundred.
-        n_alarms, alarms: how many, and the last of them: after how many values, and whether they rose or fell.
+        edges: edges between the bins, ascending.
+        counts: values in each bin, including the reference.
+        two_sided: whether to detect a fall as well as a rise.
+        limit: value of the statistic that raises an alarm and resets it.
+        statistics: one per bet; those against a rise come first.
+        n: number of values seen, without the reference.
+        mean, recent: mean of all values, and of about the last hundred.
+        n_alarms, alarms: number of alarms, and the last of them, each as the number of values seen by then and
+            ``rose`` or ``fell``.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -57,14 +58,14 @@ class Detector(BaseModel):
     def of(
         cls, edges: Sequence[float], reference: Sequence[float] = (), *, two_sided: bool = False, limit: float
     ) -> Detector:
-        """One that has seen nothing but a reference."""
+        """Return a detector that has seen only the reference."""
         counts = [0] * (len(edges) + 1)
         for value in reference:
             counts[bisect_right(edges, value)] += 1
         return cls(edges=list(edges), counts=counts, two_sided=two_sided, limit=limit)
 
     def add(self, value: float, random: np.random.Generator) -> bool:
-        """See one more value; whether it raises an alarm."""
+        """Add one value; return whether it raises an alarm."""
         p = self._p_value(value, random)
         self.n += 1
         self.mean += (value - self.mean) / self.n
@@ -82,11 +83,11 @@ class Detector(BaseModel):
 
     @property
     def evidence(self) -> float:
-        """The statistic's share of its limit: an alarm is raised at 1."""
+        """The mean statistic divided by its limit; an alarm is raised at 1."""
         return sum(self.statistics) / max(1, len(self.statistics)) / self.limit
 
     def _p_value(self, value: float, random: np.random.Generator) -> float:
-        """Small for a value higher than those before it; the value is counted with them."""
+        """Count the value and return its p-value, which is small if it is higher than the values before it."""
         place = bisect_right(self.edges, value)
         higher, total = sum(self.counts[place + 1 :]), sum(self.counts) + 1
         self.counts[place] += 1
@@ -94,6 +95,6 @@ class Detector(BaseModel):
 
 
 def _bets(p: float) -> Iterator[float]:
-    """Each of mean 1 for a uniform p, and convex: a mean of several ranks, as of fold models, gains them nothing."""
+    """Bets with mean 1 for uniform p, and convex in p, so that a mean of ranks (over fold models) cannot gain."""
     yield from (power * p ** (power - 1) for power in _POWERS)
     yield from (1 + slope * (1 - 2 * p) for slope in _SLOPES)

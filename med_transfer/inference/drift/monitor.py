@@ -1,9 +1,9 @@
-"""What is watched of a stream of scans, against the development scans and against the scans before.
+"""Drift monitoring of a stream of scans, against the development scans and against earlier scans of the stream.
 
-Against the development scans: how out-of-distribution the scans are, and how many lie outside of the input envelope. A
-bundle keeps no more of them than that; and that sites differ in their mix of classes is no fault. Against the scans
-before, since the monitoring began: every number of the envelope, each class's probability, and how many scans have no
-prediction. State and figures are one file, ``drift.json``; ``drift.prom`` is the same for Prometheus.
+Compared with the development scans: novelty, and the share of scans outside of the input envelope. A bundle stores no
+more than that about them, and a site's class prevalence may differ from theirs without being a fault. Compared with all
+scans since monitoring began: every number of the envelope, the probability of each class, and the share of scans
+without a prediction. State and figures are kept in ``drift.json``; ``drift.prom`` has the figures for Prometheus.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ log = logging.getLogger(__name__)
 STATE_FILE, METRICS_FILE = "drift.json", "drift.prom"
 NOVELTY, OUTSIDE, UNUSABLE = "novelty", "outside", "unusable"
 _SAVE_SECONDS, _RECENT_PATIENTS = 10.0, 100
-_RANKS = 101  # of novelty, in steps of 1/101
+_RANKS = 101  # novelty is a rank in steps of 1/101
 _LOGITS = np.linspace(-8.0, 8.0, 49)
 _BINS_OF_A_FACT = 48
-_VALIDATION = 5  # a network alone was ranked against about every fifth development scan
+_VALIDATION = 5  # the novelty of a single network is ranked against about every fifth development scan
 _ZERO_OR_ONE = (0.5,)
 
 
 class DriftMonitor:
-    """Watches predictions as they are made; goes on from what a folder holds of the same bundle.
+    """Monitors predictions as they are made; resumes from a state of the same bundle in the folder.
 
     Args:
-        record: of the bundle.
-        identity: of the predictor.
-        folder: for ``drift.json`` and ``drift.prom``.
+        record: record of the bundle.
+        identity: identity of the predictor.
+        folder: where ``drift.json`` and ``drift.prom`` are written.
 
     Raises:
-        OutputError: from :meth:`observe` and :meth:`save`, when these cannot be written.
+        OutputError: by :meth:`observe` and :meth:`save`, if these files cannot be written.
     """
 
     def __init__(self, record: BundleRecord, identity: str, folder: Path) -> None:
         self._record, self._folder, self._saved = record, folder, time.monotonic()
-        self._recent: deque[str] = deque(maxlen=_RECENT_PATIENTS)  # in memory alone: drift.json names nobody
+        self._recent: deque[str] = deque(maxlen=_RECENT_PATIENTS)  # in memory only: drift.json holds no names
         self.state = _read(folder / STATE_FILE, identity) or _begun(record, identity)
 
     def observe(self, prediction: Prediction) -> None:
-        """Count one more scan, warn where a quantity moved with it, and save now and then."""
+        """Count one scan, log a warning for each quantity that it shows to have drifted, and save now and then."""
         self._count(prediction)
         if self._is_known(prediction):
             return
         n_scans = sum(self.state.statuses.values())
         for number, (name, value) in enumerate(self._values(prediction)):
             detector = self.state.quantities[name]
-            if detector.add(value, np.random.default_rng([n_scans, number])):  # the same stream, the same alarms
+            if detector.add(value, np.random.default_rng([n_scans, number])):  # reproducible alarms
                 log.warning("moved: %s", _sentence(name, detector))
         if time.monotonic() - self._saved > _SAVE_SECONDS:
             self.save()
@@ -75,7 +75,7 @@ class DriftMonitor:
 
     @property
     def moved(self) -> dict[str, str]:
-        """Name of each quantity that has raised an alarm, and what there is to say."""
+        """A sentence about each quantity that has raised an alarm, by its name."""
         return {name: _sentence(name, one) for name, one in self.state.quantities.items() if one.alarms}
 
     def _count(self, prediction: Prediction) -> None:
@@ -86,7 +86,7 @@ class DriftMonitor:
                 self.state.predicted[name] += 1
 
     def _is_known(self, prediction: Prediction) -> bool:
-        """Whether it is another scan of a patient or study of just now: these are alike, and would look like a move."""
+        """Whether it is another scan of a recent patient or study; such scans are alike and would look like drift."""
         name = prediction.patient or prediction.study_uid
         if not name:
             return False
@@ -134,7 +134,7 @@ def _begun(record: BundleRecord, identity: str) -> DriftState:
 
 
 def _ranked(record: BundleRecord) -> list[float]:
-    """The ranks of the scans that the bundle's were ranked against: evenly spread, since they are ranks."""
+    """Novelty ranks of the reference scans: evenly spread, by the definition of a rank."""
     n_scans = record.input_envelope.n_scans
     n_ranked = max(1, n_scans if record.n_fold_models > 1 else n_scans // _VALIDATION)
     return [math.ceil((_RANKS - 1) * (number + 0.5) / n_ranked) / _RANKS for number in range(n_ranked)]

@@ -1,5 +1,4 @@
-"""What monitors know in Prometheus' text exposition format, version 0.0.4, as node_exporter's textfile collector and
-others read it."""
+"""Drift figures in Prometheus' text exposition format, version 0.0.4, as read by node_exporter's textfile collector."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from med_transfer.inference.drift.state import DriftState
 
 _PREFIX = "med_transfer"
 Values = Callable[[DriftState], Mapping[str, float]]
-_FAMILIES: tuple[tuple[str, str, str, str, Values], ...] = (  # name, kind, what it is, label, value by label
+_FAMILIES: tuple[tuple[str, str, str, str, Values], ...] = (  # name, kind, help text, label, values by label
     ("scans_total", "counter", "Scans by what became of them.", "status", lambda state: state.statuses),
     ("predicted_total", "counter", "Predictions of each class.", "class", lambda state: state.predicted),
     ("abstained_total", "counter", "Predictions that abstain.", "", lambda state: {"": state.n_abstained}),
@@ -33,7 +32,7 @@ _FAMILIES: tuple[tuple[str, str, str, str, Values], ...] = (  # name, kind, what
 
 
 def exposition(states: Mapping[str, DriftState]) -> str:
-    """All figures of each bundle, by the name that its label ``bundle`` has; a bundle alone needs no name."""
+    """Format the figures of each bundle; the keys become the label ``bundle``, which an empty key leaves out."""
     text = ""
     for name, kind, said, label, values in _FAMILIES:
         text += f"# HELP {_PREFIX}_{name} {said}\n# TYPE {_PREFIX}_{name} {kind}\n"

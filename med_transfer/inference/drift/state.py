@@ -1,4 +1,4 @@
-"""What a monitor remembers from run to run."""
+"""State of a drift monitor, kept from run to run."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from med_transfer.inference.drift.detector import Detector
 
-SCANS_PER_FALSE_ALARM = 100_000  # within n scans a false alarm comes with a chance of at most n in so many, all told
+SCANS_PER_FALSE_ALARM = 100_000  # over n scans, P(any false alarm) is at most n divided by this
 
 
 class DriftState(BaseModel):
-    """``drift.json``. Names no scan.
+    """``drift.json``. It names no scan.
 
     Attributes:
-        bundle: hash of what answered.
+        bundle: identity of the predictor.
         scans_per_false_alarm: see ``SCANS_PER_FALSE_ALARM``.
-        statuses, predicted, n_abstained: counts of scans; of findings each counts.
-        development: share of each class among the development scans, for comparison; no test is made of it.
-        quantities: by name what was seen of each.
+        statuses, predicted, n_abstained: numbers of scans by status and by predicted class, and of abstentions; a scan
+            with several findings counts for each.
+        development: share of each class among the development scans, for comparison only; it is not tested.
+        quantities: detector of each quantity, by name.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, serialize_by_alias=True)
