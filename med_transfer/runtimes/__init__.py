@@ -1,12 +1,12 @@
-"""A bundle's network computed by another runtime than torch: exported once, checked on real scans, then chosen.
+"""Computing a bundle's network with a runtime other than torch: exported once, checked on real scans, then selected.
 
 ::
 
     bundle/models/openvino-int8/
-      export.json                 ExportRecord: of which weights, what the check said, how fast, SHA-256 of each file
-      encoder0.xml, encoder0.bin  the core of each different encoder (``Encoder.core``); ONNX: encoder0.onnx
+      export.json                 ExportRecord: hash of the weights, result of the check, speed, SHA-256 of each file
+      encoder0.xml, encoder0.bin  the core of each distinct encoder (``Encoder.core``); for ONNX encoder0.onnx
 
-Head, calibration, novelty, pooling over slices or tiles, and every explanation stay in torch.
+Head, calibration, novelty, pooling over slices or tiles, and all explanations stay in torch.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Scans to hold an exported network against torch with: the run's own validation scans, or those of a table."""
+"""Check of an exported network against torch, on the run's own validation scans or those of a table."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress
 from med_transfer.runtimes.record import Check
 
-MOST_FALL = 0.01  # of a class's sensitivity
-MOST_DIFFERENCE = {"fp32": 0.001, "bf16": 0.05, "int8": 0.15}  # of a probability
+MOST_FALL = 0.01  # largest accepted fall of a class's sensitivity
+MOST_DIFFERENCE = {"fp32": 0.001, "bf16": 0.05, "int8": 0.15}  # largest accepted difference of a probability
 _FOLD = "fold-"
 
 
@@ -34,9 +34,10 @@ class CheckScans:
     """Prepared scans.
 
     Attributes:
-        tensors: network inputs [channel, depth, height, width].
-        truth: [scan, class]; None where nothing says it.
-        fold_model: of each scan, the one that did not learn from it; None: all fold models together.
+        tensors: network input [channel, depth, height, width] of each scan.
+        truth: [scan, class]; None if unknown.
+        fold_model: number of the fold model that was not trained on the scan, for each scan; None: use all fold models
+            together.
     """
 
     tensors: list[NDArray[np.float16]]
@@ -44,16 +45,17 @@ class CheckScans:
     fold_model: tuple[int, ...] | None = None
 
     def image(self, number: int) -> Tensor:
-        """[channel, depth, height, width], in 32 bits."""
+        """The network input of a scan, float32 [channel, depth, height, width]."""
         return torch.from_numpy(self.tensors[number].astype(np.float32))
 
 
 def scans_of_table(table: Path, record: BundleRecord, progress: Progress) -> CheckScans:
-    """The scans of a table, with labels where it has some; the bundle's own test patients have no say and are left out.
+    """Prepare the scans of a table, with labels if it has any. The bundle's own test patients are left out, since they
+    must not influence any decision.
 
     Raises:
         CohortError: the table cannot be read.
-        UsageError: it holds test patients alone.
+        UsageError: it contains only test patients.
         NothingDone: no scan can be used.
     """
     labelled = any(name == "label" or name.startswith(FINDING_PREFIX) for name in read_sheet(table).columns)
@@ -69,10 +71,10 @@ def scans_of_table(table: Path, record: BundleRecord, progress: Progress) -> Che
 
 
 def scans_of_run(bundle: Path, record: BundleRecord) -> CheckScans:
-    """The development scans that the bundle's run has prepared, with their labels and folds.
+    """The development scans that the bundle's run prepared, with their labels and folds.
 
     Raises:
-        UsageError: the bundle lies in no run, or its run keeps none of them.
+        UsageError: the bundle is not inside a run, or its run keeps no prepared scans.
     """
     run = run_folder(bundle)
     locked = CohortLock.read(run / "cohort.lock.json").cases if run else ()
@@ -101,7 +103,10 @@ def scans_of_run(bundle: Path, record: BundleRecord) -> CheckScans:
 
 
 def _prepared(folder: Path, record: BundleRecord) -> dict[tuple[str, ...], NDArray[np.float16]]:
-    """Network inputs by what they were made of, without the margin that training has; none that is there twice."""
+    """Network inputs by the content hashes of their scans, cropped to the shape without training's margin.
+
+    Scans that were prepared more than once, for several regions, are left out as ambiguous.
+    """
     found: dict[tuple[str, ...], list[NDArray[np.float16]]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         entry = ArrayCache(folder).read(path.stem)
@@ -118,7 +123,7 @@ def _middle(tensor: NDArray[np.float16], shape: Sequence[int]) -> NDArray[np.flo
 
 @torch.no_grad()
 def answers(ensemble: Ensemble, scans: CheckScans) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Probabilities [scan, class] and novelty [scan], each scan by itself and by the fold model that may judge it."""
+    """Probabilities [scan, class] and novelty [scan], each in [0, 1]; see ``CheckScans.fold_model`` for which network."""
     found = []
     for number in range(len(scans.tensors)):
         by = ensemble if scans.fold_model is None else ensemble.alone(scans.fold_model[number])
@@ -133,14 +138,14 @@ def compare(
     scans: CheckScans,
     record: BundleRecord,
 ) -> Check:
-    """What both say of the same scans, as :func:`answers` gives it."""
+    """Compare the outputs of torch and of the exported network on the same scans, each as from :func:`answers`."""
     calls, exported_calls = (
         record.operating_point.predictions(found[0], record.labels) for found in (of_torch, exported)
     )
     truth, limit = scans.truth if scans.truth is not None else calls, record.abstain_above_novelty
     changed = 0 if limit is None else int(((of_torch[1] > limit) != (exported[1] > limit)).sum())
     names = list(record.classes)
-    if record.multilabel:  # what is called too often lowers no other finding's sensitivity
+    if record.multilabel:  # overcalling a finding lowers the sensitivity of no other, so check specificity too
         names += [f"no {name}" for name in names]
         truth, calls, exported_calls = (np.hstack([one, ~one]) for one in (truth, calls, exported_calls))
     return Check(
@@ -163,7 +168,7 @@ def _largest_difference(first: NDArray[np.float64], second: NDArray[np.float64])
 
 
 def objections(check: Check, precision: str) -> list[str]:
-    """Why a network may not be used; none where it may."""
+    """Reasons why an exported network may not be used; empty if it may."""
     found = []
     if check.probability_difference > (most := MOST_DIFFERENCE[precision]):
         found.append(f"a probability differs by {check.probability_difference:.2g} (at most {most:g})")

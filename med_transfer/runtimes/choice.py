@@ -1,4 +1,4 @@
-"""Which runtime computes a bundle's network."""
+"""Choice of the runtime that computes a bundle's network."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class ChosenNetwork:
     """A network ready to predict.
 
     Attributes:
-        ensemble: with its encoders computed by the runtime.
-        export: what is known of it; None for torch.
-        precision: that is computed in, which may be less than was exported for.
+        ensemble: the network, with its encoders computed by the runtime.
+        export: record of the export; None for torch.
+        precision: precision of the computation: that of the export, but fp32 instead of bf16 if the processor lacks it.
     """
 
     ensemble: Ensemble
@@ -37,12 +37,12 @@ class ChosenNetwork:
 
     @property
     def name(self) -> str:
-        """``torch``, or the runtime and its precision."""
+        """``torch``, or the runtime and its precision, such as ``openvino int8``."""
         return "torch" if self.export is None else f"{self.export.format} {self.precision}"
 
     @property
     def sentence(self) -> str:
-        """For a person."""
+        """What computes the network, for the user."""
         if self.export is None:
             return "computed by torch"
         gain = self.export.torch_seconds / self.export.seconds
@@ -52,19 +52,22 @@ class ChosenNetwork:
 def choose_network(
     network: Ensemble, bundle: Path, weights_sha256: str, runtime: Runtime = "auto", device: str = "cpu"
 ) -> ChosenNetwork:
-    """The network as the wanted runtime computes it; ``auto`` takes the fastest of the bundle's exports that work here.
+    """Return the network as computed by a runtime.
+
+    ``auto`` takes the bundle's fastest export that works here and was faster than torch, else torch.
 
     Args:
-        network: of the bundle.
-        bundle: its folder.
-        weights_sha256: of its weights.
-        runtime: the wanted one.
-        device: ``cpu`` or ``cuda``; on a GPU only torch computes.
+        network: the bundle's network.
+        bundle: the bundle's folder.
+        weights_sha256: hash of the bundle's weights.
+        runtime: the requested runtime.
+        device: ``cpu`` or ``cuda``; only torch can use a GPU.
 
     Raises:
-        BundleError: no export of that runtime; one that was changed, or is of other weights or a newer version.
-        MissingExtra: the wanted runtime is not installed.
-        ConfigError: no such runtime, or a GPU with a runtime of the processor.
+        BundleError: there is no export for that runtime, or one was changed, has other weights or is from a newer
+            version.
+        MissingExtra: the requested runtime is not installed.
+        ConfigError: the runtime is unknown, or cannot use a GPU.
     """
     if runtime not in ("auto", "torch", *ENGINES):
         raise ConfigError(f"runtime {runtime!r}", expected=f"one of auto, torch, {', '.join(ENGINES)}")
@@ -96,7 +99,7 @@ def choose_network(
 
 
 def _require_encoders(folder: Path, export: ExportRecord, network: Ensemble) -> None:
-    """Refuse one that gives fold models other encoders than the bundle does, or one of no file. Raises BundleError."""
+    """Raise BundleError if the export assigns encoders to fold models unlike the bundle, or lacks an encoder's file."""
     files = {core_file(number, ENGINES[export.format]) for number in export.encoders}
     if _sharing(export.encoders) != _sharing(distinct(network)[1]) or not files <= export.files.keys():
         raise BundleError(
@@ -108,12 +111,12 @@ def _require_encoders(folder: Path, export: ExportRecord, network: Ensemble) -> 
 
 
 def _sharing(encoders: Sequence[int]) -> list[int]:
-    """For each fold model the first one with its encoder, however they are numbered."""
+    """For each entry the index of the first with the same encoder, which does not depend on the numbering."""
     return [list(encoders).index(number) for number in encoders]
 
 
 def _works(export: ExportRecord) -> bool:
-    """Whether it is faster than torch and its runtime is installed; if not, that is said."""
+    """Whether the export is faster than torch and its runtime is installed; logs a warning if it is not installed."""
     if package := missing_package(export.format):
         log.warning(
             "the bundle's network for %s is not used: package %s is not installed; run: pip install 'med-transfer[%s]'",

@@ -1,4 +1,4 @@
-"""A Ray cluster: functions of this package run on its machines, over a folder that all of them have at the same path.
+"""A Ray cluster: run functions of this package on its machines, which share a folder at the same path.
 
 ::
 
@@ -6,8 +6,8 @@
         for job, result in machines.each(function, jobs, shared):
             ...
 
-Each job is a task of Ray Core, which runs it again elsewhere when its process or its machine is lost. This package is
-installed on every machine, in the same version.
+Each job is a Ray Core task, which Ray runs again elsewhere if its process or machine is lost. Every machine must have
+the same version of this package installed.
 """
 
 from __future__ import annotations
@@ -44,32 +44,33 @@ Job = TypeVar("Job")
 Shared = TypeVar("Shared")
 Result = TypeVar("Result")
 AUTO = "auto"  # the cluster that runs on this machine, or that RAY_ADDRESS names
-_ATTEMPTS = 3  # of a job whose process or machine was lost each time
-_AHEAD = 2  # jobs a processor, done or under way, that wait for whoever takes the results
+_ATTEMPTS = 3  # at a job whose process or machine is lost each time
+_AHEAD = 2  # jobs per processor that are in progress, or done and not yet taken
 _ANSWER_SECONDS, _CONNECT_SECONDS = 5.0, 60.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_task_oom_retries": str(_ATTEMPTS - 1),  # else a job that takes all memory is tried for ever
+    "RAY_task_oom_retries": str(_ATTEMPTS - 1),  # else a job that runs out of memory is retried for ever
 }
 _CONNECT = "import logging, sys, ray; ray.init({}, log_to_driver=False, logging_level=logging.CRITICAL)"
 
 
 @dataclass(frozen=True)
 class TaskLost:
-    """In place of a result: each time that the job ran, its process or its machine was lost."""
+    """Takes the place of a result if the job's process or machine was lost at every attempt."""
 
     why: str
 
 
 def _settings() -> dict[str, str]:
-    """Variables of the environment; an empty one, which is none, where a machine may have one that changes answers."""
+    """This package's environment variables. Those that affect results are set to empty, which counts as unset, if they
+    are not set here, so that they override a machine's own."""
     own = {name: text for name, text in os.environ.items() if name.startswith("MED_TRANSFER_")}
     return dict.fromkeys((SECONDS, GIB, FOLLOW), "") | own
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Where a job comes from, which it is to find on its machine, too."""
+    """The calling process's working folder, package versions and environment, which a job needs on its machine, too."""
 
     folder: Path = field(default_factory=Path.cwd)
     versions: dict[str, str] = field(default_factory=versions)
@@ -78,20 +79,20 @@ class Caller:
 
 @contextmanager
 def cluster(address: str = AUTO) -> Iterator[Cluster]:
-    """A running cluster.
+    """Connect to a running cluster.
 
     Args:
-        address: host:port of its head, or ``auto``: the one that this machine is part of.
+        address: host:port of its head node, or ``auto`` for the cluster that this machine is part of.
 
     Raises:
         MissingExtra: Ray is not installed.
-        UsageError: no cluster answers there, or none that this machine can be part of.
+        UsageError: no cluster answers there, or this machine cannot join it.
     """
     ray = _import_ray()
     if address != AUTO:
         _require_port(address)
     with _without_chatter():
-        connected = ray.is_initialized()  # by whoever uses this package from Python
+        connected = ray.is_initialized()  # by the user's own Python code
         if not connected:
             _connect(ray, address)
         try:
@@ -120,22 +121,22 @@ class Cluster:
         most: int | None = None,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> Generator[tuple[Job, Result | TaskLost], None, None]:
-        """Each job with its result, once, in the order in which they are done.
+        """Yield each job once with its result, in order of completion.
 
-        Few are under way at a time, however many there are; machines that join meanwhile get some, too.
+        The number of jobs in flight is bounded, however many there are; machines that join later get jobs, too.
 
         Args:
-            function: of a module; called with the job and ``shared`` on some machine.
-            jobs: what pickle takes.
+            function: module-level function, called with the job and ``shared`` on some machine.
+            jobs: anything that can be pickled.
             shared: sent to each machine once.
-            cores: of a processor that a job takes; torch computes in as many threads.
-            gpus: that a job takes.
-            most: jobs under way at a time; None: two for each that the cluster can run.
-            meanwhile: called every second or so; what it raises ends it all.
+            cores: processor cores per job, and the number of threads that torch uses in it.
+            gpus: GPUs per job.
+            most: maximum number of jobs in flight; None: twice as many as the cluster can run at once.
+            meanwhile: called about once a second or more often; an exception that it raises ends the iteration.
 
         Raises:
-            UsageError: no machine has so many cores; this package is missing on one, or of another version.
-            MedTransferError: what the function raised.
+            UsageError: no machine has that many cores, or one lacks this package or has another version of it.
+            MedTransferError: raised by the function.
         """
         self._require_cores(cores)
         options = {"num_cpus": cores, "num_gpus": gpus, "max_retries": _ATTEMPTS - 1, "scheduling_strategy": "SPREAD"}
@@ -155,12 +156,12 @@ class Cluster:
                     yield waiting.pop(reference), self._result(reference)
         finally:
             for reference in waiting:
-                with suppress(Exception):  # it may have ended just now, and so may the cluster
+                with suppress(Exception):  # the job, or the cluster, may just have ended
                     self._ray.cancel(reference, force=True)
 
     @property
     def n_machines(self) -> int:
-        """That are alive."""
+        """Number of machines that are alive."""
         return sum(node["Alive"] for node in self._ray.nodes())
 
     def _result(self, reference: Any) -> Any:
@@ -194,7 +195,7 @@ class Cluster:
 def _run(
     function: Callable[[Job, Shared], Result], job: Job, shared: Shared, caller: Caller, cores: int
 ) -> tuple[Result, Remarks]:
-    """On a machine of the cluster."""
+    """Run one job; executed on a machine of the cluster."""
     name = socket.gethostname()
     if (own := _own_versions()) != caller.versions:
         theirs = ", ".join(f"{package} {version}" for package, version in own.items())
@@ -212,7 +213,7 @@ _own_versions = lru_cache(versions)
 
 
 def require_there(path: Path) -> None:
-    """On a machine of the cluster. Raises UsageError where it lacks a file or folder."""
+    """Raise UsageError if this machine of the cluster lacks a file or folder."""
     if not path.exists():
         raise UsageError(
             f"{path} is not there",
@@ -236,7 +237,8 @@ def _import_ray() -> ModuleType:
 
 
 def _connect(ray: ModuleType, address: str) -> None:
-    """Tried in a process of its own first: where nothing answers, Ray tries for two minutes, then ends the process."""
+    """Connect, after a trial in a separate process: if nothing answers, Ray retries for two minutes and then ends the
+    process."""
     arguments = [sys.executable, "-c", _CONNECT.format(repr(address))]
     try:
         tried = subprocess.run(arguments, capture_output=True, text=True, timeout=_CONNECT_SECONDS, check=False)
@@ -250,13 +252,14 @@ def _connect(ray: ModuleType, address: str) -> None:
 
 
 def _handle_sigterm(handler: Any) -> None:
-    """Ray replaces what does, and at its end leaves it to the system, though Python still names the handler."""
+    """Restore a SIGTERM handler. Ray replaces it, and on shutdown sets the system's default, which
+    ``signal.getsignal`` does not show."""
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, handler)
 
 
 def _require_port(address: str) -> None:
-    """Raises UsageError: nothing listens there."""
+    """Raise UsageError if the address is malformed or nothing listens there."""
     parts = re.fullmatch(r"([^\s:/]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", address)
     if parts is None:
         raise UsageError(repr(address), where="--ray-address", expected=f"HOST:PORT, or {AUTO}")
@@ -294,7 +297,7 @@ def _last_line(text: str) -> str:
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """What Ray prints of lost machines goes to the log, not among the results on standard output."""
+    """Send Ray's messages about lost machines to the log, to keep them out of the results on standard output."""
     with redirect_stdout(_Filtered(sys.stdout)):
         yield
 
@@ -304,7 +307,7 @@ class _Filtered(io.TextIOBase):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """A message of Ray comes as a whole."""
+        """Log a message of Ray, pass on any other text. Ray writes each message in a single call."""
         found = re.search(r"\((?:raylet|autoscaler)[^)]*\)\S* (.*)", text)
         if found is None:
             return self._stream.write(text)

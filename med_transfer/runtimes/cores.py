@@ -1,4 +1,4 @@
-"""What of an ensemble is computed elsewhere: the cores of its different encoders, and what they are given."""
+"""The parts of an ensemble that another runtime computes: the cores of its distinct encoders, and their inputs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from med_transfer.model.ensemble import Ensemble
 
 
 def distinct(ensemble: Ensemble) -> tuple[list[tuple[Encoder, tuple[int, ...]]], tuple[int, ...]]:
-    """Each different encoder with the stages that are read of it, and the number of each of ``ensemble.encoders``."""
+    """Return the distinct encoders, each with the stages that are read, and the index of each of ``ensemble.encoders``
+    among them."""
     different = list(dict.fromkeys(ensemble.encoders))
     return different, tuple(different.index(one) for one in ensemble.encoders)
 
 
 def core_inputs(encoder: Encoder, stages: Sequence[int], image: Tensor) -> list[Tensor]:
-    """What an encoder's core is given for a scan [channel, depth, height, width]: itself, or chunks of tiles or slices.
+    """Return the inputs of an encoder's core for a scan [channel, depth, height, width].
 
-    Each is a batch [n, ...] in 32 bits.
+    Each is a float32 batch [n, ...]: the whole scan, or a chunk of its tiles or slices.
     """
     core, given = encoder.core(stages), []
 
@@ -36,10 +37,12 @@ def core_inputs(encoder: Encoder, stages: Sequence[int], image: Tensor) -> list[
 
 
 def computed_by(ensemble: Ensemble, cores: Sequence[Features], numbers: Sequence[int]) -> Ensemble:
-    """Another ensemble of the same weights, with its encoders computed by the cores of their numbers.
+    """Return a copy of the ensemble that shares its weights and computes its encoders with other cores.
 
     Args:
-        numbers: as :func:`distinct` gives them.
+        ensemble: stays unchanged.
+        cores: of each distinct encoder.
+        numbers: index into ``cores`` of each of ``ensemble.encoders``, as from :func:`distinct`.
     """
     weights = {id(tensor): tensor for tensor in (*ensemble.parameters(), *ensemble.buffers())}
     other = copy.deepcopy(ensemble, weights)

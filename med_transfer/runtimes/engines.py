@@ -1,4 +1,4 @@
-"""The runtimes: how each converts an encoder's core to a file, brings it to 8 bits, and computes it again."""
+"""The runtimes: how each converts an encoder's core to a file, quantises it to 8 bits, and runs it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Engine(Protocol):
     """One runtime.
 
     Attributes:
-        packages: that it needs.
-        precisions: that it has.
-        suffix: of its file.
+        packages: packages that it needs; the first one computes, the others are needed only for export.
+        precisions: precisions that it supports.
+        suffix: suffix of its files.
     """
 
     packages: tuple[str, ...]
@@ -40,27 +40,27 @@ class Engine(Protocol):
     suffix: str
 
     def convert(self, core: nn.Module, example: Tensor, path: Path) -> None:
-        """Write the core as a file that takes any number of instances of the example's size."""
+        """Write the core to a file that accepts any batch size; the other dimensions are those of the example."""
         ...
 
     def quantise(self, path: Path, examples: Sequence[Tensor], quantised: Path) -> None:
-        """Write the file's network again, weights and activations in 8 bits, by what inputs look like."""
+        """Write the file's network with weights and activations in 8 bits, calibrated on example inputs."""
         ...
 
     def load(self, path: Path, precision: Precision) -> Features:
-        """The file's network, on as many threads as torch has."""
+        """Load the file's network, to run on as many threads as torch uses."""
         ...
 
 
 class OpenVino:
-    """Intel's runtime: a file of the graph (.xml) and one of the weights (.bin) beside it."""
+    """Intel's OpenVINO; a file for the graph (.xml) and one for the weights (.bin) beside it."""
 
     packages: tuple[str, ...] = ("openvino",)
     precisions: tuple[Precision, ...] = ("fp32", "bf16", "int8")
     suffix = ".xml"
 
     def convert(self, core: nn.Module, example: Tensor, path: Path) -> None:
-        """By tracing."""
+        """Convert by tracing."""
         openvino = import_package("openvino")
         with _logging_as_before():
             model = openvino.convert_model(core, example_input=example, input=[-1, *example.shape[1:]])
@@ -74,7 +74,8 @@ class OpenVino:
         openvino.save_model(in_8_bits, quantised, compress_to_fp16=False)
 
     def load(self, path: Path, precision: Precision) -> Features:
-        """What is not in 8 bits is computed in 32: so an answer does not hang on the processor."""
+        """Load the network; int8 models compute their other layers in fp32, so that results do not depend on the
+        processor."""
         settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -88,20 +89,20 @@ class OpenVino:
         return features
 
     def has_bf16(self) -> bool:
-        """Whether this processor computes in bfloat16 (AVX512-BF16 or AMX)."""
+        """Whether this processor supports bfloat16 (AVX512-BF16 or AMX)."""
         return _BF16 in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @cache
 def _openvino_core() -> Any:
-    """One, that lives as long as the process. It gives the thread that makes it a stack to handle signals on; where
-    another thread destroys it that stack is gone, and the next Ctrl-C or SIGTERM ends the process by SIGSEGV."""
+    """The only Core, which lives as long as the process. It gives the thread that creates it an alternate signal stack.
+    If another thread destroys it, that stack is gone, and the next Ctrl-C or SIGTERM ends in SIGSEGV."""
     return import_package("openvino").Core()
 
 
 @contextmanager
 def _logging_as_before() -> Iterator[None]:
-    """OpenVINO's converter raises the level of the root logger and filters it, and leaves both so."""
+    """Restore the root logger's level and filters, which OpenVINO's converter changes."""
     root = logging.getLogger()
     level, filters = root.level, list(root.filters)
     try:
@@ -112,15 +113,15 @@ def _logging_as_before() -> Iterator[None]:
 
 
 class Onnx:
-    """ONNX Runtime, and a file that other programs read too."""
+    """ONNX Runtime; its .onnx files can be used by other programs, too."""
 
     packages: tuple[str, ...] = ("onnxruntime", "onnx", "onnxscript")  # the first computes, the others make the file
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     suffix = ".onnx"
 
     def convert(self, core: nn.Module, example: Tensor, path: Path) -> None:
-        """By torch.export."""
-        two = torch.cat([example, example])[:2]  # one alone would be taken for the only number there is
+        """Convert by torch.export."""
+        two = torch.cat([example, example])[:2]  # torch.export would fix a batch size of 1
         batch = ({0: torch.export.Dim("n")},)
         torch.onnx.export(
             core, (two,), str(path), dynamo=True, dynamic_shapes=batch, external_data=False, verbose=False
@@ -134,7 +135,7 @@ class Onnx:
         onnx.save(_in_8_bits(model, [{name: example.numpy()} for example in examples]), quantised)
 
     def load(self, path: Path, precision: Precision) -> Features:
-        """In 32 bits, or as quantised."""
+        """Load the network, to compute in fp32 or as quantised."""
         onnxruntime = import_package("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
@@ -148,13 +149,13 @@ class Onnx:
 
 
 def _in_8_bits(model: Any, examples: Sequence[Any]) -> Any:
-    """By nncf, with three settings of its own that answers on real scans hang on (docs/runtimes.md).
+    """Quantise a model with nncf, with three non-default settings that matter on real scans (docs/runtimes.md).
 
-    - The bias of each layer is corrected by what the quantised network gives up to there, not by an estimate.
-    - Activations reach as far as any example's, not as the mean of theirs: else what is unlike most is cut off, and a
-      scan that is unlike all others no longer looks so.
-    - Weights leave a bit free, so that no sum overflows where a processor adds in 16 bits (AVX2, AVX-512 without VNNI):
-      an answer does not hang on the processor.
+    - The bias of each layer is corrected by the output of the quantised network up to it, not by an estimate.
+    - The range of activations is that of all examples, not the mean of their ranges. Otherwise unusual activations are
+      clipped, and an out-of-distribution scan no longer appears as one.
+    - Weights leave one bit unused, so that no sum overflows on processors that accumulate in 16 bits (AVX2, AVX-512
+      without VNNI) and results do not depend on the processor.
     """
     nncf = import_package("nncf", "openvino")
     advanced = nncf.AdvancedQuantizationParameters(
@@ -163,7 +164,7 @@ def _in_8_bits(model: Any, examples: Sequence[Any]) -> Any:
             "nncf.quantization.range_estimator"
         ).RangeEstimatorParametersSet.MINMAX,
     )
-    with redirect_stdout(io.StringIO()):  # nncf draws its bars where results belong
+    with redirect_stdout(io.StringIO()):  # nncf prints progress bars to stdout, where results belong
         return nncf.quantize(
             model,
             nncf.Dataset(examples),
@@ -178,16 +179,16 @@ ENGINES: dict[Format, Engine] = {"openvino": _OPENVINO, "onnx": _ONNX}
 
 
 def core_file(number: int, engine: Engine) -> str:
-    """Name of the file of an encoder."""
+    """File name of an encoder."""
     return f"encoder{number}{engine.suffix}"
 
 
 def computable(format_: Format, precision: Precision) -> Precision:
-    """The precision, or fp32 where this processor does not compute in bfloat16, which is said.
+    """Return the precision, or fp32 in place of bf16 if the processor does not support that, with a warning.
 
     Raises:
-        MissingExtra: the runtime is not installed.
-        UsageError: it has no such precision.
+        MissingExtra: bf16 was requested, and OpenVINO is not installed.
+        UsageError: the runtime does not support this precision.
     """
     engine = ENGINES[format_]
     if precision not in engine.precisions:
@@ -201,18 +202,19 @@ def computable(format_: Format, precision: Precision) -> Precision:
 
 
 def missing_package(format_: Format, *, to_export: bool = False, int8: bool = False) -> str:
-    """The first package of a runtime that is not installed; empty where all are.
+    """Return the first package of a runtime that is not installed, or an empty string.
 
     Args:
-        to_export: what makes files counts too, not only what reads them.
-        int8: what brings them to 8 bits.
+        format_: the runtime.
+        to_export: include the packages that write its files, not only those that read them.
+        int8: include the package that quantises to 8 bits.
     """
     needed = [*ENGINES[format_].packages[: None if to_export else 1], *(["nncf"] if int8 else [])]
     return next((name for name in needed if importlib.util.find_spec(name) is None), "")
 
 
 def import_package(name: str, extra: str = "") -> ModuleType:
-    """A package of a runtime. Raises MissingExtra, which names the extra."""
+    """Import a package of a runtime. Raises MissingExtra, which names the extra to install."""
     try:
         with quiet():
             return importlib.import_module(name)
@@ -221,13 +223,13 @@ def import_package(name: str, extra: str = "") -> ModuleType:
 
 
 def missing(package: str, extra: str) -> MissingExtra:
-    """What to say where a package is not installed."""
+    """The error for a package that is not installed."""
     return not_installed(package, extra, f"runtime {extra}", instead="use --runtime torch")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """The libraries' advice is for developers."""
+    """Silence the libraries' warnings, which address developers, not users."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""A bundle's network as another runtime computes it: converted, checked on real scans, and kept beside the weights."""
+"""Export of a bundle's network to another runtime: converted, checked on real scans, and stored beside the weights."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ _TIMED_SCANS = 5
 
 @dataclass(frozen=True)
 class Exported:
-    """What came of an export.
+    """Result of an export.
 
     Attributes:
-        folder: where it lies; None where it may not be used and was not kept.
-        record: what is known of it.
-        objections: why it may not be used.
+        folder: where it is stored; None if it may not be used and was discarded.
+        record: its record, with the result of the check.
+        objections: reasons why it may not be used; empty if it may.
     """
 
     folder: Path | None
@@ -58,7 +58,7 @@ class Exported:
 
     @property
     def sentences(self) -> list[str]:
-        """For a person."""
+        """Sentences that describe the result to the user."""
         record, check = self.record, self.record.check
         how = ", each by the fold model that had not seen it" if check.by_fold else ""
         how += "" if check.against == "labels" else ", by torch's own calls since they have no labels"
@@ -84,22 +84,24 @@ def export_bundle(
     sign_key: Path | None = None,
     progress: Progress = silent,
 ) -> Exported:
-    """Export a bundle's network, check it, and keep it in the bundle's folder if it may be used.
+    """Export a bundle's network, check it, and store it in the bundle's folder if it passes.
 
     Args:
         bundle: the bundle, or the run folder that holds one.
         to: the runtime.
-        precision: of its arithmetic; bf16 becomes fp32 where the processor has none, which is said.
-        scans: a table of scans to check it with, and to fit 8 bits to; None: the run's own validation scans.
-        sign_key: private key to sign the bundle with again, where it is signed.
-        progress: told how far it is.
+        precision: precision of the arithmetic; bf16 becomes fp32, with a warning, if the processor does not support it.
+        scans: a table of scans for the check and for the calibration of int8; None: the run's own development scans.
+        sign_key: private key to sign the bundle with afterwards; required if it is signed.
+        progress: called as encoders are exported.
 
     Raises:
-        BundleError: the folder is no bundle, changed, or signed while there is no key to sign it again.
+        BundleError: the folder is not a bundle, was changed, or is signed and no key was given.
         MissingExtra: the runtime is not installed.
-        UsageError: no such precision; no scans to check with; the runtime cannot compute the network.
-        OutputError: it cannot be written.
-        FolderInUse: another export of the bundle is at work.
+        UsageError: the precision is not supported, there are no scans for the check, or the runtime cannot compute the
+            network.
+        CohortError, NothingDone: the table of scans cannot be read, or none of them can be used.
+        OutputError: the export cannot be written.
+        FolderInUse: another export of the bundle is running.
     """
     folder = bundle_folder(bundle)
     record = read_whole(folder)
@@ -125,18 +127,19 @@ def export_bundle(
 
 @contextmanager
 def _workplace(bundle: Path) -> Iterator[Path]:
-    """An empty folder beside a bundle, whose signature covers all that is in it; for one export at a time.
+    """Create an empty work folder, for one export at a time.
 
-    What a kill leaves in it the next export removes.
+    It lies beside the bundle, not inside, because the bundle's signature covers every file. Remains of an interrupted
+    export are removed by the next.
     """
-    bundle = bundle.resolve()  # beside "." and ".." is another place
+    bundle = bundle.resolve()  # with_name would misplace "." and ".."
     place = bundle.with_name(f".export-{bundle.name}")
     with sole_writer(place), tempfile.TemporaryDirectory(dir=place) as work:
         for left in (path for path in place.iterdir() if path.is_dir() and path != Path(work)):
             shutil.rmtree(left, ignore_errors=True)
         yield Path(work)
     with suppress(OSError):
-        place.rmdir()  # another export may have begun in it
+        place.rmdir()  # another export may have started in it
 
 
 def _export(
@@ -148,7 +151,7 @@ def _export(
     out: Path,
     progress: Progress,
 ) -> ExportRecord:
-    """Write the files of every different encoder and say what is known of them."""
+    """Write the files of every distinct encoder, check and time them, and return their record."""
     encoders, numbers = distinct(network)
     out.mkdir()
     cores = []
@@ -178,10 +181,10 @@ def _export(
 def _write(
     encoder: Encoder, stages: Sequence[int], to: Format, precision: Precision, scans: CheckScans, path: Path
 ) -> None:
-    """The file of one encoder. Raises UsageError where the runtime cannot compute it."""
+    """Write the file of one encoder. Raises UsageError if the runtime cannot compute it, OutputError."""
     core = encoder.core(stages).eval()
     several = min(_CALIBRATION_SCANS, len(scans.tensors)) if precision == "int8" else 1
-    chosen = [number * len(scans.tensors) // several for number in range(several)]  # over all, whatever their order
+    chosen = [number * len(scans.tensors) // several for number in range(several)]  # evenly spaced, whatever their order
     batches = [batch for number in chosen for batch in core_inputs(encoder, stages, scans.image(number))]
     try:
         with quiet(), torch.no_grad():
@@ -216,8 +219,8 @@ def _first_lines(error: Exception) -> str:
 
 @torch.inference_mode()
 def _seconds(networks: Sequence[Ensemble], scans: CheckScans) -> list[float]:
-    """For one scan to pass all fold models of each network, in turn, so that what else runs here slows all alike; the
-    first scan does not count."""
+    """Median seconds that each network's fold models take together for one scan. The networks take turns, so that other
+    load on the machine slows all alike; the first scan is a warm-up."""
     spent: list[list[float]] = [[] for _ in networks]
     for number in range(_TIMED_SCANS + 1):
         image = scans.image(number % len(scans.tensors))[None]
@@ -229,12 +232,12 @@ def _seconds(networks: Sequence[Ensemble], scans: CheckScans) -> list[float]:
 
 
 def _keep(made: Path, folder: Path, record: ExportRecord, precision: Precision) -> Exported:
-    """Put it in its place, instead of an earlier one; one that may not be used leaves none there."""
+    """Move the export to its place if it passed the check; an earlier one is removed in any case."""
     against = tuple(objections(record.check, precision))
     try:
         (made / EXPORT_FILE).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if folder.exists():
-            folder.rename(made.with_name("before"))  # in one step: half of it would be taken for damaged
+            folder.rename(made.with_name("before"))  # atomic: a half-deleted export would look damaged
         if against:
             return Exported(None, record, against)
         made.rename(folder)

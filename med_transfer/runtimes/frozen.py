@@ -1,4 +1,4 @@
-"""A network in training whose encoder is frozen, computed by another runtime than torch."""
+"""Computing the frozen encoder of a network in training with a runtime other than torch."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from med_transfer.runtimes.record import Format
 
 
 def require_runtime(runtime: Format) -> None:
-    """Raises MissingExtra where the runtime is not installed."""
+    """Raise MissingExtra if the runtime is not installed."""
     if lacking := missing_package(runtime, to_export=True):
         raise missing(lacking, runtime)
 
 
 @torch.no_grad()
 def computed_encoder(encoder: Encoder, stages: Sequence[int], image: Tensor, runtime: Format) -> Encoder:
-    """The encoder as the runtime computes it, in 32 bits; the given one stays as it is.
+    """Return a copy of the encoder that the runtime computes in fp32.
 
     Args:
-        encoder: on the CPU, in evaluation mode, frozen.
-        stages: that are read of it.
-        image: an input [channel, depth, height, width], which the network is traced with.
-        runtime: that is installed.
+        encoder: frozen, on the CPU, in evaluation mode.
+        stages: the stages that are read.
+        image: an input [channel, depth, height, width] to trace the network with.
+        runtime: the runtime, which must be installed.
 
     Raises:
         UsageError: the runtime cannot compute this network.

@@ -1,4 +1,4 @@
-"""What an export says of itself, in the bundle's folder, and how it is found and read back."""
+"""The record of an export in the bundle's folder, and how exports are found and read."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class _Record(BaseModel):
 
 
 class Check(_Record):
-    """What came of comparing the exported network with torch on scans.
+    """Result of comparing the exported network with torch.
 
     Attributes:
-        n_scans: that were compared.
-        against: what sensitivities are of: the scans' ``labels``, or, where they have none, torch's own ``calls``.
-        by_fold: whether each scan was given to the one network that had not learned from it.
-        probability_difference, novelty_difference: the largest, of any scan and class.
-        n_abstentions_changed: scans that abstain with one of them and not with the other.
-        sensitivity: of each class that has scans, with torch and as exported; of findings also the specificity, as
+        n_scans: number of scans compared.
+        against: reference of the sensitivities: the scans' ``labels``, or torch's own ``calls`` if there are none.
+        by_fold: whether each scan was predicted by the one fold model that was not trained on it.
+        probability_difference, novelty_difference: largest absolute difference over all scans and classes.
+        n_abstentions_changed: number of scans that abstain by novelty with one network and not with the other.
+        sensitivity: (with torch, as exported) for each class that has scans; for findings also the specificity, as
             ``no NAME``.
     """
 
@@ -48,12 +48,14 @@ class ExportRecord(_Record):
     """``export.json``.
 
     Attributes:
-        weights_sha256: of the bundle's weights that it was made of.
-        encoders: for each fold model, the number of its encoder among the files, or of each of its encoders.
-        files: SHA-256 of each.
-        torch_seconds, seconds: for a scan to pass all fold models, where it was exported.
-        processor: where that was.
-        versions: of the packages that made it.
+        format, precision: runtime, and precision of its arithmetic.
+        weights_sha256: hash of the bundle's weights that were exported.
+        encoders: for each encoder of each fold model in turn, its number among the files.
+        files: SHA-256 of each file, by name.
+        check: comparison with torch.
+        torch_seconds, seconds: time per scan for all fold models, with torch and as exported, where it was exported.
+        processor: the processor of that machine.
+        versions: versions of the packages that made it.
     """
 
     schema_version: Literal["1"] = Field(default="1", alias="schema")
@@ -70,19 +72,19 @@ class ExportRecord(_Record):
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Name of its folder."""
         return f"{self.format}-{self.precision}"
 
 
 def read_exports(bundle: Path, weights_sha256: str) -> list[tuple[Path, ExportRecord]]:
-    """Every export in a bundle, by name.
+    """Read the folder and record of every export in a bundle, sorted by name.
 
     Args:
-        bundle: its folder.
-        weights_sha256: of the bundle's weights.
+        bundle: the bundle's folder.
+        weights_sha256: hash of the bundle's weights.
 
     Raises:
-        BundleError: a record cannot be read, is of a newer version, or of other weights.
+        BundleError: a record cannot be read, is from a newer version, or belongs to other weights.
     """
     found = []
     for path in sorted((bundle / MODELS_FOLDER).glob(f"*/{EXPORT_FILE}")):
@@ -94,7 +96,7 @@ def read_exports(bundle: Path, weights_sha256: str) -> list[tuple[Path, ExportRe
 
 
 def require_files(folder: Path, record: ExportRecord) -> None:
-    """Refuse an export that is not as it was written. Raises BundleError."""
+    """Raise BundleError if a file of the export is missing or was changed."""
     for name, sha256 in record.files.items():
         path = folder / name
         if not path.is_file():
@@ -106,7 +108,7 @@ def require_files(folder: Path, record: ExportRecord) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file. Raises BundleError."""
+    """SHA-256 of a file. Raises BundleError."""
     try:
         return atomic.sha256_of(path)
     except OSError as error:
