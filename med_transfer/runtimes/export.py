@@ -184,7 +184,7 @@ def _write(
     """Write the file of one encoder. Raises UsageError if the runtime cannot compute it, OutputError."""
     core = encoder.core(stages).eval()
     several = min(_CALIBRATION_SCANS, len(scans.tensors)) if precision == "int8" else 1
-    chosen = [number * len(scans.tensors) // several for number in range(several)]  # evenly spaced, whatever their order
+    chosen = [number * len(scans.tensors) // several for number in range(several)]  # evenly spaced, in whatever order
     batches = [batch for number in chosen for batch in core_inputs(encoder, stages, scans.image(number))]
     try:
         with quiet(), torch.no_grad():
