@@ -123,7 +123,7 @@ def _middle(tensor: NDArray[np.float16], shape: Sequence[int]) -> NDArray[np.flo
 
 @torch.no_grad()
 def answers(ensemble: Ensemble, scans: CheckScans) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Probabilities [scan, class] and novelty [scan], each scan predicted alone, by its ``fold_model`` if there is one."""
+    """Probabilities [scan, class] and novelty [scan], each scan alone, by its ``fold_model`` if there is one."""
     found = []
     for number in range(len(scans.tensors)):
         by = ensemble if scans.fold_model is None else ensemble.alone(scans.fold_model[number])
