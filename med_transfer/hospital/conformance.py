@@ -75,10 +75,17 @@ images sent by C-MOVE (levels SERIES and IMAGE) to the node's AE title, or retri
 
 As an origin server, where node.yaml has a section `web`, the node supports STOW-RS: POST to /dicom-web/studies and
 /dicom-web/studies/{{study}}, multipart/related of application/dicom. The answer is application/dicom+json with
-ReferencedSOPSequence and FailedSOPSequence, and status 200 if everything was stored, 202 if some was, 409 if nothing
-was. 400: the parts cannot be separated; 401: no or a wrong bearer token; 408: timeout; 413: an instance beyond the
-limit; 415: another media type; 503: too many simultaneous requests, or the disk is nearly full. Every limit of C-STORE
-applies here, too.
+ReferencedSOPSequence and FailedSOPSequence. Every limit of C-STORE applies here, too.
+
+| status | when |
+| -- | -- |
+| 200, 202, 409 | every instance, some, or none was stored |
+| 400 | the parts cannot be separated |
+| 401 | no or a wrong bearer token |
+| 408 | timeout |
+| 413 | an instance beyond the limit |
+| 415 | another media type |
+| 503 | too many simultaneous requests, or the disk is nearly full |
 
 As a user agent (PS3.18 10), the node sends QIDO-RS and WADO-RS requests to the `pacs`, and STOW-RS requests to a
 destination of kind dicomweb, one instance per request. An instance counts as accepted when the answer names it in
