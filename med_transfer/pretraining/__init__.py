@@ -1,4 +1,4 @@
-"""Makes an encoder from source scans: by labels or masks, by hiding and comparing, or from a teacher."""
+"""Pretraining of an encoder on source scans: supervised, self-supervised, on painted lesions, or by distillation."""
 
 import lazy_loader
 

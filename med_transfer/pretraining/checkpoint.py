@@ -1,4 +1,4 @@
-"""All that a killed run needs to go on as if nothing had been, in one file that is replaced as a whole."""
+"""The checkpoint: everything needed to resume an interrupted run exactly, in one file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ State = dict[str, Any]
 
 
 def save_checkpoint(folder: Path, state: State) -> None:
-    """Raises OutputError."""
+    """Write the checkpoint of a folder. Raises OutputError."""
     with atomic_path(folder / CHECKPOINT_FILE) as temporary, temporary.open("wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # torch ends the file, which fails too, before it tells that the disk is full
+        except RuntimeError as error:  # on a full disk torch also fails to close the file, which hides the first error
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def read_checkpoint(
     folder: Path, settings: str, device: str, source_scans: list[str] | None = None, taught: list[str] | None = None
 ) -> State | None:
-    """The state in a folder; None when there is none.
+    """Read the checkpoint of a folder; None if there is none.
 
     Args:
-        settings: what the checkpoint must have been made with.
-        device: kind of device, whose random numbers another kind cannot go on with; earlier versions do not tell it.
-        source_scans: content hashes that it must have been made on; None: not known yet.
-        taught: hashes of their labels, regions and masks; checkpoints of earlier versions do not tell them.
+        settings: that the checkpoint must have been made with, see :meth:`Origin.settings`.
+        device: kind of device that it must have been made on, since random states cannot move to another kind. Earlier
+            versions did not record it.
+        source_scans: content hashes that it must have been made from; None if not known yet.
+        taught: hashes of their labels, regions and masks; None if not known yet. Earlier versions did not record them.
 
     Raises:
-        BackboneError: it belongs to another run.
+        BackboneError: the checkpoint belongs to another run.
         UsageError: it is damaged.
     """
     path = folder / CHECKPOINT_FILE
@@ -60,10 +61,10 @@ def read_checkpoint(
 
 
 def require_encoder(encoder: Path, state: State) -> None:
-    """That of a finished pretraining is the one that its checkpoint was saved beside; earlier versions do not tell it.
+    """Check that the encoder of a finished pretraining is the one that its checkpoint was saved with.
 
     Raises:
-        UsageError: it is not, or is not there.
+        UsageError: it is another one, or missing.
     """
     with left_behind(encoder, remove=f"{CHECKPOINT_FILE} beside it"):
         if not is_of(encoder, state):
@@ -71,5 +72,5 @@ def require_encoder(encoder: Path, state: State) -> None:
 
 
 def is_of(encoder: Path, state: State) -> bool:
-    """Whether it is the one that a checkpoint was saved beside. Raises OSError."""
+    """Whether the encoder is the one that the checkpoint was saved with; True if it does not say. Raises OSError."""
     return state.get("encoder") in (None, sha256_of(encoder))

@@ -1,4 +1,4 @@
-"""What a pretraining does: where it looks, what it asks of the network, and for how long."""
+"""The config of a pretraining: crops, method, budget, and measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process, or several that torchrun started and that train one network together."""
+"""Training in one process, or in several that torchrun started, with averaged gradients."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import get_node_local_rank
 from torch.nn.parallel import DistributedDataParallel
 
-_LONGEST_WAIT = timedelta(days=2)  # the others wait while the first one reads the scans
+_LONGEST_WAIT = timedelta(days=2)  # the other processes wait while the main one reads the scans
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process among those that train together; the main one, of rank 0, writes."""
+    """This process's place among those that train together; the main process, of rank 0, writes the results."""
 
     rank: int = 0
     world_size: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes and tells how far the training is."""
+        """Whether this process writes results and reports progress."""
         return self.rank == 0
 
     def data_parallel(self, module: nn.Module) -> nn.Module:
-        """The module with its gradients averaged over the processes."""
+        """The module, with gradients averaged over all processes."""
         return DistributedDataParallel(module) if self.world_size > 1 else module
 
     def broadcast(self, values: Sequence[float]) -> list[float]:
-        """The main process's values, in all of them."""
+        """The main process's values, in every process."""
         if self.world_size == 1:
             return list(values)
         shared = torch.tensor(values, dtype=torch.float64)
@@ -42,7 +42,7 @@ class ProcessGroup:
         return shared.tolist()
 
     def gather(self, state: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        """Every process's state, by rank, in the main one; elsewhere nothing."""
+        """Every process's state, by rank, in the main process; an empty list in the others."""
         if self.world_size == 1:
             return [state]
         states: list[Any] | None = [None] * self.world_size if self.is_main else None
@@ -50,12 +50,12 @@ class ProcessGroup:
         return states or []
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has reached this point."""
         if self.world_size > 1:
             dist.barrier()
 
     def device(self, name: str) -> torch.device:
-        """A GPU of its own for each process of a machine."""
+        """The device of this name; with several processes each one gets its own GPU."""
         return (
             torch.device("cuda", get_node_local_rank())
             if name == "cuda" and self.world_size > 1

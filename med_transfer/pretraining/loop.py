@@ -1,4 +1,4 @@
-"""The loop that all methods share: steps, running mean, measurements, checkpoints, an early end."""
+"""The training loop of all methods: steps, running mean, measurements, checkpoints, early stopping."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from med_transfer.progress import Progress, silent
 ENCODER_FILE, CURVE_FILE, FIGURE_FILE = "encoder.safetensors", "curve.json", "curve.png"
 log = logging.getLogger(__name__)
 PROBE_FIGURE = "probe_auc"
-TELL_STEPS = 10  # between two words about the progress
-DRAW_SECONDS = 30.0  # between two pictures of the curve, each of which takes as long as many a step
+TELL_STEPS = 10  # between two reports of progress
+DRAW_SECONDS = 30.0  # at least, between two plots of the curve, each of which takes as long as many steps
 
 
 class Training:
-    """One run of one method; writes encoder, curve and checkpoint into ``out``."""
+    """One run of one method, which writes encoder, curve and checkpoint into ``out``."""
 
     def __init__(
         self,
@@ -68,26 +68,26 @@ class Training:
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.99))
         self.state, self._gradient = TrainingState(), torch.zeros(())
         self._drawn_at = 0.0  # seconds of training
-        self._written: str | None = None  # hash of the encoder that was written
+        self._written: str | None = None  # SHA-256 of the encoder file
 
     @property
     def monitored(self) -> str:
-        """Name of the figure that decides which encoder is kept and when to stop: the probe's, else the method's."""
+        """Name of the figure for early stopping and the choice of the encoder: the probe's, else the method's."""
         return PROBE_FIGURE if self.probe else self.method.figure
 
     def run(self) -> Path:
-        """Train until the budget is spent or nothing is gained any more; returns the path of the encoder.
+        """Train until the budget is spent or early stopping ends it; returns the path of the encoder.
 
         Raises:
             BackboneError: the folder holds a checkpoint of another run.
-            UsageError: its checkpoint, or the encoder of a finished one, is damaged.
-            TrainingDiverged: as its name says.
-            KeyboardInterrupt: after Ctrl-C, when the state is saved.
+            UsageError: the checkpoint, or the encoder of a finished run, is damaged.
+            TrainingDiverged: a gradient is not finite.
+            KeyboardInterrupt: after Ctrl-C, once the state is saved.
         """
         keep_freed_memory()
         if not self._restore():
             self.method.begin()
-            self._measure()  # what the start is worth: the curve shows what the training adds to it
+            self._measure()  # the initial weights, so that the curve shows what the training adds
         clock, saved_at = _Clock(self.device, self.state.seconds), self.state.seconds
         with _interruptible() as interrupted:
             while not self.state.ended:
@@ -119,7 +119,7 @@ class Training:
         self._tell(losses["loss"])
 
     def _spent(self) -> float:
-        """Share of the budget."""
+        """Share of the budget that is spent, from 0 to 1."""
         if self.config.steps is not None:
             return self.state.step / self.config.steps
         return self.state.seconds / (60 * float(self.config.minutes or 0))
@@ -136,7 +136,7 @@ class Training:
             self.progress("pretraining (seconds)", min(done, total), total, note)
 
     def _require_finite(self) -> None:
-        """Before anything is told or written. With the norm of the step just done, the weights are finite."""
+        """Called before anything is reported or written: a finite gradient norm means that the weights are finite."""
         if not torch.isfinite(self._gradient):
             raise TrainingDiverged(
                 f"the gradient is not finite at step {self.state.step}",
@@ -147,7 +147,7 @@ class Training:
 
     @torch.no_grad()
     def _measure(self) -> None:
-        """Figures into the curve, in the main process; the encoder is written unless an earlier one was better."""
+        """Add figures to the curve, in the main process, and write the encoder unless an earlier one was better."""
         self._require_finite()
         ended = self.state.ended
         if self.group.is_main:
@@ -174,7 +174,7 @@ class Training:
         return figures
 
     def _save(self, *, last: bool) -> None:
-        """Everything that a resumed run needs; the curve for people."""
+        """Write the checkpoint with everything that a resumed run needs, and the curve."""
         self._require_finite()
         generators = self.group.gather({name: g.get_state() for name, g in self.method.generators().items()})
         if not self.group.is_main:
@@ -183,7 +183,7 @@ class Training:
         shown = record | {"monitored": self.monitored, "curve": self.state.curve}
         write_text(
             self.out / CURVE_FILE, json.dumps(sealed(shown), indent=1) + "\n"
-        )  # before what says that it has ended
+        )  # before the checkpoint, which says whether the run has ended
         if last or self.state.seconds - self._drawn_at > DRAW_SECONDS:
             draw_curve(self.state.curve, self.monitored, self.out / FIGURE_FILE)
             self._drawn_at = self.state.seconds
@@ -211,7 +211,7 @@ class Training:
         if checkpoint is None:
             return False
         with left_behind(self.out / CHECKPOINT_FILE):
-            self.method.load_state_dict(checkpoint["method"], strict=False)  # without what never changes
+            self.method.load_state_dict(checkpoint["method"], strict=False)  # constant parts are not saved
             self.average.load_state_dict(checkpoint["average"])
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             for name, generator in self.method.generators().items():
@@ -230,7 +230,7 @@ class Training:
 
 
 class _Clock:
-    """Seconds of training, those of an interrupted run included; waits for the device now and then to stay honest."""
+    """Seconds of training, including those before an interruption; regularly waits for the device, to stay accurate."""
 
     def __init__(self, device: torch.device, spent: float) -> None:
         self._device, self._start, self._calls = device, time.perf_counter() - spent, 0
@@ -244,7 +244,10 @@ class _Clock:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C waits for the end of the step, so that the state can be saved; a second one does not wait."""
+    """Delay Ctrl-C to the end of the step, so that the state can be saved; a second Ctrl-C takes effect at once.
+
+    Yields a function that says whether it was pressed.
+    """
     pressed = False
 
     def remember(number: int, frame: object) -> None:
@@ -254,7 +257,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
     try:
         before = signal.signal(signal.SIGINT, remember)
-    except ValueError:  # not the main thread: whoever owns the signals decides
+    except ValueError:  # only the main thread can handle signals
         yield lambda: False
         return
     try:
@@ -264,13 +267,15 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
 
 
 def _named_heads(method: Method) -> dict[str, Tensor]:
-    """In full precision, under a name that whoever loads an encoder leaves out."""
+    """The kept heads in full precision, under names with a prefix that is ignored when an encoder is loaded."""
     return {f"{HEAD}{name}": tensor.float().cpu().contiguous() for name, tensor in method.kept_heads().items()}
 
 
 def halved(encoder: nn.Module) -> dict[str, Tensor]:
-    """Convolutions in fp16; vectors (normalisation), a thousandth of the size, keep their precision, and tables of
-    whole numbers (a Swin transformer's positions) stay such.
+    """The state of an encoder with convolutions and matrices in fp16.
+
+    Vectors (norm layers, biases), a thousandth of the size, keep their precision, and integer tables (a Swin
+    transformer's positions) their type.
     """
     state = encoder.state_dict()
     return {

@@ -1,4 +1,4 @@
-"""How much an encoder's features tell, without fine-tuning it: a linear probe, and their effective rank."""
+"""Quality of an encoder's features without fine-tuning: a linear probe, and their effective rank."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class LinearProbe:
         self.folds = [self._folds(column, name) for column, name in zip(self.truth.T, cohort.labels.names, strict=True)]
 
     def seen(self) -> tuple[set[str], set[str]]:
-        """Hashes of the patients, and content hashes of the scans, that the probe is fitted on."""
+        """Patient hashes and content hashes of the scans that the probe is fitted on."""
         return self.prepared.patient_hashes, self.prepared.images
 
     def __call__(self, encoder: Encoder) -> float:
-        """Macro AUC, one class against the rest, of predictions for patients that each fit did not see."""
+        """Macro one-versus-rest AUC of cross-validated predictions, each for a patient that the fit did not see."""
         features = self._features(encoder)
         aucs = [
             roc_auc_score(column, self._predicted(features, column, folds))
@@ -83,7 +83,11 @@ class LinearProbe:
 
 
 def probe_cohort(path: Path | None) -> Cohort | None:
-    """The rows to probe with; None where no probe is asked for. Raises CohortError: the table cannot be used."""
+    """The table's rows to probe with, without test rows; None without a table.
+
+    Raises:
+        CohortError: the table cannot be used, or has only test rows.
+    """
     if path is None:
         return None
     cohort = Cohort.read(path)
@@ -96,10 +100,11 @@ def probe_cohort(path: Path | None) -> Cohort | None:
 def linear_probe(
     config: PretrainingConfig, cohort: Cohort | None, context: PretrainingContext, folder: Path, progress: Progress
 ) -> LinearProbe | None:
-    """The probe on a cohort, its scans read once into ``folder``; None without one.
+    """The probe on a cohort, whose scans are read once and cached in ``folder``; None without a cohort.
 
     Raises:
-        NothingDone: no scan of it can be read.
+        NothingDone: no scan of it can be used.
+        TooFewPatients: a class has fewer than two patients, or fewer than two are without it.
     """
     settings = config.probe
     if cohort is None:
@@ -119,7 +124,7 @@ def linear_probe(
 
 
 def effective_rank(features: Tensor) -> float:
-    """How many directions features [scan, feature] really use: exp of the entropy of their singular values.
+    """Effective number of dimensions of features [scan, feature]: exp of the entropy of their singular values.
 
     Source: Roy & Vetterli 2007, EUSIPCO; as a figure for pretraining without labels: Garrido et al. 2023
     (RankMe), arXiv:2210.02885. Constant features have rank 1.

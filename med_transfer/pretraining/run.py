@@ -1,4 +1,4 @@
-"""The whole job: scans in, a folder with a pretrained encoder out."""
+"""The pretraining job: from source scans to a folder with a pretrained encoder."""
 
 from __future__ import annotations
 
@@ -51,11 +51,13 @@ CONFIG_FILE, LEFT_OUT_FILE = "config.yaml", "left_out.csv"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A finished pretraining on disk; ``folder`` is what ``backbone.weights`` takes.
+    """A finished pretraining on disk.
 
     Attributes:
-        n_scans: that were learned from or measured on.
-        n_left_out: that could not be used; the reasons are in ``left_out.csv``.
+        folder: can be given as ``backbone.weights``.
+        backbone: name of the catalogue entry.
+        n_scans: number of scans used for training or validation.
+        n_left_out: number of scans that could not be used; the reasons are in ``left_out.csv``.
     """
 
     folder: Path
@@ -70,22 +72,22 @@ class Pretrained:
 
     @property
     def heads(self) -> dict[str, Tensor]:
-        """What is kept of the heads that it learned with, by the names that its method gives them."""
+        """The tensors of heads that the method keeps, by its own names."""
         with safe_open(self.encoder, "pt") as file:
             names = [name for name in file.keys() if name.startswith(HEAD)]  # noqa: SIM118  a file, no dict
             return {name.removeprefix(HEAD): file.get_tensor(name) for name in names}
 
     @property
     def curve(self) -> Path:
-        """Losses and measurements over the steps, JSON."""
+        """Path of the losses and measurements over the steps, as JSON."""
         return self.folder / CURVE_FILE
 
     @property
     def record(self) -> dict[str, Any]:
-        """What ``curve`` says: steps, seconds, settings, and the entries of the curve.
+        """Content of ``curve``: steps, seconds, settings, and the entries of the curve.
 
         Raises:
-            UsageError: it is damaged.
+            UsageError: the file is damaged.
         """
         try:
             record = unsealed(json.loads(self.curve.read_text(encoding="utf-8")))
@@ -96,7 +98,7 @@ class Pretrained:
 
 @dataclass(frozen=True)
 class _Networks:
-    """The encoder that will learn, and the teacher of a distillation."""
+    """The encoder to be trained, and the teacher of a distillation."""
 
     student: LoadedBackbone
     teacher: LoadedBackbone | None
@@ -113,21 +115,24 @@ def pretrain(
 ) -> Pretrained:
     """Train an encoder on source scans, and write it as a file that ``load_backbone`` reads.
 
-    Called again on the same folder after a kill, it goes on where it was. Under torchrun, every process draws crops
-    of its own, gradients are averaged, and the main process writes.
+    Called again on the same folder after an interruption, it resumes. Under torchrun, each process draws its own crops,
+    gradients are averaged, and the main process writes.
 
     Args:
         scans: a folder of scans, a cohort.csv, a file that ``SourceScans.save`` wrote, or scans already read.
+        config: of the pretraining.
         out: folder for ``encoder.safetensors``, ``encoder.source.safetensors``, ``curve.json``, ``config.yaml``,
             ``source.lock.json``.
-        device: ``auto`` (a GPU when there is one), ``cpu`` or ``cuda``.
-        source_features: write what the source looks like to the encoder, for ``select``.
+        device: ``auto`` (a GPU if there is one), ``cpu`` or ``cuda``.
+        progress: reports progress.
+        source_features: whether to write the source's features by the encoder, for ``select``.
 
     Raises:
         ConfigError: a device that this machine does not have, or too few scans to keep some for validation.
         BackboneError: backbone or teacher cannot be built, or the folder holds a checkpoint of another run.
-        UsageError: the folder holds something else.
+        UsageError: the folder holds something else, or a damaged file of this run.
         ScanNotFound, CohortError, NothingDone: there is nothing to learn from; see ``prepare_source``.
+        TrainingDiverged: a gradient is not finite.
         OutputError: a result cannot be written.
     """
     out = Path(out)
@@ -136,7 +141,7 @@ def pretrain(
         on_device = group.device(_device(device))
         networks = _load(config)
         _refuse_another_run(out, config, networks, group, on_device)
-        probed = probe_cohort(config.probe.cohort)  # what is wrong with the table is said before a scan is read
+        probed = probe_cohort(config.probe.cohort)  # errors in the table are reported before any scan is read
         source = _source(scans, config, out, progress, group)
         training, validation = source.scans.split(config.validation_scans)
         spec = networks.student.spec
@@ -156,8 +161,9 @@ def pretrain(
 
 
 def finished_pretraining(config: PretrainingConfig, out: Path, content_hashes: Iterable[str]) -> Pretrained | None:
-    """What :func:`pretrain` has made in ``out`` of the scans with these hashes, in which nothing is marked; None where
-    it has not come to its end.
+    """The finished result of :func:`pretrain` in ``out``, on scans with these hashes; None if it has not finished.
+
+    The scans must be without labels, regions and masks.
 
     Raises:
         BackboneError: the folder holds a checkpoint of another run.
@@ -177,7 +183,7 @@ def finished_pretraining(config: PretrainingConfig, out: Path, content_hashes: I
 
 
 def _load(config: PretrainingConfig) -> _Networks:
-    """Both networks, before anything is read: what is wrong with them is said at once."""
+    """Load both networks, before any scan is read, so that errors are reported at once."""
     random = config.weights == "random"
     weights = None if config.weights in ("random", "published") else Path(config.weights)
     student = load_backbone(
@@ -201,7 +207,7 @@ def _load(config: PretrainingConfig) -> _Networks:
 
 
 def _channels(config: PretrainingConfig) -> Channels:
-    """One for each window; three windows are a photograph network's colours, as in fine-tuning."""
+    """One channel per window; three windows replace the colours of a network for photographs, as in fine-tuning."""
     n = len(config.windows_hu or ((),))
     return "windows" if n == 3 else n
 
@@ -229,7 +235,7 @@ def _method(networks: _Networks, context: PretrainingContext) -> Method:
 def _source(
     scans: Path | str | SourceScans, config: PretrainingConfig, out: Path, progress: Progress, group: ProcessGroup
 ) -> Source:
-    """The scans, read by the main process while the others wait; these then find them prepared."""
+    """The scans: the main process reads and caches them while the others wait, which then load them from the cache."""
     if isinstance(scans, SourceScans):
         return Source(scans)
     if not group.is_main:
@@ -258,7 +264,7 @@ def _origin(
 
 
 def _lock(config: PretrainingConfig, scans: SourceScans, probe: LinearProbe | None) -> SourceLock:
-    """Everyone this encoder learns from. Whom the probe looks at counts where it decides when to stop."""
+    """All patients and scans this encoder learns from; the probe's are included if it decides when to stop."""
     patients, images = set(scans.patient_hashes), set(scans.content_hashes)
     for lock in map(source_provenance, _made_from(config)):
         if lock is not None:
@@ -270,7 +276,7 @@ def _lock(config: PretrainingConfig, scans: SourceScans, probe: LinearProbe | No
 
 
 def _made_from(config: PretrainingConfig) -> tuple[Path | None, Path | None]:
-    """The weights file that this pretraining starts from, and that of its teacher."""
+    """The weights file that this pretraining starts from, and its teacher's; None where there is none."""
     given = None if config.weights == "published" else Path(config.weights)
     start = None if config.weights == "random" else weights_file(config.backbone, given)
     if config.method != "distillation":
@@ -285,7 +291,7 @@ def _inherited_licences(config: PretrainingConfig) -> set[str]:
 def _refuse_another_run(
     out: Path, config: PretrainingConfig, networks: _Networks, group: ProcessGroup, device: torch.device
 ) -> None:
-    """Before hours of reading; whether the scans are the same is seen when they are read."""
+    """Refuse a folder of another run before hours of reading; the scans are compared when they have been read."""
     read_checkpoint(out, _origin(config, SourceScans(()), networks, None, group).settings(), device.type)
     file = out / CONFIG_FILE
     try:
@@ -301,7 +307,10 @@ def _refuse_another_run(
 
 
 def _write_beginning(out: Path, config: PretrainingConfig, origin: Origin, source: Source) -> None:
-    """Before the training, so that what an unfinished run leaves behind remembers too, and holds nothing of another."""
+    """Write config, lock and left-out scans before training, so that an unfinished run has them too.
+
+    Source features of an earlier encoder are removed.
+    """
     source_features_path(out / ENCODER_FILE).unlink(missing_ok=True)
     dump_config(config, out / CONFIG_FILE)
     origin.lock.write(out / SOURCE_LOCK_FILE)

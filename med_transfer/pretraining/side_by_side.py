@@ -1,7 +1,7 @@
-"""Several pretrainings, as many at once as the threads allow, each in a process of its own.
+"""Several pretrainings, in parallel as far as threads allow, each in its own process.
 
-A network of slices learns on two cores hardly faster than on one, and two such networks on two cores twice as fast.
-Side by side and in turn come to the same numbers: each has as many threads here as there.
+A slice network learns hardly faster on two cores than on one, but two of them in parallel on two cores take half the
+time. Results do not depend on parallelism, since each pretraining always has the same number of threads.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ from med_transfer.scans.isolation.limits import IN_PROCESS, ReadLimits
 from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 log = logging.getLogger(__name__)
-_LOOK_SECONDS = 1.0  # between two looks at how far they are
+_LOOK_SECONDS = 1.0  # between two checks of their progress
 _NO_LIMITS = ReadLimits(seconds=0, gib=0)
 _CHILD = "med_transfer.pretraining.child"
 
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What :func:`~med_transfer.pretraining.pretrain` is given; ``config.steps`` is its budget.
+    """Arguments of one :func:`~med_transfer.pretraining.pretrain`; ``config.steps`` is its budget.
 
     Attributes:
-        scans: puts them together, when their turn comes.
+        scans: makes the scans, called when the pretraining starts.
         content_hashes: of these scans.
+        config: of the pretraining.
+        out: its folder.
     """
 
     scans: Callable[[], SourceScans]
@@ -50,9 +52,9 @@ class Pretraining:
 
 
 def at_once(count: int, threads: int) -> int:
-    """How many of ``count`` pretrainings run side by side in so many threads each.
+    """How many of ``count`` pretrainings run in parallel, with ``threads`` threads each.
 
-    One on a GPU, on Windows, and where a debugger wants no child.
+    One on a GPU, on Windows, and if child processes are turned off for debugging.
     """
     if best_device().type != "cpu" or os.name != "posix" or os.environ.get(IN_PROCESS):
         return 1
@@ -60,10 +62,10 @@ def at_once(count: int, threads: int) -> int:
 
 
 def pretrain_each(jobs: Sequence[Pretraining], threads: int, progress: Progress = silent) -> list[Pretrained]:
-    """Run each to its end, in ``threads`` threads; one that is finished is found, and none of its scans looked at.
+    """Run all pretrainings, with ``threads`` threads each; finished ones are loaded without reading their scans.
 
     Args:
-        progress: told of the steps of all together.
+        progress: reports the steps of all pretrainings together.
 
     Raises:
         As :func:`~med_transfer.pretraining.pretrain`.
@@ -87,14 +89,14 @@ def _learned(jobs: Sequence[Pretraining], threads: int, progress: Progress) -> I
 def _each_in_a_child(
     jobs: Sequence[Pretraining], threads: int, side_by_side: int, progress: Progress
 ) -> list[Pretrained | None]:
-    """What came to its end there."""
+    """Run each job in a child process; None for one whose process ended early."""
     over = threading.Event()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         told = [folder / str(number) for number in range(len(jobs))]
         pool = stack.enter_context(ThreadPoolExecutor(side_by_side))
         workers = [stack.enter_context(ScanWorker(_NO_LIMITS, loads=_CHILD)) for _ in jobs]
-        stack.callback(over.set)  # first of all, so that nothing begins while the workers are closed
+        stack.callback(over.set)  # runs first on exit, so that nothing starts while the workers are closed
         each = zip(workers, jobs, told, strict=True)
         futures = [pool.submit(_in_child, *one, threads, over) for one in each]
         _wait(futures, told, progress, f"pretraining {len(jobs)} encoders", f"{side_by_side} at once")
@@ -108,7 +110,7 @@ def _pretrain(threads: int, scans: SourceScans, config: PretrainingConfig, out: 
 
 @contextlib.contextmanager
 def in_threads(threads: int) -> Iterator[None]:
-    """Let torch compute in so many meanwhile."""
+    """Set the number of torch's threads within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -125,7 +127,7 @@ def _in_child(
         if scans is None or over.is_set():
             return None
         return worker.call(_told_pretraining, threads, scans, job.config, job.out, told)
-    except ScanAborted as error:  # such as where memory runs out
+    except ScanAborted as error:  # for example out of memory
         log.info("an encoder's process: %s", error)
         return None
     finally:

@@ -1,4 +1,4 @@
-"""How far a pretraining is, and its curve: losses every few steps, measurements at longer intervals."""
+"""The progress of a pretraining and its curve: losses every few steps, measurements at longer intervals."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from torch import Tensor
 from med_transfer.atomic import atomic_path
 from med_transfer.pretraining.config import StopConfig
 
-LOG_STEPS = 50  # losses are averaged over so many
+LOG_STEPS = 50  # number of steps that losses are averaged over
 
 
 @dataclass
 class TrainingState:
-    """Goes into the checkpoint as JSON.
+    """Progress and curve; stored in the checkpoint as JSON.
 
     Attributes:
-        curve: entries with ``step`` and ``seconds``; losses, or ``measured`` figures.
-        best: the highest monitored figure so far; None before there is one. ``best_of``: that figure's name.
-        without_gain: measurements since then.
-        ended: nothing is left to do.
-        losses, counted: sums since the last entry of the curve, left on the device, which must not be waited for.
+        step: number of steps done.
+        seconds: of training, those before an interruption included.
+        curve: entries with ``step`` and ``seconds``, and losses or ``measured`` figures.
+        best: the highest monitored figure so far; None before there is one.
+        without_gain: measurements since ``best``.
+        ended: whether the training has finished.
+        losses, counted: sums of losses since the last entry of the curve, and their number. The sums stay on the
+            device, since reading them would wait for it.
+        best_of: name of the figure ``best``.
     """
 
     step: int = 0
@@ -39,35 +43,38 @@ class TrainingState:
 
     @classmethod
     def from_json(cls, text: str) -> TrainingState:
-        """What :meth:`to_json` wrote."""
+        """Restore what :meth:`to_json` wrote."""
         return cls(**json.loads(text))
 
     def to_json(self) -> str:
-        """Everything, the losses brought to the CPU."""
+        """All fields as JSON; this reads the losses from the device."""
         return json.dumps(asdict(replace(self, losses={name: float(value) for name, value in self.losses.items()})))
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        """Losses of one step."""
+        """Count one step and add its losses."""
         self.step, self.counted = self.step + 1, self.counted + 1
         self.losses = {name: self.losses.get(name, 0.0) + value.detach() for name, value in losses.items()}
         if self.step % LOG_STEPS == 0:
             self.close_entry()
 
     def close_entry(self) -> None:
-        """Write the mean losses since the last entry into the curve."""
+        """Append the mean losses since the last entry to the curve."""
         if self.counted:
             means = {name: round(float(value) / self.counted, 5) for name, value in self.losses.items()}
             self.curve.append(self._now() | means)
         self.losses, self.counted = {}, 0
 
     def measured(self, figures: dict[str, float], monitored: str, stop: StopConfig | None) -> bool:
-        """Add a measurement; tells whether the encoder is the best so far, and ends the training without gain."""
+        """Add a measurement; returns whether to keep this encoder: with ``stop`` only if it is the best so far.
+
+        Sets ``ended`` if ``stop`` is given and the figure has not improved for ``stop.patience`` measurements.
+        """
         self.close_entry()
         self.curve.append(self._now() | {"measured": {name: round(value, 5) for name, value in figures.items()}})
         value = figures.get(monitored)
         if value is None or stop is None:
             return True
-        if self.best_of not in ("", monitored):  # the run goes on with another probe, or without: they do not compare
+        if self.best_of not in ("", monitored):  # resumed with or without a probe: the figures are not comparable
             self.best, self.without_gain = None, 0
         self.best_of = monitored
         gained = self.best is None or value > self.best + stop.least_gain
@@ -80,9 +87,9 @@ class TrainingState:
 
 
 def draw_curve(curve: list[dict], monitored: str, path: Path) -> None:
-    """Loss and the monitored figure over the steps, as PNG. Raises OutputError."""
+    """Plot the loss and the monitored figure over the steps, as PNG. Raises OutputError."""
     figure = Figure(figsize=(7, 5), dpi=110)
-    # Margins that fit, since to find them takes as long as to draw.
+    # Fixed margins, since computing them takes as long as drawing.
     margins = {"left": 0.13, "bottom": 0.1, "right": 0.98, "top": 0.97, "hspace": 0.12}
     above, below = figure.subplots(2, 1, sharex=True, gridspec_kw=margins)
     measured = [(entry["step"], entry["measured"]) for entry in curve if "measured" in entry]

@@ -1,4 +1,4 @@
-"""Which pieces of the source scans are looked at, and how they are changed. Triples are depth, height, width."""
+"""Config of crops, painting and degradation. Triples are depth, height, width."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class CropConfig(StrictModel):
 
     @property
     def plain(self) -> CropConfig:
-        """The same pieces as they are: not stretched, turned, mirrored or cut."""
+        """The same crops without stretching, rotation, mirroring and cuts."""
         nothing = {"stretch": 0.0, "rotation_degrees": (0.0,) * 3, "flip": (0.0,) * 3, "cut": (0.0,) * 2}
         return self.model_copy(update=nothing)
 

@@ -1,1 +1,1 @@
-"""Ways to learn from source scans, one a file."""
+"""Pretraining methods, one per file."""

@@ -1,8 +1,9 @@
-"""Contrastive pretraining: two overlapping crops of one place in one patient are the same, other places are not.
+"""Contrastive pretraining: two overlapping crops of one place in a patient are positives, other places negatives.
 
-Chen et al. 2020 (SimCLR), arXiv:2002.05709, or Bardes et al. 2022 (VICReg), arXiv:2105.04906. The views keep what has
-a meaning in a patient: they lie close together, have nearly the same physical size, and are not mirrored unless
-``crops.flip`` says so. What differs is what differs between scanners: intensity, noise, slice thickness, sharpness.
+Chen et al. 2020 (SimCLR), arXiv:2002.05709, or Bardes et al. 2022 (VICReg), arXiv:2105.04906. The two views preserve
+what is meaningful in a patient: they lie close together, have nearly the same physical size, and are not mirrored
+unless ``crops.flip`` says so. They differ as scans of different scanners do: in intensity, noise, slice thickness and
+sharpness.
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ from med_transfer.pretraining.source.crops import Crops
 
 @dataclass(frozen=True)
 class Pair:
-    """Windowed views [2 * batch, 1, ...], the two of a crop a batch apart, and which crops can be told apart."""
+    """Views of pairs of crops.
+
+    Attributes:
+        views: windowed, [2 * batch, 1, depth, height, width]: all first views, then all second views.
+        comparable: bool [batch, batch], see :func:`different_places`.
+    """
 
     views: Tensor
     comparable: Tensor
 
 
 class Contrastive(Method):
-    """The projection after the encoder is thrown away."""
+    """SimCLR or VICReg on pooled features; the projection after the encoder is discarded."""
 
     figure = "retrieval"
 
@@ -47,7 +53,7 @@ class Contrastive(Method):
         return Pair(views, different_places(first))
 
     def forward(self, batch: Pair) -> dict[str, Tensor]:
-        """``loss``, and ``found``: the share of views whose partner is nearest."""
+        """``loss``, and ``found``, the share of views whose partner is nearest."""
         with self.half_precision():
             features = self.pooled(self.maps(batch.views))
             if self.vicreg is not None:
@@ -57,7 +63,7 @@ class Contrastive(Method):
         return {"loss": loss, "found": retrieved}
 
     def quality(self, encoder: Encoder) -> Figures:
-        """Share of held-out views whose other view has the nearest features of all, and what chance would give."""
+        """Share of held-out views whose partner has the nearest features (retrieval), and its value by chance."""
         if self.context.validation is None:
             return {}
         settings = self.config.contrastive
@@ -71,14 +77,14 @@ class Contrastive(Method):
 
 
 def different_places(crops: Crops) -> Tensor:
-    """Bool [batch, batch]: crops of two scans, or of one scan and farther apart than half their extent."""
+    """Bool [batch, batch]: whether crops come from two scans, or lie farther apart than half their extent."""
     near = torch.cdist(crops.centre_mm, crops.centre_mm) < 0.5 * crops.size_mm.mean(1, keepdim=True)
     scan = crops.scan.to(near.device)
     return ~(near & (scan[:, None] == scan[None]))
 
 
 def _retrieved(features: Tensor, comparable: Tensor) -> Tensor:
-    """Share of views whose partner is nearest, after the features' common part is taken away."""
+    """Share of views whose partner is nearest by cosine similarity of centred features."""
     return nt_xent(F.normalize(features.float() - features.float().mean(0)), 1.0, comparable)[1]
 
 

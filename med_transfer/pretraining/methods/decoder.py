@@ -1,4 +1,4 @@
-"""A light decoder from an encoder's feature maps back to the voxels; it is thrown away after the pretraining."""
+"""A light decoder from an encoder's feature maps to voxels, discarded after pretraining."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class LightDecoder(nn.Module):
-    """From deep to shallow: enlarge, add the next map, mix. After Lin et al. 2017 (feature pyramids), arXiv:1612.03144.
+    """From deep to shallow: upsample, add the next map, mix. After feature pyramids, Lin et al. 2017, arXiv:1612.03144.
 
     Args:
         stage_channels: of the encoder's maps, shallow to deep.
@@ -21,7 +21,7 @@ class LightDecoder(nn.Module):
         self.last = nn.Conv3d(width, 1, 3, padding=1)
 
     def forward(self, maps: list[Tensor], shape: tuple[int, int, int]) -> Tensor:
-        """[batch, 1, *shape] of the maps of a batch, in their orientation."""
+        """Decode a batch of maps to [batch, 1, *shape], in the maps' orientation."""
         x = None
         for lateral, mix, features in reversed(list(zip(self.lateral, self.mix, maps, strict=True))):
             here = lateral(features)

@@ -1,6 +1,6 @@
-"""Distillation: a small student learns to give a large teacher's feature maps on unlabelled scans.
+"""Distillation: a small student learns to reproduce a large teacher's feature maps on unlabelled scans.
 
-Source of the idea: Romero et al. 2015 (FitNets), arXiv:1412.6550; what is compared is described in losses.py.
+After Romero et al. 2015 (FitNets), arXiv:1412.6550; the loss is described in losses.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from med_transfer.pretraining.methods.teacher import Teacher
 
 
 class Distillation(Method):
-    """The student sees two worse views of what the teacher sees."""
+    """The student sees two degraded views of the teacher's input."""
 
     figure = "agreement"
     paints = True
@@ -29,15 +29,15 @@ class Distillation(Method):
         self.vicreg = VICReg(channels[-1])
 
     def begin(self) -> None:
-        """Measure the teacher's channels."""
+        """Measure mean and spread of the teacher's channels."""
         self.teacher.calibrate([self.draw() for _ in range(self.config.distillation.calibration_batches)])
 
     def draw(self) -> Tensor:
-        """HU crops [batch, 1, depth, height, width], lung scenes painted in where the config asks for them."""
+        """HU crops [batch, 1, depth, height, width], with lung scenes if the config asks for them."""
         return self.painted(self.crops.batch(self.config.batch), self.scenes)
 
     def forward(self, batch: Tensor) -> dict[str, Tensor]:
-        """``loss`` and its parts: ``maps``, ``means`` and ``vicreg``, the last before its weight."""
+        """``loss`` and its parts ``maps``, ``means`` and ``vicreg``, the last one unweighted."""
         targets = self.teacher(batch)
         views = torch.cat([self.windowed(batch) for _ in range(2)])
         with self.half_precision():
@@ -48,7 +48,7 @@ class Distillation(Method):
         return {"loss": total, "maps": on_maps, "means": on_means, "vicreg": agreement}
 
     def quality(self, encoder: Encoder) -> Figures:
-        """Explained variance of the teacher's means, averaged over the stages and of each stage."""
+        """Explained variance (R squared) of the teacher's means: averaged over stages, and of each stage."""
         if self.held_out_hu is None:
             return {}
         truth = self.teacher(self.held_out_hu).means
@@ -64,6 +64,8 @@ class Distillation(Method):
 
 
 def teacher_dtype(device: torch.device) -> torch.dtype:
-    """bf16 where the processor computes in it: only forward passes, which are sound on a CPU (decision 6)."""
+    """bf16 if the processor supports it natively: the teacher only runs forward passes, which are sound on a CPU (see
+    docs/decisions/0006-no-bf16-on-a-cpu.md).
+    """
     native = device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
     return torch.bfloat16 if native else torch.float32

@@ -1,4 +1,4 @@
-"""What a student is asked of its teacher, and what two views of one crop are asked of each other."""
+"""Losses between student and teacher, and between two views of a crop."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _EMBEDDING = 1024
 
 
 class DistillationLoss(nn.Module):
-    """Projects the student's last maps onto the teacher's and compares.
+    """Projects the student's last maps onto the teacher's channels and compares them.
 
-    Smooth L1 on the standardised maps, squared error on their standardised means (weights equal over stages).
+    Smooth L1 loss on the standardised maps and squared error on their standardised means, averaged over stages.
 
     Args:
         student_channels, teacher_channels: of the distilled stages, shallow to deep.
@@ -30,7 +30,7 @@ class DistillationLoss(nn.Module):
         """Loss on the maps and loss on the means.
 
         Args:
-            maps: the student's, [batch * views, ...]; the views of a batch stand after each other.
+            maps: the student's, [views * batch, channel, *space], one view of the batch after the other.
             targets: for the batch.
         """
         on_maps, on_means = maps[0].new_zeros((), dtype=torch.float32), maps[0].new_zeros((), dtype=torch.float32)
@@ -47,12 +47,12 @@ class DistillationLoss(nn.Module):
         return on_maps, on_means
 
     def predicted_means(self, maps: list[Tensor]) -> list[Tensor]:
-        """The teacher's standardised means as the student tells them: [batch, teacher channel] of each stage."""
+        """The student's predictions of the teacher's standardised means, [batch, teacher channel] for each stage."""
         return [layer(m.mean((2, 3, 4))) for layer, m in zip(self.to_mean, maps, strict=True)]
 
 
 class VICReg(nn.Module):
-    """Variance, invariance, covariance between two views' pooled features; divided by 25, so about 1 at the start.
+    """Variance-invariance-covariance loss of two views' pooled features, divided by 25, so about 1 at the start.
 
     Source: Bardes, Ponce, LeCun 2022, arXiv:2105.04906, weights 25, 25, 1.
     """
@@ -64,9 +64,9 @@ class VICReg(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """``features`` [2 * batch, channel], the two views after each other."""
+        """The loss of ``features`` [2 * batch, channel]: all first views, then all second views."""
         embeddings = self.expand(features)
-        with torch.autocast(features.device.type, enabled=False):  # a covariance needs more than 8 bits
+        with torch.autocast(features.device.type, enabled=False):  # bf16's 8 bits are too few for a covariance
             first, second = embeddings.float().chunk(2)
             spread = sum(F.relu(1 - (view.var(0) + 1e-4).sqrt()).mean() for view in (first, second)) / 2
             covariance = sum(_off_diagonal_square(view) for view in (first, second))
@@ -74,15 +74,16 @@ class VICReg(nn.Module):
 
 
 def nt_xent(embeddings: Tensor, temperature: float, comparable: Tensor) -> tuple[Tensor, Tensor]:
-    """Each view has to find its partner among all others: normalised temperature-scaled cross-entropy.
+    """Normalised temperature-scaled cross-entropy (NT-Xent): each view has to find its partner among all others.
 
     Args:
-        embeddings: [2 * batch, length], the two views after each other.
-        comparable: bool [batch, batch], whether two crops are different enough to be told apart; its diagonal is not
-            read. Crops of one place are no honest negatives.
+        embeddings: [2 * batch, length]: all first views, then all second views.
+        temperature: divides the cosine similarities.
+        comparable: bool [batch, batch], whether two crops can be negatives of each other, which crops of one place
+            cannot; its diagonal is ignored.
 
     Returns:
-        The loss, and the share of views whose partner is the nearest of all that they were compared with.
+        The loss, and the share of views whose partner is the nearest of all that they are compared with.
 
     Source: Chen et al. 2020, arXiv:2002.05709, equation 1.
     """

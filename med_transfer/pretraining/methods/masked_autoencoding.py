@@ -1,10 +1,10 @@
-"""Masked autoencoding: blocks of a crop are hidden, and the network has to say what is there, in HU.
+"""Masked autoencoding: blocks of a crop are hidden, and the network reconstructs them.
 
-After He et al. 2022 (MAE), arXiv:2111.06377. A convolution cannot leave hidden patches out as a transformer does;
-here they are filled with the mean of what is visible and the loss counts hidden voxels only, as in SimMIM (Xie et al.
-2022, arXiv:2111.09886) and Models Genesis (Zhou et al. 2021, arXiv:2004.07882). SparK (Tian et al. 2023,
-arXiv:2301.03580) and ConvNeXt V2 (Woo et al. 2023, arXiv:2301.00808) use sparse convolutions instead, which would need
-other encoders than those that are fine-tuned afterwards.
+After He et al. 2022 (MAE), arXiv:2111.06377. A convolution cannot skip hidden patches as a transformer does. Here they
+are filled with the mean of the visible voxels, and the loss counts hidden voxels only, as in SimMIM (Xie et al. 2022,
+arXiv:2111.09886) and Models Genesis (Zhou et al. 2021, arXiv:2004.07882). SparK (Tian et al. 2023, arXiv:2301.03580)
+and ConvNeXt V2 (Woo et al. 2023, arXiv:2301.00808) use sparse convolutions instead, which would need encoders other
+than those that are fine-tuned later.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from med_transfer.pretraining.source.views import CROP_ORIENTATION, encoder_inpu
 
 
 class MaskedAutoencoding(Method):
-    """The decoder reads every feature map and is thrown away."""
+    """Reconstruction by a decoder that reads every feature map and is discarded afterwards."""
 
     figure = "explained"
     paints = True
@@ -33,23 +33,23 @@ class MaskedAutoencoding(Method):
         self.blocks = torch.Generator(context.device).manual_seed(context.seed + 3)
 
     def generators(self) -> dict[str, torch.Generator]:
-        """With the one that chooses the hidden blocks."""
+        """All generators, including that of the hidden blocks."""
         return super().generators() | {"blocks": self.blocks}
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Windowed crops, and where they are hidden."""
+        """Windowed crops, and the mask of hidden voxels."""
         x = self.windowed(self.painted(self.crops.batch(self.config.batch), self.scenes))
         return x, self._hidden(len(x), self.blocks)
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """``loss``: mean squared error on hidden voxels; ``mean_predictor``: that of the visible mean."""
+        """``loss``, the mean squared error on hidden voxels, and ``mean_predictor``, that of the visible mean."""
         x, hidden = batch
         with self.half_precision():
             error, of_mean = self._errors(x, hidden, self.encoder)
         return {"loss": error, "mean_predictor": of_mean}
 
     def quality(self, encoder: Encoder) -> Figures:
-        """Share of the hidden variance that is explained (0: as good as the visible mean), and the error in HU."""
+        """Explained share of the hidden voxels' variance (0 is as good as the visible mean), and RMSE in HU."""
         if self.held_out_hu is None:
             return {}
         x = self.windowed(self.held_out_hu, degraded=False)
@@ -61,7 +61,7 @@ class MaskedAutoencoding(Method):
         return {"explained": float(1 - error / of_mean), "error_hu": hu}
 
     def finished(self, encoder: Encoder) -> Encoder:
-        """With the statistics of whole crops: in training the normalisation layers saw crops with holes.
+        """A copy with BatchNorm statistics of complete crops: in training, the layers saw crops with holes.
 
         Source: Wu & Johnson 2021, arXiv:2105.07576, section 3 (statistics measured again after training).
         """
@@ -75,7 +75,7 @@ class MaskedAutoencoding(Method):
         return whole.eval()
 
     def _hidden(self, count: int, random: torch.Generator) -> Tensor:
-        """1 where voxels are hidden, whole blocks, the same number in every crop: [count, 1, *input_shape]."""
+        """Mask [count, 1, *input_shape], 1 in hidden blocks, of which every crop has the same number."""
         block = self.config.masked_autoencoding.block
         grid = [n // block for n in self.config.input_shape]
         blocks = grid[0] * grid[1] * grid[2]
@@ -87,7 +87,7 @@ class MaskedAutoencoding(Method):
         return hidden
 
     def _errors(self, x: Tensor, hidden: Tensor, encoder: Encoder) -> tuple[Tensor, Tensor]:
-        """Mean squared error on hidden voxels: the network's, and that of each crop's visible mean."""
+        """Mean squared errors on hidden voxels: the network's, and that of predicting each crop's visible mean."""
         spec = self.context.input
         visible = 1 - hidden
         mean = (x * visible).sum((1, 2, 3, 4), keepdim=True) / visible.sum((1, 2, 3, 4), keepdim=True)

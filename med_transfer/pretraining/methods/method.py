@@ -1,4 +1,4 @@
-"""What the methods have in common: an encoder, crops of the source, views of them, and a figure to judge by."""
+"""The base class of pretraining methods: encoder, crops of the source, views of them, and a quality figure."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from med_transfer.pretraining.source.scans import SourceScans
 from med_transfer.pretraining.source.views import Degradation, encoder_input, reduce, window
 
 RANK_STRIDE = 1_000_003  # between the seeds of two processes
-HEAD = "head."  # beginning of the names of kept heads in the encoder's file
+HEAD = "head."  # prefix of the names of kept heads in the encoder's file
 Figures = dict[str, float]
 
 
 @dataclass(frozen=True)
 class PretrainingContext:
-    """What a method works with.
+    """The config, data and device of a method.
 
     Attributes:
-        input: what the encoder expects.
+        config: of the pretraining.
+        input: the encoder's input specification.
+        training, validation: source scans, disjoint by patient.
+        device: to train on.
         pooled_stages: the feature maps whose means are the encoder's features.
-        training, validation: disjoint by patient.
-        rank: number of this process; each draws crops of its own.
+        rank: number of this process; each process draws its own crops.
     """
 
     config: PretrainingConfig
@@ -43,7 +45,7 @@ class PretrainingContext:
 
     @property
     def seed(self) -> int:
-        """Of this process's crops; the config's own in the main one."""
+        """Seed of this process's crops; in the main process that of the config."""
         return self.config.seed + RANK_STRIDE * self.rank
 
     @property
@@ -53,12 +55,12 @@ class PretrainingContext:
 
 
 class Method(nn.Module):
-    """One way to ask the encoder for something. Heads are its other parameters; most are thrown away.
+    """A pretraining task. Its parameters are the encoder's and those of heads, most of which are discarded.
 
     Attributes:
-        figure: key of :meth:`quality` that says how good the encoder is; higher is better.
-        paints: whether lung scenes, where the config asks for them, are painted into its crops.
-        not_saved: beginnings of names in ``state_dict`` that a checkpoint leaves out, because they never change.
+        figure: key of :meth:`quality` that measures the encoder; higher is better.
+        paints: whether lung scenes are painted into its crops if the config asks for them.
+        not_saved: prefixes of names in ``state_dict`` that checkpoints leave out, because the values never change.
     """
 
     figure: str
@@ -73,42 +75,45 @@ class Method(nn.Module):
         self.scenes = self._scenes(context.seed + 1)
 
     def sampler(self, source: SourceScans, seed: int) -> CropSampler:
-        """Draws the crops that the method learns from; a method that wants others overrides it."""
+        """The sampler of the crops that the method learns from; overridden by methods that need others."""
         return CropSampler(source, self.config.crops, self.context.device, seed)
 
     def begin(self) -> None:
-        """Whatever must be done before the first step, and not again when a run goes on."""
+        """Prepare for the first step; not called when a run is resumed."""
 
     def draw(self) -> Any:
-        """What the next step learns from."""
+        """Draw the batch of the next step."""
         raise NotImplementedError
 
     def forward(self, batch: Any) -> dict[str, Tensor]:
-        """``loss``, and what else the curve shows, of what :meth:`draw` gave."""
+        """``loss``, and other values for the curve, of a batch from :meth:`draw`."""
         raise NotImplementedError
 
     def quality(self, encoder: Encoder) -> Figures:
-        """Figures of an encoder (the running mean of the trained one) on the scans kept out; empty without any.
+        """Figures of an encoder (the running mean of the trained one) on validation scans; empty without any.
 
         Called in evaluation mode, without gradients.
         """
         raise NotImplementedError
 
     def finished(self, encoder: Encoder) -> Encoder:
-        """The encoder as it is measured and saved."""
+        """The encoder in the form in which it is measured and saved."""
         return encoder
 
     def kept_heads(self) -> dict[str, Tensor]:
-        """Tensors of heads that are saved beside the encoder, by name."""
+        """Tensors of heads that are saved with the encoder, by name."""
         return {}
 
     def generators(self) -> dict[str, torch.Generator]:
-        """Every random generator by name; their states make a resumed run go on with the same crops."""
+        """All random generators by name; a resumed run continues with the same crops from their states."""
         generators = {"crops": self.crops.random, "scans": self.crops.choice, "views": self.degrade.random}
         return generators | ({"scenes": self.scenes.random} if self.scenes else {})
 
     def plain_inputs(self, count: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of the training scans: windowed crops, neither turned nor made worse, and the number of each one's scan."""
+        """Yield batches of plain windowed crops of training scans, with the position of each one's scan.
+
+        They are neither rotated nor degraded; ``count`` crops in all.
+        """
         sampler, scenes = self.crops.plain(seed), self._scenes(seed) if self.paints else None
         for start in range(0, count, self.config.batch):
             crops = sampler.batch(min(self.config.batch, count - start))
@@ -116,22 +121,22 @@ class Method(nn.Module):
 
     @cached_property
     def held_out(self) -> Crops | None:
-        """The same crops of the validation scans at every measurement."""
+        """Crops of the validation scans, the same at every measurement."""
         if self.context.validation is None:
             return None
         return self.sampler(self.context.validation, seed=0).batch(self.config.batch)
 
     def painted(self, crops: Crops, scenes: Callable[[Crops], Tensor] | None) -> Tensor:
-        """HU, with lung scenes where the config asks for them."""
+        """HU of the crops, with lung scenes if ``scenes`` is given."""
         return scenes(crops) if scenes else crops.hu
 
     @cached_property
     def held_out_hu(self) -> Tensor | None:
-        """:attr:`held_out` with the same scenes every time."""
+        """HU of :attr:`held_out` with lung scenes, the same every time."""
         return None if self.held_out is None else self.painted(self.held_out, self._scenes(seed=0))
 
     def windowed(self, hu: Tensor, degraded: bool = True) -> Tensor:
-        """Crops on the encoder's grid, in its range of values, in the orientation of the crops."""
+        """Crops on the encoder's grid and in its value range, in the orientation of the crops."""
         spec = self.context.input
         x = window(reduce(hu, self.config.input_shape), spec.window_hu, spec.output_range)
         return self.degrade(x, spec.output_range) if degraded else x
@@ -141,11 +146,11 @@ class Method(nn.Module):
         return (encoder or self.encoder)(encoder_input(x, self.context.input, self.context.layout))
 
     def pooled(self, maps: list[Tensor]) -> Tensor:
-        """[batch, feature]."""
+        """Spatial means of the pooled stages, [batch, feature]."""
         return torch.cat([maps[stage].mean((2, 3, 4)) for stage in self.context.pooled_stages], dim=1).float()
 
     def half_precision(self) -> torch.autocast:
-        """bf16 on a GPU; never on a CPU, where its gradients are wrong (decision 6)."""
+        """bf16 on a GPU; not on a CPU, where its gradients are wrong (docs/decisions/0006-no-bf16-on-a-cpu.md)."""
         device = self.context.device.type
         return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 

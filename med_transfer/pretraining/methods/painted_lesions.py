@@ -1,7 +1,6 @@
-"""Supervised pretraining without labels for whole scans: lesions are painted in, and the network says what, where, how
-much.
+"""Supervised pretraining on lesions painted into whole scans: the network predicts kind, place and amount.
 
-The pictures are those that fine-tuning will see: slabs of whole scans in the same windows. See painting/lesions.py.
+Inputs are those of the later fine-tuning: slabs of whole scans in the same windows. See painting/lesions.py.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ from med_transfer.pretraining.source.crops import WHOLE, CropSampler
 from med_transfer.pretraining.source.scans import SourceScans
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, reduce, reorient, window
 
-_LEAST_AREA = 3e-4  # of a slice: what is smaller counts as nothing there
-_RARE = 4.0  # weight of a lesion's voxels, of which there are few
-_AMOUNT_SCALE = 8.0  # square root of the share of a slice, so that it is of the order of 1
+_LEAST_AREA = 3e-4  # share of a slice below which a lesion counts as absent
+_RARE = 4.0  # weight of lesion voxels in the loss, since they are few
+_AMOUNT_SCALE = 8.0  # of the square root of the share of a slice, to bring it to the order of 1
 Batch = tuple[Tensor, Lesions]
 
 
 class PaintedLesions(Method):
-    """Presence and amount of each slice from the means of the last maps in plane; the place from every map's voxels."""
+    """Predicts presence and amount per slice from in-plane means of the pooled maps, and the place from all maps."""
 
     figure = "presence_auc"
 
@@ -41,26 +40,26 @@ class PaintedLesions(Method):
         self.place = nn.ModuleList(nn.Conv3d(width, len(KINDS), 1) for width in channels)
 
     def sampler(self, source: SourceScans, seed: int) -> CropSampler:
-        """Slabs of whole scans, every scan equally often."""
+        """Slabs of whole scans, each scan with equal probability."""
         return CropSampler(
             source, self.config.crops, self.context.device, seed, mixture={WHOLE: 1.0}, weights=[1.0] * len(source)
         )
 
     def draw(self) -> Batch:
-        """Slabs with lesions as the encoder sees them, and what was painted."""
+        """Windowed slabs with lesions, and what was painted."""
         crops = self.crops.batch(self.config.batch)
         hu, lesions = self.painter(crops.hu, crops.size_mm)
         return self.windowed(hu), lesions
 
     def windowed(self, hu: Tensor, degraded: bool = True) -> Tensor:
-        """Slabs [batch, window, depth, height, width] in the encoder's range of values."""
+        """Slabs [batch, window, depth, height, width] in the encoder's value range."""
         windows, spec = self.config.windows_hu or (self.context.input.window_hu,), self.context.input
         seen = reduce(hu, self.config.input_shape)
         seen = self.degrade.hounsfield(seen, windows[0]) if degraded else seen
         return torch.cat([window(seen, one, spec.output_range) for one in windows], dim=1)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss`` and its parts: ``present``, ``amount``, ``place``."""
+        """``loss``, the sum of its parts ``present``, ``amount`` and ``place``."""
         x, lesions = batch
         with self.half_precision():
             maps = self.maps(x)
@@ -76,7 +75,7 @@ class PaintedLesions(Method):
         return {"loss": total, "present": of_present, "amount": of_amount, "place": of_place}
 
     def quality(self, encoder: Encoder) -> Figures:
-        """On held-out slabs: AUC with which the presence of each kind in a slice is told; empty where all are alike."""
+        """On held-out slabs, the mean AUC of each kind's presence in a slice; empty if no kind varies."""
         if self._held_out_painted is None:
             return {}
         hu, lesions = self._held_out_painted
@@ -89,24 +88,24 @@ class PaintedLesions(Method):
         return {"presence_auc": float(np.mean(areas))} if areas else {}
 
     def kept_heads(self) -> dict[str, Tensor]:
-        """Both, from which :class:`~med_transfer.backbones.networks.lesion_answers.LesionAnswers` are made."""
+        """Both heads, for :class:`~med_transfer.backbones.networks.lesion_answers.LesionAnswers`."""
         heads = nn.ModuleDict({"what": self.what, "place": self.place})
         return {name: tensor.detach() for name, tensor in heads.state_dict().items()}
 
     def generators(self) -> dict[str, torch.Generator]:
-        """With that of the painter."""
+        """All generators, including the painter's."""
         return super().generators() | {"lesions": self.painter.random}
 
     @cached_property
     def _held_out_painted(self) -> Batch | None:
-        """HU of :attr:`held_out` with the same lesions at every measurement, and what they are."""
+        """HU of :attr:`held_out` with lesions, the same at every measurement, and what was painted."""
         if self.held_out is None:
             return None
         painter = LesionPainter(self.config.painted_lesions, self.context.device, seed=0)
         return painter(self.held_out.hu, self.held_out.size_mm)
 
     def _said(self, maps: list[Tensor]) -> Tensor:
-        """Logits of presence, then amounts, [batch, place along depth, 2 * what], of the stages that are pooled."""
+        """Logits of presence, then amounts, [batch, place along depth, 2 * kind], from the pooled stages."""
         stages = [maps[stage].mean((3, 4)) for stage in self.context.pooled_stages]
         depth = stages[-1].shape[2]
         joined = torch.cat([F.adaptive_avg_pool1d(stage, depth) for stage in stages], dim=1)
@@ -114,7 +113,7 @@ class PaintedLesions(Method):
 
     @staticmethod
     def _area(mask: Tensor, depth: int) -> Tensor:
-        """Largest share of a slice that is painted, among the slices of each place along depth, [batch, place, 2]."""
+        """Largest painted share of a slice among the slices of each place along depth, [batch, place, kind]."""
         return F.adaptive_max_pool1d(mask.mean((3, 4)), depth).transpose(1, 2)
 
 

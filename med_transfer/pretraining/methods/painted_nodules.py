@@ -1,8 +1,7 @@
-"""Supervised pretraining without labels: nodules are painted into scans, and the network says what was painted.
+"""Supervised pretraining on painted nodules: the network predicts what was painted.
 
-Size, density, solid part, outline and kind are known exactly because a program chose them. The idea that labels come
-free with synthetic pictures is that of Gao et al. 2023 (SyntheX), Nature Machine Intelligence 5:294, and, for painted
-tumours, Hu et al. 2023, arXiv:2303.14869.
+Size, density, solid part, outline and kind are known exactly because the program chose them. Labels from synthetic
+images: Gao et al. 2023 (SyntheX), Nature Machine Intelligence 5:294; painted tumours: Hu et al. 2023, arXiv:2303.14869.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from med_transfer.pretraining.painting.lung_scenes import LungScenes
 from med_transfer.pretraining.painting.nodules import FACTS, KINDS, Nodules
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, reduce, reorient
 
-_READ_STAGES = 2  # the last so many maps, averaged, say size and kind
-_LEAST_SPREAD = 1e-6  # of a fact over the held-out nodules; what does not vary cannot be explained
+_READ_STAGES = 2  # number of deepest maps whose means predict facts and kind
+_LEAST_SPREAD = 1e-6  # of a fact over the held-out nodules; a constant fact has no variance to explain
 Batch = tuple[Tensor, Nodules]
 
 
 class PaintedNodules(Method):
-    """Facts and kind of the nodule from the means of the last maps; where it is from each voxel of the first ones."""
+    """Predicts facts and kind of a nodule from means of the last maps, and its place from voxels of the first ones."""
 
     figure = "explained"
     paints = True
@@ -50,7 +49,7 @@ class PaintedNodules(Method):
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Measure centre and spread of the facts, so that each weighs the same."""
+        """Measure mean and standard deviation of the facts, so that each has equal weight."""
         drawn = [self.draw()[1] for _ in range(self.config.painted_nodules.calibration_batches)]
         facts = torch.cat([nodules.facts[nodules.present] for nodules in drawn])
         self.centre.copy_(facts.mean(0))
@@ -62,7 +61,7 @@ class PaintedNodules(Method):
         return self.windowed(hu), nodules
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``loss`` and its parts before their weights: ``facts`` where there is a nodule, ``kind``, ``place``."""
+        """``loss`` and its unweighted parts ``facts`` (of crops with a nodule), ``kind`` and ``place``."""
         x, nodules = batch
         with self.half_precision():
             maps = self.maps(x)
@@ -79,7 +78,7 @@ class PaintedNodules(Method):
         return {"loss": total, "facts": of_facts, "kind": of_kind, "place": of_place}
 
     def quality(self, encoder: Encoder) -> Figures:
-        """On held-out crops: explained variance of the facts that vary, averaged and of each; share of right kinds."""
+        """On held-out crops: explained variance of the facts that vary, averaged and of each; accuracy of the kind."""
         if self._held_out_painted is None:
             return {}
         hu, nodules = self._held_out_painted
@@ -99,7 +98,7 @@ class PaintedNodules(Method):
 
     @cached_property
     def _held_out_painted(self) -> Batch | None:
-        """HU of :attr:`held_out` with the same nodules at every measurement, and what they are."""
+        """HU of :attr:`held_out` with nodules, the same at every measurement, and what was painted."""
         if self.held_out is None:
             return None
         return LungScenes(self.painter.config, self.context.device, seed=0).with_nodules(self.held_out)
@@ -112,7 +111,7 @@ class PaintedNodules(Method):
         return self.facts(means).float(), self.kind(means).float()
 
     def _located(self, maps: list[Tensor]) -> list[Tensor]:
-        """Logits of nodule and solid part at each place of the first maps."""
+        """Logits of nodule and solid part at each voxel of the first maps."""
         return [head(x).float() for head, x in zip(self.place, maps, strict=False)]
 
     def _place_loss(self, logits: list[Tensor], nodules: Nodules) -> Tensor:

@@ -1,5 +1,6 @@
-"""Supervised pretraining on a source cohort: its labels, or its masks, as in Mei et al. 2022 (RadImageNet),
-Radiology AI 4:e210315, and Chen et al. 2019 (Med3D), arXiv:1904.00625.
+"""Supervised pretraining on the labels or masks of a source cohort.
+
+After Mei et al. 2022 (RadImageNet), Radiology AI 4:e210315, and Chen et al. 2019 (Med3D), arXiv:1904.00625.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from med_transfer.pretraining.source.views import CROP_ORIENTATION, reduce, reor
 
 
 class SupervisedLabels(Method):
-    """Predicts the label of a crop around the region of interest, or of the whole scan. Classes are drawn equally."""
+    """Predicts the label from a crop around the region of interest, or from the whole scan; classes are balanced."""
 
     figure = "log_likelihood"
 
@@ -34,29 +35,29 @@ class SupervisedLabels(Method):
 
     @property
     def labels(self) -> Labels:
-        """The source cohort's classes. Raises CohortError where it has none."""
+        """The source cohort's classes. Raises CohortError if it has none."""
         return _labels(self.context.training)
 
     def sampler(self, source: SourceScans, seed: int) -> CropSampler:
-        """Crops around the regions of interest, or whole scans, classes equally often."""
+        """Crops around the regions of interest, or whole scans, with balanced classes."""
         kind = CENTRE if self.context.config.supervised.region == "roi" else WHOLE
         config, device = self.context.config.crops, self.context.device
         return CropSampler(source, config, device, seed, {kind: 1.0}, _class_weights(_truth(source, self.labels)))
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """Windowed crops, and the truth [batch, class] of their scans."""
+        """Windowed crops, and the labels [batch, class] of their scans."""
         crops = self.crops.batch(self.config.batch)
         return self.windowed(crops.hu), self.truth[crops.scan.to(self.truth.device)]
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """``loss``: smoothed cross-entropy, of each finding where a scan has several."""
+        """``loss``, the smoothed cross-entropy; binary for each finding if a scan can have several."""
         x, truth = batch
         with self.half_precision():
             logits = self.head(self.pooled(self.maps(x)))
         return {"loss": self._loss(logits.float(), truth, self.config.supervised.label_smoothing)}
 
     def quality(self, encoder: Encoder) -> Figures:
-        """On held-out crops, classes drawn equally: mean log-likelihood, and share of right predictions."""
+        """On held-out crops with balanced classes: mean log-likelihood and accuracy."""
         if self.held_out is None or self.context.validation is None:
             return {}
         truth = _truth(self.context.validation, self.labels)[self.held_out.scan].to(self.context.device)
@@ -73,7 +74,7 @@ class SupervisedLabels(Method):
 
 
 class SupervisedMasks(Method):
-    """Predicts the mask inside a crop; the decoder is thrown away. Cross-entropy and Dice, equal parts."""
+    """Predicts the mask in a crop, by cross-entropy and Dice loss in equal parts; the decoder is discarded."""
 
     figure = "dice"
 
@@ -82,7 +83,7 @@ class SupervisedMasks(Method):
         self.decoder = LightDecoder(encoder.stage_channels, self.config.supervised.decoder_channels)
 
     def sampler(self, source: SourceScans, seed: int) -> CropSampler:
-        """Crops centred in masks and in other tissue. Raises CohortError where no scan has a mask."""
+        """Crops centred in masks and in other tissue. Raises CohortError if no scan has a mask."""
         if not any(scan.mask is not None and (scan.mask > 127).any() for scan in source.scans):
             raise CohortError("no scan has a mask", expected="a mask in the rows of the source cohort")
         inside = self.context.config.supervised.inside
@@ -95,7 +96,7 @@ class SupervisedMasks(Method):
         return self.windowed(crops.hu), self._target(crops.mask)
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """``loss`` and its two parts, ``cross_entropy`` and ``dice_loss``."""
+        """``loss``, the sum of its parts ``cross_entropy`` and ``dice_loss``."""
         x, mask = batch
         with self.half_precision():
             logits = self._logits(x, self.encoder)
@@ -104,7 +105,7 @@ class SupervisedMasks(Method):
         return {"loss": cross_entropy + dice_loss, "cross_entropy": cross_entropy, "dice_loss": dice_loss}
 
     def quality(self, encoder: Encoder) -> Figures:
-        """Dice of all held-out crops together, at one half."""
+        """Dice of all held-out crops together, at a threshold of 0.5."""
         if self.context.validation is None:
             return {}
         crops = self.sampler(self.context.validation, seed=0).batch(self.config.batch, with_masks=True)
@@ -126,7 +127,7 @@ class SupervisedMasks(Method):
 
 
 def _dice(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Dice 1945, Ecology 26:297, over the whole batch, so that crops without any mask count only by false alarms."""
+    """Dice coefficient (Dice 1945, Ecology 26:297) over the batch; crops without a mask add false positives only."""
     return (2 * (predicted * truth).sum() + 1) / (predicted.sum() + truth.sum() + 1)
 
 
@@ -141,13 +142,13 @@ def _labels(source: SourceScans) -> Labels:
 
 
 def _truth(source: SourceScans, labels: Labels) -> Tensor:
-    """Float [scan, class]."""
+    """Labels as float [scan, class], 0 or 1."""
     table = labels.one_hot([scan.label if scan.label is not None else () for scan in source.scans])
     return torch.from_numpy(table.astype(np.float32))
 
 
 def _class_weights(truth: Tensor) -> list[float]:
-    """Every class equally often; with findings, every scan equally often."""
+    """Sampling weights by scan: equal for every class; with findings, equal for every scan."""
     if bool((truth.sum(1) != 1).any()):
         return [1.0] * len(truth)
     share = truth @ (1 / truth.sum(0).clamp_min(1))

@@ -1,4 +1,4 @@
-"""The large encoder that is copied: frozen, folded, and its feature maps standardised."""
+"""The teacher of a distillation: a large frozen encoder with folded BatchNorm and standardised feature maps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from med_transfer.pretraining.source.views import CROP_ORIENTATION, reorient, wi
 
 @dataclass(frozen=True)
 class Targets:
-    """What the student has to say about a batch, for each distilled stage, shallow to deep.
+    """The student's targets for a batch, for each distilled stage, shallow to deep.
 
     Attributes:
         maps: [batch, channel, depth, height, width] in the orientation of the crops, each channel standardised.
-        means: [batch, channel], the spatial means of the teacher's maps, standardised by their own spread.
+        means: [batch, channel], the spatial means of the maps, each standardised by its own mean and spread.
     """
 
     maps: list[Tensor]
@@ -28,9 +28,9 @@ class Targets:
 
 
 class Teacher(nn.Module):
-    """Frozen encoder from HU crops to standardised targets.
+    """A frozen encoder that maps HU crops to standardised targets.
 
-    Call :meth:`calibrate` before :meth:`forward`; the statistics are buffers and travel with ``state_dict``.
+    Call :meth:`calibrate` before :meth:`forward`; the statistics are buffers, saved with ``state_dict``.
     """
 
     def __init__(self, encoder: Encoder, spec: InputSpec, stages: int, dtype: torch.dtype = torch.float32) -> None:
@@ -42,7 +42,7 @@ class Teacher(nn.Module):
                 self.register_buffer(f"{name}_{stage}", torch.zeros(channels))
 
     def train(self, mode: bool = True) -> Teacher:
-        """A teacher does not learn: it stays in evaluation mode."""
+        """Stay in evaluation mode, whatever the mode."""
         return super().train(False)
 
     @property
@@ -52,7 +52,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def raw_maps(self, hu: Tensor) -> list[Tensor]:
-        """The last stages' maps in the orientation of the crops, in the encoder's own type."""
+        """The last stages' maps in the orientation of the crops, in the encoder's dtype."""
         x = reorient(window(hu, self.spec.window_hu, self.spec.output_range), CROP_ORIENTATION, self.spec.orientation)
         weight = next(self.encoder.parameters())
         x = x.expand(-1, self.spec.channels, -1, -1, -1).to(weight.dtype)
@@ -62,7 +62,7 @@ class Teacher(nn.Module):
         return [reorient(m, self.spec.orientation, CROP_ORIENTATION) for m in maps]
 
     def calibrate(self, batches: list[Tensor]) -> None:
-        """Measure mean and spread of every channel on batches of HU crops."""
+        """Measure mean and standard deviation of every channel on batches of HU crops."""
         sums = [torch.zeros(4, c, device=batches[0].device, dtype=torch.float64) for c in self.channels]
         for hu in batches:
             for total, maps in zip(sums, self.raw_maps(hu), strict=True):
@@ -78,7 +78,7 @@ class Teacher(nn.Module):
 
     def _keep(self, stage: int, what: str, mean: Tensor, square: Tensor) -> None:
         spread = (square - mean**2).clamp_min(0).sqrt()
-        spread = spread.clamp_min(0.1 * float(spread.median()) + 1e-6)  # a nearly silent channel must not be blown up
+        spread = spread.clamp_min(0.1 * float(spread.median()) + 1e-6)  # nearly constant channels are not amplified
         getattr(self, f"{what}_mean_{stage}").copy_(mean)
         getattr(self, f"{what}_spread_{stage}").copy_(spread)
 
@@ -101,10 +101,10 @@ class Teacher(nn.Module):
 
 
 def fold_batchnorm(encoder: Encoder) -> Encoder:
-    """A copy for inference in which every BatchNorm that follows a convolution is part of that convolution.
+    """A copy for inference with every BatchNorm that follows a convolution folded into that convolution.
 
-    Takes the field's habit that a block registers a normalisation right after the convolution it belongs to. Half of
-    a residual network's time at inference goes into reading and writing maps for BatchNorm.
+    It relies on the convention that a block registers a norm layer right after its convolution. Half of a residual
+    network's inference time goes into reading and writing maps for BatchNorm.
     """
     encoder = copy.deepcopy(encoder).eval()
     for module in list(encoder.modules()):

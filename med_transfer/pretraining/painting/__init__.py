@@ -1,1 +1,1 @@
-"""Lesions painted into crops of real scans: labels without a radiologist."""
+"""Lesions painted into crops of real scans, which gives labels without a radiologist."""

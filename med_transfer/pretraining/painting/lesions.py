@@ -1,9 +1,9 @@
-"""Lesions of any organ, painted into slabs of whole scans, and what was painted: denser, lighter, where, how much.
+"""Lesions of any organ painted into slabs of whole scans, with masks of the voxels made denser and lighter.
 
-A lesion is added to the scan, ``hu + share * (target - smooth)``: the scan's own noise and kernel stay, so that paint
-cannot be told by its grain, and a soft edge is a scanner's. The tissue that it lies in is that of a random voxel:
-whatever is about as dense, so no organ need be known. Its form is a blob, a rim around a core, a crescent along the
-wall of the tissue, the filling of darker spaces in it, or a diffuse haze. Painted tumours as labels: Hu et al. 2023,
+A lesion is added to the scan, ``hu + share * (target - smooth)``, so that the scan's own noise and kernel remain and a
+lesion cannot be recognised by its texture. It lies in the tissue of a random voxel, that is, in everything of about the
+same density, so that no organ needs to be known. Its form is a blob, a rim around a core, a crescent along the wall of
+the tissue, a filling of darker spaces in it, or a diffuse haze. Painted tumours as labels: Hu et al. 2023,
 arXiv:2303.14869.
 """
 
@@ -22,11 +22,11 @@ from med_transfer.pretraining.painting.brush import RandomNumbers, inside, posit
 from med_transfer.pretraining.view_config import Form, LesionConfig
 
 FORMS: tuple[Form, ...] = get_args(Form)
-_GRAIN_MM = 2.0  # standard deviation of the smoothing that takes noise away
-_BESIDE_HU = 60.0  # beyond the densities of tissue: noise, and the darkest and brightest of it
-_SEEN_HU = 3.0  # what changes a voxel by less is not asked for
-_STRIDE = 3  # in plane, of the voxels among which the middle of a lesion is drawn
-_SLICE_PROFILE = (0.2, 0.6, 0.2)  # of thick slices: a lesion's end is spread over two
+_GRAIN_MM = 2.0  # standard deviation of the smoothing that removes noise
+_BESIDE_HU = 60.0  # margin around the densities of tissue, for noise and its darkest and brightest parts
+_SEEN_HU = 3.0  # voxels changed by less are not in the mask
+_STRIDE = 3  # in plane, between the voxels that a lesion's centre is drawn from
+_SLICE_PROFILE = (0.2, 0.6, 0.2)  # for thick slices: the end of a lesion is spread over neighbouring slices
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,20 @@ class Lesions:
     """What was painted into a batch of slabs.
 
     Attributes:
-        mask: of ``KINDS``, 1 where a voxel was changed so, [batch, 2, depth, height, width].
+        mask: 1 where a voxel was made denser or lighter, in the order of ``KINDS``, [batch, 2, depth, height, width].
     """
 
     mask: Tensor
 
     @property
     def present(self) -> Tensor:
-        """Bool [batch, 2]."""
+        """Whether each kind is present in a slab, bool [batch, 2]."""
         return self.mask.flatten(2).any(dim=2)
 
 
 @dataclass(frozen=True)
 class _Slabs:
-    """Slabs with what painting needs of them: HU and smooth HU [batch, 1, depth, height, width], mm of each voxel."""
+    """Slabs to paint into: HU and smoothed HU [batch, 1, depth, height, width], and their extent in mm [batch, 3]."""
 
     hu: Tensor
     smooth: Tensor
@@ -58,13 +58,13 @@ class _Slabs:
 
     @property
     def voxel_mm(self) -> Tensor:
-        """[batch, 3]."""
+        """Voxel size in mm, [batch, 3]."""
         return self.size_mm / torch.tensor(self.hu.shape[2:], device=self.hu.device)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a lesion lies: its middle in mm from the slab's [batch, 3], HU of the tissue there [batch], the tissue."""
+    """Where lesions lie: centres in mm from the slab's centre [batch, 3], HU of the tissue there [batch], its mask."""
 
     middle_mm: Tensor
     tissue_hu: Tensor
@@ -72,7 +72,7 @@ class _Place:
 
 
 class LesionPainter:
-    """Paints up to ``lesions`` into each slab; the state of its generator makes a resumed run go on the same way."""
+    """Paints up to ``config.lesions`` lesions into each slab; resumable from the state of its generator."""
 
     def __init__(self, config: LesionConfig, device: torch.device, seed: int) -> None:
         self.config, self.draws = config, RandomNumbers(device, seed)
@@ -81,13 +81,14 @@ class LesionPainter:
 
     @property
     def random(self) -> torch.Generator:
-        """Decides all that is painted."""
+        """The generator that determines what is painted."""
         return self.draws.random
 
     def __call__(self, hu: Tensor, size_mm: Tensor) -> tuple[Tensor, Lesions]:
-        """HU [batch, 1, depth, height, width] with lesions, and where they are; ``hu`` is left as it is.
+        """Paint lesions into a copy of the slabs; returns it, and where the lesions are.
 
         Args:
+            hu: [batch, 1, depth, height, width].
             size_mm: extent along depth, height, width, [batch, 3].
         """
         slabs = _Slabs(hu, _smooth(hu, size_mm, self.config.tissue_hu), size_mm)
@@ -109,7 +110,7 @@ class LesionPainter:
         return shares[:-1] / shares[-1]
 
     def _lesion(self, slabs: _Slabs, form: str) -> Tensor:
-        """The change of HU [batch, 1, depth, height, width] that a lesion of this form makes; none without tissue."""
+        """The change in HU [batch, 1, depth, height, width] made by a lesion of this form; zero without tissue."""
         n, draws = len(slabs.hu), self.draws
         place = self._place(slabs, at_wall=form == "crescent")
         share = _spread_over_slices(self.forms[form](slabs, place), slabs.voxel_mm)
@@ -123,7 +124,7 @@ class LesionPainter:
         return torch.where(wide(lighter), change.clamp_max(0), change.clamp_min(0))
 
     def _place(self, slabs: _Slabs, *, at_wall: bool) -> _Place:
-        """A random voxel of what is asked for, and everything about as dense as it."""
+        """A random voxel of tissue in each slab, near its wall if asked for, and all tissue of about its density."""
         low, high = self.config.tissue_hu
         possible = (slabs.smooth > low) & (slabs.smooth < high)
         if at_wall:
@@ -138,7 +139,7 @@ class LesionPainter:
         return _Place((index + 0.5) * slabs.voxel_mm - slabs.size_mm / 2, value, tissue)
 
     def _ball(self, slabs: _Slabs, place: _Place, radius_mm: tuple[float, float], bumps: float = 0.6) -> Tensor:
-        """Signed distance in mm to a bumpy ellipsoid about the place, negative inside, [batch, 1, ...]."""
+        """Signed distance in mm to a bumpy ellipsoid around the place, negative inside, [batch, 1, *space]."""
         n, (low, high) = len(slabs.hu), radius_mm
         radius = wide(low * (high / low) ** self.draws.share(n))
         position = position_mm(slabs.hu, slabs.size_mm) - place.middle_mm[:, :, None, None, None]
@@ -159,7 +160,7 @@ class LesionPainter:
         return inside(distance, self._edge()) - inside(distance + thickness, self._edge())
 
     def _crescent(self, slabs: _Slabs, place: _Place) -> Tensor:
-        """Thickest at the place, thinner along the wall; its inner side is smooth."""
+        """A crescent, thickest at the place and thinner along the wall, with a smooth inner side."""
         low, high = self.config.thickness_mm
         around = inside(self._ball(slabs, place, self.config.extent_mm, bumps=0.3), 20.0)
         depth = _depth_mm(place.tissue > 0.5, slabs.voxel_mm, high + 2)
@@ -167,7 +168,7 @@ class LesionPainter:
         return inside(depth - thickness, 1.0) * (around > 0.05)
 
     def _filling(self, slabs: _Slabs, place: _Place) -> Tensor:
-        """Of what is darker than the tissue, though part of it: ventricles and furrows of a brain."""
+        """A filling of enclosed spaces that are darker than the tissue, such as a brain's ventricles and sulci."""
         around = inside(self._ball(slabs, place, self.config.extent_mm, bumps=0.4), 4.0)
         return around * torch.sigmoid((wide(place.tissue_hu) - 10 - slabs.smooth) / 2)
 
@@ -177,7 +178,7 @@ class LesionPainter:
 
 
 def _smooth(hu: Tensor, size_mm: Tensor, tissue_hu: tuple[float, float]) -> Tensor:
-    """The mean in plane of what is about as dense as tissue, so that bone and air beside it do not bleed into it."""
+    """In-plane mean over voxels of about tissue density, so that bone and air nearby do not blur into it."""
     low, high = tissue_hu
     tissue = ((hu > low - _BESIDE_HU) & (hu < high + _BESIDE_HU)).float()
     share = _blurred(tissue, size_mm)
@@ -185,7 +186,7 @@ def _smooth(hu: Tensor, size_mm: Tensor, tissue_hu: tuple[float, float]) -> Tens
 
 
 def _blurred(x: Tensor, size_mm: Tensor) -> Tensor:
-    """Two means over a square, which is nearly a Gaussian of ``_GRAIN_MM``."""
+    """In-plane blur by two box filters, close to a Gaussian of ``_GRAIN_MM``."""
     sigma = _GRAIN_MM / float((size_mm[:, 2] / x.shape[4]).mean())
     reach = max(1, round((math.sqrt(6 * sigma**2 + 1) - 1) / 2))
     for _ in range(2):
@@ -194,9 +195,9 @@ def _blurred(x: Tensor, size_mm: Tensor) -> Tensor:
 
 
 def _depth_mm(tissue: Tensor, voxel_mm: Tensor, most_mm: float) -> Tensor:
-    """Distance in plane to what is not of the tissue, in mm up to ``most_mm``; octagons in the place of circles.
+    """In-plane distance to the outside of the tissue, in mm up to about ``most_mm``, with octagons as circles.
 
-    Measured on every second voxel, as exact as a lesion's edge.
+    Computed on every second voxel, which is as precise as a lesion's edge.
     """
     outside = F.max_pool3d(1.0 - tissue.float(), (1, 2, 2), ceil_mode=True)
     step = 2 * float(voxel_mm[:, 1:].mean())

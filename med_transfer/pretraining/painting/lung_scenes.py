@@ -1,10 +1,10 @@
 """Synthetic lung and nodules painted into crops of real scans, in Hounsfield units, on the device.
 
-Unlabelled scans of limbs and bellies are easy to come by, chests with findings are not. Fat crossed by vessels and
-fasciae has the build of lung crossed by vessels; so in a share of the crops the range of fat is stretched down
-to that of lung, a chest wall and some vessels are added, and nodules of every size, density and outline are put in.
-A teacher sees the same picture, so its answer is the label; without one, what was painted is (nodules.py). Nothing here
-says what a nodule means.
+Unlabelled scans of limbs and abdomens are easy to obtain, chest scans with findings are not. Fat crossed by vessels and
+fasciae resembles lung crossed by vessels. So in a share of the crops the range of fat is stretched down to that of
+lung, a chest wall and vessels are added, and nodules of many sizes, densities and outlines are painted. In distillation
+the teacher's output on the same image is the target; otherwise it is what was painted (nodules.py). No label of
+malignancy is made.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from med_transfer.pretraining.painting.nodules import NodulePainter, Nodules
 from med_transfer.pretraining.source.crops import Crops
 from med_transfer.pretraining.view_config import LungSceneConfig
 
-_FAT_HU = -150.0  # what is darker than fat is air
-_CHUNK = 32  # crops painted at once; bounds the memory of the intermediate fields
+_FAT_HU = -150.0  # anything darker is air
+_CHUNK = 32  # crops painted at once; limits the memory of intermediate fields
 
 
 class LungScenes:
-    """Paints; the state of its generator makes a resumed run go on with the same pictures."""
+    """Paints lungs and nodules into crops; a resumed run continues with the same images from its generator's state."""
 
     def __init__(self, config: LungSceneConfig, device: torch.device, seed: int) -> None:
         self.config, self.draws = config, RandomNumbers(device, seed)
@@ -31,15 +31,15 @@ class LungScenes:
 
     @property
     def random(self) -> torch.Generator:
-        """Decides all that is painted."""
+        """The generator that determines what is painted."""
         return self.draws.random
 
     def __call__(self, crops: Crops) -> Tensor:
-        """HU [batch, 1, depth, height, width] with scenes painted in; ``crops`` is left as it is."""
+        """HU [batch, 1, depth, height, width] with scenes painted in; ``crops`` is not changed."""
         return self.with_nodules(crops)[0]
 
     def with_nodules(self, crops: Crops) -> tuple[Tensor, Nodules]:
-        """As :meth:`__call__`, and what was painted."""
+        """As :meth:`__call__`, with the nodules that were painted."""
         made = ~crops.lung & (self.draws.share(len(crops.hu)) < self.config.lung)
         nodule = self.draws.share(len(crops.hu)) < torch.where(made | crops.lung, *self.config.nodule)
         hu, painted = crops.hu.clone(), Nodules.none_in(crops.hu)
@@ -84,13 +84,13 @@ class LungScenes:
 
 
 def fat_to_lung(hu: Tensor, lung_hu: Tensor, solid_hu: Tensor, share: Tensor, power: Tensor) -> Tensor:
-    """Stretch the darkest ``share`` of the tissue of each crop from lung to solid; what is brighter stays solid.
+    """Stretch the darkest ``share`` of each crop's tissue to the range from lung to solid; brighter tissue stays solid.
 
-    Air around the body becomes lung as well, and the skin its pleura.
+    Air around the body also becomes lung, with the skin as its pleura.
 
     Args:
         hu: [batch, 1, depth, height, width].
-        lung_hu, solid_hu: the values that the darkest tissue, and tissue at the quantile ``share``, get; [batch].
+        lung_hu, solid_hu: [batch], the new values of the darkest tissue and of tissue at the quantile ``share``.
         share: [batch] in (0, 1).
         power: [batch]; above 1, more of the tissue becomes lung.
     """

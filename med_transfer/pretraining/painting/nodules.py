@@ -1,4 +1,4 @@
-"""Nodules painted into crops, and what was painted: size, density, outline, solid part.
+"""Nodules painted into crops, with their size, density, outline and solid part.
 
 Densities: Hansell et al. 2008, Radiology 246:697 (ground glass: vessels stay visible; part-solid: a solid core).
 """
@@ -18,17 +18,17 @@ KINDS = ("none", "solid", "ground glass", "part-solid", "calcified")
 _SOLID, _GROUND_GLASS, _PART_SOLID, _CALCIFIED = range(1, len(KINDS))
 FACTS = ("size", "density", "solid share", "unevenness", "elongation", "core")
 _EDGE_MM = 0.6
-_SEEN_HU = 20.0  # what makes no voxel denser by more is no nodule
+_SEEN_HU = 20.0  # a nodule that makes no voxel denser by more than this is left out
 
 
 @dataclass(frozen=True)
 class Nodules:
-    """What was painted into a batch of crops; zeros where nothing was.
+    """The nodules painted into a batch of crops; zeros for crops without one.
 
     Attributes:
         kind: position in ``KINDS``, int64 [batch].
         mask: share of each voxel that lies in the nodule, [batch, 1, depth, height, width].
-        solid: share that lies in its solid part; all of a solid nodule, none of ground glass.
+        solid: share that lies in its solid part: equal to ``mask`` for solid and calcified nodules, 0 for ground glass.
         facts: [batch, fact], in the order of ``FACTS``: logarithm of the radius of the ball of equal volume over the
             crop's edge; mean HU; share of the volume that is solid; bumps as a share of the radius; logarithm of the
             longest over the shortest axis; radius of the core as a share of the nodule's.
@@ -41,30 +41,30 @@ class Nodules:
 
     @classmethod
     def none_in(cls, hu: Tensor) -> Nodules:
-        """For a batch into which nothing was painted yet."""
+        """For a batch without nodules."""
         kind = torch.zeros(len(hu), dtype=torch.long, device=hu.device)
         return cls(kind, torch.zeros_like(hu), torch.zeros_like(hu), hu.new_zeros(len(hu), len(FACTS)))
 
     @property
     def present(self) -> Tensor:
-        """Bool [batch]: there is a nodule."""
+        """Whether a crop has a nodule, bool [batch]."""
         return self.kind > 0
 
     def put(self, crops: Tensor, painted: Nodules) -> None:
-        """Enter what was painted into these crops of the batch."""
+        """Set the entries of these crops of the batch (given by position), in place."""
         for field in fields(self):
             getattr(self, field.name)[crops] = getattr(painted, field.name)
 
 
 class NodulePainter:
-    """One nodule near the middle of each crop: smooth or bumpy, round or long, of any kind of ``KINDS``."""
+    """Paints one nodule near the centre of each crop: smooth or bumpy, round or elongated, of any kind in ``KINDS``."""
 
     def __init__(self, config: LungSceneConfig, draws: RandomNumbers) -> None:
         self.config, self.draws = config, draws
         self.shares = torch.tensor(config.kinds, device=draws.device).cumsum(0)
 
     def __call__(self, hu: Tensor, size_mm: Tensor) -> tuple[Tensor, Nodules]:
-        """HU [batch, 1, depth, height, width] with a nodule in each crop where one would be seen, and what it is."""
+        """HU [batch, 1, depth, height, width] with a nodule in each crop where it is visible, and what it is."""
         n, draws = len(hu), self.draws
         low, high = self.config.radius_mm
         radius = torch.minimum(low * (high / low) ** draws.share(n), 0.4 * size_mm.amin(1))
@@ -82,7 +82,7 @@ class NodulePainter:
         solid = torch.where(wide(whole), mask, torch.minimum(core_mask, mask))
         long = (stretch.amax(1) / stretch.amin(1)).log()
         facts = self._facts(painted, mask, solid, bumps, long, torch.where(whole, 1.0, core))
-        seen = (painted - hu).flatten(1).amax(1) > _SEEN_HU  # ground glass in denser tissue leaves no trace
+        seen = (painted - hu).flatten(1).amax(1) > _SEEN_HU  # ground glass in denser tissue is invisible
         shown = Nodules(kind * seen, mask * wide(seen), solid * wide(seen), facts * seen[:, None])
         return torch.where(wide(seen), painted, hu), shown
 

@@ -1,4 +1,4 @@
-"""Where in a scan a crop is worth its time: neighbourhoods inside the body that have structure."""
+"""Where crops of a scan are worthwhile: neighbourhoods inside the body that have structure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-_NEIGHBOURHOOD_MM = 24.0  # what a crop's centre is judged by
+_NEIGHBOURHOOD_MM = 24.0  # edge of the neighbourhood that a centre is assessed by
 _LUNG_HU = (-930.0, -600.0)
 _BODY_HU = -400.0
 
 
 @dataclass(frozen=True)
 class CropCentres:
-    """Voxel indices (z, y, x), float32 [n, 3], of neighbourhoods that are lung, and that are other tissue."""
+    """Centres of neighbourhoods that are lung, and of other tissue, as voxel indices (z, y, x), float32 [n, 3]."""
 
     lung: NDArray[np.float32]
     tissue: NDArray[np.float32]
@@ -28,7 +28,7 @@ class CropCentres:
 
 
 def find_crop_centres(voxels: NDArray[np.int16], spacing_mm: tuple[float, float, float]) -> CropCentres:
-    """Judge the neighbourhoods of a scan [depth, height, width] in HU."""
+    """Find the neighbourhoods of a scan [depth, height, width] in HU that are lung, or tissue with structure."""
     window = [min(n, max(1, round(_NEIGHBOURHOOD_MM / mm))) for n, mm in zip(voxels.shape, spacing_mm, strict=True)]
     stride = [max(1, n // 3) for n in window]
     hu = torch.from_numpy(voxels.astype(np.float32)).clamp(-1000, 400)[None, None]
@@ -51,7 +51,7 @@ def find_crop_centres(voxels: NDArray[np.int16], spacing_mm: tuple[float, float,
 
 
 def _body(average_hu: Tensor) -> Tensor:
-    """1.0 in the largest piece of tissue, holes of its axial slices (lungs) filled; a table is another piece."""
+    """1.0 in the largest connected piece of tissue, its holes (lungs) filled by axial slice; excludes the table."""
     pieces = np.asarray(ndimage.label(average_hu.numpy() > _BODY_HU)[0])  # type: ignore[index]
     if not pieces.any():
         return torch.zeros_like(average_hu)

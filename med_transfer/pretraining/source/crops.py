@@ -1,7 +1,7 @@
-"""Random crops of source scans, cut on the device that trains.
+"""Random crops of source scans, interpolated on the training device.
 
-A crop is one trilinear interpolation of its scan at rotated, stretched positions. A source that fits stays on the
-device, and crops of one scan are interpolated together; of a larger one only the box around each crop is read.
+A crop is one trilinear interpolation of its scan at rotated, stretched positions. A source that fits is kept on the
+device, and crops of one scan are interpolated together; from a larger source only the box around each crop is read.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from med_transfer.pretraining.source.scans import SourceScan, SourceScans
 from med_transfer.pretraining.view_config import CropConfig
 
 LUNG, TISSUE, CENTRE, MASK, WHOLE = "lung", "tissue", "centre", "mask", "whole"  # kinds of crop centre
-_MOST_CENTRES = 4096  # voxels of a mask that are remembered as centres
+_MOST_CENTRES = 4096  # approximate limit of a mask's voxels that are kept as centres
 
 
 @dataclass(frozen=True)
 class Crops:
-    """A batch.
+    """A batch of crops.
 
     Attributes:
-        hu: float32 HU [batch, 1, depth, height, width]; array axes grow to S, P, L unless mirrored.
+        hu: float32 HU [batch, 1, depth, height, width]; axes point to S, P, L unless mirrored or rotated.
         size_mm: extent along depth, height, width, [batch, 3].
-        lung: bool [batch], centred in lung.
+        lung: bool [batch], whether the crop is centred in lung.
         scan: position of each crop's scan in the source, int64 [batch], on the CPU.
-        centre_mm: middle of the crop in its scan, [batch, 3].
-        mask: share of each voxel that lies in the scan's mask, [batch, 1, depth, height, width]; where asked for.
+        centre_mm: centre of the crop in its scan, in mm from the centre of voxel (0, 0, 0), [batch, 3].
+        mask: share of each voxel that lies in the scan's mask, [batch, 1, depth, height, width]; None if not asked for.
     """
 
     hu: Tensor
@@ -48,8 +48,7 @@ class Crops:
 
 @dataclass(frozen=True)
 class _Pose:
-    """Where crops of one scan lie: middle [n, 3] in mm, half their extent along their own axes as columns [n, 3, 3],
-    extent [n, 3] in mm, and where the scan ends inside them (see :func:`interpolate`)."""
+    """Positions of n crops of one scan; see :func:`interpolate`. ``size_mm`` is their extent, [n, 3]."""
 
     centre_mm: Tensor
     axes_mm: Tensor
@@ -59,7 +58,7 @@ class _Pose:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One scan as crops are cut from it: on the device, or on disk."""
+    """One scan that crops are taken from, on the device or on disk, with its centres by kind."""
 
     number: int
     voxels: Tensor | NDArray[np.int16]
@@ -72,11 +71,12 @@ class CropSampler:
     """Draws batches of crops; the same seed gives the same crops on the same kind of device.
 
     Args:
-        mixture: kind of crop centre to share of the batch; None: lung as far as there is any, and other tissue.
-        weights: how often each scan is drawn, relative; None: by the square root of its number of centres.
+        mixture: share of the batch for each kind of crop centre; None: ``config.lung`` lung, the rest other tissue.
+            Kinds that no scan has are left out.
+        weights: relative probability of drawing each scan; None: the square root of its number of centres.
 
     Raises:
-        UnusableVoxels: no scan has any structure to look at.
+        UnusableVoxels: no scan has a crop centre of these kinds.
     """
 
     def __init__(
@@ -101,38 +101,38 @@ class CropSampler:
             )
         self._mixture = {kind: mixture[kind] for kind in self._scans}
         self.random = torch.Generator(device).manual_seed(seed)
-        self.choice = torch.Generator().manual_seed(seed)  # on the CPU: a choice of scans must not wait for the device
+        self.choice = torch.Generator().manual_seed(seed)  # on the CPU: choosing scans must not wait for the device
 
     @property
     def whole(self) -> bool:
-        """Whether it draws whole scans, or slabs of them."""
+        """Whether whole scans, or slabs of them, are drawn."""
         return WHOLE in self._mixture
 
     def again(self, seed: int) -> CropSampler:
-        """Draws from the same scans, which are shared and not put on the device again, by chance of its own."""
+        """A sampler of the same scans with its own random state; the scans on the device are shared."""
         other = copy.copy(self)
         other.random = torch.Generator(self.device).manual_seed(seed)
         other.choice = torch.Generator().manual_seed(seed)
         return other
 
     def plain(self, seed: int) -> CropSampler:
-        """As :meth:`again`, crops that are not stretched, turned, mirrored or cut."""
+        """As :meth:`again`, but crops are not stretched, rotated, mirrored or cut."""
         other = self.again(seed)
         other.config = self.config.plain
         return other
 
     def batch(self, size: int, with_masks: bool = False) -> Crops:
-        """``size`` crops from ``scans_per_batch`` scans for each kind of centre."""
+        """Draw ``size`` crops, from at most ``scans_per_batch`` scans for each kind of centre."""
         return _joined(
             [self._cut(scan, self._pose(scan, kind, n), kind, with_masks) for scan, kind, n in self._plan(size)]
         )
 
     def pairs(self, size: int, shift: float, stretch: float) -> tuple[Crops, Crops]:
-        """Crops, and for each another one nearby.
+        """Draw pairs of crops, the second of each near the first.
 
         Args:
-            shift: largest displacement of the second along each axis, as a share of the extent.
-            stretch: relative change of the second one's extent along each axis.
+            shift: largest displacement of the second crop along each axis, as a share of the extent.
+            stretch: largest relative change of the second crop's extent along each axis.
         """
         first, second = [], []
         for scan, kind, count in self._plan(size):
@@ -142,7 +142,7 @@ class CropSampler:
         return _joined(first), _joined(second)
 
     def _plan(self, size: int) -> list[tuple[_Candidate, str, int]]:
-        """Which scans, for which kind of centre, and how many crops of each."""
+        """Draw the scans: each with its kind of centre and its number of crops."""
         total, left, plan = sum(self._mixture.values()), size, []
         for place, (kind, share) in enumerate(self._mixture.items(), start=1):
             wanted = left if place == len(self._mixture) else round(size * share / total) if total else 0
@@ -166,7 +166,7 @@ class CropSampler:
         return _Pose(centre_mm, self._axes(size_mm), size_mm, self._limits(count))
 
     def _cut_to_slab(self, scan: _Candidate, centre_mm: Tensor, size_mm: Tensor) -> None:
-        """So many of the scan's slices, anywhere along its depth, in place of all."""
+        """Restrict crops of the whole scan to ``config.slab`` slices at a random depth, in place."""
         slices, spacing = len(scan.voxels), scan.spacing_mm[0]
         room = max(0, slices - int(self.config.slab or 0))
         centre_mm[:, 0] += self._uniform(len(centre_mm)) * room / 2 * spacing
@@ -215,7 +215,7 @@ class CropSampler:
         return size * (1 + self.config.stretch * self._uniform(count, 3))
 
     def _axes(self, size_mm: Tensor) -> Tensor:
-        """Half the extent along the crop's own axes, rotated and perhaps mirrored, as columns."""
+        """Half the extent along the crop's own axes, randomly rotated and mirrored, as columns."""
         flip = torch.tensor(self.config.flip, device=self.device)
         mirror = torch.where(self._chance(len(size_mm), 3) < flip, -1.0, 1.0)
         largest = torch.tensor([math.radians(d) for d in self.config.rotation_degrees], device=self.device)
@@ -223,7 +223,7 @@ class CropSampler:
         return rotation * (mirror * size_mm / 2)[:, None, :]
 
     def _limits(self, count: int) -> Tensor:
-        """Where the scan ends inside the crop, as a share of half its extent, [count, 3]; 1 where it does not."""
+        """Simulated ends of the scan inside the crop, as a share of its half extent, [count, 3]; 1 without."""
         depth, plane = self.config.cut
         share = torch.tensor([depth, plane, plane], device=self.device)
         least = torch.tensor([0.1, 0.55, 0.55], device=self.device)

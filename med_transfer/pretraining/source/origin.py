@@ -1,4 +1,4 @@
-"""What an encoder comes from: travels with its weights and its curve."""
+"""The origin of a pretrained encoder, stored with its weights and its curve."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from med_transfer.bundle.provenance import LOCK_METADATA
 from med_transfer.cohorts import SourceLock
 from med_transfer.pretraining.config import PretrainingConfig
 
-# What may differ between two parts of one run: where files lie, and how fast it goes.
+# Settings that may change when a run is resumed: locations of files, and speed.
 _NOT_OF_THE_RUN = {
     "weights": True,
     "checkpoint_seconds": True,
@@ -27,8 +27,7 @@ _NOT_OF_THE_RUN = {
 def same_settings(kept: str, wanted: str) -> bool:
     """Whether both are :meth:`Origin.settings` of one run.
 
-    A key that the version which kept them did not have counts as at its default, so that a newer version goes on from
-    what an older one has left.
+    A key that is missing in ``kept`` counts as its default, so that a newer version can resume an older one's run.
     """
     config, *others = json.loads(kept)
     wanted_config, *wanted_others = json.loads(wanted)
@@ -50,12 +49,14 @@ class Origin:
     """Where the weights of a pretraining come from.
 
     Attributes:
-        lock: everyone it has learned from: its source, and what its start, its teacher and its stopping had seen.
-        source_scans: content hashes of the source itself.
-        start_sha256, teacher_sha256: of the weights it started from, and of its teacher's; empty without.
+        config: of the pretraining.
+        lock: all patients and scans it has learned from: its source, what its initial weights and its teacher had seen,
+            and the probe's cohort if that decides when to stop.
+        source_scans: content hashes of the source's own scans.
+        start_sha256, teacher_sha256: of the initial weights and of the teacher's; empty without.
         licences: of these weights.
-        taught: hashes of the labels, regions and masks of the source; empty where it has none.
-        processes: how many trained together.
+        processes: number of processes that trained together.
+        taught: hashes of the labels, regions and masks of the source; empty if it has none.
     """
 
     config: PretrainingConfig
@@ -68,12 +69,12 @@ class Origin:
     taught: tuple[str, ...] = ()
 
     def settings(self) -> str:
-        """What a checkpoint must have in common with a run that goes on from it, as far as it is known at once."""
+        """Settings, as JSON, that a checkpoint must share with a run that resumes it; known before scans are read."""
         config = self.config.model_dump(mode="json", exclude=_NOT_OF_THE_RUN)
         return json.dumps([config, self.start_sha256, self.teacher_sha256, self.processes], sort_keys=True)
 
     def record(self, step: int, seconds: float, device: torch.device) -> dict:
-        """For people and programs."""
+        """The origin as JSON-compatible values, for ``curve.json``."""
         shown = self.config.model_dump(mode="json", exclude={"weights": True, "distillation": {"teacher_weights"}})
         shown["probe"].pop("cohort")
         return {
@@ -94,7 +95,7 @@ class Origin:
         }
 
     def metadata(self, step: int, seconds: float, device: torch.device) -> dict[str, str]:
-        """The record as text, for the header of a weights file, with the lock in it."""
+        """The record as strings, with the lock, for the header of a weights file."""
         record = self.record(step, seconds, device)
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.items()}
         return texts | {LOCK_METADATA: self.lock.model_dump_json(by_alias=True)}

@@ -1,4 +1,4 @@
-"""Source scans kept on disk, as arrays mapped into memory: a source may be larger than memory, and is read once.
+"""Source scans on disk as memory-mapped arrays: each scan is read once, and a source may be larger than memory.
 
 ::
 
@@ -6,7 +6,7 @@
       <key>.json              one scan: spacing, hashes, centre of its region, names of the arrays
       <key>.voxels.npy        int16 HU; scans with equal voxels and spacing share one file
       <key>.mask.npy          uint8
-      <key>.places.npz        what is worth a crop
+      <key>.places.npz        crop centres
       salt                    of the patients' hashes
 """
 
@@ -31,14 +31,16 @@ from med_transfer.pretraining.source.scans import SourceScan
 
 
 def cached_scan(folder: Path, key: str, make: Callable[[], SourceScan], where: object) -> SourceScan:
-    """The scan that ``make`` gives, from ``folder`` if it was made before under this key; its arrays are on disk.
+    """The scan that ``make`` returns, cached in ``folder`` under this key; its arrays are memory-mapped from there.
 
-    What is damaged there is made again.
+    Damaged entries are made again. Passes on whatever ``make`` raises.
+
+    Args:
+        where: the scan's place, for the error.
 
     Raises:
-        UnusableVoxels: there is nothing in the scan to look at.
+        UnusableVoxels: the scan has no structure to learn from.
         OutputError: the folder cannot be written.
-        Whatever ``make`` raises.
     """
     record = folder / f"{key}.json"
     if record.exists():
@@ -70,13 +72,13 @@ def _write(folder: Path, key: str, scan: SourceScan, *, anew: bool) -> None:
         "voxels": voxels,
         "mask": mask,
     }
-    write_text(folder / f"{key}.json", json.dumps(sealed(record)))  # last: it says that all the rest is there
+    write_text(folder / f"{key}.json", json.dumps(sealed(record)))  # last, as a sign that all other files are complete
 
 
 def _read(folder: Path, path: Path) -> SourceScan:
     record = unsealed(json.loads(path.read_text(encoding="utf-8")))
     places = path.with_suffix(".places.npz")
-    with places.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # NumPy leaves a damaged one open
+    with places.open("rb") as stream, np.load(stream, allow_pickle=False) as file:  # NumPy leaves damaged files open
         centres = CropCentres(file["lung"], file["tissue"])
     return SourceScan(
         voxels=_mapped(folder / record["voxels"]),
@@ -90,7 +92,7 @@ def _read(folder: Path, path: Path) -> SourceScan:
 
 
 def _mapped(path: Path) -> NDArray:
-    """An array in its file, read-only. NumPy's own mapping keeps the file open, of which a process may have few."""
+    """Map an array file read-only. NumPy's own mapping keeps the file open, and open files are limited."""
     with path.open("rb") as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)

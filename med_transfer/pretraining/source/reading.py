@@ -1,4 +1,4 @@
-"""From a folder of scans, a cohort table or a prepared file to the source of a pretraining."""
+"""Reading the source of a pretraining from a folder of scans, a cohort table or a prepared file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Source:
-    """What can be learned from, and what cannot."""
+    """The usable scans, and those left out."""
 
     scans: SourceScans
     left_out: tuple[LeftOut, ...] = ()
@@ -50,7 +50,7 @@ class Source:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One scan to be read: its name for messages, the key under which it is kept, how to read it, its label."""
+    """One scan to be read: its name in messages, its cache key, the function that reads it, and its label."""
 
     name: str
     key: str
@@ -59,12 +59,13 @@ class _Entry:
 
 
 def read_source(scans: Path, spacing_mm: float = 1.0) -> SourceScans:
-    """The usable scans of a folder tree, or of a file that ``SourceScans.save`` wrote, in memory.
+    """Read the usable scans of a folder tree, or of a file that ``SourceScans.save`` wrote, into memory.
 
     A scan that cannot be used is logged and left out.
 
     Raises:
-        ScanNotFound: nothing usable is there.
+        ScanNotFound: there is no usable scan.
+        NotAScan: an ``.npz`` file that is something else.
     """
     if scans.suffix == ".npz":
         return SourceScans.load(scans)
@@ -72,17 +73,19 @@ def read_source(scans: Path, spacing_mm: float = 1.0) -> SourceScans:
 
 
 def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progress: Progress = silent) -> Source:
-    """Read every scan once and keep it on disk; one that cannot be used is recorded, and the others go on.
+    """Read every scan once and cache it on disk; scans that cannot be used are recorded and left out.
 
     Args:
-        scans: a folder tree, a cohort.csv, or a file that ``SourceScans.save`` wrote. Rows of a table that are marked
-            ``split=test`` are never looked at.
+        scans: a folder tree, a cohort.csv, or a file that ``SourceScans.save`` wrote. Rows of a table with
+            ``split=test`` are never read.
+        config: of the pretraining.
         folder: for the prepared arrays.
+        progress: reports progress.
 
     Raises:
-        ScanNotFound: no scan is there.
+        ScanNotFound: there is no scan.
         CohortError: the table cannot be used, or lacks what the method needs.
-        NothingDone: there are scans, and none can be used.
+        NothingDone: there are scans, but none can be used.
         UsageError: the salt in ``folder`` is damaged.
     """
     entries, labels = _entries(scans, config, _salt(folder))
@@ -92,7 +95,7 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
         try:
             with confined(entry.name):
                 scan = replace(cached_scan(folder, entry.key, entry.read, entry.name), label=entry.label)
-            # a copy of a scan counts once; another labelled region in it counts again, another mask is added
+            # a copy of a scan counts once; another labelled region counts again, another mask is merged
             key = (scan.content_hash, *((scan.centre, scan.label) if labels else ()))
             usable[key] = _with_mask(usable[key], scan.mask) if key in usable else scan
         except ScanError as error:
@@ -105,14 +108,14 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
 
 
 def _with_mask(scan: SourceScan, mask: NDArray[np.uint8] | None) -> SourceScan:
-    """Several rows of one scan, each with the mask of one finding: all of them are findings in every crop."""
+    """Merge the masks of several rows of one scan, so that all its findings are marked in every crop."""
     if scan.mask is None or mask is None:
         return scan
     return replace(scan, mask=np.maximum(scan.mask, mask))
 
 
 def _salt(folder: Path) -> str:
-    """Of the patients' hashes, the same as long as the prepared scans are there. Raises UsageError: it is damaged."""
+    """Salt of the patients' hashes, kept as long as the prepared scans. Raises UsageError if it is damaged."""
     file = folder / "salt"
     if not file.exists():
         write_text(file, secrets.token_hex(_SALT_BYTES))
@@ -142,7 +145,7 @@ def _entries(scans: Path, config: PretrainingConfig, salt: str) -> tuple[Sequenc
 
 
 def _of_stored(path: Path) -> list[_Entry]:
-    """Each scan of the file on its own, so that a large file never is in memory as a whole."""
+    """One entry for each scan of the file, so that a large file is never in memory as a whole."""
     readers, stamp = stored_scans(path), stamps([path])
     return [
         _Entry(f"{path.name}, scan {number}", _key(stamp, number), read) for number, read in enumerate(readers, start=1)
@@ -206,12 +209,12 @@ def _of_patient(patient: str, scan: SourceScan, salt: str) -> SourceScan:
 
 
 def _reading(config: PretrainingConfig) -> list[object]:
-    """What of the config decides how a scan is prepared."""
+    """Settings that affect how a scan is prepared."""
     return [config.spacing_mm, config.max_gap_mm, config.modality]
 
 
 def _key(*parts: object) -> str:
-    """Changes with the files and with how they are prepared, so that a stale result is never used."""
+    """Cache key that changes with the files and their preparation, so that stale results are never used."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

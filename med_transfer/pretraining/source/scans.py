@@ -1,4 +1,4 @@
-"""The source of a pretraining: scans in one orientation, remembered by content and patient."""
+"""The source of a pretraining: scans in one orientation, identified by hashes of content and patient."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from med_transfer.scans.volume import bytes_of
 
 SPACE_MM = 10.0  # air kept around the body
 BODY_HU = -500.0
-RANGE_HU = (-1024, 3071)  # 12-bit CT; what lies beyond is padding or metal
+RANGE_HU = (-1024, 3071)  # 12-bit CT; values beyond are padding or metal
 
 
 @dataclass(frozen=True)
 class SourceScan:
-    """One scan, array axes growing to Superior, Posterior, Left.
+    """One scan, with array axes pointing to Superior, Posterior, Left.
 
     Attributes:
-        voxels: int16 HU [depth, height, width]; may be a file on disk, mapped into memory.
+        voxels: int16 HU [depth, height, width]; may be memory-mapped from a file.
         spacing_mm: along depth, height, width.
-        content_hash: of the scan as it was read (``Volume.content_hash``), before anything here was done to it.
-        patient_hash: see ``cohorts.hashed_names``; empty where the patient is not known.
-        crop_centres: what is worth a crop; None: not searched yet.
-        mask: uint8, 255 where the voxel lies wholly in the table's mask.
-        centre: voxel index (z, y, x) of the middle of the table's region of interest.
-        label: of the table.
+        content_hash: of the scan as read (``Volume.content_hash``), before any processing here.
+        patient_hash: see ``cohorts.hashed_names``; empty if the patient is unknown.
+        crop_centres: worthwhile centres of crops; None if not searched yet.
+        mask: uint8 [depth, height, width], share of the voxel inside the table's mask times 255.
+        centre: voxel index (z, y, x) of the centre of the table's region of interest.
+        label: from the table.
     """
 
     voxels: NDArray[np.int16]
@@ -54,7 +54,7 @@ class SourceScan:
 
 @dataclass(frozen=True)
 class SourceScans:
-    """The scans of one pretraining, and the classes of their labels where they have any."""
+    """The scans of one pretraining, and the classes of their labels if they have any."""
 
     scans: tuple[SourceScan, ...]
     labels: Labels | None = None
@@ -64,30 +64,30 @@ class SourceScans:
 
     @property
     def content_hashes(self) -> tuple[str, ...]:
-        """Of each scan, in order."""
+        """Content hash of each scan, in order."""
         return tuple(scan.content_hash for scan in self.scans)
 
     @property
     def patient_hashes(self) -> tuple[str, ...]:
-        """Of the patients that are known, each once, sorted."""
+        """Hashes of the known patients, unique and sorted."""
         return tuple(sorted({scan.patient_hash for scan in self.scans} - {""}))
 
     @property
     def taught(self) -> tuple[str, ...]:
-        """Of each scan that has a label, a region or a mask: a hash of these, sorted; what a checkpoint rests on."""
+        """Sorted hashes of label, region and mask, one for each scan that has any; a checkpoint depends on them."""
         return tuple(sorted(_taught(scan) for scan in self.scans if _has_target(scan)))
 
     @property
     def nbytes(self) -> int:
-        """Of all voxels."""
+        """Size of all voxels in bytes."""
         return sum(scan.voxels.nbytes for scan in self.scans)
 
     @classmethod
     def from_volumes(cls, volumes: Iterable[Volume], spacing_mm: float = 1.0) -> SourceScans:
-        """Prepare volumes; a scan that occurs twice is kept once.
+        """Prepare volumes; duplicates are kept once.
 
         Raises:
-            ScanNotFound: there is no volume at all.
+            ScanNotFound: there is no volume.
         """
         unique: dict[str, SourceScan] = {}
         for volume in volumes:
@@ -99,10 +99,10 @@ class SourceScans:
         return cls(tuple(unique.values()))
 
     def save(self, path: Path) -> None:
-        """Write voxels and hashes, no labels, to one compressed file (``.npz``) that :meth:`load` reads.
+        """Write voxels and hashes, without labels, to a compressed file (``.npz``) that :meth:`load` reads.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: the file cannot be written.
         """
         arrays = {f"voxels_{n}": scan.voxels for n, scan in enumerate(self.scans)}
         keys = ("spacing_mm", "content_hash", "patient_hash")
@@ -112,14 +112,17 @@ class SourceScans:
 
     @classmethod
     def load(cls, path: Path) -> SourceScans:
-        """Read what :meth:`save` wrote. Errors as :func:`stored_scans`."""
+        """Read a file that :meth:`save` wrote. Raises as :func:`stored_scans`."""
         return cls(tuple(read() for read in stored_scans(path)))
 
     def split(self, validation_scans: int) -> tuple[SourceScans, SourceScans | None]:
-        """Training scans, and those kept out: whole patients, the first by content hash, so that order is no matter.
+        """Split into training scans and validation scans (None if ``validation_scans`` is 0).
+
+        Whole patients are kept out, the first by content hash, until there are at least ``validation_scans`` scans; the
+        result does not depend on the order of the scans.
 
         Raises:
-            ConfigError: nothing would be left to learn from.
+            ConfigError: no training scan would be left.
         """
         if validation_scans == 0:
             return self, None
@@ -153,10 +156,10 @@ def _taught(scan: SourceScan) -> str:
 
 
 def stored_scans(path: Path) -> tuple[Callable[[], SourceScan], ...]:
-    """For each scan of a file that ``SourceScans.save`` wrote, what reads it and no other.
+    """For each scan of a file that ``SourceScans.save`` wrote, a function that reads this scan alone.
 
     Raises:
-        ScanNotFound: no such file.
+        ScanNotFound: the file does not exist.
         NotAScan: the file is something else.
     """
     if not path.is_file():
@@ -187,11 +190,13 @@ def prepare(
     mask: Volume | None = None,
     centre_mm: tuple[float, float, float] | None = None,
 ) -> SourceScan:
-    """Orient to SPL, bring voxels finer than ``spacing_mm`` to it, cut away the air around the body.
+    """Orient to SPL, resample axes finer than ``spacing_mm`` to it, and crop the air around the body.
 
     Args:
+        volume: in HU.
+        content_hash: of the volume.
         mask: on the volume's grid.
-        centre_mm: LPS mm of a region of interest.
+        centre_mm: centre of a region of interest, in LPS mm.
     """
     voxels, affine = geometry.canonical(volume.voxels, volume.affine)
     width, height, depth = geometry.spacing_mm(affine)
@@ -214,9 +219,9 @@ def prepare(
 def _coarsen(
     voxels: NDArray, spacing: tuple[float, float, float], least_mm: float
 ) -> tuple[NDArray, tuple[float, float, float]]:
-    """Low-pass and resample the axes that are finer than ``least_mm``; nothing is gained by refining the others.
+    """Low-pass filter and resample the axes that are finer than ``least_mm``; others are kept as they are.
 
-    Also gives how many old voxels make a new one along each axis.
+    Also returns the number of old voxels per new voxel along each axis.
     """
     target = [
         max(1, round(n * mm / least_mm)) if mm < least_mm else n for n, mm in zip(voxels.shape, spacing, strict=True)
@@ -230,7 +235,7 @@ def _coarsen(
 
 
 def _around_body(voxels: NDArray, spacing: tuple[float, float, float]) -> tuple[slice, slice, slice]:
-    """The part of the array that holds the body and ``SPACE_MM`` around it; all of it when there is no body."""
+    """The box around the body with a margin of ``SPACE_MM``; the whole array if there is no body."""
     box = [slice(0, n) for n in voxels.shape]
     body = voxels > BODY_HU
     for axis in range(3):

@@ -1,4 +1,4 @@
-"""What the source looks like to the finished encoder, kept beside its weights: how far a target lies is told by it."""
+"""Features of the source by the finished encoder, kept beside its weights to measure the distance of a target."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ N_INPUTS = 256
 
 
 def write_source_of(method: Method, encoder_file: Path) -> Path:
-    """Features of plain inputs from the training scans, by the encoder as it was written; returns the file's path.
+    """Write features of plain inputs from the training scans, by the encoder as saved; returns the file's path.
 
     Raises:
-        UsageError: the encoder is damaged, which an earlier part of the run has written.
+        UsageError: the saved encoder is damaged.
         OutputError: the file cannot be written.
     """
     encoder, scans, features = _as_written(method.encoder, encoder_file), set(), []
@@ -40,7 +40,7 @@ def write_source_of(method: Method, encoder_file: Path) -> Path:
 
 
 def input_in_words(method: Method) -> str:
-    """How the source's scans were given to the encoder, for whoever reads the distance."""
+    """The form in which the encoder saw the source's scans, in words, to help interpret the distance."""
     config, crops = method.config, method.config.crops
     extents = [*crops.size_mm, *(crops.large_size_mm if crops.large else ())]
     crop = f"crops of {min(extents):g} to {max(extents):g} mm"
@@ -51,7 +51,7 @@ def input_in_words(method: Method) -> str:
 
 
 def _as_written(encoder: Encoder, encoder_file: Path) -> Encoder:
-    """In single precision with the file's values, which are rounded, in evaluation mode."""
+    """The encoder in evaluation mode, in single precision, with the file's values, which are rounded to fp16."""
     written = copy.deepcopy(encoder)
     with left_behind(encoder_file, remove="checkpoint.pt beside it"):
         tensors = load_file(encoder_file)
@@ -61,5 +61,5 @@ def _as_written(encoder: Encoder, encoder_file: Path) -> Encoder:
 
 @torch.no_grad()
 def _stages(method: Method, x: Tensor, encoder: Encoder) -> list[np.ndarray]:
-    """[input, feature] of each stage."""
+    """Features [input, feature] of each stage."""
     return stage_features(encoder, method.maps(x, encoder))

@@ -1,4 +1,4 @@
-"""What a network sees of a crop: the same tissue at the same place, each network in its own convention."""
+"""Views of a crop: windowing, degradation, and each network's own orientation and channels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CROP_ORIENTATION = "SPL"
 def reorient(x: Tensor, source: str, target: str) -> Tensor:
     """Permute and flip the last three axes from one orientation to another, for example ``SPL`` to ``SRA``.
 
-    A letter is the side to which the axis grows.
+    Each letter is the side that the axis points to.
     """
     order = [next(i for i, s in enumerate(source) if s in (letter, _OPPOSITE[letter])) for letter in target]
     first = x.ndim - 3
@@ -26,31 +26,31 @@ def reorient(x: Tensor, source: str, target: str) -> Tensor:
 
 
 def window(hu: Tensor, window_hu: tuple[float, float], output_range: tuple[float, float]) -> Tensor:
-    """Clip to the window and map it linearly to the range."""
+    """Clip HU to the window and map it linearly to ``output_range``."""
     (low, high), (bottom, top) = window_hu, output_range
     return (hu.clamp(low, high) - low) * ((top - bottom) / (high - low)) + bottom
 
 
 def reduce(hu: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Average down to a coarser grid over the same extent; the voxel counts must divide."""
+    """Average to a coarser grid over the same extent; ``shape`` must divide the number of voxels along each axis."""
     return F.avg_pool3d(hu, [n // m for n, m in zip(hu.shape[2:], shape, strict=True)])
 
 
 def encoder_input(x: Tensor, spec: InputSpec, layout: torch.memory_format = torch.contiguous_format) -> Tensor:
-    """Windowed crops [batch, 1, depth, height, width] with the encoder's axes and channels."""
+    """Bring windowed crops [batch, 1, depth, height, width] to the encoder's orientation and number of channels."""
     x = reorient(x, CROP_ORIENTATION, spec.orientation).expand(-1, spec.channels, -1, -1, -1)
     return x.contiguous(memory_format=layout)
 
 
 class Degradation:
-    """Makes the encoder's view worse, so that it learns what survives other scanners and slice thicknesses."""
+    """Randomly degrades the encoder's view, so that it becomes robust to other scanners and slice thicknesses."""
 
     def __init__(self, config: ViewConfig, device: torch.device, seed: int) -> None:
         self.config, self.device = config, device
         self.random = torch.Generator(device).manual_seed(seed)
 
     def __call__(self, x: Tensor, output_range: tuple[float, float]) -> Tensor:
-        """A random worse version of [batch, 1, depth, height, width] with values in ``output_range``."""
+        """Degrade [batch, 1, depth, height, width] with values in ``output_range``."""
         bottom, top = output_range
         x = (x - bottom) / (top - bottom)
         x = self._some(x, self.config.blur / 2, _blur_in_plane)
@@ -65,7 +65,7 @@ class Degradation:
         return x.clamp(0, 1) * (top - bottom) + bottom
 
     def hounsfield(self, hu: Tensor, window_hu: tuple[float, float]) -> Tensor:
-        """A random worse version in HU, before any window, without gamma; intensities in units of this window."""
+        """Degrade crops in HU, before windowing and without gamma; intensity changes are in units of this window."""
         low, high = window_hu
         x = self._some((hu - low) / (high - low), self.config.blur, _blur_in_plane)
         for slices in (2, 3, 4):
@@ -76,7 +76,7 @@ class Degradation:
         return x * (high - low) + low
 
     def _some(self, x: Tensor, share: float, change) -> Tensor:
-        """Apply a change to a random share of the batch; the count is fixed so that the device need not be asked."""
+        """Apply a change to a random share of the batch; the number is fixed, to avoid waiting for the device."""
         chosen = torch.randperm(len(x), generator=self.random, device=self.device)[: round(share * len(x))]
         return x.index_copy(0, chosen, change(x[chosen])) if len(chosen) else x
 
@@ -85,7 +85,7 @@ class Degradation:
 
 
 def thick_slices(x: Tensor, slices: int) -> Tensor:
-    """Average over so many slices and interpolate back along depth."""
+    """Average over groups of ``slices`` slices and interpolate back along depth."""
     thick = F.avg_pool3d(x, (slices, 1, 1), ceil_mode=True, count_include_pad=False)
     return F.interpolate(thick, x.shape[2:], mode="trilinear", align_corners=False)
 
