@@ -8,7 +8,7 @@ from med_transfer.errors import not_installed
 
 
 def require_extra() -> None:
-    """Raises MissingExtra where a package of the extra is not installed."""
+    """Raise MissingExtra if a package of the extra is not installed."""
     missing = [
         name
         for name in (

@@ -1,4 +1,7 @@
-"""A complete study to answers: the batch's own path from files to a prediction, and which series were left out."""
+"""Analysis of a complete study: a prediction, or the reason for its absence, for each series that is analysed.
+
+Files are read and predicted by the same code as in a batch.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ from med_transfer.scans.search.series_rules import SeriesRules, choose, is_asked
 
 log = logging.getLogger(__name__)
 
-_PATIENT_AND_STUDY = (  # of type 2, DICOM PS3.3 C.7.1.1, C.7.2.1: results copy them
+_PATIENT_AND_STUDY = (  # type 2 attributes that results copy, DICOM PS3.3 C.7.1.1, C.7.2.1
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
@@ -43,14 +46,14 @@ _KINDS: dict[str, Callable[[Any], object]] = {
 
 @dataclass(frozen=True)
 class Analysis:
-    """What became of one series, or of a study of which none could be used.
+    """Outcome of one series, or of several that share one refusal.
 
     Attributes:
-        prediction: ``ok``, or the reason why there is none.
-        images: headers of the images that it is about, without pixels.
-        volume: as the network saw it; None where there is no prediction.
-        refusal: code of the reason why there is no prediction.
-        heat: where the network looked; None where nobody asked, or it could not be found out.
+        prediction: status ``ok``, or ``rejected`` with the reason.
+        images: headers of its images, without pixels.
+        volume: the scan as it was read; None if there is no prediction.
+        refusal: code of the reason why there is no prediction; empty if there is one.
+        heat: heat map; None if it was not requested or could not be computed.
     """
 
     prediction: Prediction
@@ -61,12 +64,12 @@ class Analysis:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Codes: why there is no prediction, or why it abstains; empty when neither is so."""
+        """Codes of the reasons why there is no prediction, or why it abstains; empty otherwise."""
         because = self.prediction.abstained_because if self.prediction.status == "ok" else self.refusal
         return tuple(filter(None, because.split(";")))
 
     def told_of_missing(self, images: int) -> Analysis:
-        """With the remark that so many of the study's images had not come: what is to be seen may be on them."""
+        """Return it with a remark that this many images of the study were missing; a finding may be on them."""
         if not images:
             return self
         remark = f"{images} of the study's images had not come when this was made"
@@ -74,7 +77,7 @@ class Analysis:
 
 
 def require_usable(predictor: Predictor, bundle: Path) -> None:
-    """A node is given images and nothing else. Raises ConfigError for a bundle that needs more."""
+    """Raise ConfigError for a bundle that needs more than one scan per case, as a node receives nothing else."""
     config = predictor.preprocessing.config
     if config.region == "roi":
         raise ConfigError(
@@ -90,25 +93,25 @@ def require_usable(predictor: Predictor, bundle: Path) -> None:
 def analyse(
     folder: Path, predictor: Predictor, rules: SeriesRules | None = None, heat: HeatMap = "off", others: bool = False
 ) -> list[Analysis]:
-    """Predict a study's series: those that the rules choose, or every one.
+    """Predict a study's series: those that the rules choose, or all of them.
 
-    At least one analysis, if only a refusal; none where others may want what the rules do not choose.
+    Returns at least one analysis, even if only a refusal; or none if the rules choose no series and ``others`` is set.
 
     Args:
-        folder: of the study's files.
-        predictor: of the bundle.
-        rules: which series; None: every one that can be used.
-        heat: whether to look where the network looked, and whether to put that to the test.
-        others: other bundles are asked, too, and no answer of this one is to be taken back.
+        folder: folder of the study's files.
+        predictor: the bundle's predictor.
+        rules: rules that choose series; None: every usable series.
+        heat: whether to compute a heat map, and whether to check it.
+        others: other bundles may predict the remaining series, and this bundle has no earlier answer to withdraw.
 
     Raises:
-        ScanAborted: reading took too long or crashed, which another try may not.
+        ScanAborted: reading took too long or crashed; another attempt may succeed.
     """
     try:
         items, _ = scans_to_predict(folder, predictor.preprocessing.config)
     except ScanNotFound as error:
         return [Analysis(_refused(error.found), _headers(sorted(folder.iterdir())), refusal=type(error).__name__)]
-    if all(item.series is None for item in items):  # a reader that crashes leaves nothing but damaged files
+    if all(item.series is None for item in items):  # as after a crash of the reader
         raise ScanAborted(
             Sentence("none of {n} files can be read: {damage}", n=len(items), damage=items[0].damage), where=folder
         )
@@ -124,15 +127,16 @@ def analyse(
 
 
 def taken_back(folder: Path) -> Analysis:
-    """In place of the answer of a bundle that is asked no more; ``folder`` has the study's files."""
+    """A refusal that replaces the answer of a bundle no longer in use; ``folder`` holds the study's files."""
     reason = "the node does not use this bundle any more, and its earlier answer counts no longer"
     return Analysis(_refused(reason), _headers(sorted(folder.iterdir())), refusal="route-removed")
 
 
 def _chosen(items: Sequence[ScanToPredict], rules: SeriesRules | None) -> tuple[list[ScanToPredict], list[str]]:
-    """What to predict, and why not the rest. Without rules that is all, a damaged file included.
+    """Return the items to predict, and the reasons why the others are not. Without rules all items are chosen.
 
-    Where nothing that the rules ask for can be used, it is that, and each is told why: no result would say nothing.
+    If the series that the rules ask for are all unusable, they are chosen nevertheless, so that the result gives the
+    reason for each.
     """
     if rules is None:
         return list(items), []
@@ -165,7 +169,7 @@ def _analyse(item: ScanToPredict, predictor: Predictor, heat: HeatMap) -> Analys
 def _map(
     predictor: Predictor, scans: Mapping[str, Volume], region: Region | None, prediction: Prediction, heat: HeatMap
 ) -> ScanMap | None:
-    """Where the network looked. An answer without a map is worth more than none."""
+    """Heat map of the prediction; None if it fails, since an answer without a map is better than no answer."""
     if heat == "off":
         return None
     settings = MapSettings(draws=0) if heat == "checked" else MapSettings(draws=0, hidden=0)
@@ -177,7 +181,7 @@ def _map(
 
 
 def _refusal(items: Sequence[ScanToPredict], reasons: Sequence[str], code: str) -> Analysis:
-    """One for all of them."""
+    """One refusal for all of the items."""
     return Analysis(_refused(joined(*dict.fromkeys(reasons))), _headers(_files(items)), refusal=code)
 
 
@@ -190,7 +194,7 @@ def _files(items: Sequence[ScanToPredict]) -> list[Path]:
 
 
 def _headers(files: Sequence[Path]) -> tuple[Dataset, ...]:
-    """Of those that can be read. A study's first, which results copy from, has its letters decoded."""
+    """Headers of the readable files. The first of each study, which results copy from, has its text decoded."""
     found = []
     for file in files:
         with suppress(Exception):  # corrupt bytes make a parser raise nearly anything
@@ -201,7 +205,7 @@ def _headers(files: Sequence[Path]) -> tuple[Dataset, ...]:
 
 
 def _decode(header: Dataset) -> None:
-    """All of its text; an element that is damaged is left out, and so copied into no result."""
+    """Decode all text to UTF-8; a damaged element is deleted, so that no result copies it."""
     for tag in list(header.keys()):
         try:
             if header[tag].VR == "SQ":
@@ -213,7 +217,7 @@ def _decode(header: Dataset) -> None:
 
 
 def _header(file: Path) -> Dataset:
-    """What every image should state and this one does not, or not as the standard has it, is unknown."""
+    """Read a header; type 2 attributes of patient and study that are missing or invalid are set to empty (unknown)."""
     header = dcmread(file, stop_before_pixels=True)
     for keyword in _PATIENT_AND_STUDY:
         if keyword not in header or not _is_sound(keyword, header[keyword].value):
@@ -223,7 +227,7 @@ def _header(file: Path) -> Dataset:
 
 
 def _is_sound(keyword: str, value: object) -> bool:
-    """Whether an object may hold it: ``U`` is no sex, and 00000000 no day."""
+    """Whether DICOM allows the value: ``U`` is not a Patient's Sex, and 00000000 is not a date."""
     try:
         _KINDS.get(keyword, str)(value)
     except (ValueError, TypeError):

@@ -20,7 +20,10 @@ PLAIN_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 def associate(
     node: NodeConfig, peer: Peer, tls: ssl.SSLContext | None, classes: Sequence[str], handlers: Sequence[Any] = ()
 ) -> Iterator[Association]:
-    """For these SOP classes, released at the end; look whether it ``is_established``."""
+    """Request an association for the given SOP classes, and release it on exit.
+
+    A rejected or failed request raises nothing: check ``is_established``.
+    """
     entity = AE(node.ae_title)
     for uid in classes:
         entity.add_requested_context(uid, list(PLAIN_SYNTAXES))
@@ -41,5 +44,5 @@ def associate(
 
 
 def why_not(association: Association) -> str:
-    """A code for status and record."""
+    """Why an association was not established, as a code for status and record."""
     return "rejected" if association.is_rejected else "unreachable"

@@ -1,4 +1,4 @@
-"""Somebody says which images of a study there are: Instance Availability Notification. Source: DICOM PS3.4 R."""
+"""Instance Availability Notification: a caller lists the images that a study consists of. Source: DICOM PS3.4 R."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COMING = ("ONLINE", "NEARLINE")
 
 
 def hear_availability(event: evt.Event, node: NodeConfig, queue: Queue) -> tuple[int, None]:
-    """N-CREATE: a study is complete when all images that it names have come, of the classes that the node takes."""
+    """Handle N-CREATE: expect every image that the notification names, of the SOP classes that the node accepts."""
     if not sends_images(event.assoc):
         return NOT_AUTHORISED, None
     try:
@@ -28,7 +28,7 @@ def hear_availability(event: evt.Event, node: NodeConfig, queue: Queue) -> tuple
         study_uid = str(notice.StudyInstanceUID)
         named = [image for series in notice.ReferencedSeriesSequence for image in series.ReferencedSOPSequence]
         coming = {str(image.ReferencedSOPInstanceUID) for image in named if _is_coming(image)}
-    except Exception:  # a data set of a stranger may hold anything
+    except Exception:  # a data set from outside may hold anything
         return INVALID, None
     if not UID(study_uid).is_valid or len(named) > node.limits.study_instances:
         return INVALID, None

@@ -1,7 +1,7 @@
-"""A copy of all that a node goes on from: its databases as they are at one moment, and the files that they name.
+"""Backup and restore of a node: a consistent snapshot of its databases, and the files that they refer to.
 
-A backup is a folder like the node's own, and ``SHA256SUMS``, which ``sha256sum --check`` reads; that file is written
-last, so that a backup without it is none. It holds images and results with names: keep it as you keep images.
+A backup has the layout of the node's folder, plus ``SHA256SUMS`` for ``sha256sum --check``. That file is written last,
+so a backup without it is incomplete. It contains images and results with patient names and must be protected as such.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from med_transfer.hospital.database import connected, read_only, transaction
 log = logging.getLogger(__name__)
 
 SUMS = "SHA256SUMS"
-_ATTEMPTS = 5  # each begins with a new moment; files vanish where the node deletes what it has kept long enough
+_ATTEMPTS = 5  # each with a new snapshot; files vanish when the node deletes studies past their retention
 _FILES = "SELECT file FROM instance UNION SELECT file FROM result UNION SELECT file FROM aside"
 _NAMED = f"SELECT file FROM ({_FILES}) WHERE file != ''"
 
 
 @dataclass(frozen=True)
 class Backup:
-    """How much there is in one."""
+    """Size of a backup."""
 
     files: int
     bytes: int
 
 
 def back_up(node: NodeConfig, out: Path) -> Backup:
-    """Copy a node's folder, also while the node runs.
+    """Copy a node's folder, which may be done while the node runs.
 
     Raises:
         ScanNotFound: no node has run here.
-        FolderInUse: another backup is written there.
-        OutputError: the folder is not empty, or cannot be written; the node is of a newer version.
+        FolderInUse: another backup is being written there.
+        OutputError: ``out`` is not empty or cannot be written, files vanish repeatedly while they are copied, or the
+            node was written by a newer version.
     """
     if not node.queue_file.exists():
         raise ScanNotFound("no node has run here", where=node.folder, action="Run med-transfer serve first")
@@ -64,12 +65,12 @@ def back_up(node: NodeConfig, out: Path) -> Backup:
 
 
 def restore(node: NodeConfig, backup: Path) -> Backup:
-    """Put a backup into the place of a node that is not there yet; called again after a kill, the rest of it.
+    """Restore a backup into the folder of a node, which must be empty; an interrupted restore is continued.
 
     Raises:
-        UsageError: no backup, not a whole one, or changed since.
+        UsageError: the backup is missing, incomplete or changed.
         FolderInUse: a node runs there.
-        OutputError: the node's folder is not empty, or cannot be written; the backup is of a newer version.
+        OutputError: the node's folder is not empty or cannot be written, or the backup is from a newer version.
     """
     sums = _checked(backup)
     if node.queue_file.name in sums:
@@ -77,8 +78,8 @@ def restore(node: NodeConfig, backup: Path) -> Backup:
     with sole_writer(node.folder):
         try:
             there = _restored_before(node, sums)
-            node.folder.chmod(0o700)  # before the first name is in it
-            # The queue last: without it there is no node.
+            node.folder.chmod(0o700)  # before it contains patient data
+            # The queue is last: until it exists, the folder does not count as a node.
             for name in sorted(sums.keys() - there, key=lambda name: (name == node.queue_file.name, name)):
                 with atomic_path(node.folder / name) as copy:
                     shutil.copy2(backup / name, copy)
@@ -93,11 +94,11 @@ def restore(node: NodeConfig, backup: Path) -> Backup:
 
 
 def _restored_before(node: NodeConfig, sums: Mapping[str, str]) -> set[str]:
-    """The files that a restore which was stopped has put there; without its queue it is no node yet.
+    """Names of the files that an interrupted restore has put there already.
 
     Raises:
-        OutputError: another file is there.
-        OSError: one cannot be read.
+        OutputError: the folder is already a node, or contains other files.
+        OSError: a file cannot be read.
     """
     files = {path.relative_to(node.folder): path for path in node.folder.rglob("*") if path.is_file()}
     there = {name.as_posix(): path for name, path in files.items() if not _is_passing(name)}
@@ -107,18 +108,18 @@ def _restored_before(node: NodeConfig, sums: Mapping[str, str]) -> set[str]:
 
 
 def _copy(node: NodeConfig, out: Path) -> None:
-    """Raises OutputError, OSError."""
+    """Snapshot the databases and copy their files until none is lost meanwhile. Raises OutputError, OSError."""
     for _ in range(_ATTEMPTS):
         for database in node.folder.glob("*.sqlite"):
             _snapshot(database, out / database.name)
         named = _named(out / node.queue_file.name)
-        for image in (out / "incoming").glob("*/*"):  # of an earlier attempt
+        for image in (out / "incoming").glob("*/*"):  # left by an earlier attempt
             if image.relative_to(out).as_posix() not in named:
                 image.unlink()
         others = (path.relative_to(node.folder).as_posix() for path in _files(node.folder))
         _copy_files(node.folder, out, named.union(name for name in others if not name.startswith("incoming/")))
         lost = {name for name in named if not (out / name).exists()}
-        if lost <= _named(node.queue_file):  # it forgets a file before it deletes it: these were lost before
+        if lost <= _named(node.queue_file):  # a node removes a file's entry before the file: these were lost before
             if lost:
                 log.warning("%d files that the queue names are not in the node's folder, nor in the backup", len(lost))
             return
@@ -141,7 +142,7 @@ def _copy_files(source: Path, out: Path, names: set[str]) -> None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Those that are whole, and no database's."""
+    """Completely written files, without those of databases."""
     for path in folder.rglob("*"):
         is_database = path.suffix in (".sqlite", ".sqlite-wal", ".sqlite-shm")
         if path.is_file() and not is_database and not _is_passing(path.relative_to(folder)):
@@ -149,7 +150,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _is_passing(path: Path) -> bool:
-    """Whether it is there only as long as somebody writes, itself or the folder that it lies in."""
+    """Whether a path is temporary: a lock, or a file or folder that is still being written."""
     return path.name == LOCK_FILE or any(".partial." in part for part in path.parts)
 
 
@@ -157,7 +158,7 @@ def _snapshot(source: Path, copy: Path) -> None:
     copy.unlink(missing_ok=True)
     with closing(sqlite3.connect(source, timeout=30)) as database, closing(sqlite3.connect(copy)) as target:
         database.backup(target)
-        target.execute("PRAGMA journal_mode=DELETE")  # one file
+        target.execute("PRAGMA journal_mode=DELETE")  # leaves a single file, without a WAL
     copy.chmod(0o600)
 
 
@@ -167,7 +168,7 @@ def _note(queue_file: Path, event: str, **facts: object) -> None:
 
 
 def _checked(backup: Path) -> dict[str, str]:
-    """Names of a backup's files, each as it was written, and their hashes. Raises UsageError."""
+    """Verify a backup; return the names of its files and their hashes. Raises UsageError."""
     try:
         lines = (backup / SUMS).read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,7 +1,6 @@
-"""The bundles that the node uses: copied into its folder, named in its record, exchanged while it runs.
+"""The bundles that the node uses: copied into its folder, named in its record, and replaceable while it runs.
 
-A bundle that was in use stays there, so that ``node rollback`` needs nothing but its mark; a restart goes on with the
-same.
+Earlier bundles stay there, so that ``node rollback`` needs only a mark. A restart continues with the bundles in use.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def bundle_mark(bundle: Path) -> str:
-    """Hash of a bundle's files and their names."""
+    """Hash of the names and contents of a bundle's files, 16 hexadecimal digits; the node's name for the bundle."""
     folder = bundle_folder(bundle)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     told = [f"{path.relative_to(folder).as_posix()} {sha256_of(path)}" for path in files]
@@ -33,11 +32,11 @@ def bundle_mark(bundle: Path) -> str:
 
 
 def use(node: NodeConfig, queue: Queue, bundle: Path, route: str = "", key: Path | None = None) -> str:
-    """Copy a bundle into the node's folder and take it from now on; its mark.
+    """Copy a bundle into the node's folder and put it into use; return its mark.
 
     Raises:
-        ConfigError: node.yaml has no such route; a bundle that needs more than images.
-        BundleError: no bundle, or not signed with that key.
+        ConfigError: node.yaml has no such route, or the bundle needs more than one scan per case.
+        BundleError: it is not a bundle, or is not signed with that key.
         OutputError: the copy cannot be written.
     """
     require_route(node, route)
@@ -58,18 +57,18 @@ def use(node: NodeConfig, queue: Queue, bundle: Path, route: str = "", key: Path
 
 
 class Bundles:
-    """What is loaded of what is in use.
+    """The loaded predictors of the bundles in use.
 
     Args:
         node: node.yaml.
-        queue: says which bundles are in use.
-        bundle: to be used where none is yet; None: what is in use.
+        queue: stores which bundles are in use.
+        bundle: the bundle to start with if none is in use yet; None: the one in use.
         device: auto, cpu or cuda.
-        key: public key of who must have signed every bundle.
+        key: public key that every bundle must be signed with; None: any.
 
     Raises:
-        ConfigError: no bundle is in use for a route, or another one than the one that is given.
-        BundleError: it cannot be loaded.
+        ConfigError: no bundle is in use for a route, or a bundle other than ``bundle`` is in use.
+        BundleError: a bundle cannot be loaded.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class Bundles:
         self._loaded[route] = mark, predictor
 
     def refresh(self) -> None:
-        """Load what has come into use; one that cannot be loaded leaves the present one at work."""
+        """Load bundles that have been put into use since; if one cannot be loaded, its predecessor stays at work."""
         for route, (mark, _) in list(self._loaded.items()):
             wanted = self._queue.bundles(route)[0]
             if wanted in (mark, *self._failed):
@@ -114,21 +113,21 @@ class Bundles:
             try:
                 self._load(route, wanted)
                 log.info("bundle %s is at work", wanted)
-            except Exception as error:  # not even memory that does not hold both may cost the studies that come now
+            except Exception as error:  # also MemoryError, as both are loaded: predictions must go on
                 self._failed.add(wanted)
                 why = error.found if isinstance(error, MedTransferError) else type(error).__name__
                 log.error("bundle %s cannot be used, the node goes on with %s: %s", wanted, mark, why)
 
     @property
     def predictors(self) -> dict[str, Predictor]:
-        """By route."""
+        """The predictor at work for each route."""
         return {route: predictor for route, (_, predictor) in self._loaded.items()}
 
     @property
     def marks(self) -> dict[str, str]:
-        """Of the bundles that are at work, by route."""
+        """The mark of the bundle at work for each route."""
         return {route: mark for route, (mark, _) in self._loaded.items()}
 
     def mark(self, route: str) -> str:
-        """Of the bundle that is at work for a route."""
+        """The mark of the bundle at work for a route."""
         return self._loaded[route][0]

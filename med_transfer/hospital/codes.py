@@ -1,4 +1,4 @@
-"""What results say, in codes: the site's own for classes, SNOMED where it has the word, else a private scheme."""
+"""Coded concepts of results: the site's codes for classes, SNOMED CT where possible, else a private scheme."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PROCEDURES = {
     "MR": Code("113091000", "SCT", "Magnetic resonance imaging"),
     "PT": Code("82918005", "SCT", "Positron emission tomography"),
 }
-REASONS = {  # why there is no answer: the error's name, or what the node itself found
+REASONS = {  # why there is no answer, by the name of the error or by a code of the node itself
     "GeometryRejected": "The slices make no volume that can be used",
     "InputRejected": "Not the kind of scan that the bundle is for",
     "OrganNotFound": "The organ was not found",
@@ -51,24 +51,24 @@ IMAGING = Code("363679005", "SCT", "Imaging procedure")
 
 
 def long_string(text: str) -> str:
-    """A value of DICOM's LO: at most 64 characters, and no backslash, which would begin a second value."""
+    """Text as a DICOM LO value: at most 64 characters, without backslashes, which separate values."""
     return text.replace("\\", "/")[:64]
 
 
 def class_code(name: str, codes: Mapping[str, CodedEntry]) -> Code:
-    """The site's code of a class, or a private one that the name alone decides."""
+    """The site's code for a class, or else a private code derived from its name alone."""
     if name in codes:
         return Code(codes[name].value, codes[name].scheme, codes[name].meaning)
     return Code(f"class-{_digest(name)}", PRIVATE, long_string(name))
 
 
 def probability_code(name: str) -> Code:
-    """What the probability of a class is called."""
+    """Private code for the probability of a class."""
     return Code(f"p-{_digest(name)}", PRIVATE, long_string(f"Probability of {name}"))
 
 
 def reason_code(reason: str) -> Code:
-    """Why a prediction abstains, as ``abstained_because`` names it, or why there is none."""
+    """Private code of the reason why a prediction abstains (as in ``abstained_because``), or why there is none."""
     if reason == "novelty":
         return Code(reason, PRIVATE, "More novel to the network than held-out scans")
     if reason.startswith("outside_"):

@@ -1,4 +1,4 @@
-"""``node.yaml``: who may send, what is done with a study, who gets the results. Closed until something is opened."""
+"""``node.yaml``: who may send, how studies are processed, and who gets results. By default nobody has access."""
 
 from __future__ import annotations
 
@@ -252,19 +252,19 @@ class NodeConfig(Section):
 
     @property
     def dicom_peers(self) -> tuple[Peer, ...]:
-        """Whom the node calls by DIMSE, and who may call back."""
+        """Peers that the node calls by DIMSE, and that may call back."""
         return tuple(peer for peer in (self.pacs, *self.destinations) if isinstance(peer, Peer))
 
     @property
     def web_peers(self) -> tuple[WebPeer | FhirServer, ...]:
-        """Whom the node calls by HTTP."""
+        """Services that the node calls by HTTP."""
         worklist = self.workitems.service if self.workitems else None
         called = (self.pacs, *self.destinations, *self.fhir, worklist)
         return tuple(peer for peer in called if isinstance(peer, WebPeer | FhirServer))
 
     @property
     def rules_by_route(self) -> dict[str, SeriesRules | None]:
-        """Of every bundle, by the name of its route; of the only one it is empty."""
+        """Series rules by name of the route; without routes, those of the only bundle under the empty name."""
         return {route.name: route.series for route in self.routes} or {"": self.study.series}
 
     @property
@@ -278,22 +278,22 @@ class NodeConfig(Section):
         return self.folder / "access.sqlite"
 
     def bundle_copy(self, mark: str) -> Path:
-        """Where the node's copy of a bundle lies."""
+        """Folder of the node's copy of a bundle."""
         return self.folder / "bundles" / mark
 
     def drift_folder(self, mark: str) -> Path:
-        """What has been seen of a bundle's scans and answers."""
+        """Folder of a bundle's drift monitor."""
         return self.folder / "drift" / mark
 
 
 def not_opened(error: OSError, bind: str, port: int, section: str = "") -> ConfigError:
-    """What is said of a port that is taken, or of an address that is not this machine's."""
+    """The error for a port that is in use, or an address that is not this machine's."""
     where = f"{section}, {bind} port {port}" if section else f"{bind} port {port}"
     return ConfigError(error.strerror or "cannot be opened", where=where, expected="a free port")
 
 
 def require_route(node: NodeConfig, route: str) -> None:
-    """Raises ConfigError where node.yaml has no such route."""
+    """Raise ConfigError if node.yaml has no such route."""
     names = list(node.rules_by_route)
     if route not in names:
         expected = f"one of {', '.join(names)}" if names != [""] else "no --route: node.yaml has no routes"
@@ -301,12 +301,12 @@ def require_route(node: NodeConfig, route: str) -> None:
 
 
 def read_node_config(path: Path) -> NodeConfig:
-    """``node.yaml``; its relative paths start from where it lies. Raises ConfigError."""
+    """Read ``node.yaml``; relative paths in it are relative to its folder. Raises ConfigError."""
     return _from(Path(os.path.abspath(path)).parent, load_config(NodeConfig, path))  # noqa: PTH100  no links
 
 
 def _from(base: Path, value: Any) -> Any:
-    """The same, with paths that start from a folder."""
+    """Return the value with its relative paths made relative to ``base``."""
     if isinstance(value, Path):
         return base / value
     if isinstance(value, tuple):

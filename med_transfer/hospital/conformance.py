@@ -1,4 +1,4 @@
-"""docs/hospital/conformance.md, from the code: ``python -m med_transfer.hospital.conformance``."""
+"""Generate docs/hospital/conformance.md: ``python -m med_transfer.hospital.conformance``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STATUSES = [
 
 
 def statement() -> str:
-    """The page."""
+    """The DICOM conformance statement as Markdown."""
     plain = ", ".join(UID(one).name for one in PLAIN_SYNTAXES)
     receive = [*((UID(uid), "SCP", "all of those below") for uid in STORAGE_CLASSES), (VERIFICATION, "SCP", plain)]
     send = [(UID(uid), "SCU", plain) for uid in RESULT_CLASSES]
@@ -159,7 +159,7 @@ extended negotiation are not used."""
 
 
 def _filled(text: str) -> str:
-    """Lines as wide as those of the other pages."""
+    """Text wrapped at 120 characters, as on the other pages."""
     return textwrap.fill(" ".join(text.split()), 120)
 
 

@@ -1,4 +1,4 @@
-"""How the node's databases are opened and written: for their owner only, and on the disk before anybody is answered."""
+"""Opening and writing the node's databases: readable by their owner only, and on disk before a caller is answered."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from med_transfer.errors import OutputError
 
 Result = TypeVar("Result")
 
-# How the tables lie, as SQLite's user_version. A column or table more leaves it: an older version passes over those. It
-# counts up with what an older version would do harm to, or be harmed by.
+# Version of the database layout, SQLite's user_version. It stays the same when a column or table is added, which older
+# versions ignore. It increases with a change that an older version would damage or fail on.
 LAYOUT = 1
 _NOT_NOW = {  # source: SQLite, Result and Error Codes
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL),
@@ -27,14 +27,22 @@ _OWN_VERSION = importlib.metadata.version("med-transfer")
 
 
 def connected(path: Path) -> sqlite3.Connection:
-    """For any thread; a transaction begins and ends where it says so. Raises OutputError: of a newer version."""
+    """Connect in autocommit mode, for use by any thread; see :func:`transaction`.
+
+    Raises:
+        OutputError: the file was written by a newer version.
+    """
     database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
     _require_layout(database, path)
     return database
 
 
 def read_only(path: Path) -> sqlite3.Connection:
-    """Of a file that is there, for any thread; it cannot write. Raises OutputError: of a newer version."""
+    """Connect read-only to an existing file, for use by any thread.
+
+    Raises:
+        OutputError: the file was written by a newer version.
+    """
     uri = f"{path.absolute().as_uri()}?mode=ro"
     database = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=30)
     _require_layout(database, path)
@@ -56,7 +64,7 @@ def _require_layout(database: sqlite3.Connection, path: Path) -> None:
 
 
 def _sign(database: sqlite3.Connection) -> None:
-    """Who opened it last, and how its tables lie."""
+    """Store this version of med-transfer and the layout."""
     database.execute("CREATE TABLE IF NOT EXISTS written_by (version TEXT NOT NULL)")
     if database.execute("SELECT version FROM written_by").fetchall() != [(_OWN_VERSION,)]:
         with transaction(database):
@@ -67,10 +75,11 @@ def _sign(database: sqlite3.Connection) -> None:
 
 @contextmanager
 def opening(path: Path, what: str) -> Iterator[sqlite3.Connection]:
-    """A connection to a file that is made where there is none; within the block its tables are made.
+    """Connect to a file, which is created if missing; the caller creates its tables within the block.
 
     Raises:
-        OutputError: the folder or the file cannot be written, or it is not ``what``, or of a newer version.
+        OutputError: the folder or file cannot be written, the file is not ``what``, or it was written by a newer
+            version.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -89,13 +98,17 @@ def opening(path: Path, what: str) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """All of it or nothing. Raises OutputError: the file cannot be written now."""
+    """Run the block as one transaction: all of it or nothing.
+
+    Raises:
+        OutputError: the file cannot be written now.
+    """
     try:
         database.execute("BEGIN IMMEDIATE")
         try:
             yield database
         except BaseException:
-            if database.in_transaction:  # where the disk is full, SQLite has gone back already
+            if database.in_transaction:  # SQLite has rolled back already if the disk is full
                 database.execute("ROLLBACK")
             raise
         database.execute("COMMIT")
@@ -106,8 +119,8 @@ def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 def _refused(path: Path, error: sqlite3.Error) -> OutputError | None:
-    """Where nothing is wrong with the file, but it cannot be written: a full disk, or another who holds it."""
-    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in _NOT_NOW:  # the rest is a finer code
+    """The error if the file is intact but cannot be written now, as on a full disk or when it is locked; else None."""
+    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in _NOT_NOW:  # low byte: primary code
         return None
     return OutputError(
         f"cannot be written ({error})", where=path, action="Look at the disk and who else uses the file; leave it there"
@@ -121,7 +134,7 @@ def _file_of(database: sqlite3.Connection) -> Path:
 
 @dataclass(eq=False)
 class _Waiting:
-    """What somebody wants written, and what became of it."""
+    """A pending write, and its outcome."""
 
     work: Callable[[sqlite3.Connection], Any]
     written: bool = False
@@ -130,13 +143,13 @@ class _Waiting:
 
 
 class SharedCommit(Generic[Result]):
-    """A commit waits for the disk; what several threads write at one time waits for one together.
+    """Group commit: since every commit waits for the disk, concurrent writes of several threads share one.
 
-    Whoever gets the lock first writes for all who wait. Nobody goes on before their own is on the disk.
+    The thread that gets the lock first writes for all that wait. No call returns before its own write is on disk.
 
     Args:
-        lock: of the connection.
-        writing: a transaction of it.
+        lock: lock of the connection.
+        writing: opens a transaction.
     """
 
     def __init__(
@@ -148,7 +161,7 @@ class SharedCommit(Generic[Result]):
         return len(self._waiting)
 
     def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """What ``work`` gives within a transaction; where that fails, each of those in it is told its error."""
+        """Return the result of ``work`` within a transaction; if that fails, all writes in it raise the error."""
         own = _Waiting(work)
         self._waiting.append(own)
         with self._lock:
@@ -163,7 +176,7 @@ class SharedCommit(Generic[Result]):
         try:
             with self._writing() as database:
                 results = [waiting.work(database) for waiting in together]
-        except BaseException as error:  # a full disk, or Ctrl-C; nothing of it counts as written, for anybody
+        except BaseException as error:  # a full disk, or Ctrl-C: none of it was written
             for waiting in together:
                 waiting.error = error
             return

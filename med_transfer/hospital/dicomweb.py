@@ -1,4 +1,4 @@
-"""The node as a user of somebody's DICOMweb service: QIDO-RS, WADO-RS and STOW-RS. Source: DICOM PS3.18 10."""
+"""The node as a DICOMweb client: QIDO-RS, WADO-RS and STOW-RS. Source: DICOM PS3.18 10."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ from med_transfer.hospital.pacs import Fetched, PacsFailed, StudyQuery, is_taken
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.server import disk_is_full
 
-logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL + 1)  # it logs what it is asked for
+logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL + 1)  # it logs queries, which may identify patients
 
 
 class WebPacs:
-    """Raises ConfigError where the peer's token or certificates cannot be read."""
+    """A PACS that is queried by DICOMweb; see Pacs.
+
+    Raises:
+        ConfigError: the peer's token or certificates cannot be read.
+    """
 
     def __init__(self, node: NodeConfig, peer: WebPeer, queue: Queue) -> None:
         self._node, self._queue = node, queue
@@ -43,7 +47,7 @@ class WebPacs:
         return {uid for uid, image in self._all(search, "SOPInstanceUID").items() if is_taken(image)}
 
     def _all(self, search: Callable[..., list[dict[str, dict]]], keyword: str) -> dict[str, Dataset]:
-        """What is found, by UID, page after page until one brings nothing new: some services know no pages."""
+        """Matches by UID, fetched page by page until one has nothing new, since some services ignore the offset."""
         found: dict[str, Dataset] = {}
         n_answers, more = 0, True
         while more:
@@ -58,7 +62,7 @@ class WebPacs:
         return found
 
     def fetch(self, study_uid: str) -> Fetched:
-        """See Pacs; the images go straight into the queue, checked as those that are sent."""
+        """See Pacs; images go directly into the queue, with the same checks as received ones."""
         fetched = Fetched(0, 0)
         with answering():
             for dataset in self._client.iter_study(study_uid, media_types=(("application/dicom", "*"),)):
@@ -74,14 +78,14 @@ class WebPacs:
             received = received_file(buffer.getvalue())
             kept = keep(node.folder, self._queue, received, now, node.limits.study_instances)
         except Unfit as unfit:
-            if unfit.reason == "class_not_supported":  # a study may hold what only its maker knows
+            if unfit.reason == "class_not_supported":  # such as a vendor's private class
                 return Fetched(0, 0)
             keep_aside(node.folder, self._queue, unfit.reason, "pacs", buffer.getvalue(), now)
             return Fetched(0, 1)
         return Fetched(int(kept), 0)
 
     def store(self, result: Dataset) -> str:
-        """Why a result was not stored, a code; empty when the answer says that it was, and nothing else."""
+        """Store a result; return an empty string if the answer confirms that it was stored, else a code of why not."""
         uid = str(result.SOPInstanceUID)
         try:
             with answering():
@@ -97,14 +101,14 @@ class WebPacs:
 
 def _client(peer: WebPeer, seconds: float) -> DICOMwebClient:
     client = DICOMwebClient(peer.name, session=web_session(peer), timeout=seconds)
-    client.set_http_retry_params(retry=False)  # the queue tries again
+    client.set_http_retry_params(retry=False)  # the queue does
     return client
 
 
 def web_session(peer: WebPeer) -> requests.Session:
-    """With the peer's token and certificates, and no others. Raises ConfigError where they cannot be read."""
+    """Open a session with the peer's own token and certificates only. Raises ConfigError if they cannot be read."""
     session = requests.Session()
-    session.trust_env = False  # a .netrc would take the token's place
+    session.trust_env = False  # a .netrc would override the token
     session.hooks["response"] = [_plain_content_type]
     if peer.trusted:
         session.verify = str(_readable(peer.trusted))
@@ -116,7 +120,7 @@ def web_session(peer: WebPeer) -> requests.Session:
 
 
 def read_token(path: Path) -> str:
-    """A bearer token, alone in its file. Raises ConfigError."""
+    """Read a bearer token from a file that holds nothing else. Raises ConfigError."""
     token = _readable(path).read_text(encoding="utf-8", errors="replace").strip()
     if len(token) < 16 or not token.isascii() or len(token.split()) != 1:
         raise ConfigError("holds no token", where=path, expected="one word of at least 16 ASCII characters")
@@ -132,7 +136,7 @@ def _readable(path: Path) -> Path:
 
 
 def _plain_content_type(response: requests.Response, *_: Any, **__: Any) -> None:
-    """The client reads JSON only where the type has no parameter, as charset=utf-8."""
+    """Strip parameters such as charset=utf-8 from a JSON content type, which the client does not understand."""
     kind = response.headers.get("Content-Type", "")
     if "json" in kind:
         response.headers["Content-Type"] = kind.partition(";")[0].strip()
@@ -140,24 +144,24 @@ def _plain_content_type(response: requests.Response, *_: Any, **__: Any) -> None
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """What goes wrong on the wire, as a code. Raises PacsFailed."""
+    """Turn errors of the connection or of the answer into PacsFailed with a code."""
     try:
         yield
     except requests.HTTPError as error:
         raise PacsFailed(_refusal(error.response)) from None
     except (requests.exceptions.SSLError, requests.exceptions.ProxyError):
         raise PacsFailed("rejected") from None
-    except requests.ConnectionError as error:  # who hangs up later may have taken what was sent
+    except requests.ConnectionError as error:  # if the peer hangs up later, it may have stored what was sent
         never_connected = any(hasattr(cause, "reason") for cause in error.args)  # urllib3's MaxRetryError
         raise PacsFailed("unreachable" if never_connected else "no_answer") from None
     except requests.Timeout:
         raise PacsFailed("no_answer") from None
-    except (ValueError, KeyError, TypeError, AttributeError, requests.RequestException):  # no DICOM, no JSON
+    except (ValueError, KeyError, TypeError, AttributeError, requests.RequestException):  # not DICOM, or not JSON
         raise PacsFailed("answer_not_understood") from None
 
 
 def _refusal(response: requests.Response | None) -> str:
-    """Of STOW-RS the reason for the instance, where the body says one."""
+    """Code of an error response; for STOW-RS the instance's failure reason, if the body gives one."""
     if response is None:
         return "no_answer"
     try:

@@ -1,4 +1,4 @@
-"""What of a machine and a node works: each finding a code, a value, and a sentence for who has to mend it."""
+"""Diagnosis of a machine and a node: each finding has a code, a value, and a sentence for whoever has to fix it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _EXPIRES_SOON_DAYS, _SKEW_SECONDS, _FULL = 30, 60.0, 2.0
 
 @dataclass(frozen=True)
 class Finding:
-    """``code`` stays the same from version to version, ``value`` is for programs, ``text`` for people."""
+    """One finding; ``code`` is stable across versions, ``value`` is for programs, ``text`` for people."""
 
     code: str
     state: State
@@ -55,12 +55,12 @@ class Finding:
     text: str
 
     def as_json(self) -> dict[str, object]:
-        """All of it."""
+        """The finding as a dictionary for JSON."""
         return asdict(self)
 
 
 def examine_machine() -> Iterator[Finding]:
-    """What does not need a node."""
+    """Examine what does not depend on a node: Python, codecs and runtimes."""
     yield Finding("python", "ok", platform.python_version(), f"Python {platform.python_version()}")
     missing = [UID(syntax).name for syntax in TRANSFER_SYNTAXES if not _decodes(syntax)]
     text = f"images in {', '.join(missing)} cannot be read" if missing else "every transfer syntax can be read"
@@ -70,7 +70,7 @@ def examine_machine() -> Iterator[Finding]:
 
 
 def examine(node: NodeConfig) -> Iterator[Finding]:
-    """Look at everything that node.yaml names; nothing is sent but C-ECHO and requests without a patient in them."""
+    """Examine everything that node.yaml names; sends only C-ECHO and HTTP requests, without any patient data."""
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
     running = _runs(node)
     text = "the node runs" if running else "no node runs here"
@@ -131,7 +131,7 @@ def _ports(node: NodeConfig, running: bool) -> Iterator[Finding]:
 
 
 def _bind(address: str, port: int) -> int:
-    """0, or the system's number of what is in the way."""
+    """Try to bind a port; return 0, or the errno of the failure."""
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as door:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -164,7 +164,7 @@ def _examined(code: str, look: Callable[[], tuple[State, float, str]]) -> Findin
 
 
 def _pair(certificate: Path, key: Path) -> tuple[State, float, str]:
-    """Whether they belong together, and for how many days yet."""
+    """Whether certificate and key belong together, and for how many days the certificate is still valid."""
     own = serialization.load_pem_private_key(key.read_bytes(), password=None)
     shown = x509.load_pem_x509_certificates(certificate.read_bytes())[0]
     if own.public_key() != shown.public_key():
@@ -175,7 +175,7 @@ def _pair(certificate: Path, key: Path) -> tuple[State, float, str]:
 
 
 def _valid(path: Path) -> tuple[State, float, str]:
-    """Days until the first of a file's certificates expires."""
+    """Number of days until the first of a file's certificates expires, with state and text."""
     now, certificates = datetime.now(UTC), x509.load_pem_x509_certificates(path.read_bytes())
     if any(one.not_valid_before_utc > now for one in certificates):
         return "problem", 0.0, f"{path} is not valid yet: is the clock right?"
@@ -195,7 +195,8 @@ def _tokens(node: NodeConfig) -> Iterator[Finding]:
 
 
 def _clock_of_disk(node: NodeConfig) -> Finding:
-    """A network drive has a clock of its own, by which an owner on another machine is told to live."""
+    """Compare the clock of the node folder's disk, which is another on a network drive, with this machine's. File times
+    decide whether a lock's owner on another machine is still alive."""
     if not node.folder.exists():
         return Finding("clock_disk", "ok", None, f"{node.folder} is not there yet")
     mark = node.folder / ".clock"
@@ -225,7 +226,7 @@ def _echo(node: NodeConfig, peer: Peer) -> Finding:
 
 
 def _http(node: NodeConfig, peer: WebPeer | FhirServer) -> Iterator[Finding]:
-    """Any answer shows that it is there, and its Date what time it has."""
+    """Whether the peer answers by HTTP, with any status, and how far its Date header is from this machine's clock."""
     try:
         with requests.Session() as session:
             session.trust_env = False
@@ -237,7 +238,7 @@ def _http(node: NodeConfig, peer: WebPeer | FhirServer) -> Iterator[Finding]:
         yield Finding("http", "problem", None, f"{peer.name} does not answer ({type(error).__name__})")
         return
     yield Finding("http", "ok", answer.status_code, f"{peer.name} answers")
-    with suppress(KeyError, ValueError):  # no Date, or none that is one
+    with suppress(KeyError, ValueError):  # a missing or malformed Date
         told = parsedate_to_datetime(answer.headers["Date"]).timestamp()
         yield _skew("clock_http", told - time.time(), f"{peer.name}'s")
 

@@ -1,6 +1,6 @@
-"""Whether the scans or the answers of a node's bundles have moved: the monitor of ``predict --monitor``, one a bundle.
+"""Drift monitoring of a node's bundles, by the monitor of ``predict --monitor``, one per bundle.
 
-Each keeps its files in the node's folder, so that a restart and a rollback go on where they were.
+Each keeps its state in the node's folder, so that it continues after a restart or a rollback.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def watched(analyses: Sequence[Analysis], study_uid: str) -> list[Prediction]:
-    """Predictions that tell whose they are, as a monitor must know to count a patient once; for memory alone."""
+    """Predictions with PatientID and study UID, by which a monitor counts each patient once; keep in memory only."""
     patients = [str(analysis.images[0].PatientID) if analysis.images else "" for analysis in analyses]
     return [
         replace(analysis.prediction, patient=patient, study_uid=study_uid)
@@ -32,14 +32,14 @@ def watched(analyses: Sequence[Analysis], study_uid: str) -> list[Prediction]:
 
 
 class DriftWatch:
-    """Sees what the bundles answer."""
+    """Passes predictions to each bundle's drift monitor."""
 
     def __init__(self, node: NodeConfig) -> None:
         self._node = node
         self._monitors: dict[str, DriftMonitor] = {}
 
     def observe(self, mark: str, predictor: Predictor, predictions: Sequence[Prediction]) -> None:
-        """Count one study's series, of the bundle ``mark``. An answer is worth more than that it is counted."""
+        """Count the series of one study for the bundle ``mark``. Errors are only logged: results matter more."""
         try:
             if mark not in self._monitors:
                 folder = self._node.drift_folder(mark)
@@ -52,7 +52,7 @@ class DriftWatch:
 
 
 def drift_states(node: NodeConfig, marks: Iterable[str]) -> dict[str, DriftState]:
-    """By bundle, of those that have seen a scan."""
+    """State of each bundle's monitor, by mark, if it has seen a scan."""
     found = {}
     for mark in marks:
         try:

@@ -1,4 +1,4 @@
-"""The pages as a document. Source: DICOM PS3.3 A.45.1 (Encapsulated PDF), C.24.2 (Encapsulated Document)."""
+"""Result pages as Encapsulated PDF. Source: DICOM PS3.3 A.45.1 (Encapsulated PDF), C.24.2 (Encapsulated Document)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from med_transfer.hospital.result_header import DESCRIPTION, RESEARCH_ONLY, Resu
 
 
 def encapsulated_pdf(analyses: Sequence[Analysis], pages: Sequence[Figure], header: ResultHeader) -> list[Dataset]:
-    """One document of the study: a page for each series that was analysed, and one for all others."""
+    """Return one document for the study: a page for each analysed series, and one for all refused ones."""
     first, content = analyses[0].images[0], _pdf(pages)
     document = SOPClass(
         study_instance_uid=first.StudyInstanceUID,
@@ -28,7 +28,7 @@ def encapsulated_pdf(analyses: Sequence[Analysis], pages: Sequence[Figure], head
     document.copy_patient_and_study_information(first)
     for keyword, value in {
         "ConversionType": "WSD",
-        "BurnedInAnnotation": "NO",  # of who the patient is
+        "BurnedInAnnotation": "NO",  # concerns patient identity
         "AcquisitionDateTime": None,
         "DocumentTitle": DESCRIPTION,
         "ConceptNameCodeSequence": [],
@@ -42,7 +42,7 @@ def encapsulated_pdf(analyses: Sequence[Analysis], pages: Sequence[Figure], head
 
 
 def _pdf(pages: Sequence[Figure]) -> bytes:
-    """The same bytes for the same pages."""
+    """The pages as a PDF; reproducible, since it contains no creation date."""
     buffer = io.BytesIO()
     with PdfPages(buffer, metadata={"CreationDate": None, "Title": RESEARCH_ONLY}) as pdf:
         for figure in pages:

@@ -1,4 +1,4 @@
-"""Studies on demand: from the PACS of node.yaml to the node, for a trial in shadow mode or one that was missed."""
+"""Fetch studies on demand from the PACS of node.yaml, as for a trial in shadow mode or a study that was missed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from med_transfer.hospital.queue import Queue
 
 
 def study_query(study_uid: str, accession: str, dates: str, modality: str) -> StudyQuery:
-    """What to look for. Raises UsageError, where nothing is asked for, or what would match more than was meant."""
+    """Build and validate a query. Raises UsageError if it names no study, or may match more than intended."""
     query = StudyQuery(study_uid, accession, dates, modality)
     if not (study_uid or accession or dates):
         raise UsageError("no study is named", where="node fetch", expected="--study, --accession or --dates")
@@ -34,18 +34,18 @@ def study_query(study_uid: str, accession: str, dates: str, modality: str) -> St
 def fetch_studies(
     node: NodeConfig, queue: Queue, query: StudyQuery, most: int, told: Callable[[str], None]
 ) -> tuple[int, int]:
-    """Get the studies that fit; how many are here then, and how many are not, or not as a whole.
+    """Fetch the matching studies; return how many are completely here then, and how many are not.
 
     Args:
-        node: names the PACS; where that is asked by C-MOVE, the node must be running.
-        queue: of the node; what it has is not asked for again.
+        node: names the PACS; for C-MOVE, the node must be running.
+        queue: the node's queue; studies that it has are not fetched again.
         query: which studies.
-        most: no more than so many.
-        told: a line for every study, by the short name that status gives it.
+        most: maximum number of studies to fetch.
+        told: called with a line on each study, under the short name that status uses.
 
     Raises:
         ConfigError: node.yaml names no PACS.
-        NothingDone: it cannot be asked, or has no such study.
+        NothingDone: the PACS cannot be queried, or has no such study.
     """
     pacs = pacs_of(node, queue)
     if pacs is None:

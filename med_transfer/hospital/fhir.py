@@ -1,11 +1,12 @@
-"""A study's answers as FHIR R4 resources: one DiagnosticReport, an Observation for each series.
+"""A study's answers as FHIR R4 resources: one DiagnosticReport, and an Observation for each series.
 
-A transaction whose every entry is created only where its identifier is not known yet: posted twice, it is there once.
+They form a transaction with conditional creates: each entry is created only if its identifier is unknown, so that
+posting it twice is harmless.
 
-A later revision names the report that it replaces, and in the same transaction withdraws all that earlier ones brought.
-A reader who does not know the extension sees ``entered-in-error`` (``status`` is a modifier, which nobody may pass
-over), and of an earlier transaction that a server takes late nothing is created. Neither ``amended`` nor ``corrected``
-would do: both are of a report that was final.
+A later revision names the report that it replaces, and in the same transaction withdraws all resources of earlier ones.
+A client that does not know the extension sees ``entered-in-error``, since no client may ignore the modifier element
+``status``. If the server processes an earlier transaction late, nothing is created. The statuses ``amended`` and
+``corrected`` do not apply, because they presuppose a final report.
 
 Source: HL7 FHIR R4 (4.0.1): http.html#transaction, http.html#ccreate, http.html#cond-update, observation.html,
 diagnosticreport.html (retraction), extension-diagnosticreport-replaces.html.
@@ -47,7 +48,14 @@ def fhir_bundle(
     class_codes: dict[str, CodedEntry],
     earlier: Sequence[Json] = (),
 ) -> Json:
-    """The transaction, as JSON; what it says is ``preliminary``, and the ``earlier`` ones, in order, are withdrawn."""
+    """Return the transaction as JSON. Its resources are ``preliminary``; those of ``earlier`` ones are withdrawn.
+
+    Args:
+        analyses: analyses of one study.
+        header: what its results have in common.
+        class_codes: the site's codes for classes, by name.
+        earlier: transactions of earlier revisions, oldest first.
+    """
     image, issued = analyses[0].images[0], {"issued": datetime.now(UTC).isoformat(timespec="milliseconds")}
     observations = [
         _entry(_observation(analysis, header, class_codes, image) | issued, header.sop_uid("Observation", number))
@@ -76,13 +84,13 @@ def fhir_bundle(
 
 
 def _replaces(before: Sequence[Json]) -> Json:
-    """The extension, which takes one report: the last."""
+    """The "replaces" extension, which can name only one report: the last."""
     reports = [entry["fullUrl"] for entry in before if entry["resource"]["resourceType"] == "DiagnosticReport"]
     return {"extension": [{"url": _REPLACES, "valueReference": {"reference": reports[-1]}}]} if reports else {}
 
 
 def _withdrawn(entry: Json) -> Json:
-    """The same resource, which does not hold any more; where the server has never had it, it is created so."""
+    """The resource as entered in error, by a conditional update, which also creates it if the server never had it."""
     resource, request = entry["resource"] | {"status": "entered-in-error"}, entry["request"]
     if "conclusion" in resource:
         resource["conclusion"] = f"{RESEARCH_ONLY}. This report has been withdrawn: a later one takes its place."
@@ -91,7 +99,7 @@ def _withdrawn(entry: Json) -> Json:
 
 
 def _observation(analysis: Analysis, header: ResultHeader, class_codes: dict[str, CodedEntry], image: Dataset) -> Json:
-    """What is said of one series."""
+    """Observation of one series."""
     prediction = analysis.prediction
     observation: Json = {
         "resourceType": "Observation",
@@ -132,7 +140,7 @@ def _components(analysis: Analysis, header: ResultHeader, class_codes: dict[str,
 
 
 def _entry(resource: Json, uid: str) -> Json:
-    """Created under the UID that it follows from, once."""
+    """Entry that creates the resource under a reproducible UID, at most once."""
     identifier = _uid(uid)
     return {
         "fullUrl": f"urn:uuid:{uuid.UUID(int=int(uid.removeprefix('2.25.')))}",
@@ -146,7 +154,7 @@ def _entry(resource: Json, uid: str) -> Json:
 
 
 def _subject(image: Dataset) -> Json:
-    """By the identifier alone: the server knows the patient, and no name need travel."""
+    """Reference to the patient by identifier only; the server knows the patient, so no name is sent."""
     issuer = str(image.get("IssuerOfPatientID", "") or "")
     identifier = {"value": str(image.get("PatientID", "") or "unknown")}
     return {"identifier": identifier | ({"assigner": {"display": issuer}} if issuer else {}), "type": "Patient"}
@@ -165,7 +173,7 @@ def _coded(name: Code, value: Code) -> Json:
 
 
 def _concept(code: Code) -> Json:
-    """A scheme without a registered address has one that follows from its name."""
+    """CodeableConcept of a code; a scheme without a registered URI gets one derived from its name."""
     system = _SYSTEMS.get(code.scheme_designator) or f"urn:oid:{uid_of('coding scheme', code.scheme_designator)}"
     return _concept_of(system, code.value, code.meaning)
 

@@ -1,4 +1,4 @@
-"""Results to one FHIR server, by POST. Source: HL7 FHIR R4, http.html#transaction."""
+"""Send results to a FHIR server by POST. Source: HL7 FHIR R4, http.html#transaction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from med_transfer.hospital.sender import deliver
 
 
 class FhirSender:
-    """Sends what is due to one server. Raises ConfigError for a token or certificates that cannot be read."""
+    """Sends due results to one server. Raises ConfigError if its token or certificates cannot be read."""
 
     def __init__(self, node: NodeConfig, queue: Queue, server: FhirServer) -> None:
         self._node, self._queue, self._server = node, queue, server
@@ -26,16 +26,16 @@ class FhirSender:
         except (OSError, ValueError) as error:
             where = f"fhir ({server.token or ''} {server.trusted or ''})"
             raise ConfigError("cannot be read", where=where, expected="a token, and certificates as PEM") from error
-        no_proxy, follow_nobody = urllib.request.ProxyHandler({}), _NoRedirect()  # the token is for this server alone
+        no_proxy, follow_nobody = urllib.request.ProxyHandler({}), _NoRedirect()  # else others might get the token
         handlers = (no_proxy, follow_nobody, urllib.request.HTTPSHandler(context=trust))
         self._opener = urllib.request.build_opener(*handlers)
 
     def send_due(self) -> int:
-        """Post what is due; how many results were taken."""
+        """Post due results; return how many were accepted."""
         return sum(deliver(self._queue, one, self._post) for one in self._queue.to_send(self._server.name, time.time()))
 
     def _post(self, delivery: Delivery) -> str:
-        """Why it was not taken; empty when it was."""
+        """Post one result; return a code of why it was not accepted, empty if it was."""
         headers = {"Content-Type": "application/fhir+json", "Accept": "application/fhir+json"}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
@@ -46,20 +46,20 @@ class FhirSender:
                 said = json.loads(answer.read(1 << 24))
         except urllib.error.HTTPError as error:
             return f"refused_http_{error.code}"
-        except urllib.error.URLError:  # before all of it was sent
+        except urllib.error.URLError:  # raised only before the request was sent completely
             return "unreachable"
-        except (OSError, http.client.HTTPException, ValueError):  # no answer, half of one, or none in JSON
+        except (OSError, http.client.HTTPException, ValueError):  # no answer, a truncated one, or not JSON
             return "no_answer"
         return _refusal(said)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_args: object, **_options: object) -> None:
-        """A redirect is an error."""
+        """Follow no redirect, so that it is an error."""
 
 
 def _refusal(said: object) -> str:
-    """A transaction is answered by what became of each entry."""
+    """Code of the first entry of a transaction's response that failed; empty if all succeeded."""
     entries = said.get("entry") if isinstance(said, dict) else None
     if not isinstance(entries, list) or not entries:
         return "no_answer"

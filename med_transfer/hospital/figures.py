@@ -1,7 +1,7 @@
-"""The node's figures for Prometheus, out of its queue and its record: what counts is what was written down.
+"""The node's metrics for Prometheus, computed from its queue and its record.
 
-Counters and histograms are read from the record, from its beginning, so that neither a restart nor a command beside
-the node takes anything from them. No label holds what a patient, a study or an image is called.
+Counters and histograms are rebuilt from the whole record, so that they survive a restart and include what other
+commands did to the node. No label identifies a patient, study or image.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from med_transfer.inference.drift.prometheus import exposition as drift_expositi
 
 _PREDICT_SECONDS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600)
 _WAY_SECONDS = (10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
-_REMEMBERED = 4096  # studies whose results may still be sent
+_REMEMBERED = 4096  # latest studies for which the time of receipt is kept until their results are sent
 _IN_USE = "SELECT route, mark, 1 FROM bundle WHERE number IN (SELECT max(number) FROM bundle GROUP BY route)"
 _UNFINISHED = ("received", "complete", "predicted")
 
 
 class Figures(Collector):
-    """Of one node, read through a connection of its own that cannot write.
+    """Metrics of one node, read through a separate read-only connection.
 
     Args:
-        node: node.yaml; its queue is there.
-        beats: seconds since each of the node's threads last came back from its work.
+        node: node.yaml; its queue must exist.
+        beats: returns the seconds since each of the node's threads last gave a sign of life.
     """
 
     def __init__(self, node: NodeConfig, beats: Callable[[], dict[str, float]]) -> None:
@@ -56,23 +56,23 @@ class Figures(Collector):
         self._registry.register(self)
 
     def exposition(self) -> bytes:
-        """All of it, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         with self._lock:
             self._follow()
             marks = sorted({str(mark) for _, mark, _ in self._rows(_IN_USE)})
             return generate_latest(self._registry) + drift_exposition(drift_states(self._node, marks)).encode()
 
     def close(self) -> None:
-        """Read no more."""
+        """Close the connection."""
         with self._lock:
             self._database.close()
 
     def describe(self) -> list[Metric]:
-        """Nothing is promised before the first question."""
+        """Describe nothing, so that registering does not query the database."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """What is so now."""
+        """Yield the gauges, which show the present state."""
         yield _gauge(
             "studies", "Studies by state.", ["state"], self._rows("SELECT state, count(*) FROM study GROUP BY 1")
         )
@@ -97,7 +97,7 @@ class Figures(Collector):
         return self._database.execute(query, values).fetchall()
 
     def _follow(self) -> None:
-        """Count what the record says since the last time."""
+        """Count the record's entries since the last call."""
         query = "SELECT number, entry FROM record WHERE number > ? ORDER BY number"
         for number, text in self._database.execute(query, (self._last,)):
             self._count(json.loads(text))
@@ -136,7 +136,7 @@ def _seconds(entry: dict) -> float:
 
 
 def _gauge(name: str, said: str, labels: list[str], rows: list[tuple]) -> GaugeMetricFamily:
-    """One family; the last column of each row is the value."""
+    """Build a gauge; the last column of each row is the value, the others its labels."""
     family = GaugeMetricFamily(f"med_transfer_{name}", said, labels=labels)
     for *values, value in rows:
         family.add_metric([str(text) for text in values], value)

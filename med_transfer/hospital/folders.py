@@ -1,7 +1,7 @@
-"""The node's work for other people's orchestrators: a folder of DICOM in, a folder of results out.
+"""Processing for external orchestrators: a folder of DICOM files in, a folder of results out.
 
 mercure names the folders in ``MERCURE_IN_DIR`` and ``MERCURE_OUT_DIR`` and reads ``result.json``; a MONAI application
-package is given ``HOLOSCAN_INPUT_PATH`` and ``HOLOSCAN_OUTPUT_PATH``, or the older ``MONAI_`` names.
+package gets ``HOLOSCAN_INPUT_PATH`` and ``HOLOSCAN_OUTPUT_PATH``, or the older ``MONAI_`` names.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ VARIABLES = (
 
 
 def folders(environment: Mapping[str, str]) -> tuple[Path, Path]:
-    """Where an orchestrator says that images are and results go. Raises UsageError."""
+    """Input and output folder as named by an orchestrator's environment variables. Raises UsageError."""
     for given, wanted in VARIABLES:
         if given in environment and wanted in environment:
             return Path(environment[given]), Path(environment[wanted])
@@ -43,7 +43,19 @@ def folders(environment: Mapping[str, str]) -> tuple[Path, Path]:
 def process(
     predictor: Predictor, images: Path, out: Path, rules: SeriesRules | None = None, settings: Results | None = None
 ) -> list[Analysis]:
-    """Predict every study in a folder; write its objects and ``result.json``. Raises ScanAborted, OutputError."""
+    """Predict every study in a folder; write its result objects and ``result.json``.
+
+    Args:
+        predictor: the bundle's predictor.
+        images: folder of DICOM files.
+        out: folder for the results.
+        rules: rules that choose series; None: every usable series.
+        settings: which objects to create; None: the defaults.
+
+    Raises:
+        ScanAborted: reading took too long or crashed.
+        OutputError: a file cannot be written.
+    """
     settings = settings or Results()
     analyses = analyse(images, predictor, rules, settings.heat_map)
     studies: dict[str, list[Analysis]] = defaultdict(list)
@@ -57,7 +69,7 @@ def process(
 
 
 def _by_study(images: Sequence[Dataset]) -> list[tuple[str, tuple[Dataset, ...]]]:
-    """What could not be read may be of several patients, of whom none may stand in another's report."""
+    """Images by study UID. A refusal may cover several patients, and none may appear in another's report."""
     studies: dict[str, list[Dataset]] = defaultdict(list)
     for image in images:
         studies[str(image.get("StudyInstanceUID", ""))].append(image)

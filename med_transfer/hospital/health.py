@@ -1,4 +1,4 @@
-"""What a monitor asks by HTTP: ``/metrics`` (Prometheus' text format), ``/live`` and ``/ready``. Names no patient."""
+"""HTTP endpoints for monitoring: ``/metrics`` (Prometheus' text format), ``/live`` and ``/ready``. No patient data."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from typing import Any
 from med_transfer.hospital.config import Metrics, NodeConfig, not_opened
 from med_transfer.hospital.figures import Figures
 
-_REQUEST_SECONDS = 5.0  # for which one may take
+_REQUEST_SECONDS = 5.0  # time-out of a request
 
 
 class Pulse:
-    """When each thread last came back from its work; one that has not for ``stuck_seconds`` is stuck."""
+    """Heartbeats of threads; one that has given none for ``stuck_seconds`` is stuck."""
 
     def __init__(self, stuck_seconds: float) -> None:
         self._stuck_seconds, self._beats = stuck_seconds, {}
 
     def beat(self, thread: str) -> None:
-        """It is at work."""
+        """Record a heartbeat of a thread."""
         self._beats[thread] = time.monotonic()
 
     def seconds(self) -> dict[str, float]:
-        """Since the last beat, by thread."""
+        """Seconds since the last heartbeat of each thread."""
         return {thread: time.monotonic() - beaten for thread, beaten in list(self._beats.items())}
 
     def stuck(self) -> list[str]:
-        """Threads that are."""
+        """Names of the stuck threads."""
         return [thread for thread, seconds in self.seconds().items() if seconds > self._stuck_seconds]
 
 
 class HealthServer:
-    """In threads of its own, from the beginning to ``close``.
+    """HTTP server that runs in its own threads from construction until ``close``.
 
     Args:
         node: node.yaml.
-        settings: where it listens.
-        readiness: asked by ``/ready``: what must be so, and whether it is.
-        pulse: of the node's threads, for ``/live``.
+        settings: address and port.
+        readiness: returns the conditions for ``/ready``, and whether each is met.
+        pulse: heartbeats of the node's threads, for ``/live``.
 
     Raises:
-        ConfigError: the port is taken, or the address is not this machine's.
+        ConfigError: the port is in use, or the address is not this machine's.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class HealthServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Answer no more."""
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -79,7 +79,7 @@ class _Server(ThreadingHTTPServer):
     answers: Mapping[str, Callable[[], Answer]]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """One that hangs up is no one else's matter."""
+        """Ignore errors of single connections, such as a client that hangs up."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "med-transfer", ""
 
     def do_GET(self) -> None:
-        """One of the three."""
+        """Answer one of the three paths."""
         answer = self.server.answers.get(self.path)
         status, kind, content = answer() if answer else (404, "text/plain", b"/metrics, /live, /ready\n")
         self.send_response(status)
@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A probe every few seconds is no news."""
+        """Log nothing, since probes come every few seconds."""
 
 
 def _told(conditions: dict[str, bool]) -> Answer:

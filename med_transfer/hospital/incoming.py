@@ -1,4 +1,4 @@
-"""Received images on the node's disk: as they came, under names that nobody outside has chosen."""
+"""Received images on the node's disk: stored unchanged, under names that no sender can influence."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _SHOWN = {
     "modality": "Modality",
     "description": "StudyDescription",
 }
-_LONGEST = 324  # letters: three groups of a person's name (PS3.5 6.2)
+_LONGEST = 324  # characters: the three component groups of a PN value (PS3.5 6.2)
 
 
 @dataclass(frozen=True)
 class Received:
-    """What an association brought: what its command says, and the file as it is to be kept.
+    """A received instance: identification by the command (or file meta information), and the file to be stored.
 
     Attributes:
-        content: the file: preamble, meta information, and the data set as received.
+        content: the file: preamble, file meta information, and the data set as received.
         data: the data set alone.
         priority: 1 high, 0 medium, -1 low.
-        study_uid: of the study that it is said to be of; empty: any.
+        study_uid: UID of the study that the sender announced; empty: any.
     """
 
     sop_class: str
@@ -57,7 +57,7 @@ class Received:
 
 
 class Unfit(Exception):
-    """An instance that is not taken: ``reason`` is a code."""
+    """An instance that is refused; ``reason`` is a code."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -65,7 +65,7 @@ class Unfit(Exception):
 
 
 def received_file(content: bytes, study_uid: str = "") -> Received:
-    """A file that came as one, by DICOMweb. Raises Unfit."""
+    """Parse a complete DICOM file, as received by DICOMweb. Raises Unfit."""
     try:
         header = dcmread(io.BytesIO(content), stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
         meta = header.file_meta
@@ -82,12 +82,12 @@ def received_file(content: bytes, study_uid: str = "") -> Received:
 
 
 def study_id(study_uid: str) -> str:
-    """What a study is called on the disk, in status and in the record."""
+    """Short name of a study on disk, in status and in the record: 16 hexadecimal digits of a hash."""
     return hashlib.sha256(study_uid.encode()).hexdigest()[:16]
 
 
 def describe(received: Received) -> Instance:
-    """What an instance is, by its own header, where it agrees with the command. Raises Unfit."""
+    """Describe an instance by its header. Raises Unfit if the header is damaged or contradicts the command."""
     try:
         tags = [*_TAGS, *_SHOWN.values()]
         header = dcmread(io.BytesIO(received.content), stop_before_pixels=True, specific_tags=tags)
@@ -120,7 +120,7 @@ def describe(received: Received) -> Instance:
 
 
 def _described(header: Dataset) -> Described:
-    """What the page shows; what cannot be read is empty there, and no reason to refuse an image."""
+    """Values for the review page; unreadable ones are empty, since they are no reason to refuse an image."""
     try:
         said = {name: _text(header.get(keyword, ""))[:_LONGEST] for name, keyword in _SHOWN.items()}
     except Exception:  # corrupt bytes make a parser raise nearly anything
@@ -129,12 +129,12 @@ def _described(header: Dataset) -> Described:
 
 
 def _text(value: object) -> str:
-    """As it was typed: a backslash in a description, as of CHEST\\ABDOMEN, makes several values of it."""
+    """Text as it was typed: pydicom splits a description such as CHEST\\ABDOMEN at the backslash."""
     return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value or "")
 
 
 def describe_earlier(folder: Path, queue: Queue) -> None:
-    """Whose the studies are that came before the queue kept it; one that cannot be read stays without a name."""
+    """Add patient and study descriptions to studies that were received by a version which did not store them."""
     for study, file in queue.undescribed():
         try:
             header = dcmread(folder / file, stop_before_pixels=True, specific_tags=[*_SHOWN.values()])
@@ -144,13 +144,13 @@ def describe_earlier(folder: Path, queue: Queue) -> None:
 
 
 def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) -> bool:
-    """Write an instance and put it into the queue; one that is there already, in any encoding, is taken as sent.
+    """Write an instance to disk and add it to the queue; a duplicate, in any encoding, counts as stored.
 
     Returns:
-        Whether it is kept; an object of another kind than the images that are predicted is passed over.
+        Whether it is kept; False for objects of classes that are accepted and discarded.
 
     Raises:
-        Unfit: it is not taken.
+        Unfit: it is refused.
         OutputError: it cannot be written.
     """
     if received.sop_class in PASSED_OVER:
@@ -160,10 +160,10 @@ def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) 
     added = queue.judge(instance, most)
     if added == "new":
         file = folder / instance.file
-        create_file(file, received.content, 0o666)  # under a name of its own, which no one knows yet
+        create_file(file, received.content, 0o666)  # the name is new, so nobody reads it yet
         try:
             added = queue.add(instance, now, most, received.priority)
-        except OutputError:  # it will be sent again, and must not be there twice
+        except OutputError:  # the sender will retry
             file.unlink(missing_ok=True)
             raise
         if added == "new":
@@ -178,7 +178,7 @@ def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) 
 
 
 def _is_here(folder: Path, queue: Queue, instance: Instance, content: bytes) -> bool:
-    """Whether the study has the same image in another encoding: a modality sends it one way, the PACS on another."""
+    """Whether the study has the same image in another encoding; modality and PACS may use different ones."""
     file = queue.file_of(instance.study, instance.sop_uid)
     try:
         return bool(file) and _said(_read(folder / file)) == _said(_read(io.BytesIO(content)))
@@ -187,21 +187,21 @@ def _is_here(folder: Path, queue: Queue, instance: Instance, content: bytes) -> 
 
 
 def _read(file: Path | io.BytesIO) -> Dataset:
-    """With numbers where implicit VR leaves open which kind they are of (PS3.5 A.1)."""
+    """Read a data set, and resolve VRs that implicit VR leaves ambiguous (PS3.5 A.1)."""
     return correct_ambiguous_vr(dcmread(file), is_little_endian=True)
 
 
 def _said(dataset: Dataset) -> dict[int, object]:
-    """What an image says in elements of the standard, pixels among them: encodings name those of makers differently."""
+    """Values of all standard elements, including pixels; private ones differ between encodings of the same image."""
     return {
         int(element.tag): [_said(item) for item in element.value] if element.VR == "SQ" else element.value
         for element in dataset
-        if not element.tag.is_private and element.tag.element != 0  # the length of a group
+        if not element.tag.is_private and element.tag.element != 0  # group length
     }
 
 
 def keep_aside(folder: Path, queue: Queue, reason: str, caller: str, content: bytes, now: float) -> None:
-    """Keep what was not taken, for a person to look at. Raises OutputError."""
+    """Keep a refused instance for inspection. Raises OutputError."""
     file = f"aside/{uuid.uuid4().hex}.dcm"
     create_file(folder / file, content, 0o666)
     queue.set_aside(reason, caller, file, now)
@@ -209,19 +209,19 @@ def keep_aside(folder: Path, queue: Queue, reason: str, caller: str, content: by
 
 
 def _write_again_if_swept(file: Path, content: bytes) -> None:
-    """A node that begins while another process fetches takes a file for what a kill left, until the queue knows it."""
+    """Write a file again if :func:`sweep` of a starting node deleted it before it was in the queue."""
     if not file.exists():
         create_file(file, content, 0o666)
 
 
 def sweep(folder: Path, queue: Queue) -> int:
-    """Remove what a kill left behind: images that no sender was told were taken, and views of images that are deleted.
+    """Remove the remains of a killed node: images that were never acknowledged, and viewer files of deleted images.
 
     Returns:
-        How many images.
+        Number of images removed.
     """
     there = [*(folder / "incoming").glob("*/*"), *(folder / "aside").glob("*.dcm")]
-    with queue.writing():  # who fetches in another process puts a file there, then waits for this, then looks again
+    with queue.writing():  # a fetch in another process waits for this, then checks its file
         known = queue.files()
         left = [path for path in there if str(path.relative_to(folder)) not in known]
         for path in left:
@@ -234,7 +234,7 @@ def sweep(folder: Path, queue: Queue) -> int:
 
 @dataclass(frozen=True)
 class Ended:
-    """A study that is done, and how much of the disk its images take."""
+    """A finished study, and the disk space that its images take."""
 
     study: str
     files: int
@@ -242,7 +242,7 @@ class Ended:
 
 
 def ended(folder: Path, queue: Queue, before: float) -> list[Ended]:
-    """Studies that ended before, and of which no commitment is awaited."""
+    """Studies that were finished before the given time, with no storage commitment pending."""
     found = []
     for study in queue.to_forget(before):
         sizes = [path.stat().st_size for path in (folder / "incoming" / study).glob("*")]
@@ -251,7 +251,7 @@ def ended(folder: Path, queue: Queue, before: float) -> list[Ended]:
 
 
 def forget(folder: Path, queue: Queue, before: float) -> list[Ended]:
-    """Delete the images of studies that ended before; which studies. One that was opened again meanwhile keeps them."""
+    """Delete the images of studies finished before the given time; return those studies. Reopened ones are kept."""
     gone = []
     for one in ended(folder, queue, before):
         files = queue.forgotten(one.study, before)
@@ -261,13 +261,13 @@ def forget(folder: Path, queue: Queue, before: float) -> list[Ended]:
         for file in files:
             (folder / file).unlink(missing_ok=True)
         shutil.rmtree(folder / "viewer" / one.study, ignore_errors=True)
-        with suppress(OSError):  # an image that comes now has a place there
+        with suppress(OSError):  # not empty if an image has just arrived
             (folder / "incoming" / one.study).rmdir()
     return gone
 
 
 def forget_aside(folder: Path, queue: Queue, before: float) -> int:
-    """Delete what was set aside before; how many files. Why it was stays in the queue."""
+    """Delete files set aside before the given time; return how many. The reasons stay in the queue."""
     files = queue.forgotten_aside(before)
     for file in files:
         (folder / file).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""What ``serve`` writes on stderr, as text or as JSON, an object a line; at no level does it name a patient.
+"""Log format of ``serve`` on stderr: text, or one JSON object per line. No level contains patient data.
 
-Our own messages name nobody. Those of libraries may hold what an image says of its patient, and so may the words of an
-exception: of the former only who spoke is written, of the latter only its class and where in the code it arose.
+This package's own messages contain none. Messages of libraries and of exceptions may quote an image's header, so that
+only the library's name is written, and of an exception only its class and the place in the code.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OWN = "med_transfer"
 
 class _Anonymous(logging.Formatter):
     def formatException(self, ei) -> str:  # noqa: N802  the parent's name
-        """Without the words of any exception of the chain."""
+        """Format the exception chain without any messages."""
         return "\n".join(_places(ei[1]))
 
 
@@ -32,15 +32,15 @@ class TextLines(_Anonymous):
         super().__init__("%(levelname)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the parent's name
-        """Of a library only its name."""
+        """Format our own message; for a library, write only its name."""
         return printable(super().formatMessage(record)) if _is_ours(record) else f"{record.levelname}: {record.name}"
 
 
 class JsonLines(_Anonymous):
-    """``time`` (UTC), ``level``, ``code`` (one for each message of the program), ``study``, ``where``, ``text``."""
+    """JSON: ``time`` (UTC), ``level``, ``code`` (one per message of the program), ``study``, ``where``, ``text``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Format one line."""
         ours = _is_ours(record)
         told: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -57,7 +57,13 @@ class JsonLines(_Anonymous):
 
 
 def set_up_log(form: str, level: str, quiet: bool = False) -> None:
-    """Everything that is logged or warned of from now on goes to stderr in this form: ``text`` or ``json``."""
+    """Send all logging and warnings to stderr from now on, as ``text`` or ``json``.
+
+    Args:
+        form: ``text`` or ``json``.
+        level: lowest level of this package's own messages that is written.
+        quiet: write errors only.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
@@ -71,13 +77,13 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 def _code(record: logging.LogRecord) -> str:
-    """Of the message as the program has it, before anything is put into it: ``study_unexpected``."""
+    """Code of a message, from its template before values are inserted: ``study_unexpected``."""
     without_values = re.sub(r"%\S", " ", str(record.msg).lower())
     return "_".join(re.findall(r"[a-z]+", without_values))
 
 
 def _places(error: BaseException | None) -> list[str]:
-    """Class, and the lines of the code, of an exception and of those that led to it; the first one first."""
+    """Class and code lines of an exception and of its causes, the first cause first."""
     told: list[str] = []
     while error is not None:
         told.insert(0, f"{type(error).__name__} at {_lines(error.__traceback__)}")

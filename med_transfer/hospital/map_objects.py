@@ -1,4 +1,4 @@
-"""The heat map as objects beside the images: a segmentation, a parametric map, and the slices where it is strongest.
+"""The heat map as DICOM objects: a segmentation, a parametric map, and a selection of the images at its peak.
 
 Source: DICOM PS3.3 A.51 (Segmentation), A.75 (Parametric Map), A.35.4 (Key Object Selection); PS3.16 TID 2010.
 """
@@ -23,21 +23,21 @@ from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
 from med_transfer.hospital.structured_report import observer
 from med_transfer.inference.explain import ScanMap
 
-_SHARE = 0.5  # of the strongest value, above which a voxel belongs to the segment
+_SHARE = 0.5  # threshold of the segmentation, as a fraction of the map's maximum
 
 
 def segmentations(analyses: Sequence[Analysis], header: ResultHeader) -> list[Dataset]:
-    """One for each series with a map: where it is above half of its strongest value."""
+    """One segmentation per series with a map: the voxels with at least half of its maximum."""
     return [_segmentation(analysis, header, number) for number, analysis in _with_map(analyses)]
 
 
 def parametric_maps(analyses: Sequence[Analysis], header: ResultHeader) -> list[Dataset]:
-    """One for each series with a map: its values from 0 to 1, 0 where the network saw nothing."""
+    """One parametric map per series with a map, with values in [0, 1]; 0 outside of the network's input."""
     return [_parametric_map(analysis, header, number) for number, analysis in _with_map(analyses)]
 
 
 def key_objects(analyses: Sequence[Analysis], header: ResultHeader) -> list[Dataset]:
-    """One for the study: of each series with a map the image in which it is strongest."""
+    """One key object selection for the study: for each series with a map, the image nearest to its peak."""
     images = [image for analysis in analyses for image in analysis.images]
     chosen = [_strongest_image(analysis) for _, analysis in _with_map(analyses)]
     if not chosen:
@@ -52,7 +52,7 @@ def key_objects(analyses: Sequence[Analysis], header: ResultHeader) -> list[Data
 
 
 def _with_map(analyses: Sequence[Analysis]) -> Iterator[tuple[int, Analysis]]:
-    """Those with a map that shows anything, numbered as the pages are."""
+    """Analyses with a map that is positive anywhere, with their index, as for the pages."""
     for number, analysis in enumerate(analyses):
         if analysis.heat is not None and (np.nan_to_num(analysis.heat.values) > 0).any():
             yield number, analysis
@@ -97,7 +97,7 @@ def _parametric_map(analysis: Analysis, header: ResultHeader, number: int) -> Pa
         voi_lut_transformations=[VOILUTTransformation(window_center=0.5, window_width=1.0)],
         **_common(analysis, header, "PM", number),
     )
-    result.Laterality = ""  # unknown; of a paired part it must be there
+    result.Laterality = ""  # unknown; required (type 2C) for paired body parts
     return result
 
 
@@ -107,7 +107,7 @@ def _common(analysis: Analysis, header: ResultHeader, kind: str, number: int) ->
         "device_serial_number": header.bundle[:16],
         "content_label": "GRADCAM",
         "content_description": RESEARCH_ONLY,
-        "content_creator_name": "",  # no person; of type 2, so that it must be there (PS3.3 table 10-12)
+        "content_creator_name": "",  # no person, but required as type 2 (PS3.3 table 10-12)
         **header.instance(kind, number),
     }
 
@@ -118,21 +118,21 @@ def _heat(analysis: Analysis) -> ScanMap:
 
 
 def _share(heat: ScanMap) -> NDArray[np.float32]:
-    """Of the strongest value, [depth, height, width], in [0, 1]."""
+    """The map divided by its maximum, [depth, height, width], in [0, 1]."""
     return np.clip(np.nan_to_num(heat.values) / np.nanmax(heat.values), 0, 1)
 
 
 def _volume(analysis: Analysis, values: NDArray) -> Volume:
-    """Where the values lie. Raises ValueError for a sheared scan."""
+    """The values as a highdicom Volume. Raises ValueError for a sheared scan."""
     assert analysis.volume is not None
-    affine = analysis.volume.affine[:, [2, 1, 0, 3]]  # highdicom counts slice, row, column
+    affine = analysis.volume.affine[:, [2, 1, 0, 3]]  # highdicom's index order is slice, row, column
     return Volume(
         np.ascontiguousarray(values), affine, "PATIENT", str(analysis.images[0].get("FrameOfReferenceUID", "")) or None
     )
 
 
 def _strongest_image(analysis: Analysis) -> Dataset:
-    """The image whose plane lies nearest to the map's strongest value; the only one of a multi-frame object."""
+    """The image whose plane is nearest to the map's peak; a multi-frame object has only one."""
     peak = np.array(_heat(analysis).record.peak_lps_mm)
     if len(analysis.images) == 1:
         return analysis.images[0]

@@ -1,4 +1,4 @@
-"""The node at work: receive -> queue -> predict -> results -> send, each in threads of its own, the queue between."""
+"""The running node: receive -> queue -> predict -> results -> send, in separate threads connected by the queue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from med_transfer.hospital.workitems.performer import Performer
 log = logging.getLogger(__name__)
 
 _POLL_SECONDS, _TIDY_SECONDS = 0.25, 3600.0
-_ANNOUNCED_SECONDS = 30 * 86400.0  # that images which were announced are waited for before the first has come
+_ANNOUNCED_SECONDS = 30 * 86400.0  # that announced images are remembered while none has arrived
 
 
 class Node:
@@ -34,14 +34,14 @@ class Node:
 
     Args:
         config: node.yaml.
-        bundle: to be used where none is yet; None: what is in use.
+        bundle: the bundle to start with if none is in use yet; None: the one in use.
         device: auto, cpu or cuda.
-        key: public key of who must have signed every bundle.
+        key: public key that every bundle must be signed with; None: any.
 
     Raises:
         BundleError: a bundle cannot be loaded.
-        ConfigError: no bundle, or one that needs more than images; a port that is taken, a certificate that cannot be
-            used.
+        ConfigError: no bundle is in use, or one needs more than one scan per case; or a token or certificate cannot be
+            read.
         OutputError: the folder cannot be written.
     """
 
@@ -68,13 +68,13 @@ class Node:
         self._pulse = Pulse(config.metrics.stuck_seconds if config.metrics else float("inf"))
 
     def _warn_of_codes(self) -> None:
-        """A class's name that is misspelt in node.yaml would give results another code than the site's, in silence."""
+        """Warn of class names in node.yaml that no bundle has: a misspelt one would silently get a private code."""
         known = {name for predictor in self._bundles.predictors.values() for name in predictor.record.classes}
         if unknown := sorted(self._config.results.codes.keys() - known):
             log.warning("results.codes: %s, and no bundle has such a class", ", ".join(unknown))
 
     def start(self) -> None:
-        """Open the door and begin to work. Raises ConfigError as the class does."""
+        """Open the ports and start all threads. Raises ConfigError if a port or certificate cannot be used."""
         self._receiver = Receiver(self._config, self.queue)
         self._doors: list[Receiver | StowServer | HealthServer | Performer] = [self._receiver]
         try:
@@ -102,10 +102,10 @@ class Node:
             self._threads.append(thread)
 
     def stop(self) -> bool:
-        """Take nothing more, end what is being done, and leave the rest in the queue.
+        """Close the ports, finish the work in progress, and leave the rest in the queue.
 
-        False where something was still being done after ``stop_seconds``: it stays in the queue, too, but its thread
-        goes on, and the process should end.
+        Returns False if work was still in progress after ``stop_seconds``. It stays in the queue, too, but its thread
+        is still running, so that the process should exit.
         """
         self._stopped.set()
         self._close_doors()
@@ -124,7 +124,7 @@ class Node:
             door.close()
 
     def readiness(self) -> dict[str, bool]:
-        """What must be so for the node to take a study and do it, and whether it is."""
+        """The conditions for receiving and processing a study, and whether each is met."""
         return {
             "bundle": set(self._bundles.predictors) == set(self._config.rules_by_route),
             "port": self._receiver.is_open and not self._stopped.is_set(),
@@ -137,7 +137,7 @@ class Node:
             self._pulse.beat(name)
             try:
                 job()
-            except Exception as error:  # a thread that ends would leave its job undone for good
+            except Exception as error:  # if the thread ended, its job would never be done again
                 log.error("unexpected %s; the node goes on", type(error).__name__)
                 log.debug("unexpected", exc_info=True)
                 self._stopped.wait(_POLL_SECONDS * 10)
@@ -149,7 +149,7 @@ class Node:
             self.predict(study)
 
     def _tidy_due(self) -> None:
-        """Once an hour, however much there is to predict: what nobody can get, and what was kept long enough."""
+        """Once an hour, drop results without a destination, and delete files past their retention."""
         if time.monotonic() < self._tidy_at:
             return
         if abandoned := self.queue.abandon([one.name for one in self._receivers], time.time()):
@@ -163,28 +163,28 @@ class Node:
         self._tidy_at = time.monotonic() + _TIDY_SECONDS
 
     def _next_study(self) -> Study | None:
-        """Looked for anew after each, since an urgent one may have come."""
+        """The next study to predict, looked up anew each time, since an urgent one may have arrived."""
         now, rules = time.time(), self._config.study
         self.queue.complete(now, rules.quiet_seconds, rules.longest_seconds, counting=self._pacs is not None)
         return self.queue.to_predict(now)
 
     def _count_due(self) -> None:
-        """Ask the PACS what there is of studies that have become quiet."""
+        """Ask the PACS which images it has of studies whose quiet time is over."""
         assert self._pacs is not None
         for study in self.queue.to_count(time.time(), self._config.study.quiet_seconds):
             if self._stopped.is_set():
                 return
-            self._pulse.beat(threading.current_thread().name)  # a PACS that does not answer takes its time for each
+            self._pulse.beat(threading.current_thread().name)  # each may take until the time-out
             try:
                 self.queue.counted(study, self._pacs.images(study.study_uid), time.time())
-            except Exception as error:  # one study's answer must keep no other from being counted
+            except Exception as error:  # one study must not block the others
                 reason = error.reason if isinstance(error, PacsFailed) else f"unexpected_{type(error).__name__}"
                 log.warning("the PACS does not say what a study holds: %s", reason)
                 self.queue.not_counted(study, f"pacs_{reason}")
                 self._stopped.wait(self._config.retries.first_seconds)
 
     def predict(self, study: Study) -> None:
-        """Predict a complete study, write its results and leave them to the senders."""
+        """Predict a complete study, and write its results for the senders."""
         if self._lost(study) or self.queue.deleted(study.id):
             self.queue.not_predicted(study, "images_deleted", time.time())
             return
@@ -193,7 +193,7 @@ class Node:
         except ScanError as error:
             log.warning("study %s: %s", study.id, type(error).__name__, extra={"study": study.id})
             self.queue.not_predicted(study, type(error).__name__, time.time())
-        except OutputError:  # a full disk is no fault of the study, which would be a dead letter within a minute
+        except OutputError:  # a full disk must not make the study a dead letter within a minute
             log.error("study %s: its results cannot be written", study.id, extra={"study": study.id})
             self.queue.not_predicted(study, "OutputError", time.time(), for_good=False)
         except Exception as error:
@@ -202,7 +202,7 @@ class Node:
             self.queue.not_predicted(study, f"unexpected_{type(error).__name__}", time.time())
 
     def _lost(self, study: Study) -> bool:
-        """Whether files are gone that the queue knows; a study must not be judged without them as if it were whole."""
+        """Whether files that the queue lists are missing; an incomplete study must not be predicted as if complete."""
         lost = [file for file in self.queue.files(study.id) if not (self._config.folder / file).is_file()]
         if lost:
             log.error("study %s: %d images are not on the disk", study.id, len(lost), extra={"study": study.id})
@@ -222,11 +222,11 @@ class Node:
         since = {"since_received": self._since_received(study)}
         told_of = [entry | since for entry in entries or no_bundle]
         counts = self.queue.predicted(study, results, destinations, time.time(), told_of, answers)
-        if counts and study.revision == 1:  # late images, and who asks again, make no further scan of the stream
+        if counts and study.revision == 1:  # later revisions are not new scans of the stream
             for route, predictor in self._bundles.predictors.items():
                 self._drift.observe(self._bundles.mark(route), predictor, made[route].predictions)
 
     def _since_received(self, study: Study) -> float:
-        """Seconds since the last image of a study was written."""
+        """Seconds since the latest image of a study was written."""
         written = [image.stat().st_mtime for image in (self._config.folder / "incoming" / study.id).iterdir()]
         return round(max(0.0, time.time() - max(written, default=time.time())), 3)

@@ -1,4 +1,4 @@
-"""The PACS that the node asks: which studies there are, what is in one, and to be sent one.
+"""The PACS that the node queries: which studies it has, which images they contain, and retrieving them.
 
 Source: C-FIND and C-MOVE of the Study Root Query/Retrieve Information Model, DICOM PS3.4 C.
 """
@@ -23,7 +23,7 @@ _PENDING = (0xFF00, 0xFF01)
 
 
 class PacsFailed(Exception):
-    """It did not answer, or not with what was asked for: ``reason`` is a code."""
+    """The PACS did not answer, or not as expected; ``reason`` is a code."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -32,13 +32,13 @@ class PacsFailed(Exception):
 
 @dataclass(frozen=True)
 class StudyQuery:
-    """Which studies; what is empty does not matter.
+    """Criteria for studies; empty ones match anything.
 
     Attributes:
         study_uid: StudyInstanceUID.
         accession: AccessionNumber.
-        dates: StudyDate, or two with a hyphen between (PS3.4 C.2.2.2.5).
-        modality: that one series at least is of.
+        dates: StudyDate, or a range of two with a hyphen (PS3.4 C.2.2.2.5).
+        modality: modality of at least one series.
     """
 
     study_uid: str = ""
@@ -48,7 +48,7 @@ class StudyQuery:
 
     @property
     def keys(self) -> dict[str, str]:
-        """By DICOM keyword."""
+        """The non-empty criteria by DICOM keyword."""
         keywords = ("StudyInstanceUID", "AccessionNumber", "StudyDate", "ModalitiesInStudy")
         values = (self.study_uid, self.accession, self.dates, self.modality)
         return {keyword: value for keyword, value in zip(keywords, values, strict=True) if value}
@@ -56,7 +56,7 @@ class StudyQuery:
 
 @dataclass(frozen=True)
 class Fetched:
-    """How many images of a study came, and how many did not."""
+    """Number of images of a study that arrived, and of those that failed."""
 
     done: int
     failed: int
@@ -66,23 +66,23 @@ class Fetched:
 
 
 class Pacs(Protocol):
-    """By DIMSE or by DICOMweb."""
+    """A PACS, accessed by DIMSE or by DICOMweb."""
 
     def find(self, query: StudyQuery) -> list[str]:
-        """StudyInstanceUIDs, in order. Raises PacsFailed."""
+        """Return the StudyInstanceUIDs of matching studies, in the PACS's order. Raises PacsFailed."""
         ...
 
     def images(self, study_uid: str) -> set[str]:
-        """SOPInstanceUIDs of a study's images of those classes that the node takes. Raises PacsFailed."""
+        """Return the SOPInstanceUIDs of a study's images in classes that the node accepts. Raises PacsFailed."""
         ...
 
     def fetch(self, study_uid: str) -> Fetched:
-        """Get a study to the node. Raises PacsFailed."""
+        """Transfer a study to the node. Raises PacsFailed."""
         ...
 
 
 class DicomPacs:
-    """Asked by C-FIND, and by C-MOVE to send to the node, which must be running and known to it by AE title."""
+    """Queried by C-FIND. Retrieval is by C-MOVE to the node, which must be running and whose AE title it must know."""
 
     def __init__(self, node: NodeConfig, peer: Peer, tls: ssl.SSLContext | None) -> None:
         self._node, self._peer, self._tls = node, peer, tls
@@ -96,13 +96,13 @@ class DicomPacs:
         return list(dict.fromkeys(str(answer.StudyInstanceUID) for answer in fitting if "StudyInstanceUID" in answer))
 
     def images(self, study_uid: str) -> set[str]:
-        """See Pacs; an image of which the PACS does not say the class counts, where its series may hold images."""
+        """See Pacs; an image whose class the PACS does not return is included if its series may contain images."""
         with associate(self._node, self._peer, self._tls, [FIND]) as association:
             found = list(_images(association, study_uid))
         return {str(image.SOPInstanceUID) for _, images in found for image in images if is_taken(image)}
 
     def fetch(self, study_uid: str) -> Fetched:
-        """See Pacs; nothing is asked for that the node would not take, since some then send nothing at all."""
+        """See Pacs; requests only what the node accepts, since some PACSs otherwise send nothing at all."""
         fetched = Fetched(0, 0)
         with associate(self._node, self._peer, self._tls, [FIND, MOVE]) as association:
             for series_uid, images in list(_images(association, study_uid)):
@@ -124,13 +124,13 @@ class DicomPacs:
 
 
 def is_taken(answer: Dataset) -> bool:
-    """Whether the node would take such an image, as far as the answer says: empty is what a PACS does not know."""
+    """Whether the node would accept the image of an answer; an empty SOPClassUID is unknown and counts as accepted."""
     known = answer.get("SOPClassUID", "") or STORAGE_CLASSES[0]
     return known in STORAGE_CLASSES and bool(answer.get("SOPInstanceUID", ""))
 
 
 def _has_modality(answer: Dataset, modality: str) -> bool:
-    """ModalitiesInStudy is no key that every PACS matches; what it returns is looked at, too."""
+    """Whether a study has the modality. Checked here, too, since not every PACS matches on ModalitiesInStudy."""
     told = answer.get("ModalitiesInStudy", None)
     return not modality or not told or modality in ([told] if isinstance(told, str) else list(told))
 
@@ -145,7 +145,7 @@ def _ask(association: Association, level: str, **keys: str) -> Iterator[Dataset]
 
 
 def _images(association: Association, study_uid: str) -> Iterator[tuple[str, list[Dataset]]]:
-    """The UID of each series that may hold images, and what is in it."""
+    """Yield the UID of each series that may contain images, and its instances."""
     series_keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": "", "Modality": ""}
     for series in list(_ask(association, "SERIES", **series_keys)):
         if (series.get("Modality", "") or "CT") in ("CT", "MR", "PT"):

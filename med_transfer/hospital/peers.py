@@ -1,4 +1,4 @@
-"""Whom node.yaml names, as what the node asks and sends to: by DIMSE or by DICOMweb."""
+"""Create the clients for the peers of node.yaml: DIMSE, DICOMweb or FHIR."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from med_transfer.hospital.tls import client_context
 def sender_to(
     destination: AnyDestination | FhirServer, node: NodeConfig, queue: Queue
 ) -> Sender | WebSender | FhirSender:
-    """Raises ConfigError where a certificate or token cannot be read."""
+    """Create the sender for a destination. Raises ConfigError if a certificate or token cannot be read."""
     if isinstance(destination, FhirServer):
         return FhirSender(node, queue, destination)
     if isinstance(destination, WebPeer):
@@ -25,7 +25,7 @@ def sender_to(
 
 
 def pacs_of(node: NodeConfig, queue: Queue) -> Pacs | None:
-    """None where node.yaml names none. Raises ConfigError."""
+    """Create the client of the PACS, or None if node.yaml names none. Raises ConfigError."""
     if node.pacs is None:
         return None
     if isinstance(node.pacs, WebPeer):

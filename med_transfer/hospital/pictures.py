@@ -1,6 +1,6 @@
-"""What the review page's viewer shows of a series, as NIfTI files in the node's folder: its voxels, and the heat map.
+"""NIfTI files for the review page's viewer, in the node's folder: a series' voxels and its heat map.
 
-Both lie on the same voxels: the map is written when the series is analysed, the voxels when somebody first looks.
+Both have the same grid. The map is written when the series is analysed, the voxels when they are first viewed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 from med_transfer.scans import read_scan
 from med_transfer.scans.formats.nifti_file import write_nifti_file
 
-if TYPE_CHECKING:  # the process that reads scans need not load a network's libraries
+if TYPE_CHECKING:  # spares the process that reads scans the libraries for networks
     from med_transfer.hospital.analysis import Analysis
 
-_STEPS = 255  # of the map, which a byte holds
+_STEPS = 255  # levels of the map, stored as uint8
 
 
 def keep_map(folder: Path, study: str, basis: str, number: int, analysis: Analysis) -> str:
-    """Write the map of a study's ``number``-th series; its name in the node's folder, empty where there is none.
+    """Write the heat map of a study's ``number``-th series.
+
+    Returns:
+        Its path relative to the node's folder; empty if there is no map.
 
     Raises:
         OutputError: it cannot be written.
@@ -36,18 +39,18 @@ def keep_map(folder: Path, study: str, basis: str, number: int, analysis: Analys
 
 
 def _in_steps(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Share of the strongest value; what speaks against the class, and what the network did not see, is 0."""
+    """The map divided by its maximum, in 255 steps; evidence against the class, and NaN, become 0."""
     share = np.clip(np.nan_to_num(heat) / np.nanmax(heat), 0, 1)
     return np.rint(share * _STEPS).astype(np.uint8)
 
 
 def volume_file(study: str, images: Iterable[tuple[str, str]], series_uid: str) -> str:
-    """Where a series' voxels are kept: a name that changes with the study's images, given as UID and hash."""
+    """Path of a series' voxels, relative to the node's folder; it depends on the study's images, as (UID, hash)."""
     content = "\n".join([series_uid, *(f"{uid} {sha256}" for uid, sha256 in images)])
     return f"viewer/{study}/{hashlib.sha256(content.encode()).hexdigest()[:16]}.nii.gz"
 
 
 def write_volume(images: Path, series_uid: str, max_gap_mm: float, path: Path) -> None:
-    """Read a series of a folder and write its voxels, HU for CT. Raises ScanError, OutputError."""
+    """Read a series from a folder and write its voxels (HU for CT) as NIfTI. Raises ScanError, OutputError."""
     volume = read_scan(images, series_uid, max_gap_mm=max_gap_mm)
     write_nifti_file(path, volume.voxels, volume.affine)

@@ -1,4 +1,4 @@
-"""C-ECHO and C-STORE as a provider, and the notices of others. Source: DICOM PS3.7, PS3.4 B, J and R."""
+"""SCP of C-ECHO and C-STORE, and receiver of notifications. Source: DICOM PS3.7, PS3.4 B, J and R."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 VERIFICATION = UID("1.2.840.10008.1.1")
 OUT_OF_RESOURCES, DUPLICATE = 0xA700, 0x0111
 PRIORITIES = {"high": 1, "medium": 0, "low": -1}
-STATUS = {  # of C-STORE, by the reason why an instance is not taken; DICOM PS3.4 B.2.3, PS3.7 C.5
+STATUS = {  # C-STORE status by the reason why an instance is refused; DICOM PS3.4 B.2.3, PS3.7 C.5
     "class_not_supported": 0x0122,
     "syntax_not_supported": 0xC122,
     "damaged": 0xC000,
@@ -54,15 +54,15 @@ STATUS = {  # of C-STORE, by the reason why an instance is not taken; DICOM PS3.
 
 
 class Receiver:
-    """The node's AE as a provider.
+    """The node's application entity as SCP, in its own threads from construction until ``close``.
 
     Raises:
-        ConfigError: the port is taken, or the address is not this machine's; a certificate that cannot be used.
+        ConfigError: the port is in use, the address is not this machine's, or a certificate cannot be used.
     """
 
     def __init__(self, node: NodeConfig, queue: Queue) -> None:
         self._node, self._queue = node, queue
-        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs what it receives, and so does pydicom
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs received values, as does pydicom
         silence_readers()
         self._server = self._open(server_context(node.tls) if node.tls else None)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
@@ -93,14 +93,14 @@ class Receiver:
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes associations."""
+        """Whether it accepts associations."""
         return self._thread.is_alive()
 
     def close(self) -> None:
-        """Take nothing more; associations end."""
+        """Close the port and abort associations."""
         self._server.shutdown()
         for association in self._server.active_associations:
-            if association.is_established:  # the others are ending, and an abort would break their way there
+            if association.is_established:  # an abort would disturb those that are being released
                 association.abort()
 
     def _store(self, event: evt.Event) -> int | Dataset:
@@ -134,7 +134,7 @@ class Receiver:
         return SUCCESS
 
     def _priority(self, event: evt.Event, request: C_STORE) -> int:
-        """The site's word for a caller, else its own (PS3.7 9.1.1.1.6)."""
+        """The priority that node.yaml gives the caller, else that of the request (PS3.7 9.1.1.1.6)."""
         title, address = event.assoc.requestor.ae_title.strip(), event.assoc.requestor.address
         caller = known_caller(self._node, title, address)
         if caller is not None and caller.priority is not None:

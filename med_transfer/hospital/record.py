@@ -1,7 +1,7 @@
-"""What was done, for good: entries that nobody can change unseen, since each holds the hash of the one before it.
+"""The node's record: an append-only log, tamper-evident because each entry's hash includes that of the one before it.
 
-The table refuses changes, and the chain shows those that are made around it. What it cannot show alone is an end that
-was cut off: keep the last hash, which ``node audit`` prints, in another place from time to time.
+The table refuses changes, and the chain reveals those made outside of SQL. It cannot reveal that the last entries were
+cut off: for this, store the last hash, which ``node audit`` prints, elsewhere from time to time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CREATE INDEX IF NOT EXISTS record_study ON record (json_extract(entry, '$.study'
 
 @dataclass(frozen=True)
 class Audit:
-    """``broken`` is the number of the first entry that does not follow from the one before it; 0: none."""
+    """Result of a check; ``broken`` is the number of the first entry that does not match the chain, 0 if all do."""
 
     entries: int
     last_hash: str
@@ -34,7 +34,7 @@ class Audit:
 
 
 def append(database: sqlite3.Connection, event: str, **facts: object) -> None:
-    """Add an entry within the caller's transaction: it stands there if, and only if, what it tells of was done."""
+    """Append an entry in the caller's transaction, so that it exists if and only if the change that it reports does."""
     last = database.execute("SELECT number, hash FROM record ORDER BY number DESC LIMIT 1").fetchone()
     number, previous = (last[0] + 1, last[1]) if last else (1, BEGINNING)
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -43,14 +43,14 @@ def append(database: sqlite3.Connection, event: str, **facts: object) -> None:
 
 
 def entries(database: sqlite3.Connection, study: str = "") -> Iterator[dict[str, object]]:
-    """In order, each with its hash; of one study or of all."""
+    """Yield the entries of one study, or of all, in order, each with its ``hash``."""
     where = "WHERE json_extract(entry, '$.study') = ?" if study else "WHERE ? = ''"
     for entry, hashed in database.execute(f"SELECT entry, hash FROM record {where} ORDER BY number", (study,)):
         yield json.loads(entry) | {"hash": hashed}
 
 
 def audit(database: sqlite3.Connection) -> Audit:
-    """Follow the chain from the beginning."""
+    """Check the chain from the beginning."""
     count, previous, broken = 0, BEGINNING, 0
     for number, entry, hashed in database.execute("SELECT number, entry, hash FROM record ORDER BY number"):
         count += 1

@@ -1,4 +1,4 @@
-"""A study's analyses as DICOM files, ready to be sent."""
+"""Write a study's analyses as DICOM and FHIR files, ready to be sent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,15 @@ def basis_of(
     series: SeriesRules | None = None,
     missing: int = 0,
 ) -> str:
-    """Hash of all that a result follows from: images that came or did not, bundle, series, and how it is written."""
+    """Hash of everything that determines a result.
+
+    Args:
+        instances: UID and hash of each image.
+        bundle: identity of the predictor.
+        node: node.yaml, with the settings of results.
+        series: rules that choose series; None: ``study.series``.
+        missing: number of images that did not arrive.
+    """
     series = series or node.study.series
     rules = series.model_dump(mode="json") if series else None
     all_of_it = [*map(list, instances), missing, bundle, rules, node.results.model_dump(mode="json"), versions()]
@@ -54,19 +62,19 @@ def write_results(
     settings: Results,
     earlier: Sequence[ResultFile] = (),
 ) -> list[ResultFile]:
-    """Write the objects that the site wants; their names are relative to the folder.
+    """Write the requested objects; the paths returned are relative to the folder.
 
     Args:
-        folder: of the node.
-        analyses: of one study.
+        folder: the node's folder.
+        analyses: analyses of one study.
         header: what the objects have in common.
-        settings: which objects.
-        earlier: what somebody has of earlier revisions of the study, in order.
+        settings: which objects to create.
+        earlier: results of earlier revisions that a destination has or may have, in order.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    refusals = settings.of_rejected or bool(earlier)  # else an answer that is taken back would be the last word
+    refusals = settings.of_rejected or bool(earlier)  # else a withdrawn answer would stay the last
     shown = [a for a in analyses if a.images and (a.prediction.status == "ok" or refusals)]
     answered, refused = ([a for a in shown if (a.prediction.status == "ok") is ok] for ok in (True, False))
     if not shown:
@@ -98,7 +106,7 @@ def write_results(
 
 
 def _replaced(folder: Path, earlier: Sequence[ResultFile], sop_class: str, own: str) -> list[Path]:
-    """Files of what is followed by the new one; not itself, where a study is predicted again to the same end."""
+    """Files of earlier objects of a class that the new one replaces; without itself, if the result is unchanged."""
     return [folder / one.file for one in earlier if one.sop_class == sop_class and one.sop_uid != own]
 
 
@@ -108,10 +116,10 @@ def _pages(answered: Sequence[Analysis], refused: Sequence[Analysis], header: Re
 
 
 def _attempted(name: str, make: Callable[[], list[Dataset]]) -> list[Dataset]:
-    """A report without what goes with it is worth more than none: images may lack what such an object needs."""
+    """Create optional objects; none if that fails, as when images lack what they need, so that the report is sent."""
     try:
         return make()
-    except Exception as error:  # a library's message may hold what the images say of the patient
+    except Exception as error:  # its message may contain patient data
         log.warning("%s: none is made (%s)", name, type(error).__name__)
         log.debug("not made", exc_info=True)
         return []
@@ -126,7 +134,7 @@ def _written(folder: Path, dataset: Dataset) -> ResultFile:
 
 
 def _character_set(dataset: Dataset) -> str:
-    """Latin 1, which every reader knows, where it has all letters; else UTF-8."""
+    """Latin 1, which every reader supports, if it has all characters; else UTF-8."""
     try:
         for element in dataset.iterall():
             if element.VR in CUSTOMIZABLE_CHARSET_VR:
@@ -144,7 +152,7 @@ def _written_fhir(folder: Path, header: ResultHeader, bundle: Json) -> ResultFil
 
 
 def facts(analysis: Analysis, bundle: str, basis: str, outputs: Sequence[ResultFile]) -> dict[str, object]:
-    """What the record keeps of one series: no name, identifier or date, and no UID of the hospital's."""
+    """What the record keeps of one series; without names, identifiers, dates, or UIDs assigned by the hospital."""
     prediction = analysis.prediction
     return {
         "bundle": bundle,

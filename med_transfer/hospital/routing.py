@@ -1,4 +1,4 @@
-"""What each route's bundle says of a study, and what takes the place of what a route said that is no more."""
+"""Predictions of a study by each route's bundle, and withdrawal of the answers of routes that were removed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OfRoute:
-    """One bundle's results, what it said of each series, and that as its monitor of drift takes it."""
+    """One route's result files, its answer for each series, and the predictions for its drift monitor."""
 
     results: Sequence[ResultFile] = ()
     answers: Sequence[SeriesAnswer] = ()
@@ -34,7 +34,7 @@ class OfRoute:
 
 @dataclass(frozen=True)
 class _Route:
-    """Its name, and the mark, the record and the identity of the bundle that answers for it."""
+    """Name of a route, and mark, record and identity of its bundle."""
 
     name: str
     mark: str
@@ -43,7 +43,7 @@ class _Route:
 
 
 def told_of_departed(departed: Sequence[Departed]) -> str:
-    """For who keeps the node running; empty where there are none but under another name."""
+    """Message to the operator about answers of removed routes; empty if there are none. Renamed routes do not count."""
     departed = [one for one in departed if one.heir is None]
     if not departed:
         return ""
@@ -55,19 +55,19 @@ def told_of_departed(departed: Sequence[Departed]) -> str:
 
 
 class Routing:
-    """Of one node."""
+    """Answers of all routes of one node."""
 
     def __init__(self, config: NodeConfig, queue: Queue, bundles: Bundles) -> None:
         self._config, self._queue, self._bundles = config, queue, bundles
 
     def answers(self, study: Study) -> dict[str, OfRoute]:
-        """By route: of those in node.yaml, and of those that are no more and have an answer to be taken back."""
+        """Answers by route: of the routes in node.yaml, and withdrawals for removed routes that have an answer."""
         gone = self._queue.go_on(self._bundles.marks, study.id)
         made = {route: self._of_route(study, route, bundle) for route, bundle in self._bundles.predictors.items()}
         return made | {one.route: self._taken_back(study, one) for one in gone}
 
     def _of_route(self, study: Study, route: str, predictor: Predictor) -> OfRoute:
-        """Nothing where the route's rules choose nothing, and nobody has an answer of it to be taken back."""
+        """Predict for a route; empty if its rules choose no series and it has no earlier answer to withdraw."""
         config, rules = self._config, self._config.rules_by_route[route]
         missing = self._queue.missing(study.id)
         basis = basis_of(self._queue.instances(study.id), predictor.identity, config, rules, missing)
@@ -80,7 +80,7 @@ class Routing:
         return replace(self._written(study, own, basis, analyses), predictions=watched(analyses, study.study_uid))
 
     def _taken_back(self, study: Study, gone: Departed) -> OfRoute:
-        """Nothing where its bundle is here no more: what is asked now is answered all the same."""
+        """Withdraw a removed route's answer; empty if its bundle is gone, so that other routes still answer."""
         try:
             record = read_record(self._config.bundle_copy(gone.bundle))
         except MedTransferError as error:

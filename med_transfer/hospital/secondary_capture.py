@@ -1,4 +1,4 @@
-"""A page that every viewer shows: three planes, heat map, probabilities, and for what it must not be used.
+"""A result page that every viewer can show: three planes, heat map, probabilities, and a warning about its use.
 
 Source: DICOM PS3.3 A.8.1 (Secondary Capture Image).
 """
@@ -27,11 +27,18 @@ from med_transfer.scans.inspection.picture import side_by_side
 
 _INCHES, _DPI = (10.24, 10.24), 100
 _OF_CHINESE = ("Noto Sans Mono CJK TC", "Noto Sans CJK TC", "Noto Sans TC", "PingFang TC", "Microsoft JhengHei")
-_COLUMNS, _CLASSES, _REASONS, _REFUSALS = 100, 8, 6, 8  # of letters; most of each on a page
+_COLUMNS, _CLASSES, _REASONS, _REFUSALS = 100, 8, 6, 8  # characters per line; maxima per page
 
 
 def secondary_capture(about: Dataset, drawn: Figure, header: ResultHeader, number: int) -> SCImage:
-    """A page as an object; ``about``: an image that it is about, ``number``: of the page among the study's."""
+    """Create the DICOM object of a page.
+
+    Args:
+        about: header of an image that the page describes.
+        drawn: the page.
+        header: what the study's results have in common.
+        number: index of the page among the study's.
+    """
     image = SCImage.from_ref_dataset(
         ref_dataset=about,
         pixel_array=pixels(drawn),
@@ -43,33 +50,33 @@ def secondary_capture(about: Dataset, drawn: Figure, header: ResultHeader, numbe
         transfer_syntax_uid="1.2.840.10008.1.2.1",
     )
     image.ImageType = ["DERIVED", "SECONDARY"]
-    image.BurnedInAnnotation = "NO"  # of who the patient is there is none
-    image.PatientOrientation = []  # of three planes none is the page's
-    image.Laterality = ""  # unknown; of a paired part it must be there
+    image.BurnedInAnnotation = "NO"  # no patient identity
+    image.PatientOrientation = []  # three planes have no common orientation
+    image.Laterality = ""  # unknown; required (type 2C) for paired body parts
     return image
 
 
 def pixels(drawn: Figure) -> NDArray[np.uint8]:
-    """The page as a picture, [row, column, colour]."""
+    """Render the page as uint8 [row, column, RGB]."""
     canvas = FigureCanvasAgg(drawn)
     canvas.draw()
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def page(analysis: Analysis, header: ResultHeader) -> Figure:
-    """The page of a series, on black."""
+    """Draw the page of a series, on black."""
     return _drawn(lines(analysis, header), analysis)
 
 
 def page_of_refused(analyses: Sequence[Analysis], header: ResultHeader) -> Figure:
-    """One page of all series that were not analysed: of a study for another bundle there may be a hundred."""
+    """Draw one page for all refused series, of which a study may have a hundred."""
     return _drawn(lines_of_refused(analyses, header))
 
 
 def _drawn(said: Sequence[str], analysis: Analysis | None = None) -> Figure:
     figure, top = Figure(figsize=_INCHES, dpi=_DPI, facecolor="black"), 0.93
     if analysis is not None and analysis.volume is not None:
-        top = 0.05 + 0.0178 * (len(said) + 1)  # the words below, and all the room above them for the planes
+        top = 0.05 + 0.0178 * (len(said) + 1)  # text at the bottom, planes in the space above
         axes = figure.add_axes((0.02, top + 0.01, 0.96, 0.94 - top))
         axes.imshow(imread(io.BytesIO(_planes(analysis)), format="png"))
         axes.set_axis_off()
@@ -82,25 +89,25 @@ def _drawn(said: Sequence[str], analysis: Analysis | None = None) -> Figure:
 
 @functools.cache
 def _fonts() -> list[str]:
-    """Letters of one width, and for what they lack those of this machine that have Chinese."""
+    """A monospaced font, and this machine's fonts with Chinese characters as fallback."""
     here = set(font_manager.get_font_names())
     return ["DejaVu Sans Mono", *(name for name in _OF_CHINESE if name in here)]
 
 
 @functools.cache
 def _known() -> frozenset[int]:
-    """Characters that can be drawn."""
+    """Code points that can be drawn."""
     files = map(font_manager.findfont, _fonts())
     return frozenset(code for file in files for code in font_manager.get_font(file).get_charmap())
 
 
 def _drawable(line: str) -> str:
-    """What no font here can draw is written out: boxes would make two classes one."""
+    """Escape characters that no font here has; drawn as boxes, two class names could look the same."""
     return "".join(char if ord(char) in _known() else char.encode("unicode_escape").decode() for char in line)
 
 
 def _planes(analysis: Analysis) -> bytes:
-    """PNG of the planes, with the map where there is one."""
+    """PNG of the three planes, with the heat map if there is one."""
     assert analysis.volume is not None
     if analysis.heat is not None:
         return analysis.heat.picture(analysis.volume)
@@ -109,7 +116,7 @@ def _planes(analysis: Analysis) -> bytes:
 
 
 def lines(analysis: Analysis, header: ResultHeader) -> list[str]:
-    """What the page of a series says in words."""
+    """Text lines of the page of a series."""
     prediction, made_by = analysis.prediction, _made_by(header)
     if prediction.status != "ok":
         return ["NOT ANALYSED", *_wrapped(prediction.reason, 8), *_codes(analysis), "", made_by]
@@ -120,7 +127,7 @@ def lines(analysis: Analysis, header: ResultHeader) -> list[str]:
 
 
 def lines_of_refused(analyses: Sequence[Analysis], header: ResultHeader) -> list[str]:
-    """What the page says of series without an answer: each reason once, with its number of series."""
+    """Text lines of the page of refused series: each reason once, with its number of series."""
     if len(analyses) == 1:
         return lines(analyses[0], header)
     reasons = Counter((analysis.prediction.found, analysis.reasons) for analysis in analyses)
@@ -133,7 +140,7 @@ def lines_of_refused(analyses: Sequence[Analysis], header: ResultHeader) -> list
 
 
 def _classes(analysis: Analysis, header: ResultHeader) -> list[str]:
-    """Probability of each class, and what the bundle knows of how often it is right."""
+    """Table of class probabilities, with sensitivity and specificity if the bundle has them."""
     shares = sorted(analysis.prediction.probabilities.items(), key=lambda item: -item[1])
     width = min(30, max(len(name) for name, _ in shares))
     head = f"{'':>6}  {'':{width}}  {'sensitivity':16}  specificity" if header.rates_of else ""
@@ -146,7 +153,7 @@ def _classes(analysis: Analysis, header: ResultHeader) -> list[str]:
 
 
 def _of_map(analysis: Analysis) -> list[str]:
-    """What the colours mean, and what speaks against them."""
+    """Meaning of the colours, and doubts about the map."""
     if analysis.heat is None:
         return []
     record = analysis.heat.record

@@ -1,4 +1,4 @@
-"""Results to a destination: C-STORE, then the question whether it commits, or STOW-RS. Source: PS3.4 B, J; PS3.18."""
+"""Send results by C-STORE, with optional storage commitment, or by STOW-RS. Source: PS3.4 B, J; PS3.18."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ RESULT_CLASSES = (
 )
 _TAKEN = (0x0000, 0xB000, 0xB006, 0xB007)  # success and its warnings, PS3.4 table B.2-1
 _THERE = ("refused_0111", "refused_B00E")  # duplicate SOP instance, PS3.7 C.5; the same by STOW-RS from Azure
-_SAME_ASSOCIATION_SECONDS = 1.0  # for which an answer about commitment is awaited where the question was asked
-_LOOK_SECONDS = 0.05  # until it is looked whether one has come, here or on an association of its own
+_SAME_ASSOCIATION_SECONDS = 1.0  # how long the requesting association stays open for an answer about commitment
+_LOOK_SECONDS = 0.05  # polling interval for that answer, which may come on another association
 
 
 class Sender:
-    """Sends what is due to one destination; one that is slow or down keeps no other waiting."""
+    """Sends due results to one destination by C-STORE; each has its own, so that a slow one delays no other."""
 
     def __init__(self, node: NodeConfig, queue: Queue, destination: Destination, tls: ssl.SSLContext | None) -> None:
         self._node, self._queue, self._destination, self._tls = node, queue, destination, tls
 
     def send_due(self) -> int:
-        """Send, and ask about commitment; how many results were taken."""
+        """Send due results, and request storage commitment; return how many results were accepted."""
         due, taken = self._queue.to_send(self._destination.name, time.time()), 0
         if due:
             with self._associate(RESULT_CLASSES) as association:
@@ -60,7 +60,7 @@ class Sender:
         return taken
 
     def _store(self, association: Association, delivery: Delivery) -> str:
-        """Why a result was not taken; empty when it was."""
+        """Send one result; return a code of why it was not accepted, empty if it was."""
         if not association.is_established:
             return why_not(association)
         try:
@@ -72,7 +72,7 @@ class Sender:
         return "" if answer.Status in _TAKEN else f"refused_{answer.Status:04X}"
 
     def _ask(self, sent: Sequence[Delivery]) -> None:
-        """Before the question goes out it is remembered, since the answer may come at once."""
+        """Request storage commitment; the request is stored before it is sent, since the answer may come at once."""
         transaction = generate_uid(prefix=None)
         longer = self._queue.wait_seconds(min(delivery.attempts for delivery in sent))
         self._queue.asked(sent, transaction, time.time() + max(self._node.retries.commitment_seconds, longer))
@@ -92,14 +92,14 @@ class Sender:
 
 
 class WebSender:
-    """Sends what is due to one destination by STOW-RS, an instance a request, so that each has its own answer."""
+    """Sends due results to one destination by STOW-RS, one instance per request, so that each has its own answer."""
 
     def __init__(self, node: NodeConfig, queue: Queue, destination: WebPeer) -> None:
         self._node, self._queue, self._destination = node, queue, destination
         self._pacs = WebPacs(node, destination, queue)
 
     def send_due(self) -> int:
-        """How many results were stored."""
+        """Send due results; return how many were stored."""
         due = self._queue.to_send(self._destination.name, time.time())
         return sum(deliver(self._queue, one, self._store) for one in due)
 
@@ -108,19 +108,19 @@ class WebSender:
 
 
 def deliver(queue: Queue, delivery: Delivery, send: Callable[[Delivery], str]) -> bool:
-    """Send a result that still waits, and write down what became of it; True where it was taken.
+    """Send a result if it is still waiting, and store the outcome in the queue; return whether it was accepted.
 
     Args:
-        queue: of the node.
-        delivery: what and where to.
-        send: gives a code of why it was not taken, empty where it was. What it raises is such a reason, too, since a
-            result that cannot be read must not stay before all others.
+        queue: the node's queue.
+        delivery: the result and its destination.
+        send: returns a code of why the result was not accepted, empty if it was. An exception counts as a failure, too,
+            so that an unreadable result does not block all others.
     """
     if not queue.begin(delivery):
         return False
     try:
         reason = send(delivery)
-        reason = "" if reason in _THERE else reason  # under its UID there is nothing else
+        reason = "" if reason in _THERE else reason  # the UID identifies the content
     except Exception as error:
         log.debug("unexpected", exc_info=True, extra={"study": delivery.study})
         reason = f"unexpected_{type(error).__name__}"

@@ -1,4 +1,4 @@
-"""The node's door: who gets in, how much they may bring, and how long they may take."""
+"""Access control of the node's DICOM port: who may connect, how much they may send, and how long they may take."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from med_transfer.hospital.storage_classes import PASSED_OVER
 
 log = logging.getLogger(__name__)
 
-SUCCESS, NOT_AUTHORISED = 0x0000, 0x0124  # of any DIMSE service, DICOM PS3.7 C
+SUCCESS, NOT_AUTHORISED = 0x0000, 0x0124  # status of any DIMSE service, DICOM PS3.7 C
 # Result, source and reason of an A-ASSOCIATE-RJ, DICOM PS3.8 9.3.4
 UNKNOWN_CALLER, UNKNOWN_CALLED, BUSY = (0x01, 0x01, 0x03), (0x01, 0x01, 0x07), (0x02, 0x03, 0x02)
-_LARGEST_REQUEST = 1 << 20  # of an association: 128 contexts are some 50 kB
+_LARGEST_REQUEST = 1 << 20  # bytes of an A-ASSOCIATE-RQ; 128 presentation contexts take some 50 kB
 
 
-for _number, _uid in enumerate(sorted(PASSED_OVER)):  # else pynetdicom ends the association when such an object comes
+for _number, _uid in enumerate(sorted(PASSED_OVER)):  # else pynetdicom aborts on such an object
     if uid_to_service_class(_uid) is not StorageServiceClass:
         register_uid(_uid, f"PassedOver{_number}", StorageServiceClass)
 
 
 class LimitedSocket(AssociationSocket):
-    """Closes a connection that brings too much or takes too long, before anything of it is kept."""
+    """Socket that closes a connection which sends too much or takes too long, before any of it is stored."""
 
     pdu_bytes = message_bytes = 1 << 30
     seconds = 30.0
     _of_message = 0
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """As the parent's, within the limits. Raises OSError beyond them."""
+        """Receive as the parent class does. Raises OSError beyond the limits."""
         self._of_message += nr_bytes
         if nr_bytes > max(self.pdu_bytes, _LARGEST_REQUEST) or self._of_message > self.message_bytes:
             raise OSError("more than this node takes")
@@ -62,7 +62,7 @@ class LimitedSocket(AssociationSocket):
         return content[:got]
 
     def next_message(self) -> None:
-        """A message is complete."""
+        """Note that a message is complete; restarts the count of its bytes."""
         self._of_message = 0
 
 
@@ -74,24 +74,24 @@ class _Handler(RequestHandler):
         limits, limited = self.server.node.limits, LimitedSocket(association, client_socket=self.request)
         limited.pdu_bytes, limited.seconds = limits.pdu_kib << 10, limits.network_seconds
         limited.message_bytes = int(limits.instance_mib * (1 << 20))
-        association.dul.event_queue.get_nowait()  # of the parent's socket, which this one takes the place of
+        association.dul.event_queue.get_nowait()  # the event of the parent's socket, which is replaced
         association.dul.socket = limited
         association.dul.daemon = True  # a peer that never closes a rejected connection must not keep the node running
         return association
 
 
 class NodeServer(ThreadedAssociationServer):
-    """Connections from known addresses, a thread each; a slow handshake keeps nobody else waiting."""
+    """Server for known addresses, with one thread per connection, so that a slow handshake delays nobody else."""
 
     daemon_threads = True
-    request_queue_size = 128  # of connections not yet accepted; beyond it a sender waits a second to try again
+    request_queue_size = 128  # backlog of connections; beyond it, a sender retries only after a second
 
     def __init__(self, *arguments: Any, node: NodeConfig, tls: ssl.SSLContext | None, **options: Any) -> None:
         self.node, self._tls = node, tls
         super().__init__(*arguments, request_handler=_Handler, **options)
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept, no more."""
+        """Only accept; TLS follows in the connection's own thread."""
         assert self.socket is not None
         return self.socket.accept()
 
@@ -100,9 +100,9 @@ class NodeServer(ThreadedAssociationServer):
         return is_within(address, known) or is_within(address, _addresses(self.node.dicom_peers))
 
     def finish_request(self, request: Any, client_address: Any) -> None:
-        """Whether the address may connect at all, then TLS: in the connection's own thread, since both may take long.
+        """Check the address, then start TLS. Runs in the connection's own thread, since both may take long.
 
-        What a peer's name stands for is asked of the hospital's name service, which may not answer.
+        Resolving the names of peers depends on the hospital's name service, which may not answer.
         """
         if not self._may_connect(client_address[0]):
             log.warning("a connection from %s was closed: not in callers", client_address[0])
@@ -119,12 +119,12 @@ class NodeServer(ThreadedAssociationServer):
         self.server_close()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """One connection's failure is no one else's."""
+        """Only log: a failed connection must not affect others."""
         log.warning("a connection failed before it became an association")
 
 
 def admit(event: evt.Event, node: NodeConfig) -> None:
-    """Reject who may not call from its address, or calls another; and everybody when the disk is nearly full."""
+    """Reject an association whose AE titles or address are not admitted, and any while the disk is nearly full."""
     association = event.assoc
     request = cast(A_ASSOCIATE, association.requestor.primitive)
     title, address = (request.calling_ae_title or "").strip(), association.requestor.address
@@ -139,9 +139,9 @@ def admit(event: evt.Event, node: NodeConfig) -> None:
 
 
 def offer_to_pass_over(event: evt.Event) -> None:
-    """Take what the requestor has of classes that are passed over, in the encodings that it proposes.
+    """Accept the ignored storage classes that the requestor proposes, in the transfer syntaxes that it proposes.
 
-    Were all of them supported beforehand, each association would copy thousands of UIDs: 170 ms of a slow core.
+    Supporting all of them in advance would copy thousands of UIDs per association: 170 ms on a slow core.
     """
     association, proposed = event.assoc, defaultdict(list)
     request = cast(A_ASSOCIATE, association.requestor.primitive)
@@ -153,51 +153,51 @@ def offer_to_pass_over(event: evt.Event) -> None:
 
 
 def free_place(event: evt.Event) -> None:
-    """Of a connection that is closed before its request was complete, which else counts until the time-out."""
+    """Release a connection that was closed before its request was complete; else it counts until the time-out."""
     if event.assoc.requestor.primitive is None:
-        event.assoc.dul.to_user_queue.put(None)  # pyright: ignore[reportArgumentType] - as when the time is over
+        event.assoc.dul.to_user_queue.put(None)  # pyright: ignore[reportArgumentType] - as on time-out
 
 
 def sends_images(association: Association) -> bool:
-    """Whether it ``may_send``, as was found out once: not for each image are names asked for, which takes time."""
+    """Whether the requestor :func:`may_send`; determined once per association, since it may resolve host names."""
     return getattr(association, "sends_images", False)
 
 
 def may_send(node: NodeConfig, title: str, address: str) -> bool:
-    """Whether images are taken from it: from callers, and from the PACS that may have been asked for them."""
+    """Whether a sender's images are accepted: those of callers, and of the PACS, which may have been asked for them."""
     if known_caller(node, title, address) is not None:
         return True
     return isinstance(node.pacs, Peer) and node.pacs.ae_title == title and is_within(address, _addresses([node.pacs]))
 
 
 def known_caller(node: NodeConfig, title: str, address: str) -> Caller | None:
-    """Who of node.yaml it is."""
+    """The caller in node.yaml with this AE title and address, or None."""
     fitting = (c for c in node.callers if c.ae_title == title and is_within(address, [c.address]))
     return next(fitting, None)
 
 
 def is_destination(node: NodeConfig, title: str, address: str) -> bool:
-    """Whether answers about commitment are taken from it."""
+    """Whether a sender is a DIMSE peer of node.yaml, whose answers about storage commitment are accepted."""
     return any(peer.ae_title == title for peer in node.dicom_peers) and is_within(address, _addresses(node.dicom_peers))
 
 
 def disk_is_full(node: NodeConfig) -> bool:
-    """Whether less is free than the node must leave."""
+    """Whether less than ``limits.disk_free_gib`` is free on the node's disk."""
     return shutil.disk_usage(node.folder).free < node.limits.disk_free_gib * (1 << 30)
 
 
 def is_within(address: str, networks: Iterable[str]) -> bool:
-    """Whether an IP address lies in one of the networks; IPv4 in IPv6's form counts as IPv4."""
+    """Whether an IP address is in one of the networks; an IPv4-mapped IPv6 address counts as IPv4."""
     found = ipaddress.ip_address(address.partition("%")[0])
     found = getattr(found, "ipv4_mapped", None) or found
     return any(found in ipaddress.ip_network(network) for network in networks)
 
 
 def _addresses(called: Iterable[Peer]) -> list[str]:
-    """Of whom the node calls, and who may call back."""
+    """IP addresses of peers that the node calls, and that may call back."""
     addresses: list[str] = []
     for peer in called:
-        with contextlib.suppress(OSError, UnicodeError):  # a name such as pacs..hospital is none
+        with contextlib.suppress(OSError, UnicodeError):  # unresolvable or invalid, as pacs..hospital
             found = socket.getaddrinfo(peer.address, None, type=socket.SOCK_STREAM)
             addresses += [str(one[4][0]).partition("%")[0] for one in found]
     return addresses

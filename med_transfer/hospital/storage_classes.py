@@ -1,4 +1,4 @@
-"""Which objects the node takes, in which encodings: images that the reader handles; and which it passes over.
+"""Storage classes and transfer syntaxes that the node accepts: images that it can read, and objects that it ignores.
 
 Source: DICOM PS3.6 A.
 """
@@ -18,7 +18,7 @@ STORAGE_CLASSES = (
     sop_class.EnhancedPETImageStorage,
     sop_class.LegacyConvertedEnhancedPETImageStorage,
 )
-# A deflated data set may unpack to a thousand times its size, and must be unpacked to find out whose it is.
+# A deflated data set may expand a thousandfold, and identifying its study requires inflating it.
 TRANSFER_SYNTAXES = tuple(uid for uid in READABLE_TRANSFER_SYNTAXES if uid != DeflatedExplicitVRLittleEndian)
 
 OF_MAKERS = (
@@ -27,11 +27,11 @@ OF_MAKERS = (
     "1.3.46.670589.11.0.0.12.2",  # Philips MR Series Data Storage
     "1.3.46.670589.11.0.0.12.4",  # Philips MR ExamCard Storage
 )
-# Retired, and still in archives: ultrasound of several frames, nuclear medicine, ultrasound; and too new for some
-# versions of pynetdicom: label map segmentation, height map segmentation.
+# Retired but still in archives: multi-frame ultrasound, nuclear medicine, ultrasound. Too new for some versions of
+# pynetdicom: label map segmentation, height map segmentation.
 _OLD_AND_NEW = tuple(f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("3", "5", "6", "66.7", "66.8"))
 _KNOWN = tuple(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
 
-# Answered as taken, and not kept: dose reports, presentation states, pages. Whoever forwards a whole study may send
-# none of it where one object has nobody to take it (Orthanc's jobs end at the first), and every CT has a dose report.
+# Acknowledged but not stored: dose reports, presentation states, documents. Otherwise forwarding a whole study may fail
+# at one refused object (Orthanc's jobs stop at the first), and every CT study has a dose report.
 PASSED_OVER = frozenset({*_KNOWN, *_OLD_AND_NEW, *OF_MAKERS} - {*STORAGE_CLASSES})

@@ -1,4 +1,4 @@
-"""STOW-RS in: images by HTTP into the same queue, with the same checks. Source: DICOM PS3.18 10.5."""
+"""STOW-RS server: images received by HTTP, into the same queue and with the same checks. Source: DICOM PS3.18 10.5."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from med_transfer.hospital.server import disk_is_full
 from med_transfer.hospital.tls import web_context
 
 log = logging.getLogger(__name__)
-logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL + 1)  # it logs what it cannot read
+logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL + 1)  # it logs unreadable requests
 
 _ROOT = "/dicom-web/studies"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one part of a request: ``failure`` is 0, or the reason for FailedSOPSequence (PS3.18 10.5.3.2.1)."""
+    """Outcome of one part of a request; ``failure`` is 0, or a reason for FailedSOPSequence (PS3.18 10.5.3.2.1)."""
 
     sop_class: str
     sop_uid: str
@@ -40,10 +40,10 @@ class Outcome:
 
 
 class StowServer:
-    """In a thread of its own, from the beginning to ``close``.
+    """HTTP server that runs in its own thread from construction until ``close``.
 
     Raises:
-        ConfigError: the port is taken, or a token or certificate cannot be used.
+        ConfigError: the port is in use, or a token or certificate cannot be used.
     """
 
     def __init__(self, node: NodeConfig, settings: WebServer, queue: Queue) -> None:
@@ -74,7 +74,7 @@ class StowServer:
         return runner
 
     def close(self) -> None:
-        """Take nothing more."""
+        """Stop the server."""
         self._wait(self._runner.cleanup())
         self._end()
 
@@ -98,7 +98,7 @@ class StowServer:
             return web.Response(status=408)
         except _TooLarge as too_large:
             return web.Response(status=413, text=str(too_large))
-        except (ValueError, AssertionError):  # what aiohttp raises where there is no boundary
+        except (ValueError, AssertionError):  # raised by aiohttp for a missing boundary
             return web.Response(status=400, text="the parts cannot be told apart")
         finally:
             self._open -= 1
@@ -110,7 +110,7 @@ class StowServer:
         while (part := await asyncio.wait_for(reader.next(), seconds)) is not None:
             if not isinstance(part, BodyPartReader):
                 raise ValueError("parts in parts")
-            if len(outcomes) == most:  # what is passed over in silence would count as stored
+            if len(outcomes) == most:  # instances ignored silently would count as stored
                 raise _TooLarge(f"a request has at most {most} instances; those before are kept")
             content = await self._content(part)
             study = request.match_info.get("study", "")
@@ -146,7 +146,7 @@ class StowServer:
 
 class _Parts(MultipartReader):
     def _get_boundary(self) -> str:
-        """Whatever its length: Orthanc's has 73 characters, and RFC 2046 allows 70."""
+        """Accept up to 200 characters: RFC 2046 allows 70, but Orthanc's boundary has 73."""
         kind = Message()
         kind["Content-Type"] = self.headers.get("Content-Type", "")
         boundary = kind.get_boundary()

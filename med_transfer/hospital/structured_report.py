@@ -25,7 +25,14 @@ def structured_report(
     class_codes: dict[str, CodedEntry],
     previous: Sequence[Dataset] = (),
 ) -> sr.Comprehensive3DSR:
-    """One report of a study, a measurement group for each of its series; ``previous`` ones it takes the place of."""
+    """Create the report of a study, with one measurement group per series.
+
+    Args:
+        analyses: analyses of one study.
+        header: what its results have in common.
+        class_codes: the site's codes for classes, by name.
+        previous: reports that this one replaces.
+    """
     images = [image for analysis in analyses for image in analysis.images]
     groups = [_group(analysis, header, class_codes) for analysis in analyses]
     described: dict[str, Any] = header.instance("SR") | {"instance_number": header.revision}
@@ -47,7 +54,7 @@ def structured_report(
 
 
 def observer(header: ResultHeader) -> sr.ObserverContext:
-    """The node with its bundle."""
+    """The node with its bundle, as the observing device."""
     device = sr.DeviceObserverIdentifyingAttributes(
         uid=header.device_uid, name=header.station, manufacturer_name=MANUFACTURER, model_name=header.model_name
     )
@@ -57,7 +64,7 @@ def observer(header: ResultHeader) -> sr.ObserverContext:
 def _group(
     analysis: Analysis, header: ResultHeader, class_codes: dict[str, CodedEntry]
 ) -> sr.MeasurementsAndQualitativeEvaluations:
-    """What is said of one series."""
+    """Measurement group of one series."""
     prediction = analysis.prediction
     group = sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(

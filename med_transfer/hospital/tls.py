@@ -1,4 +1,7 @@
-"""TLS for DICOM, both sides with a certificate. Source: DICOM PS3.15 B.9 (BCP 195)."""
+"""TLS contexts: for DICOM with mutual authentication, for STOW-RS, and for the review page.
+
+Source: DICOM PS3.15 B.9 (BCP 195).
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,22 @@ from med_transfer.hospital.config import ReviewPage, Tls, WebServer
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
-    """For who connects to the node: nobody without a certificate that is trusted. Raises ConfigError."""
+    """Context for incoming DICOM connections, which requires a trusted client certificate. Raises ConfigError."""
     return _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), tls)
 
 
 def client_context(tls: Tls) -> ssl.SSLContext:
-    """For what the node connects to. A DICOM peer is known by its certificate, whatever its host is called."""
+    """Context for outgoing DICOM connections. Raises ConfigError.
+
+    A peer is identified by its certificate alone, so that the host name is not checked.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     return _loaded(context, tls)
 
 
 def web_context(server: WebServer) -> ssl.SSLContext | None:
-    """For STOW-RS; with ``trusted`` nobody gets in without a certificate. None: plain HTTP. Raises ConfigError."""
+    """Context for STOW-RS, or None for plain HTTP; ``trusted`` requires client certificates. Raises ConfigError."""
     if server.certificate is None or server.key is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -32,7 +38,7 @@ def web_context(server: WebServer) -> ssl.SSLContext | None:
 
 
 def page_context(page: ReviewPage) -> ssl.SSLContext | None:
-    """For browsers. None: plain HTTP. Raises ConfigError."""
+    """Context for the review page, or None for plain HTTP. Raises ConfigError."""
     if page.certificate is None or page.key is None:
         return None
     return _with_files(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), page.certificate, page.key, None)

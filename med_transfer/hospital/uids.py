@@ -1,4 +1,4 @@
-"""UIDs that follow from what they name: made again after a kill, they are the same. Source: DICOM PS3.5 B.2."""
+"""Reproducible UIDs, derived from what they identify, so that a repeated step creates the same. Source: PS3.5 B.2."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ import uuid
 
 
 def uid_of(*parts: object) -> str:
-    """The UID of these parts."""
+    """UID (2.25, from a UUID) derived from the parts."""
     digest = hashlib.sha256("\n".join(map(str, ("med_transfer", *parts))).encode()).digest()
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=4).int}"

@@ -1,8 +1,8 @@
-"""One bundle takes the place of another, with what the record says of it in the manner of a change control plan.
+"""Replacement of one bundle by another, recorded in the manner of a predetermined change control plan.
 
-What changed, by which protocol the new one was decided, with which effect on the rates, and how to go back. Source:
-FDA, Predetermined Change Control Plan for AI-Enabled Device Software Functions, 2024. Why it was exchanged is the
-site's to write down.
+The record states what changed, the protocol behind the new bundle's decisions, the effect on the rates, and how to
+revert. The reason for the change is left to the site to document. Source: FDA, Predetermined Change Control Plan for
+AI-Enabled Device Software Functions, 2024.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ _ROLLBACK = "med-transfer node rollback"
 
 
 def rollback(node: NodeConfig, queue: Queue, route: str = "") -> str:
-    """Take the bundle that was in use before the present one; its mark. Raises ConfigError, UsageError."""
+    """Return to the bundle that was in use before the present one, and return its mark.
+
+    Raises:
+        ConfigError: node.yaml has no such route.
+        UsageError: no other bundle was in use.
+    """
     require_route(node, route)
     known = queue.bundles(route)
     if len(known) < 2:
@@ -27,7 +32,15 @@ def rollback(node: NodeConfig, queue: Queue, route: str = "") -> str:
 
 
 def take(node: NodeConfig, queue: Queue, route: str, mark: str, event: str) -> None:
-    """A bundle by its mark, from the next study on; what changes by it comes into the record."""
+    """Put a bundle into use from the next study on, and record what changes.
+
+    Args:
+        node: node.yaml.
+        queue: the node's queue.
+        route: name of the route; empty if there are none.
+        mark: mark of the bundle.
+        event: name of the event in the record.
+    """
     previous = next(iter(queue.bundles(route)), "")
     there = previous and node.bundle_copy(previous).exists()
     was = read_record(node.bundle_copy(previous)) if there else None
@@ -36,12 +49,12 @@ def take(node: NodeConfig, queue: Queue, route: str, mark: str, event: str) -> N
 
 
 def update_record(was: BundleRecord | None, now: BundleRecord, previous: str) -> dict[str, object]:
-    """Facts for the record; no patient is in them.
+    """Describe the change for the record, without patient data.
 
     Args:
-        was: of the bundle that was in use; None: the first one, or one whose copy is gone.
-        now: of the new one.
-        previous: mark of the one that was in use; empty: none was.
+        was: record of the bundle that was in use; None: there was none, or its copy is gone.
+        now: record of the new bundle.
+        previous: mark of the bundle that was in use; empty: there was none.
     """
     before = _described(was) if was else {}
     changed = {name: [before.get(name), value] for name, value in _described(now).items() if before.get(name) != value}
@@ -71,7 +84,7 @@ def _described(record: BundleRecord) -> dict[str, str]:
 
 
 def _both(was: BundleRecord | None, now: BundleRecord, what: str) -> dict[str, list[object]]:
-    """By class: the rate on the validation scans of the one before, and of the new one, each with its interval."""
+    """Rate of each class on validation scans, with its interval, for the old and the new bundle."""
     rates = [getattr(record.chosen_point, what) if record and record.chosen_point else {} for record in (was, now)]
     return {name: [_rate(of.get(name)) for of in rates] for name in now.classes if any(name in of for of in rates)}
 

@@ -1,1 +1,1 @@
-"""Sections of ``node.yaml`` that are read by several rooms of the node; ``hospital.config`` puts them together."""
+"""Sections of ``node.yaml`` that several parts of the node read; ``hospital.config`` combines them."""

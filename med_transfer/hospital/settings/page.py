@@ -1,4 +1,4 @@
-"""Where people see and judge results, and who they are."""
+"""Settings of the review page, and of the sign-in to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from med_transfer.hospital.settings.words import Address, HostName, HttpsUrl, Port, Section
 
-Role = Literal["reader", "reviewer", "operator"]  # each may do what those before it may
+Role = Literal["reader", "reviewer", "operator"]  # ascending: each includes the rights of those before it
 
 
 class Oidc(Section):

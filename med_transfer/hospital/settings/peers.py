@@ -1,4 +1,4 @@
-"""Whom the node knows: who may send, whom it asks, and who gets results."""
+"""Settings of the node's peers: who may send, which services it queries, and who gets results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from med_transfer.hospital.settings.words import Address, AETitle, HttpsUrl, Network, Port, Priority, Section
 
-FHIR_PREFIX = "fhir+"  # of a server's name among destinations
+FHIR_PREFIX = "fhir+"  # marks the name of a FHIR server among destinations
 
 
 class Caller(Section):
@@ -124,7 +124,7 @@ class WebPeer(Section):
 
     @property
     def storage_commitment(self) -> bool:
-        """DICOMweb has none; its answer to STOW-RS says what was stored."""
+        """False: DICOMweb has no storage commitment; the answer to STOW-RS states what was stored."""
         return False
 
 

@@ -1,4 +1,4 @@
-"""What a value of node.yaml may be, and what all of its sections have in common."""
+"""Types of values in node.yaml, and the base class of its sections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose worklist the node works through. Source: UPS-RS, DICOM PS3.18 11; PS3.4 CC."""
+"""Settings of the external worklist that the node processes. Source: UPS-RS, DICOM PS3.18 11; PS3.4 CC."""
 
 from __future__ import annotations
 
