@@ -1,11 +1,11 @@
-"""One encoded frame of DICOM pixels to its stored values, with one chosen decoder for each transfer syntax.
+"""Decode one frame of DICOM pixels to its stored values, with one decoder for each transfer syntax.
 
 =====================================  ==================================================================
 uncompressed, deflated frame           numpy, zlib
 RLE                                    imagecodecs' PackBits, segment by segment
-JPEG baseline, extended, lossless      libjpeg-turbo, and a check of its own: see jpeg_completeness
+JPEG baseline, extended, lossless      libjpeg-turbo, checked by jpeg_integrity
 JPEG-LS                                CharLS
-JPEG 2000, HTJ2K                       OpenJPEG (OpenJPH takes streams that are cut off for whole ones)
+JPEG 2000, HTJ2K                       OpenJPEG (OpenJPH accepts truncated streams)
 =====================================  ==================================================================
 
 All of them release the GIL and keep no state, so frames can be decoded in threads.
@@ -42,12 +42,15 @@ _NO_PICTURE_HERE = ("MPEG", "HEVC", "JPIP", "SMPTE")  # video, or the address of
 
 @dataclass(frozen=True, slots=True)
 class PixelFormat:
-    """How the header says that a frame's pixels are stored (PS3.3 C.7.6.3).
+    """Encoding of a frame's pixels according to the header (PS3.3 C.7.6.3).
 
     Args:
         syntax: transfer syntax UID.
+        rows, columns: size of the image in pixels.
+        samples: SamplesPerPixel; 1 unless in colour.
+        bits_allocated, bits_stored: BitsAllocated and BitsStored.
         signed: PixelRepresentation is 1.
-        overlay: whether the header says that bits above the stored ones hold an overlay (PS3.3 C.9.2, retired).
+        overlay: whether the bits above the stored ones are declared to hold an overlay (PS3.3 C.9.2, retired).
     """
 
     syntax: str
@@ -62,9 +65,9 @@ class PixelFormat:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """Values [rows, columns] as the codec gives them, in memory of their own.
+    """Values [rows, columns] as the codec returns them, in a new array.
 
-    Only the lowest bits count where significant_bits says so.
+    Only the lowest ``significant_bits`` are part of a value; None: all.
     """
 
     values: NDArray
@@ -72,26 +75,27 @@ class _Decoded:
 
 
 def decode(frame: bytes | memoryview, pixels: PixelFormat, *, where: object = "") -> NDArray:
-    """Stored values [rows, columns] of one frame, before rescaling: a new integer array of BitsAllocated.
+    """Stored values [rows, columns] of one frame before rescaling, as a new integer array with BitsAllocated bits.
 
-    Bits above BitsStored are dropped where the header declares an overlay there, and the sign extended. JPEG 2000 and
-    JPEG-LS streams are trusted before the header where the two disagree on precision or sign, as pydicom does. Values
-    of lossy JPEG keep what exceeds BitsStored, which is ringing at the brightest pixels.
+    Bits above BitsStored are dropped if the header declares an overlay there, and the sign is extended. If a JPEG 2000
+    or JPEG-LS stream disagrees with the header on precision or sign, the stream is trusted, as in pydicom. Unsigned
+    values of lossy JPEG may exceed BitsStored: this is ringing at the brightest pixels.
 
     Args:
-        frame: the whole frame: its fragments joined, a deflated data set already inflated.
+        frame: the whole frame, with fragments joined, and inflated if the data set is deflated.
+        pixels: encoding of the frame.
         where: the file, for the error.
 
     Raises:
-        UnreadableScan: colour, an unusual layout, truncated or corrupt, values that need more bits than BitsStored;
-            never a part of an image.
+        UnreadableScan: colour, an unsupported layout, a truncated or corrupt frame, or values that need more bits than
+            BitsStored. A partial image is never returned.
         MissingCodec: a transfer syntax that cannot be decoded here.
     """
     require_decoder(pixels.syntax, where)
     _require_known_layout(pixels, where)
     try:
         return _stored_values(_DECODERS[pixels.syntax](frame, pixels), pixels)
-    except Exception as error:  # codecs raise whatever they like on corrupt bytes
+    except Exception as error:  # corrupt bytes make codecs raise nearly anything
         raise UnreadableScan(
             Sentence("pixels cannot be decoded ({error})", error=words_of(error)),
             where=where,
@@ -100,10 +104,10 @@ def decode(frame: bytes | memoryview, pixels: PixelFormat, *, where: object = ""
 
 
 def require_decoder(syntax: str, where: object) -> None:
-    """Refuse a transfer syntax that cannot be decoded here, without decoding anything.
+    """Check that a transfer syntax can be decoded here.
 
     Raises:
-        MissingCodec: names what to install, or how to export the scan.
+        MissingCodec: it cannot; names what to install, or how to export the scan.
     """
     decoder = _DECODERS.get(syntax)
     if decoder is not None and _installed(decoder):
@@ -190,7 +194,7 @@ def _deflated_frame(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
 
 
 def _rle(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
-    """Bytes of the samples in segments, the most significant first (PS3.5 annex G)."""
+    """RLE: one segment for each byte of the samples, the most significant first (PS3.5 annex G)."""
     width = pixels.bits_allocated // 8
     if len(frame) < _RLE_HEADER_BYTES:
         raise ValueError(Sentence("the RLE header is cut off"))
@@ -209,7 +213,7 @@ def _rle(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
 
 
 def _without_padding(data: bytes | bytearray | memoryview, size: int) -> memoryview:
-    """The first bytes, if only zeros follow: anything else would be pixels, and the header's size wrong."""
+    """The first ``size`` bytes, if only zeros follow; other bytes would be pixels, and the header's size wrong."""
     view = memoryview(data)
     if len(view) < size:
         raise ValueError(Sentence("{n} bytes instead of {size}", n=len(view), size=size))
@@ -236,7 +240,7 @@ def _jpeg(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
 
 
 def _jpeg_ls(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
-    """JPEG-LS knows no sign: it is the highest bit of the stream's own precision."""
+    """JPEG-LS has no signed values; the sign is the highest bit of the stream's precision."""
     stream = bytes(frame)
     header = jpeg_header(stream)
     if header.process != _JPEG_LS:
@@ -246,7 +250,7 @@ def _jpeg_ls(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
 
 
 def _jpeg2000(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
-    """Values as the codestream has them; where header and codestream disagree on the sign, their bits are read anew."""
+    """Values as in the codestream; if the header disagrees on the sign, their bits are reinterpreted."""
     codestream = jpeg2000_codestream(bytes(frame))
     header = jpeg2000_header(codestream)
     _require_size(header, pixels)
@@ -254,12 +258,12 @@ def _jpeg2000(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
     values = imagecodecs.jpeg2k_decode(codestream, numthreads=1)
     if header.signed and not pixels.signed:
         values = values.view(f"u{values.itemsize}")
-        values &= (1 << header.precision) - 1  # the copies of a sign that the header knows nothing of
+        values &= (1 << header.precision) - 1  # clears the sign extension, which the header does not expect
     return _Decoded(values, None if header.signed == pixels.signed else header.precision)
 
 
 def _require_size(header: Header, pixels: PixelFormat) -> None:
-    """Before decoding: a damaged header could claim gigabytes."""
+    """Compare sizes before decoding, since a damaged stream header could claim gigabytes."""
     if (header.rows, header.columns, header.components) != (pixels.rows, pixels.columns, 1):
         raise ValueError(
             Sentence(
@@ -288,11 +292,16 @@ def _stored_values(decoded: _Decoded, pixels: PixelFormat) -> NDArray:
 
 
 def drop_overlay(values: NDArray, bits: int, *, declared: bool) -> None:
-    """Keep the lowest bits of each value, in place, and extend the sign.
+    """Keep the lowest ``bits`` of each value, in place, and extend the sign.
+
+    Args:
+        values: stored values, modified in place.
+        bits: BitsStored.
+        declared: whether the header declares an overlay in the higher bits.
 
     Raises:
-        ValueError: more bits than that hold something, and it is no declared overlay: then BitsStored is wrong, and
-            dropping them would leave other values without a word.
+        ValueError: higher bits are in use without a declared overlay. BitsStored is then wrong, and dropping the bits
+            would silently change the values.
     """
     spare = 8 * values.itemsize - bits
     if not spare:
@@ -301,12 +310,12 @@ def drop_overlay(values: NDArray, bits: int, *, declared: bool) -> None:
     if not declared and (high >> bits > 0 or low >> bits < -1):
         needed = max(high.bit_length(), low.bit_length())
         raise ValueError(Sentence("values need {needed} bits where BitsStored says {bits}", needed=needed, bits=bits))
-    values <<= spare  # left, then right: an arithmetic shift brings copies of the sign, or zeros
+    values <<= spare  # shifting left, then right, fills the high bits with the sign, or with zeros if unsigned
     values >>= spare
 
 
 _Decoder = Callable[[bytes | memoryview, PixelFormat], _Decoded]
-# libjpeg-turbo before 3.0 knows 8 bits only, and says so in all_precisions
+# libjpeg-turbo before 3.0 supports only 8 bits, as all_precisions tells
 _CODECS: dict[_Decoder, str] = {_rle: "PACKBITS", _jpeg: "JPEG8", _jpeg_ls: "JPEGLS", _jpeg2000: "JPEG2K"}
 _ENCAPSULATED_UNCOMPRESSED, _DEFLATED_FRAME = "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.8.1"
 _DECODERS: dict[str, _Decoder] = {

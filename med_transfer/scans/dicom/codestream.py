@@ -1,4 +1,4 @@
-"""What a compressed frame says of itself, read before any decoder allocates what it claims."""
+"""Headers of compressed frames, read before a decoder allocates the memory that they declare."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _JPEG_START, _JP2_START, _J2K_START = b"\xff\xd8\xff", b"\x00\x00\x00\x0cjP  ", 
 HUFFMAN_TABLES, START_OF_SCAN = 0xC4, 0xDA
 _START_OF_TILE, _END_OF_IMAGE = b"\xff\x90", b"\xff\xd9"
 _JPEG_LS = 0xF7
-# T.81 B.1.1.3: what lies behind them is no body of theirs, and a decoder goes on there
+# Markers without a segment body (T.81 B.1.1.3)
 _WITHOUT_LENGTH = {0x00, 0x01, *range(0xD0, 0xDA)}
 _FRAME_HEADERS = {*range(0xC0, 0xD0), _JPEG_LS} - {HUFFMAN_TABLES, 0xC8, 0xCC}  # SOF0 to SOF15 and JPEG-LS's SOF55
-# The first marker that is neither stuffing, restart nor fill; JPEG-LS stuffs one bit instead of a byte (T.87 A.1)
+# The first marker other than stuffing, restart or fill; JPEG-LS stuffs one bit instead of a byte (T.87 A.1)
 _END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _END_OF_JPEG_LS_SCAN = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
-_HOLE = bytes(512)  # what an interrupted copy leaves; its arithmetic coder writes no such run
+_HOLE = bytes(512)  # left by an interrupted copy; JPEG 2000's coder never writes such a run
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,12 @@ class Header:
     """Size and sample layout that a compressed stream declares.
 
     Args:
+        rows, columns: size of the image in pixels.
+        components: samples per pixel.
+        precision: bits per sample.
+        signed: whether samples are signed; only JPEG 2000 states it.
         process: JPEG's start-of-frame marker (0xC0 baseline, 0xC3 lossless, 0xF7 JPEG-LS ...); 0 for JPEG 2000.
-        precision: bits of a sample.
-        signed: only JPEG 2000 can say so.
-        scan: where a JPEG stream's entropy-coded data start.
+        scan: offset of a JPEG stream's entropy-coded data.
     """
 
     rows: int
@@ -44,10 +46,10 @@ class Header:
 
 
 def jpeg_segments(stream: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Marker, body and end of each segment of a JPEG or JPEG-LS header, up to the start of its first scan.
+    """Yield marker, body and end offset of each segment of a JPEG or JPEG-LS header, up to the first start of scan.
 
     Raises:
-        ValueError: not such a stream, or cut off in its header.
+        ValueError: not such a stream, or a truncated header.
     """
     if not stream.startswith(_JPEG_START):
         raise ValueError(Sentence("not a JPEG stream"))
@@ -68,7 +70,7 @@ def jpeg_header(stream: bytes) -> Header:
     """Header of a JPEG or JPEG-LS stream with one frame header (ITU-T T.81 B.2.2, T.87 C.2.2).
 
     Raises:
-        ValueError: not such a stream, or cut off in its header.
+        ValueError: not such a stream, or a truncated header.
     """
     *segments, (_, _, scan) = jpeg_segments(stream)
     frames = [(marker, body) for marker, body, _ in segments if marker in _FRAME_HEADERS and len(body) >= 6]
@@ -80,7 +82,7 @@ def jpeg_header(stream: bytes) -> Header:
 
 
 def jpeg_end(stream: bytes, header: Header) -> int:
-    """Where a JPEG or JPEG-LS stream of one scan ends, its end marker included.
+    """Offset of the end of a JPEG or JPEG-LS stream of one scan, end marker included.
 
     Raises:
         ValueError: the stream has no end marker, or more than one scan.
@@ -92,7 +94,11 @@ def jpeg_end(stream: bytes, header: Header) -> int:
 
 
 def jpeg2000_codestream(frame: bytes) -> bytes:
-    """The codestream alone, taken out of the JP2 file that some writers wrap it in (ISO/IEC 15444-1 annex I)."""
+    """Extract the codestream from a JP2 file, in which some writers wrap it (ISO/IEC 15444-1 annex I).
+
+    Raises:
+        ValueError: the JP2 file has no codestream.
+    """
     if not frame.startswith(_JP2_START):
         return frame
     at = 0
@@ -113,7 +119,7 @@ def jpeg2000_header(codestream: bytes) -> Header:
     """Header of a JPEG 2000 or HTJ2K codestream (ISO/IEC 15444-1 A.5.1).
 
     Raises:
-        ValueError: not such a codestream, cut off in its header, or with subsampled components.
+        ValueError: not such a codestream, a truncated header, or subsampled components.
     """
     if not codestream.startswith(_J2K_START) or len(codestream) < 45:
         raise ValueError(Sentence("not a JPEG 2000 codestream"))
@@ -127,10 +133,10 @@ def jpeg2000_header(codestream: bytes) -> Header:
 def require_all_tiles(codestream: bytes) -> None:
     """Refuse a JPEG 2000 codestream that lacks a tile, a part of one, some bytes or its end (ISO/IEC 15444-1 A.4).
 
-    OpenJPEG leaves tiles that it does not find black and decodes zeros as noise, without a word.
+    OpenJPEG silently leaves missing tiles black and decodes zeros as noise.
 
     Raises:
-        ValueError: something is missing, or lengths do not fit together.
+        ValueError: something is missing, or lengths are inconsistent.
     """
     parts: Counter[int] = Counter()
     declared: dict[int, int] = {}
@@ -138,8 +144,8 @@ def require_all_tiles(codestream: bytes) -> None:
     while codestream[at : at + 2] == _START_OF_TILE and len(codestream) >= at + 12:
         tile, length, _, count = struct.unpack(">HIBB", codestream[at + 4 : at + 12])
         parts[tile] += 1
-        declared[tile] = count or declared.get(tile, 0)  # 0: not said here
-        at = at + max(length, 12) if length else codestream.rfind(_END_OF_IMAGE)  # 0: all that is left
+        declared[tile] = count or declared.get(tile, 0)  # 0: not stated here
+        at = at + max(length, 12) if length else codestream.rfind(_END_OF_IMAGE)  # 0: up to the end
     all_parts = all(declared[tile] in (0, n_parts) for tile, n_parts in parts.items())
     if len(parts) != _tiles(codestream) or not all_parts or codestream[at : at + 2] != _END_OF_IMAGE:
         raise ValueError(Sentence("the JPEG 2000 codestream is cut off or lacks tiles"))

@@ -1,6 +1,6 @@
-"""Are all images of a series here, and are they one patient's? Told from what the headers count and number.
+"""Check from image counts and numbers in the headers that a series is complete, and of one patient.
 
-Slices lost at an end leave a volume that looks whole: only what counts the images can show it.
+A volume that has lost slices at an end still looks regular; only these counts can show the loss.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ _MOSTLY = 0.5
 
 
 def completeness(slices: Sequence[Slice], on_list: frozenset[str] = frozenset()) -> Verdict:
-    """Verdict on the images of one series, localizers among them: reject where a DICOMDIR lists more, else remarks.
+    """Reject a series if a DICOMDIR lists more images; else remark on what other counts suggest.
 
     Args:
+        slices: all images of the series, localizers included.
         on_list: SOPInstanceUIDs that a DICOMDIR lists for this series.
     """
     absent = on_list - {slice_.sop_uid.split("/")[0] for slice_ in slices}
@@ -32,7 +33,7 @@ def completeness(slices: Sequence[Slice], on_list: frozenset[str] = frozenset())
 
 
 def shared_verdict(owners: Sequence[Sequence[Slice]]) -> Verdict:
-    """Verdict on images of one SeriesInstanceUID under several patients or studies: reject parts of one volume."""
+    """Verdict on a SeriesInstanceUID that several patients or studies use: reject if they share one volume."""
     if len(owners) < 2:
         return Verdict()
     together = [slice_ for owned in owners for slice_ in owned if not slice_.is_localizer]
@@ -63,7 +64,7 @@ def _stated(slice_: Slice, keyword: str) -> int:
 
 
 def _numbers(slices: Sequence[Slice]) -> str:
-    """Gaps in InstanceNumber, where it counts the images of the series."""
+    """Gaps in InstanceNumber, if it numbers the images consecutively."""
     numbers = sorted({slice_.number for slice_ in slices if slice_.number is not None})
     steps = [last - first for first, last in pairwise(numbers)]
     if not steps or steps.count(step := commonest(steps)) < _MOSTLY * len(steps):
@@ -78,7 +79,7 @@ def _run(first: int, last: int) -> str:
 
 
 def _one_uid(slices: Sequence[Slice]) -> str:
-    """One SOPInstanceUID for images at several places: software that made it so may have lost images for it."""
+    """Images at several positions with one SOPInstanceUID: the software at fault may have overwritten images."""
     places = {slice_.image for slice_ in slices if slice_.sop_uid}
     uids = {sop_uid for sop_uid, _ in places}
     shared = len(places) - len(uids)

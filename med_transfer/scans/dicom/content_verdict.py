@@ -1,8 +1,8 @@
-"""What do these images hold? Answered from headers: values that are no measurements are rejected, wherever they lie.
+"""Check from headers what the images contain; values that are not measurements are rejected.
 
-Images that hold values of different kinds (echoes, magnitude and phase, units) are no volume, even where their places
-form one; nor are those whose acquisition changes back and forth. What changes once, in degree, is a remark, as is what
-a person should know of images that are used.
+Images with values of different kinds (echoes, magnitude and phase, units) are not one volume, even if their positions
+form one. Neither are images whose acquisition parameters alternate. A parameter that changes only once is a remark, as
+is anything else that a user of the images should know.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from med_transfer.scans.search.description import states_contrast
 from med_transfer.scans.verdict import Verdict
 
 MODALITIES = ("CT", "MR", "PT")
-ECHO_TOLERANCE_SHARE = 0.05  # of the echo time: how far scanners round it from slice to slice
+ECHO_TOLERANCE_SHARE = 0.05  # of the echo time, which scanners round differently from slice to slice
 _LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless)
-# What ImageType (0008,0008) calls the parts of a complex signal, and images that are computed from several.
+# Values of ImageType (0008,0008) for parts of a complex signal, and for images computed from several.
 _KINDS = re.compile(
     r"(SW_)?[MPRI](_(FFE|SE|IR|TSE|SPIR|B0|B1|PCA|ECHO))?|MAGNITUDE|PHASE|REAL|IMAGINARY|PHASE MAP|FIELD_?MAP|"
     r"WATER|FAT|W|F|IN_PHASE|OPP_PHASE|OUT_PHASE|ADC|TRACEW|EXP|FA|T1 MAP|T2 MAP|R2 MAP|T2_STAR MAP"
 )
 _PROJECTION = re.compile(r"MIP|MINIP|MAX_IP|MIN_IP|PROJECTION IMAGE|RAYSUM|VOLUME RENDERING|VRT|SSD")
 _Check = Callable[[Sequence[Slice]], str]  # a sentence, or an empty string
-_FARTHEST_VALUE = 1e12  # of what a scanner measures, in any unit; beyond it numbers are damaged
+_FARTHEST_VALUE = 1e12  # no scanner measures more, in any unit; greater values are corrupt
 
 
 def content_verdict(slices: Sequence[Slice]) -> Verdict:
-    """Reject unless these are plain CT, MR or PT images."""
+    """Reject images unless they are plain CT, MR or PT images."""
     return Verdict(rejections=tuple(reason for check in _CONTENT if (reason := check(slices))))
 
 
 def mixture_verdict(slices: Sequence[Slice]) -> Verdict:
-    """Reject slices in order that hold values of different kinds; remarks on the rest."""
+    """Reject ordered slices that hold values of different kinds; otherwise give remarks."""
     kinds = [sentence for what, values in _kinds(slices).items() if (sentence := mixed(what, values))]
     degrees = {what: values for what, values in _degrees(slices).items() if len(set(values)) > 1}
     rejections = [*kinds, *(mixed(what, values) for what, values in degrees.items() if _alternate(values))]
@@ -123,7 +123,7 @@ _CONTENT: tuple[_Check, ...] = (
 
 
 def _kinds(slices: Sequence[Slice]) -> dict[str, list[Hashable]]:
-    """What must be the same in all images of a volume, by name; a value for each slice."""
+    """Properties that all images of a volume must share: a value for each slice, by name."""
     echoes = [_number(s, "EchoTime") for s in slices]
     usual = commonest([echo for echo in echoes if echo is not None] or [0.0])
     near = [e is None or abs(e - usual) <= ECHO_TOLERANCE_SHARE * abs(usual) for e in echoes]
@@ -137,7 +137,7 @@ def _kinds(slices: Sequence[Slice]) -> dict[str, list[Hashable]]:
 
 
 def _is_raw(slice_: Slice) -> str:
-    """CT without a rescale among CT with one has lost it."""
+    """Whether a CT slice lacks a rescale; among slices that have one, it was lost."""
     is_raw = slice_.modality == "CT" and slice_.slope == 1 and slice_.intercept == 0
     return Sentence("none") if is_raw else Sentence("stated")
 
@@ -148,7 +148,7 @@ def _kind(slice_: Slice) -> str:
 
 
 def _degrees(slices: Sequence[Slice]) -> dict[str, list[Hashable]]:
-    """What a series may change on its way through the body, but not back and forth; by name, a value for each slice."""
+    """Properties that may change along a volume but not alternate: a value for each slice, by name."""
     return {
         "KVP": _where_stated([_number(s, "KVP") for s in slices]),
         Sentence("kernels"): _where_stated([_value(s, "ConvolutionKernel") or None for s in slices]),
@@ -160,12 +160,12 @@ def _degrees(slices: Sequence[Slice]) -> dict[str, list[Hashable]]:
 
 
 def _alternate(values: Sequence[Hashable]) -> bool:
-    """Whether a value comes back after another one."""
+    """Whether a value returns after another one."""
     return sum(first != second for first, second in pairwise(values)) >= len(set(values))
 
 
 def _where_stated(values: Sequence[Hashable]) -> list[Hashable]:
-    """An image that does not state a value counts as the others do."""
+    """Replace missing values (None) by the most frequent one."""
     stated = [value for value in values if value is not None]
     usual = commonest(stated) if stated else None
     return [usual if value is None else value for value in values]
@@ -184,7 +184,7 @@ def _rescale_type(slices: Sequence[Slice]) -> str:
 
 
 def _rescales(slices: Sequence[Slice]) -> str:
-    """In PET it is usual that each image has a slope of its own."""
+    """Slopes are compared except in PET, where each image usually has its own."""
     slopes = ["" if s.modality == "PT" else f"slope {s.slope:g} " for s in slices]
     return mixed(
         Sentence("rescale"), [f"{slope}intercept {s.intercept:g}" for slope, s in zip(slopes, slices, strict=True)]
@@ -192,7 +192,7 @@ def _rescales(slices: Sequence[Slice]) -> str:
 
 
 def _signs(slices: Sequence[Slice]) -> str:
-    """Each is read as its own header says; one that says it wrongly has values near 65536 where others are below 0."""
+    """Each slice is read by its own header; a wrong sign turns values below 0 into values near 65536."""
     return mixed("PixelRepresentation", [str(int(s.pixels.format.signed)) for s in slices])
 
 
@@ -248,7 +248,7 @@ _REMARKS: tuple[_Check, ...] = (
 
 
 def _value(slice_: Slice, keyword: str) -> str:
-    """Of the header, as text; empty where it is absent."""
+    """A header value as text; empty if absent."""
     return next((text for name, text in (*slice_.content, *slice_.acquisition) if name == keyword), "")
 
 

@@ -1,4 +1,4 @@
-"""What a DICOMDIR says that its disc or folder holds (DICOM PS3.3 annex F)."""
+"""Images that a DICOMDIR lists (DICOM PS3.3 annex F)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME = "DICOMDIR"
 
 
 def listed_images(directories: Iterable[Path]) -> dict[str, frozenset[str]]:
-    """By SeriesInstanceUID, the SOPInstanceUIDs that these files list; of one that cannot be read, nothing."""
+    """SOPInstanceUIDs that these DICOMDIRs list, by SeriesInstanceUID; unreadable ones are skipped."""
     listed: dict[str, set[str]] = defaultdict(set)
     for path in directories:
         try:
@@ -25,7 +25,7 @@ def listed_images(directories: Iterable[Path]) -> dict[str, frozenset[str]]:
 
 
 def _images(directory: Dataset) -> Iterator[tuple[str, str]]:
-    """Series and image of each record that lies below a series' own."""
+    """(SeriesInstanceUID, SOPInstanceUID) of each image record below a series record."""
     records = {int(record.seq_item_tell): record for record in directory.DirectoryRecordSequence}
     for series in records.values():
         if series.DirectoryRecordType == "SERIES":
@@ -35,7 +35,7 @@ def _images(directory: Dataset) -> Iterator[tuple[str, str]]:
 
 
 def _chain(records: Mapping[int, Dataset], offset: int) -> Iterator[Dataset]:
-    """The record at this place in the file and those that follow it, each once."""
+    """The record at this file offset and its successors in the linked list, each once even if the list is circular."""
     seen: set[int] = set()
     while offset in records and offset not in seen:
         seen.add(offset)

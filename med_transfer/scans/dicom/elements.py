@@ -1,9 +1,9 @@
-"""The few elements of a DICOM file that geometry and values depend on, found without reading the rest.
+"""A fast partial parser that reads only requested elements of a DICOM header.
 
-A full parser turns some hundred elements a file into objects; a survey of ten thousand files and the reading of a
-series both need about fifty of them as text, and to know where the pixels lie. So this walk over PS3.5 section 7
-encodings skips by length what nobody asked for. Whatever it does not know (no preamble, big endian, deflated, an odd
-length) goes to pydicom, which is the reference: both must give the same values (see the tests).
+A full parser turns several hundred elements per file into objects. Surveying ten thousand files and reading a series
+take only about fifty elements as text and the location of the pixels. This parser of the encodings in PS3.5 section 7
+skips all other elements by their length. Files that it does not support (no preamble, big endian, deflated, odd
+lengths) are left to pydicom, which is the reference: tests check that both give the same values.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pydicom.uid import (
 )
 
 Values = dict[str, tuple[str, ...]]
-Stamp = tuple[int, int, int, int]  # of a file: size, times of change of its content and of its entry (ns), inode
+Stamp = tuple[int, int, int, int]  # of a file: size, mtime and ctime in ns, inode
 NO_STAMP: Stamp = (-1, -1, -1, -1)
 
 _UNDEFINED = 0xFFFFFFFF
@@ -62,31 +62,31 @@ _SHORT = frozenset(
     )
 )
 _BINARY = {b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i", b"FL": "f", b"FD": "d"}
-_TEXT = frozenset((b"LO", b"SH", b"ST", b"LT", b"PN", b"UC", b"UT"))  # may hold more than ASCII (PS3.5 section 6.1.2)
-_ONE_TEXT = frozenset((b"ST", b"LT", b"UT"))  # where a backslash is a character (PS3.5 section 6.2)
+_TEXT = frozenset((b"LO", b"SH", b"ST", b"LT", b"PN", b"UC", b"UT"))  # need not be ASCII (PS3.5 section 6.1.2)
+_ONE_TEXT = frozenset((b"ST", b"LT", b"UT"))  # a backslash is part of the text (PS3.5 section 6.2)
 _MAX_DEPTH = 16
-_FIRST_READ = 16 * 1024  # most headers of CT slices end before it
+_FIRST_READ = 16 * 1024  # bytes; most headers of CT slices are shorter
 _SYNTAX, _CHARACTER_SET = 0x00020010, 0x00080005
-_OVERLAY = {"OverlayBitPosition": 0x60000102}  # of the first of sixteen groups of elements (PS3.5 section 7.6)
+_OVERLAY = {"OverlayBitPosition": 0x60000102}  # in the first of sixteen repeating groups (PS3.5 section 7.6)
 _NEEDED = frozenset((_SYNTAX, _CHARACTER_SET))
 _EXPLICIT = struct.Struct("<HH2sH")
 
 
 class _UnusualError(Exception):
-    """An encoding that this walk leaves to pydicom."""
+    """An encoding that this parser leaves to pydicom."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """Elements of one file.
+    """Requested elements of one file.
 
     Attributes:
-        values: keyword to the parts of its value as text, stripped; for a sequence that is there, ``("present",)``;
-            an element that is empty or absent has no entry.
+        values: keyword to the parts of its value as stripped text; ``("present",)`` for a non-empty sequence; empty and
+            absent elements have no entry.
         syntax: transfer syntax UID.
-        pixels_at: where the value of PixelData starts; None where only pydicom can tell.
-        pixels_length: its length in bytes; None for encapsulated (compressed) pixels.
-        has_pixels: whether any PixelData element follows the header.
+        pixels_at: file offset of PixelData's value; None if unknown, for files read by pydicom or without pixels.
+        pixels_length: its length in bytes; None if encapsulated or unknown.
+        has_pixels: whether the file has pixel data.
         stamp: of the file when it was read.
     """
 
@@ -99,12 +99,12 @@ class Header:
 
 
 def stamp_of(stat: os.stat_result) -> Stamp:
-    """What tells a file that has changed. ``rsync -t`` keeps size and time, but not the other two."""
+    """Stamp that shows whether a file has changed; ``rsync -t`` preserves size and mtime, but not ctime and inode."""
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def read_header(path: Path, keywords: Iterable[str]) -> Header:
-    """The elements of these keywords. Raises whatever pydicom raises on bytes that are no DICOM, and OSError."""
+    """Read the elements with these keywords. Raises OSError, and anything that pydicom raises on invalid bytes."""
     wanted = _tags(tuple(keywords))
     try:
         with path.open("rb") as file:
@@ -128,7 +128,7 @@ def _tag(keyword: str) -> int:
 
 
 class _Walk:
-    """One pass over the elements of a little endian file, up to its pixels."""
+    """One pass over the elements of a little-endian file, up to its pixels."""
 
     def __init__(self, file: BinaryIO, wanted: dict[int, str]) -> None:
         self._file, self._wanted = file, wanted
@@ -149,14 +149,14 @@ class _Walk:
         return Header(values, syntax, pixels_at, length, pixels_at is not None, stamp)
 
     def _elements(self, at: int, explicit: bool, below: int) -> int:
-        """Keep the wanted elements from ``at``; return where the first tag of at least ``below`` stands, or the end."""
+        """Keep the wanted elements from ``at`` on; return the offset of the first tag >= ``below``, or of the end."""
         wanted, last, header = self._wanted, 0, _EXPLICIT.unpack_from
         while at + 8 <= len(self._bytes) or self._reach(at + 8):
             group, element, representation, length = header(self._bytes, at)
             tag = group << 16 | element
-            if tag >= below:  # before its encoding is looked at: behind group 2 it may change
+            if tag >= below:  # checked before its encoding, which may change after group 2
                 break
-            if tag <= last:  # PS3.5 section 7.1: tags rise; otherwise these are not elements at all
+            if tag <= last:  # tags must increase (PS3.5 section 7.1), or these are not elements
                 raise _UnusualError
             last, start = tag, at + 8
             if not explicit or representation not in _SHORT:
@@ -179,7 +179,7 @@ class _Walk:
         return self._past_items(start, explicit and representation == b"SQ")
 
     def _element(self, at: int, explicit: bool) -> tuple[int, bytes, int, int]:
-        """Tag, value representation (empty when implicit), where the value starts, its length."""
+        """Tag, value representation (empty if implicit), offset of the value, and its length."""
         if not self._reach(at + 8):
             raise _UnusualError
         group, element, representation, length = _EXPLICIT.unpack_from(self._bytes, at)
@@ -193,7 +193,7 @@ class _Walk:
         return tag, representation, at + 12, struct.unpack_from("<I", self._bytes, at + 8)[0]
 
     def _past_items(self, at: int, explicit: bool, depth: int = 0) -> int:
-        """Behind a sequence of undefined length (PS3.5 section 7.5)."""
+        """The offset after a sequence of undefined length (PS3.5 section 7.5)."""
         if depth > _MAX_DEPTH:
             raise _UnusualError
         while True:
@@ -223,14 +223,14 @@ class _Walk:
         return start, None if length == _UNDEFINED else length
 
     def _reach(self, end: int) -> bool:
-        """Whether the file has this many bytes; reads on where needed, twice as far, or copying would take for ever."""
+        """Whether the file has ``end`` bytes; reads on if needed, doubling the buffer to avoid quadratic copying."""
         if end > len(self._bytes):
             self._bytes += self._file.read(max(end - len(self._bytes), len(self._bytes), _FIRST_READ))
         return end <= len(self._bytes)
 
     def _text(self, tag: int) -> tuple[str, ...]:
         representation, value = self._raw[tag]
-        if representation in (b"", b"UN"):  # PS3.5 section 6.2.2: a value stored as UN is encoded as implicit ones are
+        if representation in (b"", b"UN"):  # UN values are encoded like implicit ones (PS3.5 section 6.2.2)
             representation = _representation(tag)
         if representation == b"SQ":
             return ("present",) if value else ()
@@ -249,11 +249,11 @@ class _Walk:
 
 
 def _representation(tag: int) -> bytes:
-    return dictionary_VR(tag)[:2].encode()  # "US or SS" reads as US; see dicom_pixels for the sign
+    return dictionary_VR(tag)[:2].encode()  # "US or SS" is read as US; dicom.pixels corrects the sign
 
 
 def _parts(parts: Iterable[str]) -> tuple[str, ...]:
-    """Stripped; empty parts at the end say nothing."""
+    """Strip the parts and drop empty ones at the end."""
     stripped = [part.strip("\0 ") for part in parts]
     while stripped and not stripped[-1]:
         del stripped[-1]
@@ -269,7 +269,7 @@ def _with_pydicom(path: Path, wanted: dict[int, str]) -> Header:
 
 
 def values_of(dataset: Dataset, keywords: Iterable[str]) -> Values:
-    """The same values from a data set that pydicom has read."""
+    """Values with these keywords from a data set read by pydicom, in the same form as :class:`Header` has them."""
     return {keyword: parts for keyword in keywords if (parts := _pydicom_parts(dataset, keyword))}
 
 
@@ -283,7 +283,7 @@ def _pydicom_parts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     value = element.value
     if value is None or (isinstance(value, str | bytes) and not value):
         return ()
-    if isinstance(value, bytes):  # UN, where the dictionary does not help
+    if isinstance(value, bytes):  # UN, if the dictionary does not know the tag
         value = value.decode("latin-1")
     several = isinstance(value, MultiValue | list)
     return _parts([_as_text(part) for part in (value if several else [value])])
@@ -294,7 +294,7 @@ def _as_text(value: object) -> str:
 
 
 def _syntax(dataset: FileDataset) -> str:
-    """As declared; for a file without preamble, the encoding that pydicom found by looking."""
+    """Transfer syntax as declared, or as detected by pydicom for a file without preamble."""
     declared = dataset.file_meta.get("TransferSyntaxUID")
     if declared:
         return str(declared)

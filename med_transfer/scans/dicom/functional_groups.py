@@ -1,4 +1,4 @@
-"""Enhanced multi-frame objects: what the header says of each frame (DICOM PS3.3 C.7.6.16)."""
+"""Per-frame header values of enhanced multi-frame objects (DICOM PS3.3 C.7.6.16)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from med_transfer.errors import UnreadableScan
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.dicom.elements import Values, values_of
 
-# Each functional group macro by its sequence, and what is read of its item. Nothing else in a group speaks for the
-# frame: makers add sequences with the same attributes and other values (Philips puts there the position of the first
-# voxel's corner, where PlanePositionSequence has its middle), and references hold the attributes of other images.
+# Attributes to read of each functional group macro, by the macro's sequence. Other sequences of a group are ignored:
+# manufacturers' own ones repeat these attributes with other values (Philips gives the position of the first voxel's
+# corner, where PlanePositionSequence gives its centre), and references hold attributes of other images.
 _MACROS = {
     "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
     "PlanePositionSequence": ("ImagePositionPatient",),
@@ -34,9 +34,9 @@ _MACROS = {
     "MRTimingAndRelatedParametersSequence": ("RepetitionTime",),
     "PETFrameTypeSequence": ("FrameType",),
 }
-# Where legacy converted objects keep what no macro has (PS3.3 C.7.6.16.2.25): it may hold any attribute.
+# Where legacy converted objects keep attributes that no macro has (PS3.3 C.7.6.16.2.25).
 _CONVERTED = ("UnassignedSharedConvertedAttributesSequence", "UnassignedPerFrameConvertedAttributesSequence")
-# Attributes that enhanced objects name differently, and the name that single-frame objects give them.
+# Attribute names of enhanced objects, and the corresponding ones of single-frame objects.
 _SAME_AS = {
     "FrameType": "ImageType",
     "FrameAcquisitionNumber": "AcquisitionNumber",
@@ -47,19 +47,20 @@ _MAX_FRAMES = 100_000
 
 
 def frames_of(path: Path, values: Values, converted: tuple[str, ...]) -> list[Values]:
-    """For each frame, in stored order, the values that hold for it: its own before the shared before the object's.
+    """Values of each frame in stored order; per-frame values override shared ones, and those override the object's.
 
-    Empty where the object has no functional groups, as a multi-frame secondary capture: nothing says where its frames
-    lie.
+    Empty if the object has no functional groups, as in multi-frame secondary capture: the frames then have no known
+    position.
 
     Args:
-        values: the object's own.
-        converted: keywords that are also read where a legacy conversion put what no macro has.
+        path: the file.
+        values: the object's top-level values.
+        converted: keywords also read from the sequences of converted attributes.
 
     Raises:
-        UnreadableScan: as many frames as declared are not described.
+        UnreadableScan: the number of frames declared is not that described, or is above 100,000.
     """
-    dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)  # without preamble, too
+    dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)  # force: files without preamble
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
     if not own:
         return []
@@ -76,7 +77,7 @@ def frames_of(path: Path, values: Values, converted: tuple[str, ...]) -> list[Va
 
 
 def _described(group: Dataset, macros: Mapping[str, tuple[str, ...]]) -> Values:
-    """What the macros in one item say, each from its own sequence; a macro counts before a converted attribute."""
+    """Values from the macros in one item; those of a macro override converted attributes."""
     values: Values = {}
     for sequence, keywords in macros.items():
         if items := group.get(sequence):

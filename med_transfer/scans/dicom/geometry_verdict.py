@@ -1,6 +1,6 @@
-"""Do these slices form one regular volume? Answered from headers, with the slices named and the distances in mm.
+"""Check from headers whether slices form one regular volume; reasons name slices and distances in mm.
 
-A slice's number is its place along the normal, from 1. What counts as regular is in the constants below.
+Slices are numbered along the normal, from 1. The constants below define what counts as regular.
 """
 
 from __future__ import annotations
@@ -29,18 +29,17 @@ from med_transfer.scans.dicom.slice_geometry import (
 )
 from med_transfer.scans.verdict import FARTHEST_MM, MAX_SHEAR_DEGREES, VOXEL_MM, Repair, Verdict
 
-MIN_SLICES = 3  # two slices have a single gap, which nothing can confirm
+MIN_SLICES = 3  # two slices have a single gap, which no other gap confirms
 PIXEL_SPACING_TOLERANCE_MM = 1e-3
-MAX_DRIFT_SHARE = 0.25  # of the spacing: how far a slice may lie from where the affine puts it
+MAX_DRIFT_SHARE = 0.25  # of the spacing: how far a slice may be from its position by the affine
 _Check = Callable[[Sequence[Slice]], str]  # a reason, or an empty string
 _Numbers = tuple[float, ...]
 
 
 def slices_verdict(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> Verdict:
-    """Verdict on slices in order (see :func:`arrange`), identical repeats already dropped.
+    """Verdict on slices in order (see :func:`arrange`), without identical repeats.
 
-    Uneven gaps up to ``max_gap_mm`` are repaired by interpolation between the true positions; beyond it, and without
-    a limit, they are rejected.
+    Uneven gaps are repaired by interpolation if none is wider than ``max_gap_mm``, and rejected otherwise.
     """
     rejection = _first_rejection(slices, _PLANES, (_repeats,))
     if not rejection.usable:
@@ -53,7 +52,7 @@ def slices_verdict(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> Verdict:
 
 
 def _first_rejection(slices: Sequence[Slice], *stages: tuple[_Check, ...]) -> Verdict:
-    """The reasons of the first stage that finds any; a later stage relies on the earlier ones."""
+    """The reasons of the first stage that finds any; each stage relies on the ones before."""
     for stage in stages:
         reasons = tuple(reason for check in stage if (reason := check(slices)))
         if reasons:
@@ -114,7 +113,7 @@ def _orientations(slices: Sequence[Slice]) -> str:
 
 
 def _rounded(values: Sequence[_Numbers], reference: _Numbers, tolerance: float) -> list[_Numbers]:
-    """Each value, or the reference where it is that within tolerance."""
+    """Replace values that equal the reference within tolerance by the reference."""
     near = {value for value in set(values) if np.abs(np.subtract(value, reference)).max() <= tolerance}
     return [reference if value in near else value for value in values]
 
@@ -127,7 +126,7 @@ def _frames_of_reference(slices: Sequence[Slice]) -> str:
 
 
 def one_frame_of_reference_each(slices: Sequence[Slice]) -> bool:
-    """Whether every image has a FrameOfReferenceUID of its own, as careless software makes them: it means nothing."""
+    """Whether every image has its own FrameOfReferenceUID, which faulty software writes and is then ignored."""
     return len({s.frame_of_reference for s in slices} - {""}) == len(slices) > 1
 
 
@@ -206,7 +205,7 @@ def _and(first: str, second: str) -> Sentence:
 
 
 def _sideways(slices: Sequence[Slice]) -> str:
-    """Steps that go aside by different amounts a millimetre: no tilted stack, whatever its gaps."""
+    """In-plane shifts that are not proportional to the gaps, as they would be for a tilted gantry."""
     moves = steps(slices)
     along = normal(slices[0].orientation)
     gaps = moves @ along
@@ -225,7 +224,7 @@ def _sideways(slices: Sequence[Slice]) -> str:
 
 
 def _drift(slices: Sequence[Slice]) -> str:
-    """Small deviations that add up until a slice lies far from where the mean step puts it."""
+    """Small deviations that add up until a slice is far from its position by the mean step."""
     positions = np.array([s.position_mm for s in slices])
     line = np.linspace(positions[0], positions[-1], len(slices))
     off = np.linalg.norm(positions - line, axis=1)

@@ -1,4 +1,4 @@
-"""The images of one DICOM file, from its header alone."""
+"""Describe the images of one DICOM file from its header alone."""
 
 from __future__ import annotations
 
@@ -48,21 +48,21 @@ _VALUE_REPRESENTATIONS = {
     b"US",
     b"UT",
 }
-_MOST_COMPRESSED = 4000  # an image of a single value reaches some hundred; beyond that a size is damaged or an attack
-_LONGEST_FIRST_VALUE = 1024  # bytes; the first element of a file without preamble is a short text or a group length
+_MOST_COMPRESSED = 4000  # compression ratio; a constant image reaches several hundred, more is corrupt or an attack
+_LONGEST_FIRST_VALUE = 1024  # bytes; without preamble, the first element is a short text or a group length
 
 ACQUISITION_KEYWORDS = (
     *("Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "SliceThickness", "KVP", "GantryDetectorTilt"),
     *("BodyPartExamined", "ContrastBolusAgent", "PatientPosition", "MagneticFieldStrength", "RepetitionTime"),
     *("EchoTime", "ScanningSequence", "ScanOptions", "ImageType"),
 )
-# What the values are, and how many images there should be.
+# Kind of the values, and number of images.
 CONTENT_KEYWORDS = (
     *("PhotometricInterpretation", "PixelRepresentation", "Units", "ComplexImageComponent"),
     *("LossyImageCompression", "BurnedInAnnotation", "VolumetricProperties"),
     *("NumberOfSlices", "ImagesInAcquisition", "InConcatenationTotalNumber"),
 )
-# What tells apart the acquisitions, phases or echoes that a scanner put into one series; the telling ones first.
+# Attributes that separate acquisitions, phases or echoes within one series, the most reliable first.
 PHASE_KEYWORDS = (
     *("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "StackID"),
     *("EchoNumbers", "EchoTime", "EffectiveEchoTime", "DiffusionBValue", "TriggerTime"),
@@ -90,13 +90,14 @@ _KEYWORDS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class StoredPixels:
-    """Where the pixels of one image lie in its file, and how they are coded.
+    """Location and encoding of the pixels of one image.
 
     Attributes:
-        at: first byte of PixelData's value; None where only pydicom can find it (deflated, no preamble ...).
-        length: bytes of the value; None when encapsulated.
-        frame, frames: which image of how many in the file.
-        padding: PixelPaddingValue and PixelPaddingRangeLimit as written (PS3.3 C.7.5.1.1.2); empty without.
+        format: encoding of one image.
+        at: file offset of PixelData's value; None if only pydicom can find it (deflated, no preamble ...).
+        length: bytes of the value; None if encapsulated.
+        frame, frames: index of the image, from 0, and number of images in the file.
+        padding: PixelPaddingValue and PixelPaddingRangeLimit as written (PS3.3 C.7.5.1.1.2); empty if absent.
     """
 
     format: PixelFormat
@@ -108,36 +109,37 @@ class StoredPixels:
 
     @property
     def encapsulated(self) -> bool:
-        """Whether frames lie compressed in fragments (PS3.5 A.4), not one after the other."""
+        """Whether frames are stored as fragments (PS3.5 A.4), not as one block of pixels."""
         return self.format.syntax not in (*_UNCOMPRESSED, DeflatedExplicitVRLittleEndian)
 
     @property
     def is_last(self) -> bool:
-        """Whether nothing but padding follows this image in its file."""
+        """Whether this is the last image of its file, followed only by padding."""
         return self.frame == self.frames - 1
 
     @property
     def frame_bytes(self) -> int:
-        """Size of one uncompressed image."""
+        """Size of one uncompressed image in bytes."""
         return self.format.rows * self.format.columns * self.format.samples * self.format.bits_allocated // 8
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """One image. Geometry is an empty tuple where the file gives none, or no numbers.
+    """One image. Geometry that the file lacks or that is not numeric is an empty tuple.
 
     Attributes:
         stamp: of the file when it was read.
         orientation: ImageOrientationPatient, row then column cosines (LPS).
-        position_mm: ImagePositionPatient, the middle of the first voxel (LPS).
+        position_mm: ImagePositionPatient, the centre of the first voxel (LPS).
         spacing_mm: PixelSpacing, (between rows, between columns).
-        tilt_degrees: GantryDetectorTilt as declared; the positions decide what is true.
+        tilt_degrees: GantryDetectorTilt as declared; the true tilt follows from the positions.
         phase: values of ``PHASE_KEYWORDS``, by keyword.
         content: values of ``CONTENT_KEYWORDS``, by keyword.
-        number: InstanceNumber; None where the file gives none, and for a frame of many.
-        damage: why the pixels cannot be whole or decoded, although the header is read; empty when nothing shows.
-        placed: false for several frames in one file of which nothing says where they lie.
-        patient_mark: tells two patients under one UID apart and names neither: thousands of identifiers share it.
+        number: InstanceNumber; None if absent, and for frames of a multi-frame file.
+        damage: why the pixels must be incomplete or undecodable, as far as the header shows; else empty.
+        placed: False for a multi-frame file that does not state the positions of its frames.
+        patient_mark: three digits of a hash of PatientID, which distinguish patients under one UID without identifying
+            them: many PatientIDs share each value.
     """
 
     path: Path
@@ -177,20 +179,20 @@ class Slice:
 
     @property
     def image(self) -> tuple[str, tuple[float, ...]]:
-        """What makes it the same image in another file; careless software gives all images one SOPInstanceUID."""
+        """Identity of the image across files; includes the position, since SOPInstanceUIDs are not always unique."""
         return self.sop_uid, self.position_mm
 
     @property
     def is_localizer(self) -> bool:
-        """Whether ImageType (0008,0008) says that it is a scout."""
+        """Whether ImageType (0008,0008) marks the image as a scout."""
         return "LOCALIZER" in self.image_type
 
 
 def looks_like_dicom(start: bytes) -> bool:
-    """Whether a file that begins with these 132 bytes is DICOM, with or without the preamble of PS3.10.
+    """Whether a file that starts with these 132 bytes is DICOM, with or without the preamble of PS3.10.
 
-    Without one: group 0002 or 0008, little or big endian, then a value representation or a short length
-    (PS3.5 section 7.1).
+    Without preamble it must start with group 0002 or 0008 in either byte order, followed by a value representation or
+    a small length (PS3.5 section 7.1).
     """
     if start[_PREFIX_AT : _PREFIX_AT + 4] == b"DICM":
         return True
@@ -200,11 +202,11 @@ def looks_like_dicom(start: bytes) -> bool:
 
 
 def read_slices(path: Path) -> list[Slice]:
-    """The images of a file: one, or one a frame of an enhanced multi-frame object (PS3.3 C.7.6.16).
+    """The images of a file: one, or one per frame of an enhanced multi-frame object (PS3.3 C.7.6.16).
 
     Raises:
-        NotAScan: a DICOM object that is no image (segmentation, report, DICOMDIR ...).
-        UnreadableScan: damaged, so that not even the header makes sense.
+        NotAScan: a DICOM object other than an image (segmentation, report, DICOMDIR ...).
+        UnreadableScan: the header is damaged.
     """
     try:
         header = read_header(path, _KEYWORDS)
@@ -292,7 +294,7 @@ def _pixels(header: Header, values: Values, frame: int, frames: int) -> StoredPi
 
 
 def _damage(header: Header, pixels: StoredPixels) -> str:
-    """A file that is smaller than its uncompressed pixels is truncated; no need to decode it to know."""
+    """Damage that sizes alone reveal, such as an uncompressed file that is smaller than its pixels; else empty."""
     if not header.has_pixels:
         return Sentence("truncated: no pixels behind the header")
     if header.pixels_at is not None and header.pixels_length is None and header.syntax in _UNCOMPRESSED:

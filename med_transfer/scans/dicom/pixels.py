@@ -1,4 +1,4 @@
-"""Pixels of DICOM slices as measured values: rescaled slice by slice, padding made air."""
+"""Pixels of DICOM slices as measured values: rescaled slice by slice, with padding replaced by air."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from med_transfer.scans.dicom.elements import stamp_of
 from med_transfer.scans.dicom.header import Slice, read_slices
 
 AIR_HU = -1024
-TISSUE_HU = (-900, 4000)  # a padding value in here could be lung, tissue, bone or metal
+TISSUE_HU = (-900, 4000)  # a padding value in this range could be lung, tissue, bone or metal
 _INT16 = np.iinfo(np.int16)
 _DAMAGED = "Export the series again; the file is truncated or corrupt"
 
 
 def stack(slices: Sequence[Slice]) -> tuple[NDArray, tuple[str, ...]]:
-    """Values [depth, height, width] of slices in order, and remarks on odd padding.
+    """Rescaled values [depth, height, width] of slices in order, and remarks on implausible padding.
 
-    int16 where every slope and intercept is a whole number and every value fits, else float32. Compressed slices are
-    decoded in threads, straight into the volume: the decoders let go of Python's lock.
+    The result is int16 if every slope and intercept is an integer and every value fits, else float32. Compressed slices
+    are decoded in threads, directly into the volume, since the decoders release the GIL.
 
     Raises:
         UnreadableScan: truncated or corrupt pixels, or a file that has changed since its header was read.
-        MissingCodec: compressed in a way that no installed package can decode.
+        MissingCodec: no installed package decodes the compressed pixels.
     """
     for slice_ in slices:
         require_decoder(slice_.pixels.format.syntax, slice_.path)
@@ -59,7 +59,7 @@ def _empty(slices: Sequence[Slice], dtype: type) -> NDArray:
 
 
 def same_pixels(first: Slice, second: Slice) -> bool:
-    """Whether two slices hold equal values, whatever their transfer syntax; false where one cannot be decoded."""
+    """Whether two slices have equal values, whatever their transfer syntax; False if one cannot be decoded."""
     try:
         pair, _ = stack([first, second])
     except (UnreadableScan, MissingCodec):
@@ -68,10 +68,10 @@ def same_pixels(first: Slice, second: Slice) -> bool:
 
 
 def _fill(voxels: NDArray, slices: Sequence[Slice]) -> list[str | None]:
-    """Write each slice's values into its place; a remark for each, or None where int16 cannot hold them."""
+    """Write the values of each slice to ``voxels``; returns a remark for each, or None if int16 cannot hold them."""
     workers = min(cores(), 8, len(slices))
     shared = {s.path: _pixel_data(s) for s in {s.path: s for s in slices if _is_framed(s)}.values()}
-    if workers == 1 or not any(s.pixels.encapsulated for s in slices):  # plain bytes come at the speed of memory
+    if workers == 1 or not any(s.pixels.encapsulated for s in slices):  # threads do not speed up plain reading
         return [_fill_one(voxels[k], slice_, shared) for k, slice_ in enumerate(slices)]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(_fill_one, voxels, slices, repeat(shared)))
@@ -97,16 +97,16 @@ def _fill_one(out: NDArray, slice_: Slice, shared: dict[Path, bytes]) -> str | N
 
 
 def _rescale_in_place(out: NDArray, stored: NDArray, slice_: Slice, padded: NDArray | None) -> bool:
-    """Rescale (PS3.3 C.11.1.1.2) into int16; false when a value does not fit. ``stored`` may be ``out`` itself."""
+    """Rescale (PS3.3 C.11.1.1.2) to int16; False if a value does not fit. ``stored`` may share memory with ``out``."""
     slope, intercept = int(slice_.slope), int(slice_.intercept)
     low, high = int(stored.min()), int(stored.max())
-    if padded is not None and not _fits(low, high, slope, intercept):  # padding may lie anywhere: it is replaced
+    if padded is not None and not _fits(low, high, slope, intercept):  # padding need not fit: it is replaced
         measured = stored[~padded]
         low, high = (int(measured.min()), int(measured.max())) if measured.size else (0, 0)
     if not _fits(low, high, slope, intercept):
         return False
     values = stored.view(np.int16) if stored.itemsize == 2 else stored.astype(np.int16)
-    # modulo 2^16, as all that follows: the results fit
+    # all arithmetic is modulo 2^16: intermediate values may wrap around, the results fit
     if slope != 1:
         values = np.multiply(values, _modulo(slope), out=out)
     if intercept:
@@ -129,7 +129,7 @@ def _fits(low: int, high: int, slope: int, intercept: int) -> bool:
 
 
 def _stored(slice_: Slice, out: NDArray, shared: dict[Path, bytes]) -> NDArray:
-    """The stored values of one slice; plain 16-bit pixels are read straight into ``out``."""
+    """The stored values of one slice; plain 16-bit pixels are read directly into ``out``."""
     with _explained(slice_):
         if _is_plain(slice_) and out.dtype == np.int16:
             return _read_into(out, slice_)
@@ -138,7 +138,7 @@ def _stored(slice_: Slice, out: NDArray, shared: dict[Path, bytes]) -> NDArray:
 
 @contextmanager
 def _explained(slice_: Slice) -> Iterator[None]:
-    """pydicom raises whatever it likes on corrupt bytes."""
+    """Raise UnreadableScan for any error of a library: corrupt bytes can raise nearly anything."""
     try:
         yield
     except (UnreadableScan, MissingCodec):
@@ -180,22 +180,22 @@ def _read_into(out: NDArray, slice_: Slice) -> NDArray:
 
 
 def _is_framed(slice_: Slice) -> bool:
-    """Whether a file holds many images that cannot be read one by one: its pixels are then read once for all."""
+    """Whether a file holds several images that cannot be read one by one; its pixels are then read once for all."""
     return slice_.pixels.frames > 1 and not _is_plain(slice_)
 
 
 def _frame(slice_: Slice, shared: dict[Path, bytes]) -> bytes:
-    """The bytes of one image as they are stored: encoded, or little or big endian words."""
+    """The bytes of one image as stored: encoded, or raw in the file's byte order."""
     pixels = slice_.pixels
     value = shared[slice_.path] if slice_.path in shared else _pixel_data(slice_)
     if pixels.encapsulated:
         return get_frame(value, pixels.frame, number_of_frames=pixels.frames)
     start = pixels.frame * pixels.frame_bytes
-    return value[start:] if pixels.is_last else value[start : start + pixels.frame_bytes]  # decode looks at the rest
+    return value[start:] if pixels.is_last else value[start : start + pixels.frame_bytes]  # decode checks the padding
 
 
 def _pixel_data(slice_: Slice) -> bytes:
-    """The value of PixelData, all frames."""
+    """The value of PixelData, with all frames."""
     pixels = slice_.pixels
     with _explained(slice_), slice_.path.open("rb") as file:
         _require_unchanged(slice_, os.fstat(file.fileno()))
@@ -206,7 +206,7 @@ def _pixel_data(slice_: Slice) -> bytes:
 
 
 def _require_unchanged(slice_: Slice, now: os.stat_result) -> None:
-    """A file that has another stamp but the same header (a new link, other permissions) is the same."""
+    """Refuse a file that has changed; a new stamp with the same header (new link, other permissions) is accepted."""
     if slice_.stamp == stamp_of(now):
         return
     if slice_ not in [replace(image, stamp=slice_.stamp) for image in read_slices(slice_.path)]:
@@ -217,7 +217,7 @@ def _require_unchanged(slice_: Slice, now: os.stat_result) -> None:
 
 
 def _padded(stored: NDArray, slice_: Slice) -> tuple[NDArray | None, str]:
-    """Which pixels are padding (PS3.3 C.7.5.1.1.2), which is no measurement; or why the declared value is kept."""
+    """Mask of padding pixels (PS3.3 C.7.5.1.1.2), None if there are none; and a remark if padding is kept as values."""
     if not slice_.pixels.padding:
         return None, ""
     limits = [_as_stored(limit, stored.dtype) for limit in slice_.pixels.padding]
@@ -236,7 +236,7 @@ def _padded(stored: NDArray, slice_: Slice) -> tuple[NDArray | None, str]:
 
 
 def _as_stored(value: int, dtype: np.dtype) -> int:
-    """A padding value written with the wrong sign, read as the pixels are (63536 is -2000 in signed 16 bits)."""
+    """A padding value in the pixels' data type, if written with the wrong sign (63536 is -2000 in signed 16 bits)."""
     bits = 8 * dtype.itemsize
     value %= 1 << bits
     return value - (1 << bits) if np.issubdtype(dtype, np.signedinteger) and value >= 1 << (bits - 1) else value

@@ -1,4 +1,4 @@
-"""Puts slices that lie where they lie (tilted gantry, uneven gaps) onto one rectangular grid, in one interpolation."""
+"""Resample slices from a tilted gantry or with uneven gaps onto a rectangular grid, in one interpolation."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ from numpy.typing import NDArray
 from med_transfer.scans import geometry
 from med_transfer.scans.dicom.slice_geometry import usual_gap_mm
 
-_SAME_SHARE = 1e-3  # of a voxel: what is moved less stays as it is
-_MAX_GROWTH = 4  # output slices a stored slice: a single narrow gap must not multiply the volume
+_SAME_SHARE = 1e-3  # of a voxel; smaller shifts are ignored
+_MAX_GROWTH = 4  # output slices per stored slice, since a single narrow gap must not multiply the volume
 
 
 def on_regular_grid(
     voxels: NDArray, affine: geometry.Affine, positions_mm: NDArray[np.float64], fill: float
 ) -> tuple[NDArray, geometry.Affine]:
-    """The same scan on a rectangular grid with even slices.
+    """Resample a scan onto a rectangular grid with evenly spaced slices.
 
-    Each slice is moved within its own plane to undo the shear of a tilted gantry, and where gaps are uneven, values
-    between two slices are interpolated at their true positions: together one trilinear interpolation along the
-    scanner's own axes. The slices' step becomes the narrowest gap, so that none is lost. The grid is widened so that
-    nothing is cut off.
+    Each slice is shifted within its plane to undo the shear of a tilted gantry. If gaps are uneven, values are also
+    interpolated between the slices at their true positions. Together this is one trilinear interpolation along the
+    scanner's axes. Uneven slices get about the narrowest gap as their spacing, so that no detail is lost, but at most
+    ``_MAX_GROWTH`` times as many slices. The grid is enlarged so that nothing is cut off.
 
     Args:
-        voxels: [depth, height, width]; int16 gives int16, rounded.
-        affine: (i, j, k) to LPS mm; its first two axes and its origin are used.
+        voxels: [depth, height, width].
+        affine: (i, j, k) to LPS mm; only its in-plane axes are used.
         positions_mm: LPS mm of the first voxel of each slice, in order, shape [depth, 3].
         fill: value of voxels that no slice covers.
+
+    Returns:
+        Voxels [depth, height, width], rounded if int16, and their affine.
     """
     spacing = np.array(geometry.spacing_mm(affine)[:2])
     axes = affine[:3, :2] / spacing
@@ -43,7 +46,7 @@ def on_regular_grid(
 
 
 def _aligned(voxels: NDArray, aside_ij: NDArray, fill: float) -> tuple[NDArray, NDArray]:
-    """Every slice moved by its offset, and the (i, j) at which the widened grid starts."""
+    """Shift every slice by its offset; also returns the (i, j) at which the enlarged grid starts."""
     if np.ptp(aside_ij, axis=0).max() < _SAME_SHARE:
         return voxels, np.zeros(2)
     lowest = np.floor(aside_ij.min(axis=0)).astype(int)
@@ -55,19 +58,19 @@ def _aligned(voxels: NDArray, aside_ij: NDArray, fill: float) -> tuple[NDArray, 
 
 
 def _moved(image: NDArray, offset_ji: NDArray, shape: tuple[int, ...], fill: float) -> NDArray:
-    """The image at a fractional offset on a larger canvas, bilinear."""
+    """Place an image on a larger canvas at a fractional offset, with bilinear interpolation."""
     (row, column), part = np.floor(offset_ji).astype(int), offset_ji - np.floor(offset_ji)
-    canvas = np.full(np.add(shape, 1), fill, np.float32)  # one line more, where a fraction carries the last one
+    canvas = np.full(np.add(shape, 1), fill, np.float32)  # one row and column more, for the fraction of the last ones
     canvas[row : row + image.shape[0], column : column + image.shape[1]] = image
     for axis in (0, 1):
         if part[axis] > _SAME_SHARE:
-            before = np.roll(canvas, 1, axis)  # what comes round the edge is fill, as the last line is
+            before = np.roll(canvas, 1, axis)  # what wraps around is the last line, which is fill
             canvas = canvas + np.float32(part[axis]) * (before - canvas)
     return canvas[: shape[0], : shape[1]]
 
 
 def _even_depths(along_mm: NDArray) -> tuple[NDArray | None, float]:
-    """Where the slices of the even grid lie, or None where the stored ones already are even; and their step."""
+    """Depths in mm of evenly spaced slices, or None if the stored ones already are; and their spacing in mm."""
     gaps, extent = np.diff(along_mm), float(along_mm[-1])
     if usual_gap_mm(gaps) is not None:
         return None, extent / len(gaps)

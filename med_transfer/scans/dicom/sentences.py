@@ -1,4 +1,4 @@
-"""How reasons name slices: by their place along the normal, from 1, and never more than a few."""
+"""How reasons name slices: by their number along the normal, from 1, and only the first few."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Hashable, Sequence
 from med_transfer.errors.sentence import Sentence, few, listed
 from med_transfer.scans.dicom.slice_geometry import commonest
 
-_MAX_NAMED = 6  # values that one message names
+_MAX_NAMED = 6  # values listed in one message
 
 
 def mixed(what: str, values: Sequence[Hashable]) -> str:
-    """Names the slices whose value differs from the most frequent one; empty where all are equal."""
+    """Name the slices whose value differs from the most frequent one; empty if all are equal."""
     if len(set(values)) == 1:
         return ""
     usual = commonest(values)

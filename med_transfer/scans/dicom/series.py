@@ -1,4 +1,4 @@
-"""DICOM: headers become series, each with a verdict; a usable series becomes a Volume."""
+"""Build series, each with a verdict, from DICOM headers, and read usable series as volumes."""
 
 from __future__ import annotations
 
@@ -33,10 +33,12 @@ _STRAY = Sentence("an image that was set apart continues this volume: a slice ma
 def all_series(
     slices: Iterable[Slice], max_gap_mm: float = 0.0, listed: Mapping[str, frozenset[str]] = MappingProxyType({})
 ) -> list[Series]:
-    """Every series among the images of a folder tree, in whatever order and mixture they come.
+    """Group the images of a folder tree, in any order, into series.
 
     Args:
-        listed: by SeriesInstanceUID, the SOPInstanceUIDs that a DICOMDIR of the tree lists.
+        slices: headers of all images.
+        max_gap_mm: unevenly spaced slices are usable (by interpolation) if no gap is wider.
+        listed: SOPInstanceUIDs that DICOMDIRs of the tree list, by SeriesInstanceUID.
     """
     groups = group_by_series(slices, listed)
     volumes = [volume.among(verdict) for group, verdict in groups for volume in split_series(group, max_gap_mm)]
@@ -46,7 +48,7 @@ def all_series(
 
 
 def _each_named(volumes: Sequence[Series]) -> list[Series]:
-    """Usable volumes that share a UID and a folder, of several studies or patients, by names that tell them apart."""
+    """Give usable volumes of several studies or patients that share UID and folder distinct names."""
     usable = [volume for volume in volumes if volume.verdict.usable]
     alike = Counter((volume.path, volume.name) for volume in usable)
     of_study = Counter((volume.path, volume.name, volume.study_uid) for volume in usable)
@@ -63,9 +65,10 @@ def _each_named(volumes: Sequence[Series]) -> list[Series]:
 
 
 def _beside_strays(volume: Series, strays: Sequence[Series]) -> Series:
-    """The same series, with a remark where images of another one, too few for a volume, would lengthen it evenly.
+    """Add a remark if images of another series, too few for a volume, would extend this one regularly.
 
-    A damaged orientation, which sets a slice apart as a scout is, does not hide it: a scout starts elsewhere.
+    Their orientation is ignored: a damaged one separates a slice from its series as if it were a scout. Real scouts do
+    not match, because their positions do not continue the series.
     """
     first = volume.slices[0]
     for stray in strays:
@@ -80,11 +83,11 @@ def _looks(slice_: Slice) -> tuple:
 
 
 def split_series(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> list[Series]:
-    """The volumes among the images of one SeriesInstanceUID: one, as a rule; else each is named by its ``part``."""
+    """Split the images of one SeriesInstanceUID into volumes: usually one, otherwise told apart by ``part``."""
     by_plane = split_planes(slices)
     if len(by_plane) > 1:
         volumes = [volume for plane, part in by_plane for volume in _phases(part, max_gap_mm, plane)]
-        if any(volume.verdict.usable for volume in volumes):  # else stray images may be slices of it, wrongly labelled
+        if any(volume.verdict.usable for volume in volumes):  # else stray images may be mislabelled slices of it
             return volumes
     return _phases(slices, max_gap_mm)
 
@@ -105,7 +108,7 @@ def _phases(slices: Sequence[Slice], max_gap_mm: float, plane: str = "") -> list
 
 
 def as_series(slices: Sequence[Slice], max_gap_mm: float = 0.0, part: str = "") -> Series:
-    """One series from the images of one volume, in any order."""
+    """A series made of the images of one volume, which may come in any order."""
     ordered, verdict = _with_verdict(slices, max_gap_mm)
     first = ordered[0]
     return Series(
@@ -129,7 +132,7 @@ def _is_usable(slices: Sequence[Slice], max_gap_mm: float) -> bool:
 
 
 def _with_verdict(slices: Sequence[Slice], max_gap_mm: float) -> tuple[tuple[Slice, ...], Verdict]:
-    """The slices in order without repeats, and the verdict on them."""
+    """Sort the slices, drop repeats, and judge the result."""
     arranged = arrange(slices)
     verdict = content_verdict(arranged)
     if not verdict.usable:
@@ -140,7 +143,7 @@ def _with_verdict(slices: Sequence[Slice], max_gap_mm: float) -> tuple[tuple[Sli
 
 
 def _without_repeats(arranged: tuple[Slice, ...]) -> tuple[tuple[Slice, ...], tuple[Repair, ...]]:
-    """Drops slices that repeat the one before, pixel for pixel. One that differs stays, and is then rejected."""
+    """Drop slices with the same position and pixels as the one before; if only the position is equal, drop none."""
     different, repeated = [arranged[0]], []
     for slice_ in arranged[1:]:
         if not same_position(different[-1], slice_):
@@ -159,7 +162,7 @@ def _without_repeats(arranged: tuple[Slice, ...]) -> tuple[tuple[Slice, ...], tu
 
 
 def _same_pixels(first: Slice, second: Slice) -> bool:
-    """A survey looks at headers, and at pixels here alone."""
+    """The only place where a survey reads pixels and not just headers."""
     try:
         return isolated(same_pixels, first, second, where=second.path)
     except ScanAborted:
@@ -167,12 +170,13 @@ def _same_pixels(first: Slice, second: Slice) -> bool:
 
 
 def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:
-    """The volume of a DICOM series: rescaled voxels, affine from the positions, tilt and uneven gaps repaired.
+    """Read a DICOM series: rescaled voxels (HU for CT), affine from the positions, tilt and uneven gaps repaired.
 
     Raises:
-        GeometryRejected: by the series' verdict.
-        UnreadableScan: truncated or corrupt, or the files have changed since the series was found.
-        MissingCodec, UnusableVoxels: as their names say.
+        GeometryRejected: the verdict rejects the series.
+        UnreadableScan: a file is truncated or corrupt, or has changed since the series was found.
+        MissingCodec: no installed package decodes the compressed pixels.
+        UnusableVoxels: voxels are NaN or infinite.
     """
     for slice_ in series.slices:
         if slice_.damage:
@@ -187,7 +191,7 @@ def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:
     if series.modality == "CT" and (doubt := hounsfield_doubt(voxels)):
         remarks = (*remarks, doubt)
     affine = affine_of(slices)
-    if any(repair.kind != "repeated_slices" for repair in verdict.repairs):  # what is dropped moves nothing
+    if any(repair.kind != "repeated_slices" for repair in verdict.repairs):  # dropping repeats needs no resampling
         positions = np.array([slice_.position_mm for slice_ in slices])
         fill = AIR_HU if series.modality == "CT" else min(float(voxels.min()), 0.0)
         voxels, affine = on_regular_grid(voxels, affine, positions, fill)

@@ -1,4 +1,4 @@
-"""Images become series: by UID, then apart again what a scanner or an archive has put under one UID."""
+"""Group images into series by UID, then split what a scanner or an archive has put under one UID."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from med_transfer.scans.dicom.header import PHASE_KEYWORDS, Slice
 from med_transfer.scans.dicom.slice_geometry import SAME_POSITION_MM, commonest, is_plane, normal
 from med_transfer.scans.verdict import Verdict
 
-_OTHER_PLANE_COSINE = 0.7  # 45 degrees: a scout lies across the slices, rounding and wobble do not
+_OTHER_PLANE_COSINE = 0.7  # 45 degrees: less than between scout and slices, more than rounding and wobble
 _MOSTLY = 0.8
-_DAMAGED_COSINE = 0.1  # by which products of cosines are off where they are not merely rounded
-Part = tuple[str, list[Slice]]  # what tells the part apart from the rest of its series, empty for the whole
-Group = tuple[list[Slice], Verdict]  # images of one series, and what the others say of it, whatever its geometry
+_DAMAGED_COSINE = 0.1  # error of products of cosines that rounding does not explain
+Part = tuple[str, list[Slice]]  # a name that distinguishes the part of a series, empty for the whole; its images
+Group = tuple[list[Slice], Verdict]  # images of one series, and the verdict that follows from other images
 
 
 def group_by_series(slices: Iterable[Slice], listed: Mapping[str, frozenset[str]]) -> list[Group]:
-    """Slices by series; localizers that share a series' UID form a group of their own.
+    """Group slices by series; localizers under a series' UID form a group of their own.
 
-    A series spread over several folders stays one, and one folder that holds all of its images is a copy of its own.
+    A series spread over several folders is one group, unless one folder holds all its images: then each folder is one.
 
     Args:
-        listed: by SeriesInstanceUID, the images that a DICOMDIR of the tree lists.
+        slices: all images of a folder tree.
+        listed: SOPInstanceUIDs that DICOMDIRs of the tree list, by SeriesInstanceUID.
     """
     by_uid: dict[Hashable, dict[Hashable, list[Slice]]] = defaultdict(lambda: defaultdict(list))
     for slice_ in slices:
@@ -48,7 +49,7 @@ def _of_one_uid(owners: Sequence[Sequence[Slice]], listed: Mapping[str, frozense
 
 
 def _copies(slices: list[Slice]) -> list[Group]:
-    """Where one folder holds all images, each folder is a copy, or part of one; else they are one series together."""
+    """If one folder holds all images, each folder is a copy or a partial copy; otherwise all form one series."""
     folders: dict[Path, list[Slice]] = defaultdict(list)
     for slice_ in slices:
         folders[slice_.path.parent].append(slice_)
@@ -63,16 +64,16 @@ def _copies(slices: list[Slice]) -> list[Group]:
 
 
 def split_planes(slices: Sequence[Slice]) -> list[Part]:
-    """Images that lie across the others (a scout that is not marked as one) apart from them.
+    """Separate images that lie across the others, such as an unmarked scout.
 
-    Not where a direction is none: its image lies nowhere, and may be a slice of the volume.
+    Nothing is separated if an orientation is missing or invalid: that image may be a slice of the volume.
     """
     if not all(s.orientation and is_plane(s.orientation, _DAMAGED_COSINE) for s in slices):
         return [("", list(slices))]
     along = normal(commonest([tuple(round(c, 2) for c in s.orientation) for s in slices]))
     like_it = {o for o in {s.orientation for s in slices} if abs(along @ normal(o)) > _OTHER_PLANE_COSINE}
     with_it = [s.orientation in like_it for s in slices]
-    if all(with_it) or not any(with_it):  # parallel cosines span no plane: nothing lies across anything
+    if all(with_it) or not any(with_it):  # not any: row and column are parallel and span no plane
         return [("", list(slices))]
     main = [s for s, same in zip(slices, with_it, strict=True) if same]
     across = [s for s, same in zip(slices, with_it, strict=True) if not same]
@@ -80,12 +81,12 @@ def split_planes(slices: Sequence[Slice]) -> list[Part]:
 
 
 def split_phases(slices: Sequence[Slice], usable: Callable[[Sequence[Slice]], bool]) -> list[Part]:
-    """Acquisitions, phases, echoes or b-values of one series apart, by the first attributes that tell them apart.
+    """Split a series into acquisitions, phases, echoes or b-values by the first attributes that separate them.
 
-    One attribute does so, or two (echo, and magnitude or phase), when every image has them, no part holds two images
-    at one place, one part at least is a usable volume, and the parts overlap in space. What follows each other or
-    interleaves may be one volume that lacks a slice, and is never taken for two. Without such attributes, volumes that
-    were numbered one after the other come apart; else the series stays whole, to be rejected.
+    One attribute, or two (such as echo, and magnitude or phase), separate the parts if every image has them, no part
+    has two images at one position, at least one part is a usable volume, and the parts overlap in space. Parts that
+    follow each other or interleave may be one volume that lacks a slice, and are never split. If no attribute fits,
+    volumes that InstanceNumber numbers one after another are split; otherwise the series stays whole, to be rejected.
     """
     whole: list[Part] = [("", list(slices))]
     if not all(s.position_mm and s.orientation for s in slices):
@@ -100,7 +101,7 @@ def split_phases(slices: Sequence[Slice], usable: Callable[[Sequence[Slice]], bo
 
 
 def _names(slices: Sequence[Slice]) -> Iterator[list[str]]:
-    """Ways to name the part that each image belongs to, the most telling first."""
+    """Yield names of the part of each image, by one or two attributes, in order of preference."""
     phases = [dict(s.phase) for s in slices]
     columns = {keyword: [phase.get(keyword) for phase in phases] for keyword in PHASE_KEYWORDS}
     telling = {keyword: values for keyword, values in columns.items() if None not in values and len(set(values)) > 1}
@@ -112,7 +113,7 @@ def _names(slices: Sequence[Slice]) -> Iterator[list[str]]:
 
 
 def _numbered(slices: Sequence[Slice]) -> list[str]:
-    """By InstanceNumber, where its order goes through all places in one way, again and again; else empty."""
+    """Part names by InstanceNumber, if its order runs through all positions repeatedly in one direction; else empty."""
     places = len(set(np.round(_depths(slices) / SAME_POSITION_MM).tolist()))
     order = sorted(range(len(slices)), key=lambda n: slices[n].number or 0)
     if len({s.number for s in slices} - {None}) < len(slices) or len(slices) % places:
@@ -144,7 +145,7 @@ def _one_image_a_place(part: Sequence[Slice]) -> bool:
 
 
 def _overlap(parts: Sequence[Sequence[Slice]]) -> bool:
-    """Whether along the normal every part reaches into another one. Halves of one volume follow each other instead."""
+    """Whether every part overlaps another along the normal; halves of one volume would follow each other instead."""
     extents = [(depths.min(), depths.max()) for depths in map(_depths, parts)]
     return all(
         any(min(end, e) - max(start, s) > SAME_POSITION_MM for n, (s, e) in enumerate(extents) if n != number)
@@ -153,7 +154,7 @@ def _overlap(parts: Sequence[Sequence[Slice]]) -> bool:
 
 
 def _interleave(parts: Sequence[Sequence[Slice]]) -> bool:
-    """Whether the parts are the odd and even slices of one volume (MR concatenations), which belong together."""
+    """Whether the parts are interleaved slices of one volume, such as odd and even ones (MR concatenations)."""
     gaps = np.diff(np.sort(np.concatenate([_depths(part) for part in parts])))
     usual = float(np.median(gaps))
     own = min(float(np.median(np.diff(np.sort(_depths(part))))) for part in parts)

@@ -1,4 +1,4 @@
-"""The images of a series say the same of it, each in its own file; in memory they say it once."""
+"""Share equal header values between the images of a series, to save memory."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from med_transfer.scans.dicom.header import Slice
 
-_OWN = ("path", "stamp", "sop_uid", "position_mm")  # an image's own, as a rule
-_MOST = 100_000  # values; a tree of which each image differs would fill the memory that this is to save
+_OWN = ("path", "stamp", "sop_uid", "position_mm")  # usually unique to an image
+_MOST = 100_000  # values; bounds memory if all images of a folder tree differ
 
 
 class SharedValues:
-    """Hands out equal slices whose equal values are one object: 1 KB an image instead of 6."""
+    """Replaces equal values of slices by one shared object: 1 KB per image instead of 6."""
 
     def __init__(self) -> None:
         self._values: dict[Hashable, Hashable] = {}
         self._names = [field.name for field in fields(Slice) if field.name not in _OWN]
 
     def of(self, slices: Iterable[Slice]) -> tuple[Slice, ...]:
-        """The same slices."""
+        """Equal slices that share their values."""
         if len(self._values) > _MOST:
             self._values.clear()
         return tuple(

@@ -1,4 +1,4 @@
-"""Where DICOM slices lie: their order, their affine, and the steps between them."""
+"""Geometry of DICOM slices: their order, their affine, and the steps between them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Value = TypeVar("_Value", bound=Hashable)
 
 
 def arrange(slices: Sequence[Slice]) -> tuple[Slice, ...]:
-    """In order of position along the most frequent normal; by path where the geometry is missing."""
+    """Sort slices by position along the most frequent normal, or by path if any geometry is missing."""
     if not all(s.position_mm and s.orientation for s in slices):
         return tuple(sorted(slices, key=lambda s: s.path))
     along = normal(commonest([tuple(round(cosine, 2) for cosine in s.orientation) for s in slices]))
@@ -28,7 +28,7 @@ def arrange(slices: Sequence[Slice]) -> tuple[Slice, ...]:
 
 
 def affine_of(slices: Sequence[Slice]) -> geometry.Affine:
-    """(i, j, k) to LPS mm of slices in order (DICOM PS3.3 C.7.6.2.1.1); between slices, the mean step."""
+    """Affine (i, j, k) to LPS mm of at least two sorted slices (DICOM PS3.3 C.7.6.2.1.1), with their mean step."""
     first = slices[0]
     across = np.array(first.orientation).reshape(2, 3)
     across /= np.linalg.norm(across, axis=1, keepdims=True)
@@ -42,7 +42,7 @@ def affine_of(slices: Sequence[Slice]) -> geometry.Affine:
 
 
 def same_position(first: Slice, second: Slice) -> bool:
-    """Whether two slices lie at one place and in one direction; false where a file does not say."""
+    """Whether two slices have the same position and orientation; False if a header lacks either."""
     if not all((first.position_mm, second.position_mm, first.orientation, second.orientation)):
         return False
     apart_mm = np.linalg.norm(np.subtract(first.position_mm, second.position_mm))
@@ -51,27 +51,27 @@ def same_position(first: Slice, second: Slice) -> bool:
 
 
 def tolerance_mm(spacing: float) -> float:
-    """How far a gap between slices may be from the usual one and still count as even.
+    """Deviation in mm from the usual gap between slices that still counts as even.
 
-    Never as much as a missing slice, however thin the slices are (micro-CT).
+    At most a quarter of the spacing, so that a missing slice is noticed however thin the slices are (micro-CT).
     """
     return min(max(SPACING_TOLERANCE_MM, SPACING_TOLERANCE_SHARE * spacing), spacing / 4)
 
 
 def usual_gap_mm(gaps_mm: NDArray[np.float64]) -> float | None:
-    """The gap that all gaps equal within tolerance; None where they are uneven."""
+    """The median gap in mm if all gaps equal it within tolerance, else None."""
     usual = float(np.sort(gaps_mm)[(len(gaps_mm) - 1) // 2])
     return usual if np.all(np.abs(gaps_mm - usual) <= tolerance_mm(usual)) else None
 
 
 def steps(slices: Sequence[Slice]) -> NDArray[np.float64]:
-    """From each slice to the next, LPS mm, shape [slices - 1, 3]."""
+    """Vectors from each slice to the next in LPS mm, shape [slices - 1, 3]."""
     return np.diff(np.array([s.position_mm for s in slices]), axis=0)
 
 
 def normal(orientation: Sequence[float]) -> NDArray[np.float64]:
-    """Unit vector across a slice, from its row and column cosines; zeros where they span no plane."""
-    with np.errstate(over="ignore", invalid="ignore"):  # cosines of 1e308 are none: see is_plane
+    """Unit normal of a slice from its row and column cosines; zeros if they do not span a plane."""
+    with np.errstate(over="ignore", invalid="ignore"):  # corrupt cosines, such as 1e308, fail is_plane
         cross = np.cross(orientation[:3], orientation[3:])
         length = np.linalg.norm(cross)
     return cross / length if 0 < length < np.inf else np.zeros(3)
@@ -84,6 +84,6 @@ def is_plane(orientation: Sequence[float], tolerance: float = COSINE_TOLERANCE) 
 
 
 def commonest(values: Sequence[_Value]) -> _Value:
-    """The most frequent value; among equals the smallest, so that the order on disk does not matter."""
+    """The most frequent value; ties go to the first by ``repr``, so that the order on disk does not matter."""
     counts = Counter(values)
     return min(counts, key=lambda value: (-counts[value], repr(value)))

@@ -1,4 +1,4 @@
-"""NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd): the grid through SimpleITK, which already uses LPS and [k, j, i]."""
+"""Read NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd); SimpleITK gives the grid, already in LPS and [k, j, i]."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def itk_series(path: Path) -> Series:
 
     Raises:
         NotAScan: not of the format that its name says.
-        UnreadableScan: truncated, corrupt, not permitted, or with its voxels outside its folder.
+        UnreadableScan: truncated, corrupt or not permitted, or its voxels are outside its folder.
     """
     reader, data = _open(path)
     size = reader.GetSize()
@@ -42,11 +42,12 @@ def itk_series(path: Path) -> Series:
 
 
 def read_itk(path: Path) -> Volume:
-    """The volume of an NRRD or MetaImage file.
+    """Read the volume of an NRRD or MetaImage file.
 
     Raises:
         GeometryRejected: several volumes, fewer than three dimensions, or axes that are not perpendicular.
-        NotAScan, UnreadableScan, UnusableVoxels: as their names say.
+        NotAScan, UnreadableScan: see :func:`itk_series`.
+        UnusableVoxels: voxels are NaN or infinite.
     """
     reader, data = _open(path)
     affine, verdict = _geometry(reader, data)
@@ -59,7 +60,7 @@ def read_itk(path: Path) -> Volume:
 
 
 def stored_data(path: Path) -> StoredData:
-    """What the header says of its voxels. Raises NotAScan, UnreadableScan."""
+    """Location and encoding of the voxels, from the header. Raises NotAScan, UnreadableScan."""
     return metaimage_data(path) if _format(path) == "metaimage" else nrrd_data(path)
 
 
@@ -68,14 +69,14 @@ def _values(reader: SimpleITK.ImageFileReader, data: StoredData, path: Path) -> 
 
 
 def _dtype(reader: SimpleITK.ImageFileReader) -> np.dtype:
-    """Of one value of a voxel."""
+    """Data type of one component of a voxel."""
     import SimpleITK
 
     return SimpleITK.GetArrayFromImage(SimpleITK.Image([1, 1, 1], reader.GetPixelID())).dtype
 
 
 def _text(reader: SimpleITK.ImageFileReader, path: Path) -> NDArray:
-    """Numbers as text behind the header, which ITK parses."""
+    """Voxels stored as text after the header, which ITK parses."""
     import SimpleITK
 
     try:
@@ -85,7 +86,7 @@ def _text(reader: SimpleITK.ImageFileReader, path: Path) -> NDArray:
 
 
 def _open(path: Path) -> tuple[SimpleITK.ImageFileReader, StoredData]:
-    """The header, and where the voxels lie."""
+    """Read the header, and where the voxels are stored."""
     import SimpleITK  # slow to import, and most calls read DICOM
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
@@ -113,7 +114,7 @@ def _open(path: Path) -> tuple[SimpleITK.ImageFileReader, StoredData]:
 
 
 def _geometry(reader: SimpleITK.ImageFileReader, data: StoredData) -> tuple[geometry.Affine, Verdict]:
-    """(i, j, k) to LPS mm, and the verdict on it."""
+    """Affine (i, j, k) to LPS mm, and the verdict on it."""
     import SimpleITK
 
     unit_mm, of_units = unit_in_mm(data.units)
@@ -130,19 +131,19 @@ def _geometry(reader: SimpleITK.ImageFileReader, data: StoredData) -> tuple[geom
 
 
 def _names_the_body(reader: SimpleITK.ImageFileReader) -> bool:
-    """Whether an NRRD file's axes are the body's: ITK turns RAS and LAS to LPS, and leaves scanner-xyz as it is."""
+    """Whether an NRRD file's axes are anatomical; ITK converts RAS and LAS to LPS, but not scanner-xyz."""
     return reader.HasMetaDataKey("NRRD_space") and reader.GetMetaData("NRRD_space").startswith(
         "left-posterior-superior"
     )
 
 
 def _affine(reader: SimpleITK.ImageFileReader) -> geometry.Affine:
-    """(i, j, k) to LPS mm from the first three axes; an image of fewer axes gets a singular affine."""
+    """Affine (i, j, k) to LPS mm from the first three axes; singular for an image with fewer axes."""
     n = reader.GetDimension()
     direction = np.array(reader.GetDirection()).reshape(n, n)
     affine = np.zeros((4, 4))
     used = min(n, 3)
-    with np.errstate(invalid="ignore", over="ignore"):  # the verdict tells
+    with np.errstate(invalid="ignore", over="ignore"):  # the verdict reports it
         affine[:used, :used] = direction[:used, :used] * reader.GetSpacing()[:used]
     affine[:used, 3] = reader.GetOrigin()[:used]
     affine[3, 3] = 1.0

@@ -1,8 +1,8 @@
-"""The header of a MetaImage file (.mha, .mhd), asked before ITK opens it: is it one, and where do its voxels lie?
+"""Parse the header of a MetaImage file (.mha, .mhd) before ITK opens it: is it valid, and where are its voxels?
 
-ITK's own ReadImageInformation does not refuse what is refused here: it takes a size of -4 for 4294967292, a spacing of
-"x y z" for zeros, and a data file that is missing for a good one; what it does refuse it also complains about on the
-terminal, where a program may be reading. To keep that away takes a process of its own for every file.
+ITK's ReadImageInformation accepts what is refused here: it reads a size of -4 as 4294967292, a spacing of "x y z" as
+zeros, and does not miss a missing data file. What it does refuse it also prints to the terminal, where a program may
+be reading; suppressing that would take a process for every file.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans.formats.stored_data import LONGEST_HEADER, StoredData, named_files, numbered
 
 _MOST_AXES, _LONGEST_AXIS = 5, 1 << 20
-_FUNCTION = {b"ElementToIntensityFunctionSlope": 1.0, b"ElementToIntensityFunctionOffset": 0.0}  # which ITK passes over
+_FUNCTION = {b"ElementToIntensityFunctionSlope": 1.0, b"ElementToIntensityFunctionOffset": 0.0}  # which ITK ignores
 _NUMBERS = (
     *(b"Offset", b"Position", b"Origin", b"ElementSpacing", b"TransformMatrix", b"Rotation", b"Orientation"),
     *_FUNCTION,
 )
-_ORDERS = (b"BinaryDataByteOrderMSB", b"ElementByteOrderMSB")  # the first counts where both are there
-# The last field: the voxels, or the names of the files that have them, come right after it.
+_ORDERS = (b"BinaryDataByteOrderMSB", b"ElementByteOrderMSB")  # the first one counts if both are present
+# The last field; the voxels, or the names of their files, follow directly.
 _DATA = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:]([^\r\n]*)\r?\n", re.MULTILINE)
 _Fields = dict[bytes, list[bytes]]
 
 
 def metaimage_data(path: Path) -> StoredData:
-    """What the header says of the voxels.
+    """Location and encoding of the voxels, from the header.
 
     Raises:
-        NotAScan: a field that ITK cannot do without is missing or no number.
-        UnreadableScan: a data file is missing, or lies outside the header's folder; values are coded.
+        NotAScan: a field that ITK requires is missing or not a number.
+        UnreadableScan: a data file is missing or outside the header's folder, or values need an intensity function.
     """
     with path.open("rb") as file:
         start = file.read(LONGEST_HEADER)
@@ -44,7 +44,7 @@ def metaimage_data(path: Path) -> StoredData:
     files, at = (path,), int(_first(fields, b"HeaderSize", "0"))
     if place.upper() != "LOCAL":
         files = named_files(path, _names(path, place, start[last.end() :]))
-    elif not at:  # else it counts the bytes before the voxels from the file's first one, as for MetaIO
+    elif not at:  # a HeaderSize counts from the start of the file, as in MetaIO
         at = last.end()
     if any(key in fields and float(fields[key][0]) != neutral for key, neutral in _FUNCTION.items()):
         raise UnreadableScan("values coded by an ElementToIntensityFunction, which is not supported", where=path)

@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2 in one file (.nii, .nii.gz), through nibabel; RAS becomes LPS, [i, j, k] becomes [k, j, i]."""
+"""Read single-file NIfTI-1 and NIfTI-2 (.nii, .nii.gz) with nibabel; RAS becomes LPS, [i, j, k] becomes [k, j, i]."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".nii", ".nii.gz")
 _GZIP_MAGIC = b"\x1f\x8b"
-_HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
-_SPACE_UNITS = 0b111  # the bits of xyzt_units that are of space
+_HEADER_BYTES = 540  # for NIfTI-2; NIfTI-1 has 348
+_SPACE_UNITS = 0b111  # the bits of xyzt_units for spatial units
 _UNITS = {0: "", 1: "m", 2: "mm", 3: "um"}
-_SAME_SIZE = 0.01  # share by which pixdim may differ from the affine
+_SAME_SIZE = 0.01  # relative tolerance between pixdim and affine
 _SAME_PLACE_MM = 1.0
 _CHUNK = 1 << 20
-_MOST_PACKED = 1032  # bytes that one byte of a gzip file can hold (zlib's own documentation)
+_MOST_PACKED = 1032  # largest compression ratio of gzip (zlib's documentation)
 
 
 def nifti_series(path: Path) -> Series:
@@ -50,11 +50,12 @@ def nifti_series(path: Path) -> Series:
 
 
 def read_nifti(path: Path) -> Volume:
-    """The volume of a NIfTI file; a trailing dimension of one is dropped and scl_slope, scl_inter are applied.
+    """Read the volume of a NIfTI file; scl_slope and scl_inter are applied, trailing dimensions of one dropped.
 
     Raises:
         GeometryRejected: several volumes, fewer than three dimensions, or axes that are not perpendicular.
-        NotAScan, UnreadableScan, UnusableVoxels: as their names say.
+        NotAScan, UnreadableScan: see :func:`nifti_series`.
+        UnusableVoxels: voxels are NaN or infinite.
     """
     affine, verdict = _geometry(_open(path))
     require_usable_series(verdict, path)
@@ -74,20 +75,20 @@ def read_nifti(path: Path) -> Volume:
 
 
 def _open(path: Path) -> Nifti1Image:
-    """Header only."""
+    """Read the header only."""
     start = _first_bytes(path)
     if not start:
         raise UnreadableScan("empty file", where=path)
     kind = _kind(start, path)
     try:
         slope = float(kind.header_class.from_fileobj(io.BytesIO(start), check=False)["scl_slope"])
-        image = kind.from_filename(path, mmap=False)  # a mapped file that changes later changes the voxels
+        image = kind.from_filename(path, mmap=False)  # memory-mapped voxels would change with the file
         end, there = _end(image), path.stat().st_size
-    except Exception as error:  # nibabel raises errors of its own, by no common name, on corrupt headers
+    except Exception as error:  # corrupt headers make nibabel raise nearly anything
         raise _unreadable(path, error) from error
-    if np.isinf(slope):  # nibabel would give the stored numbers, as for 0 and NaN, which say that there is none
+    if np.isinf(slope):  # nibabel would ignore the slope, as it rightly does for 0 and NaN
         raise UnreadableScan(Sentence("scl_slope is {slope:g}", slope=slope), where=path, expected="a finite scl_slope")
-    if there * (_MOST_PACKED if _is_gzip(path) else 1) < end:  # before anyone asks for that much memory
+    if there * (_MOST_PACKED if _is_gzip(path) else 1) < end:  # before that much memory is allocated
         raise UnreadableScan(
             Sentence("truncated or corrupt NIfTI file: {there} of {end} bytes", there=there, end=end), where=path
         )
@@ -95,8 +96,8 @@ def _open(path: Path) -> Nifti1Image:
 
 
 def _end(image: Nifti1Image) -> int:
-    """Bytes of header and voxels together."""
-    start: int = image.dataobj.offset  # pyright: ignore[reportAttributeAccessIssue]  the header forgets it
+    """Offset of the end of the voxels, in bytes."""
+    start: int = image.dataobj.offset  # pyright: ignore[reportAttributeAccessIssue]  not kept in the header
     return start + int(np.prod(image.shape, dtype=object)) * np.dtype(image.get_data_dtype()).itemsize
 
 
@@ -116,7 +117,7 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def _kind(start: bytes, path: Path) -> type[Nifti1Image]:
-    """By the magic string: nibabel alone would take a truncated file for another format."""
+    """NIfTI version by the magic string; nibabel alone would mistake a truncated file for another format."""
     import nibabel  # slow to import, and most calls read DICOM
 
     if start[344:347] == b"n+1":
@@ -131,9 +132,9 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _load_whole(path: Path) -> Nifti1Image:
-    """With all bytes, so that gzip's checksum at the end is compared: nibabel alone stops before it.
+    """Read the whole file, so that gzip's checksum at its end is verified, which nibabel does not reach.
 
-    More than the header tells of, and no padding, would be slices or volumes left out.
+    Bytes after the voxels other than padding are refused: they would be slices or volumes left out.
     """
     image = _open(path)
     end = _end(image)
@@ -157,14 +158,14 @@ def _load_whole(path: Path) -> Nifti1Image:
 
 
 def _chunks(file: io.BufferedIOBase, most: int) -> Iterator[bytes]:
-    """At most so many bytes; asking for them at once would take the memory of a size that is a lie."""
+    """Yield at most ``most`` bytes in chunks; one large read would allocate whatever size the header claims."""
     while most > 0 and (chunk := file.read(min(most, _CHUNK))):
         yield chunk
         most -= len(chunk)
 
 
 def _geometry(image: Nifti1Image) -> tuple[geometry.Affine, Verdict]:
-    """(i, j, k) to LPS mm, from sform, else qform, else the voxel sizes alone; and the verdict on it."""
+    """Affine (i, j, k) to LPS mm, from sform, else qform, else the voxel sizes alone; and the verdict on it."""
     code = int(image.header["xyzt_units"]) & _SPACE_UNITS
     unit_mm, of_units = unit_in_mm([_UNITS.get(code, f"unit {code}")])
     affine = geometry.swap_lps_ras(np.asarray(image.affine))
@@ -181,7 +182,7 @@ def _geometry(image: Nifti1Image) -> tuple[geometry.Affine, Verdict]:
 
 
 def _forms_verdict(image: Nifti1Image, unit_mm: float) -> Verdict:
-    """Where a header places the voxels twice: whether both ways agree, and whether the voxel sizes agree with them."""
+    """Check that sform and qform agree if both are given, and that pixdim agrees with the affine used."""
     used = np.asarray(image.affine) * unit_mm
     remarks = []
     sizes, stated = geometry.spacing_mm(used), np.abs(image.header["pixdim"][1:4]) * unit_mm
@@ -206,7 +207,7 @@ def _forms_verdict(image: Nifti1Image, unit_mm: float) -> Verdict:
 
 
 def _qform(image: Nifti1Image) -> geometry.Affine | None:
-    """None where there is none, or no rotation in it."""
+    """The qform; None if it is absent or invalid."""
     from nibabel.spatialimages import HeaderDataError
 
     try:

@@ -1,4 +1,4 @@
-"""Writes voxels as a NIfTI file that lies in any viewer where it lies in the patient."""
+"""Write voxels as a NIfTI file that viewers show at its position in the patient."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def write_nifti_file(path: Path, stored: NDArray, affine: geometry.Affine, slope
     """Write ``.nii`` or ``.nii.gz``, in RAS.
 
     Args:
-        path: where to.
-        stored: [depth, height, width], of a type that NIfTI has.
-        affine: (i, j, k) to LPS mm. A qform cannot say sheared axes, and is left out for them.
-        slope: what a stored number is to be multiplied with; None: it is the value.
+        path: of the file.
+        stored: [depth, height, width], of a data type that NIfTI supports.
+        affine: (i, j, k) to LPS mm. A qform cannot represent sheared axes and is left out for them.
+        slope: scl_slope, the factor from stored numbers to values; None if they are equal.
 
     Raises:
         OutputError: the file cannot be written.

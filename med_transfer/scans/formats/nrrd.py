@@ -1,4 +1,4 @@
-"""The header of an NRRD file (.nrrd, .nhdr): where its voxels lie, how they are packed, in which unit lengths are."""
+"""Parse the header of an NRRD file (.nrrd, .nhdr): location and encoding of its voxels, unit of lengths."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans.formats.stored_data import LONGEST_HEADER, StoredData, named_files, numbered
 
 _ENCODINGS = {"raw": "raw", "gzip": "gzip", "gz": "gzip", "bzip2": "bzip2", "bz2": "bzip2"}  # others are text
-_FARTHEST = 1e9  # in whatever unit
+_FARTHEST = 1e9  # in any unit
 
 
 def nrrd_data(path: Path) -> StoredData:
-    """What the header says of the voxels.
+    """Location and encoding of the voxels, from the header.
 
     Raises:
-        NotAScan: not NRRD in spite of its name.
-        UnreadableScan: a data file is missing or lies outside the header's folder, or begins with lines to skip.
+        NotAScan: not NRRD in spite of its name, or lengths that are not numbers.
+        UnreadableScan: a data file is missing or outside the header's folder, or there are lines to skip, or bytes to
+            skip before compressed voxels.
     """
     with path.open("rb") as file:
         start = file.read(LONGEST_HEADER)
@@ -29,7 +30,7 @@ def nrrd_data(path: Path) -> StoredData:
         *_numbers(fields, "spacedirections"),
         *_numbers(fields, "spaceorigin"),
     ]
-    if not all(map(_is_length, lengths)):  # ITK takes 1 mm for them
+    if not all(map(_is_length, lengths)):  # ITK would read them as 1 mm
         raise NotAScan("lengths that are none in a nrrd file", where=path)
     encoding = _ENCODINGS.get(fields.get("encoding", "").lower(), "text")
     skipped = fields.get("byteskip", "0")
@@ -50,7 +51,7 @@ def nrrd_data(path: Path) -> StoredData:
 
 
 def _fields(start: bytes) -> tuple[dict[str, str], list[str], int]:
-    """The fields, the lines behind ``data file: LIST``, and the number of bytes up to the empty line that ends them."""
+    """Fields, lines after ``data file: LIST``, and the number of bytes up to the empty line that ends the header."""
     fields: dict[str, str] = {}
     listed: list[str] = []
     at = 0
@@ -75,7 +76,7 @@ def _integer(text: str, path: Path) -> int:
 
 
 def _numbers(fields: dict[str, str], key: str) -> list[str]:
-    """Of vectors; an axis that is none of space has ``none``."""
+    """Numbers of vectors, as text; ``none`` stands for a non-spatial axis and is left out."""
     return [text for text in re.split(r"[\s(),]+", fields.get(key, "")) if text not in ("", "none")]
 
 

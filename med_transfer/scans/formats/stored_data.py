@@ -1,7 +1,7 @@
-"""The voxels of an NRRD or MetaImage file: where its header says that they lie, and as they were before packing.
+"""Read the voxels of an NRRD or MetaImage file from where its header says they are, and decompress them.
 
-ITK opens any file that a header names, wherever it lies, crashes on some names, and inflates without comparing
-checksums, so that a flipped bit becomes other voxels. So it reads the header alone, and the voxels are read here.
+ITK opens any file that a header names, anywhere, crashes on some names, and decompresses without verifying checksums,
+so that a flipped bit changes voxels. ITK therefore reads only the header; the voxels are read here.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from numpy.typing import NDArray
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.errors.sentence import Sentence, words_of
 
-LONGEST_HEADER = 1 << 20  # bytes; one that lists a file for each of thousands of slices is as long
+LONGEST_HEADER = 1 << 20  # bytes; enough to list a file for each of thousands of slices
 _MOST_FILES = 1 << 16
 _CHUNK = 1 << 24
-_MOST_PACKED = {"raw": 1, "gzip": 1032, "zlib": 1032}  # bytes that one can hold (zlib's own documentation)
+_MOST_PACKED = {"raw": 1, "gzip": 1032, "zlib": 1032}  # largest compression ratio (zlib's documentation)
 _NUMBERED = re.compile(r"([^%]*%0?\d{0,2}d[^%]*?)\s+(-?\d+)\s+(-?\d+)\s+(-?\d+)(?:\s+\d+)?")
 
 
 @dataclass(frozen=True)
 class StoredData:
-    """What a header says of its voxels, apart from the grid.
+    """Location and encoding of voxels.
 
     Attributes:
-        files: that hold them, one after the other; the header's own file where they follow the header.
-        at: bytes before them in each file; -1 when they are its last bytes.
+        files: files with the voxels, in order; the header's own file if they follow the header.
+        at: offset of the voxels in each file; -1 if they are its last bytes.
         encoding: raw | gzip | bzip2 | zlib | text.
-        big_endian: whether the first byte of a number is the largest.
-        units: of length, as written; one for each axis of space, or none.
+        big_endian: byte order of the values.
+        units: units of length as written, one for each spatial axis or for all; empty if not stated.
     """
 
     files: tuple[Path, ...]
@@ -53,14 +53,14 @@ def named_files(header: Path, names: Sequence[str]) -> tuple[Path, ...]:
     """The data files that a header names, in its own folder or below.
 
     Raises:
-        UnreadableScan: one lies elsewhere, is missing, or is no regular file.
+        UnreadableScan: one is elsewhere, missing, or not a regular file; or there is none.
     """
     folder = header.parent.resolve()
     try:
         files = tuple((folder / name).resolve() for name in names)
         inside = all(path.is_relative_to(folder) for path in files)
         missing = next((path for path in files if not path.is_file()), None) if inside else None
-    except (OSError, ValueError, RuntimeError) as error:  # a name that is none: too long, a zero byte, links in a ring
+    except (OSError, ValueError, RuntimeError) as error:  # an invalid name: too long, a null byte, circular links
         raise UnreadableScan(
             Sentence("its data file cannot be found ({kind})", kind=type(error).__name__), where=header
         ) from error
@@ -79,7 +79,7 @@ def named_files(header: Path, names: Sequence[str]) -> tuple[Path, ...]:
 
 
 def numbered(header: Path, text: str) -> list[str]:
-    """The names that a pattern with its first number, last number and step stands for.
+    """File names from a pattern with first number, last number and step, such as ``slice%03d.raw 1 40 1``.
 
     Raises:
         NotAScan: not of this form.
@@ -93,7 +93,7 @@ def numbered(header: Path, text: str) -> list[str]:
 
 
 def require_room(data: StoredData, size: int, where: Path) -> None:
-    """Raises UnreadableScan where so many bytes cannot be in the files, whatever the header says."""
+    """Raise UnreadableScan if the files are too small to hold ``size`` bytes, even compressed."""
     there = sum(path.stat().st_size for path in data.files) - max(data.at, 0)
     if there * _MOST_PACKED.get(data.encoding, size) < size:
         raise UnreadableScan(
@@ -102,16 +102,16 @@ def require_room(data: StoredData, size: int, where: Path) -> None:
 
 
 def read_values(data: StoredData, dtype: np.dtype, shape: Sequence[int], where: Path) -> NDArray:
-    """The voxels as stored, in the machine's byte order; checksums of compressed ones are compared.
+    """Read the stored values in native byte order; checksums of compressed data are verified.
 
     Args:
-        data: where they lie; not as text.
-        dtype: of one voxel.
-        shape: the slowest axis first.
+        data: location and encoding; not ``text``.
+        dtype: of one value.
+        shape: of the result, the slowest axis first.
         where: the file that an error names.
 
     Raises:
-        UnreadableScan: fewer bytes than the shape asks for, or more that are no padding; compressed ones damaged.
+        UnreadableScan: fewer bytes than the shape requires, more bytes other than padding, or damaged compressed data.
     """
     size = int(np.prod([int(length) for length in shape], dtype=object)) * dtype.itemsize
     try:
@@ -143,14 +143,14 @@ def _read_bytes(path: Path, data: StoredData, size: int) -> NDArray[np.uint8]:
                 raise ValueError(Sentence("{n} bytes instead of {size}, and more than padding", n=there, size=size))
             return values
         file.seek(data.at)
-        values = _INFLATE[data.encoding](file, size + 1)  # one more than wanted, so as to reach the checksum
+        values = _INFLATE[data.encoding](file, size + 1)  # one byte more, to reach the checksum
     if len(values) != size:
         raise ValueError(Sentence("not {size} bytes when unpacked", size=size))
     return np.frombuffer(values, np.uint8)
 
 
 def _read_at_most(file: io.BufferedIOBase, most: int) -> bytes:
-    """So many bytes or all there are; asking for them at once would take the memory of a size that is a lie."""
+    """At most ``most`` bytes, read in chunks; one large read would allocate whatever size the header claims."""
     chunks: list[bytes] = []
     while most and (chunk := file.read(min(most, _CHUNK))):
         chunks.append(chunk)
@@ -159,7 +159,7 @@ def _read_at_most(file: io.BufferedIOBase, most: int) -> bytes:
 
 
 def _holds_more(file: io.BufferedIOBase) -> bool:
-    """Whether anything but padding follows in an open file."""
+    """Whether anything other than padding follows in an open file."""
     return any(chunk.strip(b"\0") for chunk in iter(partial(file.read, _CHUNK), b""))
 
 
@@ -172,7 +172,7 @@ def _bunzip2(file: BinaryIO, most: int) -> bytes:
 
 
 def _inflate(file: BinaryIO, most: int) -> bytes:
-    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # as MetaIO, which takes a gzip header too
+    stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # like MetaIO, which also accepts a gzip header
     values = stream.decompress(file.read(), most)
     if not stream.eof:
         raise EOFError

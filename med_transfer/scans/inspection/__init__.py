@@ -1,1 +1,1 @@
-"""What is in a scan, as a page with pictures."""
+"""Shows the content of a scan as an HTML page with pictures."""

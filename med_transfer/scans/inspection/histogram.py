@@ -1,4 +1,4 @@
-"""How often each value occurs in a scan, as a curve over a logarithmic scale, with the tissues marked."""
+"""Histogram of a scan's values on a logarithmic scale, with the ranges of tissues."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ _TISSUES = (
 
 @dataclass(frozen=True)
 class Histogram:
-    """Shares of voxels in bins of equal width; places are shares of the picture's width or height, y downwards.
+    """Shares of voxels in bins of equal width. Positions are fractions of the picture's width or height, y downwards.
 
     Attributes:
-        outline: (x, y) from left to right, 0 at the top for all voxels in one bin, 1 at the bottom for hardly any.
-        ticks: place and number along the values.
-        shares: place and words along the height.
-        tissues: name, place of its lowest and of its highest value; empty where values are not Hounsfield units.
-        spoken: the same in a sentence.
+        outline: (x, y) from left to right; y is 0 (top) for all voxels in one bin, 1 (bottom) for 0.001 % or less.
+        ticks: position and label along the value axis.
+        shares: position and label along the height.
+        tissues: name, position of its lowest and of its highest value; empty unless values are Hounsfield units.
+        unit: of the values.
+        spoken: the histogram in a sentence, for screen readers.
     """
 
     outline: tuple[tuple[float, float], ...]
@@ -42,7 +43,7 @@ class Histogram:
 
 
 def histogram(values: NDArray, *, hounsfield: bool) -> Histogram:
-    """Of a sample of voxels. What lies beyond the scale counts at its ends."""
+    """Histogram of a sample of voxels; values beyond the scale count in the outermost bins."""
     low, high = _HU if hounsfield else _scale(values)
     counts, _ = np.histogram(np.clip(values, low, high), bins=_BINS, range=(low, high))
     shares = counts / max(1, values.size)
@@ -67,7 +68,7 @@ def _scale(values: NDArray) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, four to eight of them."""
+    """Four to eight round numbers between ``low`` and ``high``."""
     step = 10.0 ** np.floor(np.log10((high - low) / 4))
     step = next(step * factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 8)
     return [float(tick) for tick in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step]

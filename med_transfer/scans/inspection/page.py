@@ -1,4 +1,4 @@
-"""inspection.html: what was found, what it is worth and what it looks like, in one file without network or scripts."""
+"""inspection.html: series found, their verdicts and pictures, in one file without scripts or network access."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 _HERE, _TEMPLATE = Path(__file__).parent, "page.html.jinja"
 _SOFT_TISSUE, _LUNG = (-160.0, 240.0), (-1350.0, 150.0)
-_LUNG_SHARE = 0.1  # of the body: a chest has more, bowel gas and sinuses are less
+_LUNG_SHARE = 0.1  # of the body; a chest has more, bowel gas and sinuses are less
 _AIR_UNTIL_HU, _TISSUE_FROM_HU = -950, -500
 _ABOVE = ("series", "verdict")
 _LABELS = {
@@ -61,7 +61,7 @@ _PLANES = {
 
 @dataclass(frozen=True)
 class View:
-    """Three planes of a scan, the window they are shown in, and the values of all voxels."""
+    """Three planes of a scan, their window in words, a histogram of all voxels, and the region's size in words."""
 
     planes: tuple[Plane, ...]
     window: str
@@ -69,20 +69,21 @@ class View:
     region: str = ""
 
     def _repr_png_(self) -> bytes:
-        """For a notebook."""
+        """Picture shown by notebooks."""
         return side_by_side(self.planes, self.window)
 
 
 @dataclass(frozen=True)
 class ScanSummary:
-    """One scan as it was found.
+    """Summary of one scan.
 
     Attributes:
         title: its path as the user gave it.
-        rows: what there is to say, label to text.
-        verdict: of the voxels where they were read, else of the headers.
-        size, spacing, lies: voxels, mm between them and the sides they grow to, in short; empty where unread.
-        view: None where it cannot be read, or no picture was asked for.
+        rows: descriptions, label to text.
+        verdict: of the voxels if they were read, else of the headers.
+        acquisition: acquisition parameters, label to text.
+        size, spacing, lies: voxels, spacing in mm, and plane and orientation as text; empty if not read.
+        view: None if the scan cannot be read or no picture was requested.
     """
 
     title: str
@@ -96,13 +97,13 @@ class ScanSummary:
 
     @property
     def facts(self) -> dict[str, str]:
-        """What the page lists: all rows but the path and the verdict, which stand above, and how it was made."""
+        """Rows that the page lists: all except path and verdict, which it shows above, and the acquisition."""
         rows = {_LABELS.get(name, name): text for name, text in self.rows.items() if text and name not in _ABOVE}
         return rows | dict(self.acquisition)
 
 
 def summarise_series(series: Series, title: str, *, max_gap_mm: float = 0.0, view: bool = False) -> ScanSummary:
-    """A series of a survey; one that cannot be used says why and has no view."""
+    """Summary of a series from a survey; an unusable one says why and has no view."""
     summary = ScanSummary(title, describe_series(series), series.verdict, describe_acquisition(series.acquisition))
     if not series.verdict.usable:
         return summary
@@ -117,7 +118,7 @@ def summarise_series(series: Series, title: str, *, max_gap_mm: float = 0.0, vie
 def summarise_volume(
     summary: ScanSummary, volume: Volume, region: Region | None = None, *, view: bool = False
 ) -> ScanSummary:
-    """The same summary with what the voxels show."""
+    """Add to a summary what the voxels show."""
     return replace(
         summary,
         rows={**summary.rows, **describe_volume(volume)},
@@ -131,13 +132,13 @@ def summarise_volume(
 
 
 def refused(summary: ScanSummary, reason: str) -> ScanSummary:
-    """The same summary of a scan that cannot be read."""
+    """The summary of a scan that cannot be read."""
     verdict = Verdict(rejections=(reason,))
     return replace(summary, rows={**summary.rows, "verdict": str(verdict)}, verdict=verdict)
 
 
 def write_picture(summary: ScanSummary | None, path: Path) -> None:
-    """PNG of the three planes of a summary. Raises ScanNotFound when there is none, OutputError."""
+    """Write the three planes of a summary as PNG. Raises ScanNotFound if there is no view, OutputError."""
     if summary is None or summary.view is None:
         raise ScanNotFound("no usable series to draw", action="See the verdicts")
     write_bytes(path, side_by_side(summary.view.planes, summary.view.window))
@@ -152,19 +153,19 @@ def write_inspection(
     n_files: int | None = None,
     language: Language = "en",
 ) -> None:
-    """Write the page whole or not at all; equal input gives an equal file.
+    """Write the page atomically; equal input gives an identical file.
 
     Args:
-        path: where to; folders are made.
+        path: of the page; parent folders are created.
         title: what was inspected, as the user named it.
         summaries: in the order of the page.
-        ignored: files that are no scans.
-        base: the folder that paths of ignored files are shown relative to.
-        n_files: files looked at; None where nobody counted them.
+        ignored: files that are not scans.
+        base: folder to which paths of ignored files are shown relative.
+        n_files: number of files examined; None if unknown.
         language: of the page.
 
     Raises:
-        OutputError: when the file cannot be written.
+        OutputError: the file cannot be written.
     """
     page = _environment(language).get_template(_TEMPLATE)
     reasons: dict[tuple[bool, str], list[str]] = defaultdict(list)
@@ -182,7 +183,7 @@ def write_inspection(
 
 
 def shown_path(path: Path, base: Path) -> str:
-    """Relative to what was inspected; its own name where it is that."""
+    """A path relative to the inspected folder, or its name if it is that folder."""
     relative = path.relative_to(base).as_posix() if path.is_relative_to(base) else path.as_posix()
     return path.name if relative == "." else relative
 
@@ -197,7 +198,7 @@ def _environment(language: Language) -> Environment:
 
 
 def view_of(volume: Volume, region: Region | None = None) -> View:
-    """What a person sees of a scan."""
+    """Planes, window and histogram of a scan."""
     values = sample(volume.voxels)
     hounsfield = is_hounsfield(volume)
     trusted = hounsfield and not hounsfield_doubt(volume.voxels)
@@ -211,7 +212,7 @@ def view_of(volume: Volume, region: Region | None = None) -> View:
 
 
 def _window_hu(volume: Volume) -> tuple[Window, str]:
-    """For lung where the middle axial plane shows much of it, else for soft tissue."""
+    """A lung window if the middle axial plane shows much lung, else one for soft tissue."""
     voxels, _ = geometry.canonical(volume.voxels, volume.affine)
     lung = _shows_lung(voxels[len(voxels) // 2])
     low, high = _LUNG if lung else _SOFT_TISSUE
@@ -222,9 +223,9 @@ def _window_hu(volume: Volume) -> tuple[Window, str]:
 
 
 def _shows_lung(plane: NDArray) -> bool:
-    """Whether much air lies within the body, or all of a crop lies within the lung."""
+    """Whether the body contains much air, or the image is a crop within the lung."""
     air = plane < _TISSUE_FROM_HU
-    regions, _ = label(air)  # pyright: ignore[reportGeneralTypeIssues]  its stub forgets the number
+    regions, _ = label(air)  # pyright: ignore[reportGeneralTypeIssues]  the stub lacks the second value
     edge = np.concatenate([regions[0], regions[-1], regions[:, 0], regions[:, -1]])
     within = np.count_nonzero(air & ~np.isin(regions, edge))
     tissue = plane.size - np.count_nonzero(air)

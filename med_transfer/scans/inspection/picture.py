@@ -1,4 +1,4 @@
-"""Three planes through a scan as a radiologist looks at them, with the sides of the patient and true proportions."""
+"""Three planes through a scan in radiological convention, with the patient's sides and true proportions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 
 _MAX_PIXELS = 512  # along the longer side of a picture
 _SIDES = (("L", "R"), ("P", "A"), ("S", "I"))  # positive and negative end of each LPS axis
-_NAMED = np.sin(np.radians(20))  # a direction that leans less than 20 degrees to a side does not name it
+_NAMED = np.sin(np.radians(20))  # a component below this, 20 degrees, does not name a side
 _BARS_MM = (200, 100, 50, 20, 10, 5, 2, 1)
 _HEIGHT_INCHES, _WIDTH_INCHES, _MARGIN_INCHES, _NOTE_INCHES = 2.4, 9.0, 0.16, 0.2
 
@@ -33,12 +33,12 @@ class Plane:
     """One plane: axial seen from the feet, coronal from the front, sagittal from the left, head or front upwards.
 
     Attributes:
-        name: axial | coronal | sagittal: the one that lies nearest.
-        image: uint8 [row, column], or with colours [row, column, 3], in square pixels.
+        name: axial | coronal | sagittal, whichever is nearest.
+        image: uint8 [row, column], or in colour [row, column, 3], with square pixels.
         width_mm, height_mm: from edge to edge.
-        top, right, bottom, left: the patient's side at each edge; two letters where the axis is oblique.
-        slice, slices: which one along the third axis, from 1, of how many.
-        box: left, top, right, bottom of a region of interest, as shares of width and height; None without.
+        top, right, bottom, left: the patient's side at each edge; two or three letters if the axis is oblique.
+        slice, slices: slice number along the third axis, from 1, and number of slices.
+        box: left, top, right, bottom of a region of interest, as fractions of width and height; or None.
         grid: further boxes, drawn with thinner lines.
     """
 
@@ -57,7 +57,7 @@ class Plane:
 
 
 def sides(direction: ArrayLike) -> str:
-    """The patient's sides to which a direction (LPS) shows, the nearest first: ``L``, or ``LA`` where it is oblique.
+    """The patient's sides that a direction (LPS) points to, the nearest first: ``L``, or ``LA`` if it is oblique.
 
     Source: Patient Orientation, DICOM PS3.3 C.7.6.1.1.1.
     """
@@ -74,16 +74,16 @@ def planes(
     region: Region | None = None,
     through_mm: ArrayLike | None = None,
 ) -> tuple[Plane, ...]:
-    """Axial, coronal and sagittal plane along the voxels' own axes, through a point, the region's middle or the scan's.
+    """Axial, coronal and sagittal plane through a point, along the axes of the voxel array.
 
     Args:
-        voxels: [depth, height, width], stored in any direction.
+        voxels: [depth, height, width], in any orientation.
         affine: (i, j, k) to LPS mm.
         window: the values shown black and white.
         region: drawn as a box on each plane.
-        through_mm: LPS mm; None: the region's middle, or the scan's.
+        through_mm: the point in LPS mm; None for the centre of the region, or else of the scan.
     """
-    voxels, affine = geometry.canonical(voxels, affine)  # i to the left, j to the back, k to the head
+    voxels, affine = geometry.canonical(voxels, affine)  # i increases to the left, j to the back, k to the head
     size = np.array(voxels.shape[::-1])
     through_mm = region.centre_mm if through_mm is None and region is not None else through_mm
     middle = (size - 1) / 2 if through_mm is None else geometry.to_index(affine, through_mm)
@@ -94,11 +94,11 @@ def planes(
 
 
 def with_room(plane: Plane, most: float = 4.0) -> Plane:
-    """The plane on a black ground that its box fits on, which may reach beyond it; no side grows by more than ``most``.
+    """Pad a plane with black so that its box, which may extend beyond the image, fits; returned unchanged without one.
 
     Args:
-        plane: with a box.
-        most: times the plane's own width and height.
+        plane: the plane.
+        most: largest padding of each side, in multiples of the plane's width and height.
     """
     if plane.box is None:
         return plane
@@ -127,12 +127,12 @@ def _plane(
     extent: NDArray | None,
     axes: tuple[int, int, int],
 ) -> Plane:
-    """The plane through voxel ``at``; ``axes`` are the voxel axes across it, along its columns and along its rows."""
+    """The plane through voxel ``at``; ``axes`` are the voxel axes of its normal, its columns and its rows."""
     across, columns, rows = axes
     image = voxels.take(at[across], axis=2 - across)
     spacing = geometry.spacing_mm(affine)
     height, width = image.shape
-    upward = rows == 2  # k grows to the head, which belongs at the top; j grows to the back, which does not
+    upward = rows == 2  # k increases to the head, which is shown at the top; j to the back, shown at the bottom
     down = affine[:3, rows] * (-1 if upward else 1)
     right = affine[:3, columns]
     box = None
@@ -156,7 +156,7 @@ def _plane(
 
 
 def _extent(affine: geometry.Affine, region: Region) -> NDArray[np.float64]:
-    """Lowest and highest voxel index of a box in the patient, shape [2, 3]; an enclosing box where axes are oblique."""
+    """Lowest and highest voxel index (i, j, k) of a region, shape [2, 3]; its bounding box if axes are oblique."""
     signs = np.array(np.meshgrid(*[(-0.5, 0.5)] * 3)).reshape(3, 8).T
     corners = geometry.to_index(affine, np.array(region.centre_mm) + signs * np.array(region.size_mm))
     return np.stack([corners.min(axis=0), corners.max(axis=0)])
@@ -183,7 +183,7 @@ def _square(image: NDArray[np.uint8], row_mm: float, column_mm: float) -> NDArra
 
 
 def jpeg(image: NDArray[np.uint8]) -> bytes:
-    """A grey picture for a page; at this quality a window of 256 greys shows no difference."""
+    """A grey image [row, column] as JPEG, at a quality without visible loss."""
     from matplotlib.image import imsave  # slow to import, and most calls draw nothing
 
     buffer = io.BytesIO()
@@ -192,37 +192,37 @@ def jpeg(image: NDArray[np.uint8]) -> bytes:
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
-    """A grey picture whose every pixel stays what it is."""
+    """A grey image [row, column] as PNG, lossless."""
     from matplotlib.image import imsave  # slow to import, and most calls draw nothing
 
     buffer = io.BytesIO()
-    colours = np.repeat(image[..., None], 3, axis=-1)  # matplotlib's map of greys is one off here and there
+    colours = np.repeat(image[..., None], 3, axis=-1)  # matplotlib's grey colour map is off by one for some values
     imsave(buffer, colours, format="png")
     return buffer.getvalue()
 
 
 def data_uri(image: NDArray[np.uint8], kind: Literal["png", "jpeg"] = "jpeg") -> str:
-    """What an ``img`` of a page without other files has as its source."""
+    """An image as data URI, for an ``img`` of a self-contained page."""
     encoded = base64.b64encode(jpeg(image) if kind == "jpeg" else png(image)).decode("ascii")
     return f"data:image/{kind};base64,{encoded}"
 
 
 def bar_mm(shown: Sequence[Plane]) -> int:
-    """Length of the scale bar: a round number, at most a third of the widest plane."""
+    """Length of the scale bar in mm: a round number, at most a third of the widest plane."""
     widest = max(plane.width_mm for plane in shown)
     return next((mm for mm in _BARS_MM if mm <= widest / 3), 1)
 
 
 def side_by_side(shown: Sequence[Plane], note: str = "", height_inches: float = _HEIGHT_INCHES) -> bytes:
-    """PNG of planes in one row, to one scale, with the patient's sides at every edge and a line of text below.
+    """PNG of planes in one row, at one scale, with the patient's sides at every edge and a line of text below.
 
-    The lower the planes are, the larger are the letters beside them.
+    The size of letters is fixed, so a smaller ``height_inches`` makes them larger in proportion.
     """
     import matplotlib  # slow to import, and most calls draw nothing
     from matplotlib.figure import Figure
 
     tallest, together = max(plane.height_mm for plane in shown), sum(plane.width_mm for plane in shown)
-    inches = min(height_inches / tallest, _WIDTH_INCHES / together)  # a millimetre
+    inches = min(height_inches / tallest, _WIDTH_INCHES / together)  # per millimetre
     widths = [plane.width_mm * inches + 2 * _MARGIN_INCHES for plane in shown]
     below = _NOTE_INCHES if note else 0.0
     size = (sum(widths), tallest * inches + 2 * _MARGIN_INCHES + below)
@@ -240,9 +240,9 @@ def side_by_side(shown: Sequence[Plane], note: str = "", height_inches: float = 
 
 
 def _draw(figure: Figure, plane: Plane, place: Box, inches: float) -> None:
-    """One plane in the middle of its place (left, bottom, width, height in inches), its letters in the margin.
+    """Draw a plane centred in its place (left, bottom, width, height in inches), with letters in the margin.
 
-    Straight onto the figure: axes, which nobody sees, would take twice as long as all else.
+    It is drawn directly on the figure: invisible axes would take twice as long as everything else.
     """
     from matplotlib.colors import Normalize
     from matplotlib.image import BboxImage
@@ -273,7 +273,7 @@ def _draw(figure: Figure, plane: Plane, place: Box, inches: float) -> None:
 
 
 def below_each_other(rows: Sequence[bytes], kind: Literal["png", "jpeg"]) -> bytes:
-    """One picture of PNGs, each in the middle of the widest one's width, on black."""
+    """Stack PNGs vertically into one picture, centred on black."""
     from matplotlib.image import imread, imsave  # slow to import, and most calls draw nothing
 
     images = [imread(io.BytesIO(row), format="png")[..., :3] for row in rows]

@@ -1,1 +1,1 @@
-"""Regions drawn by others: masks, DICOM SEG, RTSTRUCT."""
+"""Reads regions of interest: mask files, DICOM SEG, RTSTRUCT."""

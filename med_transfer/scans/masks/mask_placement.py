@@ -1,4 +1,4 @@
-"""A mask moved onto the voxel grid of its scan, and whether it lies in that scan at all."""
+"""Resample a mask onto the voxel grid of its scan, and check that it lies within the scan."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
 from med_transfer.scans.volume import Provenance, Volume
 
-SAME_GRID_SHARE = 0.01  # of a voxel: how far the corners of equal grids may lie apart; headers are rounded
+SAME_GRID_SHARE = 0.01  # of a voxel: largest distance between corners of equal grids, whose headers are rounded
 _ROUNDING_VOXELS = 0.01
-_TIE_SHIFT = 1e-6  # voxels: a point midway between two voxels is not left to rounding
+_TIE_SHIFT = 1e-6  # voxels; keeps rounding errors from deciding points midway between two voxels
 
 
 def onto_grid(parts: Iterable[Volume], grid: Volume) -> NDArray[np.bool_]:
-    """Where a mask, given as one or more volumes, lies on another volume's voxels: bool, of that volume's shape.
+    """Resample a mask, given as one or more volumes, onto another volume's voxels: bool, of that volume's shape.
 
-    A voxel belongs to the mask when its middle lies in a voxel of the mask (nearest neighbour), as it belongs to a
-    contour when its middle lies inside. Unlike "at least half covered" this keeps the volume of thin regions on
-    average. A mask on the same grid passes unchanged. A single slice counts as at least as thick as the grid's
-    slices, so that it does not fall between two. A mask too small for any middle is where its own voxels' middles are.
+    A voxel belongs to the mask if its centre lies in a voxel of the mask (nearest neighbour), as it belongs to a
+    contour if its centre lies inside. Unlike the rule "at least half covered", this preserves the volume of thin
+    regions on average. A mask on the same grid is unchanged. A single slice counts as at least as thick as the grid's
+    slices, so that it is not lost between two. A mask too small to contain a centre marks the voxels that contain the
+    centres of its own.
 
     Raises:
-        GeometryRejected: the mask lies outside the grid or reaches beyond it, and how far; or nothing says where.
+        GeometryRejected: the mask is outside the grid or extends beyond it, and how far; or its position is unknown.
     """
     result = np.zeros(grid.voxels.shape, bool)
     present = [part for part in parts if part.voxels.any()]
@@ -45,7 +46,7 @@ def onto_grid(parts: Iterable[Volume], grid: Volume) -> NDArray[np.bool_]:
 
 
 def _added_as_it_is(mask: Volume, grid: Volume, result: NDArray[np.bool_]) -> bool:
-    """Add a mask that has the grid's voxels, in whatever order each file stores its axes; false for any other."""
+    """Add a mask on the same grid, whatever the order of axes in each file; False for any other mask."""
     placed, grid_affine = geometry.canonical(result, grid.affine)  # a view into the result
     voxels, affine = geometry.canonical(mask.voxels, mask.affine)
     if voxels.shape != placed.shape:
@@ -59,13 +60,13 @@ def _added_as_it_is(mask: Volume, grid: Volume, result: NDArray[np.bool_]) -> bo
 
 
 def mark_voxels(result: NDArray[np.bool_], index_ijk: NDArray[np.float64]) -> None:
-    """Set the voxel that each point [n, 3] lies in, or is nearest to."""
+    """Set the voxels of ``result`` [depth, height, width] nearest to the points (i, j, k), shape [n, 3]."""
     kji = np.floor(index_ijk + 0.5 + _TIE_SHIFT).astype(int)[:, ::-1]
     result[tuple(np.clip(kji, 0, np.array(result.shape) - 1).T)] = True
 
 
 def require_same_frame(mask: Provenance, scan: Provenance) -> None:
-    """Raises GeometryRejected where both state a frame of reference and the two differ (PS3.3 C.7.4.1)."""
+    """Raise GeometryRejected if both state a frame of reference and they differ (PS3.3 C.7.4.1)."""
     if mask.frame_of_reference and scan.frame_of_reference and mask.frame_of_reference != scan.frame_of_reference:
         raise GeometryRejected(
             "the mask has another frame of reference than the scan, so that positions cannot be compared",
@@ -75,10 +76,13 @@ def require_same_frame(mask: Provenance, scan: Provenance) -> None:
 
 
 def require_inside(points_mm: ArrayLike, allowance_voxels: ArrayLike, grid: Volume, where: Path) -> None:
-    """Raises GeometryRejected where points [n, 3], LPS mm, lie farther beyond the grid's outer faces than allowed.
+    """Raise GeometryRejected if points lie farther beyond the grid's outer faces than allowed.
 
     Args:
-        allowance_voxels: along (i, j, k) of the grid.
+        points_mm: points of the mask in LPS mm, shape [n, 3].
+        allowance_voxels: allowed distance in voxels along (i, j, k) of the grid.
+        grid: the scan.
+        where: file of the mask.
     """
     index = geometry.to_index(grid.affine, points_mm)
     last = np.array(grid.voxels.shape[::-1]) - 0.5
@@ -107,13 +111,13 @@ def _require_placed(mask: Volume, grid: Volume) -> None:
 
 
 def _require_voxels_inside(mask: Volume, grid: Volume) -> None:
-    """No voxel of the mask may lie wholly outside. The first and last of each row stand for the row."""
+    """Refuse a mask with a voxel wholly outside the grid; only the first and last of each row are checked."""
     present = mask.voxels != 0
     rows = np.argwhere(present.any(axis=2))
     filled = present[tuple(rows.T)]
     first, last = filled.argmax(axis=1), filled.shape[1] - 1 - filled[:, ::-1].argmax(axis=1)
     ends = np.concatenate([np.column_stack([i, rows[:, ::-1]]) for i in (first, last)])
-    voxel = np.abs(np.linalg.inv(grid.affine) @ mask.affine)[:3, :3].sum(axis=1)  # its extent, in voxels of the grid
+    voxel = np.abs(np.linalg.inv(grid.affine) @ mask.affine)[:3, :3].sum(axis=1)  # size in voxels of the grid
     require_inside(geometry.to_world_mm(mask.affine, ends), voxel / 2, grid, mask.provenance.path)
 
 
@@ -130,7 +134,7 @@ def _thickened(mask: Volume, grid: Volume) -> geometry.Affine:
 def _resample_into(
     result: NDArray[np.bool_], present: NDArray[np.bool_], affine: geometry.Affine, grid: geometry.Affine
 ) -> None:
-    """Add the mask to ``result``; only the box around what is present is looked at, in both."""
+    """Add the mask to ``result``; only the bounding box of its non-zero voxels is processed."""
     low, high = _box(present)
     corners = np.array(list(np.ndindex(2, 2, 2))) * (high - low) + low - 0.5
     around = geometry.to_index(grid, geometry.to_world_mm(affine, corners[:, ::-1]))[:, ::-1]
@@ -153,6 +157,6 @@ def _resample_into(
 
 
 def _box(present: NDArray[np.bool_]) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
-    """First array index of what is present, and the one behind the last."""
+    """First array index of the true voxels, and the one after the last, along each axis."""
     along = [np.flatnonzero(present.any(axis=tuple(set(range(3)) - {axis}))) for axis in range(3)]
     return np.array([present[0] for present in along]), np.array([present[-1] + 1 for present in along])

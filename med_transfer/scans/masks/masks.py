@@ -1,4 +1,4 @@
-"""Reads one mask, of any format, as 0 and 1 on the scan's grid or on its own."""
+"""Read one mask of any format as 0 and 1, on the scan's grid or on its own."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Verdict
 from med_transfer.scans.volume import Volume
 
-_MAX_NAMED = 20  # files or label values that one message lists
-_FEWEST_PAIRS = 50  # of voxels side by side, before they tell a scan from a few small labels
-_ENDINGS = (*SUFFIXES, *FORMATS)  # of a mask file
+_MAX_NAMED = 20  # files or label values listed in one message
+_FEWEST_PAIRS = 50  # pairs of neighbouring voxels needed to tell a scan from a few small labels
+_ENDINGS = (*SUFFIXES, *FORMATS)  # of mask files
 
 
 def read_mask(path: Path | str, onto: Volume | None = None, name: str = "") -> Volume:
-    """A region of interest: int16 voxels, 1 in the region and 0 elsewhere.
+    """Read a region of interest as int16 voxels [depth, height, width], 1 in the region and 0 elsewhere.
 
     Args:
-        path: a NIfTI, NRRD or MetaImage file, a DICOM SEG or RTSTRUCT file, or a folder that holds one of these or
-            a series of mask images (where it holds a SEG or RTSTRUCT, any series beside that is taken for the scan).
-            A folder of one file for each organ, as TotalSegmentator writes it, needs a name.
-        onto: the scan. The result has its grid; a voxel belongs to the region when its middle does
-            (see :func:`.mask_placement.onto_grid`). Without it the result keeps the mask's own grid.
-        name: which segment (SegmentLabel, SegmentNumber), ROI (ROIName, ROINumber), in a mask file label value, in a
-            folder of files the name of one without its ending. Several label values or files are joined by ``+``, as
-            in ``kidney_left + kidney_right``; one that is empty adds nothing.
-            Without it a SEG or RTSTRUCT must hold a single one, and in a mask file every non-zero voxel counts.
+        path: a NIfTI, NRRD or MetaImage file, a DICOM SEG or RTSTRUCT file, or a folder that contains one of these or
+            a series of mask images (beside a SEG or RTSTRUCT, a series is taken for the scan). A folder with one file
+            per organ, as TotalSegmentator writes it, needs a name.
+        onto: the scan, whose grid the result gets; a voxel belongs to the region if its centre does (see
+            :func:`.mask_placement.onto_grid`). None to keep the mask's own grid.
+        name: the segment (SegmentLabel, SegmentNumber), ROI (ROIName, ROINumber), label value of a mask file, or file
+            of a folder without its suffix. Several label values or files are joined by ``+``, as in
+            ``kidney_left + kidney_right``; an empty one adds nothing. Without a name, a SEG or RTSTRUCT must contain a
+            single region, and in a mask file every non-zero voxel counts.
 
     Raises:
         ScanNotFound: no such file, segment, ROI or label value.
-        AmbiguousScan: several masks, segments or ROIs and no name to pick one; the message lists them.
-        GeometryRejected: the mask was not drawn on this scan (another frame of reference; outside it or reaching
-            beyond it, and how far), cannot be placed, or needs a scan to have a grid at all.
-        UnusableVoxels: an empty mask, an ROI without contours, values that are no labels.
-        NotAScan, UnreadableScan, MissingCodec: as their names say.
+        AmbiguousScan: several masks, segments or ROIs match; the message lists them.
+        GeometryRejected: the mask was not drawn on this scan (another frame of reference, or outside the scan or
+            extending beyond it), its position is unknown, or it has no grid without a scan.
+        UnusableVoxels: an empty mask, an ROI without contours, or values that are not labels.
+        NotAScan, UnreadableScan, MissingCodec: as for :func:`~med_transfer.scans.read_scan`.
     """
     silence_readers()
     path = Path(path)
@@ -71,14 +71,14 @@ def read_mask(path: Path | str, onto: Volume | None = None, name: str = "") -> V
 
 
 def _named_files(folder: Path, name: str) -> list[Path]:
-    """The files of one organ each that a name means; none where it means something else.
+    """The mask files in a folder that a name refers to; empty if it refers to something else.
 
     Raises:
-        ScanNotFound: some of them are there, and others not.
-        AmbiguousScan: two files have one name and different endings.
+        ScanNotFound: only some of them exist.
+        AmbiguousScan: two files differ only in their suffix.
     """
     wanted, files = _several(name), []
-    with suppress(PermissionError):  # the survey of the folder says it
+    with suppress(PermissionError):  # reported by the survey of the folder
         files = [file for file in sorted(folder.iterdir()) if file.name.lower().endswith(_ENDINGS)]
     there = {_stem(file): file for file in files}
     if twice := [file for file in files if _stem(file) in wanted and file != there[_stem(file)]]:
@@ -109,7 +109,7 @@ def _several(name: str) -> list[str]:
 
 
 def _on_one_grid(parts: list[Volume]) -> list[Volume]:
-    """Masks that share a grid as one; others as they are."""
+    """Merge masks that share a grid into one; otherwise return them unchanged."""
     first = parts[0]
     if all(p.voxels.shape == first.voxels.shape and np.allclose(p.affine, first.affine) for p in parts):
         return [replace(first, voxels=np.logical_or.reduce([part.voxels for part in parts]))]
@@ -118,7 +118,7 @@ def _on_one_grid(parts: list[Volume]) -> list[Volume]:
 
 def _in_folder(folder: Path, name: str) -> Path | Series:
     contents = survey(folder)
-    # A label map may pass for a series of images: its SOP class is younger than pydicom's list.
+    # A label map may be listed as a series of images if its SOP class is newer than pydicom's dictionary.
     unknown = [file for series in contents.series if series.modality == "SEG" for file in series.files]
     objects = [path for path in (*(file.path for file in contents.ignored), *unknown) if object_kind(path)]
     candidates = objects or list(contents.series)
@@ -145,7 +145,7 @@ def _example(candidate: Path | Series) -> str:
 
 
 def _name_one(candidates: Sequence[Path | Series], objects: Sequence[Path]) -> Sentence:
-    """In a SEG or RTSTRUCT a name means a region, and not the file."""
+    """Advice for several masks; a name cannot select among SEG or RTSTRUCT files, where it means a region."""
     if objects:
         return Sentence("Name its file")
     example = _example(candidates[0])
@@ -157,7 +157,7 @@ def _named(candidate: Path | Series) -> str:
 
 
 def _read_labels(source: Path | Series, name: str) -> Volume:
-    """A mask file or series as bool voxels."""
+    """Read a mask file or series as bool voxels."""
     volume = read_volume(source)
     voxels, where = volume.voxels, volume.provenance.path
     _require_labels(voxels, where)
@@ -168,7 +168,7 @@ def _read_labels(source: Path | Series, name: str) -> Volume:
 
 
 def _without_doubts(verdict: Verdict) -> Verdict:
-    """What was repaired, and that nothing says where the voxels lie; not that they are no Hounsfield units."""
+    """A verdict with repairs as it is; else only whether the position is known, without doubts about HU."""
     return verdict if verdict.repairs else Verdict(placed=verdict.placed)
 
 
@@ -193,7 +193,7 @@ def _require_labels(voxels: NDArray, where: Path) -> None:
 
 
 def _require_regions(voxels: NDArray, where: Path) -> None:
-    """Raises UnusableVoxels where every non-zero voxel would count, and they are no regions but a scan."""
+    """Raise UnusableVoxels for a scan, in which nearly every voxel would count as the region."""
     if _changes_everywhere(voxels):
         raise UnusableVoxels(
             "values that change from voxel to voxel: a scan rather than a mask",
@@ -203,7 +203,7 @@ def _require_regions(voxels: NDArray, where: Path) -> None:
 
 
 def _changes_everywhere(voxels: NDArray) -> bool:
-    """Whether most neighbours in a row differ, where both are something: measured values do, labels do not."""
+    """Whether most pairs of non-zero neighbours in a row differ, as in measured values but not in labels."""
     here, there = voxels[..., 1:], voxels[..., :-1]
     neighbours = (here != 0) & (there != 0)
     pairs = np.count_nonzero(neighbours)

@@ -1,4 +1,4 @@
-"""DICOM objects that outline regions (SEG, RTSTRUCT): recognised, loaded, and one region picked by its name."""
+"""Recognise and load DICOM objects with regions (SEG, RTSTRUCT), and pick a region by name."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _KINDS: dict[str, Kind] = {  # SOP classes, DICOM PS3.4 B.5
     "1.2.840.10008.5.1.4.1.1.66.7": "SEG",  # Label Map Segmentation
     "1.2.840.10008.5.1.4.1.1.481.3": "RTSTRUCT",
 }
-FARTHEST_MM = 1e6  # a coordinate beyond this is damage; nothing in a scanner lies a kilometre away
-_MAX_NAMED = 30  # regions that one message names before it counts the rest
+FARTHEST_MM = 1e6  # coordinates beyond a kilometre are corrupt
+_MAX_NAMED = 30  # regions listed in one message
 
 
 def object_kind(path: Path) -> Kind:
-    """What a file is, by its SOP class; empty for anything else, and for what is no DICOM."""
+    """Kind of a file by its SOP class; empty for other objects and files that are not DICOM."""
     try:
         with path.open("rb") as file:
             start = file.read(132)
@@ -33,13 +33,13 @@ def object_kind(path: Path) -> Kind:
             return ""
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"], force=True)
         sop_class = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID"))
-    except Exception:  # bytes that are no DICOM make the parser raise nearly anything
+    except Exception:  # invalid bytes make the parser raise nearly anything
         return ""
     return _KINDS.get(sop_class, "")
 
 
 def load_object(path: Path) -> FileDataset:
-    """The whole object. Raises UnreadableScan for damaged bytes, and for a file that ends too early."""
+    """Load the whole object. Raises UnreadableScan if it is damaged or truncated."""
     with damage_reported(path):
         dataset = pydicom.dcmread(path, force=True)
         for element in dataset.elements():
@@ -50,7 +50,7 @@ def load_object(path: Path) -> FileDataset:
 
 @contextmanager
 def damage_reported(path: Path) -> Iterator[None]:
-    """Whatever a parser raises on corrupt values becomes UnreadableScan, without the values."""
+    """Turn any error on corrupt values into UnreadableScan, without the values."""
     try:
         yield
     except ScanError:
@@ -62,15 +62,18 @@ def damage_reported(path: Path) -> Iterator[None]:
 
 
 def pick(regions: Sequence[tuple[int, str]], name: str, what: str, path: Path) -> int:
-    """The number of the region that ``name`` means: its label, else its label in other case, else its number.
+    """The number of the region called ``name``: by label, else by label ignoring case and spacing, else by number.
 
     Args:
-        regions: number and label of each.
-        name: empty where the object is expected to hold a single one.
-        what: what a region is called, for messages: ``segment`` or ``ROI``.
+        regions: number and label of each region.
+        name: empty if the object should contain a single region.
+        what: word for a region in messages: ``segment`` or ``ROI``.
+        path: the file, for errors.
 
     Raises:
-        UnusableVoxels: no region at all. ScanNotFound: none of that name.
+        UnusableVoxels: the object has no region.
+        UnreadableScan: two regions have the same number.
+        ScanNotFound: no region of that name.
         AmbiguousScan: several; the message lists them.
     """
     if not regions:
@@ -102,7 +105,7 @@ def _named(regions: Sequence[tuple[int, str]], name: str) -> list[int]:
 
 
 def whole(name: str) -> str:
-    """``3`` for ``3.0``, as pandas writes a column of numbers that has gaps."""
+    """``3`` for ``3.0``, which pandas writes if a column of integers has missing values."""
     number, point, decimals = name.partition(".")
     return number if point and number.isdecimal() and decimals and not decimals.strip("0") else name
 
@@ -116,7 +119,7 @@ def _listed(regions: Sequence[tuple[int, str]]) -> str:
 
 
 def provenance_of(dataset: Dataset, path: Path, kind: Kind, frame_of_reference: object) -> Provenance:
-    """Of a DICOM SEG or RTSTRUCT file; the frame of reference is that of its image or ROI, None where it names none."""
+    """Provenance of a DICOM SEG or RTSTRUCT file; ``frame_of_reference`` is a UID, or None if not stated."""
     return Provenance(
         path=path,
         format="dicom",

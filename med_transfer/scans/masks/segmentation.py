@@ -1,4 +1,4 @@
-"""DICOM SEG: one segment as masks in the patient (PS3.3 A.51 and C.8.20)."""
+"""Read one segment of a DICOM SEG (PS3.3 A.51 and C.8.20)."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ from med_transfer.scans.masks.region_object import damage_reported, load_object,
 from med_transfer.scans.masks.segmentation_frames import Frame, frames_of, grid_of, slab_mm
 from med_transfer.scans.volume import Volume
 
-_MAX_COMPRESSION = 50_000  # even an empty image does not compress better than this
+_MAX_COMPRESSION = 50_000  # compression ratio that not even an empty image exceeds
 
 
 def read_segmentation(path: Path, name: str = "") -> list[Volume]:
-    """One segment, voxels bool: a single volume where the object's frames form a grid, else one a frame.
+    """Read one segment as bool voxels: a single volume if the object's frames form a grid, else one per frame.
 
-    A grid may have gaps (empty slices are left out of the file) and may be sheared (a tilted gantry). Fractional
-    segments count from half of MaximumFractionalValue.
+    The grid may have gaps (files leave out empty slices) and may be sheared (a tilted gantry). Voxels of a fractional
+    segment count if their value is at least half of MaximumFractionalValue.
 
     Args:
-        name: SegmentLabel or SegmentNumber; may be empty where there is one segment.
+        path: the file.
+        name: SegmentLabel or SegmentNumber; may be empty if there is only one segment.
 
     Raises:
         AmbiguousScan, ScanNotFound: see :func:`~med_transfer.scans.masks.region_object.pick`.
-        GeometryRejected: frames without a place in the patient, or two different ones in one place.
-        UnreadableScan, MissingCodec, UnusableVoxels: as their names say.
+        GeometryRejected: frames without a position in the patient, or two different ones at one position.
+        UnreadableScan: the object is damaged or truncated.
+        MissingCodec: no installed package decodes the compressed pixels.
+        UnusableVoxels: no segment, or a segment without frames.
     """
     dataset = load_object(path)
     with damage_reported(path):
@@ -55,7 +58,7 @@ def read_segmentation(path: Path, name: str = "") -> list[Volume]:
 
 
 def _segments(dataset: Dataset) -> list[tuple[int, str]]:
-    """Number and label of each; a label map's background is none of them (PS3.3 C.8.20.2.3)."""
+    """Number and label of each segment, without a label map's background (PS3.3 C.8.20.2.3)."""
     background = int(dataset.get("PixelPaddingValue") or 0) if _kind(dataset) == "LABELMAP" else None
     segments = [
         (int(segment.SegmentNumber), str(segment.get("SegmentLabel") or "")) for segment in dataset.SegmentSequence
@@ -71,7 +74,7 @@ def _kind(dataset: Dataset) -> str:
 
 
 def _require_pixels(dataset: FileDataset, path: Path) -> None:
-    """As many bytes as the header claims, before anything of that size is made."""
+    """Check that the pixels have the declared size, before that much memory is allocated."""
     bits = int(dataset.BitsAllocated) * int(dataset.Rows) * int(dataset.Columns)
     needed = -(-bits * int(dataset.get("NumberOfFrames") or 1) // 8)
     present = len(dataset.get("PixelData") or b"")
@@ -84,7 +87,7 @@ def _require_pixels(dataset: FileDataset, path: Path) -> None:
 
 
 def _stored(dataset: FileDataset, frames: Sequence[Frame], path: Path) -> Iterator[NDArray]:
-    """Pixels [rows, columns] of each frame as they are stored."""
+    """Yield the stored pixels [rows, columns] of each frame."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if dataset.BitsAllocated == 1 and not syntax.is_encapsulated:
         yield from _unpacked(dataset, frames)
@@ -114,7 +117,7 @@ def _coded(dataset: FileDataset, pixels: PixelFormat) -> list[bytes] | list[memo
 
 
 def _unpacked(dataset: FileDataset, frames: Sequence[Frame]) -> Iterator[NDArray]:
-    """Bits, eight a byte from the lowest, frames following each other within a byte (PS3.5 section 8.1.1)."""
+    """Frames of one bit per pixel, packed from the lowest bit of a byte; frames may share a byte (PS3.5 8.1.1)."""
     shape = int(dataset.Rows), int(dataset.Columns)
     size = shape[0] * shape[1]
     stored = np.frombuffer(dataset.PixelData, np.uint8)
@@ -138,7 +141,7 @@ def _present(dataset: Dataset, stored: NDArray, number: int) -> NDArray[np.bool_
 
 
 def _stacked(pixels: Sequence[NDArray[np.bool_]], slices: Sequence[int], depth: int, path: Path) -> NDArray[np.bool_]:
-    """[depth, rows, columns], empty where no frame lies."""
+    """Stack frames into [depth, rows, columns]; slices without a frame are empty."""
     voxels = np.zeros((depth, *pixels[0].shape), bool)
     filled: set[int] = set()
     for image, k in zip(pixels, slices, strict=True):

@@ -1,4 +1,4 @@
-"""Where the frames of a DICOM SEG lie in the patient, and whether they form a grid (PS3.3 C.7.6.16.2)."""
+"""Positions of the frames of a DICOM SEG in the patient, and the grid that they form (PS3.3 C.7.6.16.2)."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ from med_transfer.scans.dicom.geometry_verdict import PIXEL_SPACING_TOLERANCE_MM
 from med_transfer.scans.dicom.slice_geometry import COSINE_TOLERANCE, SAME_POSITION_MM, tolerance_mm
 from med_transfer.scans.masks.region_object import FARTHEST_MM
 
-_MAX_SLICES = 10_000  # of a grid; frames farther apart are placed one by one
-_THIN_MM = 0.01  # of a frame whose thickness nobody states
+_MAX_SLICES = 10_000  # of a grid; frames spread over more are placed one by one
+_THIN_MM = 0.01  # thickness of a frame that does not state it
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Where one frame lies.
+    """Geometry of one frame.
 
     Attributes:
-        index: its place in PixelData.
+        index: of the frame in PixelData, from 0.
         segment: ReferencedSegmentNumber; None in a label map, whose frames show every segment.
-        cosines: ImageOrientationPatient. spacing_mm: between rows, between columns.
-        thickness_mm, slice_spacing_mm: SliceThickness and SpacingBetweenSlices, 0 where not given.
+        position_mm: ImagePositionPatient, the centre of the first voxel (LPS).
+        cosines: ImageOrientationPatient, row then column cosines (LPS).
+        spacing_mm: PixelSpacing, (between rows, between columns).
+        thickness_mm, slice_spacing_mm: SliceThickness and SpacingBetweenSlices, 0 if not given.
     """
 
     index: int
@@ -42,11 +44,11 @@ class Frame:
 
     @property
     def across(self) -> NDArray[np.float64]:
-        """Unit vector across the frame, in the sense in which slices are counted."""
+        """Unit normal of the frame (LPS), in the direction in which slices are counted."""
         return np.cross(self.cosines[:3], self.cosines[3:])
 
     def affine(self, step_mm: NDArray[np.float64]) -> geometry.Affine:
-        """(i, j, k) to LPS mm of a volume that begins with this frame and goes on by this step."""
+        """Affine (i, j, k) to LPS mm of a volume that starts at this frame, with ``step_mm`` between slices."""
         affine = np.eye(4)
         affine[:3, 0] = self.cosines[:3] * self.spacing_mm[1]
         affine[:3, 1] = self.cosines[3:] * self.spacing_mm[0]
@@ -55,11 +57,11 @@ class Frame:
 
 
 def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
-    """Every frame of the object, in stored order.
+    """The geometry of every frame, in stored order.
 
     Raises:
-        GeometryRejected: a frame without a place in the patient (a slide, for example).
-        UnreadableScan: as many frames as declared are not described.
+        GeometryRejected: a frame without a position in the patient (a slide, for example).
+        UnreadableScan: the number of frames declared is not that described.
     """
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     own = dataset.get("PerFrameFunctionalGroupsSequence") or []
@@ -107,7 +109,7 @@ def _length(measures: Dataset, keyword: str) -> float:
 
 
 def grid_of(frames: Sequence[Frame]) -> tuple[geometry.Affine, list[int]] | None:
-    """The affine that fits every frame of the object, and each frame's slice; None when no regular grid does."""
+    """The affine of the regular grid that fits every frame, and each frame's slice index; None if there is none."""
     first = frames[0]
     for other in frames:
         turned = np.abs(other.cosines - first.cosines).max()
@@ -132,9 +134,9 @@ def _gaps(along: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _spacings(frame: Frame, gaps: NDArray[np.float64]) -> list[float]:
-    """Spacings to try: as declared, then the slices' thickness (slices between may be left out), then the least gap.
+    """Spacings in mm to try: the declared one, the slice thickness (as slices may be left out), the smallest gap.
 
-    What is above the least gap is the thickness of overlapping slices, and no spacing.
+    A value above the smallest gap is the thickness of overlapping slices, not a spacing.
     """
     least = [float(gaps.min())] if gaps.size else []
     tried = [frame.slice_spacing_mm, frame.thickness_mm, *least]
@@ -144,7 +146,7 @@ def _spacings(frame: Frame, gaps: NDArray[np.float64]) -> list[float]:
 def _step_mm(
     frames: Sequence[Frame], lowest: Frame, steps: NDArray[np.int_], spacing: float
 ) -> NDArray[np.float64] | None:
-    """From slice to slice, LPS mm, fitted to all frames; None when a frame lies elsewhere."""
+    """Vector from slice to slice in LPS mm, fitted to all frames; None if a frame does not fit."""
     positions = np.array([frame.position_mm for frame in frames]) - lowest.position_mm
     step = steps @ positions / (steps @ steps) if steps.any() else lowest.across * spacing
     off = np.linalg.norm(positions - np.outer(steps, step), axis=1)
@@ -152,7 +154,7 @@ def _step_mm(
 
 
 def slab_mm(frame: Frame, frames: Sequence[Frame]) -> NDArray[np.float64]:
-    """Across one frame from face to face: its thickness, but no more than the distance to the next frame."""
+    """Vector across a frame in LPS mm: as long as it is thick, but not longer than the distance to the next frame."""
     across = frame.across
     apart = np.abs([(other.position_mm - frame.position_mm) @ across for other in frames])
     thickness = frame.thickness_mm or frame.slice_spacing_mm or _THIN_MM

@@ -1,4 +1,4 @@
-"""DICOM RTSTRUCT: the contours of one region of interest, filled on the slices of its scan (PS3.3 C.8.8.6)."""
+"""Read one region of a DICOM RTSTRUCT by filling its contours on the slices of the scan (PS3.3 C.8.8.6)."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from med_transfer.scans.volume import Volume
 
 FILLED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 POINT = "POINT"
-_PLANE_SHARE = 0.1  # of the slice spacing: how far the points of one contour may lie off their slice
-_MIN_PLANE_MM = 0.05  # coordinates are text of few digits
-_TIE_SHARE = 1e-3  # of the slice spacing: halfway between two slices, but for rounding
-_DECIMALS = 3  # of pixel coordinates: a contour through the middles of pixels stays there
-_BEYOND_PIXELS = (0.5, 0.5)  # how far an outline of the whole image may stray beyond it
+_PLANE_SHARE = 0.1  # of the slice spacing: largest extent of one contour across slices
+_MIN_PLANE_MM = 0.05  # coordinates are stored as text with few digits
+_TIE_SHARE = 1e-3  # of the slice spacing: rounding error of positions halfway between slices
+_DECIMALS = 3  # of pixel coordinates; keeps a contour through pixel centres exactly there
+_BEYOND_PIXELS = (0.5, 0.5)  # how far the outline of a whole image may extend beyond it
 _BAND_ROWS = 8
-_INSIDE, _ON_CONTOUR = 1, 2  # scikit-image's labels; 3, on an edge, counts like 2, on a corner
+_INSIDE, _ON_CONTOUR = 1, 2  # scikit-image's labels; 3 (on an edge) is treated like 2 (on a vertex)
 
 
 @dataclass(frozen=True)
 class _Contour:
-    """``label`` names it in messages; ``index`` are the voxel indices (i, j, k) of its points, [n, 3]."""
+    """A contour: its name in messages, its ContourGeometricType, and its points as voxel indices (i, j, k), [n, 3]."""
 
     label: str
     kind: str
@@ -46,27 +46,30 @@ class _Contour:
 
 @dataclass(frozen=True)
 class _Plane:
-    """Contours drawn in one plane, and where among the scan's slices it lies."""
+    """Contours drawn in one plane, and its fractional slice index in the scan."""
 
     slice_index: float
     contours: tuple[_Contour, ...]
 
 
 def read_structure_set(path: Path, onto: Volume, name: str = "") -> Volume:
-    """One region as bool voxels on the grid of ``onto``.
+    """Read one region as bool voxels on the grid of ``onto``.
 
-    A voxel belongs to the region when its middle lies inside or on a contour. Contours of one plane are joined by
-    exclusive or, so that one within another is a hole; keyholes need nothing special. A plane between slices goes to
-    the nearest slice; of several planes at one slice the nearest counts. Where contours were drawn on every second,
-    third ... slice throughout, or on thicker ones, the slices between take the nearer plane. A POINT is its voxel.
+    A voxel belongs to the region if its centre lies inside or on a contour. Contours of one plane are combined by
+    exclusive or, so that one within another is a hole; keyholes work, too. A plane between slices is assigned to the
+    nearest slice, and of several planes at one slice the nearest counts. If contours were drawn on every second,
+    third ... slice throughout, or on thicker slices, the slices between take the nearer plane. A POINT marks its voxel.
 
     Args:
-        name: ROIName or ROINumber; may be empty where there is one region.
+        path: the file.
+        onto: the scan.
+        name: ROIName or ROINumber; may be empty if there is only one region.
 
     Raises:
         AmbiguousScan, ScanNotFound: see :func:`~med_transfer.scans.masks.region_object.pick`.
         GeometryRejected: another frame of reference; contours that are open, not planar, or not on a slice of the scan.
-        UnreadableScan, UnusableVoxels: as their names say.
+        UnreadableScan: the object is damaged or truncated.
+        UnusableVoxels: no region, or a region without contours.
     """
     dataset = load_object(path)
     with damage_reported(path):
@@ -146,7 +149,7 @@ def _require_on_a_slice(contour: _Contour, onto: Volume, path: Path) -> None:
 
 
 def _off_slice(contour: _Contour, onto: Volume) -> Sentence:
-    """How far, and whether the contour is crooked or lies in a plane of its own."""
+    """Say whether a contour is not planar or lies across the slices, and by how much."""
     points = geometry.to_world_mm(onto.affine, contour.index)
     points -= points.mean(axis=0)
     across = np.linalg.eigh(points.T @ points)[1][:, 0]
@@ -160,7 +163,7 @@ def _off_slice(contour: _Contour, onto: Volume) -> Sentence:
 
 
 def _planes(contours: Sequence[_Contour]) -> list[_Plane]:
-    """Contours by plane, in order. One that is there twice counts once, wherever it begins: it would undo itself."""
+    """Group contours by plane, in order. Duplicates, whatever their first point, count once: XOR would cancel them."""
     groups: list[list[_Contour]] = []
     for contour in sorted(contours, key=lambda contour: contour.slice_index):
         if not groups or contour.slice_index - groups[-1][0].slice_index > _PLANE_SHARE:
@@ -174,11 +177,11 @@ def _planes(contours: Sequence[_Contour]) -> list[_Plane]:
 
 
 def _corners(contour: _Contour) -> bytes:
-    return (np.unique(np.round(contour.index, _DECIMALS), axis=0) + 0.0).tobytes()  # no -0
+    return (np.unique(np.round(contour.index, _DECIMALS), axis=0) + 0.0).tobytes()  # turns -0.0 into 0.0
 
 
 def _by_slice(planes: Sequence[_Plane], depth: int) -> tuple[dict[int, _Plane], tuple[str, ...]]:
-    """For each slice the plane that is filled in it, and what a person should know of it."""
+    """The plane to fill in each slice, and remarks on slices without contours."""
     chosen: dict[int, _Plane] = {}
     for plane in planes:
         k = min(max(int(np.ceil(plane.slice_index - 0.5 - _TIE_SHARE)), 0), depth - 1)  # halfway: the lower slice
@@ -205,10 +208,10 @@ def _by_slice(planes: Sequence[_Plane], depth: int) -> tuple[dict[int, _Plane], 
 
 
 def _plane_step(planes: Sequence[_Plane]) -> float:
-    """Slices from one plane to the next, where contours were drawn so throughout; 0 where nothing shows such a habit.
+    """Regular distance in slices between planes with contours; 0 if there is none.
 
-    Planes that were drawn on thicker slices, or on every second, lie as far from each other in every part of a region;
-    what lies between two parts is farther.
+    Planes drawn on thicker slices, or on every second one, have the same distance in every part of a region. Larger
+    distances are gaps between two parts.
     """
     steps = np.diff([plane.slice_index for plane in planes])
     least = float(steps.min(initial=np.inf))
@@ -234,14 +237,14 @@ def _drawn(contours: Sequence[_Contour], onto: Volume) -> tuple[NDArray[np.bool_
 
 
 def _filled(contours: Sequence[_Contour], shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Pixels [rows, columns] inside an odd number of contours, or on one."""
+    """Mask [rows, columns] of pixels inside an odd number of contours, or on one."""
     inside, on_contour = np.zeros(shape, bool), np.zeros(shape, bool)
     for contour in contours:
         corners = np.round(contour.index[:, 1::-1], _DECIMALS)  # row, column
         low = np.clip(np.floor(corners.min(axis=0)), 0, shape).astype(int)
         high = np.clip(np.ceil(corners.max(axis=0)) + 1, low, shape).astype(int)
         if (low == high).any():
-            continue  # within half a pixel of the image, but beyond it
+            continue  # outside the image, by less than half a pixel
         label = _labels(corners - low, high - low)
         box = slice(low[0], high[0]), slice(low[1], high[1])
         inside[box] ^= label == _INSIDE
@@ -250,10 +253,10 @@ def _filled(contours: Sequence[_Contour], shape: tuple[int, ...]) -> NDArray[np.
 
 
 def _labels(corners: NDArray[np.float64], shape: NDArray[np.int_]) -> NDArray:
-    """scikit-image's labels of the pixels, in bands of rows, each with the part of the contour that concerns it.
+    """scikit-image's labels of the pixels, computed in bands of rows, each with only the relevant vertices.
 
-    The time is that of pixels times corners. What stays above a band, or below it, crosses no row of it: of such a
-    stretch the first and the last corner are enough.
+    The time grows with pixels times vertices. A stretch of the contour that stays above or below a band crosses none of
+    its rows, so its first and last vertex suffice.
     """
     labels = np.zeros(tuple(shape), np.uint8)
     for start in range(0, shape[0], _BAND_ROWS):

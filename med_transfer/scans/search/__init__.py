@@ -1,1 +1,1 @@
-"""Finding series in a folder tree, and telling them apart."""
+"""Finds series in a folder tree."""

@@ -1,7 +1,7 @@
-"""Zip and tar archives, as a PACS or a disk export makes them, unpacked where no other user can look.
+"""Unpack zip and tar archives, such as exports of a PACS, into folders private to this user.
 
-An archive comes from outside: it may hold paths that lead elsewhere, links, or far more bytes than its own size. So its
-members are counted, measured and named before and while they are written.
+Archives are untrusted: they may contain paths that lead outside, links, or far more bytes than their own size. Names,
+number and size of members are therefore checked before and while they are written.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from med_transfer.scans.isolation.scan_worker import temporary_folder
 _ZIP_MAGIC = b"PK\x03\x04"
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _CHUNK = 1 << 20
-_SLOWEST = 10_000_000  # bytes of an archive a second
-MOST_NESTED = 8  # archives within each other
+_SLOWEST = 10_000_000  # bytes of an archive per second
+MOST_NESTED = 8  # archives within archives
 
 
 @dataclass(frozen=True)
 class ArchiveLimits:
-    """Beyond these an archive is refused: files in it, bytes of one file, bytes of all."""
+    """Limits beyond which an archive is refused: number of files, bytes of one file, bytes of all."""
 
     files: int = 200_000
     file_bytes: int = 8 << 30
@@ -42,7 +42,7 @@ class ArchiveLimits:
 
 @dataclass
 class Taken:
-    """What an archive and those in it have come to so far: the limits hold for them together."""
+    """Files and bytes unpacked so far; the limits apply to an archive and those nested in it together."""
 
     files: int = 0
     bytes: int = 0
@@ -56,25 +56,25 @@ class _Member:
 
 
 def is_archive(path: Path, start: bytes) -> bool:
-    """By its name, also where the content is none: a failed download is a damaged file. A nameless one by its content.
+    """Whether a file is an archive: by its suffix, whatever its content, or without suffix by its first bytes.
 
-    Office documents are zip files too, so that content alone does not decide.
+    A failed download with such a suffix counts, and is reported as damaged. Content alone does not decide, because
+    office documents are zip files, too.
     """
     return path.name.lower().endswith((".zip", *_TAR_SUFFIXES)) or (not path.suffix and start.startswith(_ZIP_MAGIC))
 
 
 def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits(), taken: Taken | None = None) -> Path:
-    """The folder that holds the archive's files; made once a process, readable by this user only, removed at its end.
+    """Unpack an archive once per process; returns a folder readable by this user only, removed when the process ends.
 
     Args:
         archive: zip or tar.
-        limits: for it and the archives in it together.
-        taken: by the archives that it lies in and beside; what it takes itself is added.
+        limits: for the archive and those nested in it together.
+        taken: unpacked before from the enclosing archive; this archive's files and bytes are added to it.
 
     Raises:
-        UnreadableScan: damaged, encrypted, beyond the limits, or with a member that leads out of the archive.
-        ScanAborted: not unpacked in the time that a scan may take to read and a second more for each 10 MB, or it
-            takes too much memory.
+        UnreadableScan: damaged, encrypted, beyond the limits, or with a member whose path leads outside.
+        ScanAborted: it takes longer than the time limit of a scan plus a second per 10 MB, or too much memory.
     """
     stat = archive.stat()
     key = (archive.resolve(), stamp_of(stat))
@@ -96,7 +96,7 @@ _UNPACKED: dict[tuple[Path, Stamp], Path] = {}
 
 
 def _forget_the_gone() -> None:
-    """The files of an archive that has changed or gone are not read again: a watched folder would fill the disk."""
+    """Remove unpacked files of archives that have changed or vanished; a watched folder would fill the disk."""
     for archive, stamp in list(_UNPACKED):
         try:
             unchanged = stamp_of(archive.stat()) == stamp
@@ -107,7 +107,7 @@ def _forget_the_gone() -> None:
 
 
 def _unpack(archive: Path, folder: Path, limits: ArchiveLimits, taken: Taken) -> tuple[int, int]:
-    """Files and bytes, those taken before among them."""
+    """Unpack the members; returns the number of files and bytes, including those taken before."""
     number, total = taken.files, taken.bytes
     with _members(archive) as members:
         for member in members:
@@ -116,13 +116,13 @@ def _unpack(archive: Path, folder: Path, limits: ArchiveLimits, taken: Taken) ->
             if number > limits.files or member.size > room:
                 raise _too_large(archive, limits)
             total += _write(member, _inside(folder, member.name, archive), room, archive, limits)
-    if number == taken.files:  # a file of zeros, as a failed download leaves one, is a tar without members
+    if number == taken.files:  # a file of zeros, such as a failed download, is a tar without members
         raise UnreadableScan("archive without files", where=archive)
     return number, total
 
 
 def _write(member: _Member, path: Path, room: int, archive: Path, limits: ArchiveLimits) -> int:
-    """Bytes written. What a header says of the size is not believed."""
+    """Write a member; returns its size in bytes, which its header need not state correctly."""
     path.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     with path.open("wb") as file:
@@ -135,7 +135,7 @@ def _write(member: _Member, path: Path, room: int, archive: Path, limits: Archiv
 
 
 def _inside(folder: Path, name: str, archive: Path) -> Path:
-    """Where a member goes. Absolute names, drive letters and ``..`` would lead out of the folder."""
+    """The path of a member in ``folder``; absolute names, drive letters and ``..`` are refused."""
     pure = PurePosixPath(name.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or ":" in name or "\0" in name:
         raise UnreadableScan(
@@ -149,7 +149,7 @@ def _inside(folder: Path, name: str, archive: Path) -> Path:
 
 @contextmanager
 def _members(archive: Path) -> Iterator[Iterator[_Member]]:
-    """The regular files of an archive; folders, links and devices are passed over."""
+    """The regular files of an archive; folders, links and devices are skipped."""
     try:
         name = archive.name.lower()
         if name.endswith(".zip") or (zipfile.is_zipfile(archive) and not name.endswith(_TAR_SUFFIXES)):
@@ -160,7 +160,7 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
                 yield _tar_members(opened)
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, LZMAError, EOFError, NotImplementedError) as error:
         raise UnreadableScan(Sentence("damaged archive ({kind})", kind=type(error).__name__), where=archive) from error
-    except RuntimeError as error:  # zipfile's word for a missing password
+    except RuntimeError as error:  # raised by zipfile if a password is needed
         raise UnreadableScan("encrypted archive", where=archive, action="Unpack it with its password first") from error
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -168,7 +168,7 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
 
 
 def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
-    """Two may have one name, as of files from several folders, and neither takes the place of the other."""
+    """The files of a zip; those with the same name, which zip allows, get distinct names."""
     named: Counter[str] = Counter()
     for info in opened.infolist():
         is_link = (info.external_attr >> 16) & 0o170000 == 0o120000
@@ -179,7 +179,7 @@ def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
 
 
 def _apart(name: str, before: int) -> str:
-    """With the number of those of this name before it; what it ends with says what it is."""
+    """Prefix a file name with the number of earlier files of that name; the suffix, which tells the format, stays."""
     folder, slash, own = name.rpartition("/")
     return f"{folder}{slash}{before}~{own}" if before else name
 

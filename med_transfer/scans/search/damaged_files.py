@@ -1,7 +1,7 @@
-"""Files beside a DICOM series that should be images and cannot be read: slices that it may have lost.
+"""Unreadable files beside a DICOM series, which may be slices that it has lost.
 
-A lost slice within a series leaves a gap. At an end it leaves a volume that looks whole, so that what lies beside it is
-the only witness.
+A slice lost inside a series leaves a gap. One lost at an end leaves a volume that looks whole; the unreadable file is
+then the only evidence.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from med_transfer.scans.series import NO_IMAGE, TEXT_NAMED_AS_DICOM, Ignored, Se
 from med_transfer.scans.verdict import Verdict
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
-_PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")  # of single files; archives are looked into
+_PACKED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")  # of compressed single files; archives are unpacked
 _NUMBER = re.compile(r"[0-9a-f]*[0-9][0-9a-f]*", re.IGNORECASE)
 _MAX_NAMED = 3
 
 
 def named_as_dicom(path: Path) -> bool:
-    """Whether a file's name says that it is a DICOM file."""
+    """Whether a file has a suffix of DICOM files, compressed or not."""
     return _unpacked(path).suffix.lower() in _DICOM_SUFFIXES
 
 
@@ -37,12 +37,12 @@ def _unpacked(path: Path) -> Path:
 
 
 def named_as_volume(path: Path) -> bool:
-    """Whether a file's name says that it is a volume in a file of its own."""
+    """Whether a file has a suffix of single-file volumes (NIfTI, NRRD, MetaImage)."""
     return path.name.lower().endswith((*SUFFIXES, *FORMATS))
 
 
 def as_damaged(ignored: Iterable[Ignored], series: Iterable[Series]) -> list[Ignored]:
-    """The same files; one that holds no known format, and is named as the slices beside it are, counts as damaged."""
+    """Mark files of unknown format as damaged if they are named like the slices of a series beside them."""
     names: dict[Path, set[str]] = defaultdict(set)
     for path in (path for found in series if found.format == "dicom" for path in found.files):
         names[path.parent].add(_shape(path.name))
@@ -60,7 +60,7 @@ def _shape(name: str) -> str:
 
 
 def damaged_slices(series: Series, ignored: Iterable[Ignored]) -> list[Ignored]:
-    """Damaged files beside a DICOM series that may be slices of it; a file of another format cannot be one."""
+    """Damaged files in the folders of a DICOM series that may be slices of it, unlike files of other formats."""
     damaged = [file for file in ignored if file.damaged and _may_be_slice(file.path)]
     folders = {path.parent for path in series.files} if damaged else set()
     return [file for file in damaged if file.path.parent in folders]
@@ -71,11 +71,12 @@ def _may_be_slice(path: Path) -> bool:
 
 
 def beside_damage(series: Sequence[Series], ignored: Sequence[Ignored]) -> list[Series]:
-    """The same series with the damaged files beside them in their verdicts.
+    """Add the damaged files beside each series to its verdict.
 
-    A file between two of one series, in the order of names, would be a slice of that one, which is rejected; so is the
-    only series of a folder. Any other series of the folder may have lost it: a remark. So is a broken link, which may
-    have led to anything, and a text that is not named as the slices are: somebody's notes.
+    A damaged file whose neighbours by name belong to one series is taken for a slice of it, and the series is
+    rejected; so is the only series of a folder. Other series of the folder get a remark, as they may have lost the
+    file. Broken links, which may have led to anything, and text files not named like the slices (notes, say) are
+    remarks only.
     """
     beside: dict[Path, list[Ignored]] = defaultdict(list)
     for file in ignored:
@@ -91,7 +92,7 @@ def beside_damage(series: Sequence[Series], ignored: Sequence[Ignored]) -> list[
 
 
 def _of_folders(series: Series, beside: Mapping[Path, list[Ignored]]) -> list[Ignored]:
-    """In a stable order."""
+    """Damaged files in the folders of a series, in a stable order."""
     folders = dict.fromkeys(path.parent for path in series.files) if beside else ()
     return [file for folder in folders for file in beside.get(folder, ())]
 
@@ -130,7 +131,7 @@ def _owners(path: Path, files: list[tuple[list, str]]) -> set[str]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Numbers in a name sort as numbers."""
+    """Sort key that compares numbers in a name as numbers."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name.lower())]
 
 

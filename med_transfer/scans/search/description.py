@@ -1,4 +1,4 @@
-"""A series in words, for a person who wants to know what was found."""
+"""Descriptions of series and volumes as text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from med_transfer.scans.series import Series, Survey
 from med_transfer.scans.volume import Volume
 from med_transfer.scans.voxel_checks import hounsfield_doubt
 
-_SAMPLE = 2_000_000  # voxels that percentiles and histograms look at
-_NO_AGENT = ("", "NO", "NONE", "N")  # what is typed where none was given
+_SAMPLE = 2_000_000  # voxels used for percentiles and histograms
+_NO_AGENT = ("", "NO", "NONE", "N")  # entered if no agent was given
 _ACQUISITION = (  # DICOM keyword, label, unit
     ("Manufacturer", Sentence("manufacturer"), ""),
     ("ManufacturerModelName", Sentence("model"), ""),
@@ -34,7 +34,7 @@ _ACQUISITION = (  # DICOM keyword, label, unit
 
 
 def describe_series(series: Series) -> dict[str, str]:
-    """What the headers say, as rows of text: path, name, kind, number of files, verdict."""
+    """Describe a series from its headers: path, name, kind, number of files, verdict."""
     return {
         "series": str(series.path),
         "series_uid": series.name,
@@ -45,7 +45,7 @@ def describe_series(series: Series) -> dict[str, str]:
 
 
 def describe_volume(volume: Volume) -> dict[str, str]:
-    """What reading adds, as rows of text: verdict, voxels, spacing, orientation, values."""
+    """Describe a volume that was read: kind, verdict, voxels, spacing, orientation, values."""
     depth, height, width = volume.voxels.shape
     low, middle, high = np.percentile(sample(volume.voxels), [1, 50, 99])
     unit = " HU" if is_hounsfield(volume) else ""
@@ -62,7 +62,7 @@ def describe_volume(volume: Volume) -> dict[str, str]:
 
 
 def describe_acquisition(acquisition: Mapping[str, str]) -> dict[str, str]:
-    """How the scanner made it, label to value; of free text only whether a contrast agent is named."""
+    """Acquisition parameters, label to value; of the contrast agent, which is free text, only whether one is named."""
     rows: dict[str, str] = {
         label: _tidy(acquisition[keyword]) + unit for keyword, label, unit in _ACQUISITION if acquisition.get(keyword)
     }
@@ -73,7 +73,7 @@ def describe_acquisition(acquisition: Mapping[str, str]) -> dict[str, str]:
 
 
 def _tidy(text: str) -> str:
-    """``5`` for ``5.000000``; what is no number stays as it is."""
+    """``5`` for ``5.000000``; other text is unchanged."""
     try:
         return f"{float(text):g}"
     except ValueError:
@@ -86,19 +86,19 @@ def states_contrast(acquisition: Mapping[str, str]) -> bool:
 
 
 def count_files(survey: Survey) -> int:
-    """Files that a survey accounts for, as part of a series or as ignored."""
+    """Number of files in a survey, as part of a series or ignored."""
     return len({path for series in survey.series for path in series.files} | {file.path for file in survey.ignored})
 
 
 def is_hounsfield(volume: Volume) -> bool:
-    """Whether the values are meant as Hounsfield units; where a file names no modality, whether they look like it."""
+    """Whether values are in Hounsfield units: the modality is CT, or it is unknown and the values look like CT."""
     modality = volume.provenance.modality
     return modality == "CT" or (not modality and not hounsfield_doubt(volume.voxels))
 
 
 def sample(voxels: NDArray) -> NDArray:
-    """At most a few million voxels from everywhere, in one dimension."""
+    """At most two million voxels, evenly spaced over the volume, as a one-dimensional array."""
     step = voxels.size // _SAMPLE + 1
-    while gcd(step, voxels.size) > 1:  # else the steps would fall into the same columns of every row
+    while gcd(step, voxels.size) > 1:  # otherwise all samples might fall into the same columns
         step += 1
     return voxels.ravel()[::step]

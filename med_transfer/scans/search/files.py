@@ -1,4 +1,4 @@
-"""The files of a folder tree, and what of them may be opened."""
+"""Walk a folder tree, and check which paths may be opened."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def files_below(
     is_wanted: Callable[[os.DirEntry[str]], bool],
     unreadable: Callable[[Path, OSError], None] = lambda *_: None,
 ) -> Iterator[Path]:
-    """Files in order of name, those of a folder before those of its folders; each folder once, wherever links lead.
+    """Yield files sorted by name, a folder's own before those of its subfolders; each folder once, even with links.
 
-    However deep: os.walk of Python 3.11 calls itself for every level.
+    Works at any depth: os.walk of Python 3.11 recurses for every level.
 
     Args:
-        folder: where to begin.
-        is_wanted: whether to look at a file, or into a folder.
-        unreadable: told of each folder that cannot be opened.
+        folder: root of the tree.
+        is_wanted: whether to yield a file, or to enter a folder.
+        unreadable: called with each folder that cannot be opened.
     """
     seen: set[str] = set()
     pending = [(folder, os.path.realpath(folder))]
@@ -46,7 +46,7 @@ def files_below(
 
 
 def _real_folder(entry: os.DirEntry[str], parent: str) -> str | None:
-    """Where a folder in ``parent`` really lies; None: no folder. Only a link needs every level above it looked at."""
+    """Real path of a folder in ``parent``, None for anything else; only links need the slower ``realpath``."""
     try:
         if not entry.is_dir():
             return None
@@ -56,11 +56,11 @@ def _real_folder(entry: os.DirEntry[str], parent: str) -> str | None:
 
 
 def require_exists(path: Path) -> None:
-    """What is read must be there, a folder or a regular file: a pipe would be waited for, a device never ends.
+    """Check that a path is a folder or a regular file; reading a pipe may block, a device may never end.
 
     Raises:
-        ScanNotFound: nothing there.
-        UnreadableScan: permissions hide the answer.
+        ScanNotFound: it does not exist.
+        UnreadableScan: no permission to look.
         NotAScan: a pipe, socket or device.
     """
     try:

@@ -1,9 +1,9 @@
-"""What was read of a folder tree's headers, kept, so that a second survey of an unchanged tree reads none again.
+"""Cache of the headers of a folder tree, so that another survey does not read unchanged files again.
 
-One SQLite file a tree, in the user's cache folder, readable by its owner only. It holds no patient's name, identifier
-or date (see :class:`Slice`), and can be deleted at any time. A file counts as unchanged while its size, both its times
-and its inode are the same: a copy that keeps size and time (``rsync -t``) is another file. Entries are parsed one by
-one and written as they come, so that a million of them take no memory.
+There is one SQLite file per tree, in the user's cache folder, readable by its owner only. It contains no patient name,
+identifier or date (see :class:`Slice`), and can be deleted at any time. A file is unchanged if its size, mtime, ctime
+and inode are; a copy that preserves size and mtime (``rsync -t``) is not. Entries are parsed and written one at a time,
+so memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from med_transfer.scans.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
-FileContent = tuple[Slice, ...] | Series | str  # images, a volume file, or why the file is no scan
-_SCHEMA = 9  # raise it when Slice or an entry changes its meaning
-# A volume file's verdict is kept as it was given: another version of the program may give another one.
+FileContent = tuple[Slice, ...] | Series | str  # images, a volume file, or why the file is not a scan
+_SCHEMA = 9  # increase it when the meaning of Slice or of an entry changes
+# Part of the key because verdicts on volume files are stored, and another version may judge differently.
 _VERSION = importlib.metadata.version("med-transfer")
-_MADE_BY = zlib.crc32(f"{_SCHEMA} {_VERSION}".encode()) >> 1  # SQLite keeps it as a signed number of 32 bits
-_MIN_FILES = 64  # below that, reading the headers is as quick as reading an index
-_KEPT = 100  # trees
+_MADE_BY = zlib.crc32(f"{_SCHEMA} {_VERSION}".encode()) >> 1  # SQLite's user_version is a signed 32-bit number
+_MIN_FILES = 64  # for fewer, reading the headers is as fast as reading an index
+_KEPT = 100  # number of trees
 _CREATE = "CREATE TABLE files (name BLOB PRIMARY KEY, stamp TEXT, entry BLOB) WITHOUT ROWID"
 _INSERT = "INSERT OR REPLACE INTO files VALUES (?, ?, ?)"
 _SELECT = "SELECT name, stamp, entry FROM files WHERE name = ?"
@@ -61,25 +61,25 @@ _ADAPTER = TypeAdapter(_Entry)
 
 
 class HeaderIndex:
-    """What each file of one tree holds. ``MED_TRANSFER_CACHE`` names another cache folder; ``off`` keeps nothing."""
+    """Content of each file of one tree. ``MED_TRANSFER_CACHE`` sets the cache folder; ``off`` disables the cache."""
 
     def __init__(self, folder: Path) -> None:
         self._root = folder
         self._path = _place(folder)
         self._stored, self._n_stored = _opened(self._path)
         self._unchanged: list[bytes] = []
-        self._read = sqlite3.connect("")  # a file of its own, which goes with the connection
+        self._read = sqlite3.connect("")  # a temporary database, removed when the connection closes
         self._read.execute(_CREATE)
         self._n_read = 0
 
     def get(self, path: Path, stamp: Stamp) -> FileContent | None:
-        """What was seen in this file, if it has not changed since."""
+        """The stored content of a file, or None if it is not stored or has changed."""
         row = self._row(self._name(path))
         if row is None or row[1] != _text(stamp):
             return None
         try:
             entry = _ADAPTER.validate_json(row[2])
-        except ValidationError:  # damaged: read the header
+        except ValidationError:  # damaged index: the header is read instead
             return None
         self._unchanged.append(row[0])
         if entry.volume:
@@ -87,7 +87,7 @@ class HeaderIndex:
         return entry.no_scan or tuple(replace(slice_, path=path, stamp=stamp) for slice_ in entry.slices)
 
     def put(self, path: Path, stamp: Stamp, content: FileContent) -> None:
-        """Remember what a file holds, as long as its stamp stays that."""
+        """Store the content of a file under its stamp."""
         if self._path is None:
             return
         try:
@@ -100,7 +100,7 @@ class HeaderIndex:
             self._path = None
 
     def save(self) -> None:
-        """Keep what was seen. A cache folder that cannot be written is no error: the next survey reads again."""
+        """Write the index, if anything changed. Failure is not an error: the next survey reads the headers again."""
         n_seen = self._n_read + len(self._unchanged)
         if self._path is None or n_seen < _MIN_FILES or not (self._n_read or n_seen < self._n_stored):
             return
@@ -121,7 +121,7 @@ class HeaderIndex:
             return None
 
     def _name(self, path: Path) -> bytes:
-        return os.fsencode(path.relative_to(self._root))  # a name need not be text
+        return os.fsencode(path.relative_to(self._root))  # file names need not be valid text
 
 
 def _place(folder: Path) -> Path | None:
@@ -137,7 +137,7 @@ def _place(folder: Path) -> Path | None:
 
 
 def _opened(path: Path | None) -> tuple[sqlite3.Connection | None, int]:
-    """The index that was kept, and how many files it holds. Nobody writes to it: a new one takes its place whole."""
+    """Open a stored index; also returns its number of files. It is immutable: a new one replaces it atomically."""
     try:
         if path is None or not path.is_file():
             return None, 0
@@ -145,7 +145,7 @@ def _opened(path: Path | None) -> tuple[sqlite3.Connection | None, int]:
         if stored.execute("PRAGMA user_version").fetchone()[0] != _MADE_BY:
             return None, 0
         return stored, stored.execute("SELECT count(*) FROM files").fetchone()[0]
-    except (OSError, sqlite3.Error):  # not permitted, another version's, or cut off: read the headers
+    except (OSError, sqlite3.Error):  # not permitted, truncated or damaged: the headers are read instead
         return None, 0
 
 
@@ -168,7 +168,7 @@ def _series(path: Path, stored: _VolumeFile) -> Series:
 
 
 def _forget_the_oldest(folder: Path) -> None:
-    for path in folder.glob("*.json"):  # of earlier versions
+    for path in folder.glob("*.json"):  # written by earlier versions
         path.unlink(missing_ok=True)
     trees = sorted(folder.glob("*.sqlite"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in trees[_KEPT:]:

@@ -1,4 +1,4 @@
-"""What links a series to a person: read only when someone asks, and never kept."""
+"""Identifiers that link a series to a person, read only on request and never stored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _KEYWORDS = ("PatientID", "SeriesDescription", "AccessionNumber")
 
 @dataclass(frozen=True)
 class Identity:
-    """PatientID (0010,0020), SeriesDescription (0008,103E), AccessionNumber (0008,0050); empty where there is none."""
+    """PatientID (0010,0020), SeriesDescription (0008,103E), AccessionNumber (0008,0050); empty if absent."""
 
     patient: str = field(default="", repr=False)
     description: str = field(default="", repr=False)
@@ -22,16 +22,16 @@ class Identity:
 
 
 def identity(series: Series) -> Identity:
-    """Whose series it is, from the header of its first file.
+    """Read the identifiers of a series from the header of its first file; empty for other formats than DICOM.
 
     Raises:
-        UnreadableScan: the file cannot be read any more, or has changed.
+        UnreadableScan: the file can no longer be read, or has changed.
     """
     if series.format != "dicom":
         return Identity()
     try:
         header = read_header(series.files[0], (*_KEYWORDS, "SpecificCharacterSet"))
-    except Exception as error:  # as in read_slices: a parser raises nearly anything
+    except Exception as error:  # corrupt bytes make a parser raise nearly anything
         reason = Sentence("header cannot be read ({kind})", kind=type(error).__name__)
         raise UnreadableScan(reason, where=series.files[0]) from error
     if series.slices and series.slices[0].stamp != header.stamp:

@@ -1,6 +1,6 @@
-"""Links in a folder tree: what they lead to counts once, and none leads to a folder elsewhere unasked.
+"""Symbolic links in a folder tree: no file is read twice, and links to folders outside need permission.
 
-A folder from outside may hold a link to any other of the machine, and a tree of links may show each file many times.
+A folder from outside may contain a link to any other folder of the machine, and links may show a file many times.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def files_to_look_at(
     left_out: Callable[[Path, str], None] = lambda *_: None,
     unreadable: Callable[[Path, OSError], None] = lambda *_: None,
 ) -> Iterator[Path]:
-    """Files below a folder, in order of name; hidden ones and most links left out.
+    """Yield the files below a folder, sorted by name, without hidden ones and links not to be followed.
 
     Args:
-        folder: where to begin.
-        left_out: told of each link that is not followed, and why.
-        unreadable: told of each folder that cannot be opened.
+        folder: root of the tree.
+        left_out: called with each link that is not followed, and why.
+        unreadable: called with each folder that cannot be opened.
     """
     tree = os.path.realpath(folder)
 
@@ -44,14 +44,14 @@ def files_to_look_at(
 
 
 def passed_over(link: Path, tree: str) -> str:
-    """Why a link is not followed; empty for one that is.
+    """Why a link is not followed; empty if it is.
 
     Args:
         link: a symbolic link.
-        tree: the real path of the folder that is looked through.
+        tree: real path of the folder that is searched.
     """
     target = os.path.realpath(link)
-    if not os.path.exists(target):  # noqa: PTH110  which knows rings of links and names that are too long
+    if not os.path.exists(target):  # noqa: PTH110  handles circular links and overlong names
         return BROKEN
     names = Path(os.path.relpath(target, tree)).parts or (os.curdir,)
     inside = names[0] != os.pardir
@@ -63,7 +63,7 @@ def passed_over(link: Path, tree: str) -> str:
 
 
 def how_to_follow(ignored: Iterable[Ignored]) -> str:
-    """What to do where links were not followed; empty where there were none."""
+    """Advice if links to folders elsewhere were not followed; else empty."""
     if any(file.reason == _ELSEWHERE for file in ignored):
         return Sentence("{setting}=1 follows the links to folders elsewhere", setting=FOLLOW)
     return ""

@@ -1,4 +1,4 @@
-"""Patients under pseudonyms: a keyed hash of the identifier in their images, and the key."""
+"""Pseudonyms of patients: a keyed hash of PatientID, and its key."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from med_transfer.errors import CohortError
 
 
 def pseudonym(patient: str, key: bytes) -> str:
-    """A keyed hash of an identifier: without the key nobody finds out whose it is."""
+    """HMAC-SHA-256 of an identifier, ``P`` and 12 hexadecimal digits; it cannot be traced back without the key."""
     return "P" + hmac.new(key, patient.encode("utf-8", "surrogateescape"), hashlib.sha256).hexdigest()[:12]
 
 
 def own_key(path: Path) -> Path:
-    """The key of a folder, made when it is first asked for; readable by its owner alone from the start."""
+    """Create a random key file at ``path`` unless it exists, readable by its owner only; returns the path.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     with suppress(FileExistsError):
         create_whole(path, f"{secrets.token_hex(32)}\n".encode(), 0o600)
     return path
 
 
 def read_key(path: Path) -> bytes:
-    """A secret of at least 16 bytes. Raises CohortError."""
+    """Read a key of at least 16 bytes. Raises CohortError."""
     try:
         key = path.read_bytes().strip()
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Which series of a study to use: rules in the field's words, and for every series, chosen or not, the reason.
+"""Rules for which series of a study to use, and the reason for every series, chosen or not.
 
-A PACS study holds the same patient several times: thin and thick, soft and sharp kernel, before and after contrast,
-reformatted. :func:`choose` picks one series a study and says why; it reads nothing but headers and changes nothing.
+A PACS study contains several series of a patient: thin and thick slices, soft and sharp kernels, before and after
+contrast, reformats. :func:`choose` selects one series per study and says why, from headers alone.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from med_transfer.scans.search.description import states_contrast
 from med_transfer.scans.search.identity import identity
 from med_transfer.scans.series import Series
 
-_KEYWORDS = {  # conditions that look for a pattern, and the DICOM attribute in which they do
+_KEYWORDS = {  # conditions that match a pattern, and the DICOM attribute they search
     "kernel": "ConvolutionKernel",
     "body_part": "BodyPartExamined",
     "image_type": "ImageType",
     "manufacturer": "Manufacturer",
 }
-_OF_VOLUME = ("plane", "slice_spacing_mm")  # measured, where the slices make one
+_OF_VOLUME = ("plane", "slice_spacing_mm")  # measured; known only if the slices form a volume
 _IN_WORDS = {
     "modality": Sentence("modality"),
     "kernel": Sentence("kernel"),
@@ -112,11 +112,11 @@ class Rule(BaseModel):
 
     @property
     def conditions(self) -> dict[str, Value | tuple]:
-        """What is asked for, by name."""
+        """The conditions that are set, by name."""
         return {name: wanted for name in type(self).model_fields if (wanted := getattr(self, name)) is not None}
 
     def unmet(self, series: Series) -> str:
-        """The first condition that a series does not fulfil; empty when it fulfils all."""
+        """The name of the first condition that a series does not meet; empty if it meets all."""
         return next((name for name, wanted in self.conditions.items() if not _holds(series, name, wanted)), "")
 
 
@@ -143,7 +143,7 @@ class SeriesRules(BaseModel):
 
 @dataclass(frozen=True)
 class Choice:
-    """``reason`` is for a person; it never holds a SeriesDescription."""
+    """Whether a series is used, and why; the reason never contains a SeriesDescription."""
 
     series: Series
     chosen: bool
@@ -151,13 +151,13 @@ class Choice:
 
 
 def choose(series: Sequence[Series], rules: SeriesRules | None = None) -> list[Choice]:
-    """For every series, in the given order, whether it is used and why.
+    """Decide for every series, returned in the given order, whether it is used and why.
 
-    With rules, at most one usable series of each study; without, every usable one. A series that names no study (every
-    NIfTI file) stands alone. Order does not matter.
+    With rules, at most one usable series per study is chosen; without, every usable one. A series without a study (such
+    as every NIfTI file) is a study of its own. The choice does not depend on the order of the series.
 
     Raises:
-        UnreadableScan: a rule asks for the description and the file cannot be read any more.
+        UnreadableScan: a rule needs the description and the file can no longer be read.
     """
     studies: dict[Hashable, list[Series]] = defaultdict(list)
     for number, candidate in enumerate(series):
@@ -168,7 +168,7 @@ def choose(series: Sequence[Series], rules: SeriesRules | None = None) -> list[C
 
 
 def is_asked_for(series: Series, rules: SeriesRules) -> bool:
-    """Whether the rules admit a series as far as can be told: of slices that make no volume none knows the plane."""
+    """Whether the rules admit a series as far as is known: slices that form no volume have no plane or spacing."""
 
     def may_meet(rule: Rule) -> bool:
         return all(
@@ -180,7 +180,7 @@ def is_asked_for(series: Series, rules: SeriesRules) -> bool:
 
 
 def _study(series: Series, number: int) -> Hashable:
-    """Study and patient: sloppy anonymisation gives several patients one StudyInstanceUID."""
+    """Key of a series' study; includes the patient, as poor anonymisation may give several one StudyInstanceUID."""
     return (series.study_uid, series.slices[0].patient_mark if series.slices else "") if series.study_uid else number
 
 
@@ -247,14 +247,14 @@ def _passed_over(series: Series, best: Series, rules: SeriesRules) -> Choice:
 
 
 def _rank(series: Series, rules: SeriesRules) -> tuple:
-    fulfilled = tuple(bool(rule.unmet(series)) for rule in rules.prefer)  # False sorts first
+    fulfilled = tuple(bool(rule.unmet(series)) for rule in rules.prefer)  # False (rule met) sorts first
     spacing = _slice_spacing_mm(series)
     thin = float("inf") if spacing is None else spacing
     return fulfilled, -series.n_slices, thin, series.name, str(series.path), series.files
 
 
 def _difference(better: Series, worse: Series, rules: SeriesRules) -> tuple[Sentence, Sentence]:
-    """What the better one has and what the worse one has instead, at the first point where their ranks differ."""
+    """The first property in which two ranked series differ: its value for the better and for the worse one."""
     for rule in rules.prefer:
         unmet = rule.unmet(worse)
         if unmet and not rule.unmet(better):
@@ -270,7 +270,7 @@ def _difference(better: Series, worse: Series, rules: SeriesRules) -> tuple[Sent
 
 
 def _value(series: Series, name: str) -> Value:
-    """What a condition looks at; None where the files do not state it."""
+    """The property that a condition checks; None if the files do not state it."""
     match name:
         case "modality" | "format" | "plane":
             return getattr(series, name) or None
@@ -301,7 +301,7 @@ def _holds(series: Series, name: str, wanted: Value | tuple) -> bool:
 
 
 def _condition_in_words(series: Series, name: str, rule: Rule) -> Sentence:
-    """A condition in words, with the value of this series; of a description only whether it matches."""
+    """A condition in words, with the series' value; for a description only whether it matches."""
     if name == "description":
         if _holds(series, name, rule.conditions[name]):
             return Sentence("a description that matches")
@@ -323,7 +323,7 @@ def _value_in_words(series: Series, name: str) -> Sentence:
 
 
 def _told_apart(series: Series, other: Series) -> Sentence:
-    """A name that tells it from the other one: copies of one series differ only in their place."""
+    """A name that distinguishes a series from the other one; copies differ only in their folder."""
     if series.name and series.name != other.name:
         return Sentence("series {name}", name=series.name)
     return Sentence("the series in {folder}", folder=series.path.name)

@@ -1,4 +1,4 @@
-"""Looks through a folder tree, by content, and says which series it holds and what each is worth."""
+"""Search a folder tree for series by content, and judge each."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ from med_transfer.scans.verdict import Verdict
 log = logging.getLogger(__name__)
 
 _READERS = 8  # threads
-_BATCH = 1024  # files; what they hold takes ten times the memory until it is shared
-_TOLD = 64  # files, after which the listener is told: to draw a bar takes a tenth of a header's time
-_TRIED = 16  # files that show how fast the storage is
-_MOSTLY_WAITING = 3.0  # elapsed over computing time
+_BATCH = 1024  # files; headers take ten times the memory until equal values are shared
+_TOLD = 64  # files per progress report; drawing a bar takes a tenth of the time to read a header
+_TRIED = 16  # files read to measure the storage's speed
+_MOSTLY_WAITING = 3.0  # ratio of elapsed to CPU time
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "Zstandard"}
 _TEXT = {*b"\t\n\f\r", *range(0x20, 0x7F), *range(0x80, 0x100)}  # bytes of ASCII, UTF-8 and Latin-1
 
 
 def survey(folder: Path | str, *, max_gap_mm: float = 0.0, progress: Progress = silent) -> Survey:
-    """Every series in a folder and below it (or of one file or archive), and every file that is none.
+    """Find every series in a folder tree, archive or file, and every other file.
 
-    Reads headers only, and none again of files that have not changed since the last survey. One bad file never stops
-    the search; it is listed as ignored, and is in the verdict of the DICOM series beside it, which may have lost it.
+    Only headers are read, and those of files unchanged since the last survey come from a cache. A bad file never stops
+    the search; it is listed as ignored, and appears in the verdict of a DICOM series beside it, which may have lost it.
 
     Args:
         folder: a folder tree, an archive (zip, tar) or a file.
-        max_gap_mm: uneven slices are repaired by interpolation where no gap is wider; 0 rejects them.
-        progress: told how many files and archives were looked into.
+        max_gap_mm: unevenly spaced slices are repaired by interpolation if no gap is wider; 0 rejects them.
+        progress: called with the number of files and archives examined.
 
     Raises:
         ScanNotFound: the folder does not exist.
@@ -83,28 +83,28 @@ def _of_tree(
         archives[path] = in_archive(path, max_gap_mm)
     series = _each_whole({folder: series, **{path: list(archive.series) for path, archive in archives.items()}})
     ignored = damaged + [file for archive in archives.values() for file in archive.ignored]
-    if series and (how := how_to_follow(ignored)):  # where there is no series, the error says it
+    if series and (how := how_to_follow(ignored)):  # without series, the error says it
         _tell_of_links(folder, how)
     return Survey(tuple(sorted(series, key=_order)), tuple(sorted(ignored, key=lambda file: file.path)))
 
 
 @functools.cache
 def _tell_of_links(folder: Path, how: str) -> None:
-    """Once a process: a folder that is watched is looked through again and again."""
+    """Warn once per process, because a watched folder is searched repeatedly."""
     log.warning("%s: links to folders elsewhere are left out. %s", folder, how)
 
 
 def find_series(folder: Path | str, *, max_gap_mm: float = 0.0) -> list[Series]:
-    """Every series in a folder and below it, usable or not; arguments and errors as :func:`survey`."""
+    """Find every series in a folder tree, usable or not; arguments and errors as for :func:`survey`."""
     return list(survey(folder, max_gap_mm=max_gap_mm).series)
 
 
 def inspect_file(path: Path) -> tuple[Slice, ...] | Series | None:
-    """What one file is: DICOM images, a series in a file of its own, or None for an archive.
+    """Content of one file: DICOM images, a single-file series, or None for an archive.
 
     Raises:
-        NotAScan: neither.
-        UnreadableScan: one of them, but damaged, or not permitted.
+        NotAScan: none of these.
+        UnreadableScan: damaged or not permitted.
     """
     name = path.name.lower()
     if name.endswith(SUFFIXES):
@@ -132,7 +132,7 @@ def _instead(start: bytes) -> Sentence:
 
 
 def first_bytes(path: Path) -> bytes:
-    """What tells DICOM and archives. Raises UnreadableScan."""
+    """The first 132 bytes, which identify DICOM and archives. Raises UnreadableScan."""
     try:
         with path.open("rb") as file:
             return file.read(132)
@@ -165,7 +165,7 @@ def _order(series: Series) -> tuple[str, str, tuple[Path, ...]]:
 
 
 class _Found:
-    """What the files of a tree are, as they come."""
+    """Collects the content of the files of a tree."""
 
     def __init__(self) -> None:
         self.slices: list[Slice] = []
@@ -189,12 +189,12 @@ class _Found:
 
 
 def _contents(folder: Path, ignored: list[Ignored]) -> Iterator[tuple[Path, FileContent | None]]:
-    """Each file with what it is; None for an archive. Damaged files go to ``ignored``."""
+    """Yield each file with its content, None for an archive; damaged files are appended to ``ignored``."""
 
     index = HeaderIndex(folder)
     unread: list[tuple[Path, Stamp]] = []
     for path in _files(folder, ignored):
-        stamp = _stamp(path)  # before reading: a file that changes meanwhile will count as changed
+        stamp = _stamp(path)  # before reading, so that a file that changes meanwhile counts as changed
         if stamp is None:
             ignored.append(Ignored(path, NOT_REGULAR, damaged=named_as_volume(path) or named_as_dicom(path)))
             continue
@@ -228,7 +228,7 @@ def _as_ignored(path: Path, content: ScanAborted | Ignored) -> Ignored:
 
 
 def read_files(paths: Sequence[Path]) -> Iterator[FileContent | Ignored | None]:
-    """What each is, in order; in threads where they come slowly (a network drive), else one after the other."""
+    """Yield the content of each file, in order; read in threads if the storage is slow (a network drive)."""
     silence_readers()
     started, worked = time.perf_counter(), time.thread_time()
     yield from map(_read_file, paths[:_TRIED])
@@ -254,10 +254,10 @@ def _read_file(path: Path) -> FileContent | Ignored | None:
 
 
 def _stamp(path: Path) -> Stamp | None:
-    """None for what is no regular file, and must not be opened."""
+    """Stamp of a file; None if it is not a regular file and must not be opened."""
     try:
         status = path.stat()
-    except OSError:  # a broken link: reading it will say so
+    except OSError:  # a broken link, which reading will report
         return NO_STAMP
     return stamp_of(status) if stat.S_ISREG(status.st_mode) else None
 
@@ -278,17 +278,17 @@ def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
 def _listed(directories: list[Path]) -> Mapping[str, frozenset[str]]:
     try:
         return isolated(listed_images, directories) if directories else {}
-    except ScanError:  # a DICOMDIR is a help, no more
+    except ScanError:  # a DICOMDIR is optional
         return {}
 
 
 def _all_series(
     slices: list[Slice], max_gap_mm: float, listed: Mapping[str, frozenset[str]], ignored: list[Ignored]
 ) -> list[Series]:
-    """As :func:`all_series`; headers that it cannot put together cost their own series only."""
+    """Like :func:`all_series`, but headers on which it fails lose only their own series."""
     try:
         return all_series(slices, max_gap_mm, listed)
-    except Exception:  # one group of headers, or it would not have come so far
+    except Exception:  # corrupt headers of one series; the loop below finds it
         log.debug("headers that cannot be put together", exc_info=True)
     apart: dict[str, list[Slice]] = defaultdict(list)
     for slice_ in slices:
@@ -307,13 +307,13 @@ def _all_series(
 
 
 def _in_archive(archive: Path, max_gap_mm: float, taken: Taken | None = None, nested: int = 0) -> Survey:
-    """The series of an archive, under the archive's path; one that cannot be unpacked is a damaged file.
+    """Survey an archive; its series get the archive's path. One that cannot be unpacked is a damaged file.
 
     Args:
         archive: zip or tar.
-        max_gap_mm: as of :func:`survey`.
-        taken: by the archives that it lies in and beside.
-        nested: how many it lies in.
+        max_gap_mm: as for :func:`survey`.
+        taken: files and bytes unpacked before from the enclosing archive.
+        nested: number of archives that enclose it.
     """
     if nested >= MOST_NESTED:
         return Survey((), (Ignored(archive, Sentence("archive within {n} others", n=nested), damaged=True),))
@@ -330,7 +330,7 @@ def _in_archive(archive: Path, max_gap_mm: float, taken: Taken | None = None, ne
 
 
 def _each_whole(places: Mapping[Path, Sequence[Series]]) -> list[Series]:
-    """The series of a tree and of each archive in it; one that goes on in another of these places is rejected."""
+    """The series of a tree and of the archives in it; one with further images in another of them is rejected."""
     if len(places) == 1:
         return [one for found in places.values() for one in found]
     positions: dict[Hashable, dict[Path, set[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(set))
