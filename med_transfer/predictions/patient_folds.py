@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,9 +17,7 @@ Fold = tuple[NDArray[np.intp], NDArray[np.intp]]  # positions of the scans to le
 def patient_folds(kinds: ArrayLike, patients: Sequence[str], n_folds: int = 5, seed: int = 0) -> NDArray[np.intp]:
     """A fold number a scan, [scan]: whole patients, scans of each kind spread evenly.
 
-    Patients come in the order that chance has, those whose scans are unevenly of several kinds first; each goes to the
-    fold where all folds' shares of each kind then differ least. Where no kind has as many scans as there are folds,
-    kinds do not count. The folds are those of scikit-learn's StratifiedGroupKFold, which takes six times as long.
+    Where no kind has as many scans as there are folds, they are spread as chance has it.
 
     Args:
         kinds: boolean [scan, class], of which each pattern is a kind; or a number a scan, [scan].
@@ -29,44 +28,21 @@ def patient_folds(kinds: ArrayLike, patients: Sequence[str], n_folds: int = 5, s
     Raises:
         UsageError: fewer patients than folds.
     """
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import, and a config of splits needs none of it
+
     if len(set(patients)) < n_folds:
         raise UsageError(f"{len(set(patients))} patients for {n_folds} folds", expected="at least one a fold")
-    scans, patient_of_scan = _counted(kinds, patients, n_folds)
-    order = np.random.RandomState(seed).permutation(len(scans))  # the folds of every run so far
-    order = order[np.argsort(-scans[order].std(axis=1), kind="stable")]
-    total, fold_of = scans.sum(axis=0), np.zeros(len(scans), dtype=np.intp)
-    held = np.zeros((n_folds, len(total)))
-    for patient in order:
-        fold_of[patient] = fold = _evenest(held, scans[patient], total)
-        held[fold] += scans[patient]
-    return fold_of[patient_of_scan]
-
-
-def _counted(kinds: ArrayLike, patients: Sequence[str], n_folds: int) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Scans of each patient and kind, [patient, kind]; and of each scan its patient's row."""
-    names, patient_of_scan = np.unique(list(patients), return_inverse=True)
-    patterns, pattern_of_scan = np.unique(np.asarray(kinds), axis=0, return_inverse=True)
-    scans = np.zeros((len(names), len(patterns)))
-    np.add.at(scans, (patient_of_scan, pattern_of_scan.ravel()), 1)
-    return scans if scans.sum(axis=0).max() >= n_folds else scans.sum(axis=1, keepdims=True), patient_of_scan
-
-
-def _evenest(held: NDArray[np.float64], own: NDArray[np.float64], total: NDArray[np.float64]) -> int:
-    """The fold that a patient's scans make least uneven; of those that are as good as equal one with fewer scans.
-
-    Args:
-        held: scans in each fold so far, [fold, kind].
-        own: the patient's, [kind].
-        total: everybody's, [kind].
-    """
-    with_own = held + np.eye(len(held))[:, :, None] * own  # [fold that gets them, fold, kind]
-    uneven = (with_own / total).std(axis=1).mean(axis=1).tolist()
-    best, n_scans = 0, held.sum(axis=1)
-    for fold, value in enumerate(uneven):
-        close = abs(value - uneven[best]) <= 1e-8 + 1e-5 * uneven[best]  # as np.isclose(), which takes far longer
-        if value < uneven[best] or (close and n_scans[fold] < n_scans[best]):
-            best = fold
-    return best
+    _, strata = np.unique(np.asarray(kinds), axis=0, return_inverse=True)
+    strata = strata.ravel()
+    if np.bincount(strata).max() < n_folds:
+        strata = np.zeros_like(strata)
+    folds = np.zeros(len(strata), dtype=np.intp)
+    divider = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():  # of a kind that is rare: who needs every class in every fold checks that
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        for number, (_, part) in enumerate(divider.split(folds, strata, list(patients))):
+            folds[part] = number
+    return folds
 
 
 def held_out_in_turn(folds: NDArray[np.intp]) -> list[Fold]:
