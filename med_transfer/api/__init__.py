@@ -1,4 +1,4 @@
-"""The main job from Python: the same as the commands, with tables and configs as paths or as objects."""
+"""The main workflow from Python: one function per command, taking tables and configs as paths or as objects."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def finetune(
 
     Args:
         cohort: the table, or its path.
-        config: a config, the path of a YAML file, or None for one that suits the scans (see :func:`plan`); a run that
-            was begun in ``out`` goes on with its own.
-        out: run folder; the same folder again resumes.
-        overrides: ``"training.epochs=20"`` and the like, over a YAML file or what was planned.
-        progress: told how far it is; None: bars in a terminal or notebook.
+        config: a config, the path of a YAML file, or None to plan one from the scans (see :func:`plan`). With None, a
+            run already started in ``out`` resumes with its own plan.
+        out: run folder; passing the same folder again resumes the run.
+        overrides: settings such as ``"training.epochs=20"``, applied on top of the YAML file or the plan.
+        progress: progress callback; None shows bars in a terminal or notebook.
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
     with keeping_scans(), bars_unless(progress) as progress:
@@ -62,11 +62,12 @@ def plan(
     quick: bool = False,
     progress: Progress | None = None,
 ) -> PlannedConfig:
-    """The config that suits a cohort, each choice with its reason; see :func:`med_transfer.api.planned.planned_config`.
+    """Plan a config for a cohort, with a reason for each choice; see :func:`med_transfer.api.planned.planned_config`.
 
     Args:
         cohort: the table, or its path.
-        overrides, minutes, quick, progress: see there.
+        overrides, minutes, quick: as in ``planned_config``.
+        progress: progress callback; None shows bars in a terminal or notebook.
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
     with bars_unless(progress) as progress:
@@ -84,15 +85,15 @@ def preview(
 ) -> Preview:
     """Show what the network would see of a cohort; see :func:`med_transfer.finetuning.preview.preview`.
 
-    A notebook shows the result as a page; ``.write(folder)`` writes that and a picture of each scan.
+    A notebook renders the result as a page; ``.write(folder)`` writes the page and a picture of each scan.
 
     Args:
         cohort: the table, or its path.
-        config: of the run that is to follow, the path of a YAML file, or None for one that suits the scans.
-        per_class: scans of each class.
-        draws: random views of each scan.
-        overrides: ``"input.region=roi"`` and the like, over a YAML file or what was planned.
-        progress: told how far it is; None: bars in a terminal or notebook.
+        config: config of the planned run, the path of a YAML file, or None to plan one from the scans.
+        per_class: number of scans shown per class.
+        draws: number of augmented views per scan.
+        overrides: settings such as ``"input.region=roi"``, applied on top of the YAML file or the plan.
+        progress: progress callback; None shows bars in a terminal or notebook.
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
     with keeping_scans(), bars_unless(progress) as progress:
@@ -114,13 +115,13 @@ def select_backbone(
 
     Args:
         cohort: the table, or its path.
-        config: of the run that is to follow, the path of a YAML file, or None for one that suits the scans: it lies in
-            ``out`` as plan.yaml, which that run is given too.
-        out: folder for the result and for the features; the same folder again runs no network twice.
-        names: only these backbones; None: all whose weights are at hand.
-        weights: backbone and path of weights of your own: a file, a bundle or a run folder.
-        overrides: ``"input.region=roi"`` and the like, over a YAML file or what was planned.
-        progress: told how far it is; None: bars in a terminal or notebook.
+        config: config of the later run, the path of a YAML file, or None to plan one from the scans. A plan is written
+            to ``out`` as plan.yaml, to be passed to that run.
+        out: folder for the result and the features; features already computed there are reused.
+        names: the backbones to rank; None ranks all whose weights are available.
+        weights: (backbone, path) pairs for your own weights: a file, a bundle or a run folder.
+        overrides: settings such as ``"input.region=roi"``, applied on top of the YAML file or the plan.
+        progress: progress callback; None shows bars in a terminal or notebook.
     """
     cohort = cohort if isinstance(cohort, Cohort) else Cohort.read(cohort)
     with keeping_scans(), bars_unless(progress) as progress:
@@ -139,15 +140,15 @@ def pretrain(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Pretrained:
-    """Make a backbone from source scans; see :func:`med_transfer.pretraining.pretrain`.
+    """Pretrain a backbone on source scans; see :func:`med_transfer.pretraining.pretrain`.
 
     Args:
         scans: a folder of scans, a cohort.csv, or an .npz of source scans.
-        config: a config, or the path of a YAML file; None needs a budget among the overrides.
-        out: folder for the encoder; the same folder again resumes.
-        overrides: ``"steps=2000"`` and the like, over a YAML file or the defaults.
+        config: a config, or the path of a YAML file. With None, ``overrides`` must set a training budget.
+        out: folder for the encoder; passing the same folder again resumes.
+        overrides: settings such as ``"steps=2000"``, applied on top of the YAML file or the defaults.
         device: ``auto``, ``cpu`` or ``cuda``.
-        progress: told how far it is; None: bars in a terminal or notebook.
+        progress: progress callback; None shows bars in a terminal or notebook.
     """
     config = given_config(PretrainingConfig, config, overrides)
     with bars_unless(progress) as progress:
@@ -165,8 +166,9 @@ def evaluate(
     """Evaluate a bundle on another cohort; see :func:`med_transfer.evaluation.external.evaluate_bundle`.
 
     Args:
-        bundle, cohort, out, progress: see there.
-        settings: fields of :class:`med_transfer.evaluation.external.EvaluationSettings`, as ``subgroups=["sex"]``.
+        bundle, cohort, out, progress: as in ``evaluate_bundle``.
+        settings: fields of :class:`med_transfer.evaluation.external.EvaluationSettings`, such as
+            ``subgroups=["sex"]``.
     """
     with bars_unless(progress) as progress:
         return evaluate_bundle(bundle, cohort, out, EvaluationSettings(**settings), progress)
@@ -183,12 +185,13 @@ def explain(
     progress: Progress | None = None,
     **settings: Any,
 ) -> ExplainedScans:
-    """Map where a bundle's network looks in scans; see :func:`med_transfer.inference.explain.explain_scans`.
+    """Compute heat maps of where a bundle's network looks; see :func:`med_transfer.inference.explain.explain_scans`.
 
     Args:
-        bundle, scans, out, class_name, progress: see there.
-        device, public_key: as :func:`load_bundle` has them.
-        settings: fields of :class:`med_transfer.explanation.settings.MapSettings`, as ``method="occlusion"``.
+        bundle: bundle folder or file, as in :func:`load_bundle`.
+        scans, out, class_name, progress: as in ``explain_scans``.
+        device, public_key: as in :func:`load_bundle`.
+        settings: fields of :class:`med_transfer.explanation.settings.MapSettings`, such as ``method="occlusion"``.
     """
     chosen = MapSettings(**settings)
     predictor = load_bundle(bundle, device, public_key, "torch")
@@ -197,10 +200,10 @@ def explain(
 
 
 def compare(runs: list[Path | str], *, margin: float | None = None) -> list[Comparison]:
-    """Hold runs against the first one on the test scans they share; see :func:`compare_runs`."""
+    """Compare each run with the first one on the test scans they share; see :func:`compare_runs`."""
     return compare_runs([Path(run) for run in runs], margin=margin)
 
 
 def list_backbones() -> dict[str, BackboneSpec]:
-    """What a transfer can start from, by name."""
+    """Return every backbone that a transfer can start from, keyed by name."""
     return backbones()

@@ -1,13 +1,13 @@
-"""Cohorts to begin with, by name: phantoms anywhere, and small public sets where there is a network.
+"""Example cohorts by name: phantoms, which are generated offline, and small public data sets, which are downloaded.
 
 >>> import med_transfer as mt
 >>> table = mt.datasets.fetch("phantoms", "work/chest")            # doctest: +SKIP
 >>> table = mt.datasets.fetch("nodulemnist3d", "work/nodules")     # doctest: +SKIP
 
 The public sets are those of MedMNIST3D with 28 x 28 x 28 voxels (Yang et al., Scientific Data 10:41, 2023;
-doi:10.5281/zenodo.10519652): grey values 0 to 255 without a unit or a voxel size, and no patients. Here each is a
-patient of its own, which it need not be, so a split of yours may be too kind; its own is in the column ``split``. They
-take ``input.region=whole``.
+doi:10.5281/zenodo.10519652): grey values 0 to 255 without a unit or voxel size, and without patient identifiers. Each
+scan is listed as a patient of its own. Several may come from one patient, so a split made here may be optimistic; the
+published split is in the column ``split``. Use them with ``input.region=whole``.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from med_transfer.progress import Progress, bars_unless, named
 PHANTOMS = "phantoms"
 _PHANTOMS = PhantomConfig(
     seed=2, patients_per_class=12, shape=(24, 72, 72), difficulty=0.2, format="mixed", faults=True
-)  # small: a cohort is read and learned from in seconds
+)  # small enough to read and train on in seconds
 _ADDRESS = "https://zenodo.org/records/10519652/files"
 _SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """One public set.
+    """One public data set.
 
     Attributes:
-        md5: of its file, as MedMNIST publishes it.
-        labels: its classes, in the order of their numbers.
-        licence: under which its authors give it.
-        address: of the folder that holds the file.
+        md5: checksum of the file as published by MedMNIST.
+        labels: class names; the position is the numeric label in the file.
+        licence: licence under which the authors publish the data.
+        address: URL of the folder that holds the file.
     """
 
     md5: str
@@ -65,20 +65,20 @@ PUBLIC = {
 
 
 def names() -> tuple[str, ...]:
-    """Of every cohort that :func:`fetch` knows."""
+    """Return the names that :func:`fetch` accepts."""
     return (PHANTOMS, *PUBLIC)
 
 
 def fetch(name: str, folder: Path | str, progress: Progress | None = None) -> Path:
-    """The table of a cohort in ``folder``, made or downloaded where it is not there yet.
+    """Return the path of a cohort's table in ``folder``, generating or downloading the cohort on the first call.
 
     Args:
         name: one of :func:`names`.
-        folder: for ``cohort.csv`` and its scans; new or empty, or of an earlier call.
-        progress: told how far it is; None: bars in a terminal or notebook.
+        folder: folder for ``cohort.csv`` and its scans; new, empty, or from an earlier call.
+        progress: progress callback; None shows bars in a terminal or notebook.
 
     Raises:
-        DatasetNotFound: no such name; no connection; a file that is not the published one.
+        DatasetNotFound: the name is unknown, the download failed, or the file is not the published one.
         OutputError: the folder holds something else, or cannot be written.
     """
     if name not in names():
@@ -102,7 +102,7 @@ def fetch(name: str, folder: Path | str, progress: Progress | None = None) -> Pa
 
 
 def _require_own(table: Path, name: str) -> None:
-    """Raises OutputError for somebody else's table, which would be taken for the cohort of this name."""
+    """Raise OutputError if the table in the folder is not the cohort of this name."""
     try:
         sheet = read_sheet(table)
         labels = {row.get("label") for row in sheet.rows}
@@ -134,7 +134,7 @@ def _check(file: Path, dataset: Dataset) -> None:
 
 
 def _write(table: Path, file: Path, dataset: Dataset, progress: Progress) -> None:
-    """The table last, so that a kill leaves no half cohort."""
+    """Write the scans, then the table, so that an interrupted call leaves no table of an incomplete cohort."""
     rows = []
     for split, voxels, label in _scans(file):
         name = f"{split}-{len(rows):04d}"
@@ -146,7 +146,7 @@ def _write(table: Path, file: Path, dataset: Dataset, progress: Progress) -> Non
 
 
 def _scans(file: Path) -> Iterator[tuple[str, NDArray[np.int16], int]]:
-    """Split, grey values [depth, height, width] and class of each. Raises DatasetNotFound."""
+    """Yield split, grey values [depth, height, width] and class index of each scan. Raises DatasetNotFound."""
     try:
         with np.load(file, allow_pickle=False) as arrays:
             for split in _SPLITS:

@@ -1,9 +1,9 @@
-"""The whole job on phantoms: source, transfer, evaluate, compare with scratch, predict. Offline, on a laptop.
+"""The whole workflow on phantoms: transfer, evaluate, compare with training from scratch, predict. Runs offline.
 
-Three steps, each of which goes on where it was when it is called again on the same folder. The source is the network
-that comes with the package, which has learned nodules painted into other people's CT. The target is a small cohort: 24
-labelled patients to learn from, 15 to steer by, and all others to test; each lesion is marked by a click. Whether the
-transfer helps is measured.
+Each of the three steps resumes when called again on the same folder. The source is the network that comes with the
+package, pretrained on nodules painted into CT scans of other patients. The target is a small cohort of 24 training
+patients and 15 validation patients; all others are test patients, and a click marks each lesion. The demonstration
+measures whether the transfer helps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from med_transfer.page import Language
 from med_transfer.phantoms import PhantomConfig, write_cohort
 from med_transfer.progress import Progress, named, silent
 
-# Few to learn from, as one has them; many to test, so that the interval of a difference says something.
+# Few training patients, as in practice; many test patients, so that the interval of a difference is informative.
 TARGET = PhantomConfig(
     task="texture",
     patients_per_class=58,
@@ -35,8 +35,8 @@ TARGET = PhantomConfig(
 )
 UNSEEN = TARGET.model_copy(update={"patients_per_class": 2, "train_val_patients": None, "seed": 3})
 
-# As many voxels as the source has learned from, over 32 x 40 x 40 mm, which hold most lesions (8 to 28 mm) whole,
-# wherever they were clicked. With so few labels the features stay frozen; the network from scratch learns 24 epochs.
+# As many voxels as the source's pretraining crops, over 32 x 40 x 40 mm, which contain most lesions (8 to 28 mm)
+# despite the click error. With so few labels the features stay frozen; the network from scratch trains for 24 epochs.
 TARGET_CONFIG = FinetuneConfig.model_validate(
     {
         "backbone": {"name": "med-transfer-small"},
@@ -50,7 +50,7 @@ TARGET_CONFIG = FinetuneConfig.model_validate(
 
 
 def transfer(out: Path, progress: Progress = silent, language: Language = "en") -> Run:
-    """The source's features as they are, and a linear head that learns the target: the first answer, in seconds.
+    """Train a linear head on the frozen features of the source; takes seconds.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -60,7 +60,7 @@ def transfer(out: Path, progress: Progress = silent, language: Language = "en") 
 
 
 def transfer_against_scratch(out: Path, progress: Progress = silent, language: Language = "en") -> Run:
-    """The same, and beside it the same network learns the target from random values, every weight of it.
+    """Run :func:`transfer` again and also train the same network from scratch, for comparison.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -75,7 +75,7 @@ def transfer_against_scratch(out: Path, progress: Progress = silent, language: L
 
 
 def predict_unseen(out: Path, target: Run, progress: Progress = silent) -> FolderOutcome:
-    """The bundle is used on scans that nobody has labelled, some of them broken.
+    """Predict unlabelled scans with the bundle; some of the scans are deliberately damaged.
 
     Raises:
         OutputError: the folder cannot be written.

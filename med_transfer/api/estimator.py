@@ -26,20 +26,20 @@ from med_transfer.predictions.labels import Labels
 
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):
-    """Fine-tunes on scan paths and labels; ``predict`` takes paths again.
+    """Classifier that fine-tunes a backbone on scan paths and labels, and predicts from scan paths.
 
-    ``fit`` keeps a share of the patients aside for its own report (``run_.metrics``) as ``finetune`` does, which
-    cross-validates fewer than 60 patients instead, and learns from all of them.
+    Like ``finetune``, ``fit`` holds out a test set of patients for its own report (``run_.metrics``). With fewer than
+    60 patients it cross-validates instead and trains on all of them.
 
     Args:
-        config: see FinetuneConfig; the path of a YAML file; None for one that suits the scans of each ``fit``, as
-            :func:`med_transfer.api.plan` chooses it.
-        out: run folder; None for a temporary one, which ends with the fitted estimator, with its next ``fit``, or with
-            the program. A copy of the estimator, or a pickle, has the network and predicts, but not that folder.
+        config: a FinetuneConfig, the path of a YAML file, or None to plan one from the scans of each ``fit`` with
+            :func:`med_transfer.api.plan`.
+        out: run folder. None uses a temporary one, deleted with the fitted estimator, at its next ``fit``, or when the
+            program exits. A copied or unpickled estimator can predict but does not own that folder.
 
     Attributes:
-        classes_: the labels, as ``fit`` was given them, in the order of ``predict_proba``'s columns.
-        run_: the run folder, with its bundle and report.
+        classes_: the labels as passed to ``fit``, in the column order of ``predict_proba``.
+        run_: the run, with its bundle and report.
     """
 
     def __init__(self, config: FinetuneConfig | Path | str | None = None, out: Path | str | None = None) -> None:
@@ -47,7 +47,7 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         self.out = out
 
     def __sklearn_tags__(self) -> Tags:
-        """What scikit-learn may expect: paths of scans, not numbers in a table."""
+        """Tell scikit-learn that X holds paths, not a 2D numeric array."""
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array, tags.input_tags.string = False, True
         return tags
@@ -57,16 +57,16 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
 
         Args:
             X: path of each scan.
-            y: class name of each scan, or a number for it.
-            groups: patient of each scan; without it every file is taken for another patient. ``cross_val_score``
-                passes it on after ``set_fit_request(groups=True)`` under scikit-learn's metadata routing; its folds
-                need ``out=None``, as each has a run folder of its own.
+            y: class name or class number of each scan.
+            groups: patient of each scan; None treats every file as a different patient. ``cross_val_score`` passes it
+                on after ``set_fit_request(groups=True)`` under scikit-learn's metadata routing, and needs
+                ``out=None``, since each fold has its own run folder.
 
         Raises:
-            CohortError: lengths differ, a label or patient is missing, or the cohort cannot be split; without a config,
-                scans of several kinds.
+            CohortError: lengths differ, a label or patient is missing, the cohort cannot be split, or, without a
+                config, the scans are of several modalities or body parts.
         """
-        # not by its number, which is that of another scan in another fit
+        # identified by path: an index would mean another scan in the next fit
         paths = [Path(scan).resolve() for scan in X]
         patients = groups if groups is not None else list(map(str, paths))
         if not len(X) == len(y) == len(patients):
@@ -96,25 +96,25 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             end()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the end of the folder, which is this estimator's alone."""
+        """Drop the finalizer: only this estimator may delete its temporary folder."""
         state: Any = super().__getstate__()
         return {name: value for name, value in state.items() if name != "_end"}
 
     def predict_proba(self, X: Sequence[Path | str]) -> NDArray[np.float64]:
-        """Calibrated probabilities [scan, class]. Raises ScanError for a scan that cannot be used."""
+        """Return calibrated probabilities [scan, class]. Raises ScanError for a scan that cannot be used."""
         check_is_fitted(self, "run_")
         answers = [self._predictor.predict(scan).probabilities for scan in X]
         return np.array([[answer[name] for name in self._predictor.record.classes] for answer in answers])
 
     def predict(self, X: Sequence[Path | str]) -> NDArray:
-        """The class that each scan is called at the bundle's operating point, which need not be the most probable."""
+        """Return each scan's class at the bundle's operating point, which need not be the most probable one."""
         check_is_fitted(self, "run_")
         record = self._predictor.record
         return self.classes_[record.operating_point.predictions(self.predict_proba(X), record.labels).argmax(axis=1)]
 
 
 def _require_one_each(values: NDArray, what: str, where: str) -> None:
-    """Raises CohortError: several a scan, or none, which would be a class, or one patient of many scans."""
+    """Raise CohortError unless each scan has exactly one value; missing values would count as one class or patient."""
     if values.ndim != 1:
         raise CohortError(f"shape {values.shape}", where=where, expected=f"one {what} a scan")
     lacking = [number for number, value in enumerate(values) if value is None or is_missing(str(value))]
@@ -128,6 +128,6 @@ def _require_one_each(values: NDArray, what: str, where: str) -> None:
 
 
 def _remove(folder: Path, owner: int) -> None:
-    """Not by a process that was forked from the one that fitted."""
+    """Delete the folder, except in a process forked from the one that fitted."""
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The config of a run: the user's own, that of a run that goes on, or a plan; and the time that it will take."""
+"""The config of a run, which is given, resumed or planned, and an estimate of the run's duration."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ QUICK = (
 )
 PLAN_FILE = "plan.yaml"
 _PRETRAIN = "backbone.pretrain"
-A_FEW = 4  # scans, to measure how fast they are read, and whether they are of the kind that was planned for
+A_FEW = 4  # scans read to measure reading speed and to check that they match the cohort that was planned for
 
-_OTHERWISE = (  # who sets one of these says what the head reads, and of which network
+_OTHERWISE = (  # settings that fix the network or the features its head reads; with one of them no plan pretrains
     *(_PRETRAIN, "backbone.weights", "backbone.pooled_stages", "backbone.instance_pooling"),
     *("transfer.strategy", "transfer.batch_norm", "transfer.align", "transfer.mapping", "transfer.regularise"),
 )
@@ -44,15 +44,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PlannedConfig:
-    """A config to train with, and the time that it takes on this machine.
+    """A config to train with, and how long it takes on this machine.
 
     Attributes:
-        plan: every choice with its reason; the user's own settings and what was given up for time are in it. None where
+        plan: every choice with its reason, including the user's settings and what was given up to save time. None if
             the config was given.
-        config: to train with.
-        given_up: what had to go so that the time is kept.
-        duration: that the run will take on this machine.
-        looks_at: where the network looks and whom the run is measured on, a sentence each.
+        config: the config to train with.
+        given_up: settings changed to stay within the time limit.
+        duration: estimated duration of the run on this machine.
+        looks_at: sentences on the region that the network sees and on the scans that the run is evaluated on.
     """
 
     plan: Plan | None
@@ -63,13 +63,13 @@ class PlannedConfig:
 
     @property
     def sentences(self) -> list[str]:
-        """For a person, before the training."""
+        """The plan, the region, the evaluation and the duration as sentences for the user."""
         said = self.plan.sentences if self.plan else [choice.sentence for choice in self.given_up]
         return [*said, *self.looks_at, f"this will take {self.duration.sentence}"]
 
     @property
     def record(self) -> dict[str, Any]:
-        """For a program."""
+        """The plan as JSON values: facts, choices and the duration in seconds."""
         facts, choices = (self.plan.facts, self.plan.choices) if self.plan else ([], self.given_up)
         return {
             "facts": facts,
@@ -78,7 +78,7 @@ class PlannedConfig:
         }
 
     def as_yaml(self, command: str) -> str:
-        """A planned config as a file with the reasons and the time."""
+        """Return the plan as YAML, with the reasons and the duration as comments; empty if the config was given."""
         return self.plan.as_yaml([command, f"takes {self.duration.sentence}"]) if self.plan else ""
 
 
@@ -90,18 +90,18 @@ def planned_config(
     quick: bool = False,
     progress: Progress = silent,
 ) -> PlannedConfig:
-    """Look at a cohort, choose a config, and measure how long it takes here.
+    """Inspect a cohort, choose a config, and estimate how long the run takes on this machine.
 
     Args:
         cohort: the table.
-        overrides: ``"section.key=value"``, over what is planned.
-        minutes: that the whole run may take; None: as long as it needs.
-        quick: only a linear head on frozen features, and no baseline.
-        progress: told how far it is.
+        overrides: ``"section.key=value"`` settings, applied on top of the plan.
+        minutes: time limit for the whole run; None for no limit.
+        quick: train only a linear head on frozen features, without the from-scratch baseline.
+        progress: progress callback.
 
     Raises:
         CohortError: scans of several modalities or parts of the body, or a cohort that cannot be split.
-        ConfigError: settings that do not go together, or less time than the least run needs.
+        ConfigError: settings contradict each other, or the time limit is too short for any run.
         BackboneError: the backbone or its weights cannot be used.
         NothingDone: no scan can be read.
     """
@@ -120,24 +120,28 @@ def config_for(
     pretrains: bool = True,
     progress: Progress = silent,
 ) -> tuple[Config, Plan | None]:
-    """The config that is given; else that of the run that was begun in ``out``; else a plan, which comes along.
+    """Return the given config, else that of the run started in ``out``, else a planned one together with its plan.
 
     Args:
-        kind: of config: that of ``finetune``, or of ``tune``, which has one section more.
+        kind: config class: that of ``finetune``, or that of ``tune``, which has one more section.
         cohort: the table.
         config: a config, the path of a YAML file, or None.
-        overrides: over a YAML file or what is planned.
+        overrides: settings applied on top of the YAML file or the plan.
         out: run folder.
-        plan: False: without a config, the program's defaults.
-        pretrains: whether a plan may pretrain the network on the cohort: not where many networks are trained, or none.
-        progress: told how far it is.
+        plan: if False, use the program's defaults instead of a plan when no config is given.
+        pretrains: whether a plan may pretrain the network on the cohort; False where many networks are trained, or
+            none.
+        progress: progress callback.
+
+    Returns:
+        The config, and the plan if one was made, else None.
 
     Raises:
         CohortError, ConfigError, NothingDone: see :func:`planned_config`.
     """
     planned, goes_on = None, bool(out and begun(out))
     if config is None and plan and not goes_on:
-        refuse_mistyped(kind, overrides)  # before a minute of looking at scans
+        refuse_mistyped(kind, overrides)  # before inspecting the scans, which takes a minute
         planned = _plan(cohort, overrides, progress, pretrains=pretrains)
         given = load_config(kind, None, overrides, base=planned.values)
     else:
@@ -166,21 +170,21 @@ def _set_by_user(config: FinetuneConfig, overrides: Sequence[str]) -> list[Choic
 
 
 def begun(out: Path) -> bool:
-    """Whether there is a run in the folder, which goes on as it was begun and is not planned anew."""
+    """Whether the folder holds a run, which is resumed and not planned again."""
     return (out / LOCK_FILE).exists()
 
 
 def begun_plan(out: Path) -> Path | None:
-    """What the run in a folder was planned to be; None where it was not planned."""
+    """Return the path of the plan in a run folder; None if the run was not planned."""
     return path if (path := out / PLAN_FILE).exists() else None
 
 
 def keep_plan(out: Path, text: str, job: Job) -> None:
-    """Write a job's plan into its folder; one of other settings that is there, corrected by hand perhaps, is kept.
+    """Write a job's plan into its folder; an existing plan with other settings, perhaps edited by hand, is backed up.
 
     Raises:
-        UsageError: the folder holds another job, whose plan it would take the place of.
-        OutputError: it cannot be read or written.
+        UsageError: the folder holds another job, whose plan would be overwritten.
+        OutputError: the plan cannot be read or written.
     """
     path = out / PLAN_FILE
     try:
@@ -194,7 +198,7 @@ def keep_plan(out: Path, text: str, job: Job) -> None:
 
 
 def _settings(plan: bytes) -> Any:
-    """Without comments; of what is no plan, what it is."""
+    """The settings of a plan without its comments; the bytes unchanged if they are not a plan."""
     try:
         return parse(plan.decode(), PLAN_FILE)
     except (ConfigError, UnicodeDecodeError):
@@ -202,23 +206,23 @@ def _settings(plan: bytes) -> Any:
 
 
 def with_quick(overrides: Sequence[str], *, quick: bool) -> list[str]:
-    """The user's settings, over those of ``--quick`` where it is asked for."""
+    """Return the user's overrides, preceded by those of ``--quick`` if ``quick`` is set."""
     return [*(QUICK if quick else ()), *overrides]
 
 
 def timed_config(
     cohort: Cohort, config: FinetuneConfig, plan: Plan | None = None, minutes: float | None = None
 ) -> PlannedConfig:
-    """How long a config takes on this machine, and the nearest one that takes no more than so many minutes.
+    """Estimate how long a config takes on this machine and, given a time limit, reduce it until it fits.
 
     Args:
         cohort: the table.
-        config: with its region and split chosen.
-        plan: that it comes from; None: how fast scans are read is measured on a few.
-        minutes: that the whole run may take; None: as long as it needs.
+        config: config with region and split already chosen.
+        plan: the plan the config comes from; if None, reading speed is measured on a few scans.
+        minutes: time limit for the whole run; None for no limit.
 
     Raises:
-        ConfigError: settings that do not go together, or less time than the least run needs.
+        ConfigError: settings contradict each other, or the time limit is too short for any run.
         BackboneError: the backbone or its weights cannot be used.
         CohortError: the cohort cannot be split.
         NothingDone: no scan can be read.
@@ -249,7 +253,7 @@ def timed_config(
 def _read_seconds(
     cohort: Cohort, config: FinetuneConfig, source: LoadedBackbone, looked_at: CohortFingerprint
 ) -> float:
-    """Of a case: to prepare it, and to read it where it has not been looked at and kept."""
+    """Seconds per case to prepare it, plus the time to read those that the fingerprint did not keep in memory."""
     not_kept = 1 - len(looked_at.scans) / len(cohort)
     return prepare_seconds(cohort, resolve_preprocessing(source.spec, config)) + not_kept * looked_at.read_seconds
 
@@ -259,7 +263,7 @@ def _key(override: str) -> str:
 
 
 def _value_at(config: FinetuneConfig, dotted: str, typed: str) -> Any:
-    """What became of a setting; of one under an old name, which the config has no longer, what was typed."""
+    """The value of a setting in the config; the typed value if the config no longer has the key (an old name)."""
     value: Any = config.model_dump(mode="json")
     for part in dotted.split("."):
         if not isinstance(value, dict) or part not in value:
