@@ -1,4 +1,4 @@
-"""Cohort table, splits by patient, the locks that record who was seen, and scans prepared for training."""
+"""Cohort table, splits by patient, locks that record which patients were seen, and scans prepared for training."""
 
 import lazy_loader
 

@@ -1,6 +1,6 @@
-"""How a scan was made: facts that no column of the table needs to say, for subgroups and against shortcuts.
+"""Acquisition parameters of a scan, read from its file, for subgroup analysis and the detection of shortcuts.
 
-A network can learn the scanner instead of the disease where the two go together (Zech et al. 2018, PLoS Med
+A network can learn the scanner instead of the disease where the two are correlated (Zech et al. 2018, PLoS Med
 15:e1002683). Only the facts listed here are kept: no date, no identifier, no free text.
 """
 
@@ -31,10 +31,10 @@ Facts = Mapping[str, str | float]
 
 
 def acquisition_facts(volume: Volume) -> dict[str, str | float]:
-    """What is known of how a scan was made; a fact that its file does not state is absent.
+    """Return the acquisition parameters of a scan; a fact that its file does not state is absent.
 
-    ``pixel_spacing_mm`` is along a row, ``slice_spacing_mm`` between stored slices, ``n_rows`` x ``n_columns`` the
-    matrix: of a crop, the size of the crop.
+    ``pixel_spacing_mm`` is measured along a row and ``slice_spacing_mm`` between stored slices; ``n_rows`` x
+    ``n_columns`` is the matrix, for a cropped scan that of the crop.
     """
     header, (depth, height, width) = volume.provenance.acquisition, volume.voxels.shape
     column_mm, _, slice_mm = volume.spacing_mm

@@ -1,6 +1,6 @@
-"""What was worked out of scans, kept on disk: arrays and a record, in a file named by what they depend on.
+"""On-disk cache of results computed from scans: arrays and a record, in a file named by a hash of the inputs.
 
-A hash in the file tells whether they are still as they were written.
+A checksum in each file detects damage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from med_transfer.scans.volume import bytes_of
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """Arrays by name, and whatever else there is to keep, as JSON values."""
+    """Arrays by name, and a record of JSON values."""
 
     arrays: Mapping[str, NDArray]
     record: Mapping[str, Any]
@@ -32,12 +32,12 @@ class CacheEntry:
 
 @dataclass(frozen=True)
 class ArrayCache:
-    """``FOLDER/KEY.safetensors``, each written atomically, so that processes may share the folder."""
+    """A folder of ``KEY.safetensors`` files, each written atomically, so that processes can share the folder."""
 
     folder: Path
 
     def read(self, key: str) -> CacheEntry | None:
-        """What was kept under a key of :func:`cache_key`; None when there is nothing, or it is damaged."""
+        """Return the entry stored under a key of :func:`cache_key`; None if it is missing or damaged."""
         path = self.folder / f"{key}.safetensors"
         if not path.exists():
             return None
@@ -46,13 +46,13 @@ class ArrayCache:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
                 metadata = file.metadata() or {}
             record = metadata.get("record", "{}")
-            whole = metadata.get("sha256") in (None, _hash_of(arrays, record))  # earlier versions have none
+            whole = metadata.get("sha256") in (None, _hash_of(arrays, record))  # earlier versions wrote no hash
             return CacheEntry(arrays, json.loads(record)) if whole else None
         except DAMAGED:
             return None
 
     def write(self, key: str, arrays: Mapping[str, NDArray], record: Mapping[str, Any] | None = None) -> None:
-        """Keep an entry, in place of an earlier one. Raises OutputError."""
+        """Store an entry, replacing an earlier one. Raises OutputError."""
         contiguous = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()}
         text = json.dumps(dict(record or {}))
         content = save(contiguous, metadata={"record": text, "sha256": _hash_of(contiguous, text)})
@@ -68,5 +68,5 @@ def _hash_of(arrays: Mapping[str, NDArray], record: str) -> str:
 
 
 def cache_key(*made_from: object) -> str:
-    """Of JSON values that say all that an entry depends on."""
+    """Return the key, 32 hex digits, of JSON values that name everything an entry depends on."""
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]

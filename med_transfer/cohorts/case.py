@@ -24,15 +24,15 @@ class Case:
     """One row of the table.
 
     Attributes:
-        scan: path as the table writes it; ``path`` is the absolute one.
-        label: class name; with several findings a scan, the set of those present; None when unlabelled.
-        roi_centre_mm: LPS mm.
-        roi_size_mm: edge of the cube around the centre.
-        mask_name: which segment, ROI or label value of the mask, where it holds several.
+        scan: path as written in the table; ``path`` is the absolute one.
+        label: class name; for multi-label tables, the set of findings present; None when unlabelled.
+        roi_centre_mm: centre of the region of interest, in LPS mm.
+        roi_size_mm: edge length of the cube around the centre.
+        mask_name: segment, ROI or label value to use, where the mask holds several.
         split: train | val | test, or empty.
-        columns: every other column, for subgroups and for further channels.
-        folder: of the table, which paths in ``columns`` are relative to.
-        row: line of the table, for messages; 0 when the case did not come from a file.
+        columns: every other column, for subgroups and further channels.
+        folder: folder of the table; paths in ``columns`` are relative to it.
+        row: line number in the table, for messages; 0 when the case did not come from a file.
     """
 
     scan: str
@@ -50,9 +50,9 @@ class Case:
     row: int = field(default=0, compare=False)
 
     def scan_in(self, column: str) -> tuple[Path, str] | None:
-        """Path and series UID of the scan that a column names; None where it names none.
+        """Return path and series UID of the scan that a column names; None where the cell is empty.
 
-        Beside ``scan`` and ``series_uid`` these are ``scan_<name>`` and ``series_uid_<name>``.
+        Besides ``scan`` with ``series_uid``, a table may have ``scan_<name>`` with ``series_uid_<name>``.
         """
         if column == "scan":
             return self.path, self.series_uid
@@ -62,18 +62,18 @@ class Case:
 
     @property
     def within(self) -> Literal["mask", "roi", "whole"]:
-        """What handcrafted features describe, as :func:`med_transfer.cohorts.region_of_case` finds it."""
+        """Where handcrafted features are measured; matches :func:`med_transfer.cohorts.region_of_case`."""
         if self.mask is not None:
             return "mask"
         return "whole" if self.roi_centre_mm is None else "roi"
 
     def __str__(self) -> str:
-        """How a message names the case: by row and file, never by patient."""
+        """Name of the case in messages: row and file, never the patient."""
         return f"row {self.row} ({self.scan})" if self.row else self.scan
 
 
 def read_case(sheet: Sheet, row: Row, label: str | frozenset[str] | None) -> Case:
-    """The case of a row. Raises CohortError, naming row and column, for a value that cannot be used."""
+    """Return the case of a row. Raises CohortError, naming row and column, for an invalid value."""
     if "scan" in sheet.columns and not row.get("scan"):
         raise CohortError(f"row {row.line} has no scan", where=sheet.path, expected="a value in every row")
     if "patient" in sheet.columns and names_nobody(row.get("patient")):
@@ -131,5 +131,5 @@ def _millimetres(sheet: Sheet, row: Row, column: str) -> float:
 
 
 def wrong_value(sheet: Sheet, row: Row, column: str, expected: str) -> CohortError:
-    """The error for one cell."""
+    """Return the CohortError for an invalid cell."""
     return CohortError(f"row {row.line} has {column} {row.get(column)!r}", where=sheet.path, expected=expected)

@@ -1,4 +1,4 @@
-"""The table's columns that name the scans of a case, where several are channels of one input."""
+"""The table columns that name the scans of a case, where several scans form the channels of one input."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from med_transfer.preprocessing import PreprocessingConfig
 
 
 def channel_columns(config: PreprocessingConfig) -> set[str]:
-    """Columns of the table that name scans and series, and so divide no cohort into subgroups."""
+    """Return the columns that name scans and series, which therefore define no subgroups."""
     return {name for column in config.columns for name in (column, f"series_uid{column.removeprefix('scan')}")}
 
 
 def require_columns(cohort: Cohort, columns: Iterable[str]) -> None:
-    """Refuse a table that names no scan at all for a channel: a misspelt column, or scans given without a table.
+    """Check that each channel's column names at least one scan.
+
+    A column may lack scans because it is misspelt, or because the scans were given without a table.
 
     Raises:
-        CohortError: says which columns.
+        CohortError: a column names no scan; the message lists the columns.
     """
     missing = [column for column in columns if not any(case.scan_in(column) for case in cohort.cases)]
     if missing:

@@ -1,9 +1,8 @@
-"""Size and first-order intensity of a scan: the baseline that a network has to beat.
+"""Size and first-order intensity features of a scan: the baseline that a network has to beat.
 
-Every value is a property of the patient, not of the file: flipped or permuted axes give the same numbers,
-and so does a finer grid with the same content. Definitions follow the Image Biomarker Standardisation
-Initiative (Zwanenburg et al. 2020, Radiology 295:328; kurtosis is excess kurtosis, sd is the population's,
-entropy is over bins of 25 HU).
+The features describe the patient, not the file: flipping or permuting axes does not change them, nor does a finer grid
+with the same content. Definitions follow the Image Biomarker Standardisation Initiative (Zwanenburg et al. 2020,
+Radiology 295:328); kurtosis is excess kurtosis, sd the population standard deviation, and entropy uses bins of 25 HU.
 """
 
 from __future__ import annotations
@@ -36,15 +35,14 @@ FEATURE_NAMES: tuple[str, ...] = (
 
 
 def features(volume: Volume, region: Region | None = None, mask: Volume | None = None) -> dict[str, float]:
-    """The values of ``FEATURE_NAMES``, NaN where undefined (an empty mask, the skewness of a constant).
+    """Return the features named in ``FEATURE_NAMES``, NaN where undefined (empty mask, skewness of a constant).
 
     Args:
         volume: the scan, in HU.
-        region: a box in LPS mm; intensities inside it, its size as size.
-        mask: non-zero where the finding is, on any grid; goes before ``region``.
+        region: a box in LPS mm; its size gives the size features, the voxels inside it the intensities.
+        mask: non-zero inside the finding, on any grid; takes precedence over ``region``.
 
-    With neither, the whole volume counts and its physical size is the size: for a tight crop that is the
-    size of what was cropped.
+    With neither, intensities and size are those of the whole volume, which suits a tight crop.
     """
     if mask is not None:
         sizes, values = _size_of_mask(mask), _values_in_mask(volume, mask)
@@ -57,7 +55,7 @@ def features(volume: Volume, region: Region | None = None, mask: Volume | None =
 
 
 def _size(volume_mm3: float, extents_mm: NDArray | tuple[float, ...]) -> tuple[float, ...]:
-    """Volume in ml, diameter of the sphere of that volume, and the extents from shortest to longest."""
+    """Volume in ml, diameter of the equivalent sphere in mm, and the three extents in mm in ascending order."""
     diameter = (6.0 * volume_mm3 / math.pi) ** (1 / 3)
     return (volume_mm3 / 1000.0, diameter, *sorted(float(mm) for mm in extents_mm))
 
@@ -82,21 +80,21 @@ def _values_in_region(volume: Volume, region: Region) -> NDArray:
 
 
 def _values_in_mask(volume: Volume, mask: Volume) -> NDArray:
-    """Voxels whose middle lies in a non-zero voxel of the mask, whatever the mask's grid."""
+    """Values of the voxels whose centre lies in a non-zero voxel of the mask; the grids may differ."""
     present = np.argwhere(mask.voxels != 0)[:, ::-1]
     if not len(present):
         return volume.voxels[:0].ravel()
     corners = itertools.product(*zip(present.min(axis=0) - 0.5, present.max(axis=0) + 0.5, strict=True))
     world = geometry.to_world_mm(mask.affine, np.array(list(corners)))
     values, points = _box(volume, world.min(axis=0), world.max(axis=0))
-    # The small shift breaks ties one way, so that a point midway between two voxels is not left to rounding.
+    # The small shift breaks ties consistently, so that rounding does not assign a point midway between two voxels.
     index = np.floor(geometry.to_index(mask.affine, points) + 0.5 + 1e-6).astype(int)[:, ::-1]
     on_grid = ((index >= 0) & (index < mask.voxels.shape)).all(axis=1)
     return values[on_grid][mask.voxels[tuple(index[on_grid].T)] != 0]
 
 
 def _box(volume: Volume, low_mm: NDArray, high_mm: NDArray) -> tuple[NDArray, NDArray]:
-    """Values [n] and LPS points [n, 3] of the voxels around a box; only this part of a large scan gets coordinates."""
+    """Values [n] and LPS coordinates in mm [n, 3] of the voxels covering a box, computed for these voxels only."""
     corners = geometry.to_index(volume.affine, np.array(list(itertools.product(*zip(low_mm, high_mm, strict=True)))))
     size = np.array(volume.voxels.shape[::-1])
     first = np.clip(np.floor(corners.min(axis=0)), 0, size).astype(int)
@@ -116,7 +114,7 @@ def _first_order(values: NDArray[np.float64]) -> tuple[float, ...]:
     _, counts = np.unique(np.floor(values / ENTROPY_BIN_HU), return_counts=True)
     shares = counts / values.size
     entropy = abs(float(np.sum(shares * np.log2(shares))))
-    # Nearest rank: the value of a voxel, and the same on a grid that repeats every voxel.
+    # Nearest rank returns the value of a voxel, and is unchanged when every voxel is repeated.
     percentiles = np.percentile(values, PERCENTILES, method="inverted_cdf")
     bins = np.bincount(np.digitize(values, SHARE_EDGES_HU), minlength=len(_SHARE_NAMES)) / values.size
     return tuple(float(value) for value in (mean, sd, skewness, kurtosis, entropy, *percentiles, *bins))

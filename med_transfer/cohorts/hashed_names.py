@@ -1,15 +1,15 @@
-"""Names of patients and scans as hashes that can be compared and are slow to guess.
+"""Salted, slow hashes of patient and scan names, which can be compared but are expensive to guess.
 
 ::
 
     scrypt13:<salt, 32 hex digits>:<hash, 32 hex digits>
 
-scrypt (RFC 7914) with N = 2^13, r = 8, p = 1: each guess costs 8 MiB and as much time as an honest comparison. The
-salt is of the cohort's own images, so that the same cohort gives the same hashes and two cohorts never do. A hash tells
-its own salt: those of several sources stand in one list, and a name is hashed once for each salt in it.
+scrypt (RFC 7914) with N = 2^13, r = 8, p = 1: each guess costs 8 MiB and as much time as a legitimate comparison. The
+salt is derived from the cohort's images, so a cohort always gives the same hashes and two cohorts give different ones.
+Each hash contains its salt, so one list can hold hashes of several cohorts; a name is then hashed once per salt.
 
-A pseudonym, not anonymisation: who knows ten thousand identifiers, one of which it is, finds it in minutes. Only an
-identifier that nobody can guess is safe, as ``med-transfer index`` writes it by default.
+This is pseudonymisation, not anonymisation: with a list of ten thousand candidate identifiers the right one is found
+in minutes. Only unguessable identifiers are safe, such as those that ``med-transfer index`` writes by default.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from functools import lru_cache
 from med_transfer.errors import CohortError
 
 _SCHEME, _LOG2_COST = "scrypt", 13
-_MOST_THREADS = 8  # of 8 MiB each
+_MOST_THREADS = 8  # each needs 8 MiB
 _EXAMPLE = f"{_SCHEME}{_LOG2_COST}:<salt>"
-_OLD = ""  # hashes from before they were salted have no parts
-_KIND = re.compile(rf"{_SCHEME}1[0-6]:[0-9a-f]{{32}}")  # what a bundle may ask of whoever reads it: 64 MiB
+_OLD = ""  # unsalted hashes of older versions have no scheme and salt
+_KIND = re.compile(rf"{_SCHEME}1[0-6]:[0-9a-f]{{32}}")  # N up to 2^16: reading a bundle takes at most 64 MiB
 
 
 def salt_of(images: Iterable[str]) -> str:
-    """The salt of a cohort, from the content hashes of its images in whatever order."""
+    """Return a cohort's salt (32 hex digits) from the content hashes of its images, independent of their order."""
     return hashlib.sha256("\n".join(sorted(set(images))).encode()).hexdigest()[:32]
 
 
 def hash_names(names: Iterable[str], salt: str) -> dict[str, str]:
-    """Each name that is not empty, and its hash. On all cores: a name takes about 30 ms of one."""
+    """Map each non-empty name to its hash. Uses up to 8 threads; a name takes about 30 ms of one core."""
     return _hash_all(names, f"{_SCHEME}{_LOG2_COST}:{salt}")
 
 
 def recognise(names: Iterable[str], hashes: Iterable[str]) -> dict[str, str]:
-    """The names that a list of hashes tells of, each with its hash; hashes from before they were salted count too.
+    """Map each name found among the hashes to its hash; unsalted hashes of older versions are matched too.
 
     Raises:
-        CohortError: a hash of a kind that this version does not know.
+        CohortError: a hash has a scheme that this version does not know.
     """
     hashes, names = set(hashes), set(names)
     found = {}
@@ -54,7 +54,7 @@ def recognise(names: Iterable[str], hashes: Iterable[str]) -> dict[str, str]:
 
 
 def _kind(hashed: str) -> str:
-    """Scheme and salt."""
+    """Scheme and salt of a hash."""
     return hashed.rpartition(":")[0]
 
 
@@ -64,7 +64,7 @@ def _hash_all(names: Iterable[str], kind: str) -> dict[str, str]:
         return {name: old_hash(name) for name in distinct}
     if not _KIND.fullmatch(kind):
         raise CohortError(f"hash of kind {kind[:20]!r}", expected=_EXAMPLE, action="Update med-transfer")
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:  # scrypt lets other threads run
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:  # scrypt releases the GIL
         hashes = threads.map(lambda name: _slow_hash(name, kind), distinct)
         return dict(zip(distinct, hashes, strict=True))
 
@@ -79,5 +79,5 @@ def _slow_hash(name: str, kind: str) -> str:
 
 
 def old_hash(name: str) -> str:
-    """As names were hashed before there were salts: 16 hex digits of SHA-256, which a computer guesses in seconds."""
+    """Return the unsalted hash of older versions: 16 hex digits of SHA-256, which can be guessed in seconds."""
     return hashlib.sha256(f"med_transfer:{name}".encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""From a folder of scans to a cohort table: a verdict on every series, patients under pseudonyms, labels linked."""
+"""Build a cohort table from a folder of scans: a verdict on every series, pseudonymised patients, linked labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from med_transfer.scans.search.pseudonyms import own_key, pseudonym, read_key
 from med_transfer.scans.search.series_rules import Choice, SeriesRules, choose
 
 KEY_FILE = "patients.key"
-# What the cohort table keeps of a series; the quality table has all of it, and every file that is none.
+# Columns of a series in the cohort table; the quality table has more, and a row for every file that is not a scan.
 _COHORT = ("scan", "series_uid", "patient", "modality", "n_slices", "choice")
 _QUALITY = (
     *("scan", "series_uid", "modality", "format", "files", "n_slices", "size", "spacing_mm", "plane", "orientation"),
@@ -32,14 +32,14 @@ _QUALITY = (
 
 @dataclass(frozen=True)
 class IndexSettings:
-    """What is listed, and whose it is said to be.
+    """Which series are listed, and how patients are named.
 
     Attributes:
-        rules: which series of a study is listed; None lists every usable one.
-        max_gap_mm: uneven slices count as usable, by interpolation, where no gap is wider; 0 rejects them.
-        key_file: secret of at least 16 bytes: the same patient gets the same pseudonym in every index made with it.
-            None takes ``patients.key`` beside the table, which is made where there is none, for its owner alone.
-        keep_patient_ids: write the identifiers of the files instead of pseudonyms.
+        rules: rules that choose the series listed for each study; None lists every usable one.
+        max_gap_mm: unevenly spaced slices are interpolated if no gap is wider than this; 0 rejects them.
+        key_file: secret of at least 16 bytes; a patient gets the same pseudonym in every index made with it. None uses
+            ``patients.key`` beside the table, created if absent and readable by its owner only.
+        keep_patient_ids: write the patient identifiers of the files instead of pseudonyms.
     """
 
     rules: SeriesRules | None = None
@@ -50,19 +50,19 @@ class IndexSettings:
 
 @dataclass(frozen=True)
 class Index:
-    """What was written.
+    """The tables that were written, and what they contain.
 
     Attributes:
         n_listed: series in the cohort table.
-        n_not_chosen: usable series that the rules left out.
-        n_unlabelled: usable series, chosen but without a label.
+        n_not_chosen: usable series excluded by the rules.
+        n_unlabelled: series chosen by the rules but without a label.
         n_rejected: series that cannot be used.
-        n_ignored: files that are no scans.
-        n_files: files that were looked at: those of all series, and the ignored ones.
-        remarks: rows of the label sheet that have no label or no scan that can be used, or are misspelt.
+        n_ignored: files that are not scans.
+        n_files: files examined: those of all series, and the ignored ones.
+        remarks: rows of the label sheet with no label, no usable scan, or a misspelt label.
         unopened: folders that could not be opened.
-        key: the secret under which patients have their pseudonyms; None where they have none.
-        before: the cohort table that was there, where its labels were others, corrected by hand perhaps.
+        key: file with the secret behind the pseudonyms; None if patient identifiers were kept.
+        before: backup of an earlier cohort table whose labels may have been edited by hand; None if none was needed.
     """
 
     cohort: Path
@@ -80,7 +80,7 @@ class Index:
 
     @property
     def exit_code(self) -> int:
-        """0 all usable, 1 a series was rejected or a folder stayed closed, 3 none is listed."""
+        """0 if all series are usable, 1 if one was rejected or a folder could not be opened, 3 if none is listed."""
         return int(bool(self.n_rejected or self.unopened)) if self.n_listed else NothingDone.exit_code
 
 
@@ -93,22 +93,22 @@ def write_index(
 ) -> Index:
     """Write ``cohort.csv`` and beside it ``cohort.quality.csv``.
 
-    The quality table has one row a series, with its verdict, every reason, and why it was chosen or not, and then one
-    row for every file that is no scan.
+    The quality table has one row per series, with its verdict, all reasons, and why it was or was not chosen, followed
+    by one row per file that is not a scan.
 
     Args:
-        scans: folder tree.
+        scans: root of the folder tree to search.
         out: the cohort table to write.
-        labels: a table with ``label`` (or ``label_<finding>``) and one of series_uid, scan, study_uid, accession,
-            patient to link by.
-        settings: what is listed, and whose it is said to be.
-        progress: told how far it is.
+        labels: label sheet with ``label`` (or ``label_<finding>``) and a column to link by: one of series_uid, scan,
+            study_uid, accession, patient.
+        settings: which series are listed, and how patients are named.
+        progress: progress callback.
 
     Raises:
-        ScanNotFound: no series there.
-        CohortError: the label table cannot be linked, or the key is too short.
-        UsageError: a table is there that has other columns, as one that a user has labelled, or is the sheet.
-        FolderInUse: another run is at work on it.
+        ScanNotFound: the folder holds no series.
+        CohortError: the label sheet cannot be linked, or the key is too short.
+        UsageError: ``out`` is the label sheet, or a table with columns that would be lost, such as a user's labels.
+        FolderInUse: another run is writing the table.
         OutputError: a table cannot be written.
     """
     sheet = LabelSheet.read(labels) if labels else None
@@ -164,7 +164,7 @@ def _write_index(
 
 @dataclass(frozen=True)
 class _Owner:
-    """Whose series it is; the verdict rejects where the header, read before, fails now."""
+    """Patient of a series; the verdict rejects a series whose header could not be read again."""
 
     identity: Identity = field(default_factory=Identity)
     verdict: Verdict = field(default_factory=Verdict)
@@ -194,7 +194,7 @@ def _row(choice: Choice, out: Path, whose: Identity) -> dict[str, str]:
         "series_uid": series.name,
         "study_uid": series.study_uid,
         "accession": whose.accession,
-        # Of a study that names none all series are of one; of a format without patients each file is of another.
+        # Without a patient identifier, all series of a study belong to one patient; without a study, each file does.
         "patient": whose.patient or series.study_uid or scan,
         "modality": series.modality,
         "format": series.format,
@@ -213,7 +213,7 @@ def _row(choice: Choice, out: Path, whose: Identity) -> dict[str, str]:
 
 
 def _cohort_row(row: dict[str, str], sheet: LabelSheet | None, out: Path) -> dict[str, str] | None:
-    """With what the sheet says of the series; None where there is a sheet and it says nothing."""
+    """Columns of the series joined with its row of the sheet; None if there is a sheet without such a row."""
     own = {name: row[name] for name in _COHORT}
     if sheet is None:
         return own
@@ -222,7 +222,7 @@ def _cohort_row(row: dict[str, str], sheet: LabelSheet | None, out: Path) -> dic
 
 
 def _moved(column: str, cell: str, sheet: Path, out: Path) -> str:
-    """A file that the sheet names from where it lies, as named from where the table lies."""
+    """Convert a path relative to the sheet into one relative to the table; other cells are returned unchanged."""
     names_a_file = column == "mask" or column.startswith("scan_")
     if not cell or not names_a_file or Path(cell).is_absolute():
         return cell
@@ -235,7 +235,7 @@ def _ignored_row(ignored: Ignored, out: Path) -> dict[str, str]:
 
 
 def _relative(path: Path, out: Path) -> str:
-    """As a cohort table names it (see case.py): by the names that the user gave, not by where links lead."""
+    """The path relative to the table, as case.py reads it; symbolic links are not resolved."""
     return Path(os.path.relpath(path, out.parent)).as_posix()
 
 

@@ -1,5 +1,7 @@
-"""A few facts of a scan as it was read, before any resampling or window: an input envelope is learned from them, and a
-scan that a bundle has learned from is known again."""
+"""Facts of a scan as read, before resampling and windowing.
+
+Input envelopes are learned from them, and a sample hash recognises the scans that a bundle was trained on.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,9 @@ from med_transfer.scans import Volume, geometry
 INPUT_TEXTS = ("modality", "body_part", "plane")
 INPUT_LENGTHS = ("column_mm", "row_mm", "slice_mm", "width_mm", "height_mm", "depth_mm")
 INPUT_VALUES = ("value_p01", "value_p50", "value_p99")
-_SLICES, _PIXELS = 16, 256  # looked at, of any scan
-_SAMPLED = 32  # voxels along each axis, at least, where there are so many
-_BODY_PARTS = {"THORAX": "CHEST", "LUNG": "CHEST", "BRAIN": "HEAD", "SKULL": "HEAD"}  # other words for the same
+_SLICES, _PIXELS = 16, 256  # at most 16 slices are used; in-plane steps leave about 256 pixels along each axis
+_SAMPLED = 32  # at least this many voxels along each axis, where the scan has them
+_BODY_PARTS = {"THORAX": "CHEST", "LUNG": "CHEST", "BRAIN": "HEAD", "SKULL": "HEAD"}  # synonyms
 _PLANES = ("sagittal", "coronal", "axial")  # across left-right, front-back, feet-head
 _LAPLACIAN_OF_NOISE = 0.6745 * np.sqrt(
     20
@@ -22,11 +24,12 @@ _LAPLACIAN_OF_NOISE = 0.6745 * np.sqrt(
 
 
 def input_facts(volume: Volume) -> dict[str, str | float]:
-    """Modality and body part where the file states them, plane of the slices, spacing, field of view, values and noise.
+    """Return modality and body part where stated, slice plane, spacing, field of view, intensities and noise.
 
-    ``value_p01`` is a percentile of the voxels, in HU for CT; ``noise`` a standard deviation in the same unit, of the
-    in-plane Laplacian's median absolute value, which edges hardly move, where it is not 0 (air that was filled in).
-    Which way the stored axes run is no fact: every reader brings them to the patient's.
+    ``value_p01`` is the first percentile of the voxels, in HU for CT. ``noise`` is a standard deviation in the same
+    unit, estimated from the median absolute in-plane Laplacian, which edges hardly affect; zeros are excluded, since
+    they come from filled-in air. The direction of the stored axes is not a fact, as reading brings them to patient
+    axes.
     """
     spacing, size = geometry.spacing_mm(volume.affine), volume.voxels.shape[::-1]
     rows = np.unique(np.linspace(0, size[2] - 1, min(size[2], _SLICES)).astype(int))
@@ -47,8 +50,11 @@ def input_facts(volume: Volume) -> dict[str, str | float]:
 
 
 def sample_hash(volume: Volume) -> str:
-    """As ``Volume.content_hash``, but of a grid of voxels, in a hundredth of its time; no change between them shows."""
+    """Return a SHA-256 like ``Volume.content_hash``, but of a coarse grid of voxels; a hundred times faster.
+
+    Changes between the sampled voxels go unnoticed.
+    """
     voxels, _ = geometry.canonical(volume.voxels, volume.affine)
     sample = voxels[tuple(slice(None, None, max(1, n // _SAMPLED)) for n in voxels.shape)]
-    values = sample.astype(np.float32) + np.float32(0)  # no -0.0, and whole numbers as in int16
+    values = sample.astype(np.float32) + np.float32(0)  # removes -0.0; equal for float and int16 voxels
     return hashlib.sha256(repr(voxels.shape).encode() + values.tobytes()).hexdigest()

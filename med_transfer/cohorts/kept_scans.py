@@ -1,4 +1,4 @@
-"""Scans that were looked at stay in memory until they are prepared: none is read, or searched for organs, twice.
+"""Keep inspected scans in memory until they are prepared, so that none is read or searched for organs twice.
 
 ::
 
@@ -18,7 +18,7 @@ from med_transfer.scans import Series, Volume, read_scan
 from med_transfer.scans.isolation import isolated
 from med_transfer.scans.stamps import NamedStamp, stamps
 
-MOST_BYTES = 2**30  # of voxels: 250 heads, or seven large chests; what goes beyond is read again
+MOST_BYTES = 2**30  # of voxels: 250 heads, or seven large chests; further scans are read again
 
 _Key = tuple[Path, str, tuple[NamedStamp, ...]]
 _kept: ContextVar[dict[_Key, Volume] | None] = ContextVar("kept", default=None)
@@ -26,7 +26,7 @@ _kept: ContextVar[dict[_Key, Volume] | None] = ContextVar("kept", default=None)
 
 @contextmanager
 def keeping_scans() -> Iterator[None]:
-    """Within it, what :func:`look_at_scan` reads is kept for :func:`scan_to_prepare`; one within another is one."""
+    """Within this context :func:`look_at_scan` keeps scans for :func:`scan_to_prepare`; nested contexts share them."""
     if _kept.get() is not None:
         yield
         return
@@ -38,7 +38,7 @@ def keeping_scans() -> Iterator[None]:
 
 
 def look_at_scan(path: Path, series_uid: str) -> Volume:
-    """Read a scan and keep it while there is room. Raises ScanError."""
+    """Read a scan, and keep it if there is room. Raises ScanError."""
     kept = _kept.get()
     key = _key(path, series_uid) if kept is not None else None
     if kept and key in kept:
@@ -50,9 +50,9 @@ def look_at_scan(path: Path, series_uid: str) -> Volume:
 
 
 def scan_to_prepare(source: Path | Series, series_uid: str, max_gap_mm: float, where: Path) -> Volume:
-    """The scan that was kept, and is no longer, or read now. Raises ScanError.
+    """Return the kept scan, removing it from memory, or read it now. Raises ScanError.
 
-    What was read is the same for every ``max_gap_mm``: uneven gaps would have been refused.
+    A kept scan is valid for every ``max_gap_mm``, because :func:`look_at_scan` refuses uneven gaps.
     """
     kept = _kept.get()
     if kept and isinstance(source, Path) and (volume := kept.pop(_key(source, series_uid), None)):
@@ -61,5 +61,5 @@ def scan_to_prepare(source: Path | Series, series_uid: str, max_gap_mm: float, w
 
 
 def _key(path: Path, series_uid: str) -> _Key:
-    """Changes with the files."""
+    """Key that changes with the files."""
     return path, series_uid, tuple(stamps([path]))

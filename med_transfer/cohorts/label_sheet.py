@@ -1,4 +1,4 @@
-"""A label sheet linked to the series that were found: what it says of each, and which of its rows came to nothing."""
+"""Link a label sheet to the series that were found, and report the rows that could not be used."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from med_transfer.cohorts.label_text import label_text, misspelt, names_nobody, 
 from med_transfer.cohorts.sheet import Row, Sheet, plain, read_sheet
 from med_transfer.errors import CohortError
 
-LINKS = ("series_uid", "scan", "study_uid", "accession", "patient")  # the most precise one that the sheet has decides
-_OUR_NAMES = {  # of what DICOM calls otherwise, as people write it
+LINKS = ("series_uid", "scan", "study_uid", "accession", "patient")  # most precise first; the first one present is used
+_OUR_NAMES = {  # from DICOM's names, in any usual spelling, to ours
     **{name.replace("_", ""): name for name in LINKS},
     "seriesinstanceuid": "series_uid",
     "studyinstanceuid": "study_uid",
@@ -25,7 +25,7 @@ SeriesRow = dict[str, str]
 
 @dataclass(frozen=True)
 class RowRemark:
-    """What is wrong with a row of the sheet; never with what links it, which may name a patient."""
+    """What is wrong with a row of the sheet; never quotes the linking value, which may identify a patient."""
 
     row: int
     text: str
@@ -33,13 +33,13 @@ class RowRemark:
 
 @dataclass(frozen=True)
 class LabelSheet:
-    """Rows by what links them to series.
+    """Rows of a sheet, indexed by the value that links them to series.
 
     Attributes:
-        link: the column that does; one of ``LINKS``.
-        columns: what the sheet says of a series.
-        rows: those with a label, and a patient where there is such a column, by their value in ``link``.
-        lost: those that say nothing.
+        link: the linking column, one of ``LINKS``.
+        columns: columns taken over into the cohort table.
+        rows: usable rows by their value in ``link``: those with a label and, if there is such a column, a patient.
+        lost: remarks on the other rows.
     """
 
     path: Path
@@ -50,7 +50,7 @@ class LabelSheet:
 
     @classmethod
     def read(cls, path: Path) -> LabelSheet:
-        """Read a sheet. Raises CohortError for one without labels or links, or with a link twice."""
+        """Read a sheet. Raises CohortError if it has no label or linking column, or a linking value twice."""
         sheet = _with_our_names(read_sheet(path))
         link = next((name for name in LINKS if name in sheet.columns), None)
         columns = [name for name in sheet.columns if plain(name) not in _NAMES_SOMEBODY]
@@ -79,17 +79,17 @@ class LabelSheet:
         return cls(path, link, tuple(told), rows, tuple(lost))
 
     def said_of(self, series: SeriesRow) -> dict[str, str] | None:
-        """What the sheet says of a series; None where it says nothing."""
+        """Return the cells of a series by column; None if the sheet has no row for it."""
         row = self.rows.get(self._key(series))
         if row is None:
             return None
         return {name: label_text(row.get(name)) if name.startswith("label") else row.get(name) for name in self.columns}
 
     def remarks(self, found: Sequence[SeriesRow]) -> list[RowRemark]:
-        """Rows without label, without a series or one that can be used, or misspelt, in the order of the sheet.
+        """Return remarks on rows without a label, without a usable series, or with a misspelt label, in row order.
 
         Raises:
-            CohortError: none matches.
+            CohortError: no row matches a series.
         """
         lost = list(self.lost)
         matches: dict[str, list[SeriesRow]] = {key: [] for key in self.rows}
@@ -111,7 +111,7 @@ class LabelSheet:
         return sorted([*lost, *self._misspelt()], key=lambda one: one.row)
 
     def _key(self, series: SeriesRow) -> str:
-        """What the sheet calls a series: accession 12 is 12.0 in it, where pandas wrote a column with gaps."""
+        """The linking value as the sheet writes it: pandas writes accession 12 as 12.0 in a column with gaps."""
         value = series[self.link]
         return value if value in self.rows else other_decimals(value)
 
@@ -124,7 +124,7 @@ class LabelSheet:
 
 
 def _with_our_names(sheet: Sheet) -> Sheet:
-    """Columns that are called as DICOM calls them, or as people write that, under our names."""
+    """Rename columns from DICOM's names, in any usual spelling, to ours."""
     names: dict[str, str] = {}
     for column in sheet.columns:
         ours = _OUR_NAMES.get(plain(column), "")

@@ -1,4 +1,4 @@
-"""Labels as they are meant: cells that a program left empty, numbers that it wrote as decimals, words misspelt."""
+"""Normalise label cells: missing values, integers written as decimals, and misspelt labels."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from collections.abc import Collection, Mapping
 _MISSING = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}  # what spreadsheets, pandas and R write for an empty cell
 _WHOLE = re.compile(r"(\d+)\.0+")
 _ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+")  # 1.23457E+11
-_RARE = 2  # rows: nothing can be learned of so few
-_ALIKE = 0.8  # share of letters in common, in order
+_RARE = 2  # rows, too few to learn from
+_ALIKE = 0.8  # similarity ratio of difflib, in [0, 1]
 
 
 def is_missing(cell: str) -> bool:
-    """Whether a program wrote the cell for one that holds nothing."""
+    """Whether the cell is empty or holds a program's marker of a missing value."""
     return cell.casefold() in _MISSING
 
 
 def names_nobody(cell: str) -> bool:
-    """Whether all patients with this cell would be one: it is missing, or a long number that a spreadsheet rounded."""
+    """Whether the cell identifies no patient: it is missing, or a long number that a spreadsheet rounded."""
     return is_missing(cell) or bool(_ROUNDED.fullmatch(cell))
 
 
 def label_text(cell: str) -> str:
-    """The label, empty where it is missing; ``1.0`` is ``1``, as a column with gaps is written by pandas."""
+    """Return the label, empty if missing; ``1.0`` becomes ``1``, since pandas writes columns with gaps as floats."""
     if is_missing(cell):
         return ""
     whole = _WHOLE.fullmatch(cell)
@@ -33,7 +33,7 @@ def label_text(cell: str) -> str:
 
 
 def probably_meant(label: str, known: Collection[str]) -> str:
-    """The label that this one is a misspelling of; empty where none is near, or the two differ in a number."""
+    """Return the known label that this one probably misspells; empty if none is similar or digits differ."""
     near = [
         name
         for name in difflib.get_close_matches(label, known, n=3, cutoff=_ALIKE)
@@ -43,19 +43,23 @@ def probably_meant(label: str, known: Collection[str]) -> str:
 
 
 def other_decimals(text: str) -> str:
-    """``12`` for ``12.0`` and the other way round; empty for what is no whole number."""
+    """Return ``12`` for ``12.0`` and vice versa; empty if the text is not an integer."""
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else f"{text}.0" if text.isdecimal() else ""
 
 
 def as_read(text: str) -> str:
-    """The same for texts that a reader takes for one another: case, accents in one character or two, what is unseen."""
+    """Normalise text so that look-alikes are equal: case, spaces, Unicode composition, invisible characters."""
     shown = "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
     return " ".join(shown.split()).casefold()
 
 
 def misspelt(rows: Mapping[str, Collection[int]]) -> tuple[str, str] | None:
-    """A label of a row or two that is nearly a frequent one, and that one; ``rows`` holds each label's."""
+    """Return a rare label (one or two rows) and the frequent one it probably misspells; None if there is none.
+
+    Args:
+        rows: row numbers of each label.
+    """
     for label, own in rows.items():
         frequent = [name for name, others in rows.items() if len(others) > max(_RARE, 2 * len(own))]
         if len(own) <= _RARE and (meant := probably_meant(label, frequent)):

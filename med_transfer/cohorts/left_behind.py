@@ -1,4 +1,4 @@
-"""Files that an earlier part of a job has left in its folder, for a later one to go on from."""
+"""Read files that an earlier step of a job wrote into its folder, and detect damaged ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from med_transfer.errors import ConfigError, UsageError
 
-# What reading one may raise where it is not as it was written: JSON, a journal, arrays of NumPy, PyTorch, safetensors.
+# Errors that reading a damaged file may raise: JSON, a journal, arrays of NumPy, PyTorch or safetensors.
 DAMAGED = (
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, EOFError, RuntimeError, OSError),
     *(pickle.UnpicklingError, zipfile.BadZipFile, SafetensorError),
@@ -24,14 +24,14 @@ DAMAGED = (
 
 @contextmanager
 def left_behind(file: Path, remove: str = "it") -> Iterator[None]:
-    """While it is read and taken over.
+    """Context in which such a file is read; errors of a damaged file are raised as UsageError.
 
     Args:
-        file: that is read.
-        remove: what has to go for the same command to make the file again.
+        file: the file that is read.
+        remove: what the user must delete so that the same command writes the file again.
 
     Raises:
-        UsageError: it is not what this version would have written there, or cannot be read.
+        UsageError: the file cannot be read, or is not what this version would have written.
     """
     try:
         yield
@@ -46,22 +46,22 @@ def left_behind(file: Path, remove: str = "it") -> Iterator[None]:
 
 
 def require_whole(archive: Path) -> None:
-    """Hold a file of PyTorch against its own check sums, at which PyTorch does not look. Raises BadZipFile, OSError."""
+    """Verify the CRC checksums of a PyTorch file, which PyTorch itself ignores. Raises BadZipFile, OSError."""
     with zipfile.ZipFile(archive) as file:
         if (broken := file.testzip()) is not None:
             raise zipfile.BadZipFile(f"{broken} is not as it was written")
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record that is to be written as JSON, with a hash of it."""
+    """Return a record to be written as JSON, with its SHA-256 added."""
     return {**record, "sha256": _hash_of(record)}
 
 
 def unsealed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record that :func:`sealed` was given, read again; of an earlier version it has no hash.
+    """Verify a record made by :func:`sealed` and return it without its hash; earlier versions wrote no hash.
 
     Raises:
-        ValueError: it is not as it was written.
+        ValueError: the hash does not match.
     """
     content = {key: value for key, value in record.items() if key != "sha256"}
     if record.get("sha256") not in (None, _hash_of(content)):

@@ -1,4 +1,4 @@
-"""``cohort.lock.json``: what a model was trained on, so that it is never evaluated on the same patients."""
+"""``cohort.lock.json`` records what a model was trained on, so that it is never evaluated on the same patients."""
 
 from __future__ import annotations
 
@@ -42,13 +42,15 @@ class LockedCase(_Record):
     """One scan.
 
     Attributes:
-        scan_hash, patient_hash: see :mod:`med_transfer.cohorts.hashed_names`; a path may hold a name, too.
-        scan: the path itself, in locks from before it was hashed.
+        scan_hash, patient_hash: see :mod:`med_transfer.cohorts.hashed_names`; the path is hashed because it may contain
+            a patient's name.
+        scan: the path in plain text, only in locks of older versions.
         label: class name, or the sorted findings.
         content_hash: ``Volume.content_hash``; None when the scan could not be read.
-        channel_hashes: of the further scans of the case, in the order of the channels.
-        role: ``test``; ``fold-0`` ... the fold whose validation it is in; ``train`` when in no validation.
-        further_roles: in the further repeats of the split.
+        channel_hashes: content hashes of the further scans of the case, in channel order.
+        role: ``test``; ``fold-0``, ``fold-1``, ... for a validation case of that fold; ``train`` for one that no fold
+            validates.
+        further_roles: roles in the further repeats of the split.
     """
 
     scan: str = ""
@@ -63,18 +65,18 @@ class LockedCase(_Record):
 
     @property
     def content_hashes(self) -> tuple[str, ...]:
-        """Of all its scans."""
+        """Content hashes of all scans of the case; empty when the scan could not be read."""
         return (self.content_hash, *self.channel_hashes) if self.content_hash else ()
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What a case lacks is not written, as before there were channels, hashed paths or repeats: old hashes hold."""
+        """Omit empty values of fields that were added later, so that the hashes of old locks stay valid."""
         later = ("scan", "channel_hashes", "scan_hash", "further_roles")
         return {key: value for key, value in serialize(self).items() if value or key not in later}
 
 
 class CohortLock(_Record):
-    """The content of ``cohort.lock.json``; ``cohort_hash`` covers all the rest and not the order of the rows."""
+    """Content of ``cohort.lock.json``; ``cohort_hash`` covers all other fields and ignores the order of the rows."""
 
     schema_version: int = Field(default=SCHEMA, alias="schema")
     classes: tuple[str, ...]
@@ -85,7 +87,7 @@ class CohortLock(_Record):
 
     @field_serializer("split")
     def _split_as_before(self, split: SplitConfig) -> dict[str, Any]:
-        """One repeat is not written, as when there were no others."""
+        """Omit a single repeat, as locks did before repeats existed."""
         return split.model_dump(exclude=None if (split.repeats or 1) > 1 else {"repeats"})
 
     @classmethod
@@ -98,9 +100,14 @@ class CohortLock(_Record):
         *,
         as_before: bool = False,
     ) -> CohortLock:
-        """Record a cohort and how it was divided; ``content_hashes`` are in the order of its cases.
+        """Record a cohort and its split.
 
-        ``as_before`` makes the lock that was made before hashes were salted, to compare it with one of then.
+        Args:
+            cohort: the cohort.
+            content_hashes: content hashes of each case's scans, in the order of its cases.
+            split: the split to record.
+            config: the config that the split was made with.
+            as_before: make the lock that older versions made, with unsalted hashes, for comparison with such a lock.
         """
         roles = [_roles(repeat) for repeat in split.repeats]
         salt = salt_of(image for images in content_hashes for image in images)
@@ -131,7 +138,7 @@ class CohortLock(_Record):
 
     @classmethod
     def read(cls, path: Path) -> CohortLock:
-        """Read and verify a lock. Raises CohortError when it is missing, not a lock, or was edited."""
+        """Read and verify a lock. Raises CohortError if it is missing, invalid, or was edited."""
         try:
             lock = cls.model_validate_json(Path(path).read_bytes())
         except OSError as error:
@@ -152,13 +159,13 @@ class CohortLock(_Record):
         write_text(Path(path), self.model_dump_json(by_alias=True, indent=2) + "\n")
 
     def computed_hash(self) -> str:
-        """SHA-256 of the canonical JSON of everything but the hash itself."""
+        """Return the SHA-256 of the canonical JSON of everything but the hash itself."""
         content: dict[str, Any] = self.model_dump(mode="json", by_alias=True, exclude={"cohort_hash"})
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def labelled_scans_hash(cohort: Cohort, content_hashes: Sequence[Images]) -> str:
-    """SHA-256 of scans and their labels, whatever their files are called and in whatever order they come."""
+    """Return the SHA-256 of scans and labels, independent of file names and of the order of the cases."""
     rows = sorted(
         [[case.label] if isinstance(case.label, str) else sorted(case.label or ()), *images]
         for case, images in zip(cohort.cases, content_hashes, strict=True)
@@ -167,9 +174,9 @@ def labelled_scans_hash(cohort: Cohort, content_hashes: Sequence[Images]) -> str
 
 
 def overlap(lock: CohortLock, cohort: Cohort, content_hashes: Sequence[Images]) -> tuple[int, ...]:
-    """Positions of the cases that were seen in development: the same patient, or the same image under another name.
+    """Return the positions of cases seen in development: the same patient, or the same image under another name.
 
-    Cases of the lock's own test set are not counted: evaluation may use them again.
+    Cases in the lock's own test set do not count, since evaluation may use them again.
     """
     seen = [case for case in lock.cases if case.role != TEST]
     images = [image for case in seen for image in case.content_hashes]
@@ -179,14 +186,15 @@ def overlap(lock: CohortLock, cohort: Cohort, content_hashes: Sequence[Images]) 
 def seen_before(
     cohort: Cohort, content_hashes: Sequence[Images], patient_hashes: Iterable[str], images: Iterable[str]
 ) -> tuple[int, ...]:
-    """Positions of the cases whose patient or image, in any channel, is among those that a network has learned from.
+    """Return the positions of cases whose patient, or image in any channel, is among those a network was trained on.
 
-    Patient 12 is patient 12.0, as pandas writes a column that had a gap.
+    Patient 12 also matches 12.0, as pandas writes it in a column with gaps.
 
     Args:
+        cohort: the cohort to check.
         content_hashes: ``Volume.content_hash`` of every scan of every case; empty where none was read.
-        patient_hashes: of whatever salts, see :mod:`med_transfer.cohorts.hashed_names`.
-        images: content hashes.
+        patient_hashes: hashes with any salts, see :mod:`med_transfer.cohorts.hashed_names`.
+        images: content hashes of the training images.
     """
     hashes = set(patient_hashes)
     known = set(recognise(cohort.patients, hashes))
@@ -196,12 +204,13 @@ def seen_before(
 
 
 def warn_of_other_spellings(cohort: Cohort, patient_hashes: Iterable[str]) -> None:
-    """Tell of patients who are called as one that a network has learned from, but in small or capital letters.
+    """Warn of patients whose name differs only in case, spaces or look-alike characters from one trained on.
 
-    Or with other spaces, or signs that look alike. In one table two such names are refused; of two tables only the
-    hospitals know whether both are one person, so that nobody is counted as seen for it.
+    Within one table such names are refused. Across two tables only the hospitals know whether they are one person, so
+    these patients are not counted as seen.
 
     Args:
+        cohort: the cohort to check.
         patient_hashes: as for :func:`seen_before`.
     """
     hashes, names = set(patient_hashes), set(cohort.patients)
@@ -219,7 +228,7 @@ def warn_of_other_spellings(cohort: Cohort, patient_hashes: Iterable[str]) -> No
 def shared(
     cohort: Cohort, content_hashes: Sequence[Images], patients: Iterable[str], images: Iterable[str]
 ) -> tuple[int, ...]:
-    """Positions of the cases whose patient, by name, or image, in any channel, is among others."""
+    """Return the positions of cases whose patient (by name), or image in any channel, is among the given ones."""
     patients, images = set(patients) - {""}, set(images)
     return tuple(
         number

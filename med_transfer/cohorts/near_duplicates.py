@@ -1,8 +1,8 @@
-"""Scans that look the same although they are not: one slice fewer, a shifted scale, another reconstruction.
+"""Find near-duplicate scans: one slice fewer, a shifted intensity scale, another reconstruction.
 
-A perceptual hash of what the network sees: the mean over slices on a coarse grid, less its blur, so that neither noise
-nor sharpness nor thickness of the slices matters, and less the cohort's mean, so that it does not matter either that
-all are heads. How well it tells copies from other patients is in docs/measured/near_duplicates.md.
+A perceptual hash of the network's input: the mean over slices on a coarse grid, minus its blur, so that noise,
+sharpness and slice thickness do not matter, and minus the cohort's mean, so that the anatomy common to all scans does
+not matter. docs/measured/near_duplicates.md reports how well it separates copies from other patients.
 """
 
 from __future__ import annotations
@@ -16,25 +16,30 @@ from skimage.transform import resize
 
 from med_transfer.cohorts.splits import Split, sides
 
-SIDE, BLUR = 32, 2.0  # cells of the grid along each side, and sigma of the blur in cells
-ALIKE = 0.88  # least correlation of copies; measured: docs/measured/near_duplicates.md
+SIDE, BLUR = 32, 2.0  # grid cells along each side, and sigma of the blur in cells
+ALIKE = 0.88  # correlation above which scans count as copies; measured in docs/measured/near_duplicates.md
 
 
 def fingerprint(tensor: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Of a network's input [channel, depth, height, width]: [cell], without scale and offset."""
+    """Return the hash [cell] of a network input [channel, depth, height, width], invariant to scale and offset."""
     projection = np.asarray(tensor, np.float64).mean(axis=(0, 1))
     coarse = np.asarray(resize(projection, (SIDE, SIDE), order=1, anti_aliasing=True, mode="edge"))
     return _normed((coarse - gaussian_filter(coarse, BLUR, mode="nearest")).ravel())
 
 
 def likeness(fingerprints: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Correlation of each two of [scan, cell], less what all have in common: [scan, scan]."""
+    """Return pairwise correlations [scan, scan] of fingerprints [scan, cell], after subtracting their mean."""
     own = _normed(fingerprints - fingerprints.mean(axis=0))
     return own @ own.T
 
 
 def near_duplicates(tensors: Sequence[NDArray[np.floating]], split: Split) -> list[tuple[int, int]]:
-    """Pairs of scans on two sides of a split that are copies of one another, as far as the network can see."""
+    """Return pairs of positions of near-duplicate scans on two sides of a split.
+
+    Args:
+        tensors: network inputs [channel, depth, height, width].
+        split: positions in ``tensors``.
+    """
     alike = likeness(np.stack([fingerprint(tensor) for tensor in tensors])) > ALIKE
     across = np.zeros_like(alike)
     for _, _, here, there in sides(split):

@@ -1,4 +1,4 @@
-"""What a command may write a table over: one of its own, never what a user has made or labelled."""
+"""Protect files from being overwritten: a command may replace its own tables, never what a user made or labelled."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from med_transfer.errors.sentence import few
 
 
 def refuse_to_lose(out: Path, columns: Sequence[str], *read: Path | None) -> None:
-    """Before the work: what is to be written takes nothing away that only a user could write again.
+    """Check, before any work is done, that writing a table will not destroy data that only the user could restore.
 
     Args:
-        out: where the table is to be written.
-        columns: that it will have. One that is there may have fewer, not others: those are somebody's.
-        read: files that the table is made from.
+        out: where the table will be written.
+        columns: columns of the new table. An existing table with other columns is refused, since a user added them.
+        read: files that the table is made from; ``out`` must not be one of them.
 
     Raises:
-        UsageError: it would.
-        OutputError: a folder is there, or nothing can be written.
+        UsageError: data would be lost.
+        OutputError: ``out`` is a folder, or cannot be written.
     """
     try:
         is_folder, is_there = out.is_dir(), out.exists()
@@ -43,20 +43,20 @@ def refuse_to_lose(out: Path, columns: Sequence[str], *read: Path | None) -> Non
 
 
 def replace_keeping(out: Path, content: bytes, own: Sequence[str]) -> Path | None:
-    """Write a table; one that was there, with labels that were others, stays beside it as ``cohort.before.csv``.
+    """Write a table, keeping a differing earlier one with the user's columns beside it as ``cohort.before.csv``.
 
-    What stays there already is left: the next is ``cohort.before2.csv``.
+    Earlier backups are not overwritten: the next is ``cohort.before2.csv``.
 
     Args:
-        out: where it is written.
-        content: of the new table.
-        own: columns that come from the scans; a table of these alone holds nothing that a user could have corrected.
+        out: where the table is written.
+        content: the new table.
+        own: columns derived from the scans; a table with only these holds nothing that a user could have edited.
 
     Returns:
-        The table of before, if it was kept.
+        Path of the backup; None if none was needed.
 
     Raises:
-        OutputError: it cannot be read or written.
+        OutputError: the table cannot be read or written.
     """
     before = None
     try:
@@ -70,7 +70,7 @@ def replace_keeping(out: Path, content: bytes, own: Sequence[str]) -> Path | Non
 
 
 def put_aside(out: Path, there: bytes) -> Path:
-    """Keep what is about to be written over beside it, as ``NAME.before.EXT``. Raises OutputError."""
+    """Back up content that is about to be overwritten, as ``NAME.before.EXT``; return the path. Raises OutputError."""
     names = (out.with_name(f"{out.stem}.before{number or ''}{out.suffix}") for number in (0, *range(2, 10_000)))
     before = next(name for name in names if not name.exists() or name.read_bytes() == there)
     write_bytes(before, there)

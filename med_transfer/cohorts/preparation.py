@@ -1,6 +1,6 @@
-"""A cohort read once: every scan as a network input, its content hash, and its handcrafted features.
+"""Prepare a cohort: read each scan once, and compute its network input, content hash and handcrafted features.
 
-Each scan's result is kept in a file of its own, so that a run that was killed goes on where it was.
+Each scan's result is cached in a file of its own, so that an interrupted run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -47,25 +47,26 @@ _RECORDED = (
     "input_facts",
     "sample_hash",
 )
-_CACHE_FORMAT = 7  # a cached scan of an older version lacks what was added since, and is read again
+_CACHE_FORMAT = 7  # cached scans of an older format lack newer fields, and are prepared again
 
 Margin = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class PreparedScan:
-    """One readable scan.
+    """One case, ready for the network.
 
     Attributes:
-        tensor: float16 [channel, depth, height, width], with the margin that training asked for.
-        content_hashes: SHA-256 of the voxels of each of its scans, whatever file they came in; a scan alone has one.
-        handcrafted: values of ``FEATURE_NAMES`` for the first scan, NaN where undefined.
-        spacings_mm: of each scan itself, along column, row, slice.
-        repair: what was repaired, in words; empty for a plain scan.
-        acquisition: how its first scan was made, see :func:`~med_transfer.cohorts.acquisition.acquisition_facts`.
-        voxel_mm: of the tensor, along depth, height, width; where a region is fitted into it, each scan has its own.
-        input_facts: of its first scan, for the input envelope, see :mod:`med_transfer.cohorts.input_facts`.
-        sample_hash: of its first scan, by which a prediction knows it again.
+        tensor: float16 [channel, depth, height, width], including the margin that training asked for.
+        content_hashes: SHA-256 of the voxels of each scan of the case, independent of the file format.
+        handcrafted: the features of ``FEATURE_NAMES`` for the first scan, NaN where undefined.
+        spacings_mm: voxel spacing of each original scan, along column, row, slice.
+        repair: description of repairs; empty if there were none.
+        acquisition: acquisition facts of the first scan, see
+            :func:`~med_transfer.cohorts.acquisition.acquisition_facts`.
+        voxel_mm: voxel size of the tensor, along depth, height, width; differs by scan where a region is fitted to it.
+        input_facts: facts of the first scan for the input envelope, see :mod:`med_transfer.cohorts.input_facts`.
+        sample_hash: hash of the first scan, by which prediction recognises a training scan.
     """
 
     tensor: NDArray[np.float16]
@@ -82,17 +83,18 @@ class PreparedScan:
 
 
 def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = None) -> dict[str, Volume]:
-    """Each scan of a case by the column that names it, ``scan`` first; one that the table does not name is left out.
+    """Read the scans of a case, keyed by table column, ``scan`` first; columns without a scan are left out.
 
-    They are read in a process of their own, within its limits (:mod:`med_transfer.scans.isolation`), where they were
-    not just looked at (:mod:`med_transfer.cohorts.kept_scans`).
+    Scans are read in an isolated process with limits (:mod:`med_transfer.scans.isolation`), unless they are still in
+    memory (:mod:`med_transfer.cohorts.kept_scans`).
 
     Args:
-        config: its ``columns`` say which, its ``max_gap_mm`` how.
-        series: of the column ``scan``, where it was found already.
+        case: the case to read.
+        config: its ``columns`` say which scans to read; ``max_gap_mm`` how to treat uneven slices.
+        series: the series of column ``scan``, if it was found already.
 
     Raises:
-        ScanError: one that the table names cannot be used; the message says which and why.
+        ScanError: a scan named by the table cannot be used; the message says which and why.
     """
     scans = {column: scan for column in config.columns if (scan := case.scan_in(column))}
     sources = {column: path for column, (path, _) in scans.items()} | ({"scan": series} if series else {})
@@ -103,7 +105,11 @@ def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = 
 
 
 def region_of_case(case: Case, volume: Volume | None = None) -> tuple[Region | None, Volume | None]:
-    """The region of interest that the table gives for a case, and its mask, on the scan's grid, when it has one."""
+    """Return a case's region of interest and its mask, on the grid of ``volume`` if given; each None if absent.
+
+    Raises:
+        ScanError: the mask cannot be used.
+    """
     if case.mask is not None:
         mask = isolated(read_mask, case.mask, onto=volume, name=case.mask_name, where=case.mask)
         return region_of_mask(mask), mask
@@ -115,16 +121,16 @@ def region_of_case(case: Case, volume: Volume | None = None) -> tuple[Region | N
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """All that the answer for one case is made from; it passes from one process to another.
+    """Everything that a prediction for one case needs; can be passed between processes.
 
     Attributes:
         image: float16 [channel, depth, height, width].
-        path, study_uid, series_uid: of its first scan.
-        notes: remarks on its scans, in words.
+        path, study_uid, series_uid: of the first scan.
+        notes: remarks on the scans.
         within: where ``handcrafted`` was measured: mask, roi or whole.
-        handcrafted: values of ``FEATURE_NAMES`` for the first scan; NaN where they were not asked for.
-        facts: of the first scan, which the bundle's input envelope is asked about.
-        sample_hash: of the first scan, by which the bundle knows whether it has learned from it.
+        handcrafted: the features of ``FEATURE_NAMES`` for the first scan; NaN if not requested.
+        facts: facts of the first scan, checked against the bundle's input envelope.
+        sample_hash: hash of the first scan, by which the bundle recognises a scan it was trained on.
     """
 
     image: NDArray[np.float16]
@@ -146,7 +152,15 @@ def network_input(
     *,
     handcrafted: bool = False,
 ) -> NetworkInput:
-    """What a network is given of a case's scans. Raises ScanError."""
+    """Return the network input for the scans of a case. Raises ScanError.
+
+    Args:
+        scans: scans by table column.
+        preprocessing: how the image is made.
+        region: region of interest; None takes that of the mask, if any.
+        mask: mask of the finding, for handcrafted features.
+        handcrafted: whether to compute the handcrafted features.
+    """
     volume = scans["scan"]
     if mask is not None and region is None:
         region = region_of_mask(mask)
@@ -165,7 +179,7 @@ def network_input(
 
 
 def _notes(scans: Scans, config: PreprocessingConfig) -> Iterator[str]:
-    """What was repaired and remarked; that values are no Hounsfield units only where they should be."""
+    """Repairs and remarks; doubts about Hounsfield units only for channels that should be CT."""
     modalities = {
         column: channel.modality for column, channel in zip(config.column_of_channel, config.by_channel, strict=True)
     }
@@ -178,7 +192,7 @@ def _notes(scans: Scans, config: PreprocessingConfig) -> Iterator[str]:
 def read_input(
     case: Case, config: PreprocessingConfig, series: Series | None = None, *, handcrafted: bool = False
 ) -> NetworkInput:
-    """:func:`network_input` of a case whose scans are read first, see :func:`read_scans`. Raises ScanError."""
+    """Read the scans of a case (:func:`read_scans`) and return their :func:`network_input`. Raises ScanError."""
     with confined(case.path):
         scans = read_scans(case, config, series)
         region, mask = region_of_case(case, scans["scan"])
@@ -186,7 +200,7 @@ def read_input(
 
 
 def prepare_scan(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 0, 0)) -> PreparedScan:
-    """Read and preprocess one case: its scan, and those of its further channels.
+    """Read and preprocess one case: its scan and those of further channels.
 
     Raises:
         ScanError: the scan cannot be used; the message says why.
@@ -197,7 +211,7 @@ def prepare_scan(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 
 def prepare_volumes(
     case: Case, volumes: Scans, preprocessing: Preprocessing, margin: Margin = (0, 0, 0)
 ) -> PreparedScan:
-    """Preprocess one case whose scans were read already, as :func:`read_scans` gives them. Raises ScanError."""
+    """Preprocess one case whose scans were already read by :func:`read_scans`. Raises ScanError."""
     volume = volumes["scan"]
     region, mask = region_of_case(case, volume)
     handcrafted = features(volume, region, mask)
@@ -219,7 +233,7 @@ def prepare_volumes(
 
 @dataclass(frozen=True)
 class PreparedCohort:
-    """The scans of a cohort that can be used, in the cohort's order, and what became of the others."""
+    """The usable scans of a cohort, in the cohort's order, and records of those that failed."""
 
     cohort: Cohort
     scans: tuple[PreparedScan, ...]
@@ -227,42 +241,42 @@ class PreparedCohort:
 
     @property
     def tensors(self) -> list[NDArray[np.float16]]:
-        """Network inputs [channel, depth, height, width], one a scan."""
+        """Network inputs [channel, depth, height, width], one per case."""
         return [scan.tensor for scan in self.scans]
 
     @property
     def voxel_mm(self) -> list[tuple[float, float, float]]:
-        """Of each network input, along depth, height, width."""
+        """Voxel size of each network input, along depth, height, width."""
         return [scan.voxel_mm for scan in self.scans]
 
     @property
     def content_hashes(self) -> list[Images]:
-        """SHA-256 of the voxels of each scan's images."""
+        """SHA-256 of the voxels of each scan, per case."""
         return [scan.content_hashes for scan in self.scans]
 
     @property
     def images(self) -> set[str]:
-        """Content hashes of all scans, whosever they are."""
+        """Content hashes of all scans of all cases."""
         return {image for scan in self.scans for image in scan.content_hashes}
 
     @property
     def patient_hashes(self) -> set[str]:
-        """Of the patients that are known, with a salt of these images; slow the first time."""
+        """Hashes of the known patients, salted with these images; slow the first time."""
         return set(hash_names(self.cohort.patients, salt_of(self.images)).values())
 
     def subset(self, indices: Iterable[int]) -> PreparedCohort:
-        """The scans at these positions; the failed ones stay counted."""
+        """Return the scans at these positions; failed ones are kept."""
         chosen = list(indices)
         return PreparedCohort(self.cohort.subset(chosen), tuple(self.scans[i] for i in chosen), self.failed)
 
     def without_margin(self, margin: Margin) -> PreparedCohort:
-        """The network's input alone, cut out of tensors that carry a margin for augmentation."""
+        """Return the scans with the augmentation margin (in voxels per side) cropped from their tensors."""
         middle = tuple(slice(m, -m or None) for m in margin)
         scans = tuple(replace(scan, tensor=scan.tensor[:, *middle]) for scan in self.scans)
         return replace(self, scans=scans)
 
     def unanswered(self) -> list[Prediction]:
-        """For each scan the record that a prediction will complete."""
+        """Return a record for each scan that a prediction will complete."""
         return [
             Prediction(case.scan, case.patient, scan.study_uid, scan.series_uid)
             for case, scan in zip(self.cohort.cases, self.scans, strict=True)
@@ -275,7 +289,7 @@ class PreparedCohort:
 
     @property
     def acquisitions(self) -> list[Facts]:
-        """How each scan was made: facts of its header and its grid."""
+        """Acquisition facts of each scan, from its header and grid."""
         return [scan.acquisition for scan in self.scans]
 
 
@@ -286,17 +300,24 @@ def prepare_cohort(
     margin: Margin = (0, 0, 0),
     progress: Progress = silent,
 ) -> PreparedCohort:
-    """Read every scan of a cohort once; one that cannot be used is recorded with its reason, and the others go on.
+    """Prepare every scan of a cohort; a scan that cannot be used is recorded with its reason and skipped.
+
+    Args:
+        cohort: the cohort.
+        preprocessing: how scans become tensors.
+        cache: folder in which prepared scans are kept.
+        margin: extra voxels on each side of the tensor along depth, height, width, for augmentation.
+        progress: progress callback.
 
     Raises:
-        CohortError: a channel that no row names a scan for.
-        NothingDone: none can be used.
+        CohortError: no row names a scan for a channel.
+        NothingDone: no scan can be used.
     """
     require_columns(cohort, preprocessing.config.columns)
     usable: list[int] = []
     scans: list[PreparedScan] = []
     failed: list[Prediction] = []
-    progress("reading scans", 0, len(cohort.cases))  # what is remarked of the first one is of this stage
+    progress("reading scans", 0, len(cohort.cases))  # so that remarks on the first scan belong to this stage
     for index, case in enumerate(cohort.cases):
         try:
             with confined(case.path):
@@ -314,8 +335,8 @@ def prepare_cohort(
 
 
 def _warn_of_copies(cohort: Cohort, content_hashes: Sequence[Images]) -> None:
-    """One image under two patients is a scan that was filed twice, and would count as two; one of them is wrong."""
-    everyone, patients = range(len(cohort)), cohort.patients  # one that is not known may be any other
+    """Warn of identical images under two patients: a scan filed twice, of which one patient is wrong."""
+    everyone, patients = range(len(cohort)), cohort.patients  # an unknown patient may be any other
     pairs = [(first, case) for case, first in shared_by(content_hashes, everyone, everyone)]
     copies = [(a, b) for a, b in pairs if patients[a] and patients[b] and patients[a] != patients[b]]
     if copies:
@@ -327,10 +348,10 @@ def _warn_of_copies(cohort: Cohort, content_hashes: Sequence[Images]) -> None:
 
 
 def without_prediction(case: Case, error: ScanError) -> Prediction:
-    """The record of a scan that gave none: rejected as no input of this kind, or failed.
+    """Return the record of a scan without a prediction: rejected as unsuitable input, or failed.
 
-    Its reason names files as the table does, without local folders; what a report counts names none, since a file may
-    be called after a patient, but says which of the case's files it is about.
+    Its reason names files as the table does, without local folders. ``problem`` and ``found``, which reports count,
+    name no file, since a file name may contain a patient's name; they only say which file of the case is meant.
     """
     status = "rejected" if isinstance(error, GeometryRejected | InputRejected) else "failed"
     names = [(str(case.path), case.scan, "scan")]
@@ -376,9 +397,13 @@ def _cached(case: Case, preprocessing: Preprocessing, cache: Path, margin: Margi
 def preparation_key(
     case: Case, preprocessing: Preprocessing, margin: Margin = (0, 0, 0), series: Series | None = None
 ) -> str:
-    """Changes with the files, the region and the preprocessing, so that a stale result is never used.
+    """Return a cache key that changes with files, region and preprocessing, so that a stale result is never used.
 
-    ``series`` is the column ``scan``'s, where it was found already: then the other files of its folder do not count.
+    Args:
+        case: the case.
+        preprocessing: how the case is prepared.
+        margin: extra voxels on each side along depth, height, width.
+        series: the series of column ``scan``, if already found; other files of its folder are then ignored.
     """
     scans = [scan for column in preprocessing.config.columns if (scan := case.scan_in(column))]
     paths = [path for path, _ in scans] + ([case.mask] if case.mask else [])

@@ -1,4 +1,4 @@
-"""A spreadsheet saved as CSV: its columns, and its rows as text with the line each stands on."""
+"""Read a spreadsheet saved as CSV: its columns, and its rows as text with their line numbers."""
 
 from __future__ import annotations
 
@@ -15,35 +15,39 @@ from med_transfer.atomic.csv_table import csv_cell
 from med_transfer.cohorts.label_text import is_missing
 from med_transfer.errors import CohortError
 
-_NAMES = {"scan", "series_uid", "patient", "label", "mask", "split"}  # columns that are no measurements
+_NAMES = {"scan", "series_uid", "patient", "label", "mask", "split"}  # columns that do not hold measurements
 _BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
-_TOLD_DELIMITER = re.compile(r"sep=([,;\t|])\s*?(?:\r\n|\r|\n)", re.IGNORECASE)  # a first line for spreadsheets
+_TOLD_DELIMITER = re.compile(r"sep=([,;\t|])\s*?(?:\r\n|\r|\n)", re.IGNORECASE)  # first line, for spreadsheets
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+")
 
 
 @dataclass(frozen=True)
 class Row:
-    """``line`` is where the row starts in the file (the header is line 1); cells are stripped of white space and of the
-    apostrophe that keeps a spreadsheet from running them."""
+    """One row of the table.
+
+    Attributes:
+        line: where the row starts in the file; the header is line 1.
+        cells: text by column, without surrounding white space and the apostrophe that marks text in a spreadsheet.
+    """
 
     line: int
     cells: Mapping[str, str]
 
     def get(self, column: str) -> str:
-        """The cell, or an empty text when the table has no such column."""
+        """Return the cell, or an empty string if the table has no such column."""
         return self.cells.get(column, "")
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as it was read: every cell is text without spaces around it.
+    """A table as read: every cell is text without surrounding white space.
 
     Attributes:
-        path: of the file.
-        columns: names in their order.
-        rows: without the empty ones.
+        path: the file.
+        columns: column names, in order.
+        rows: the non-blank rows.
     """
 
     path: Path
@@ -51,7 +55,7 @@ class Sheet:
     rows: tuple[Row, ...]
 
     def require(self, column: str) -> None:
-        """Raises CohortError, naming the columns there are, when this one is missing."""
+        """Raise CohortError, listing the existing columns, if this one is missing."""
         if column in self.columns:
             return
         alike = {name.lower(): name for name in self.columns}
@@ -65,14 +69,15 @@ class Sheet:
 
 
 def read_sheet(path: Path) -> Sheet:
-    """Read a CSV file with comma, semicolon or tab between values, in UTF-8 with or without a byte order mark.
+    """Read a CSV file delimited by comma, semicolon or tab, in UTF-8 with or without a byte order mark.
 
-    Every value stays text, so patient ``007`` is not patient ``7``. Blank rows are skipped. Where semicolons divide the
-    columns, the comma is the decimal sign: ``12,5`` is read as ``12.5`` in every column of measurements. Elsewhere it
-    is in a column that holds nothing but numbers, unless all its commas divide thousands.
+    Values stay text, so patient ``007`` is not patient ``7``. Blank rows are skipped. With semicolons as delimiter, the
+    comma is a decimal separator: ``12,5`` is read as ``12.5`` in every column of measurements. With another delimiter
+    this holds only for columns of nothing but numbers, unless all their commas separate thousands.
 
     Raises:
-        CohortError: file missing or empty, not text, a column twice or without a name, a row of another length.
+        CohortError: the file is missing, empty or not text, a column appears twice or has values but no name, or a
+            row has another length than the header.
     """
     path = Path(path)
     text = _text(path)
@@ -85,25 +90,25 @@ def read_sheet(path: Path) -> Sheet:
     if not records:
         raise CohortError("the table has a header and no rows", where=path, expected="one row a scan")
     measured = set(header) - _NAMES
-    if _delimiter(text) != ";":  # as spreadsheets write where the comma is the decimal sign
+    if _delimiter(text) != ";":  # spreadsheets write semicolons where the comma is the decimal separator
         measured = {name for name in measured if _has_decimal_commas([_cell(header, row, name) for _, row in records])}
     rows = tuple(_row(line, values, header, path, measured) for line, values in records)
     return Sheet(path, tuple(name for name in header if name), rows)
 
 
 def plain(column: str) -> str:
-    """A column's name without what people write differently: case, spaces, signs, the unit."""
+    """Return a column's name without case, spaces, punctuation and the unit mm, which people write differently."""
     return re.sub(r"[\W_]", "", column).casefold().removesuffix("mm")
 
 
 def header_of(path: Path) -> tuple[str, ...]:
-    """Names of a table's columns, of an empty file none. Raises CohortError: no text, or no CSV."""
+    """Return a table's column names; none for an empty file. Raises CohortError if the file is not text or not CSV."""
     _, header = next(_records(_text(path), path), (1, []))
     return tuple(name for name in header if name)
 
 
 def _text(path: Path) -> str:
-    """With what is no UTF-8 as lone surrogates: a file's name may hold it."""
+    """Text of the file; bytes that are not UTF-8 become lone surrogates, since file names may contain them."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -111,11 +116,11 @@ def _text(path: Path) -> str:
     if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0")):
         raise CohortError("is an Excel workbook", where=path, expected="CSV", action="Save the sheet as 'CSV UTF-8'")
     text = content.decode("utf-8", "surrogateescape")
-    return text.lstrip(_BYTE_ORDER_MARK)  # two, where a program adds one to another's
+    return text.lstrip(_BYTE_ORDER_MARK)  # there are two if a program added one to another's
 
 
 def _records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and stripped values of every record that is not blank."""
+    """Yield line number and stripped values of every non-blank record."""
     told = _TOLD_DELIMITER.match(text)
     content = io.StringIO(text[told.end() :] if told else text, newline="")
     reader = csv.reader(content, delimiter=_delimiter(text), strict=True)
@@ -133,13 +138,13 @@ def _records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
 def _delimiter(text: str) -> str:
     if told := _TOLD_DELIMITER.match(text):
         return told[1]
-    unquoted = re.sub(r'"[^"]*"', "", text)  # a column's name may hold commas, and line ends
+    unquoted = re.sub(r'"[^"]*"', "", text)  # a quoted column name may contain commas and line breaks
     header = next((line for line in unquoted.splitlines() if line.strip()), "")
     return max(",;\t", key=header.count)
 
 
 def _require_text(line: int, values: Iterable[str], path: Path) -> None:
-    """Raises CohortError where a cell is no text, nor leads to a file, whose name need not be."""
+    """Raise CohortError for a cell that is not UTF-8, unless it names an existing file."""
     odd = [value for value in values if any("\ud800" <= sign <= "\udfff" for sign in value)]
     if not all(os.path.exists(path.parent / value) for value in odd):  # noqa: PTH110  Path.exists() raises
         raise CohortError(
@@ -154,7 +159,7 @@ def _check_header(header: list[str], path: Path) -> None:
 
 
 def _cell(header: list[str], values: list[str], name: str) -> str:
-    """Empty in a row that is too short, which is refused later."""
+    """The cell of a column; empty in a row that is too short, which is refused later."""
     place = header.index(name)
     return values[place] if place < len(values) else ""
 
@@ -174,7 +179,7 @@ def _row(line: int, values: list[str], header: list[str], path: Path, decimal_co
             action="Put values that hold a comma in double quotes",
         )
     cells = list(zip(header, values, strict=True))
-    # Spreadsheets leave empty columns at the right edge; with a value in it, one is a mistake.
+    # Spreadsheets leave empty, unnamed columns at the right edge; a value in one is a mistake.
     if any(value and not name for name, value in cells):
         raise CohortError(f"row {line} has a value in a column without a name", where=path, action="Name the column")
     _require_text(line, values, path)
@@ -182,5 +187,5 @@ def _row(line: int, values: list[str], header: list[str], path: Path, decimal_co
 
 
 def _with_point(value: str) -> str:
-    """A number with a decimal comma with a point; any other text as it is."""
+    """Replace the decimal comma of a number by a point; other text is returned unchanged."""
     return value.replace(",", ".") if _DECIMAL_COMMA.fullmatch(value) else value

@@ -1,4 +1,4 @@
-"""``source.lock.json``: whose scans a pretraining has seen, so that nothing made from it is evaluated on them."""
+"""``source.lock.json`` records whose scans a pretraining used, so that no model built on it is evaluated on them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SOURCE_LOCK_FILE = "source.lock.json"
 
 
 class SourceLock(BaseModel):
-    """Hashes of patients and scans, no identifiers.
+    """Hashes of patients and scans, without identifiers.
 
     Attributes:
-        patient_hashes: see :func:`~med_transfer.cohorts.hashed_names`; of the patients that are known.
+        patient_hashes: hashes of the known patients, see :mod:`~med_transfer.cohorts.hashed_names`.
         content_hashes: ``Volume.content_hash`` of every scan.
-        source_hash: SHA-256 of all the rest.
+        source_hash: SHA-256 of all other fields.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
@@ -33,13 +33,13 @@ class SourceLock(BaseModel):
 
     @classmethod
     def of(cls, patient_hashes: set[str], content_hashes: set[str]) -> SourceLock:
-        """Record what was seen; empty hashes (patient not known) are left out."""
+        """Record the scans that were used; empty hashes (unknown patients) are left out."""
         lock = cls(patient_hashes=tuple(sorted(patient_hashes - {""})), content_hashes=tuple(sorted(content_hashes)))
         return lock.model_copy(update={"source_hash": lock.computed_hash()})
 
     @classmethod
     def parse(cls, text: str | bytes, where: object) -> SourceLock:
-        """Read and verify a lock. Raises CohortError when it is not one, or was edited."""
+        """Parse and verify a lock. Raises CohortError if it is invalid or was edited."""
         try:
             lock = cls.model_validate_json(text)
         except ValidationError as error:
@@ -63,6 +63,6 @@ class SourceLock(BaseModel):
         write_text(path, self.model_dump_json(by_alias=True, indent=2) + "\n")
 
     def computed_hash(self) -> str:
-        """SHA-256 of everything in the lock but the hash itself."""
+        """Return the SHA-256 of everything in the lock but the hash itself."""
         content = self.model_dump(mode="json", by_alias=True, exclude={"source_hash"})
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Training, validation and test parts: splits by patient, never by scan."""
+"""Split a cohort into training, validation and test sets, by patient and never by scan."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from med_transfer.errors import CohortError, PatientLeak, TooFewPatients
 from med_transfer.errors.sentence import few
 from med_transfer.predictions.patient_folds import patient_folds
 
-FEW_PATIENTS = 60  # below it a test part of a fifth holds under 12 patients: intervals of 40 points and more
-TEST_FRACTION, REPEATS = 0.2, 5  # where they are automatic
+FEW_PATIENTS = 60  # with fewer, a test set of one fifth has under 12 patients: intervals of 40 points and more
+TEST_FRACTION, REPEATS = 0.2, 5  # defaults where they are automatic
 Images = tuple[str, ...]  # ``Volume.content_hash`` of each scan of a case; empty where none was read
 
 
@@ -50,7 +50,7 @@ class SplitConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _once_unless_asked(cls, values: Any) -> Any:
-        """What says its test part, as every config from before there were repeats, has one."""
+        """One repeat if ``test_fraction`` is given, as in every config written before repeats existed."""
         if isinstance(values, dict) and values.get("test_fraction") is not None and values.get("repeats") is None:
             return values | {"repeats": 1}
         return values
@@ -63,7 +63,12 @@ class SplitConfig(BaseModel):
         return self
 
     def resolved(self, cohort: Cohort, *, cheap: bool = False) -> SplitConfig:
-        """With what was left to the table decided; ``cheap``: whether a repeat trains no network."""
+        """Return the config with automatic values chosen for a cohort.
+
+        Args:
+            cohort: the cohort to be split.
+            cheap: whether a repeat trains no network, so that repeats are affordable.
+        """
         if self.test_fraction is not None:
             return self.model_copy(update={"repeats": self.repeats or 1})
         by_column = any(case.split for case in cohort.cases)
@@ -75,15 +80,16 @@ class SplitConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Split:
-    """Positions in ``Cohort.cases``.
+    """A split, as positions in ``Cohort.cases``.
 
     Attributes:
-        test: seen by no fold model.
-        validation: one tuple a fold.
-        always_training: development cases that are in no fold's validation (holdout).
-        steering: where the validation cases are evaluated, for each fold the training cases that say when its training
-            stops instead of them; empty where there are too few patients for that. Else there is no such part.
-        further: the same cases in other folds, where the evaluation is repeated; fold models that are kept are of this.
+        test: cases seen by no fold model.
+        validation: validation cases of each fold.
+        always_training: development cases that no fold validates (holdout).
+        steering: training cases of each fold used for early stopping. Needed only without a test set, where the
+            validation cases are evaluated and must not also stop the training; a fold's tuple is empty if it has too
+            few patients.
+        further: further repeats, with the same cases in other folds; the fold models that are kept belong to the first.
     """
 
     test: tuple[int, ...]
@@ -94,12 +100,12 @@ class Split:
 
     @property
     def repeats(self) -> tuple[Split, ...]:
-        """This and the further ones."""
+        """All repeats: this split and the further ones."""
         return (self, *self.further)
 
     @property
     def n_fold_models(self) -> int:
-        """Networks of the ensemble: one for each tuple of validation cases."""
+        """Number of networks in the ensemble, one per fold."""
         return len(self.validation)
 
     @property
@@ -109,24 +115,24 @@ class Split:
 
     @property
     def evaluated(self) -> tuple[int, ...]:
-        """The test cases; where none were kept, every validation case, whose fold model did not train on it."""
+        """The test cases; without a test set all validation cases, each predicted by the fold that held it out."""
         return self.test or self.validated
 
     @property
     def fold_of(self) -> dict[int, int]:
-        """Of each validation case the fold that it validates, whose model did not train on it."""
+        """Fold of each validation case, whose model did not train on it."""
         return {case: fold for fold, part in enumerate(self.validation) for case in part}
 
     @property
     def development(self) -> tuple[int, ...]:
-        """Every case that is not for testing."""
+        """All training and validation cases, sorted."""
         return tuple(sorted({*self.always_training, *self.validated}))
 
     def steering_of(self, fold: int) -> tuple[int, ...]:
-        """Training cases that say when to stop; none where the validation cases may.
+        """Return the training cases used for early stopping; empty where the validation cases may be used.
 
         Raises:
-            TooFewPatients: these are evaluated, and there are no other patients to spare.
+            TooFewPatients: the validation cases are evaluated, and no other patients can be spared.
         """
         if self.steering and not self.steering[fold]:
             raise TooFewPatients(
@@ -139,7 +145,7 @@ class Split:
         return self.steering[fold] if self.steering else ()
 
     def learned_from(self, fold: int, *, steered: bool) -> tuple[int, ...]:
-        """The training cases, without those that say when to stop where something is ``steered`` by them.
+        """Return the training cases of a fold, without the early-stopping cases if ``steered``.
 
         Raises:
             TooFewPatients: as :meth:`steering_of`.
@@ -148,21 +154,21 @@ class Split:
         return tuple(case for case in self.training(fold) if case not in steering)
 
     def training(self, fold: int) -> tuple[int, ...]:
-        """Development cases that are not this fold's validation cases."""
+        """Return the development cases that are not validation cases of this fold."""
         held_out = set(self.validation[fold])
         return tuple(case for case in self.development if case not in held_out)
 
 
 def split_cohort(cohort: Cohort, config: SplitConfig) -> Split:
-    """Divide a cohort by patient, stratified by class; what ``config`` leaves automatic is decided by the table.
+    """Split a cohort by patient, stratified by class; automatic values in ``config`` are chosen from the table.
 
-    A patient with scans of several classes counts as its rarest one. When the table has a ``split`` column, that is
-    what is used: ``test`` rows are the test set, ``val`` rows the validation of one fold; without ``val`` rows
+    A patient with scans of several classes is stratified by the rarest one. A ``split`` column in the table takes
+    precedence: ``test`` rows are the test set, ``val`` rows the validation set of a single fold. Without ``val`` rows
     the ``train`` rows are divided by ``config``.
 
     Raises:
-        TooFewPatients: a class has fewer patients than there are parts, or could not be spread over all of them.
-        CohortError: the split column is incomplete.
+        TooFewPatients: a class has fewer patients than there are parts, or is missing from a part.
+        CohortError: the split column is incomplete or contradicts ``config``.
         PatientLeak: the split column puts one patient on two sides.
     """
     everyone, config = np.arange(len(cohort)), config.resolved(cohort)
@@ -177,14 +183,16 @@ def split_cohort(cohort: Cohort, config: SplitConfig) -> Split:
 
 
 def check_leakage(cohort: Cohort, content_hashes: Sequence[Images], split: Split) -> None:
-    """Prove that no patient and no identical image is on both sides of a split.
+    """Check that no patient and no identical image is on both sides of a split.
 
     Args:
+        cohort: the cohort that was split.
         content_hashes: ``Volume.content_hash`` of every scan of every case; empty where none could be read.
+        split: the split to check.
 
     Raises:
-        PatientLeak: names the scans, never the patient. Identical images under two patients are one scan that was
-            filed twice; whichever side is right, the figure would be too good.
+        PatientLeak: one is; the message names the scans, never the patient. Identical images under two patients are
+            one scan filed twice; whichever patient is right, the results would be optimistic.
     """
     patients = [(patient,) if patient else () for patient in cohort.patients]
     for side, other, here, there in sides(split):
@@ -201,7 +209,7 @@ def check_leakage(cohort: Cohort, content_hashes: Sequence[Images], split: Split
 
 
 def sides(split: Split) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
-    """What must share no patient: two parts' names, and the cases of each."""
+    """Yield each pair of parts that must share no patient: both names, and the cases of each."""
     yield "the test set", "development", split.test, split.development
     for part, validation, training in _folds_of(split):
         yield part, "its training", validation, training
@@ -216,7 +224,7 @@ def _folds_of(split: Split) -> Iterator[tuple[str, tuple[int, ...], tuple[int, .
 
 
 def shared_by(keys: Sequence[Images], here: Sequence[int], there: Sequence[int]) -> list[tuple[int, int]]:
-    """Pairs of a case here and the first one there that has a key of it too."""
+    """Return each case of ``here`` that shares a key with ``there``, paired with the first such case of ``there``."""
     first = {key: case for case in reversed(there) for key in keys[case]}
     return [(case, min(first[key] for key in keys[case] if key in first)) for case in here if first.keys() & keys[case]]
 
@@ -259,7 +267,7 @@ def _split_by_column(cohort: Cohort, config: SplitConfig) -> Split:
 
 
 def _steered(cohort: Cohort, split: Split, config: SplitConfig) -> Split:
-    """Where validation cases are evaluated, they may not also say when their training stops."""
+    """Add early-stopping cases if there is no test set: evaluated validation cases must not also stop the training."""
     if split.test:
         return split
     further = tuple(_steered(cohort, of_repeat, config) for of_repeat in split.further)
@@ -268,7 +276,7 @@ def _steered(cohort: Cohort, split: Split, config: SplitConfig) -> Split:
 
 
 def _steering(cohort: Cohort, training: NDArray, config: SplitConfig) -> tuple[int, ...]:
-    """A typical part of the training cases, with a patient of each class; empty where there is no second one."""
+    """A representative part of the training cases; empty if a class has fewer than two patients among them."""
     _, present = _presence(cohort)
     rarest = int(_patient_counts(cohort, present, training).min())
     if rarest < 2:
@@ -287,7 +295,7 @@ def _split_development(cohort: Cohort, test: NDArray, development: NDArray, conf
 
 
 def _folds(cohort: Cohort, among: NDArray, n_folds: int, seed: int) -> list[NDArray]:
-    """Disjoint parts that cover ``among``: whole patients, scans of each class in near equal number."""
+    """Disjoint parts that cover ``among``, by whole patients and with nearly equal numbers of each class."""
     patients = np.array(cohort.patients)[among]
     order = np.argsort(patients, kind="stable")  # the result must not depend on the order of the rows
     strata, patients, among = _strata(cohort, among)[order], patients[order], among[order]
@@ -296,7 +304,7 @@ def _folds(cohort: Cohort, among: NDArray, n_folds: int, seed: int) -> list[NDAr
 
 
 def _typical_part(cohort: Cohort, among: NDArray, fraction: float, seed: int) -> NDArray:
-    """One part in ``1 / fraction``: of equal parts, the one whose share of every class is nearest to its due."""
+    """One of ``1 / fraction`` equal parts: the one whose share of each class is nearest to ``fraction``."""
     n_parts = min(round(1 / fraction), len(set(np.array(cohort.patients)[among])))
     _, present = _presence(cohort)
     total = present[among].sum(axis=0)
@@ -305,7 +313,7 @@ def _typical_part(cohort: Cohort, among: NDArray, fraction: float, seed: int) ->
 
 
 def _presence(cohort: Cohort) -> tuple[list[str], NDArray[np.bool_]]:
-    """What every part must hold, and in which scans it is: classes, or each finding present and absent."""
+    """Names, and boolean [scan, name], of what each part must contain: each class, or each finding's two states."""
     names, truth = list(cohort.labels.names), cohort.truth
     if not cohort.labels.multilabel:
         return names, truth
@@ -318,7 +326,7 @@ def _patient_counts(cohort: Cohort, present: NDArray[np.bool_], among: NDArray) 
 
 
 def _strata(cohort: Cohort, among: NDArray) -> NDArray[np.intp]:
-    """For each scan the rarest class of its patient, counted in patients."""
+    """For each scan, the rarest class of its patient, by number of patients."""
     _, present = _presence(cohort)
     counts = _patient_counts(cohort, present, among)
     patients = np.array(cohort.patients)[among]
@@ -331,12 +339,12 @@ def _strata(cohort: Cohort, among: NDArray) -> NDArray[np.intp]:
 
 
 def require_separable(cohort: Cohort) -> None:
-    """Before its scans are read: of every class one patient can be learned from and another be measured.
+    """Check, before scans are read, that every class has a patient to train on and another to evaluate.
 
-    Where rows have a part of their own, that is left to it.
+    A table with a ``split`` column is not checked here.
 
     Raises:
-        TooFewPatients: a class has one patient.
+        TooFewPatients: a class has fewer than two patients.
     """
     if not any(case.split for case in cohort.cases):
         everyone, least = np.arange(len(cohort)), SplitConfig(folds=2, test_fraction=0)
@@ -361,7 +369,7 @@ def _require_patients(cohort: Cohort, among: NDArray, config: SplitConfig, with_
 
 
 def _for_more_patients(count: int, config: SplitConfig, with_test: bool) -> str:
-    """What can be done where a class has so few; only what suffices."""
+    """Suggest a remedy that suffices for a class with this many patients."""
     kfold, of_training = config.kind == "kfold", count - with_test
     if kfold and of_training >= 2:
         return f"Use fewer folds (split.folds={of_training}), or add patients of this class"

@@ -1,9 +1,9 @@
-"""The cohort table ``cohort.csv``: one row a scan, its patient, its label, and what is known about it.
+"""The cohort table ``cohort.csv``: one row per scan, with its patient, label and other attributes.
 
 Columns: ``scan`` (path, relative to the table), ``series_uid`` (when a folder holds several), ``patient``; ``label``,
-or a ``label_<finding>`` of 0 or 1 (false or true, no or yes) for each of several findings; optionally a region, as
-``roi_x_mm roi_y_mm roi_z_mm`` (LPS) with ``roi_size_mm`` or as ``mask``; ``split`` (train | val | test); any other
-column describes subgroups.
+or for multi-label tasks a ``label_<finding>`` of 0 or 1 (false or true, no or yes) per finding; optionally a region, as
+``roi_x_mm roi_y_mm roi_z_mm`` (LPS) with ``roi_size_mm`` or as ``mask``; ``split`` (train | val | test). Any other
+column defines subgroups.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from med_transfer.errors.sentence import few
 from med_transfer.predictions.labels import Labels
 
 _OPTIONAL = ("patient", "series_uid", "mask", "mask_name", "split")
-_MOST_NUMBERED = 10  # classes that are called by numbers, of which some have a single scan: else they are measurements
-_PRESENT = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}  # TRUE as Excel writes it
-NO_LABELS = Labels(("unlabelled",), multilabel=True)  # stands in for a table read without any labels
+_MOST_NUMBERED = 10  # with more numeric labels than this, and some on a single scan, they are taken for measurements
+_PRESENT = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}  # Excel writes TRUE
+NO_LABELS = Labels(("unlabelled",), multilabel=True)  # stands in for a table read without labels
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Cases in the order of the table, and the classes in the order of the network's outputs."""
+    """Cases in table order, and classes in the order of the network's outputs."""
 
     cases: tuple[Case, ...]
     labels: Labels
@@ -46,13 +46,13 @@ class Cohort:
 
         Args:
             path: the table; scan and mask paths in it are relative to its folder.
-            labels: classes fixed by a bundle. Without them the class order is the sorted names.
-            labelled: False for a table of scans to predict: ``patient`` may be absent, label columns are not read,
-                and a scan that does not exist is left for the prediction to record.
+            labels: classes of a bundle. None takes the table's classes, in sorted order.
+            labelled: False for a table of scans to predict: ``patient`` may be absent, label columns are not read, and
+                a missing file is reported when it is predicted.
 
         Raises:
-            MissingLabel: a scan without a label, or a label without a scan on disk.
-            CohortError: anything else that makes the table unusable, with its row and column.
+            MissingLabel: a scan has no label, or a scan or mask file does not exist.
+            CohortError: the table is otherwise unusable; the message names row and column.
         """
         sheet = read_sheet(Path(path))
         _check_columns(sheet, labelled)
@@ -66,7 +66,7 @@ class Cohort:
         return cls(cases, labels or NO_LABELS, sheet.path)
 
     def __repr__(self) -> str:
-        """How many, not who: it may end up in a log."""
+        """Counts only, no names: the text may end up in a log."""
         classes = "".join(f", {name} {scans}" for name, (scans, _) in self.counts().items()) if self._labelled else ""
         return f"Cohort({len(self)} scans of {len(set(self.patients))} patients{classes})"
 
@@ -75,7 +75,7 @@ class Cohort:
         return bool(self.labels.names) and all(case.label is not None for case in self.cases)
 
     def _repr_html_(self) -> str:
-        """For a notebook: how many scans and patients each class has."""
+        """HTML table for notebooks: scans and patients of each class."""
         rows = "".join(
             f"<tr><th scope='row'>{html.escape(name)}</th><td>{scans}</td><td>{patients}</td></tr>"
             for name, (scans, patients) in self.counts().items()
@@ -88,12 +88,12 @@ class Cohort:
 
     @property
     def patients(self) -> tuple[str, ...]:
-        """The patient of every scan, in the order of ``cases``: a patient with two scans is there twice."""
+        """Patient of each scan, in the order of ``cases``; a patient with two scans appears twice."""
         return tuple(case.patient for case in self.cases)
 
     @property
     def truth(self) -> NDArray[np.bool_]:
-        """Boolean [scan, class]. Raises MissingLabel when a case has no label."""
+        """Labels as boolean [scan, class]. Raises MissingLabel if a case has none."""
         truth = []
         for case in self.cases:
             if case.label is None:
@@ -102,15 +102,15 @@ class Cohort:
         return self.labels.one_hot(truth)
 
     def subset(self, indices: Iterable[int]) -> Cohort:
-        """The cases at these positions, with the same classes."""
+        """Return the cases at these positions, with the same classes."""
         return Cohort(tuple(self.cases[i] for i in indices), self.labels, self.path)
 
     def of_classes(self, labels: Labels) -> Cohort:
-        """The same cases, with the classes of a bundle in its order.
+        """Return the same cases with the classes of a bundle, in the bundle's order.
 
         Raises:
             MissingLabel: a case has no label.
-            CohortError: the cohort speaks of other classes.
+            CohortError: the cohort has classes that the bundle lacks, or another kind of labels.
         """
         _ = self.truth
         names = self.labels.names if self.labels.multilabel else sorted({str(case.label) for case in self.cases})
@@ -118,7 +118,7 @@ class Cohort:
         return Cohort(self.cases, labels, self.path)
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """Class name to (scans, patients). A patient with scans of two classes counts in both."""
+        """Return (scans, patients) by class name. A patient with scans of two classes counts in both."""
         truth, patients = self.truth, np.array(self.patients, dtype=object)
         return {
             name: (int(truth[:, c].sum()), len(set(patients[truth[:, c]]))) for c, name in enumerate(self.labels.names)
@@ -146,7 +146,7 @@ def _check_columns(sheet: Sheet, labelled: bool) -> None:
 
 
 def _check_names(sheet: Sheet, findings: list[str]) -> None:
-    """Refuse a column that is nearly called as one that has a meaning: it would be passed over without a word."""
+    """Refuse a column whose name nearly matches a known one; it would otherwise be ignored silently."""
     meant = {plain(name): name for name in (*_OPTIONAL, *ROI_COLUMNS) if name not in sheet.columns}
     for column in sheet.columns:
         near = meant.get(plain(column)) or (
@@ -167,7 +167,7 @@ def _finding_columns(sheet: Sheet) -> list[str]:
 
 def _read_labels(sheet: Sheet, fixed: Labels | None) -> list[str | frozenset[str]]:
     findings = _finding_columns(sheet)
-    as_written = set(fixed.names) if fixed else set()  # a bundle may have learned the class "1.0"
+    as_written = set(fixed.names) if fixed else set()  # a bundle may have a class named "1.0"
 
     def told(row: Row, column: str) -> str:
         return row.get(column) if row.get(column) in as_written else label_text(row.get(column))
@@ -194,7 +194,7 @@ def _findings(sheet: Sheet, row: Row, cells: dict[str, str]) -> frozenset[str]:
 
 
 def _classes(sheet: Sheet, cases: tuple[Case, ...], fixed: Labels | None) -> Labels:
-    """The classes of the table, or the bundle's after a check that the table speaks of the same ones."""
+    """The classes of the table, or those of the bundle after checking that the table matches."""
     findings = _finding_columns(sheet)
     names = [name.removeprefix(FINDING_PREFIX) for name in findings] or sorted({str(case.label) for case in cases})
     if fixed is None:
@@ -207,7 +207,7 @@ def _classes(sheet: Sheet, cases: tuple[Case, ...], fixed: Labels | None) -> Lab
 def _require_classes_of(
     bundle: Labels, names: Iterable[str], cases: tuple[Case, ...], where: Path | str, *, multilabel: bool
 ) -> None:
-    """Raises CohortError where a table's classes or findings are not those of a bundle."""
+    """Raise CohortError if a table's classes or findings do not match those of a bundle."""
     if bundle.multilabel != multilabel:
         raise CohortError(
             f"the table has {'label_<finding> columns' if multilabel else 'one label a scan'}",
@@ -274,7 +274,7 @@ def _check_no_measurements(sheet: Sheet, rows: Mapping[str, Sequence[int]]) -> N
 
 
 def _taken_for_one(names: Iterable[str]) -> list[list[str]]:
-    """The names of which a reader takes several for one."""
+    """Groups of names that look the same to a reader."""
     spelled = defaultdict(list)
     for name in dict.fromkeys(names):
         spelled[as_read(label_text(name))].append(name)
@@ -282,7 +282,7 @@ def _taken_for_one(names: Iterable[str]) -> list[list[str]]:
 
 
 def _check_patients(cases: tuple[Case, ...], sheet: Sheet) -> None:
-    """One patient under two spellings would be on both sides of a split."""
+    """Refuse names that look alike: one patient under two spellings could be on both sides of a split."""
     rows = {case.patient: case.row for case in reversed(cases)}
     for alike in _taken_for_one(rows):
         raise CohortError(

@@ -1,4 +1,4 @@
-"""Scans without labels as a cohort: a table of which no label is read, or whatever a folder holds."""
+"""Scans without labels as a cohort, from a table whose labels are ignored or from a folder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from med_transfer.scans.isolation import isolated
 
 
 def unlabelled_cohort(path: Path) -> Cohort:
-    """The scans to learn from without labels.
+    """Return the scans to pretrain on, without labels.
 
     Args:
-        path: a ``.csv`` table, whose rows marked ``split=test`` are left out, or a folder; there the patient is the
-            one that the DICOM header names, and unknown in other formats.
+        path: a ``.csv`` table, whose rows marked ``split=test`` are left out, or a folder. In a folder the patient
+            comes from the DICOM header, and is unknown for other formats.
 
     Raises:
-        CohortError: the table cannot be read, or has no row to learn from.
-        ScanNotFound: nothing in the folder.
+        CohortError: the table cannot be read, or all its rows are test rows.
+        ScanNotFound: the folder holds no scan.
     """
     if path.suffix.lower() != ".csv":
         series = find_series(path)
@@ -40,7 +40,7 @@ def _case(folder: Path, series: Series) -> Case:
 
 
 def _patient(series: Series) -> str:
-    """Empty where the header fails at the second look: the scan will be left out, with the reason, when it is read."""
+    """Patient of a series; empty if its header cannot be read again, as the scan will then be reported when read."""
     try:
         return isolated(identity, series, where=series.path).patient
     except ScanError:
