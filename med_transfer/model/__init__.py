@@ -1,1 +1,1 @@
-"""The network that is fine-tuned and what turns its output into a call: head, calibration, operating point."""
+"""The network that is fine-tuned, and how its output becomes a decision: head, calibration, operating point."""

@@ -1,4 +1,4 @@
-"""Encoder, pooling (global means, or the encoder's own), perhaps a bottleneck, and a linear head: volume to logits."""
+"""Classifier from volume to logits: encoder, pooling, optional bottleneck, and a linear head."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from med_transfer.errors import ConfigError
 
 
 class Classifier(nn.Module):
-    """The encoder's pooling of the chosen feature maps, joined, then dropout and one linear layer.
+    """Pooled feature maps of an encoder, concatenated, then dropout and one linear layer.
 
     Args:
         encoder: any backbone.
-        n_classes: outputs of the head.
-        pooled_stages: which feature maps are read, as indices into the encoder's list; -1 is the deepest.
+        n_classes: number of outputs.
+        pooled_stages: feature maps to pool, as indices into the encoder's list; -1 is the deepest.
         dropout: probability that a feature is dropped in training, in [0, 1).
-        bottleneck: length to which one layer with tanh brings the joined features before the head (an autoencoder's
-            encoder); None: the head reads them as they are.
+        bottleneck: if given, a linear layer with tanh reduces the concatenated features to this length (the encoder of
+            an autoencoder).
 
     Attributes:
-        n_features: length of the vector that the head reads.
+        n_features: length of the feature vector that the head reads.
 
     Raises:
-        ConfigError: a stage that the encoder does not have, a stage named twice, or a dropout out of range.
+        ConfigError: a stage is missing or named twice, ``dropout`` is out of range, or ``n_classes`` is below 1.
     """
 
     def __init__(
@@ -49,27 +49,32 @@ class Classifier(nn.Module):
 
     @property
     def encoders(self) -> list[tuple[Encoder, tuple[int, ...]]]:
-        """Those that see a scan each by itself, with those of their stages that are read; most are one."""
+        """The encoders that see a scan independently, each with its pooled stages; most classifiers have one."""
         return self.encoder.apart(self.pooled_stages)
 
     def features(self, x: Tensor) -> Tensor:
-        """[batch, n_features] of a batch [batch, channel, depth, height, width]."""
+        """Return features [batch, n_features] of images [batch, channel, depth, height, width]."""
         return self.pool(self.encoder(x))
 
     def pool(self, maps: list[Tensor]) -> Tensor:
-        """[batch, n_features] of the encoder's feature maps."""
+        """Return features [batch, n_features] of the encoder's feature maps."""
         return self.mapping(self.encoder.pool(maps, self.pooled_stages))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [batch, n_classes] of a batch [batch, channel, depth, height, width]."""
+        """Return logits [batch, n_classes] of images [batch, channel, depth, height, width]."""
         return self.head(self.dropout(self.features(x)))
 
 
 def stages_from_front(chosen: tuple[int, ...], available: int, backbone: str = "") -> tuple[int, ...]:
-    """The chosen stages of a backbone that has so many, counted from the front.
+    """Convert stage indices, of which negative ones count from the deepest stage, to non-negative ones.
+
+    Args:
+        chosen: indices of stages.
+        available: number of stages of the backbone.
+        backbone: its name, for the message.
 
     Raises:
-        ConfigError: a stage that is not there, one that is named twice, or none.
+        ConfigError: a stage is missing or named twice, or ``chosen`` is empty.
     """
     stages = tuple(stage + available if stage < 0 else stage for stage in chosen)
     if not stages or len(set(stages)) < len(stages) or not all(0 <= stage < available for stage in stages):

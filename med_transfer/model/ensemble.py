@@ -1,4 +1,4 @@
-"""The networks of a run as one: each fold's classifier, their mean calibrated probability, and novelty."""
+"""Ensemble of the fold models of a run: their mean calibrated probability, and novelty."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from med_transfer.model.novelty import Novelty, input_statistics
 
 
 class Ensemble(nn.Module):
-    """Input [batch, channel, depth, height, width] to probabilities [batch, class].
+    """Ensemble from images [batch, channel, depth, height, width] to probabilities [batch, class].
 
-    Each fold model's logits are turned into probabilities by the common ``calibrator`` and averaged. Weights are named
-    ``member0.encoder...``, ``member0.head...``, ``novelty0...``; the calibration is in the bundle's record.
+    A common ``calibrator`` turns each fold model's logits into probabilities, which are averaged. Weights are named
+    ``member0.encoder...``, ``member0.head...``, ``novelty0...``; the calibration is stored in the bundle's record.
 
     Args:
-        classifiers: one a fold.
-        novelties: what each one's features look like on its training scans; unfitted ones when None.
-        multilabel: several findings a scan (sigmoid) instead of one class (softmax).
-        calibrator: from one fold model's logits to probabilities.
+        classifiers: one per fold.
+        novelties: novelty detector of each fold model, fitted to its training scans; None creates unfitted ones.
+        multilabel: whether a scan may have several findings (sigmoid) instead of one class (softmax).
+        calibrator: turns one fold model's logits into probabilities.
     """
 
     def __init__(
@@ -48,32 +48,32 @@ class Ensemble(nn.Module):
         return [self._fold_model(number) for number in range(self.n_fold_models)]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Calibrated probabilities [batch, class], the mean of the fold models."""
+        """Return calibrated probabilities [batch, class], the mean over the fold models."""
         return self._probabilities(self.fold_model_features(images))
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities [batch, class] and novelty [batch], both in [0, 1]."""
+        """Return probabilities [batch, class] and novelty [batch], both in [0, 1]."""
         return self.predict_features(self.fold_model_features(images), images)
 
     def fold_model_features(self, images: Tensor) -> list[Tensor]:
-        """Of each fold model the features [batch, feature] that its head reads."""
+        """Return, for each fold model, the features [batch, feature] that its head reads."""
         images = images.contiguous(memory_format=torch.channels_last_3d)  # faster on a CPU
         features = {(encoder, stages): encoder.pool(encoder(images), stages) for encoder, stages in set(self.encoders)}
         return [model.mapping(torch.cat([features[one] for one in model.encoders], 1)) for model in self.fold_models]
 
     @property
     def encoders(self) -> list[tuple[Encoder, tuple[int, ...]]]:
-        """Of all fold models one after another, as :attr:`Classifier.encoders`; a shared one more than once."""
+        """:attr:`Classifier.encoders` of all fold models in turn; a shared encoder appears more than once."""
         return [one for model in self.fold_models for one in model.encoders]
 
     def share_encoders(self, numbers: Sequence[int]) -> Ensemble:
-        """Itself, where all encoders of the same number are the first of these, computed once a scan.
+        """Replace all encoders of the same number by the first of them, so that it runs once per scan; return self.
 
         Args:
             numbers: one for each of :attr:`encoders`.
 
         Raises:
-            ValueError: there are more or fewer.
+            ValueError: there are more or fewer numbers than encoders.
         """
         if len(numbers) != len(self.encoders):
             raise ValueError(f"numbers of {len(numbers)} encoders, and there are {len(self.encoders)}")
@@ -86,7 +86,7 @@ class Ensemble(nn.Module):
         return self
 
     def equal_encoders(self) -> tuple[int, ...]:
-        """For each of :attr:`encoders` its number, by the first use of any that is equal to it (frozen ones)."""
+        """Number each of :attr:`encoders`, giving equal ones (frozen encoders) the same number, from 0."""
         different: list[Encoder] = []
         numbers = []
         for encoder, _ in self.encoders:
@@ -96,17 +96,17 @@ class Ensemble(nn.Module):
         return tuple(numbers)
 
     def distinct_tensors(self) -> dict[str, Tensor]:
-        """As ``state_dict``, of shared encoders the first one's alone."""
+        """Return the ``state_dict`` with the tensors of a shared encoder only once, under its first name."""
         names = {name for name, _ in (*self.named_parameters(), *self.named_buffers())}
         return {name: tensor for name, tensor in self.state_dict().items() if name in names}
 
     def alone(self, number: int) -> Ensemble:
-        """One of its fold models, by itself."""
+        """Return an ensemble of one fold model only."""
         novelty: Novelty = self.get_submodule(f"novelty{number}")  # type: ignore[assignment]
         return Ensemble([self._fold_model(number)], [novelty], multilabel=self.multilabel, calibrator=self.calibrator)
 
     def predict_features(self, features: Sequence[Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`predict`, from each fold model's features of the images."""
+        """Like :meth:`predict`, given each fold model's features [batch, feature] of the images."""
         novelties: list[Novelty] = [self.get_submodule(f"novelty{n}") for n in range(len(features))]  # type: ignore[misc]
         statistics = input_statistics(images) if novelties[0].n_statistics else None
         ranks = [novelty(of_one, statistics) for novelty, of_one in zip(novelties, features, strict=True)]

@@ -1,4 +1,4 @@
-"""Pooled features of scans, as an encoder alone gives them."""
+"""Pooled encoder features of scans."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor
 from med_transfer.backbones import Encoder
 from med_transfer.backbones.networks.instances import InstanceEncoder
 
-_VOXELS_ON_CPU = 2**18  # of a batch: 8 scans of 32 x 32 x 32 take half the time of one by one, two larger ones none
+_VOXELS_ON_CPU = 2**18  # per batch: 8 scans of 32 x 32 x 32 run twice as fast together; larger scans gain nothing
 
 
 def best_device() -> torch.device:
-    """The GPU when there is one."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @torch.no_grad()
 def pooled_features(encoder: Encoder, batches: Iterable[Tensor], stages: Sequence[int], device: torch.device) -> Tensor:
-    """Features [scan, feature] of the chosen stages, joined: single precision, on the CPU, in the order of the batches.
+    """Return features [scan, feature] of the chosen stages, concatenated: float32, on the CPU, in batch order.
 
     Args:
-        encoder: on ``device``; it is put in evaluation mode.
-        batches: of images [batch, channel, depth, height, width].
+        encoder: encoder on ``device``; it is put in evaluation mode.
+        batches: images [batch, channel, depth, height, width].
         stages: indices into the encoder's feature maps.
-        device: where the images are sent to.
+        device: device to which the images are moved.
     """
     encoder.eval()
     parts = (part for images in batches for part in in_parts(images.to(device), encoder))
@@ -39,9 +39,9 @@ def pooled_features(encoder: Encoder, batches: Iterable[Tensor], stages: Sequenc
 def instance_features(
     encoder: InstanceEncoder, batches: Iterable[Tensor], stages: Sequence[int], device: torch.device
 ) -> Tensor:
-    """Features [scan, instance, channel] of each slice or tile, of the chosen stages, joined; zero where it is empty.
+    """Return features [scan, instance, channel] of each slice or tile, stages concatenated; zero for empty ones.
 
-    As :func:`pooled_features` gives them, before they are pooled.
+    Like :func:`pooled_features`, but before pooling over instances.
     """
     encoder.eval()
     maps = (encoder(part) for images in batches for part in in_parts(images.to(device), encoder))
@@ -50,9 +50,10 @@ def instance_features(
 
 
 def in_parts(images: Tensor, encoder: Encoder) -> Sequence[Tensor]:
-    """A batch as an encoder that does not train takes it: scan by scan where each is large, or many slices or tiles.
+    """Split a batch for inference on a CPU: scan by scan if scans are large or are cut into slices or tiles.
 
-    On a processor nothing is gained there by several at a time, and the maps of 16 scans take gigabytes.
+    Larger batches would not be faster there, and the feature maps of 16 scans take gigabytes. On a GPU the batch is
+    returned whole.
     """
     if images.device.type != "cpu":
         return (images,)
@@ -61,5 +62,5 @@ def in_parts(images: Tensor, encoder: Encoder) -> Sequence[Tensor]:
 
 
 def stage_features(encoder: Encoder, maps: Sequence[Tensor]) -> list[NDArray[np.float32]]:
-    """Features [scan, channel] of each stage alone, shallow to deep, of the encoder's feature maps."""
+    """Return pooled features [scan, channel] of each stage separately, shallow to deep."""
     return [encoder.pool(maps, (stage,)).float().cpu().numpy() for stage in range(len(maps))]

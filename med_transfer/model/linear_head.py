@@ -1,4 +1,4 @@
-"""The linear probe: scikit-learn's logistic regression on frozen features, as a linear layer or as probabilities."""
+"""Linear probe: scikit-learn's logistic regression on frozen features, as a linear layer or as probabilities."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from threadpoolctl import ThreadpoolController
 from med_transfer.predictions.patient_folds import held_out_in_turn, patient_folds
 
 INNER_FOLDS = 5
-ABSENT_LOGIT = -20.0  # of a class that no training scan has: as good as never
+ABSENT_LOGIT = -20.0  # of a class without training scans: a probability of practically 0
 MAX_ITERATIONS = 2000
 _Rows = NDArray | csr_matrix
 
@@ -34,7 +34,7 @@ class LinearHead:
     inverse_strength: float
 
     def logits(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
-        """[scan, class] of features [scan, feature]."""
+        """Return logits [scan, class] for features [scan, feature]."""
         return features @ self.weight.T + self.bias
 
 
@@ -47,20 +47,20 @@ def fit_probe(
     multilabel: bool,
     balanced: bool,
 ) -> LinearHead:
-    """The probe whose strength of regularisation does best across folds of its own training patients.
+    """Fit a linear probe, with its regularisation strength chosen by cross-validation among the training patients.
 
-    Nobody but the training patients has a say, so that whoever it is measured on is unseen. Best is the least
-    cross-entropy, each class weighed alike where ``balanced``; a tie goes to the strongest, as does the choice where
-    there are too few patients to divide. Cross-entropy moves with every scan; a rate of a dozen scans jumps, and then
-    folds get strengths, and scales of their logits, that differ by chance alone.
+    Only training patients take part in the choice, so validation patients stay unseen. The criterion is the least
+    cross-entropy, with equal class weights if ``balanced``; ties, and cohorts of too few patients to divide, get the
+    strongest regularisation. Cross-entropy is used because it varies smoothly with every scan: a rate over a dozen
+    scans jumps, and folds would get strengths, and scales of their logits, that differ by chance alone.
 
     Args:
         features: [scan, feature] of the training scans.
         truth: boolean [scan, class] of the training scans.
-        patients: one entry a scan.
-        inverse_strengths: scikit-learn's ``C`` to try.
-        multilabel: several findings a scan: one regression each.
-        balanced: weigh classes by inverse frequency.
+        patients: patient of each scan.
+        inverse_strengths: values of scikit-learn's ``C`` to try.
+        multilabel: whether a scan may have several findings; each then gets its own regression.
+        balanced: weight classes by inverse frequency.
 
     Source: Alain & Bengio 2016, arXiv:1610.01644; Stone 1974, J R Stat Soc B 36:111.
     """
@@ -81,10 +81,10 @@ def fit_probe(
 
 
 def mean_head(heads: Sequence[LinearHead]) -> LinearHead:
-    """The head whose logits are the mean of theirs, of features that are theirs joined.
+    """Return a head on the concatenated features of several heads, whose logits are the mean of theirs.
 
-    Two fitted apart err apart; fitted together, a thousand features drown two (Kittler et al. 1998, IEEE PAMI 20:226).
-    Its ``inverse_strength`` is the geometric mean of theirs.
+    Heads fitted separately make independent errors; fitted jointly, a thousand features would swamp two (Kittler et al.
+    1998, IEEE PAMI 20:226). ``inverse_strength`` is the geometric mean.
     """
     weight = np.concatenate([head.weight for head in heads], axis=1) / len(heads)
     strength = float(np.exp(np.mean([np.log(head.inverse_strength) for head in heads])))
@@ -92,9 +92,9 @@ def mean_head(heads: Sequence[LinearHead]) -> LinearHead:
 
 
 def cross_entropy(logits: NDArray[np.floating], truth: NDArray[np.bool_], *, multilabel: bool, balanced: bool) -> float:
-    """Of logits and truth [scan, class], the mean over scans.
+    """Return the mean cross-entropy of logits [scan, class] against truth [scan, class].
 
-    ``balanced``: over the means of each class, or of each finding's absence and presence.
+    With ``balanced`` each class, or each finding's presence and absence, has equal weight.
     """
     if multilabel:
         of_scan = np.logaddexp(0, np.where(truth, -logits, logits))
@@ -113,7 +113,15 @@ def fit_head(
     multilabel: bool,
     balanced: bool,
 ) -> LinearHead:
-    """Logistic regression on standardised features; the standardisation is folded into the layer, exactly."""
+    """Fit logistic regression on standardised features, and fold the standardisation exactly into the layer.
+
+    Args:
+        features: [scan, feature].
+        truth: boolean [scan, class].
+        inverse_strength: scikit-learn's ``C``.
+        multilabel: whether a scan may have several findings; each then gets its own regression.
+        balanced: weight classes by inverse frequency.
+    """
     features = np.asarray(features, dtype=np.float64)
     if multilabel:
         rows = [_fit(features, truth[:, c].astype(int), 2, inverse_strength, balanced) for c in range(truth.shape[1])]
@@ -125,7 +133,7 @@ def fit_head(
 
 
 def probe_model(inverse_strength: float, *, balanced: bool) -> Pipeline:
-    """Logistic regression with scikit-learn's ``C`` on standardised features, its classes weighed alike or not."""
+    """Return an unfitted pipeline of standardisation and logistic regression with scikit-learn's ``C``."""
     weights = "balanced" if balanced else None
     model = LogisticRegression(C=inverse_strength, class_weight=weights, max_iter=MAX_ITERATIONS)
     return make_pipeline(StandardScaler(), model)
@@ -134,13 +142,13 @@ def probe_model(inverse_strength: float, *, balanced: bool) -> Pipeline:
 def fit_predict(
     model: BaseEstimator, train: _Rows, truth: NDArray[np.bool_], test: _Rows, *, multilabel: bool
 ) -> NDArray[np.float64]:
-    """Probabilities [test scan, class] by a scikit-learn classifier, fitted anew; 0 of a class that it was not shown.
+    """Fit a scikit-learn classifier, and return probabilities [test scan, class]; 0 for classes without training scans.
 
     Args:
-        model: fitted on all classes at once, or for several findings a scan on each finding's absence and presence.
-        train, test: its inputs, one row a scan; may be sparse.
+        model: the classifier; with ``multilabel`` it is fitted to each finding separately.
+        train, test: inputs, one row per scan; may be sparse.
         truth: boolean [training scan, class].
-        multilabel: several findings a scan.
+        multilabel: whether a scan may have several findings.
     """
     if multilabel:
         return np.stack([_predict(model, train, finding.astype(int), test, 2)[:, 1] for finding in truth.T], axis=1)
@@ -152,7 +160,7 @@ def _predict(
 ) -> NDArray[np.float64]:
     n_scans, _ = test.shape  # pyright: ignore
     probabilities, present = np.zeros((n_scans, n_classes)), np.unique(target)
-    if len(present) == 1:  # nothing to tell apart
+    if len(present) == 1:  # a single class
         probabilities[:, present] = 1.0
     else:
         with _thread_pools().limit(limits=1), config_context(skip_parameter_validation=True):
@@ -162,24 +170,24 @@ def _predict(
 
 @cache
 def _thread_pools() -> ThreadpoolController:
-    """Those of BLAS and OpenMP. In hundreds of small fits their threads mostly wait for each other: 2 to 16 times the
-    processor time on two free cores, more on busy ones."""
+    """Thread pools of BLAS and OpenMP, to be limited: in hundreds of small fits their threads mostly wait for each
+    other, which takes 2 to 16 times the processor time on two free cores, and more on busy ones."""
     return ThreadpoolController()
 
 
 def _fit(
     features: NDArray[np.float64], target: NDArray[np.integer], n_classes: int, inverse_strength: float, balanced: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weight [class, feature] and bias [class] whose softmax is the regression's probability."""
+    """Weight [class, feature] and bias [class] of logits whose softmax is the regression's probability."""
     weight, bias = np.zeros((n_classes, features.shape[1])), np.full(n_classes, ABSENT_LOGIT)
     present = np.unique(target)
-    if len(present) == 1:  # nothing to tell apart
+    if len(present) == 1:  # a single class
         bias[present] = 0.0
         return weight, bias
     with _thread_pools().limit(limits=1), config_context(skip_parameter_validation=True):
         scaler, model = probe_model(inverse_strength, balanced=balanced).fit(features, target).named_steps.values()
     rows, offsets = model.coef_, model.intercept_
-    if len(present) == 2:  # scikit-learn gives one logit for two classes
+    if len(present) == 2:  # scikit-learn fits a single logit for two classes
         rows, offsets = np.concatenate([-rows, rows]) / 2, np.concatenate([-offsets, offsets]) / 2
     weight[present] = rows / scaler.scale_
     bias[present] = offsets - weight[present] @ scaler.mean_

@@ -1,11 +1,11 @@
-"""How far a scan lies from what a network was trained on.
+"""Novelty: how far a scan lies from the training scans of a network.
 
-Two distances are added, each in units of what 95 % of held-out scans stay below: that of the network's features, whose
-training scans are described by a Gaussian of low rank (probabilistic PCA, Tipping & Bishop 1999), and that of a few
-statistics of the input itself, described by a Gaussian with shrunk covariance (Ledoit & Wolf 2004). A network that was
-made to tell nodules apart is blind to much that tells an abdomen from a lung; grey values and noise do.
-The sum is turned into the share of held-out scans that lie nearer, so 0.99 means: less like the training scans than 99
-of 100 scans that the network had not seen either. docs/measured/novelty.md says how well it does.
+Two distances are added, each divided by its 95th percentile over held-out scans. The first is that of the network's
+features, modelled by a low-rank Gaussian (probabilistic PCA, Tipping & Bishop 1999). The second is that of a few input
+statistics, modelled by a Gaussian with shrunk covariance (Ledoit & Wolf 2004): a network trained to distinguish nodules
+ignores much of what distinguishes an abdomen from a lung, whereas grey values and noise show it.
+The sum is converted to the share of held-out scans that lie nearer: 0.99 means less like the training scans than 99 of
+100 scans that the network had not seen either. docs/measured/novelty.md reports how well it works.
 """
 
 from __future__ import annotations
@@ -16,16 +16,19 @@ from torch import Tensor, nn
 _COMPONENTS = 16
 _QUANTILES = 101
 _PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
-_LOOKED_AT = 100_000  # voxels of a channel that percentiles are taken of
-_LEAST_SPREAD = 0.05  # of the widest statistic's: one that never varied in training must not decide alone
-STATISTICS = len(_PERCENTILES) + 3  # of a channel
+_LOOKED_AT = 100_000  # voxels sampled per channel for percentiles
+_LEAST_SPREAD = 0.05  # of the largest spread: a statistic that never varied in training must not decide alone
+STATISTICS = len(_PERCENTILES) + 3  # per channel
 
 
 @torch.no_grad()
 def input_statistics(images: Tensor) -> Tensor:
-    """Of images [batch, channel, depth, height, width] each channel's mean, standard deviation, percentiles and noise.
+    """Return [batch, channel * STATISTICS]: mean, standard deviation, percentiles and noise of each channel.
 
-    [batch, channel * STATISTICS]; the noise is the median absolute value of the Laplacian, which edges hardly move.
+    The noise is the median absolute value of the Laplacian, which edges hardly affect.
+
+    Args:
+        images: [batch, channel, depth, height, width].
     """
     images = images.float()
     laplacian = -6 * images[..., 1:-1, 1:-1, 1:-1]
@@ -42,16 +45,16 @@ def input_statistics(images: Tensor) -> Tensor:
 
 
 def _fewer(values: Tensor) -> Tensor:
-    """Every so many voxels of [batch, channel, voxel]; an odd step, so that it does not walk down one column."""
+    """Subsample [batch, channel, voxel] with an odd step, so that the samples do not lie in one column of the image."""
     return values[..., :: values.shape[2] // _LOOKED_AT | 1]
 
 
 class Novelty(nn.Module):
-    """Distance as a rank in [0, 1]. Buffers only, so it is saved with the network.
+    """Novelty detector that gives a rank in [0, 1]. It consists of buffers, so it is saved with the network.
 
     Args:
-        n_features: of the network.
-        n_statistics: of the input; 0 in bundles from before it counted.
+        n_features: length of the network's feature vector.
+        n_statistics: number of input statistics; 0 in older bundles, which do not use them.
     """
 
     mean: Tensor
@@ -78,10 +81,11 @@ class Novelty(nn.Module):
 
     @torch.no_grad()
     def fit(self, training: Tensor, held_out: Tensor, inputs: tuple[Tensor, Tensor] | None = None) -> Novelty:
-        """Describe ``training`` features [scan, feature]; rank against ``held_out`` features [scan, feature].
+        """Fit the model to training scans and the ranks to held-out scans; return self.
 
         Args:
-            inputs: the :func:`input_statistics` of the same scans, training and held-out.
+            training, held_out: features [scan, feature].
+            inputs: :func:`input_statistics` of the same training and held-out scans.
         """
         self.mean.copy_(training.mean(0))
         centred = training - self.mean
@@ -110,7 +114,7 @@ class Novelty(nn.Module):
         self.input_whitening.copy_((directions / values.clamp_min(1e-8).sqrt()).T / spread)
 
     def distance(self, features: Tensor) -> Tensor:
-        """Squared Mahalanobis distance [scan] of features [scan, feature]."""
+        """Return the squared Mahalanobis distance [scan] of features [scan, feature]."""
         centred = features.float() - self.mean
         scores = centred @ self.components.T
         inside = (scores**2 / self.variances).sum(1)
@@ -118,7 +122,7 @@ class Novelty(nn.Module):
         return inside + outside / self.residual
 
     def input_distance(self, statistics: Tensor) -> Tensor:
-        """Squared Mahalanobis distance [scan] of an input's statistics [scan, statistic]."""
+        """Return the squared Mahalanobis distance [scan] of input statistics [scan, statistic]."""
         return (((statistics - self.input_mean) @ self.input_whitening.T) ** 2).sum(1)
 
     def _joined(self, features: Tensor, statistics: Tensor | None) -> Tensor:
@@ -128,6 +132,6 @@ class Novelty(nn.Module):
         return distance / self.units[0] + self.input_distance(statistics) / self.units[1]
 
     def forward(self, features: Tensor, statistics: Tensor | None = None) -> Tensor:
-        """Share of held-out scans that lie nearer [scan], in [0, 1]."""
+        """Return the share of held-out scans that lie nearer, [scan], in [0, 1]."""
         ranks = torch.searchsorted(self.reference, self._joined(features, statistics).contiguous())
         return ranks.float() / _QUANTILES

@@ -1,4 +1,4 @@
-"""From probabilities to a call: the operating point at which sensitivity and specificity hold."""
+"""Operating point: the rule that turns probabilities into predicted classes, at which sensitivity is measured."""
 
 from __future__ import annotations
 
@@ -51,22 +51,27 @@ class OperatingPoint(BaseModel):
 
     @classmethod
     def default(cls, labels: Labels) -> OperatingPoint:
-        """The most probable class, or findings at 0.5."""
+        """Return the default rule: the most probable class, or findings from a probability of 0.5."""
         if labels.multilabel:
             return cls(rule="threshold", thresholds=dict.fromkeys(labels.names, 0.5))
         return cls()
 
     @classmethod
     def balanced(cls, labels: Labels, without_evidence: Sequence[float]) -> OperatingPoint:
-        """What is more probable than without evidence: :meth:`.calibration.Calibrator.without_evidence`."""
+        """Return the rule that calls what is more probable than without evidence.
+
+        Args:
+            labels: the classes.
+            without_evidence: [class], from :meth:`.calibration.Calibrator.without_evidence`.
+        """
         thresholds = dict(zip(labels.names, without_evidence, strict=True))
         return cls(rule="threshold" if labels.multilabel else "balanced_argmax", thresholds=thresholds)
 
     def predictions(self, probabilities: Probabilities, labels: Labels) -> Calls:
-        """Boolean [scan, class] of what is called, from probabilities [scan, class].
+        """Return predicted classes as boolean [scan, class], for probabilities [scan, class].
 
         Raises:
-            ConfigError: when the rule does not fit the labels, or a threshold or cost is missing or makes no sense.
+            ConfigError: the rule does not fit the labels, or a threshold or cost is missing or invalid.
         """
         self.require_fit(labels)
         if self.rule == "cost":
@@ -78,7 +83,7 @@ class OperatingPoint(BaseModel):
         return probabilities >= np.array([self.thresholds[name] for name in labels.names])
 
     def require_fit(self, labels: Labels) -> None:
-        """Whether it can call such labels. Raises ConfigError as :meth:`predictions`."""
+        """Check that the rule fits the labels. Raises ConfigError like :meth:`predictions`."""
         if (self.rule == "threshold") != labels.multilabel:
             kind = "several findings a scan" if labels.multilabel else "one class a scan"
             needed = "'threshold'" if labels.multilabel else _OF_CLASSES
@@ -104,7 +109,7 @@ class OperatingPoint(BaseModel):
             raise ConfigError("no threshold", where=where, expected=f"one for at least one of {classes}")
 
     def _require_costs(self, labels: Labels) -> None:
-        """Every wrong call has a cost, above that of the right call (Elkan 2001, section 1.2)."""
+        """Require a cost for every wrong call, above that of the right call (Elkan 2001, section 1.2)."""
         where, names = "operating_point.costs", labels.names
         named = [*self.costs, *(predicted for row in self.costs.values() for predicted in row)]
         if unknown := sorted(set(named) - set(names)):
@@ -126,12 +131,12 @@ class OperatingPoint(BaseModel):
                     )
 
     def _cost_matrix(self, labels: Labels) -> NDArray[np.float64]:
-        """[true class, predicted class]."""
+        """Costs as [true class, predicted class]."""
         rows = [{true: 0.0} | self.costs[true] for true in labels.names]
         return np.array([[row[predicted] for predicted in labels.names] for row in rows])
 
     def _precedence(self, probabilities: Probabilities, labels: Labels) -> NDArray[np.float64]:
-        """[scan, class]: the class with the greatest is called."""
+        """Scores [scan, class]; the class with the greatest score is called."""
         limits = np.array([self.thresholds.get(name, np.nan) for name in labels.names])
         given, multiples = np.isfinite(limits), probabilities / limits
         reached = given & (probabilities >= limits)
@@ -139,11 +144,11 @@ class OperatingPoint(BaseModel):
         return np.where(reached.any(axis=1, keepdims=True), np.where(reached, multiples, -np.inf), otherwise)
 
     def __str__(self) -> str:
-        """What a scan is called, in words."""
+        """The rule in words."""
         return self.said(lambda template, /, **values: template.format(**values))
 
     def said(self, t: Callable[..., str]) -> str:
-        """The same in the language of ``t``, which fills a template with its values."""
+        """Like ``str()``, translated by ``t``, which fills a template with its values."""
         if self.rule == "argmax":
             return t("the most probable class")
         if self.rule == "cost":
@@ -177,5 +182,5 @@ class OperatingPoint(BaseModel):
 
 
 def _one_call(scores: NDArray[np.float64]) -> Calls:
-    """Boolean [scan, class] with the greatest score of each scan; the first of equals."""
+    """Boolean [scan, class], true for the greatest score of each scan; the first of equals."""
     return np.eye(scores.shape[1], dtype=bool)[scores.argmax(axis=1)]

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say, and sets of classes that hold the truth as often as was asked."""
+"""Probability calibration, and prediction sets that contain the true class with a requested coverage."""
 
 import lazy_loader
 

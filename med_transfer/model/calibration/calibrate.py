@@ -1,4 +1,4 @@
-"""Which calibration, and the probabilities of validation scans by one that did not see them."""
+"""Choose and fit a calibration, and compute cross-fitted probabilities of the validation scans."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from med_transfer.predictions.patient_folds import Fold, held_out_in_turn, patie
 log = logging.getLogger(__name__)
 
 SIMPLEST_FIRST: tuple[FittedMethod, ...] = ("none", "temperature", "vector", "isotonic")
-_OF_EACH_CLASS = (0, 0, FEW_PATIENTS, 30)  # patients that the methods need
+_OF_EACH_CLASS = (0, 0, FEW_PATIENTS, 30)  # patients per class that the methods need
 LEAST_PATIENTS = dict(zip(SIMPLEST_FIRST, _OF_EACH_CLASS, strict=True))
 _FOLDS = 5
 
 
 @dataclass(frozen=True, eq=False)
 class Calibrated:
-    """A calibration, and what it makes of the validation scans.
+    """A calibration, and the calibrated probabilities of the validation scans.
 
     Attributes:
-        calibrator: fitted on all of them; goes into the bundle.
-        probabilities: [scan, class], of each scan by a calibration of the same method fitted on other patients.
+        calibrator: fitted on all validation scans; stored in the bundle.
+        probabilities: [scan, class], each scan's by a calibration of the same method fitted on other patients.
     """
 
     calibrator: Calibrator
@@ -45,15 +45,15 @@ def calibrate(
     method: Method,
     prior: NDArray[np.float64] | None = None,
 ) -> Calibrated:
-    """Calibrate one network's logits of scans that it was not trained on.
+    """Calibrate one network's logits on scans that it was not trained on.
 
     Args:
         logits, truth: [scan, class].
-        patients: one entry a scan; a patient's scans are never on both sides of a fold.
+        patients: patient of each scan; folds of the cross-fitting keep a patient's scans together.
         labels: the classes.
-        method: as in CalibrationConfig. One that has too few patients falls back to ``temperature``, with a warning and
-            a note in the result.
-        prior: [class], what is known to be lacking in the logits; see :func:`.fitting.fit`.
+        method: as in CalibrationConfig. With too few patients it falls back to ``temperature``, with a warning and a
+            note in the result.
+        prior: [class], known log prior ratio to add to the logits; see :func:`.fitting.fit`.
     """
     multilabel, note = labels.multilabel, ""
     if method == "auto":
@@ -86,7 +86,10 @@ def cross_fitted(
     *,
     multilabel: bool,
 ) -> NDArray[np.float64]:
-    """Probabilities [scan, class] of each scan by a calibration fitted on other patients, if there are any."""
+    """Return probabilities [scan, class], each scan's by a calibration fitted on other patients.
+
+    With a single patient the calibration is fitted and evaluated on the same scans.
+    """
     probabilities = np.full(truth.shape, np.nan)
     for fitted_on, left_out in _folds(truth, patients):
         calibrator = fit(method, logits[fitted_on], truth[fitted_on], prior, multilabel=multilabel)
@@ -101,10 +104,10 @@ def _choose(
     labels: Labels,
     prior: NDArray[np.float64] | None,
 ) -> tuple[FittedMethod, str]:
-    """The simplest method within one standard error of the best, and how that was found.
+    """The simplest method within one standard error of the best, and a sentence on how it was chosen.
 
-    The error is that of the difference between the two methods' log losses, a patient being the unit: methods are
-    measured on the same patients, whose own difficulty cancels.
+    The standard error is that of the paired difference in log loss between two methods over patients, so that the
+    difficulty of a patient cancels.
 
     Source: Breiman et al. 1984, Classification and Regression Trees, section 3.4.3 (one standard error rule).
     """
@@ -139,7 +142,7 @@ def _within_one_error(excess: NDArray[np.float64]) -> bool:
 def _loss_by_patient(
     probabilities: NDArray[np.float64], truth: NDArray[np.bool_], patients: Sequence[str], *, multilabel: bool
 ) -> NDArray[np.float64]:
-    """Mean log loss of each patient's scans, [patient]; over findings their mean."""
+    """Mean log loss over each patient's scans, [patient]; with multi-label data, averaged over findings."""
     likelihood = np.where(truth, probabilities, 1 - probabilities) if multilabel else probabilities[truth][:, None]
     by_scan = -np.log(np.clip(likelihood, 1e-12, 1)).mean(axis=1)
     _, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
@@ -147,7 +150,7 @@ def _loss_by_patient(
 
 
 def _too_few(method: FittedMethod, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels) -> str:
-    """Why a method has too few patients to learn from; empty when it has not. Findings need as many without them."""
+    """Why a method has too few patients; empty if it has enough. A finding needs as many patients without it."""
     least = LEAST_PATIENTS[method]
     for name, count in patient_counts(truth, patients, labels).items():
         if count < least:
@@ -158,7 +161,7 @@ def _too_few(method: FittedMethod, truth: NDArray[np.bool_], patients: Sequence[
 
 
 def _folds(truth: NDArray[np.bool_], patients: Sequence[str]) -> list[Fold]:
-    """One patient cannot be divided, and is fitted on and left out."""
+    """Folds by patient; a single patient is both fitted on and left out."""
     n_folds = min(_FOLDS, len(set(patients)))
     everyone = np.arange(len(truth))
     return held_out_in_turn(patient_folds(truth, patients, n_folds)) if n_folds > 1 else [(everyone, everyone)]

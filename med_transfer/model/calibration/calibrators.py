@@ -1,4 +1,4 @@
-"""The fitted calibration, as the bundle keeps it: plain numbers, the same code in training and in inference."""
+"""Fitted calibrations as stored in the bundle: plain numbers, applied by the same code in training and inference."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ Logits = NDArray[np.floating]
 Probabilities = NDArray[np.float64]
 Share = Annotated[float, Field(ge=0, le=1)]
 
-FEW_PATIENTS = 10  # of a class; what fewer teach is mostly chance
+FEW_PATIENTS = 10  # per class; with fewer, a fit is mostly chance
 
 
 class _Calibrator(BaseModel):
-    """Attributes:
-    n: validation scans that it was fitted on.
-    n_patients: their patients who have each class (of findings also ``no NAME``); empty in older bundles.
-    note: how it came to be this method where that was not simply asked for; else empty.
-    no_evidence: logits [class] where the network speaks for no class; empty: 0, as training on equal classes gives.
+    """Base class of the calibrations.
+
+    Attributes:
+        n: number of validation scans it was fitted on.
+        n_patients: number of their patients with each class (for findings also ``no NAME``); empty in older bundles.
+        note: why this method was chosen, if it is not the one that was asked for; else empty.
+        no_evidence: logits [class] at which the network favours no class; empty means 0, as balanced training gives.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -35,12 +37,12 @@ class _Calibrator(BaseModel):
     no_evidence: tuple[float, ...] = ()
 
     def probabilities(self, logits: Logits, *, multilabel: bool) -> Probabilities:
-        """Calibrated probabilities [scan, class], float64, of logits [scan, class] of one network."""
+        """Return calibrated probabilities [scan, class], float64, for logits [scan, class] of one network."""
         scaled = self._scaled(logits.astype(np.float64))
         return expit(scaled) if multilabel else softmax(scaled, axis=1)
 
     def without_evidence(self, n_classes: int, *, multilabel: bool) -> tuple[float, ...]:
-        """Each class's probability where the network speaks for none: what frequency alone says."""
+        """Return each class's probability where the network favours none, which reflects class frequency alone."""
         logits = np.array([self.no_evidence or [0.0] * n_classes])
         return tuple(self.probabilities(logits, multilabel=multilabel)[0].tolist())
 
@@ -49,15 +51,15 @@ class _Calibrator(BaseModel):
         return logits
 
     def fits(self, n_classes: int) -> bool:
-        """Whether it is a calibration of so many classes."""
+        """Whether the calibration is for this number of classes."""
         return True
 
     def __str__(self) -> str:
-        """Its name, and what little it learned, in words."""
+        """Name of the method and its parameters, in words."""
         return self.said(lambda template, /, **values: template.format(**values))
 
     def said(self, t: Callable[..., str]) -> str:
-        """The same in the language of ``t``, which fills a template with its values."""
+        """Like ``str()``, translated by ``t``, which fills a template with its values."""
         return self._said(t)
 
     def _said(self, t: Callable[..., str]) -> str:
@@ -65,10 +67,10 @@ class _Calibrator(BaseModel):
 
 
 class _Biased(_Calibrator):
-    """Logits plus a bias a class.
+    """Logits plus a bias per class.
 
     Attributes:
-        bias: [class]; empty for none, as in bundles from before there was one.
+        bias: [class]; empty for no bias, as in older bundles.
     """
 
     bias: tuple[float, ...] = ()
@@ -82,7 +84,7 @@ class _Biased(_Calibrator):
 
 
 class Uncalibrated(_Biased):
-    """Softmax, or sigmoid for several findings a scan, of the logits as they are, but for a known prior."""
+    """Softmax (sigmoid for multi-label data) of the logits, corrected only for a known prior."""
 
     method: Literal["none"] = "none"
 
@@ -91,7 +93,7 @@ class Uncalibrated(_Biased):
 
 
 class TemperatureScaling(_Biased):
-    """Logits divided by one temperature, above 1 where the network was too sure of itself, plus a bias a class.
+    """Logits divided by one temperature, which is above 1 for an overconfident network, plus a bias per class.
 
     Source: Guo et al. 2017, ICML, PMLR 70:1321, section 4.2; with a bias Alexandari et al. 2020, ICML, PMLR 119:222.
     """
@@ -107,7 +109,7 @@ class TemperatureScaling(_Biased):
 
 
 class VectorScaling(_Calibrator):
-    """Each class's logit times a scale plus a bias: [class] each. For findings this is Platt scaling of each.
+    """Each class's logit times a scale, plus a bias, both [class]; for findings this is Platt scaling of each.
 
     Source: Guo et al. 2017, ICML, PMLR 70:1321, section 4.2; Platt 1999, Advances in Large Margin Classifiers, p. 61.
     """
@@ -128,11 +130,11 @@ class VectorScaling(_Calibrator):
 
 
 class RisingCurve(BaseModel):
-    """Straight lines between points, level beyond the first and the last.
+    """Monotone curve: linear between points, constant beyond the first and the last.
 
     Attributes:
-        log_odds: [point], rising; of the class against the rest, before calibration.
-        probability: [point], never falling, in [0, 1].
+        log_odds: [point], strictly increasing uncalibrated log odds of the class against the rest.
+        probability: [point], non-decreasing, in [0, 1].
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -151,12 +153,12 @@ class RisingCurve(BaseModel):
         return self
 
     def at(self, log_odds: NDArray[np.float64]) -> Probabilities:
-        """Probability [scan]."""
+        """Return probabilities [scan] at log odds [scan]."""
         return np.interp(log_odds, self.log_odds, self.probability)
 
 
 class IsotonicRegression(_Calibrator):
-    """A rising curve for each class against the rest; for one class a scan the probabilities are then made to sum to 1.
+    """Isotonic regression of each class against the rest; for exclusive classes then normalised to sum to 1.
 
     Source: Zadrozny & Elkan 2002, KDD, p. 694.
     """
@@ -165,7 +167,7 @@ class IsotonicRegression(_Calibrator):
     curves: tuple[RisingCurve, ...]
 
     def probabilities(self, logits: Logits, *, multilabel: bool) -> Probabilities:
-        """Read off the curves at the log odds of each class against the rest."""
+        """Return calibrated probabilities [scan, class], read off each class's curve at its log odds."""
         odds = log_odds(logits, multilabel=multilabel)
         each = np.stack([curve.at(odds[:, c]) for c, curve in enumerate(self.curves)], axis=1)
         return each if multilabel else each / each.sum(axis=1, keepdims=True)
@@ -184,7 +186,12 @@ Calibrator = Annotated[
 
 
 def log_odds(logits: Logits, *, multilabel: bool) -> NDArray[np.float64]:
-    """Log odds of each class against the rest [scan, class], float64; unlike probabilities they do not saturate."""
+    """Return log odds of each class against the rest [scan, class], float64; unlike probabilities they do not saturate.
+
+    Args:
+        logits: [scan, class].
+        multilabel: whether a scan may have several classes; the logits are then the log odds.
+    """
     logits = logits.astype(np.float64)
     if multilabel:
         return logits

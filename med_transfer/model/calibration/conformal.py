@@ -1,4 +1,4 @@
-"""Prediction sets: the classes of a scan that cannot be ruled out, holding the true one as often as was asked."""
+"""Conformal prediction sets: the classes of a scan that cannot be ruled out, with a guaranteed coverage."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ EMPTY_SET = "{}"
 
 
 class PredictionSets(BaseModel):
-    """A threshold a class, as the bundle keeps it. A set holds every class whose probability reaches its threshold.
+    """One threshold per class, as stored in the bundle. A set holds each class whose probability reaches its threshold.
 
-    For each class by itself: of new scans that have the class, the wanted share or more have it in their set. It holds
-    for any network if calibration and new scans come from the same patients' population by the same network (see
-    ``docs/measured/prediction_sets.md`` for what an ensemble of folds makes of that). It says nothing of how small
-    the sets are.
+    The guarantee is class-conditional: of new scans of a class, at least the requested share have that class in their
+    set. It holds for any network, provided that calibration and new scans come from the same patient population and
+    the same network (``docs/measured/prediction_sets.md`` reports on ensembles of folds). It does not bound the size of
+    the sets.
 
-    For one class a scan an empty set says that the scan resembles no class as its own scans do. Of several findings a
-    scan those outside of the set are ruled out, each with its own guarantee; there is none for all findings at once.
+    With exclusive classes, an empty set means that the scan is unlike the scans of every class. With several findings,
+    those outside the set are ruled out, each with its own guarantee; there is no joint guarantee.
 
     Attributes:
-        coverage: the wanted share, in [0.5, 1).
-        thresholds: by class; 0 where there are too few patients to rule the class out for anyone.
-        n_patients: by class, the patients that the threshold was learned from.
+        coverage: the requested share, in [0.5, 1).
+        thresholds: [class]; 0 where there are too few patients to rule the class out.
+        n_patients: [class], number of patients that each threshold was learned from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -39,16 +39,16 @@ class PredictionSets(BaseModel):
     n_patients: tuple[int, ...]
 
     def contains(self, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Boolean [scan, class] of what is in the sets, from probabilities [scan, class]."""
+        """Return set membership as boolean [scan, class], for probabilities [scan, class]."""
         return probabilities >= np.array(self.thresholds)
 
     def written(self, probabilities: NDArray[np.float64], names: Sequence[str]) -> str:
-        """One scan's set in a table: names joined by ``;``, ``{}`` when it is empty; ``probabilities`` is [class]."""
+        """Return one scan's set as text, from ``probabilities`` [class]: names joined by ``;``, ``{}`` if empty."""
         inside_set = self.contains(probabilities)
         return ";".join(name for name, inside in zip(names, inside_set, strict=True) if inside) or EMPTY_SET
 
     def fits(self, n_classes: int) -> bool:
-        """Whether it is of so many classes."""
+        """Whether the sets are for this number of classes."""
         return len(self.thresholds) == len(self.n_patients) == n_classes
 
 
@@ -57,14 +57,14 @@ def fit_prediction_sets(
 ) -> PredictionSets:
     """Learn the thresholds from scans that the network was not trained on.
 
-    Split conformal prediction with the score 1 - probability of the true class, for each class by itself. A patient
-    with several scans of a class counts once, by the scan that is least like the class: scans of one patient are not
-    exchangeable, patients are; all of a new patient's scans are then covered together.
+    Class-conditional split conformal prediction with the score 1 - probability of the true class. A patient with
+    several scans of a class counts once, by the scan with the lowest probability: patients are exchangeable, scans of
+    one patient are not. All scans of a new patient are then covered jointly.
 
     Args:
         probabilities, truth: [scan, class].
-        patients: one entry a scan.
-        coverage: the wanted share, in [0.5, 1).
+        patients: patient of each scan.
+        coverage: the requested share, in [0.5, 1).
 
     Sources: Vovk, Gammerman & Shafer 2005, Algorithmic Learning in a Random World, section 4.5 (class-conditional,
     "Mondrian"); Sadinle, Lei & Wasserman 2019, JASA 114:223 (thresholds by class, the smallest sets on average); for
@@ -79,7 +79,7 @@ def fit_prediction_sets(
 
 
 def least_patients(coverage: float) -> int:
-    """Patients of a class that are needed before anything can be ruled out: 9 at 0.9, 19 at 0.95."""
+    """Return how many patients of a class are needed before it can be ruled out: 9 at 0.9, 19 at 0.95."""
     return math.ceil(round(coverage / (1 - coverage), 6))
 
 
@@ -93,7 +93,7 @@ def _threshold(probabilities: NDArray[np.float64], coverage: float) -> float:
 def _lowest_by_patient(
     probability: NDArray[np.float64], has: NDArray[np.bool_], patients: Sequence[str]
 ) -> NDArray[np.float64]:
-    """Of each patient who has the class, the least probability among the scans that have it: [patient]."""
+    """For each patient with the class, the lowest probability among the scans that have it: [patient]."""
     names, patient = np.unique(np.asarray(patients, dtype=str)[has], return_inverse=True)
     lowest = np.ones(len(names))
     np.minimum.at(lowest, patient, probability[has])

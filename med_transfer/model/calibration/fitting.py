@@ -1,4 +1,4 @@
-"""Each method's fit to logits of scans that the network was not trained on."""
+"""Fit each calibration method to logits of scans that the network was not trained on."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from med_transfer.model.calibration.calibrators import (
 )
 from med_transfer.model.calibration.config import FittedMethod
 
-_STEEPEST = 20.0  # scale of a class's logit
-# How far the fit is expected to go before a scan is seen, one standard deviation: few scans do not draw it farther.
+_STEEPEST = 20.0  # largest scale of a class's logit
+# Standard deviations of the Gaussian priors on log temperature and bias, which regularise the fit to few scans.
 SPREAD_OF_LOG_TEMPERATURE = 0.5
 SPREAD_OF_BIAS = 0.7
 
@@ -33,14 +33,15 @@ def fit(
     *,
     multilabel: bool,
 ) -> Calibrator:
-    """Fit one method, whatever the number of scans.
+    """Fit one method, without a check that there are enough scans for it.
 
     Args:
-        method: which one.
-        logits: [scan, class]; truth: boolean [scan, class].
-        prior: [class], known beforehand to be lacking in the logits: :func:`.prior.log_prior_ratio`; None: nothing.
-            ``vector`` and ``isotonic`` learn it from the scans.
-        multilabel: several findings a scan.
+        method: the method to fit.
+        logits: [scan, class].
+        truth: boolean [scan, class].
+        prior: [class], known offset to add to the logits, see :func:`.prior.log_prior_ratio`; None for 0. ``vector``
+            and ``isotonic`` ignore it and learn it from the scans.
+        multilabel: whether a scan may have several findings.
     """
     logits, n = np.asarray(logits, dtype=np.float64), len(truth)
     prior = np.zeros(truth.shape[1]) if prior is None else prior
@@ -54,9 +55,9 @@ def fit(
 
 
 def smoothed(truth: NDArray[np.bool_], *, multilabel: bool) -> NDArray[np.float64]:
-    """Truth with one pseudo-scan a class [scan, class] (Platt 1999).
+    """Return truth [scan, class] smoothed by one pseudo-scan per class (Platt 1999).
 
-    Without it a network that is right on every validation scan would be made infinitely sure.
+    Without it, a network that is right on every validation scan would be scaled to infinite confidence.
     """
     scans, outcomes = len(truth), 2 if multilabel else truth.shape[1]
     shares = (truth.sum(axis=0) + 1) / (scans + outcomes)
@@ -66,10 +67,10 @@ def smoothed(truth: NDArray[np.bool_], *, multilabel: bool) -> NDArray[np.float6
 def fit_temperature(
     logits: NDArray[np.float64], truth: NDArray[np.bool_], prior: NDArray[np.float64], *, multilabel: bool
 ) -> TemperatureScaling:
-    """The temperature T and bias b for which softmax(logits / T + b) (sigmoid for findings) is most probable.
+    """Fit temperature T and bias b of softmax(logits / T + b) (sigmoid for findings) by maximum a posteriori.
 
-    Before a scan is seen log T lies around 0 and b around ``prior``, normally distributed: with many scans that counts
-    for nothing, with few it keeps the fit near no scaling, and no network is made infinitely sure.
+    log T has a Gaussian prior around 0, and b one around ``prior``. With many scans they have no effect; with few they
+    keep the fit near no scaling and the confidence finite.
 
     Sources: Guo et al. 2017, ICML, PMLR 70:1321; with a bias a class Alexandari et al. 2020, ICML, PMLR 119:222.
     """
@@ -90,8 +91,11 @@ def fit_temperature(
 
 
 def fit_vector(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multilabel: bool) -> VectorScaling:
-    """Scale and bias of each class that fit the smoothed truth best. A scale is never negative: that would turn a
-    class's logit against it. Biases of exclusive classes sum to 0, as only their differences count."""
+    """Fit scale and bias of each class to the smoothed truth by minimum log loss.
+
+    Scales are non-negative, since a negative one would reverse a class's logit. Biases of exclusive classes sum to 0,
+    as only their differences matter.
+    """
     target, n_classes = smoothed(truth, multilabel=multilabel), truth.shape[1]
 
     def loss_and_slope(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -110,10 +114,10 @@ def fit_vector(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multila
 
 
 def fit_isotonic(logits: NDArray[np.float64], truth: NDArray[np.bool_], *, multilabel: bool) -> IsotonicRegression:
-    """A rising curve of each class's smoothed truth over its log odds against the rest.
+    """Fit, for each class, a monotone curve of the smoothed truth over the log odds against the rest.
 
-    Smoothing (Platt 1999) keeps every probability above 0 and below 1: n scans without a class do not prove that it
-    never occurs at such log odds.
+    Smoothing (Platt 1999) keeps every probability between 0 and 1: n scans without a class do not prove that it never
+    occurs at these log odds.
     """
     odds = log_odds(logits, multilabel=multilabel)
     curves = [_rising_curve(odds[:, c], truth[:, c]) for c in range(truth.shape[1])]
@@ -133,7 +137,7 @@ def _probabilities(logits: NDArray[np.float64], *, multilabel: bool) -> NDArray[
 
 
 def _log_loss(logits: NDArray[np.float64], target: NDArray[np.float64], *, multilabel: bool) -> float:
-    """Sum over scans (and findings)."""
+    """Log loss, summed over scans (and findings)."""
     if multilabel:
         return -float((target * log_expit(logits) + (1 - target) * log_expit(-logits)).sum())
     return -float((target * log_softmax(logits, axis=1)).sum())

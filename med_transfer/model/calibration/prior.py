@@ -1,4 +1,4 @@
-"""From probabilities at equal classes, as balanced training gives them, to those at the classes' own shares."""
+"""Prior shift: convert probabilities of balanced training, with equally frequent classes, to given class shares."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _LEAST_SHARE = 1e-6  # so that a logarithm stays finite
 
 
 def log_prior_ratio(shares: ArrayLike, *, multilabel: bool, trained_at: ArrayLike = 0.5) -> NDArray[np.float64]:
-    """What is to be added to logits that were learned where every class was equally frequent: [class].
+    """Return the offset [class] to add to logits that were learned with equally frequent classes.
 
     Args:
-        shares: of the scans that have each class, where the probabilities are to hold: [class].
-        multilabel: several findings a scan.
-        trained_at: the share that each finding had in training.
+        shares: [class], share of scans with each class in the target population, in [0, 1].
+        multilabel: whether a scan may have several findings.
+        trained_at: share of each finding in training; used only if ``multilabel``.
 
     Source: Saerens, Latinne & Decaestecker 2002, Neural Comput 14:21, equation 2.4; Elkan 2001, IJCAI, theorem 2.
     """
@@ -26,7 +26,7 @@ def log_prior_ratio(shares: ArrayLike, *, multilabel: bool, trained_at: ArrayLik
 def shifted(
     probabilities: NDArray[np.floating], log_ratio: NDArray[np.float64], *, multilabel: bool
 ) -> NDArray[np.float64]:
-    """Probabilities [scan, class] where each class's odds are ``exp(log_ratio)`` times as high: [class]."""
+    """Return probabilities [scan, class] with each class's odds multiplied by ``exp(log_ratio)``, [class]."""
     if not log_ratio.any():
         return probabilities.astype(np.float64)
     within = np.clip(probabilities, 1e-300, 1.0)
