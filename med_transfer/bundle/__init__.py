@@ -1,4 +1,4 @@
-"""The bundle: everything that inference needs, in one folder, and the only place where training meets inference.
+"""The bundle: one folder with everything that inference needs, and the only interface between training and inference.
 
 ::
 
@@ -8,7 +8,7 @@
       configs/metadata.json       MONAI bundle metadata
       configs/inference.json      MONAI bundle config: network_def, predictor, run
       docs/README.md              model card
-      signature/                  of every file, where whoever made it signed it
+      signature/                  signature over every file, if the bundle was signed
 """
 
 import lazy_loader

@@ -1,7 +1,7 @@
-"""The bundle's docs/applied_model_card.xml: the model card of the Coalition for Health AI, as far as a bundle knows.
+"""The bundle's docs/applied_model_card.xml: the Coalition for Health AI's model card, filled in from the bundle.
 
-Source: Applied Model Card, schema v0.1 (mc.chai.org, 2024). The schema wants every field; what only the developer or
-the site can say says so, and is theirs to fill in before the card is passed on.
+Source: Applied Model Card, schema v0.1 (mc.chai.org, 2024). The schema requires every field; fields that only the
+developer or the site can answer say so, and must be filled in before the card is published.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Fields = Mapping[str, "str | Fields"]
 
 
 def applied_model_card(record: BundleRecord) -> str:
-    """XML; names no patient and no path."""
+    """Return the model card as XML; it contains no patient name and no path."""
     ElementTree.register_namespace("", NAMESPACE)
     root = ElementTree.Element(f"{{{NAMESPACE}}}AppliedModelCard")
     _add(root, _fields(record))
@@ -39,7 +39,7 @@ def _add(parent: ElementTree.Element, fields: Fields) -> None:
 
 
 def _characters(text: str) -> str:
-    """Without what XML 1.0 has no place for, which the name of a class may hold."""
+    """Replace characters that XML 1.0 does not allow, which a class name may contain."""
     return "".join(one if one in "\t\n\r" or 0x20 <= ord(one) < 0xD800 or ord(one) > 0xDFFF else "?" for one in text)
 
 

@@ -1,13 +1,13 @@
-"""The decisions of a run, hashed before the network reads a test scan.
+"""Lock on the decisions of a run: they are hashed before the network reads a test scan.
 
 ::
 
-    RUN/decisions.lock.json          what was decided, in full, and ``lock_hash``
-    RUN/bundle/med_transfer.json     the same among the rest of the record, with the same ``lock_hash``
-    RUN/metrics.json, report.html    the hash alone
+    RUN/decisions.lock.json          all decisions, and ``lock_hash``
+    RUN/bundle/med_transfer.json     the same decisions within the record, with the same ``lock_hash``
+    RUN/metrics.json, report.html    only the hash
 
-The hash guards against a change by mistake and against one that is forgotten. It is no signature: who edits every file
-alike is not found out by it.
+The hash guards against accidental and forgotten changes. It is not a signature: it does not detect someone who edits
+every file consistently.
 """
 
 from __future__ import annotations
@@ -23,37 +23,36 @@ from med_transfer.errors import BundleError
 
 DECISIONS_FILE = "decisions.lock.json"
 LOCK_HASH = "lock_hash"
-# Keys of the bundle's record that decide nothing. Everything else is locked, also what a later version adds to it.
+# Keys of the bundle's record that decide nothing. All others are locked, including those that later versions add.
 _NOT_DECIDED = (LOCK_HASH, "versions", "trained_on")
-# A record with one of these was locked when it was written: without its hash it is not from before there were locks.
+# Keys as old as locks, or newer: a record with one of them was locked when written, so a missing hash was removed.
 CAME_WITH_LOCKS = {LOCK_HASH, "development", "held_out", "reported", "files"}
 
 
 def decisions(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What is locked, from a bundle's record as JSON. The written text counts, not what a later version makes of it."""
+    """Return the locked part of a bundle's record as parsed JSON, before a later version would fill in defaults."""
     decided = {key: value for key, value in record.items() if key not in _NOT_DECIDED}
     return decided | {"cohort_hash": record["trained_on"]["cohort_hash"]}
 
 
 def lock_hash(record: Mapping[str, Any]) -> str:
-    """SHA-256 of the canonical JSON of :func:`decisions`."""
+    """Return the SHA-256 of the canonical JSON of :func:`decisions`."""
     return _sha256(decisions(record))
 
 
 def write_lock(run: Path, record: Mapping[str, Any]) -> None:
-    """Write ``decisions.lock.json`` of a bundle's record. Raises OutputError."""
+    """Write ``decisions.lock.json`` for a bundle's record. Raises OutputError."""
     content = decisions(record) | {LOCK_HASH: lock_hash(record)}
     write_text(run / DECISIONS_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def require_lock(record: Mapping[str, Any], where: Path, run: Path | None = None) -> None:
-    """Refuse a bundle whose decisions are not those that were locked.
+    """Check that a bundle's decisions are those that were locked.
 
     Args:
-        record: of the bundle, as JSON. One from before there were locks, which has no key that came with them or
-            later, is let through.
-        where: its file.
-        run: the run folder that it lies in, with the run's own lock.
+        record: the bundle's record as parsed JSON. A record older than locks, recognised by its keys, is accepted.
+        where: the record's file.
+        run: the run folder that contains the bundle, with the run's own lock.
 
     Raises:
         BundleError: the record was changed, is not the one that the run locked, or the run's lock is damaged.

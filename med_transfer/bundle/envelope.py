@@ -1,10 +1,10 @@
-"""What the development scans looked like, and whether another scan looks like them.
+"""Input envelope: limits on the facts of a scan, learned from the development scans, to detect unlike scans.
 
-Each fact of a scan has limits, and a scan is outside where any fact is. Ten facts that each raise one false alarm in
-twenty would raise one in two or three scans, so the limits are set together: a fact's distance is how far it lies
-beyond the central 95 % of the development scans, in units of their width; a scan's is the largest of its facts'. The
-margin is the one that all but ``FALSE_ALARMS`` of the scans keep to whose limits were learned from other patients
-(split conformal prediction; Vovk et al. 2005), so the rate holds for all facts together, however they hang together.
+A scan is outside if any of its facts is. Ten facts with a false alarm rate of 1 in 20 each would raise an alarm for one
+scan in two or three, so the limits are set jointly. The distance of a fact is how far it lies beyond the central 95 %
+of the development scans, in units of their width; the distance of a scan is the largest of its facts'. The margin is
+chosen so that at most ``FALSE_ALARMS`` of scans exceed it, given limits learned from other patients (split conformal
+prediction; Vovk et al. 2005). The rate therefore holds for all facts together, whatever their correlation.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from med_transfer.cohorts.input_facts import INPUT_LENGTHS, INPUT_TEXTS, INPUT_V
 from med_transfer.errors import InputRejected
 from med_transfer.errors.sentence import Sentence
 
-FALSE_ALARMS = 0.02  # of scans like the development scans, all facts together
-NOVELTY = "novelty"  # the code of the other reason to abstain
+FALSE_ALARMS = 0.02  # share of scans like the development scans, over all facts jointly
+NOVELTY = "novelty"  # code of the other reason to abstain
 _NUMBERS = (*INPUT_LENGTHS, *INPUT_VALUES, "noise")
 _CENTRAL = (0.025, 0.975)
-_LEAST_WIDTH = 1.5  # largest by smallest length; a fact that never varied may differ by a tenth
-_LEAST_WIDTH_OF_VALUES = 0.1  # of what lies between the 1st and 99th percentile of a scan
+_LEAST_WIDTH = 1.5  # ratio of largest to smallest length; a fact that never varied may then differ by a tenth
+_LEAST_WIDTH_OF_VALUES = 0.1  # of the range between a scan's 1st and 99th percentiles
 _LEAST_MARGIN = 0.25  # of the width
 _FOLDS = 10
 
@@ -34,14 +34,14 @@ Limits = tuple[float, float]
 
 
 class InputEnvelope(BaseModel):
-    """What training scans looked like: smallest and largest spacing along column, row, slice in mm, and limits.
+    """Range of spacings along column, row, slice in mm, and limits on other facts, of the development scans.
 
     Attributes:
-        n_scans: development scans.
-        further: spacings of the columns after ``scan``, where there are several.
-        numbers: fact of the first column's scan to its limits, see :mod:`med_transfer.cohorts.input_facts`.
-        texts: fact to the values that development scans had.
-        false_alarms: share of scans like these that lie outside any limit, at most; None: the bundle has no limits.
+        n_scans: number of development scans.
+        further: spacings of the table columns after ``scan``, where there are several.
+        numbers: limits of each numeric fact of the first column's scan, see :mod:`med_transfer.cohorts.input_facts`.
+        texts: values of each text fact found in the development scans.
+        false_alarms: upper bound on the share of similar scans outside any limit; None: the bundle has no limits.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +55,7 @@ class InputEnvelope(BaseModel):
     false_alarms: float | None = None
 
     def outside(self, facts: Facts) -> dict[str, Sentence]:
-        """For each fact that lies outside its code and what there is to say; empty where none does."""
+        """Return code and explanation of each fact that lies outside its limits; empty if none does."""
         found = {}
         for name, (low, high) in self.numbers.items():
             if name in facts and not low <= float(facts[name]) <= high:
@@ -70,7 +70,7 @@ class InputEnvelope(BaseModel):
         return found
 
     def require_modality(self, facts: Facts, where: object) -> None:
-        """Raises InputRejected for a modality that no development scan had."""
+        """Raise InputRejected for a modality that no development scan had."""
         if "outside_modality" in self.outside(facts):
             raise InputRejected(
                 Sentence("modality {modality}", modality=facts["modality"]),
@@ -81,11 +81,14 @@ class InputEnvelope(BaseModel):
 
 
 def fit_limits(facts: Sequence[Facts], patients: Sequence[str]) -> dict[str, object]:
-    """``numbers``, ``texts`` and ``false_alarms`` of an envelope, of development scans and their patients; empty where
-    their numbers are not known.
+    """Return ``numbers``, ``texts`` and ``false_alarms`` of an :class:`InputEnvelope`; empty if a number is missing.
 
-    A text is kept only where every scan states it and none has a value that no other patient has: else the next
-    patient's may be a new one, too.
+    A text is kept only if every scan states it and each of its values occurs in at least two patients; otherwise the
+    next patient may well have a new value.
+
+    Args:
+        facts: facts of each development scan.
+        patients: patient of each scan.
     """
     names = [name for name in _NUMBERS if all(name in scan for scan in facts)]
     if len(names) < len(_NUMBERS):
@@ -109,7 +112,7 @@ def fit_limits(facts: Sequence[Facts], patients: Sequence[str]) -> dict[str, obj
 
 
 def _is_among(text: str, seen: Sequence[str], *, part: bool) -> bool:
-    """``part``: of the body, as CHEST in CHESTABDPELVIS; but the modality OCT is no CT."""
+    """Membership; with ``part`` (of the body) also as a substring: CHEST matches CHESTABDPELVIS, but CT not OCT."""
     return any(one in text for one in seen) if part else text in seen
 
 
@@ -125,7 +128,7 @@ def _texts(facts: Sequence[Facts], patients: Sequence[str]) -> dict[str, tuple[s
 
 
 class _Scale:
-    """Lengths and noise by their logarithm, values as they are, and how wide limits are at least."""
+    """Log scale for lengths and noise, linear scale for values, and the minimum width of limits on that scale."""
 
     def __init__(self, names: Sequence[str], values: NDArray[np.float64]) -> None:
         self.lengths = np.array([name in INPUT_LENGTHS for name in names], bool)
@@ -144,7 +147,7 @@ class _Scale:
 
 
 def _central(scaled: NDArray[np.float64], least_width: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Low, high, width."""
+    """Low and high limit of the central share, and their distance, at least ``least_width``."""
     low, high = np.quantile(scaled, _CENTRAL, axis=0)
     return low, high, np.maximum(high - low, least_width)
 

@@ -1,4 +1,4 @@
-"""What a bundle's folder says of itself, read only when nothing in it was changed; no network is built for it."""
+"""Read a bundle's record after verifying that its files are unchanged, without building a network."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PACKAGES = ("med-transfer", "monai", "torch", "numpy", "pydicom", "nibabel", "s
 
 
 def read_record(folder: Path) -> BundleRecord:
-    """The bundle's record.
+    """Read and verify a bundle's record.
 
     Raises:
-        BundleError: no bundle there, one that this version cannot read, or one whose decisions were changed.
+        BundleError: the folder is not a bundle, is one that this version cannot read, or was changed.
     """
     path = Path(folder) / RECORD_FILE
     try:
@@ -56,31 +56,31 @@ def read_record(folder: Path) -> BundleRecord:
 
 
 def read_whole(folder: Path) -> BundleRecord:
-    """The record of a bundle whose weights are there, too, and as they were written. Raises BundleError."""
+    """Read a bundle's record and verify its weights as well. Raises BundleError."""
     record = read_record(folder)
     _require_file(folder / WEIGHTS_FILE, record.weights_sha256, "weights")
     return record
 
 
 def bundle_folder(folder: Path | str) -> Path:
-    """The bundle in a run folder; any other folder as it is."""
+    """Return the bundle inside a run folder; any other folder is returned unchanged."""
     inside = Path(folder) / BUNDLE_FOLDER
     return inside if inside.is_dir() else Path(folder)
 
 
 def run_folder(folder: Path) -> Path | None:
-    """The run that a bundle lies in; None for a bundle that was copied, or is from before there were locks."""
+    """Return the run folder that contains a bundle; None if the bundle was copied, or the run is older than locks."""
     folder = Path(folder).resolve()
     return folder.parent if folder.name == BUNDLE_FOLDER and (folder.parent / DECISIONS_FILE).is_file() else None
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide the numbers."""
+    """Return the installed versions of the packages that affect results."""
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
 def _require_file(path: Path, sha256: str, what: str = "contents") -> None:
-    """What is no regular file (a device never ends) counts as missing. Raises BundleError."""
+    """Verify a file's SHA-256. A non-regular file counts as missing, as reading a device may never end."""
     again = "Copy the whole bundle folder again"
     try:
         found = sha256_of(path) if path.is_file() else None

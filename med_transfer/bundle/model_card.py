@@ -1,4 +1,4 @@
-"""The bundle's docs/README.md: what the model is for, what it came from, and what it must not be used for."""
+"""The bundle's docs/README.md: the model card with intended use, provenance and limits of the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from med_transfer.preprocessing.config import ORGANS
 
 
 def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
-    """Name and value of what a reader must know of the model."""
+    """Return the rows (name, value) of the model card."""
     backbone = record.backbone
     return [
         ("Intended use", record.intended_use),
@@ -35,7 +35,7 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
 
 
 def model_card(record: BundleRecord, cohort: Cohort) -> str:
-    """Markdown; counts of the cohort, no patient."""
+    """Return the model card as Markdown, with counts of the cohort and no patient data."""
     counts = [(name, str(scans), str(patients)) for name, (scans, patients) in cohort.counts().items()]
     return (
         f"# Classifier of {as_text(', '.join(record.classes))}\n\n{as_text(record.intended_use)}\n\n"
@@ -52,7 +52,7 @@ def _classes(record: BundleRecord) -> str:
 
 
 def _input(config: PreprocessingConfig) -> str:
-    """Shape, and voxel size or how the region is fitted; the region where it is found in the scan itself."""
+    """Shape, and voxel size or how the region is fitted; also the region if it is an organ found in the scan."""
     size = _mm(config.spacing_mm) if config.spacing_mm else Sentence("region fitted ({fit})", fit=config.fit)
     parts = [Sentence("{shape} voxels", shape=" x ".join(map(str, config.shape))), size]
     parts += [Sentence("of the {region}", region=config.region)] if config.region in ORGANS else []
@@ -87,7 +87,7 @@ def _spacing_rows(record: BundleRecord) -> list[tuple[str, str]]:
 
 
 def intensities(config: PreprocessingConfig) -> str:
-    """Which values the network tells apart, in words."""
+    """Return how intensities are normalised, in words."""
     if config.normalisation == "zscore":
         return Sentence(
             "z-scores of each scan's own foreground, up to {sd:g} standard deviations", sd=float(config.clip_sd or 0)
@@ -106,7 +106,7 @@ def _transfer_rows(record: BundleRecord) -> list[tuple[str, str]]:
 
 
 def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
-    """What a fused prediction needs; without it there is the network's alone."""
+    """What a fused prediction needs; without these inputs the network predicts alone."""
     if record.fusion is None:
         return []
     inputs, fitted = record.fusion.inputs, record.fusion.combinations[0]
@@ -122,7 +122,7 @@ def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
 
 
 def _similar_rows(record: BundleRecord) -> list[tuple[str, str]]:
-    """Whoever passes the bundle on passes on pictures of patients."""
+    """A warning that the bundle contains pictures of patients."""
     if not record.n_similar_cases:
         return []
     return [("Similar cases", Sentence("holds pictures of {n} development scans", n=record.n_similar_cases))]
@@ -135,7 +135,7 @@ def _calibration(record: BundleRecord) -> str:
 
 
 def _set_rows(record: BundleRecord) -> list[tuple[str, str]]:
-    """From which probability on a class cannot be ruled out."""
+    """The probability from which a class cannot be ruled out."""
     sets = record.prediction_sets
     if sets is None:
         return []

@@ -1,4 +1,4 @@
-"""The network of a bundle, built anew and given the weights that lie there."""
+"""Build the network of a bundle and load its weights."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ _DRAWING = {torch.Tensor.normal_, torch.Tensor.uniform_}
 
 
 def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ensemble:
-    """The bundle's network in evaluation mode, on the CPU.
+    """Load a bundle's network, in evaluation mode, on the CPU.
 
-    A bundle outside of the run that made it, which may have come from anywhere, is said to be unsigned where it is.
+    An unsigned bundle outside the run that made it is logged as a warning, since it may come from anywhere.
 
     Args:
-        bundle_root: the bundle.
-        public_key: of whoever must have signed it; None takes it unsigned, too.
+        bundle_root: the bundle's folder.
+        public_key: public key file of the required signer; None also accepts an unsigned bundle.
 
     Raises:
-        BundleError: weights missing, changed since they were written, of another network, or no numbers; a signature
-            that does not hold, or none of the key that was asked for.
+        BundleError: weights are missing, changed, of another network, or not finite; or the signature is invalid, or
+            not by the required key.
+        UsageError: the public key cannot be read.
     """
     folder = Path(bundle_root)
     record, weights = read_whole(folder), folder / WEIGHTS_FILE
@@ -56,9 +57,9 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
         log.warning("%s is unsigned: nothing proves who made it or last changed it", folder)
     try:
         tensors = load_file(weights)
-        tensors.pop("temperature", None)  # kept among the weights, too, before there were other calibrations
+        tensors.pop("temperature", None)  # stored among the weights by versions that had no other calibration
         held = len({name.partition(".")[0] for name in tensors if name.startswith("member")})
-        if held != record.n_fold_models:  # before any is built
+        if held != record.n_fold_models:  # checked before any network is built
             raise RuntimeError(f"{held} networks, not {record.n_fold_models}")
         statistics = tensors.get("novelty0.input_mean", ())
         with _Unfilled():
@@ -80,7 +81,7 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
 
 
 def _fill(ensemble: Ensemble, tensors: dict[str, Tensor]) -> None:
-    """Give it its weights, of shared encoders once. Raises RuntimeError: there are others than its own."""
+    """Load the weights, those of a shared encoder once. Raises RuntimeError if names do not match the network's."""
     shared = ensemble.state_dict().keys() - ensemble.distinct_tensors().keys()
     missing, unexpected = ensemble.load_state_dict(tensors, strict=False)
     others = {*unexpected, *missing} - shared | (shared & tensors.keys())
@@ -89,7 +90,7 @@ def _fill(ensemble: Ensemble, tensors: dict[str, Tensor]) -> None:
 
 
 class _Unfilled(TorchFunctionMode):
-    """Networks whose every value is read from a file draw no random ones first, which takes longer than the reading."""
+    """Skip random initialisation, which takes longer than reading the weights that replace all values."""
 
     def __torch_function__(
         self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""Whom a network has learned from, however its weights are named: a bundle, a pretraining, or a file of either."""
+"""Training provenance of a network, whether its weights are a bundle, a pretraining, or a file of either."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _ENCODER_FILE = "encoder.safetensors"
 
 
 def source_provenance(weights: Path | None) -> Provenance | None:
-    """Whom a source network was trained on, its own sources included; None where nothing remembers.
+    """Return which patients and scans a source network was trained on, including its own sources; None if unknown.
 
     Args:
-        weights: a bundle's folder or its model file; a pretraining's folder or its encoder; any other weights file.
+        weights: a bundle's folder or model file, a pretraining's folder or encoder, or any other weights file.
 
     Raises:
-        BundleError, CohortError: what should remember cannot be read.
+        BundleError, CohortError: the bundle's record or the source lock cannot be read.
     """
     if weights is None:
         return None
@@ -46,10 +46,12 @@ def source_provenance(weights: Path | None) -> Provenance | None:
 def seen_in_training(
     provenance: Provenance | HeldOut | None, cohort: Cohort, content_hashes: Sequence[Images]
 ) -> tuple[int, ...]:
-    """Positions of the scans of a cohort that are, or whose patients are, among those of a provenance, if there is one.
+    """Return the positions of scans that are in a provenance themselves or through their patient.
 
     Args:
-        content_hashes: of the images of each scan; empty ones leave the comparison to the patients.
+        provenance: hashes to compare with; None gives no positions.
+        cohort: the cohort to check.
+        content_hashes: content hashes of each case's scans; where empty, only patients are compared.
     """
     if provenance is None:
         return ()
@@ -57,10 +59,10 @@ def seen_in_training(
 
 
 def source_licences(weights: Path | None) -> tuple[str, ...]:
-    """Licences that a network of one's own is under because of what it was made from: its start, or its teacher.
+    """Return the licences that a user's network inherits from the weights it started from or was distilled from.
 
     Args:
-        weights: as in :func:`source_provenance`. A published file says nothing: its licence is the catalogue's.
+        weights: as in :func:`source_provenance`. A published file gives none, as the catalogue has its licence.
 
     Raises:
         BundleError: the bundle's record cannot be read.
@@ -86,7 +88,7 @@ def _encoder(weights: Path) -> Path:
 
 
 def _header(encoder: Path) -> dict[str, str]:
-    """Metadata of a safetensors file. One that cannot be opened is refused where its weights are read."""
+    """Metadata of a safetensors file; empty if it cannot be opened, as reading the weights then raises the error."""
     if encoder.suffix != ".safetensors" or not encoder.is_file():
         return {}
     try:
@@ -102,11 +104,11 @@ def _with_cluster_interval(encoder: Path) -> SourceLock | None:
 
 
 def _inside(encoder: Path) -> SourceLock | None:
-    """What the file itself remembers."""
+    """The source lock in the file's own metadata."""
     header = _header(encoder)
     if LOCK_METADATA in header:
         return SourceLock.parse(header[LOCK_METADATA], encoder)
-    if "source_scans" not in header:  # encoders distilled before there were locks name their scans alone
+    if "source_scans" not in header:  # encoders distilled before locks existed list only their scans
         return None
     try:
         return SourceLock.of(set(), set(json.loads(header["source_scans"])))

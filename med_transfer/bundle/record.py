@@ -1,4 +1,4 @@
-"""What a bundle says of itself: classes, preprocessing, decisions, and whom the network has learned from."""
+"""The record of a bundle: classes, preprocessing, decisions, and hashes of the patients it was trained on."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class _Record(BaseModel):
 
 
 class BackboneRecord(_Record):
-    """Where the network came from.
+    """The backbone and the weights that it started from.
 
     Attributes:
-        weights: name of the source file; None: from scratch.
-        sha256: of that file.
-        instance_pooling: as in the run's config; None: attention over every instance, and in networks without any.
-        tile_overlap: as in the run's config; None: a quarter, and in networks without tiles.
-        pretrain: what else it learned before its fold, from the training scans, as in the run's config; None: nothing.
-        answers: whether the head reads what the network answers of each slice, see
+        weights: name of the source file; None: trained from scratch.
+        sha256: hash of that file.
+        instance_pooling: as in the run's config; None for networks without instances, or attention over all of them.
+        tile_overlap: as in the run's config; None for networks without tiles, or a quarter.
+        pretrain: method of further pretraining on the training scans, as in the run's config; None: none.
+        answers: whether the head reads the network's answers for each slice, see
             :mod:`med_transfer.backbones.networks.lesion_answers`.
-        published: whether it reads the network as it was published beside these, see
+        published: whether the head also reads the network as published, see
             :mod:`med_transfer.backbones.networks.published`.
-        as_colours: whether the three channels, windows of one scan, are the network's red, green and blue.
-        plan: how the network is built, where its name alone does not tell (nnU-Net); so the source is not needed again.
+        as_colours: whether three channels, windows of one scan, are the network's red, green and blue.
+        plan: architecture, where the name does not determine it (nnU-Net), so that the source is not needed again.
     """
 
     name: str
@@ -64,7 +64,7 @@ class BackboneRecord(_Record):
 
     @property
     def sentence(self) -> str:
-        """Name, weights that it started from, and what it learned before its fold, in words."""
+        """Name, initial weights and further pretraining, in words."""
         if self.weights is None:
             return Sentence("{name}, from scratch", name=self.name)
         if self.pretrain is None:
@@ -79,13 +79,13 @@ class BackboneRecord(_Record):
 
 
 class Provenance(_Record):
-    """Whom the network has learned from, without saying who: hashes only.
+    """The patients and scans that the network was trained on, as hashes only.
 
     Attributes:
-        sample_hashes: of the run's own labelled scans, see :mod:`med_transfer.cohorts.input_facts`; none where the
-            bundle does not tell.
-        from_source: what of it the source network had learned from already, its own sources included; None: nothing,
-            or a bundle that does not tell.
+        sample_hashes: hashes of the run's own labelled scans, see :mod:`med_transfer.cohorts.input_facts`; empty in
+            older bundles.
+        from_source: the part that the source network, with its own sources, was trained on; None if there is none, or
+            in older bundles.
     """
 
     cohort_hash: str
@@ -96,7 +96,7 @@ class Provenance(_Record):
 
 
 class HeldOut(_Record):
-    """Whom the run is evaluated on: hashes of its test patients and of their scans, no identifiers."""
+    """Hashes of the test patients and their scans, without identifiers."""
 
     patient_hashes: tuple[str, ...]
     content_hashes: tuple[str, ...]
@@ -107,11 +107,11 @@ class TransferRecord(_Record):
 
     Attributes:
         strategy, regularise, batch_norm: as in the run's config.
-        adapter_reduction: of the adapters that are part of the network; None when it has none.
-        align, mapping: how features were aligned or mapped; None when they were not.
-        bottleneck: features after the autoencoder's bottleneck that is part of the network; None when it has none.
-        n_unlabelled: scans without labels that it has learned from.
-        fallback: why this is the network from scratch after all; empty when it is the transferred one.
+        adapter_reduction: reduction factor of the network's adapters; None if it has none.
+        align, mapping: how features were aligned or mapped; None if they were not.
+        bottleneck: number of features after the autoencoder's bottleneck; None if the network has none.
+        n_unlabelled: number of unlabelled scans used in training.
+        fallback: why the network trained from scratch was kept; empty if it is the transferred one.
     """
 
     strategy: str
@@ -126,7 +126,7 @@ class TransferRecord(_Record):
 
     @property
     def sentence(self) -> str:
-        """In words."""
+        """The transfer in words."""
         parts = [*transfer_words(self.strategy, self.regularise, self.batch_norm, self.align, self.mapping)]
         return listed(*parts, *([Sentence("{n} unlabelled scans", n=self.n_unlabelled)] if self.n_unlabelled else []))
 
@@ -134,7 +134,7 @@ class TransferRecord(_Record):
 def transfer_words(
     strategy: str, penalties: Sequence[str], batch_norm: str, align: str | None, mapping: str | None
 ) -> Iterator[str]:
-    """How a network is transferred, word by word; the names as in a config."""
+    """Yield the parts of a description of the transfer; names as in a config."""
     yield from (strategy, *penalties, f"BatchNorm {batch_norm}")
     if align:
         yield Sentence("aligned by {method}", method=align)
@@ -143,19 +143,19 @@ def transfer_words(
 
 
 class BundleRecord(_Record):
-    """``med_transfer.json``. Fields that older bundles lack have a default that says so.
+    """Content of ``med_transfer.json``. Fields that older bundles lack have a default that means unknown.
 
     Attributes:
-        development: the scans that it was developed on; their shares of the classes are its prevalence baseline.
-        held_out: the run's own test set; None: the bundle does not tell.
-        reported: names of the measures that the run was to report.
-        encoders: for each fold model the number of its encoder, or of each of its encoders. Those of one number are
-            equal, and lie among the weights once, as the first one's; empty: each fold model's lies there.
-        n_similar_cases: development scans that it shows beside new ones like them, see
-            :mod:`med_transfer.bundle.similar_cases`; 0: it holds no scan of anybody.
-        files: SHA-256 of the bundle's other files, the weights excepted; empty: the bundle does not tell.
-        lock_hash: of every decision above, see :mod:`med_transfer.bundle.decisions_lock`; empty: from before there
-            were locks.
+        development: profile of the development scans; its class shares are the prevalence baseline.
+        held_out: the run's own test set; None if unknown.
+        reported: names of the measures that the run had to report.
+        encoders: number of each fold model's encoder or encoders. Encoders of one number are equal and stored once,
+            under the first one's name. Empty: every encoder is stored.
+        n_similar_cases: number of development scans stored as similar cases, see
+            :mod:`med_transfer.bundle.similar_cases`; 0: the bundle contains no picture of a patient.
+        files: SHA-256 of the bundle's other files, except the weights; empty if unknown.
+        lock_hash: hash of the decisions, see :mod:`med_transfer.bundle.decisions_lock`; empty in bundles older than
+            locks.
     """
 
     schema_version: Literal["1"] = Field(default="1", alias="schema")
@@ -201,18 +201,20 @@ class BundleRecord(_Record):
 
     @property
     def balanced_point(self) -> OperatingPoint:
-        """What the network itself finds most probable, whatever the classes' frequency."""
+        """The operating point that calls what the network favours, regardless of class frequency."""
         evidence = self.calibration.without_evidence(len(self.classes), multilabel=self.multilabel)
         return OperatingPoint.balanced(self.labels, evidence)
 
     def answer(
         self, prediction: Prediction, probabilities: NDArray[np.float64], novelty: float, facts: Facts | None = None
     ) -> Prediction:
-        """A scan's record completed with probabilities [class], the call at the operating point, the set of classes
-        that cannot be ruled out, and abstention with its reasons.
+        """Complete a scan's record with probabilities, predicted class, prediction set, and abstention with reasons.
 
         Args:
-            facts: of the scan, which the input envelope is asked about.
+            prediction: the record to complete.
+            probabilities: [class].
+            novelty: in [0, 1].
+            facts: facts of the scan, checked against the input envelope.
 
         Raises:
             NoAnswer: the network gave NaN or infinity.
@@ -235,7 +237,7 @@ class BundleRecord(_Record):
         )
 
     def abstains(self, novelty: float, facts: Facts) -> dict[str, Sentence]:
-        """Why a prediction on such a scan abstains: code and sentence of each reason; empty where it does not."""
+        """Return code and sentence of each reason to abstain on a scan; empty if there is none."""
         limit = self.abstain_above_novelty
         if limit is None:
             return {}
@@ -247,7 +249,7 @@ class BundleRecord(_Record):
 
 
 def require_answer(scan: str, *given: float) -> None:
-    """What a bundle's networks give for a scan. Raises NoAnswer: NaN or infinity is among it."""
+    """Raise NoAnswer if the network's output for a scan contains NaN or infinity."""
     if not np.isfinite(given).all():
         raise NoAnswer(
             "the network's output is not finite",

@@ -1,4 +1,4 @@
-"""The bundle's folder, written whole or not at all."""
+"""Write a bundle's folder atomically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ from med_transfer.model.ensemble import Ensemble
 def save_bundle(
     folder: Path, record: BundleRecord, ensemble: Ensemble, model_card: str, similar: SimilarCases | None = None
 ) -> Path:
-    """Write the bundle whole or not at all, with the development scans that it may show.
+    """Write a bundle atomically, replacing an existing one, and return its folder.
+
+    Args:
+        folder: the bundle's folder.
+        record: its record; hashes, versions and the lock are filled in here.
+        ensemble: the network.
+        model_card: Markdown for docs/README.md.
+        similar: development scans that the bundle may show; None stores no picture.
 
     Raises:
         OutputError: no space or no permission.

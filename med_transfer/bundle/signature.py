@@ -1,12 +1,12 @@
-"""Who made a bundle: an Ed25519 signature (RFC 8032) over every file in it.
+"""Sign and verify bundles: an Ed25519 signature (RFC 8032) over every file.
 
 ::
 
-    bundle/signature/SHA256SUMS        every other file of the bundle, as sha256sum lists them
+    bundle/signature/SHA256SUMS        hashes of all other files of the bundle, in the format of sha256sum
     bundle/signature/SHA256SUMS.sig    64 bytes: the signature of that list
-    bundle/signature/public_key.pem    of whoever signed: a reader must know from elsewhere whose it is
+    bundle/signature/public_key.pem    the signer's key; a reader must know from elsewhere whose it is
 
-Both can be checked without this program, see docs/security.md.
+List and signature can be checked without this program, see docs/security.md.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _PUBLIC = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicK
 
 @dataclass(frozen=True)
 class Signer:
-    """Whose key a bundle is signed with.
+    """The key that a bundle is signed with.
 
     Attributes:
-        fingerprint: first 32 hex digits of SHA-256 of the public key.
-        known: whether it is the key that the reader asked for.
+        fingerprint: first 32 hex digits of the SHA-256 of the public key.
+        known: whether it is the key that the caller required or signed with.
     """
 
     fingerprint: str
@@ -46,9 +46,10 @@ class Signer:
 
 
 def make_key(path: Path) -> Path:
-    """Write a new private key, for its owner alone, and beside it the public one (``.pub``), whose path is given.
+    """Write a new private key, readable by its owner only, and its public key beside it; return the path of the latter.
 
-    A private key that is there alone, as a kill leaves it, gets its public one.
+    The public key has the suffix ``.pub``. A private key without a public one, left by an interrupted call, is kept and
+    gets its public key.
 
     Raises:
         OutputError: a file of one of these names exists, or cannot be written.
@@ -65,7 +66,7 @@ def make_key(path: Path) -> Path:
 
 
 def _new_key(path: Path) -> Ed25519PrivateKey:
-    """Written there, unless there is one."""
+    """Write a new private key, or read the one that exists."""
     key = Ed25519PrivateKey.generate()
     parts = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     try:
@@ -83,20 +84,20 @@ def _taken(file: Path) -> OutputError:
 
 
 def sign_bundle(folder: Path, key: Path, passphrase: bytes | None = None) -> Signer:
-    """Sign every file of a bundle, in place of an earlier signature.
+    """Sign every file of a bundle, replacing an earlier signature.
 
     Args:
-        folder: of the bundle.
+        folder: the bundle's folder.
         key: private Ed25519 key, PEM.
-        passphrase: of the key, where it is encrypted.
+        passphrase: passphrase of an encrypted key.
 
     Raises:
-        BundleError: a file that cannot be signed.
+        BundleError: a file cannot be signed.
         UsageError: the key cannot be read.
         OutputError: the signature cannot be written.
     """
     private = _read_key(key, passphrase)
-    remove_left_behind((folder / LIST_FILE).parent)  # of a signing that was killed: it would be signed too
+    remove_left_behind((folder / LIST_FILE).parent)  # partial files of an interrupted signing would be signed too
     listed = file_list(folder).encode()
     write_bytes(folder / LIST_FILE, listed)
     write_bytes(folder / KEY_FILE, _pem(private.public_key()))
@@ -105,16 +106,16 @@ def sign_bundle(folder: Path, key: Path, passphrase: bytes | None = None) -> Sig
 
 
 def verify_bundle(folder: Path, public_key: Path | None = None) -> Signer | None:
-    """Whose signature a bundle has; None where it has none.
+    """Verify a bundle's signature and return its signer; None if the bundle is unsigned.
 
     Args:
-        folder: of the bundle.
-        public_key: PEM file of the one key whose signature is taken. Without it any is, and ``Signer.known`` is False:
-            then the files are as they were signed, but not necessarily by someone who is known.
+        folder: the bundle's folder.
+        public_key: PEM file of the required key. None accepts any key, with ``Signer.known`` False: the files are then
+            unchanged since they were signed, but the signer may be anyone.
 
     Raises:
-        BundleError: a file was changed, added or taken away since; the signature does not hold, is of another key
-            than asked for, or is not there though a key was asked for.
+        BundleError: a file was changed, added or removed since; the signature is invalid or by another key than the
+            required one; or a key is required and the bundle is unsigned.
         UsageError: the public key cannot be read.
     """
     asked = _read_public_key(public_key) if public_key else None
@@ -136,15 +137,15 @@ def verify_bundle(folder: Path, public_key: Path | None = None) -> Signer | None
 
 
 def bundle_hash(folder: Path) -> str:
-    """SHA-256 of the list of all files and their hashes: names a bundle, signed or not. Raises BundleError."""
+    """Return the SHA-256 of :func:`file_list`, which identifies a bundle, signed or not. Raises BundleError."""
     return hashlib.sha256(file_list(folder).encode()).hexdigest()
 
 
 def file_list(folder: Path) -> str:
-    """Every file of a bundle but those of its signature, as ``sha256sum`` lists them.
+    """Return the hashes of all files of a bundle except its signature, in the format of ``sha256sum``.
 
     Raises:
-        BundleError: a link, or something else that is no regular file; it cannot be read.
+        BundleError: a file is a link or not regular, has an unprintable name, or cannot be read.
     """
     lines = []
     for path in sorted(folder.rglob("*")):

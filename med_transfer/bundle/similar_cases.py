@@ -1,6 +1,6 @@
-"""Development scans that a bundle shows beside a new one like them: a picture, the label, and the networks' features.
+"""Development scans that a bundle shows beside a similar new scan: picture, label, and the networks' features.
 
-Only where the run's config asks for it (``similar_cases``): the pictures are of patients, and go where the bundle goes.
+They are stored only if the run's config asks for it (``similar_cases``): pictures of patients travel with the bundle.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from med_transfer.errors import BundleError
 from med_transfer.predictions.record import SimilarCase
 
 SIMILAR_CASES_FILE = "models/similar_cases.safetensors"
-_SHOWN = 3  # a look at three is soon taken
+_SHOWN = 3  # few enough to be looked at quickly
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +26,12 @@ class SimilarCases:
     """The scans that a bundle may show.
 
     Attributes:
-        features: of each fold model, [case, feature].
-        truth: [case, class].
-        patients: [case], numbered from 0; equal where the patient is.
+        features: [case, feature] of each fold model.
+        truth: boolean [case, class].
+        patients: [case], patient number from 0.
         pictures: JPEG of each case.
-        same_label: of the training scans that would be shown beside validation scans, the share with the same label,
-            and what it would be by chance.
+        same_label: share of training scans shown beside validation scans that have the same label, and the share
+            expected by chance.
     """
 
     features: Sequence[NDArray[np.floating]]
@@ -41,10 +41,10 @@ class SimilarCases:
     same_label: tuple[float, float]
 
     def nearest(self, features: Sequence[NDArray[np.floating]], classes: Sequence[str]) -> tuple[SimilarCase, ...]:
-        """The most similar case of each of three patients, the most similar first.
+        """Return the most similar case of each of the three most similar patients, in descending order.
 
         Args:
-            features: of one scan, by each fold model, [1, feature].
+            features: [1, feature] of one scan, by each fold model.
             classes: names of the columns of ``truth``.
         """
         alike = similarity(features, self.features)[0]
@@ -55,16 +55,21 @@ class SimilarCases:
         )
 
     def as_bytes(self) -> bytes:
-        """The file's content."""
+        """Return the content of the safetensors file."""
         arrays = {f"features{number}": of_one.astype(np.float32) for number, of_one in enumerate(self.features)}
         arrays |= {f"picture{number}": np.frombuffer(jpeg, np.uint8) for number, jpeg in enumerate(self.pictures)}
         return save(arrays | {"truth": self.truth, "patients": self.patients, "same_label": np.array(self.same_label)})
 
 
 def similarity(features: Sequence[NDArray[np.floating]], cases: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
-    """How alike scans and cases are [scan, case]: the cosine between their features, in [-1, 1], mean of fold models.
+    """Return the cosine similarity of features [scan, case], in [-1, 1], averaged over fold models.
 
-    Features are taken in standard deviations from the cases' mean; one that is the same in all cases tells nothing.
+    Features are standardised by the cases' mean and standard deviation; a feature that is constant over the cases is
+    ignored.
+
+    Args:
+        features: [scan, feature] by each fold model.
+        cases: [case, feature] by each fold model.
     """
     alike = []
     for scan, case in zip(features, cases, strict=True):
@@ -77,16 +82,16 @@ def similarity(features: Sequence[NDArray[np.floating]], cases: Sequence[NDArray
 
 
 def _unit(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each row of length 1; one of zeros stays as it is."""
+    """Normalise each row to length 1; a row of zeros stays zero."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def most_similar(alike: NDArray[np.float64], patients: NDArray[np.int64]) -> list[int]:
-    """The cases to show, the most similar first: of each of three patients one.
+    """Return the positions of the cases to show: one for each of the three most similar patients, in descending order.
 
     Args:
-        alike: of one scan and each case, [case].
-        patients: of the cases, [case].
+        alike: [case], similarity of a scan to each case.
+        patients: [case], patient of each case.
     """
     order = np.argsort(-alike, kind="stable")
     _, first = np.unique(patients[order], return_index=True)
@@ -94,7 +99,7 @@ def most_similar(alike: NDArray[np.float64], patients: NDArray[np.int64]) -> lis
 
 
 def load_similar_cases(folder: Path) -> SimilarCases:
-    """Of a bundle whose record says that there are some. Raises BundleError."""
+    """Read the similar cases of a bundle whose record says that it has some. Raises BundleError."""
     path = folder / SIMILAR_CASES_FILE
     try:
         arrays = load(path.read_bytes())
