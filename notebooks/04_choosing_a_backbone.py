@@ -37,5 +37,5 @@ for score in chosen.ranking:
 print(chosen.recommended or chosen.to_try, chosen.reason, sep=": ")
 
 # %% [markdown]
-# Does its order foretell the result? [What was measured](../docs/measured/selection.md#does-its-order-foretell-the-result). Whether
+# Does the ranking predict the result? [What was measured](../docs/measured/selection.md#does-the-ranking-predict-the-result). Whether
 # weights fit your scans at all, without labels: `med-transfer backbones verify NAME --scans FOLDER`.
