@@ -20,7 +20,14 @@ from med_transfer.cohorts import Case, Cohort, CohortLock, Split, SplitConfig, s
 from med_transfer.errors import FolderInUse, UsageError
 from med_transfer.evaluation.comparison import compare_runs
 from med_transfer.evaluation.comparison.forest import _axis, forest
-from med_transfer.evaluation.comparison.report import as_markdown, as_page, names_of, scans_sentence, write_comparison
+from med_transfer.evaluation.comparison.report import (
+    as_markdown,
+    as_page,
+    method_of,
+    names_of,
+    scans_sentence,
+    write_comparison,
+)
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.intervals import PatientBootstrap
@@ -418,6 +425,8 @@ def test_cross_validated_runs_are_paired_by_repeat_and_fold(tmp_path):
     assert "alike: cross-validated in the reference's folds" in said
     assert "once: cross-validated with another number of repeats than the reference" in said
     assert "elsewhere: cross-validated in other folds than the reference" in said
+    assert [test.p_value for comparison in compared for test in comparison.tests] == [None] * 6
+    assert "not given where a patient has several scans or a run was cross-validated" in method_of(compared)
 
 
 def test_a_cross_validated_run_is_compared_by_its_own_calls(tmp_path):

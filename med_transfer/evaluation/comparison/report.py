@@ -42,9 +42,9 @@ METHOD = sentence(
     "sensitivity Clopper-Pearson limits of all rates, combined; of sensitivities with one scan a patient Newcombe's "
     "score interval for pairs, else the wider of percentiles and Clopper-Pearson limits; they are not corrected for "
     "the number of runs and measures. DeLong's test (macro AUC) and McNemar's exact test (scans called right) are a "
-    "second opinion; their p values are corrected for the number of runs by Holm's method, each test by itself, and "
-    "are rather too small for runs that were cross-validated. An interval that holds 0 shows no difference, which is "
-    "not the same as showing that there is none."
+    "second opinion, not given where a patient has several scans or a run was cross-validated; their p values are "
+    "corrected for the number of runs by Holm's method, each test by itself. An interval that holds 0 shows no "
+    "difference, which is not the same as showing that there is none."
 )
 MARGIN_METHOD = sentence(
     "Non-inferiority: the lower limit of the 95 % interval of the difference lies above minus the margin, a one-sided "
