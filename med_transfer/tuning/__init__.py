@@ -1,4 +1,4 @@
-"""The search for a better configuration, inside the development folds; the test scans stay apart."""
+"""Hyperparameter search on the development folds; test scans are not used."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What is searched and by which figure, typed and strict: the config of ``finetune`` and a section ``tuning``."""
+"""The config of a search, typed and strict: the config of ``finetune`` with a section ``tuning``."""
 
 from __future__ import annotations
 
@@ -112,12 +112,12 @@ class TuneConfig(FinetuneConfig):
 
     @property
     def objective(self) -> str:
-        """The figure that is searched for, which every trial watches."""
+        """The figure that the search maximises; every trial also uses it for early stopping."""
         return self.tuning.objective or self.training.monitor
 
     @property
     def base(self) -> FinetuneConfig:
-        """The default config: what was given, watching the objective."""
+        """The default config, as given, but with the objective as the monitored figure."""
         record = self.model_dump(exclude={"tuning"})
         record["training"]["monitor"] = self.objective
         return FinetuneConfig.model_validate(record)

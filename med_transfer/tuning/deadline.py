@@ -1,4 +1,4 @@
-"""What stops a search from outside: the end of its time, or Ctrl-C."""
+"""Interruption of a search: by its time limit, or by Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from med_transfer.progress import Progress
 
 
 class OutOfTime(Exception):
-    """The time is over; what was trained is on disk."""
+    """The time limit is reached; what was trained is on disk."""
 
 
 class Deadline:
-    """``minutes`` from now (None: never), or an interrupt."""
+    """A limit of ``minutes`` from now (None: no limit), and a memory of Ctrl-C."""
 
     def __init__(self, minutes: float | None) -> None:
         self.minutes, self.started, self.interrupted = minutes, time.monotonic(), False
 
     def check(self) -> None:
-        """Raises OutOfTime, KeyboardInterrupt."""
+        """Stop if it is time to. Raises OutOfTime, KeyboardInterrupt."""
         if self.interrupted:
             raise KeyboardInterrupt
         if self.minutes is not None and time.monotonic() - self.started >= 60 * self.minutes:
             raise OutOfTime
 
     def checked(self, progress: Progress) -> Progress:
-        """The same progress, with a check after every step but the last. May raise as :meth:`check`.
+        """The same progress, with a check after every step but the last, which raises as :meth:`check`.
 
-        Not before the first one: each call of a search goes on by a step, however little its time.
+        There is no check before the first step: each call of a search advances by at least one step.
         """
 
         def tell(stage: str, done: int, total: int, note: str = "") -> None:
@@ -44,9 +44,10 @@ class Deadline:
 
     @contextmanager
     def noting_interrupts(self) -> Iterator[None]:
-        """Ctrl-C raises KeyboardInterrupt as ever; one that was lost on its way is raised again at the next check.
+        """Within the context, Ctrl-C raises KeyboardInterrupt as usual, and again at the next :meth:`check`.
 
-        Python drops an exception that a signal raises inside a destructor, and between trials many of those run.
+        The second one is needed because Python drops an exception that a signal handler raises inside a destructor, and
+        many destructors run between trials.
         """
         before = signal.getsignal(signal.SIGINT)
         if threading.current_thread() is not threading.main_thread() or not callable(before):

@@ -1,4 +1,4 @@
-"""One config on the development folds. The test scans are taken out before anything can see them."""
+"""Training of one config on the development folds, with test scans removed beforehand."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from med_transfer.tuning.deadline import Deadline
 
 
 def without_test_scans(run_data: RunData) -> RunData:
-    """The same folds of a cohort that has no test scans: neither their voxels nor their labels are in it."""
+    """The same folds of the development cohort alone: it holds neither voxels nor labels of test scans."""
     development = run_data.split.development
     place = {case: position for position, case in enumerate(development)}
 
@@ -37,12 +37,12 @@ def kept_figure(model: TrainedNetwork) -> float:
 
 
 def config_name(config: FinetuneConfig) -> str:
-    """The same for the same config, so that an interrupted trial finds its state."""
+    """A hash of the config, by which an interrupted trial finds its state."""
     return hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:16]
 
 
 class TrialProgress(TrainingProgress):
-    """Tells each step, reports each epoch's best figure so far, and checks the deadline.
+    """Reports each step as progress and each epoch's best figure so far, and checks the deadline.
 
     Args:
         report: called with the epoch and the best smoothed figure up to it; may raise to end the trial.
@@ -55,12 +55,12 @@ class TrialProgress(TrainingProgress):
         self.deadline, self.report = deadline, report
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Ends the training when the time is up. Raises OutOfTime, KeyboardInterrupt."""
+        """Report a step and check the deadline. Raises OutOfTime, KeyboardInterrupt."""
         super().on_train_batch_end(trainer, pl_module, *args, **kwargs)
         self.deadline.check()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Reports the best figure up to this epoch."""
+        """Report the best figure up to this epoch."""
         if isinstance(pl_module, FinetuningModule):
             best = max(row["smoothed"] for row in pl_module.history)
             self.report(int(pl_module.history[-1]["epoch"]), best)

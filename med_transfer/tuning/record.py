@@ -1,4 +1,4 @@
-"""What a search found: its trials, the best one, and how it stands to the default with its uncertainty."""
+"""The result of a search: its trials, the best one, and its advantage over the default with uncertainty."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ class TrialRecord:
     """One trial.
 
     Attributes:
+        number: from 0, which is the default config.
+        state: how it ended.
         value: mean of ``figures``; None unless complete.
-        figures: of each inner fold that was finished.
-        values: dotted keys of the config that differ from the default; empty for trial 0, the default itself.
+        figures: one for each finished inner fold.
+        values: dotted keys of the config that were drawn, with their values; empty for trial 0.
         epochs: trained in all folds together.
         seconds: over all attempts.
-        repeats: number of the earlier trial whose config it drew again, and whose figures it takes; else None.
+        repeats: number of the earlier trial with the same config, whose figures are reused; else None.
     """
 
     number: int
@@ -51,7 +53,7 @@ class TrialRecord:
 
 @dataclass(frozen=True)
 class Advantage:
-    """Best minus default over the same inner folds.
+    """Best minus default trial over the same inner folds.
 
     Attributes:
         mean: of the differences.
@@ -65,14 +67,14 @@ class Advantage:
 
 
 def advantage(best: Sequence[float], default: Sequence[float], validation_share: float) -> Advantage:
-    """How much better, fold by fold, with the corrected resampled t interval.
+    """Mean difference over folds with the corrected resampled t interval.
 
     Folds share most of their training scans, so the plain standard error is too small; the correction adds the ratio of
     validation to training scans to 1 / folds.
 
     Args:
         best, default: figures of the same folds.
-        validation_share: of the development scans in one fold, in (0, 1).
+        validation_share: share of the development scans in one validation fold, in (0, 1).
 
     Source: Nadeau & Bengio 2003, Machine Learning 52:239.
     """
@@ -91,10 +93,15 @@ class Tuning:
     """A search on disk.
 
     Attributes:
+        folder: of its files.
+        config: of the search.
+        trials: in order.
+        strategies: that were drawn from.
         stopped: why it ended, in words.
         n_scans, n_patients: of the development part.
-        n_failed: scans of the cohort that could not be used.
-        validation_share: of the development scans in one inner fold, on average.
+        n_folds: inner folds of each trial.
+        n_failed: number of the cohort's scans that could not be used.
+        validation_share: mean share of the development scans in one inner fold.
         tested: whether test scans were kept apart.
     """
 
@@ -117,27 +124,27 @@ class Tuning:
 
     @property
     def default(self) -> TrialRecord | None:
-        """Trial 0; None while it has no value."""
+        """Trial 0; None if it has no value yet."""
         return next((trial for trial in self.complete if trial.number == 0), None)
 
     @property
     def best(self) -> TrialRecord | None:
-        """The highest mean; of equals the earliest, so that nothing beats the default by a tie."""
+        """The complete trial with the highest value; a tie goes to the earliest, so nothing beats the default by it."""
         return max(self.complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
 
     @property
     def advantage(self) -> Advantage | None:
-        """None while there is no best or no default."""
+        """Advantage of the best trial over the default; None if either has no value yet."""
         if self.best is None or self.default is None:
             return None
         return advantage(self.best.figures, self.default.figures, self.validation_share)
 
     @property
     def best_file(self) -> Path:
-        """The best trial's config, as ``finetune`` takes it."""
+        """Path of the best trial's config, for ``finetune``."""
         return self.folder / "best.yaml"
 
     @property
     def counts(self) -> dict[TrialState, int]:
-        """Trials by how they ended."""
+        """Number of trials by state."""
         return {state: sum(trial.state == state for trial in self.trials) for state in STATES}

@@ -1,4 +1,4 @@
-"""``best.yaml`` for finetune, ``trials.csv`` and ``tuning.json`` for programs, ``tuning.md`` for people."""
+"""The files of a search: ``best.yaml`` for finetune, ``trials.csv``, ``tuning.json``, and a readable ``tuning.md``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _METHOD = "mean over inner folds of the differences, corrected resampled t inter
 
 
 def write_tuning(tuning: Tuning) -> None:
-    """All files, into the search's folder; no best.yaml before a trial is complete. Raises OutputError."""
+    """Write all files into the search's folder; best.yaml only once a trial is complete. Raises OutputError."""
     if tuning.best is not None:
         dump_config(applied(tuning.config.base, tuning.best.values), tuning.best_file)
     _write_trials(tuning)
@@ -40,7 +40,7 @@ def write_tuning(tuning: Tuning) -> None:
 
 
 def as_record(tuning: Tuning) -> dict[str, Any]:
-    """What ``tuning.json`` holds."""
+    """The content of ``tuning.json``."""
     best, default, gained = tuning.best, tuning.default, tuning.advantage
     return {
         "schema": SCHEMA,
@@ -89,12 +89,12 @@ def _write_trials(tuning: Tuning) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """A list of words or numbers as one cell."""
+    """A value as one cell; lists are joined by spaces."""
     return " ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else value
 
 
 def as_markdown(tuning: Tuning) -> str:
-    """The choice, how it stands to the default, the warning, and every trial."""
+    """The content of ``tuning.md``: the choice, its comparison with the default, the warning, and every trial."""
     states = ", ".join(f"{count} {state}" for state, count in tuning.counts.items())
     parts = [
         "# A search for a better configuration",
@@ -118,12 +118,12 @@ def as_markdown(tuning: Tuning) -> str:
 
 
 def warning(tuning: Tuning) -> str:
-    """What the winner's figure does not tell, and what does."""
+    """Why the winner's figure is biased, and what to evaluate on instead."""
     return _BIASED + (_TESTED if tuning.tested else _UNTESTED)
 
 
 def summary(tuning: Tuning) -> str:
-    """What came of the search, in a sentence or two."""
+    """The outcome of the search, in a sentence or two."""
     best, default, gained = tuning.best, tuning.default, tuning.advantage
     if best is None:
         return "No trial is complete yet."
@@ -140,7 +140,7 @@ def summary(tuning: Tuning) -> str:
 
 
 def advantage_text(gained: Advantage) -> str:
-    """For example ``+0.031, 95 % interval over folds -0.020 to +0.082``."""
+    """The advantage in words, for example ``+0.031, 95 % interval over folds -0.020 to +0.082``."""
     if gained.ci95 is None:
         return f"{gained.mean:+.3f}, no interval from a single fold"
     return f"{gained.mean:+.3f}, 95 % interval over folds {gained.ci95[0]:+.3f} to {gained.ci95[1]:+.3f}"

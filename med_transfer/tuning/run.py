@@ -1,4 +1,4 @@
-"""A cohort in, a better config out."""
+"""The tuning job: from a cohort to a better config."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ def tune(
 ) -> Tuning:
     """Search the space on the inner folds of the development patients; trial 0 is the default config.
 
-    The results are written after every trial. Called again on the same folder it goes on, with the trial that was
-    interrupted first.
+    Results are written after every trial. Called again on the same folder, the search resumes, starting with the
+    interrupted trial.
 
     Args:
-        cohort: the table; the scans that ``finetune`` with this config would keep for testing reach no trial.
-        config: of the run that is to follow, and the search.
+        cohort: the labelled table; scans that ``finetune`` with this config would keep for testing are not used.
+        config: of the run that is to follow, and of the search.
         out: folder for the study, the prepared scans and the results.
-        minutes: for this call, 0 or more; reading or a trial in training is left to the next call. None: no limit.
-        trials: in all calls together, beside the default and without repeats of the same config; None: as many as the
-            time allows.
-        progress: told how far it is.
-        machines: of a Ray cluster, which train a trial's folds side by side, with the same results; None: this one.
+        minutes: limit for this call, 0 or more; an unfinished reading or trial is resumed by the next call. None: no
+            limit.
+        trials: limit over all calls, not counting the default and repeats of the same config; None: no limit.
+        progress: reports progress.
+        machines: of a Ray cluster, which train a trial's folds in parallel, with the same results; None: this machine.
 
     Raises:
         MissingExtra: Optuna is not installed.
         CohortError: the cohort cannot be split, or leaks.
         BackboneError: the backbone or its weights cannot be used.
-        ConfigError: something in the space cannot work, or more folds than there are.
-        UsageError: the folder holds another search, the minutes are no such number, or there is no limit at all.
-        NothingDone: no scan can be used, or the time did not suffice for reading and one trial.
+        ConfigError: part of the space cannot work, or more folds are asked for than there are.
+        UsageError: the folder holds another search, ``minutes`` is negative or not finite, or there is no limit at all.
+        NothingDone: no scan can be used, or the time was too short for reading and one trial.
         OutputError: a result cannot be written.
     """
     import_optuna()
@@ -75,7 +75,7 @@ def tune(
     check_transfer(base.resolved(from_source=from_source), source.encoder)
     strategies = usable_strategies(config.tuning.space, base, source.encoder, from_source=from_source)
     precision(base.training.precision)
-    resolve_preprocessing(source.spec, base)  # what is wrong is said before anything is read or written
+    resolve_preprocessing(source.spec, base)  # errors are reported before anything is read or written
     _require_as_many_folds(config.tuning.folds, split_cohort(cohort, base.split).n_fold_models)
     with sole_writer(out, "a search"):
         started = (out / JOURNAL).exists() or (out / TRAINING_FOLDER).exists()
@@ -100,7 +100,7 @@ def _require_as_many_folds(wanted: int | None, there: int) -> None:
 def _read(
     cohort: Cohort, base: FinetuneConfig, spec: BackboneSpec, out: Path, deadline: Deadline, progress: Progress
 ) -> RunData:
-    """The plan, within the time. Raises NothingDone, and as :func:`prepare_run_data`."""
+    """Prepare the run data within the time limit. Raises NothingDone, and as :func:`prepare_run_data`."""
     try:
         return prepare_run_data(cohort, base, spec, out, deadline.checked(progress))
     except OutOfTime:

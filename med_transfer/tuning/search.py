@@ -1,4 +1,4 @@
-"""Trials one after the other on the development folds, until their number or the time is up."""
+"""The search: one trial after the other on the development folds, up to a number of trials or a time limit."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TRAINING_FOLDER = "training"
-_MOST_REPEATS = 20  # draws in a row that were tried before: the space holds nothing new
+_MOST_REPEATS = 20  # consecutive draws of known configs, after which the space is taken to be exhausted
 
 
 @dataclass
 class Search:
-    """Trials one after the other on run data without test scans; ``tested``: whether there are any."""
+    """Runs trials on run data without test scans; ``tested``: whether the cohort has any."""
 
     run_data: RunData
     source: LoadedBackbone
@@ -62,10 +62,11 @@ class Search:
         self.n_folds = min(self.config.tuning.folds or n_fold_models, n_fold_models)
 
     def run(self, trials: int | None) -> Tuning:
-        """Until ``trials`` beside the default are done, or the time is over.
+        """Run until ``trials`` are done besides the default, or the time limit is reached.
 
         Raises:
             NothingDone: no trial is complete.
+            KeyboardInterrupt: after Ctrl-C, once the results are written.
         """
         try:
             with self.deadline.noting_interrupts():
@@ -86,7 +87,7 @@ class Search:
         return result
 
     def _try_until_done(self, trials: int | None) -> str:
-        """Why it ended. Raises OutOfTime."""
+        """Run trials; returns why the search ended. Raises OutOfTime."""
         while True:
             repeated = [trial.repeats is not None for trial in self.study.records() if trial.state != "unfinished"]
             if trials is not None and repeated.count(False) > trials:
@@ -94,17 +95,17 @@ class Search:
             if len(repeated) >= _MOST_REPEATS and all(repeated[-_MOST_REPEATS:]):
                 return "the space holds nothing that was not tried"
             self.deadline.check()
-            # The sampler comes back to a good config without options: then the next is drawn without it.
+            # The sampler can return to a good config that has no free values; then the next one is drawn at random.
             self._try(self.study.next(evenly=any(repeated[-1:])))
             self._write("it is still going on")
 
     def _try(self, trial: Trial) -> None:
-        """Train on one fold after the other, and tell the study how it ended."""
+        """Run one trial on all folds, and report its outcome to the study."""
         values = draw(trial, self.config.tuning.space, self.strategies) if trial.number else {}
         trial.set_user_attr("values", values)
         config = applied(self.config.base, values)
         same = self._settled_by(trial, config)
-        if same is not None:  # the same network again would give the same figures
+        if same is not None:  # training the same config again would give the same figures
             trial.set_user_attr("repeats", same.number)
             trial.set_user_attr("figures", same.figures)
             self.study.tell(trial, same.state, same.value)
@@ -119,11 +120,11 @@ class Search:
             self.study.tell(trial, "failed")
         else:
             self.study.tell(trial, "complete", float(np.mean(figures)))
-        for folder in folders:  # its networks are of no use any more; features of frozen encoders lie beside them
+        for folder in folders:  # the networks are not needed any more; features of frozen encoders are kept elsewhere
             shutil.rmtree(folder, ignore_errors=True)
 
     def _settled_by(self, trial: Trial, config: FinetuneConfig) -> TrialRecord | None:
-        """The earlier trial that had this config, if it came to an end."""
+        """The earlier trial with the same config that is complete or pruned, if any."""
         for earlier in self.study.records()[: trial.number]:
             ended = earlier.state in ("complete", "pruned") and earlier.repeats is None
             if ended and applied(self.config.base, earlier.values) == config:
@@ -131,7 +132,13 @@ class Search:
         return None
 
     def _train(self, trial: Trial, config: FinetuneConfig, folders: list[Path]) -> list[float]:
-        """Each fold's figure; the seconds of this attempt are added to the trial's. Raises TrialPruned, OutOfTime."""
+        """Train all folds, and add the time to the trial's seconds; returns each fold's figure.
+
+        Raises:
+            TrialPruned: the trial is below the median of earlier ones.
+            OutOfTime: the time limit is reached.
+            TrainingDiverged: a training diverged.
+        """
         started, before = time.monotonic(), self.study.records()[trial.number].seconds
         try:
             return self._train_folds(trial, config, folders)
@@ -142,7 +149,7 @@ class Search:
         resolved = config.resolved(from_source=self.source.sha256 is not None)
         steps, figures, epochs = resolved.training.epochs + 1, [], 0
         folds = Folds(self.run_data, resolved, self.source, tuple(folders))
-        if self.machines is not None and len(folders) > 1:  # all folds, also where the first ones end the trial
+        if self.machines is not None and len(folders) > 1:  # all folds at once, even if the first ones get it pruned
             train_on(self.machines, [folds], self.out, self.progress, self.deadline.check)
         for fold, folder in enumerate(folders):
             self.deadline.check()
@@ -157,7 +164,7 @@ class Search:
             epochs += len(model.history)
             trial.set_user_attr("figures", figures)
             trial.set_user_attr("epochs", epochs)
-            if fold + 1 < self.n_folds:  # also where training stopped early, or a probe has no epochs
+            if fold + 1 < self.n_folds:  # needed after early stopping, and for a probe, which has no epochs
                 self.study.report(trial, fold * steps + steps - 1, float(np.mean(figures)))
         return figures
 
@@ -184,7 +191,7 @@ class Search:
 
 
 def _report_again(model: TrainedNetwork, report: Callable[[int, float], None]) -> None:
-    """What a fold that was trained elsewhere would have reported epoch by epoch. Raises TrialPruned."""
+    """Report the epochs of a fold that was trained elsewhere, as its training would have. Raises TrialPruned."""
     best = -math.inf
     for row in model.history:
         best = max(best, row["smoothed"])

@@ -1,4 +1,4 @@
-"""From the search space to a trial's config: what is drawn, what goes together, and whether it can work at all."""
+"""From the search space to a trial's config: drawing values, and checking that the space can work."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from med_transfer.tuning.config import SearchSpace
 Values = dict[str, Any]  # a config's dotted keys
 
 _AUTOMATIC = ("linear_probe", "lp_ft", "layerwise_lr_decay", "full", "gradual_unfreezing")
-_BY_STAGE = {"layerwise_lr_decay", "gradual_unfreezing"}  # stage decay means something
+_BY_STAGE = {"layerwise_lr_decay", "gradual_unfreezing"}  # strategies with a stage decay
 _UNPENALISED = {"scratch", "linear_probe", "attention_probe", "lora", "adapters"}
 _NONE = "none"
 
 
 class Draws(Protocol):
-    """What of an Optuna trial is used."""
+    """The part of Optuna's trial interface that is used."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """One of the choices."""
         ...
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """A number between the limits, drawn by its logarithm with ``log``."""
+        """A number between the limits, drawn on a logarithmic scale if ``log``."""
         ...
 
 
 def draw(draws: Draws, space: SearchSpace, strategies: Sequence[str]) -> Values:
-    """One point of the space: only what its strategy uses, so that no two points mean the same network."""
+    """Draw one point of the space, with only the values that its strategy uses, so that points are not equivalent."""
     strategy = draws.suggest_categorical("transfer.strategy", list(strategies))
     values: Values = {"transfer.strategy": strategy} | _options(draws, space, strategy)
-    if not STRATEGIES[strategy].trains:  # computed from plain scans, in one go
+    if not STRATEGIES[strategy].trains:  # fitted on features of plain scans, without these settings
         return values
 
     def number(key: str, limits: tuple[float, float] | None, *, log: bool = False) -> None:
@@ -59,7 +59,7 @@ def draw(draws: Draws, space: SearchSpace, strategies: Sequence[str]) -> Values:
 
 
 def _options(draws: Draws, space: SearchSpace, strategy: str) -> Values:
-    """Of the strategy, and the penalties that go with it."""
+    """Draw the strategy's own options, and the penalties that suit it."""
     values: Values = {}
     choices = {
         "lora": ("transfer.strategy.rank", space.lora_rank),
@@ -81,9 +81,9 @@ def _options(draws: Draws, space: SearchSpace, strategy: str) -> Values:
 
 
 def applied(base: FinetuneConfig, values: Mapping[str, Any]) -> FinetuneConfig:
-    """The base with the values in the place of its own. Raises ConfigError: they do not go together.
+    """The base config with these values. Raises ConfigError if they contradict each other.
 
-    Another strategy keeps the settings that it shares with the base's.
+    A strategy other than the base's keeps the settings that both share.
     """
     record, settings = base.model_dump(), base.transfer.strategy.model_dump(exclude_defaults=True)
     strategy = STRATEGIES[values.get("transfer.strategy", base.transfer.strategy.name)]
@@ -99,10 +99,10 @@ def applied(base: FinetuneConfig, values: Mapping[str, Any]) -> FinetuneConfig:
 
 
 def usable_strategies(space: SearchSpace, base: FinetuneConfig, encoder: Encoder, *, from_source: bool) -> list[str]:
-    """The strategies to draw from; every edge of the space was tried against the config and the backbone.
+    """The strategies to draw from, after checking the limits of the space against config and backbone.
 
     Raises:
-        ConfigError: a strategy that was named, or a limit, cannot work.
+        ConfigError: a strategy that is named in the space, or a limit, cannot work.
     """
     if space.strategies is None and not from_source:
         _check_edges(space, "scratch", base, encoder, from_source=False)
@@ -120,7 +120,7 @@ def usable_strategies(space: SearchSpace, base: FinetuneConfig, encoder: Encoder
             applied(base, {"transfer.strategy": strategy} | _lighter(space, strategy))
         except ConfigError:
             if space.strategies is None:
-                continue  # not asked for: the config speaks against it
+                continue  # a default strategy that the config rules out
             raise
         _check_edges(space, strategy, base, encoder, from_source=from_source)
         fits.append(strategy)
@@ -130,7 +130,7 @@ def usable_strategies(space: SearchSpace, base: FinetuneConfig, encoder: Encoder
 
 
 def _lighter(space: SearchSpace, strategy: str) -> Values:
-    """What the space itself decides, so that it is not held against the strategy."""
+    """Values that the space sets anyway, so that the base's values do not rule out the strategy."""
     values: Values = {"transfer.regularise": ()} if space.regularise else {}
     if strategy == "surgical" and space.surgical_stages:
         values["transfer.strategy.stages"] = space.surgical_stages[0]
@@ -149,7 +149,7 @@ def _check_edges(
 
 
 class _Edge:
-    """Draws the lower limits and first choices, or the upper limits and later choices."""
+    """Draws the lower limits and first choices (position 0), or the upper limits and later choices."""
 
     def __init__(self, position: int) -> None:
         self.position = position

@@ -1,4 +1,4 @@
-"""The search itself is Optuna's: this file is all that knows it. The study is a journal file in the output folder."""
+"""The interface to Optuna, which no other module uses. The study is a journal file in the output folder."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ JOURNAL = "study.journal"
 
 
 class TrialPruned(Exception):
-    """The trial is below the median of the earlier ones at this step."""
+    """The trial is below the median of earlier trials at this step."""
 
 
 def import_optuna() -> ModuleType:
-    """Optuna. Raises MissingExtra."""
+    """Import Optuna. Raises MissingExtra if it is not installed."""
     try:
         import optuna
     except ImportError as error:
@@ -40,7 +40,7 @@ def import_optuna() -> ModuleType:
 
 
 class _NoLock:
-    """In the place of Optuna's lock file, which a kill leaves behind and an interrupt can catch half renamed."""
+    """Replaces Optuna's lock file, which a killed process leaves behind and an interrupt can leave half renamed."""
 
     def acquire(self) -> bool:
         return True
@@ -51,17 +51,17 @@ class _NoLock:
 
 @dataclass
 class _Journal:
-    """Optuna's file, each of whose records has a hash of it."""
+    """Optuna's journal file, with a hash in each of its records."""
 
     path: Path
     file: JournalFileBackend
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """Raises what is in ``DAMAGED``."""
+        """Records from this number on, with their hashes checked. Raises any of ``DAMAGED``."""
         return map(unsealed, self.file.read_logs(log_number_from))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Raises OutputError."""
+        """Append records with their hashes. Raises OutputError."""
         try:
             self.file.append_logs(list(map(sealed, logs)))
         except OSError as error:
@@ -69,9 +69,9 @@ class _Journal:
 
 
 def _without_half_a_line(journal: Path) -> None:
-    """Take away what a kill or a full disk has left at the end: what is appended would become part of it.
+    """Remove an incomplete last line, left by a killed process or a full disk: new records would be appended to it.
 
-    Raises what is in ``DAMAGED``: a line is not as it was written, at which Optuna may look later only.
+    All lines are checked, since Optuna may read some of them only later. Raises any of ``DAMAGED`` if one is damaged.
     """
     content = journal.read_bytes() if journal.exists() else b""
     whole = content[: content.rfind(b"\n") + 1]
@@ -82,14 +82,14 @@ def _without_half_a_line(journal: Path) -> None:
 
 
 class Study:
-    """The trials so far, and the next one. One process at a time.
+    """The trials so far, and the next one; for one process at a time.
 
-    A sampler of its own for each trial, seeded by the trial's number, makes a study that was stopped and goes on draw
-    the same trials as one that was not.
+    Each trial has its own sampler, seeded by the trial's number, so that a resumed study draws the same trials as an
+    uninterrupted one.
 
     Raises:
-        UsageError: its journal is damaged.
-        OutputError: it cannot be written.
+        UsageError: the journal is damaged.
+        OutputError: the journal cannot be written.
     """
 
     def __init__(self, folder: Path, config: TuningConfig) -> None:
@@ -113,13 +113,13 @@ class Study:
             )
 
     def next(self, *, evenly: bool = False) -> Trial:
-        """The trial that was interrupted, with what it had drawn, or a new one; ``evenly`` ignores earlier results."""
+        """The interrupted trial with the values it has drawn, or a new one; ``evenly`` ignores earlier results."""
         trials = self._study.get_trials(deepcopy=False)
         running = next((trial for trial in trials if trial.state.name == "RUNNING"), None)
         self._study.sampler = self._sampler(running.number if running else len(trials), evenly)
         if running is None:
             return self._study.ask()
-        return self._optuna.trial.Trial(self._study, running._trial_id)  # Optuna has no public way back to it
+        return self._optuna.trial.Trial(self._study, running._trial_id)  # Optuna has no public way to resume a trial
 
     def _sampler(self, number: int, evenly: bool) -> BaseSampler:
         seed = int(np.random.SeedSequence([self._config.seed, number]).generate_state(1)[0])
@@ -128,25 +128,25 @@ class Study:
         return self._optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._config.startup_trials)
 
     def report(self, trial: Trial, step: int, figure: float) -> None:
-        """A figure to compare with other trials' at the same step. Raises TrialPruned."""
+        """Report a figure for comparison with other trials at the same step. Raises TrialPruned."""
         reported = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
         if not math.isfinite(figure):
             return
         if step not in reported:
             trial.report(figure, step)
-        elif step < max(reported):  # a trial that goes on reports some steps again; the last may not have been judged
+        elif step < max(reported):  # a resumed trial reports some steps again; only the last may not have been judged
             return
         if trial.should_prune():
             raise TrialPruned
 
     def tell(self, trial: Trial, state: TrialState, value: float | None = None) -> None:
-        """How the trial ended; its ``value`` if it is complete."""
+        """Record how the trial ended, with its ``value`` if it is complete."""
         states = self._optuna.trial.TrialState
         ended = {"complete": states.COMPLETE, "pruned": states.PRUNED, "failed": states.FAIL}[state]
         self._study.tell(trial.number, value, ended)
 
     def records(self) -> list[TrialRecord]:
-        """Every trial, in order."""
+        """All trials, in order."""
         return [_record(trial) for trial in self._study.get_trials(deepcopy=False)]
 
 
