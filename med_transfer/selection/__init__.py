@@ -1,4 +1,4 @@
-"""Which backbone, and which of its layers, suits a cohort: measured on frozen features, before any training."""
+"""Selection of the backbone and layer that suit a cohort, by measures on frozen features, before any training."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Which weights are at hand: of installed packages, in the user's folder, and at the paths that were given."""
+"""Finding available weights: in installed packages, in the user's folder, and at given paths."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from med_transfer.errors import BackboneError, MissingExtra, WeightsNotFound
 from med_transfer.finetuning.data_setup import refuse_adapted_source
 
 Build = Callable[[], Encoder]
-Check = Callable[[str, BackboneSpec, Path | None], "Candidate"]  # name, entry, path that was given
+Check = Callable[[str, BackboneSpec, Path | None], "Candidate"]  # of name, catalogue entry, given path
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class Network:
     """An encoder that is built when it is needed.
 
     Attributes:
-        key: tells these weights from all others, in the cache of features.
+        key: identifies the weights in the cache of features.
+        spec: its catalogue entry.
         seed: of random weights; None for weights of a source.
-        build: gives the encoder, on the CPU.
+        build: makes the encoder, on the CPU.
     """
 
     key: str
@@ -45,14 +46,14 @@ class Network:
     build: Build = field(compare=False, repr=False)
 
     def load(self) -> Encoder:
-        """On the CPU, in evaluation mode. Raises BackboneError."""
+        """Build the encoder, on the CPU and in evaluation mode. Raises BackboneError."""
         return self.build().eval()
 
 
 class _Opened:
-    """The encoder that a check has built, once; whoever asks again has the file opened again.
+    """Gives out the encoder that a check has built once, and builds it again for later calls.
 
-    So a weights file is opened once where features are made, and no network outlives the making of its features.
+    So a weights file is opened only once if features are computed once, and the encoder can be freed afterwards.
     """
 
     def __init__(self, encoder: Encoder, build: Build) -> None:
@@ -68,10 +69,11 @@ class Candidate:
     """A backbone with weights of a source.
 
     Attributes:
-        name: the backbone, and the path where one was given.
-        weights: the path that was given (of a bundle: its folder); None for weights found by name.
+        name: the backbone, with the path if one was given.
+        spec: its catalogue entry.
+        weights: the given path (a bundle's folder); None for weights found by name.
         sha256: of the weights file.
-        build: gives its encoder.
+        build: makes the encoder.
     """
 
     name: str
@@ -82,7 +84,7 @@ class Candidate:
 
     @property
     def network(self) -> Network:
-        """With the weights of the source."""
+        """The network with the weights of the source."""
         return Network(f"{self._kind} {self.sha256}", self.spec, None, self.build)
 
     @property
@@ -93,7 +95,7 @@ class Candidate:
         return " ".join(filter(None, (self.spec.name, pooling, overlap, colours)))
 
     def control(self, seed: int) -> Network:
-        """The same network with random weights; what they are depends on the versions too."""
+        """The same network with random weights, which also depend on the versions of the libraries."""
         made_by = "".join(f" {name} {versions()[name]}" for name in ("med-transfer", "monai", "torch"))
         size = f"{self.spec.parameters} {self.spec.stage_channels}"
         key = f"{self._kind} {size} random {seed}{made_by}"
@@ -102,7 +104,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What can be ranked, and name to reason of what is at hand but cannot."""
+    """The candidates that can be ranked, and for the others with available weights name to reason."""
 
     ready: tuple[Candidate, ...]
     left_out: dict[str, str]
@@ -115,19 +117,19 @@ def find_candidates(
     channels: Channels = 1,
     instances: InstanceChoice = AS_BUILT,
 ) -> Candidates:
-    """Everything whose weights are at hand; each weights file is opened and checked once.
+    """All candidates with available weights; each weights file is opened and checked once.
 
     Args:
-        names: only these backbones; None: all. One that is named must be usable.
+        names: only these backbones, which must be usable; None: all.
         given: backbone and path of weights: a checkpoint, a safetensors file, a bundle or a run folder.
         accept_licence: name of a restricted licence that the user accepts.
         channels: of the input.
-        instances: how those are cut and pooled that have slices or tiles.
+        instances: how slices or tiles are cut and pooled, for backbones that have them.
 
     Raises:
-        UnknownBackbone: a name that is none.
-        WeightsNotFound: no weights at hand of a backbone that was named, or of any.
-        BackboneError: as :func:`med_transfer.backbones.load_backbone`, for what was named or given; a bundle with
+        UnknownBackbone: a name is not in the catalogue.
+        WeightsNotFound: no weights are available for a backbone that was named, or for any.
+        BackboneError: as :func:`med_transfer.backbones.load_backbone`, for backbones named or given; a bundle has
             adapters.
     """
     check = partial(_checked, accept_licence=accept_licence, channels=channels, instances=instances)
@@ -167,7 +169,7 @@ def _named(spec: BackboneSpec, check: Check) -> Candidate:
 
 
 def _at_hand(spec: BackboneSpec, check: Check, left_out: dict[str, str]) -> list[Candidate]:
-    """The backbone when its weights are there; what is there but cannot be used is noted with its reason."""
+    """The backbone if its weights are available; if they cannot be used, the reason goes to ``left_out``."""
     if not weights_at_hand(spec):
         return []
     try:

@@ -1,12 +1,12 @@
-"""Pooled features of scans: each worked out once, and kept on disk with what it cost.
+"""Pooled features of scans, computed once and cached on disk with their cost.
 
 ::
 
-    FOLDER/scans/KEY.safetensors        a scan as it lay on disk: hash of its voxels, hash of the network's input
-    FOLDER/features/KEY.safetensors     the means over space of every feature map; KEY from the two hashes, the
-                                        preprocessing and the weights
+    FOLDER/scans/KEY.safetensors        for a scan's files: hash of its voxels, hash of the network's input
+    FOLDER/features/KEY.safetensors     spatial means of every feature map; KEY from the two hashes, the preprocessing
+                                        and the weights
 
-So a second look at unchanged files reads no scan, and a moved or renamed scan is read but passes no network again.
+So unchanged files are not read again, and a moved or renamed scan is read but does not pass through a network again.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from med_transfer.scans.volume import bytes_of
 from med_transfer.selection.candidates import Network
 from med_transfer.selection.weights_check import Agreement, keeps_statistics, recorded_agreement
 
-_FORMAT = 2  # of what is kept of a scan; 2: normalisation layers of every kind are compared
+_FORMAT = 2  # of cache entries; 2: normalisation layers of every kind are compared
 
 
 @dataclass(frozen=True)
 class ScanIdentity:
-    """SHA-256 of a scan's voxels, and of what the network is shown of them."""
+    """SHA-256 of a scan's voxels, and of the network's input made from them."""
 
     content_hashes: Images
     input_hash: str
@@ -44,13 +44,13 @@ class ScanIdentity:
 
 @dataclass(frozen=True)
 class StageFeatures:
-    """What one network makes of one scan.
+    """Features of one scan by one network.
 
     Attributes:
-        stages: of each feature map the mean over space, float32 [channel], shallow to deep.
-        seconds: of the forward pass; None when statistics were compared meanwhile, which takes longer.
+        stages: spatial mean of each feature map, float32 [channel], shallow to deep.
+        seconds: of the forward pass; None if statistics were compared during it, which takes longer.
         activations_mib: of all layers' outputs, in single precision.
-        agreement: with the statistics that the normalisation layers keep; None when that was not looked at.
+        agreement: with the stored statistics of the normalisation layers; None if not compared.
         device: cpu or cuda.
     """
 
@@ -62,7 +62,7 @@ class StageFeatures:
 
 
 class FeatureLibrary:
-    """The features of scans under one preprocessing. Encoders are loaded when a scan needs one."""
+    """Cached features of scans with one preprocessing. Encoders are loaded when a scan needs one."""
 
     def __init__(self, folder: Path, preprocessing: PreprocessingConfig) -> None:
         self.preprocessing, self.device = Preprocessing(preprocessing), best_device()
@@ -76,8 +76,8 @@ class FeatureLibrary:
 
         Args:
             case: the scan.
-            networks: may be empty: then the scan is only proven to be usable.
-            compare: also compare what passes the normalisation layers with the stored statistics.
+            networks: may be empty, to check only whether the scan is usable.
+            compare: also compare the inputs of normalisation layers with the stored statistics.
 
         Raises:
             ScanError: the scan cannot be used.
@@ -119,7 +119,11 @@ def _identity(entry: CacheEntry) -> ScanIdentity:
 
 @torch.inference_mode()
 def extract(encoder: Encoder, image: Tensor, *, compare: bool = False) -> StageFeatures:
-    """Features of one image [1, channel, depth, height, width] on the encoder's device."""
+    """Compute the features of one image [1, channel, depth, height, width] on the encoder's device.
+
+    Args:
+        compare: whether to compare statistics too, if the encoder keeps any.
+    """
     compare = compare and keeps_statistics(encoder)
     numbers = 0
 

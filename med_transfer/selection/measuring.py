@@ -1,4 +1,4 @@
-"""The measures of one network on the training folds: of every layer, against random weights, against the source."""
+"""All measures of one network on the training folds: of every layer, and of its distance from the source."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ Measure = Callable[[NDArray[np.float64], NDArray[np.integer]], float]
 
 @dataclass(frozen=True)
 class MeasuredLayer:
-    """A layer's figures, and the linear probe's predictions that they come from."""
+    """A layer's figures, and the predictions of its linear probe."""
 
     score: LayerScore
     probe: CrossValidatedPredictions
 
 
 def layers_of(spec: BackboneSpec, also: Stages | None = None) -> list[Stages]:
-    """Every stage alone, and the joined stages of the backbone's entry and of the config; counted from 0.
+    """The layers to measure: every stage alone, and the joined stages of the catalogue entry and of ``also``.
 
     Raises:
-        ConfigError: the config names a stage that the backbone does not have.
+        ConfigError: ``also`` has a stage that the backbone does not have.
     """
     n_stages = len(spec.stage_channels)
     single = [(stage,) for stage in range(n_stages)]
@@ -53,20 +53,20 @@ def layers_of(spec: BackboneSpec, also: Stages | None = None) -> list[Stages]:
 
 
 def require_finite(name: str, features: Sequence[StageFeatures], cohort: Cohort) -> None:
-    """Raises BackboneError: a network gives NaN or infinity for a scan, which is named."""
+    """Refuse a network that gives NaN or infinity for a scan. Raises BackboneError, which names the scan."""
     finite = [all(np.isfinite(stage).all() for stage in of_scan.stages) for of_scan in features]
     require_finite_features(name, np.array(finite), cohort.cases)
 
 
 def joined_features(features: Sequence[StageFeatures], stages: Stages) -> NDArray[np.float64]:
-    """[scan, feature] of the means over space of these stages."""
+    """Spatial means of these stages, joined, [scan, feature]."""
     return np.array(
         [np.concatenate([of_scan.stages[stage] for stage in stages]) for of_scan in features], dtype=np.float64
     )
 
 
 def measure_layers(features: Sequence[StageFeatures], layers: Sequence[Stages], target: Target) -> list[MeasuredLayer]:
-    """Every layer, best first by the rule of the ranking; a narrower layer costs less."""
+    """Measure every layer; returns them best first by the ranking rule, with the number of features as cost."""
     measured = [_measure(joined_features(features, stages), stages, target) for stages in layers]
     contenders = {
         layer.score.criteria(layer_text(layer.score.stages), layer.score.n_features): layer for layer in measured
@@ -96,7 +96,7 @@ def _measure(table: NDArray[np.float64], stages: Stages, target: Target) -> Meas
 
 
 def over_labels(measure: Measure, table: NDArray[np.float64], target: Target) -> float:
-    """Of the classes; of several findings a scan the mean over the findings, each present or absent."""
+    """A measure for the classes; for several findings per scan, the mean over findings of present against absent."""
     truth = target.cohort.truth
     if not target.cohort.labels.multilabel:
         return measure(table, truth.argmax(axis=1))
@@ -114,11 +114,15 @@ def domain_gap(
     why_unknown: str = NOTHING_STORED,
     seed: int = 0,
 ) -> DomainGap:
-    """Everything that can be computed from what is known of the source, in the best layer where that is known.
+    """All distances that can be computed from what is known of the source, in the best layer if it is known there.
 
     Args:
-        why_unknown: why there is no ``source``.
-        seed: of the permutations and folds.
+        features: of the cohort's scans.
+        best: the best layer.
+        source: what is known of the source's features.
+        patients: one entry per scan.
+        why_unknown: the reason if ``source`` is None.
+        seed: of permutations and folds.
 
     Raises:
         BackboneError: the source's features do not fit the network.
@@ -151,7 +155,7 @@ def domain_gap(
 
 
 def _layer_of_source(source: SourceFeatures, best: Stages) -> Stages:
-    """The best layer if the source has it, else its deepest; features before a Gaussian."""
+    """The best layer if the source has it, else the source's deepest; features are preferred to a Gaussian."""
     if source.table(best) is not None:
         return best
     available = [*source.features, *source.gaussians]
@@ -159,7 +163,7 @@ def _layer_of_source(source: SourceFeatures, best: Stages) -> Stages:
 
 
 def _agreement(features: Sequence[StageFeatures]) -> Agreement | None:
-    """The median over the scans whose statistics were compared."""
+    """Median agreement over the scans whose statistics were compared; None if there are none."""
     compared = [of_scan.agreement for of_scan in features if of_scan.agreement is not None]
     if not compared:
         return None

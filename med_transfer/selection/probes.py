@@ -1,4 +1,4 @@
-"""What frozen features are worth: a linear probe and nearest neighbours, cross-validated by patient."""
+"""Probes of frozen features: logistic regression and nearest neighbours, cross-validated by patient."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _PENALTY = 10.0  # scikit-learn's C, for rows of mean squared length 1
 _NEIGHBOURS = 5
 _DRAWS = 500
 
-Make = Callable[[int], BaseEstimator]  # of the number of training scans
+Make = Callable[[int], BaseEstimator]  # makes a model for a number of training scans
 
 
 @dataclass(frozen=True)
 class CrossValidatedPredictions:
-    """Scans, each with probabilities from a model that never saw its patient.
+    """Cross-validated predictions: each scan's probabilities are from a model that never saw its patient.
 
     Attributes:
         truth: boolean [scan, class].
         probabilities: [scan, class].
-        patients: one entry a scan.
+        patients: one entry per scan.
         labels: class names.
-        seed: of the resamples of the patients.
+        seed: of the bootstrap of patients.
     """
 
     truth: NDArray[np.bool_]
@@ -50,29 +50,29 @@ class CrossValidatedPredictions:
 
     @property
     def macro_auc(self) -> float:
-        """Mean over the classes of the area under the ROC curve, one class against the rest, in [0, 1]."""
+        """One-versus-rest area under the ROC curve, averaged over classes, in [0, 1]."""
         return float(weighted_macro_auc(self.truth, self.probabilities, np.ones((1, len(self.truth))))[0])
 
     @property
     def balanced_sensitivity(self) -> float:
-        """Mean sensitivity of the classes; for findings the mean of sensitivity and specificity; in [0, 1]."""
+        """Mean sensitivity over classes, or for findings the mean of sensitivity and specificity, in [0, 1]."""
         predicted = OperatingPoint.default(self.labels).predictions(self.probabilities, self.labels)
         ones = np.ones((1, len(self.truth)))
         return float(weighted_balanced_accuracy(self.truth, predicted, ones, multilabel=self.labels.multilabel)[0])
 
     @property
     def standard_error(self) -> float:
-        """Of the macro AUC: its standard deviation over resampled patients."""
+        """Standard error of the macro AUC: its standard deviation over bootstrap samples of patients."""
         return float(np.nanstd(self.resampled))
 
     @cached_property
     def resampled(self) -> NDArray[np.float64]:
-        """The macro AUC in each resample of the patients, [draw]; the same ones for every model of one seed."""
+        """Macro AUC in each bootstrap sample of patients, [draw]; models with the same seed share the samples."""
         bootstrap = PatientBootstrap(self.patients, _DRAWS, self.seed)
         return bootstrap.distribution(lambda weights: weighted_macro_auc(self.truth, self.probabilities, weights))
 
     def minus(self, other: CrossValidatedPredictions) -> tuple[float, float]:
-        """Difference of the macro AUC on the same scans, and its standard error over resampled patients."""
+        """Difference in macro AUC on the same scans, and its standard error over bootstrap samples of patients."""
         return self.macro_auc - other.macro_auc, float(np.nanstd(self.resampled - other.resampled))
 
 
@@ -84,22 +84,23 @@ def linear_probe(
     labels: Labels,
     seed: int = 0,
 ) -> CrossValidatedPredictions:
-    """Class-balanced logistic regression, fitted on all folds but one and tested on that one, in turn.
+    """Class-balanced logistic regression, cross-validated over the given folds.
 
-    Features are standardised and divided by the root of their number, both by the training folds, so that one
-    penalty (C = 10) means the same for a layer of 32 features and for one of 2048. Constant features make every class
-    equally probable.
+    Features are standardised on the training folds and divided by the square root of their number, so that one penalty
+    (C = 10) means the same for a layer of 32 features as for one of 2048. Constant features make all classes equally
+    probable.
 
     Args:
         features: [scan, feature].
-        truth: boolean [scan, class]; for several findings a scan one model a finding.
-        patients: one entry a scan; no patient may be in two folds.
-        folds: a fold number a scan, as from :func:`~med_transfer.predictions.patient_folds.patient_folds`.
+        truth: boolean [scan, class]; with several findings per scan, one model is fitted for each.
+        patients: one entry per scan; no patient may be in two folds.
+        folds: a fold number per scan, as from :func:`~med_transfer.predictions.patient_folds.patient_folds`.
         labels: class names.
-        seed: of the resamples of the patients.
+        seed: of the bootstrap of patients.
 
     Raises:
-        UsageError: a patient in two folds, a single fold, or features that are no finite table.
+        UsageError: a patient in two folds, a single fold, different numbers of scans, or features that are not a finite
+            table.
 
     Source: linear probes, Alain & Bengio 2016, arXiv:1610.01644.
     """
@@ -113,12 +114,12 @@ def predict_by_probe(
 
     Args:
         features: [scan, feature].
-        truth: boolean [scan, class]; only that of the training scans is looked at.
+        truth: boolean [scan, class]; only that of the training scans is used.
         train, test: boolean [scan].
         labels: class names.
 
     Raises:
-        UsageError: features that are no finite table.
+        UsageError: features that are not a finite table.
     """
     return _predicted(finite_table(features), truth, train, test, labels, _linear)
 
@@ -126,9 +127,9 @@ def predict_by_probe(
 def nearest_neighbours(
     features: ArrayLike, truth: NDArray[np.bool_], patients: Sequence[str], folds: NDArray, labels: Labels
 ) -> CrossValidatedPredictions:
-    """Shares of the classes among the five nearest scans of the other folds, features standardised.
+    """Class shares among the five nearest scans of the other folds, with standardised features.
 
-    Arguments and errors as :func:`linear_probe`.
+    Arguments and errors as in :func:`linear_probe`.
 
     Source: Wu et al. 2018, CVPR, arXiv:1805.01978.
     """
@@ -162,7 +163,7 @@ def _predicted(
     labels: Labels,
     make: Make,
 ) -> NDArray[np.float64]:
-    """Probabilities [test scan, class] by a model of the training scans."""
+    """Probabilities [test scan, class] by a model fitted on the training scans."""
     points = _standardised(table, train)
     constant = not np.ptp(points[train], axis=0).any()
     model = DummyClassifier(strategy="uniform") if constant else make(int(train.sum()))
@@ -183,6 +184,6 @@ def _check(table: NDArray, truth: NDArray[np.bool_], patients: Sequence[str], fo
 
 
 def _standardised(table: NDArray[np.float64], train: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Mean 0 and variance 1 over the training scans, divided by the root of the number of features."""
+    """Standardise on the training scans, divide by the square root of the number of features, and reduce the axes."""
     scaled = StandardScaler().fit(table[train]).transform(table) / np.sqrt(table.shape[1])
     return in_own_axes(scaled)

@@ -1,4 +1,4 @@
-"""From figures to one order: by the probe where it tells them apart, then by LogME where that does, then by cost."""
+"""The ranking rule: by the probe's macro AUC, ties by LogME, remaining ties by cost."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ BARE_MENTION_NATS = 1.0  # a log Bayes factor below this is "not worth more than
 
 
 class Probed(Protocol):
-    """Whatever a cross-validated linear probe has measured."""
+    """Anything with the figures of a cross-validated linear probe."""
 
     @property
     def macro_auc(self) -> float:
-        """Of the cross-validated probe, in [0, 1]."""
+        """Macro AUC of the cross-validated probe, in [0, 1]."""
         ...
 
     @property
     def standard_error(self) -> float:
-        """Of the macro AUC."""
+        """Standard error of the macro AUC."""
         ...
 
 
@@ -28,14 +28,14 @@ AnyProbed = TypeVar("AnyProbed", bound=Probed)
 
 @dataclass(frozen=True)
 class RankingCriteria:
-    """What decides the rank of a backbone, or of a layer.
+    """The criteria for ranking a backbone, or a layer.
 
     Attributes:
+        name: decides if all else is equal, so that the result does not depend on the order of the arguments.
         macro_auc: of the cross-validated linear probe, in [0, 1].
-        standard_error: of that, over patients.
-        log_me: a scan, see :func:`med_transfer.selection.measures.logme.log_me`.
-        cost: the lower the better, in any unit that all share.
-        name: decides where all else is equal, so that the order never depends on that of the arguments.
+        standard_error: of the macro AUC, over patients.
+        log_me: per scan, see :func:`med_transfer.selection.measures.logme.log_me`.
+        cost: lower is better, in any common unit.
     """
 
     name: str
@@ -46,15 +46,16 @@ class RankingCriteria:
 
 
 def rank(contenders: Sequence[RankingCriteria], scans: int) -> list[RankingCriteria]:
-    """Best first.
+    """Rank contenders, best first.
 
-    The one with the highest macro AUC leads, and whoever is at most its standard error below ties with it. In a tie
-    the highest LogME leads, and whoever the ``scans`` give it less than one nat of evidence against ties on. Then the
-    cheapest is first, and among equally cheap ones the higher LogME. It is placed, and the rest is ordered alike.
+    All contenders at most one standard error below the highest macro AUC tie with it. Of these, all whose LogME, over
+    all scans, is less than one nat below the highest still tie. Of these, the cheapest is placed first; among equally
+    cheap ones, that with the higher LogME. The same procedure then ranks the rest.
 
     Args:
         contenders: in any order.
-        scans: that the figures were measured on; LogME a scan, times this, is a log Bayes factor.
+        scans: number of scans that the figures were measured on; differences in LogME per scan times this number are
+            log Bayes factors.
 
     Source: one standard error rule, Breiman et al. 1984, Classification and Regression Trees, section 3.4.3; scale of
     evidence, Kass and Raftery 1995, JASA 90:773, section 3.2.
@@ -68,19 +69,19 @@ def rank(contenders: Sequence[RankingCriteria], scans: int) -> list[RankingCrite
 
 
 def tied_with_the_best(contenders: Sequence[AnyProbed]) -> list[AnyProbed]:
-    """Those whose macro AUC lies within one standard error of the highest, that one included."""
+    """Contenders whose macro AUC is within one standard error of the highest, including the latter."""
     leader = max(contenders, key=lambda contender: (contender.macro_auc, contender.standard_error))
     return [contender for contender in contenders if contender.macro_auc >= leader.macro_auc - leader.standard_error]
 
 
 def alike_by_evidence(contenders: Sequence[RankingCriteria], scans: int) -> list[RankingCriteria]:
-    """Those whose LogME lies less than one nat, over all scans, below the highest, that one included."""
+    """Contenders whose LogME, over all scans, is less than one nat below the highest, including the latter."""
     highest = max(contender.log_me for contender in contenders)
     return [contender for contender in contenders if not is_evidence(highest - contender.log_me, scans)]
 
 
 def is_evidence(log_me_gain: float, scans: int) -> bool:
-    """Whether a difference of LogME a scan, over so many scans, is worth more than a bare mention."""
+    """Whether a difference in LogME per scan amounts to at least one nat over all scans."""
     return log_me_gain * scans >= BARE_MENTION_NATS
 
 

@@ -16,18 +16,18 @@ _WORTHLESS = (
 
 
 def worth_a_try(ranking: Sequence[BackboneScore], start: BackboneConfig) -> BackboneScore | None:
-    """What to try where none is recommended: of those that may help, the one the config starts from, else the first."""
+    """The backbone to try if none is recommended, among those that may help: the config's own, else the first."""
     may_help = [score for score in ranking if score.may_help]
     return next((score for score in may_help if _is_start(score, start)), may_help[0] if may_help else None)
 
 
 def recommend(ranking: Sequence[BackboneScore], scans: int, start: BackboneConfig) -> tuple[str | None, str]:
-    """The first of a ranking over so many scans that beats its own random weights, and why; None when none does.
+    """The first backbone of a ranking that beats its own random weights (None if none does), and the reason.
 
     Args:
         ranking: best first.
-        scans: that it was measured on.
-        start: of the run that is to follow, as it is configured now.
+        scans: number of scans that it was measured on.
+        start: the backbone that the config names now.
     """
     chosen = next((score for score in ranking if score.beats_random), None)
     if chosen is None:
@@ -68,13 +68,13 @@ def _over_random(score: BackboneScore) -> str:
 
 
 def _passed_over(ranking: Sequence[BackboneScore], chosen: BackboneScore) -> list[str]:
-    """Those that stand before it and do not beat their own random weights."""
+    """Sentences on backbones ranked before the chosen one, which do not beat their own random weights."""
     before = list(ranking)[: list(ranking).index(chosen)]
     return [f"{score.name} stands before it but does not beat its own random weights." for score in before]
 
 
 def _rivals(rivals: Sequence[BackboneScore], chosen: BackboneScore, scans: int) -> list[str]:
-    """Who cannot be told apart from it by the probe, and what decided."""
+    """Sentences on backbones that the probe cannot distinguish from the chosen one, and on what decided."""
     tied = tied_with_the_best([score.best for score in (chosen, *rivals)])
     return [_decided(score, chosen, scans) for score in rivals if score.best in tied]
 

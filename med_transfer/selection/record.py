@@ -1,4 +1,4 @@
-"""The result of a selection, as it is returned and as it stands in ``selection.json``."""
+"""The result of a selection, as returned and as written to ``selection.json``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Stages = tuple[int, ...]
 
 @dataclass(frozen=True)
 class LayerScore:
-    """What the pooled features of some stages tell of the labels, on the training folds.
+    """How well the pooled features of one or several stages predict the labels, on the training folds.
 
     Attributes:
-        stages: counted from 0, shallow to deep; joined where there are several.
+        stages: counted from 0, shallow to deep; several are joined.
         n_features: length of the joined vector.
         macro_auc, standard_error, balanced_sensitivity: of the cross-validated linear probe.
         knn_macro_auc, knn_balanced_sensitivity: of the cross-validated nearest neighbours.
-        log_me, h_score, n_leep, trans_rate: see ``med_transfer.selection.measures``; the H-score with shrinkage. For
-            several findings a scan, their mean over the findings.
+        log_me, h_score, n_leep, trans_rate: see ``med_transfer.selection.measures``; the H-score is the regularised
+            one. If a scan can have several findings, means over the findings.
     """
 
     stages: Stages
@@ -39,24 +39,24 @@ class LayerScore:
     trans_rate: float
 
     def criteria(self, name: str, cost: float) -> RankingCriteria:
-        """By which it is ranked."""
+        """The criteria by which the layer is ranked."""
         return RankingCriteria(name, self.macro_auc, self.standard_error, self.log_me, cost)
 
 
 @dataclass(frozen=True)
 class DomainGap:
-    """How far the cohort lies from what a network was trained on; None where that is not known.
+    """Distance of the cohort from a network's training data; None where it is unknown.
 
     Attributes:
-        stages: the layer that was compared; None where nothing is known of the source's features.
+        stages: the layer that was compared; None if nothing is known of the source's features.
         frechet: Frechet distance, in squared units of the features.
-        frechet_relative: the same as a share of the source's total variance: comparable between networks.
-        mmd_squared, mmd_p_value: maximum mean discrepancy, unbiased, and its permutation test.
-        proxy_a_distance: 0 alike, 2 told apart without error.
-        batch_norm: agreement with the statistics that the network's normalisation layers remember.
-        unknown: what could not be computed, and why; empty when all could.
-        other_input: how the source's scans were given to the network, where that is known and is not as these were:
-            part of every distance, and of LEEP, is that.
+        frechet_relative: the same as a share of the source's total variance, which is comparable between networks.
+        mmd_squared, mmd_p_value: unbiased squared maximum mean discrepancy, and p-value of its permutation test.
+        proxy_a_distance: from 0 (alike) to 2 (separable without error).
+        batch_norm: agreement with the statistics stored in the network's BatchNorm layers.
+        unknown: what could not be computed, and why; empty if nothing.
+        other_input: how the source's scans were preprocessed, if that is known and differs from this cohort's. The
+            difference contributes to every distance and to LEEP.
     """
 
     stages: Stages | None
@@ -72,13 +72,14 @@ class DomainGap:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one scan costs.
+    """Time and memory per scan.
 
     Attributes:
-        seconds_per_scan: median time of a forward pass of one scan on ``device``, when its features were worked out.
+        seconds_per_scan: median time of one scan's forward pass on ``device``, when its features were computed; None if
+            no pass was timed.
         parameters_mib: memory of the encoder's weights in single precision.
-        activations_mib: memory of all its layers' outputs for one scan, which training keeps.
-        device: where it was timed.
+        activations_mib: memory of all layers' outputs for one scan, which training keeps.
+        device: that the passes were timed on.
     """
 
     seconds_per_scan: float | None
@@ -89,22 +90,22 @@ class Cost:
 
 @dataclass(frozen=True)
 class BackboneScore:
-    """One backbone with its weights, beside the same network with random ones.
+    """One backbone with its weights, compared with the same network with random weights.
 
     Attributes:
-        name: what tells it apart in this selection: the backbone, and the path of weights that were given.
-        backbone: its entry.
+        name: unique in this selection: the backbone, with the path of weights if one was given.
+        backbone: name of its catalogue entry.
         weights: path that was given; None for weights found by the backbone's name.
         sha256: of the weights file.
         licence, commercial_use: of the weights.
-        best: the layer that the rule of the ranking puts first.
+        best: the layer that the ranking rule puts first.
         layers: every layer that was measured.
-        random_best, random_layers: the same of the same network with random weights.
+        random_best, random_layers: the same with random weights.
         gain: macro AUC of ``best`` minus that of ``random_best``.
         gain_standard_error: of that difference on the same patients.
-        leep: LEEP of the source's own classes; None where the source has no head for one class a scan.
-        gap: how far the cohort lies from the source.
-        cost: of one scan.
+        leep: LEEP of the source's own classes; None if the source has no head with one class per scan.
+        gap: distance of the cohort from the source.
+        cost: time and memory per scan.
     """
 
     name: str
@@ -125,29 +126,29 @@ class BackboneScore:
 
     @property
     def beats_random(self) -> bool:
-        """Whether its weights are worth something here: a gain of more than its standard error."""
+        """Whether its weights are useful here: the gain exceeds its standard error."""
         return self.gain > self.gain_standard_error
 
     @property
     def may_help(self) -> bool:
-        """Whether it does not fall short of its own random weights by more than the standard error."""
+        """Whether it is not worse than its own random weights by the standard error or more."""
         return self.gain > -self.gain_standard_error
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Backbones in the order in which they suit a cohort, best first.
+    """A ranking of backbones for a cohort, and a recommendation.
 
     Attributes:
-        ranking: see ``docs/selection.md`` for the rule.
-        recommended: name of the first that beats its own random weights; None when none does.
-        to_try: where none is recommended, name of the one to start from and to let ``--on-harm fallback`` judge; None
-            when all fall short of their random weights.
+        ranking: best first; see ``docs/selection.md`` for the rule.
+        recommended: name of the first that beats its own random weights; None if none does.
+        to_try: if none is recommended, name of the one to start from with ``--on-harm fallback``; None if all are
+            clearly worse than their random weights.
         reason: why, in words.
-        left_out: name to the reason why a backbone whose weights are at hand was not measured.
+        left_out: name to the reason why a backbone with available weights was not measured.
         classes: in the order of the network's outputs.
-        multilabel: whether a scan can have several.
-        n_scans, n_patients, n_folds: of the training folds, the only ones that were looked at.
+        multilabel: whether a scan can have several of them.
+        n_scans, n_patients, n_folds: of the training folds, the only ones that were used.
         failed: scan to the reason why it could not be used.
         folder: where everything was written.
     """
@@ -167,14 +168,14 @@ class Selection:
 
     @property
     def choice(self) -> BackboneScore | None:
-        """The recommended one, else the one to try."""
+        """The recommended backbone, else the one to try, else None."""
         return next((score for score in self.ranking if score.name == (self.recommended or self.to_try)), None)
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """``--set`` values with which ``finetune`` starts from the choice; empty when there is none.
+        """``--set`` values with which ``finetune`` starts from the choice; empty if there is none.
 
-        The recommended one comes with its best layer. Of the one to try nothing is shown, its layers neither.
+        They include the best layer of a recommended backbone. For one to try there is no evidence for any layer.
         """
         choice = self.choice
         if choice is None:
@@ -186,5 +187,5 @@ class Selection:
 
 
 def layer_text(stages: Stages) -> str:
-    """``3``, or ``2+3``."""
+    """The stages as text: ``3``, or ``2+3``."""
     return "+".join(map(str, stages))

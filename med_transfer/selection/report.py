@@ -1,4 +1,4 @@
-"""``selection.json`` for programs and ``selection.md`` for people."""
+"""The files of a selection: ``selection.json``, and a readable ``selection.md``."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _HEAD = (
 
 
 def as_record(selection: Selection, config: FinetuneConfig | None = None) -> dict:
-    """What ``selection.json`` holds."""
+    """The content of ``selection.json``."""
     record = {"schema": SCHEMA, **asdict(selection), "rule": RULE, "overrides": list(selection.overrides)}
     for score, entry in zip(selection.ranking, record["ranking"], strict=True):
         entry["beats_random"] = score.beats_random
@@ -46,16 +46,16 @@ def as_record(selection: Selection, config: FinetuneConfig | None = None) -> dic
 
 
 def write_selection(selection: Selection, config: FinetuneConfig) -> None:
-    """Both files, into the selection's folder. Raises OutputError."""
+    """Write both files into the selection's folder. Raises OutputError."""
     write_text(selection.folder / "selection.json", json.dumps(as_record(selection, config), indent=2) + "\n")
     write_text(selection.folder / "selection.md", as_markdown(selection))
 
 
 def table_rows(selection: Selection) -> list[tuple[str, ...]]:
-    """The ranking, one row a backbone, under a row of headings. What is unknown is empty.
+    """The ranking as a table: a row of headings, then one row per backbone. Unknown values are empty.
 
-    The Frechet distance is a share of the source's variance. Two spaces apart, with names of up to 25 letters, the
-    table fits on 120 columns.
+    The Frechet distance is a share of the source's variance. With columns two spaces apart and names of up to 25
+    letters, the table fits into 120 columns.
     """
     return [_HEAD, *(_row(score) for score in selection.ranking)]
 
@@ -78,7 +78,7 @@ def _row(score: BackboneScore) -> tuple[str, ...]:
 
 
 def as_markdown(selection: Selection) -> str:
-    """The ranking, every layer, the gap to each source, and what was left out."""
+    """The content of ``selection.md``: ranking, all layers, distance from each source, and what was left out."""
     kind = "findings" if selection.multilabel else "classes"
     parts = [
         "# Which backbone suits this cohort",
@@ -104,7 +104,7 @@ def _how_to_start(selection: Selection) -> str:
 
 
 def as_options(overrides: Sequence[str]) -> str:
-    """What to type, quoted for a shell."""
+    """The overrides as command-line options, quoted for a shell."""
     return " ".join(f"--set {shlex.quote(text)}" for text in overrides)
 
 

@@ -1,4 +1,4 @@
-"""A cohort in, a ranking of backbones out, and one recommendation with its reason."""
+"""The selection job: from a cohort to a ranking of backbones and a recommendation with its reason."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from med_transfer.selection.report import write_selection
 from med_transfer.selection.source import other_input, source_features, source_head, why_unknown
 from med_transfer.selection.target import Groups, Target, read_target
 
-MOST_SECONDS = 1800.0  # that a network on tiles which nobody named may take on a processor
+MOST_SECONDS = 1800.0  # on a CPU, for a network on tiles that was not named explicitly
 
 
 def select(
@@ -49,25 +49,25 @@ def select(
     weights: Sequence[tuple[str, Path | str]] = (),
     progress: Progress = silent,
 ) -> Selection:
-    """Rank every backbone whose weights are at hand on the training folds of a cohort, and write the result.
+    """Rank all backbones with available weights on the training folds of a cohort, and write the result.
 
     Args:
-        cohort: the table; the scans that ``finetune`` would keep for testing are shown to no network.
-        config: of the run that is to follow: its input, split and seed count.
-        out: folder for selection.json, selection.md and the features; the same folder again reads no scan twice.
-        names: only these backbones; None: all, without networks on tiles that would take a processor over half an hour.
-        weights: backbone and path of weights of one's own: a file, a bundle or a run folder.
-        progress: told how far it is.
+        cohort: the labelled table; scans that ``finetune`` would keep for testing are shown to no network.
+        config: of the run that is to follow; its input, split and seed are used.
+        out: folder for selection.json, selection.md and the features; with the same folder no scan is read again.
+        names: only these backbones; None: all, except networks on tiles that would take over half an hour on a CPU.
+        weights: backbone and path of your own weights: a file, a bundle or a run folder.
+        progress: reports progress.
 
     Raises:
         CohortError: the cohort cannot be split, or leaks.
-        BackboneError: no weights are at hand, or what was named or given cannot be used.
-        ConfigError: an input that a backbone cannot take, or pooled stages that it does not have.
+        BackboneError: no weights are available, or those named or given cannot be used.
+        ConfigError: a backbone does not support the input, or lacks the pooled stages.
         NothingDone: no scan can be used.
         OutputError: a result cannot be written.
     """
     out, config = Path(out), choose_by_table(config, cohort)
-    split_cohort(cohort, config.split)  # what is wrong is said before any weights are opened
+    split_cohort(cohort, config.split)  # errors are reported before any weights are opened
     paths = [(name, Path(path)) for name, path in weights]
     backbone = config.backbone
     candidates = find_candidates(
@@ -94,7 +94,7 @@ def select(
 
 
 def _fitting(candidates: Candidates, config: FinetuneConfig, *, named: bool) -> Candidates:
-    """Without those that cannot take the config's input, or lack its stages. Raises ConfigError, see _passing."""
+    """Candidates that support the config's input and have its stages. Raises ConfigError, see :func:`_passing`."""
 
     def check(candidate: Candidate) -> None:
         layers_of(candidate.spec, config.backbone.pooled_stages)
@@ -110,10 +110,10 @@ def _passing(
     *,
     named: bool,
 ) -> Candidates:
-    """Without those that nobody named or gave and that a check refuses.
+    """Candidates that pass a check; the others are left out with the reason, unless they were named or given.
 
     Raises:
-        ConfigError, BackboneError: the refusal of one that was named or given, or of the last where all are refused.
+        ConfigError, BackboneError: a candidate that was named or given is refused, or all are.
     """
     ready, left_out = [], dict(candidates.left_out)
     for candidate in candidates.ready:
@@ -129,9 +129,10 @@ def _passing(
 
 
 def affordable(candidates: Candidates, config: FinetuneConfig, n_scans: int) -> Candidates:
-    """Without networks on tiles that nobody named and that would take a processor longer than ``MOST_SECONDS``.
+    """Candidates without networks on tiles that would take a CPU longer than ``MOST_SECONDS``; all on a GPU.
 
-    One tile is timed; each is seen by the network and by the same one with random weights.
+    The estimate is from one timed tile; every tile passes through the network and through its random twin. Networks
+    with given weights are kept, and so are all if none would remain.
     """
     if torch.cuda.is_available():
         return candidates
@@ -159,7 +160,7 @@ def _seconds_of_scan(candidate: Candidate, shape: tuple[int, int, int]) -> float
 
 
 def _groups(candidates: Sequence[Candidate], config: FinetuneConfig) -> Groups:
-    """The networks that see the same input, so that a scan is read once for all of them."""
+    """Networks grouped by their input, so that a scan is read once for all networks of a group."""
     groups: Groups = {}
     for candidate in candidates:
         networks = groups.setdefault(resolve_preprocessing(candidate.spec, config), [])
@@ -170,7 +171,11 @@ def _groups(candidates: Sequence[Candidate], config: FinetuneConfig) -> Groups:
 
 
 def _without_leaks(candidates: Candidates, cohort: Cohort, hashes: Sequence[Images]) -> Candidates:
-    """A network that has learned from these patients would look better than it is."""
+    """Candidates that were not trained on these patients, whose results would be too optimistic.
+
+    Raises:
+        PatientLeak: none remains.
+    """
     ready, left_out = [], dict(candidates.left_out)
     for candidate in candidates.ready:
         seen = seen_in_training(source_provenance(candidate.weights), cohort, hashes)
@@ -190,7 +195,7 @@ def _without_leaks(candidates: Candidates, cohort: Cohort, hashes: Sequence[Imag
 
 
 def _with_finite_features(candidates: Candidates, target: Target, *, named: bool) -> Candidates:
-    """Without those that give NaN or infinity for a scan. Raises BackboneError, see _passing."""
+    """Candidates whose features are finite for every scan. Raises BackboneError, see :func:`_passing`."""
 
     def check(candidate: Candidate) -> None:
         require_finite(candidate.name, target.features[candidate.network.key], target.cohort)

@@ -1,4 +1,4 @@
-"""What is known of the scans that a candidate's network was trained on: a file of features, or what a bundle keeps."""
+"""What is known of a candidate's training scans: from a file of source features, or from a bundle."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _RECOLOURED = (
     "the bundle describes its training scans as CORAL recoloured them for another site, not as the encoder gives them"
 )
 _POOLED_OTHERWISE = "slices or tiles of the source were cut or pooled otherwise than backbone says"
-_NOT_OF_THE_INPUT = {"modality", "max_gap_mm"}  # which scans are taken, not how one is given
+_NOT_OF_THE_INPUT = {"modality", "max_gap_mm"}  # which scans are accepted, not how they are preprocessed
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class SourceHead:
-    """The head of a source network: features of its stages [scan, feature] to classes of the source.
+    """The head of a source network, from features [scan, feature] to the source's classes.
 
     Attributes:
+        stages: whose joined features it reads.
+        linear: the last layer.
+        calibrator: of its logits.
         bottleneck: of an autoencoder, with tanh, between the features and the linear layer; None without one.
     """
 
@@ -59,17 +62,19 @@ class SourceHead:
     bottleneck: Layer | None = None
 
     def probabilities(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
-        """[scan, source class]."""
+        """Calibrated probabilities [scan, source class] of features [scan, feature]."""
         rows = np.asarray(features, np.float64)
         read = np.tanh(self.bottleneck(rows)) if self.bottleneck else rows
         return self.calibrator.probabilities(self.linear(read), multilabel=False)
 
 
 def source_features(candidate: Candidate) -> SourceFeatures | None:
-    """Of the file beside the weights, or in the user's folder under the backbone's name; else of a bundle's novelty.
+    """Source features: from a file beside the weights or in the user's weights folder, else from a bundle's novelty.
+
+    None if neither exists or applies, see :func:`why_unknown`.
 
     Raises:
-        BackboneError: there is a file, and it cannot be used.
+        BackboneError: there is a file, but it cannot be used.
     """
     if why_unknown(candidate) == _POOLED_OTHERWISE:
         return None
@@ -80,7 +85,7 @@ def source_features(candidate: Candidate) -> SourceFeatures | None:
 
 
 def why_unknown(candidate: Candidate) -> str:
-    """Why a candidate without a file of source features has none of a bundle either; empty when it has."""
+    """Why there are no source features from a bundle either; empty if there are."""
     folder = _bundle(candidate)
     there = read_record(folder).backbone if folder else None
     if candidate.spec.instance_choice != ((there.instance_pooling, there.tile_overlap) if there else AS_BUILT):
@@ -93,7 +98,7 @@ def why_unknown(candidate: Candidate) -> str:
 
 
 def source_head(candidate: Candidate) -> SourceHead | None:
-    """The first fold model's head of a bundle that gives one class a scan; else None."""
+    """The head of a bundle's first fold model; None without a bundle, and for several findings per scan."""
     folder = _bundle(candidate)
     record = read_record(folder) if folder is not None else None
     if folder is None or record is None or record.multilabel or why_unknown(candidate) == _POOLED_OTHERWISE:
@@ -105,11 +110,12 @@ def source_head(candidate: Candidate) -> SourceHead | None:
 
 
 def other_input(candidate: Candidate, source: SourceFeatures | None, here: PreprocessingConfig) -> str:
-    """How the source's scans were given to the network, where that is known and was not as here; else empty.
+    """How the source's scans were preprocessed, if that is known and differs from this cohort's; else empty.
 
     Args:
-        source: what :func:`source_features` gives; inputs of its file are never quite as here, as it is no cohort's.
-        here: how the cohort's scans are given.
+        candidate: the network.
+        source: from :func:`source_features`; the crops that its file describes always differ from a cohort's inputs.
+        here: preprocessing of the cohort's scans.
     """
     folder = _bundle(candidate)
     if source is not None and source.input:
@@ -140,7 +146,7 @@ def _bundle(candidate: Candidate) -> Path | None:
 
 
 def _of_bundle(candidate: Candidate) -> SourceFeatures | None:
-    """The first fold model's training scans, as its novelty describes them; components that it did not use are zero."""
+    """A Gaussian of the first fold model's training scans, from its novelty; its unused components are zero."""
     folder = _bundle(candidate)
     if folder is None:
         return None

@@ -1,4 +1,4 @@
-"""The training folds of a cohort and their features; the test scans are kept apart and shown to no network."""
+"""The training folds of a cohort and their features; test scans are shown to no network."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from med_transfer.selection.features import FeatureLibrary, StageFeatures
 
 log = logging.getLogger(__name__)
 
-_N_COMPARED = 8  # scans whose statistics are compared with those of the normalisation layers: more change nothing
+_N_COMPARED = 8  # scans whose statistics are compared with the stored BatchNorm statistics; more change nothing
 
 Groups = dict[PreprocessingConfig, list[Network]]
 
 
 @dataclass(frozen=True)
 class Target:
-    """Scans to choose by.
+    """The scans that backbones are compared on, and their features.
 
     Attributes:
         cohort: the training folds, each scan usable.
-        folds: a fold number a scan; by patient.
+        folds: a fold number per scan, by patient.
         hashes: content hashes of every case.
         features: network's key to the features of every scan, in the cohort's order.
-        failed: scan, or row where several have it, to the reason why it was not used.
-        seed: of what is measured by chance: resamples, clusters, permutations.
+        failed: scan, or row if several rows share the scan, to the reason why it was not used.
+        seed: of random measures: bootstrap samples, clusters, permutations.
     """
 
     cohort: Cohort
@@ -59,12 +59,13 @@ class Target:
 
 @dataclass
 class _Readings:
-    """What the scans of a cohort gave so far, by position in its table.
+    """Results of reading the scans of a cohort so far, by position in its table.
 
     Attributes:
         folder: of the cache.
+        hashes: content hashes of each scan.
         features: network's key to the features of each scan.
-        failed: position to the reason.
+        failed: the reason why a scan cannot be used.
     """
 
     cohort: Cohort
@@ -82,7 +83,7 @@ class _Readings:
         networks: Sequence[Network],
         stage: str = "features",
     ) -> None:
-        """Read the wanted scans; only those of the development part are shown to the networks."""
+        """Read the wanted scans; only those of the development part pass through the networks."""
         library = FeatureLibrary(self.folder, preprocessing)
         compared = set(sorted(development)[: min(_N_COMPARED, len(development) // 2)])
         for network in networks:
@@ -103,10 +104,10 @@ class _Readings:
 
 
 def read_target(cohort: Cohort, config: FinetuneConfig, groups: Groups, folder: Path, progress: Progress) -> Target:
-    """Read the scans, divide them as ``finetune`` would, and work out the features of the training folds.
+    """Read the scans, split them as ``finetune`` would, and compute the features of the training folds.
 
-    ``finetune`` divides the scans that can be used. So a scan that lands in the test set is read too, to see whether
-    it can be, unless the table itself says that it is for testing.
+    ``finetune`` splits the usable scans. So scans of the test part are read too, to see whether they are usable, unless
+    the table itself marks them for testing.
 
     Raises:
         CohortError: the cohort cannot be split, or a patient or identical scan is on both sides.
@@ -127,7 +128,7 @@ def read_target(cohort: Cohort, config: FinetuneConfig, groups: Groups, folder: 
         raise NothingDone.of(len(readings.failed), cohort.path or "", next(iter(readings.failed.values())))
     split = _split_usable(usable, readings, config)
     development = {usable[position] for position in split.development}
-    for preprocessing, networks in groups.items():  # nothing new, unless a scan that failed moved the folds
+    for preprocessing, networks in groups.items():  # nothing to do, unless failed scans have changed the split
         late = sorted(n for n in development if any(n not in readings.features[network.key] for network in networks))
         readings.add(late, development, preprocessing, networks)
     return _assemble(usable, split, readings, config)
@@ -155,7 +156,7 @@ def _assemble(usable: Sequence[int], split: Split, readings: _Readings, config: 
 
 
 def _named(cohort: Cohort, failed: dict[int, str]) -> dict[str, str]:
-    """By scan, and by row where several rows have it: series of one folder, regions of one scan."""
+    """Failures by scan, or by row if several rows share a scan: series of one folder, or regions of one scan."""
     times, cases = Counter(case.scan for case in cohort.cases), cohort.cases
     return {
         cases[number].scan if times[cases[number].scan] == 1 else str(cases[number]): reason
@@ -164,12 +165,12 @@ def _named(cohort: Cohort, failed: dict[int, str]) -> dict[str, str]:
 
 
 def folds_of_run(cohort: Cohort, split: Split, positions: Sequence[int], config: FinetuneConfig) -> NDArray[np.intp]:
-    """Those of the run itself; where it has a single validation part, as many as it would have.
+    """A fold number for each scan: the run's own folds, or as many as it could have if it has a single validation part.
 
     Args:
         cohort: scans of the training folds.
-        split: of a cohort that holds them.
-        positions: of the scans in that one.
+        split: of a cohort that contains them.
+        positions: of the scans in that cohort.
         config: of the run.
     """
     if split.n_fold_models > 1:

@@ -1,10 +1,10 @@
-"""Do these weights fit these scans? Answered without labels, from what the network has kept of its own training data.
+"""Check whether weights suit scans, without labels, from the statistics that a network has kept of its training data.
 
-A network with batch normalisation keeps the mean and the spread of every channel of every layer. Scans like those
-it was trained on, given to it in the same way, produce the same statistics. Another window shifts them, other axes
-change them in the deeper layers, another modality more so, and weights that are not what they claim agree with nothing.
-MR has no unit, so MR scans are given as z-scores of each scan, whatever the entry's window; files that name no modality
-are taken for CT. Networks without such a memory are asked whether all scans look alike to them.
+A network with batch normalisation keeps the mean and variance of every channel of every layer. Scans like those it was
+trained on, preprocessed in the same way, produce the same statistics. Another window shifts them, other axes change
+them in deeper layers, another modality changes them more, and wrong weights agree with nothing. MR intensities have no
+unit, so MR scans are standardised (z-scores) whatever the entry's window; files without a modality are taken to be CT.
+Networks without stored statistics are only checked for whether all scans look alike to them.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from med_transfer.scans import Volume
 
 GOOD_CORRELATION = 0.90  # measured: 0.96 and above for chest and abdominal CT through genuine CT weights
 POOR_CORRELATION = 0.30  # measured: 0.00 for shuffled weights, 0.57 for noise instead of a scan
-CLEARLY_BETTER = 0.75  # another window or axis order explains the scans where its distance is so much smaller
+CLEARLY_BETTER = 0.75  # ratio of distances below which another window or axis order explains the scans better
 COLLAPSED_COSINE = 0.99
 _WINDOWS_HU = ((-1000.0, 1000.0), (-1000.0, 400.0), (-1000.0, 200.0), (-1024.0, 2048.0), (-175.0, 250.0), (0.0, 3000.0))
 _AXES = ("SPL", "PSL", "LSP", "SLP", "PLS", "LPS")
-_LARGEST_SHAPE = (64, 128, 128)  # of one input, so that a scan takes seconds
+_LARGEST_SHAPE = (64, 128, 128)  # of the input, so that a scan takes only seconds
 _DEFAULT_SHAPE = (64, 96, 96)
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Medians over the normalisation layers, of the scans' statistics against the stored ones.
+    """Comparison of the scans' statistics with the stored ones: medians over the normalisation layers.
 
     Attributes:
         correlation: of the channels' means, in [-1, 1].
-        shift: distance of the means, in stored standard deviations.
-        spread: absolute logarithm of the ratio of standard deviations.
+        shift: median distance of the means over channels, in stored standard deviations.
+        spread: median absolute logarithm of the ratio of standard deviations over channels.
+        layers: number of normalisation layers.
     """
 
     correlation: float
@@ -52,13 +53,13 @@ class Agreement:
 
     @property
     def distance(self) -> float:
-        """How far the mean and the spread are off, together."""
+        """Sum of ``shift`` and ``spread``."""
         return self.shift + self.spread
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the pooled features of several scans are like: 1 to the number of scans, and in [-1, 1]."""
+    """Variation of pooled features over several scans: effective rank, from 1, and mean pairwise cosine in [-1, 1]."""
 
     effective_rank: float
     mean_cosine: float
@@ -66,7 +67,16 @@ class Features:
 
 @dataclass(frozen=True)
 class Fit:
-    """The verdict (fits | wrong window | wrong axes | wrong weights | wrong modality | collapsed | cannot tell)."""
+    """The result of a check.
+
+    Attributes:
+        verdict: fits, wrong window, wrong axes, wrong weights, wrong modality, collapsed, or cannot tell.
+        reason: in words.
+        agreement: with the entry's own input; None if the network keeps no statistics.
+        features: variation of the scans' features.
+        tried: agreement for each input that was tried, by name.
+        n_scans: number of scans.
+    """
 
     verdict: str
     reason: str
@@ -77,15 +87,15 @@ class Fit:
 
 
 def verify(backbone: LoadedBackbone, volumes: Sequence[Volume], progress: Progress = silent) -> Fit:
-    """Judge weights on scans of one's own.
+    """Check weights on your own scans.
 
     Args:
-        backbone: the encoder with its weights, and what its entry says of the input.
-        volumes: a few scans, better of several patients; a handful is enough for a network with batch normalisation.
-        progress: told how many inputs were tried.
+        backbone: the encoder with its weights, and its catalogue entry.
+        volumes: a few scans, preferably of several patients; a handful is enough for a network with BatchNorm.
+        progress: reports how many inputs have been tried.
 
     Raises:
-        NothingDone: no scans.
+        NothingDone: there are no scans.
     """
     if not volumes:
         raise NothingDone("no scan to compare with", expected="at least one usable scan")
@@ -104,7 +114,7 @@ def verify(backbone: LoadedBackbone, volumes: Sequence[Volume], progress: Progre
 
 
 def agreement(encoder: Encoder, images: Iterable[Tensor]) -> Agreement:
-    """How the statistics of images [1, channel, depth, height, width] agree with the stored ones."""
+    """Agreement of the statistics of all images [1, channel, depth, height, width] with the stored ones."""
     with recorded_agreement(encoder) as agreement_so_far, torch.inference_mode():
         for image in images:
             encoder.eval()(image)
@@ -112,13 +122,13 @@ def agreement(encoder: Encoder, images: Iterable[Tensor]) -> Agreement:
 
 
 def keeps_statistics(encoder: Encoder) -> bool:
-    """Whether an encoder has kept statistics of its training data to agree with."""
+    """Whether an encoder keeps statistics of its training data."""
     return any(True for _ in _normalisations(encoder))
 
 
 @contextmanager
 def recorded_agreement(encoder: Encoder) -> Iterator[Callable[[], Agreement]]:
-    """Records what passes the normalisation layers; the function that it gives tells how all images so far agreed."""
+    """Record the inputs of all normalisation layers; yields a function that returns the agreement so far."""
     layers = dict(_normalisations(encoder))
     sums = {name: torch.zeros(3, layer.num_features, dtype=torch.float64) for name, layer in layers.items()}
 
@@ -156,7 +166,7 @@ def _medians(rows: list[tuple[float, float, float]]) -> Agreement:
 
 
 def _normalisations(encoder: Encoder) -> Iterator[tuple[str, _BatchNorm]]:
-    """Of volumes, of the slices of a 2D network, and those that have their activation in them (timm)."""
+    """All BatchNorm layers with statistics: 3D, 2D (networks on slices), and timm's with a built-in activation."""
     for name, module in encoder.named_modules():
         if isinstance(module, _BatchNorm) and module.track_running_stats:
             yield name, module
@@ -167,7 +177,7 @@ def _normalisations(encoder: Encoder) -> Iterator[tuple[str, _BatchNorm]]:
 
 @dataclass(frozen=True)
 class _Alternative:
-    """One way to give scans to the network, and what of the entry's own way is changed in it."""
+    """One way to preprocess scans for the network, and what it changes in the entry's own way."""
 
     changed: Literal["nothing", "window", "axes"]
     name: str
@@ -175,7 +185,7 @@ class _Alternative:
 
 
 def _alternatives(native: InputSpec, has_unit: bool) -> list[_Alternative]:
-    """The entry's own input, the same in other windows where values have a unit, and the same with other axes."""
+    """The entry's own input, then the same with other windows (only if values have a unit), and with other axes."""
     windows = [window for window in _WINDOWS_HU if has_unit and window != native.window_hu]
     turns = [axes for axes in _AXES if not _same_axes(axes, native.orientation)]
     return [
@@ -189,7 +199,7 @@ def _alternatives(native: InputSpec, has_unit: bool) -> list[_Alternative]:
 
 
 def _kinds(orientation: str) -> str:
-    """The body axes of an orientation, whichever way they grow: a flip changes no statistics."""
+    """The body axes of an orientation regardless of direction, since a flip hardly changes statistics."""
     return orientation.translate(str.maketrans("RAI", "LPS"))
 
 
@@ -198,7 +208,7 @@ def _same_axes(first: str, second: str) -> bool:
 
 
 def _turned(native: InputSpec, axes: str) -> InputSpec:
-    """The same scan at the same voxel sizes, with its array axes in another order."""
+    """The same input at the same voxel sizes, with its array axes in another order."""
     order = [_kinds(native.orientation).index(letter) for letter in _kinds(axes)]
     spacing = tuple(native.spacing_mm[i] for i in order) if native.spacing_mm else None
     shape = tuple(native.shape[i] for i in order) if native.shape else None
@@ -235,7 +245,7 @@ def _verdict(inputs: Sequence[_Alternative], agreements: Sequence[Agreement]) ->
 
 
 def _features(backbone: LoadedBackbone, images: Sequence[Tensor]) -> Features:
-    """Of the deepest maps' means, one a scan."""
+    """Variation of the spatial means of the deepest map, one vector per scan."""
     with torch.inference_mode():
         pooled = torch.stack([backbone.encoder.eval()(image)[-1].flatten(2).mean(2)[0] for image in images]).double()
     directions = nn.functional.normalize(pooled, dim=1)
@@ -248,7 +258,10 @@ def _features(backbone: LoadedBackbone, images: Sequence[Tensor]) -> Features:
 
 
 def _without_memory(features: Features, count: int) -> Fit:
-    """Effective rank as RankMe has it (Garrido et al. 2023, arXiv:2210.02885): the exponential of the entropy."""
+    """The verdict without stored statistics, by the cosine between scans; the effective rank is reported.
+
+    It is computed as in RankMe (Garrido et al. 2023, arXiv:2210.02885), as the exponential of the entropy.
+    """
     shown = f"effective rank {features.effective_rank:.1f} of {count - 1}, mean cosine {features.mean_cosine:.3f}"
     if count < 3:
         verdict, reason = "cannot tell", "the network has no batch normalisation; give at least three scans"

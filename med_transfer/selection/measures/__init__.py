@@ -1,1 +1,1 @@
-"""How well features suit a task, and how far two domains lie apart, one measure a file."""
+"""Measures of transferability and of the distance between two domains, one per file."""

@@ -1,4 +1,4 @@
-"""Do two sets of features differ? By kernel means (MMD), and by whether a classifier tells them apart."""
+"""Differences between two sets of features: maximum mean discrepancy, and the proxy A-distance by a classifier."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Discrepancy:
     """Maximum mean discrepancy.
 
     Attributes:
-        squared: the unbiased estimate; around 0, and below it in half of the cases, when nothing differs.
-        p_value: share of random divisions of all scans with as large an estimate, in (0, 1].
+        squared: the unbiased estimate; if nothing differs it scatters around 0, so it can be negative.
+        p_value: share of random divisions of all scans with at least as large an estimate, in (0, 1].
         bandwidth: of the kernel, in units of the features.
     """
 
@@ -40,16 +40,17 @@ def mmd(source: ArrayLike, target: ArrayLike, n_permutations: int = 500, seed: i
 
         sum_{i != j} k(x_i, x_j) / (m (m - 1)) + sum_{i != j} k(y_i, y_j) / (n (n - 1)) - 2 mean k(x_i, y_j)
 
-    The p-value counts the division that was observed among the permutations, so it is never 0 (Phipson & Smyth 2010).
-    It takes scans for independent: several scans of a patient make it too small.
+    The p-value counts the observed division among the permutations, so it is never 0 (Phipson & Smyth 2010). It assumes
+    independent scans: several scans per patient make it too small.
 
     Args:
         source, target: [scan, feature].
-        n_permutations: random divisions; none gives a p-value of 1.
+        n_permutations: number of random divisions; with 0 the p-value is 1.
         seed: of the divisions.
 
     Raises:
-        UsageError: fewer than two scans on a side, other numbers of features, or features that are no finite table.
+        UsageError: fewer than two scans on a side, different numbers of features, or features that are not a finite
+            table.
 
     Source: Gretton et al. 2012, JMLR 13:723; median heuristic, Garreau et al. 2017, arXiv:1707.07269.
     """
@@ -68,7 +69,7 @@ def mmd(source: ArrayLike, target: ArrayLike, n_permutations: int = 500, seed: i
 
 
 def _unbiased(kernel: NDArray[np.float64], divisions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each division [division, scan] (1 first side, 0 second), for a kernel with an empty diagonal."""
+    """Squared MMD of each division [division, scan] (1 first side, 0 second), for a kernel with a zero diagonal."""
     second_side = 1 - divisions
     n_first, n_second = divisions[0].sum(), second_side[0].sum()
     to_first, to_second = divisions @ kernel, second_side @ kernel
@@ -80,15 +81,15 @@ def _unbiased(kernel: NDArray[np.float64], divisions: NDArray[np.float64]) -> ND
 def proxy_a_distance(
     source: ArrayLike, target: ArrayLike, target_patients: Sequence[str] | None = None, n_folds: int = 5, seed: int = 0
 ) -> float:
-    """2 (1 - 2 e) with e the error of telling source from target; 0 alike, 2 told apart without error.
+    """2 (1 - 2 e) with e the error of classifying source against target; 0 if alike, 2 if separable without error.
 
-    e is the balanced error, so that the sizes of the two sides do not count, of a class-balanced linear classifier
-    cross-validated by patient; above one half it counts as one half.
+    e is the balanced error, which does not depend on the sizes of the two sides, of a class-balanced linear classifier,
+    cross-validated by patient. Values of e above one half count as one half.
 
     Args:
         source, target: [scan, feature].
-        target_patients: one entry a scan of the target; None: each scan a patient, as the source's are taken.
-        n_folds: of the cross-validation; fewer where a side has fewer scans.
+        target_patients: one entry per target scan; None: each scan counts as a patient, as source scans always do.
+        n_folds: of the cross-validation; fewer if a side has fewer patients.
         seed: of the folds.
 
     Raises:

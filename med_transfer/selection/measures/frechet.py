@@ -1,4 +1,4 @@
-"""Frechet distance: how far two clouds of features lie apart, as Gaussians; with shrinkage where scans are few."""
+"""Frechet distance between two sets of features as Gaussians, with shrunk covariances if scans are few."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from med_transfer.selection.measures.inputs import finite_table
 def gaussian_of(features: ArrayLike) -> LowRankGaussian:
     """Mean and covariance of features [scan, feature].
 
-    The sample covariance (divided by the scans) where scans are more than features; else shrunk towards a multiple of
-    the identity as Ledoit & Wolf have it (2004, J Multivar Anal 88:365), since it has no full rank.
+    The sample covariance (divided by the number of scans) if there are more scans than features. Otherwise it does not
+    have full rank and is shrunk towards a multiple of the identity (Ledoit & Wolf 2004, J Multivar Anal 88:365).
 
     Raises:
-        UsageError: fewer than two scans, or features that are no finite table.
+        UsageError: fewer than two scans, or features that are not a finite table.
     """
     table = finite_table(features)
     count, width = table.shape
@@ -39,11 +39,10 @@ def gaussian_of(features: ArrayLike) -> LowRankGaussian:
 def frechet_distance(first: LowRankGaussian, second: LowRankGaussian) -> float:
     """|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2), at least 0, in squared units of the features.
 
-    Worked out in the directions that the two have components in; along all others both covariances are multiples of
-    the identity.
+    Computed in the span of both Gaussians' components; outside it both covariances are multiples of the identity.
 
     Raises:
-        UsageError: features of another number.
+        UsageError: different numbers of features.
 
     Source: Dowson & Landau 1982, J Multivar Anal 12:450; of network features Heusel et al. 2017, arXiv:1706.08500.
     """
@@ -61,7 +60,7 @@ def frechet_distance(first: LowRankGaussian, second: LowRankGaussian) -> float:
 
 
 def _covariance(gaussian: LowRankGaussian, basis: NDArray[np.float64]) -> NDArray[np.float64]:
-    """In an orthonormal basis [feature, direction] that holds all components."""
+    """The covariance in an orthonormal basis [feature, direction] that spans all components."""
     inside = gaussian.components @ basis
     own = inside.T @ (inside * (gaussian.variances - gaussian.residual)[:, None])
     return own + gaussian.residual * np.eye(basis.shape[1])

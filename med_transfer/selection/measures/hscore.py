@@ -1,4 +1,4 @@
-"""H-score: how much of the features' variance lies between the classes, whitened; plain and with shrinkage."""
+"""H-score: between-class variance of whitened features; plain, and with a shrunk covariance."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from sklearn.covariance import ledoit_wolf_shrinkage
 from med_transfer.errors import UsageError
 from med_transfer.selection.measures.inputs import checked
 
-_RELATIVE_ZERO = 1e-12  # variance along an axis, as a share of the largest, that counts as none
+_RELATIVE_ZERO = 1e-12  # variance along an axis, as a share of the largest, that counts as 0
 
 
 def h_score(features: ArrayLike, labels: ArrayLike) -> float:
     """tr(cov(f)^-1 cov(E[f | y])), from 0 to classes - 1; higher is better. 0 for constant features.
 
     Raises:
-        UsageError: not more scans than features plus one: any labels are then told apart perfectly, and the score is
-            classes - 1 whatever the features are. Also see :func:`med_transfer.selection.measures.inputs.checked`.
+        UsageError: there are at most features + 1 scans: any labels are then linearly separable, and the score is
+            classes - 1 whatever the features are. Also as :func:`med_transfer.selection.measures.inputs.checked`.
 
     Source: Bao et al. 2019, ICIP, doi:10.1109/ICIP.2019.8803726.
     """
@@ -32,9 +32,9 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
 
 
 def regularised_h_score(features: ArrayLike, labels: ArrayLike) -> float:
-    """(1 - a) tr(S_a^-1 cov(E[f | y])) with S_a = (1 - a) cov(f) + a tr(cov(f)) / d I, Ledoit and Wolf's a.
+    """(1 - a) tr(S_a^-1 cov(E[f | y])) with S_a = (1 - a) cov(f) + a tr(cov(f)) / d I and Ledoit and Wolf's a.
 
-    Defined for any number of features. 0 for constant features.
+    Defined for any number of features; 0 for constant features.
 
     Raises:
         UsageError: see :func:`med_transfer.selection.measures.inputs.checked`.
@@ -48,7 +48,7 @@ def regularised_h_score(features: ArrayLike, labels: ArrayLike) -> float:
 
 
 def _between(table: NDArray[np.float64], classes: NDArray[np.intp], shrinkage: float) -> float:
-    """The trace in the axes of the covariance, where it is a sum: outside their span all class means agree."""
+    """The trace, as a sum along the principal axes of the covariance; outside their span all class means agree."""
     centred = table - table.mean(axis=0)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
     variances = singular**2 / len(table)

@@ -1,4 +1,4 @@
-"""What every measure of transferability is given, checked once: features [scan, feature] and a class a scan."""
+"""Checks of the inputs of all measures: features [scan, feature] and one class per scan."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def checked(features: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64]
     """Features [scan, feature] in double precision, and labels [scan] renumbered 0, 1, ... without gaps.
 
     Raises:
-        UsageError: not a table, not finite, no feature, another number of labels, or fewer than two classes.
+        UsageError: not a table, not finite, empty, a different number of labels, or fewer than two classes.
     """
     table, classes = finite_table(features), np.asarray(labels)
     if classes.shape != (len(table),):
@@ -38,10 +38,10 @@ def finite_table(features: ArrayLike) -> NDArray[np.float64]:
 
 
 def in_own_axes(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same points in the axes that they span: [scan, at most as many features as scans].
+    """The same points in the axes that they span, [scan, axis], with at most as many axes as scans.
 
-    A rotation: no distance and no scalar product changes, and what follows costs scans squared and not features
-    squared.
+    This is a rotation: distances and scalar products do not change, and later steps cost scans squared instead of
+    features squared.
     """
     if table.shape[1] <= len(table):
         return table

@@ -1,4 +1,4 @@
-"""LEEP: how well the source's classes, as the source network sees them, predict the target's. N-LEEP: with clusters."""
+"""LEEP: how well the source network's class probabilities predict the target's classes. N-LEEP: with clusters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from med_transfer.selection.measures.inputs import checked
 
 _COMPONENTS_A_CLASS = 5
 _KEPT_VARIANCE = 0.8
-_LEAST_SCANS = 5  # of one cluster on average, or clusters become single scans and predict any label
+_LEAST_SCANS = 5  # per cluster on average; otherwise clusters become single scans and predict any label
 
 
 def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
@@ -25,14 +25,14 @@ def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
         P(y, z) = mean over scans of class y's theta_z     P(y | z) = P(y, z) / P(z)
         LEEP = mean over scans of log sum_z P(y | z) theta_z
 
-    Source classes that no scan has any probability of are left out.
+    Source classes whose probability is 0 for every scan are left out.
 
     Args:
         source_probabilities: [scan, source class], each row summing to 1.
-        labels: one class a scan.
+        labels: one class per scan.
 
     Raises:
-        UsageError: rows that are no probabilities, or see :func:`med_transfer.selection.measures.inputs.checked`.
+        UsageError: rows that are not probabilities; also as :func:`med_transfer.selection.measures.inputs.checked`.
 
     Source: Nguyen et al. 2020, ICML, arXiv:2002.12462.
     """
@@ -47,16 +47,16 @@ def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
 
 
 def n_leep(features: ArrayLike, labels: ArrayLike, seed: int = 0) -> float:
-    """LEEP with the clusters of a Gaussian mixture on principal components in place of source classes.
+    """LEEP with clusters of a Gaussian mixture on principal components instead of source classes.
 
-    So it needs no source head. Components that hold 80 % of the variance; five clusters a class as the authors
-    have it, but fewer where that would leave under five scans a cluster on average, and diagonal covariances,
-    because a clinical cohort is small. Constant features give the log-likelihood of the prevalence.
+    So it needs no source head. The components hold 80 % of the variance. As in the paper there are five clusters per
+    class, but fewer if that would leave under five scans per cluster on average; covariances are diagonal, because
+    clinical cohorts are small. Constant features give the log-likelihood of the prevalence.
 
     Args:
         features: [scan, feature].
-        labels: one class a scan.
-        seed: of the mixture's start.
+        labels: one class per scan.
+        seed: of the mixture's initialisation.
 
     Raises:
         UsageError: see :func:`med_transfer.selection.measures.inputs.checked`.
@@ -74,13 +74,16 @@ def _cluster_probabilities(table: NDArray[np.float64], n_classes: int, seed: int
         return np.ones((len(table), 1))
     mixture = GaussianMixture(wanted, covariance_type="diag", reg_covar=1e-3, max_iter=200, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a cluster more or less: the score is a mean over all
+        warnings.simplefilter("ignore", ConvergenceWarning)  # exact clusters do not matter: the score averages over all
         probabilities = mixture.fit(components).predict_proba(components)
     return probabilities / probabilities.sum(axis=1, keepdims=True)
 
 
 def _principal_components(table: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Scores along the first axes, as many as hold 80 % of the variance, the first with variance 1; None: constant."""
+    """Scores on the first components that hold 80 % of the variance, scaled so that the first has variance 1.
+
+    None if the features are constant.
+    """
     left, singular, _ = np.linalg.svd(table - table.mean(axis=0), full_matrices=False)
     variances = singular**2
     if variances[0] <= 1e-24 * max(float((table**2).sum()), 1e-300):

@@ -1,4 +1,4 @@
-"""LogME: how probable the labels are under a Bayesian linear model on the features, at its best noise and prior."""
+"""LogME: the maximum evidence of the labels under a Bayesian linear model on the features."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from scipy.optimize import minimize_scalar
 from med_transfer.selection.measures.inputs import checked
 
 _LEAST_NOISE = (
-    1e-6  # variance: a label of 0 or 1 is never told better, or separable features would have no finite score
+    1e-6  # lower limit of the noise variance; without it, the score of linearly separable features would be infinite
 )
 _RATIOS = np.logspace(-8, 8, 65)  # of prior to noise precision, in units of the features' mean square
 
 
 def log_me(features: ArrayLike, labels: ArrayLike) -> float:
-    """Logarithm of the maximum evidence a scan, mean over the classes; higher is better, at most about 6.
+    """Logarithm of the maximum evidence per scan, averaged over classes; higher is better, at most about 6.
 
-    For the column y of a class (1 where a scan has it, else 0), weights w ~ N(0, 1/alpha) and noise of variance
+    For the column y of a class (1 for scans of the class, else 0), weights w ~ N(0, 1/alpha) and noise of variance
     1/beta::
 
         log p(y | F) = log N(y; 0, I / beta + F F' / alpha),   maximised over alpha and beta, divided by the scans
 
-    Here with the best beta in closed form for each ratio alpha / beta, and a search over that ratio: the maximum that
-    the authors' fixed-point iteration looks for, found also where features outnumber scans. It has no free
-    parameter, does not change when features are rotated or all scaled, and can be compared between feature tables
-    of any width. Features that are all 0 give the evidence of pure noise.
+    The best beta is computed in closed form for each ratio alpha / beta, and the ratio is searched. This gives the
+    maximum that the authors' fixed-point iteration aims at, even if there are more features than scans. The measure has
+    no free parameter, is invariant to rotating the features and to scaling them all, and is comparable between feature
+    tables of any width. Features that are all 0 give the evidence of pure noise.
 
     Args:
-        features: [scan, feature]; not centred, as the authors have it.
-        labels: one class a scan.
+        features: [scan, feature]; not centred, as in the paper.
+        labels: one class per scan.
 
     Raises:
         UsageError: see :func:`med_transfer.selection.measures.inputs.checked`.
@@ -44,13 +44,20 @@ def log_me(features: ArrayLike, labels: ArrayLike) -> float:
 
 
 def _evidence(projected: NDArray[np.float64], squares: NDArray[np.float64], length: float, count: int) -> float:
-    """Of one class: its column in the features' axes, their squared singular values, its squared length."""
+    """Log evidence of one class.
+
+    Args:
+        projected: its column in the axes of the features' left singular vectors.
+        squares: squared singular values of the features.
+        length: squared length of the column.
+        count: number of scans.
+    """
     inside = projected**2
     outside = max(length - float(inside.sum()), 0.0)
     scale = float(squares.mean()) or 1.0
 
     def at(log_ratio: float) -> float:
-        """With the best noise for this ratio."""
+        """Log evidence at this ratio, with the best noise."""
         spread = 1 + squares / (scale * np.exp(log_ratio))
         misfit = float((inside / spread).sum()) + outside
         noise = max(misfit / count, _LEAST_NOISE)

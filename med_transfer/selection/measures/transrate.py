@@ -7,18 +7,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from med_transfer.selection.measures.inputs import checked, in_own_axes
 
-_DISTORTION = 1e-4  # squared, of features whose mean squared length is 1; the authors' value
+_DISTORTION = 1e-4  # squared, for features of mean squared length 1; the authors' value
 
 
 def trans_rate(features: ArrayLike, labels: ArrayLike) -> float:
     """R(Z) - sum over classes of n_c / n R(Z_c) with R(Z) = 1/2 log det(I + Z' Z / (n eps)); higher is better.
 
-    Z are the features, centred, and scaled to a mean squared length of 1 so that their units do not count. The
-    classes weigh by their size, as in the mutual information that the difference of rates stands for. 0 for constant
+    Z are the features, centred and scaled to a mean squared length of 1, so that their units do not matter. Classes
+    are weighted by size, as in the mutual information that the difference of rates approximates. 0 for constant
     features.
 
-    Not to be trusted with fewer scans than features: every class then spans a space of its own, whatever it holds, and
-    noise can score above informative features (a test shows it with 60 scans and 80 features).
+    Unreliable with fewer scans than features: every class then spans its own space whatever the features, and noise can
+    score higher than informative features (a test shows it with 60 scans and 80 features).
 
     Raises:
         UsageError: see :func:`med_transfer.selection.measures.inputs.checked`.
