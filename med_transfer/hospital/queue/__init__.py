@@ -1,11 +1,12 @@
-"""What the node has to do, in a database that survives a kill at any moment.
+"""The node's work queue, in a database that survives a crash at any moment.
 
 A study goes ``received -> complete -> predicted -> sent -> committed``, or ends as ``dead`` with a reason. Each step is
-one transaction and may be done again without harm: instances are known by their UID, results have UIDs that follow from
-what they were made of, and one is sent to one destination once. A late instance opens the study again.
+one idempotent transaction: instances are identified by their UID, the UIDs of results are derived from what they were
+made of, and each result is delivered once per destination. A late instance reopens its study.
 
-``Queue`` says what may be done; the tables lie in ``schema``, and what a step does to them in the module of its stage:
-``receiving``, ``completing``, ``predicting``, ``sending``, ``keeping``; ``answering`` holds what people see and say.
+``Queue`` is the interface. The tables are defined in ``schema``, and the steps in a module for each stage:
+``receiving``, ``completing``, ``predicting``, ``sending``, ``keeping``, ``departing`` for removed routes, and
+``answering`` for answers and the feedback on them.
 """
 
 import lazy_loader

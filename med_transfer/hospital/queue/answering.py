@@ -1,4 +1,4 @@
-"""What was said of a study and what people say of that, for the page. Functions work in their caller's transaction."""
+"""Answers on studies and people's feedback, for the review page. Functions work in their caller's transaction."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _DESCRIBED = ("patient_name", "patient_id", "accession", "study_date", "modality
 
 
 def describe(database: sqlite3.Connection, study: str, described: Described) -> None:
-    """What the page shows of patient and study."""
+    """Store what the page shows of patient and study."""
     columns = ", ".join(f"{name} = ?" for name in _DESCRIBED)
     values = [getattr(described, name) for name in _DESCRIBED]
     database.execute(f"UPDATE worklist SET {columns}, described = 1 WHERE study = ?", (*values, study))
 
 
 def undescribed(database: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Studies of which the page does not know whose they are, each with one of its files."""
+    """Studies without a stored description of patient and study, each with one of its files."""
     return database.execute(
         "SELECT study, min(file) FROM instance JOIN worklist USING (study) WHERE NOT described AND file != '' "
         "GROUP BY study"
@@ -29,7 +29,7 @@ def undescribed(database: sqlite3.Connection) -> list[tuple[str, str]]:
 
 
 def put_answers(database: sqlite3.Connection, study: Study, answers: Sequence[SeriesAnswer]) -> None:
-    """Those of a study as it was when it was predicted, and its line of the worklist."""
+    """Store the answers of a study's revision, and update its line of the worklist."""
     _put(database, study.id, study.revision, answers)
     sum_up(database, study.id, [answer.facts for answer in answers])
 
@@ -47,7 +47,7 @@ def _put(database: sqlite3.Connection, study: str, revision: int, answers: Seque
 
 
 def sum_up(database: sqlite3.Connection, study: str, facts: Sequence[Any]) -> None:
-    """One line of the worklist: the first series with an answer, before one that abstains, before one without any."""
+    """Update a study's line of the worklist from one series: if possible one with an answer, else one that abstains."""
     ranked = sorted(facts, key=lambda fact: (fact.get("status") != "ok", bool(fact.get("abstained"))))
     chosen = ranked[0] if ranked else {}
     probabilities: dict[str, float] = chosen.get("probabilities") or {}
@@ -62,7 +62,7 @@ def sum_up(database: sqlite3.Connection, study: str, facts: Sequence[Any]) -> No
 
 
 def take_over(database: sqlite3.Connection) -> None:
-    """The worklist of a queue from before there was one: what its record knows."""
+    """Build the worklist of a queue from an earlier version, which had none, out of its record."""
     missing = "SELECT id FROM study WHERE id NOT IN (SELECT study FROM worklist)"
     studies = [row[0] for row in database.execute(missing)]
     if not studies:
@@ -80,7 +80,7 @@ def take_over(database: sqlite3.Connection) -> None:
 
 
 def judge(database: sqlite3.Connection, said: Feedback, now: float) -> bool:
-    """Keep what a person says; False where the answer that it is about is not the present one."""
+    """Store a person's feedback; return False if the answer that it refers to is no longer the current one."""
     row = database.execute(
         "SELECT series_uid, bundle FROM answer JOIN study ON study.id = answer.study "
         "AND study.revision = answer.revision WHERE study = ? AND answer.revision = ? AND number = ?",
@@ -108,7 +108,7 @@ def judge(database: sqlite3.Connection, said: Feedback, now: float) -> bool:
 
 
 def feedback(database: sqlite3.Connection, study: str = "") -> list[Feedback]:
-    """In order: of one study, or of all."""
+    """Feedback on one study, or on all, in order of time."""
     rows = database.execute(
         "SELECT user, study, revision, answer, kind, label, comment, series_uid, bundle, time FROM feedback "
         "WHERE study = ? OR ? = '' ORDER BY number",
@@ -118,7 +118,7 @@ def feedback(database: sqlite3.Connection, study: str = "") -> list[Feedback]:
 
 
 def answers(database: sqlite3.Connection, study: str, revision: int) -> list[SeriesAnswer]:
-    """Of one revision of a study, in order."""
+    """Answers of one revision of a study, in order."""
     rows = database.execute(
         "SELECT facts, route, bundle, series_uid, map_file FROM answer WHERE study = ? AND revision = ? "
         "ORDER BY number",
@@ -128,7 +128,7 @@ def answers(database: sqlite3.Connection, study: str, revision: int) -> list[Ser
 
 
 def may_ask_again(database: sqlite3.Connection, study: str) -> bool:
-    """Whether a study is done and all of its images are still here."""
+    """Whether a study is finished and all of its images are still on disk."""
     row = database.execute(
         "SELECT 1 FROM study WHERE id = ? AND state IN ('predicted', 'sent', 'committed', 'dead') "
         "AND NOT EXISTS (SELECT 1 FROM instance WHERE instance.study = study.id AND file = '')",
@@ -138,7 +138,7 @@ def may_ask_again(database: sqlite3.Connection, study: str) -> bool:
 
 
 def ask_again(database: sqlite3.Connection, study: str, now: float) -> None:
-    """Predict a study anew, as a further revision."""
+    """Have a study predicted again, as a new revision."""
     database.execute(
         "UPDATE study SET state = 'complete', revision = revision + 1, attempts = 0, next_try = 0, reason = '', "
         "changed = ? WHERE id = ?",

@@ -1,4 +1,4 @@
-"""Is a study all here? Each function works in its caller's transaction."""
+"""Whether a study is complete. Each function works in its caller's transaction."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _N_HERE = "(SELECT count(*) FROM instance WHERE instance.study = study.id)"
 
 
 def missing(database: sqlite3.Connection, study: str) -> int:
-    """How many images of a study were announced, or are in the PACS, and are not here."""
+    """Number of a study's images that were announced or are in the PACS, but have not arrived."""
     (count,) = database.execute(f"SELECT {_MISSING} FROM study WHERE id = ?", (study,)).fetchone()
     return count
 
 
 def expect(database: sqlite3.Connection, study: str, sop_uids: set[str], now: float) -> None:
-    """These instances, and no others, are what the PACS has of a study."""
+    """Store the instances that the PACS has of a study, in place of what was expected before."""
     database.execute("DELETE FROM expected WHERE study = ?", (study,))
     database.executemany("INSERT INTO expected VALUES (?, ?, ?)", [(study, uid, now) for uid in sop_uids])
     database.execute("UPDATE study SET counted = ? WHERE id = ?", (now, study))
@@ -36,7 +36,7 @@ def expect(database: sqlite3.Connection, study: str, sop_uids: set[str], now: fl
 def close(
     database: sqlite3.Connection, now: float, quiet_seconds: float, longest_seconds: float, counting: bool
 ) -> int:
-    """Close every study that is all here, see :meth:`Queue.complete`; how many."""
+    """Mark complete studies as such, see :meth:`Queue.complete`; return how many."""
     database.execute("UPDATE study SET changed = ? WHERE state = 'received' AND changed > ?", (now, now))
     database.execute("UPDATE study SET counted = ? WHERE state = 'received' AND counted > ?", (now, now))
     closed = database.execute(

@@ -1,4 +1,4 @@
-"""Answers of routes that node.yaml names no more. Each function works in its caller's transaction."""
+"""Answers of routes that were removed from node.yaml. Each function works in its caller's transaction."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from med_transfer.hospital.queue.predicting import SOMEBODY_HAS_IT
 
 
 def departed(database: sqlite3.Connection, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
-    """What somebody has, or may have, of other routes and was not taken back: of one study, or of all.
+    """Answers of removed routes that a destination has or may have, and that were not withdrawn.
 
     Args:
-        database: of the queue.
-        bundles: mark of the one in use, by the name of each route of node.yaml; empty where there is none.
-        study: the only one to look at.
+        database: the queue.
+        bundles: mark of the bundle in use for each route of node.yaml; an empty mark if there is none.
+        study: look only at this study; empty: at all.
     """
     rows = database.execute(
         f"SELECT study, route, max(revision) FROM result WHERE {'study = ? AND' if study else ''} "
@@ -41,7 +41,7 @@ def _is_silent(database: sqlite3.Connection, study: str, route: str) -> bool:
 
 
 def go_on(database: sqlite3.Connection, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
-    """What was said under a route's old name counts as said under its new one; what is left then."""
+    """Move answers of renamed routes to the new name; return the remaining answers of removed routes."""
     left = []
     for one in departed(database, bundles, study):
         if one.heir is None or not _is_silent(database, one.study, one.heir):
@@ -55,7 +55,7 @@ def go_on(database: sqlite3.Connection, bundles: Mapping[str, str], study: str =
 
 
 def ask_again(database: sqlite3.Connection, studies: Iterable[str], now: float) -> tuple[int, int]:
-    """Have them predicted anew; how many, and how many are done and have no images here any more."""
+    """Have studies predicted again; return how many, and how many cannot be, since their images were deleted."""
     asked = without = 0
     for study in studies:
         if answering.may_ask_again(database, study):

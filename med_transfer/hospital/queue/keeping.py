@@ -1,4 +1,4 @@
-"""How long images are kept. Each function works in its caller's transaction."""
+"""Retention of images. Each function works in its caller's transaction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 from med_transfer.hospital import record
 
 _OF_STUDY = "EXISTS (SELECT 1 FROM delivery JOIN result USING (sop_uid) WHERE result.study = study.id AND"
-_ENDED = (  # a study that was canceled, of which all is sent and nothing is to be committed, or nothing is to be sent
+_ENDED = (  # canceled, or everything is sent and no commitment is pending, or there is nothing to send
     "files_kept AND changed < ? AND (state = 'committed' OR state = 'dead' AND reason = 'canceled' "
     f"OR state IN ('sent', 'predicted') AND NOT {_OF_STUDY} commitment AND delivery.state = 'sent') "
     f"AND (state = 'sent' OR NOT {_OF_STUDY} result.revision = study.revision)))"
@@ -15,12 +15,12 @@ _ENDED = (  # a study that was canceled, of which all is sent and nothing is to 
 
 
 def to_forget(database: sqlite3.Connection, before: float) -> list[str]:
-    """Studies that have ended, and whose files have been kept long enough."""
+    """Studies that were finished before the given time and still have files."""
     return [row[0] for row in database.execute(f"SELECT id FROM study WHERE {_ENDED}", (before,))]
 
 
 def forget(database: sqlite3.Connection, study: str, before: float) -> list[str]:
-    """The study's files, which the queue knows no more; none where it was opened again meanwhile."""
+    """Remove a study's files from the queue and return them; none if it was reopened meanwhile."""
     if not database.execute(f"SELECT 1 FROM study WHERE id = ? AND {_ENDED}", (study, before)).fetchone():
         return []
     rows = database.execute("SELECT file FROM instance WHERE study = ? AND file != ''", (study,)).fetchall()
@@ -32,7 +32,7 @@ def forget(database: sqlite3.Connection, study: str, before: float) -> list[str]
 
 
 def forget_aside(database: sqlite3.Connection, before: float) -> list[str]:
-    """Files that were set aside before, which the queue knows no more."""
+    """Remove files that were set aside before the given time from the queue, and return them."""
     rows = database.execute("SELECT file FROM aside WHERE file != '' AND time < ?", (before,)).fetchall()
     database.execute("UPDATE aside SET file = '' WHERE file != '' AND time < ?", (before,))
     if rows:
@@ -41,7 +41,7 @@ def forget_aside(database: sqlite3.Connection, before: float) -> list[str]:
 
 
 def forget_announced(database: sqlite3.Connection, before: float) -> int:
-    """What was announced before, of studies of which nothing has come; how many images."""
+    """Forget images announced before the given time, of studies without any image; return how many images."""
     gone = database.execute(
         "DELETE FROM expected WHERE announced < ? AND NOT EXISTS (SELECT 1 FROM study WHERE id = expected.study)",
         (before,),

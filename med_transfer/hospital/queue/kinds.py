@@ -1,4 +1,4 @@
-"""What the queue holds, as its callers see it."""
+"""Data classes of the queue's contents, for its callers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-FHIR = "fhir"  # in place of a SOP class, of what is no DICOM object
+FHIR = "fhir"  # takes the place of a SOP class for FHIR resources
 State = Literal["received", "complete", "predicted", "sent", "committed", "dead"]
 Added = Literal["new", "known", "conflict", "another patient", "too many"]
 Judgement = Literal["agree", "disagree", "comment", "rerun"]
@@ -14,7 +14,7 @@ Judgement = Literal["agree", "disagree", "comment", "rerun"]
 
 @dataclass(frozen=True, repr=False)
 class Described:
-    """What a study's images say of patient and study. For the page alone: it has no ``repr`` that could be logged."""
+    """Patient and study according to the images. For the review page only; without ``repr``, so as not to be logged."""
 
     patient_name: str = ""
     patient_id: str = ""
@@ -26,7 +26,7 @@ class Described:
 
 @dataclass(frozen=True)
 class Instance:
-    """One received image. ``patient_mark`` tells two patients apart and names neither."""
+    """One received image. ``patient_mark`` is a hash that tells patients apart without identifying them."""
 
     sop_uid: str
     study: str
@@ -42,7 +42,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Study:
-    """One study's state; ``id`` is short and names its folder."""
+    """State of a study; ``id`` is its short name, also of its folder."""
 
     id: str
     study_uid: str
@@ -54,9 +54,13 @@ class Study:
 
 @dataclass(frozen=True)
 class ResultFile:
-    """One object that was made of a study, of its ``revision``; ``route`` names its bundle's, where there are several.
+    """One result of a study.
 
-    ``revision`` is 0 before the queue has it.
+    Attributes:
+        sop_uid, sop_class: UIDs of the object; the class is ``FHIR`` for FHIR resources.
+        file: path relative to the node's folder.
+        route: route of its bundle; empty if there are no routes.
+        revision: the study's revision; 0 until it is in the queue.
     """
 
     sop_uid: str
@@ -68,9 +72,12 @@ class ResultFile:
 
 @dataclass(frozen=True)
 class Delivery:
-    """One result for one destination: ``waiting``, ``sent``, ``committed``, ``dead`` or ``superseded``.
+    """Delivery of one result to one destination.
 
-    ``may_be_there`` is 1 where the destination has taken it, or may have without the node's being told.
+    Attributes:
+        state: ``waiting``, ``sent``, ``committed``, ``dead`` or ``superseded``.
+        attempts: failed attempts to send it, or requests for storage commitment.
+        may_be_there: 1 if the destination has accepted it, or may have done so without the node knowing; else 0.
     """
 
     sop_uid: str
@@ -85,13 +92,13 @@ class Delivery:
 
 @dataclass(frozen=True)
 class SeriesAnswer:
-    """What was said of one series, as the page shows it.
+    """The answer on one series, as the page shows it.
 
     Attributes:
-        facts: as the record has them.
-        route, bundle: which bundle said it; ``bundle`` is its mark.
-        series_uid: name of the series in its folder; empty where the answer is not of one series.
-        map_file: heat map on the series' voxels, relative to the node's folder; empty: none.
+        facts: as in the record.
+        route, bundle: route and mark of the bundle that gave it.
+        series_uid: the series within the study's folder; empty if the answer is not on a single series.
+        map_file: heat map on the series' voxels, relative to the node's folder; empty if there is none.
     """
 
     facts: Mapping[str, object]
@@ -103,12 +110,13 @@ class SeriesAnswer:
 
 @dataclass(frozen=True)
 class Departed:
-    """Of one study, the last answer of a route that node.yaml names no more.
+    """The last answer on a study by a route that was removed from node.yaml.
 
     Attributes:
-        study, route: whose, and by which name.
-        bundle, identity: mark of the bundle that said it, and as results name it.
-        heir: a route of node.yaml with the same bundle that has said nothing of the study: the same under another name.
+        study, route: the study, and the name of the removed route.
+        bundle, identity: mark of its bundle, and the bundle's identity in results.
+        heir: a route of node.yaml with the same bundle that has not answered the study, taken for the same route under
+            a new name; None if there is none.
     """
 
     study: str
@@ -120,15 +128,15 @@ class Departed:
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a person says of an answer; a later one of the same series counts in place of an earlier one.
+    """A person's feedback on an answer; the latest one on a series counts.
 
     Attributes:
-        user: as the page knows them.
-        study, revision, number: of the answer that it is about.
-        kind: ``rerun`` asks for the study to be predicted anew.
-        label: what the series is, in their view: a class, or findings joined by ``;``; None: they do not say.
-        comment: in their words, which may name a patient: never logged.
-        series_uid, bundle, time: filled in when it is kept.
+        user: user name on the page.
+        study, revision, number: identify the answer.
+        kind: kind of feedback; ``rerun`` requests a new prediction of the study.
+        label: the person's label of the series: a class, or findings joined by ``;``; None: no label given.
+        comment: free text, which may identify a patient: never log it.
+        series_uid, bundle, time: filled in by the queue.
     """
 
     user: str

@@ -1,4 +1,4 @@
-"""A study has been predicted, or could not be. Each function works in its caller's transaction."""
+"""Outcome of a study's prediction. Each function works in its caller's transaction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from med_transfer.hospital.queue.kinds import FHIR, ResultFile, Study
 
 
 def close(database: sqlite3.Connection, study: Study, now: float) -> bool:
-    """The study as it was is predicted; False where it has changed meanwhile."""
+    """Mark a study as predicted; return False if it has changed since it was taken from the queue."""
     changed = database.execute(
         "UPDATE study SET state = 'predicted', attempts = 0, next_try = 0, reason = '', changed = ? "
         "WHERE id = ? AND revision = ? AND state = 'complete'",
@@ -26,7 +26,7 @@ def put_results(
     results: Sequence[ResultFile],
     destinations: Sequence[tuple[str, bool]],
 ) -> None:
-    """Each result, and who gets it: FHIR resources go to FHIR servers, objects to all others."""
+    """Store results and their deliveries: FHIR resources go to FHIR servers, DICOM objects to other destinations."""
     for result in results:
         database.execute(
             "INSERT INTO result (sop_uid, study, revision, sop_class, file, route) VALUES (?, ?, ?, ?, ?, ?) "
@@ -46,7 +46,7 @@ def put_results(
 
 
 def fail(database: sqlite3.Connection, study: Study, reason: str, now: float, next_try: float, dead: bool) -> None:
-    """It waits for its next try, or is a dead letter; nothing of it is said where it has changed meanwhile."""
+    """Schedule the next attempt, or make the study a dead letter; does nothing if it has changed meanwhile."""
     changed = database.execute(
         "UPDATE study SET attempts = attempts + 1, next_try = ?, reason = ?, state = ?, changed = ? "
         "WHERE id = ? AND revision = ? AND state = 'complete'",
@@ -56,14 +56,14 @@ def fail(database: sqlite3.Connection, study: Study, reason: str, now: float, ne
         record.append(database, "not predicted", study=study.id, reason=reason, dead=dead)
 
 
-SOMEBODY_HAS_IT = (  # a result, as far as is known; a version that does not know the column says when it was taken
+SOMEBODY_HAS_IT = (  # as far as is known; older versions do not maintain may_be_there, but their states tell
     "EXISTS (SELECT 1 FROM delivery WHERE delivery.sop_uid = result.sop_uid "
     "AND (may_be_there OR delivery.state IN ('sent', 'committed')))"
 )
 
 
 def earlier_results(database: sqlite3.Connection, study: Study, route: str) -> list[ResultFile]:
-    """A route's results of earlier revisions that somebody has, or may have, the latest last."""
+    """A route's results of earlier revisions that a destination has or may have, the latest last."""
     rows = database.execute(
         "SELECT sop_uid, sop_class, file, route, revision FROM result "
         f"WHERE study = ? AND revision < ? AND route = ? AND {SOMEBODY_HAS_IT} ORDER BY revision, rowid",

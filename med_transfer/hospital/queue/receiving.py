@@ -1,4 +1,4 @@
-"""Instances come: which are new, and what one does to its study. Each function works in its caller's transaction."""
+"""Arriving instances, and what they do to their study. Each function works in its caller's transaction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from med_transfer.hospital.queue.kinds import Added, Instance
 
 
 def judged(database: sqlite3.Connection, instance: Instance, most: int) -> Added:
-    """Whether an instance is new to what the connection sees."""
+    """Whether an instance is new, known, or to be refused, according to what the connection sees."""
 
     def rows(query: str, value: str) -> list[tuple[str, str]]:
         return database.execute(query, (value,)).fetchall()
@@ -26,7 +26,10 @@ def judged(database: sqlite3.Connection, instance: Instance, most: int) -> Added
 
 
 def take(database: sqlite3.Connection, instance: Instance, now: float, most: int, priority: int) -> Added:
-    """Put a new instance into its study, which is made or opened again; one that nobody announced ends that waiting."""
+    """Add a new instance to its study, which is created or reopened.
+
+    An instance that was not announced shows that the announcement is incomplete, and discards it.
+    """
     added = judged(database, instance, most)
     if added != "new":
         return added
@@ -55,7 +58,7 @@ def take(database: sqlite3.Connection, instance: Instance, now: float, most: int
 
 
 def _reopen(database: sqlite3.Connection, study: str, now: float, priority: int) -> None:
-    """A study gets another instance: what waits to be sent of an earlier revision never will be."""
+    """Reopen a study for another instance; pending deliveries of its earlier revision are superseded."""
     (state,) = database.execute("SELECT state FROM study WHERE id = ?", (study,)).fetchone()
     database.execute(
         "UPDATE study SET state = 'received', changed = ?, attempts = 0, next_try = 0, reason = '', "
@@ -68,7 +71,7 @@ def _reopen(database: sqlite3.Connection, study: str, now: float, priority: int)
 
 
 def supersede(database: sqlite3.Connection, study: str) -> None:
-    """What waits to be sent of a study never will be."""
+    """Mark a study's pending and dead deliveries as superseded, so that they are never sent."""
     database.execute(
         "UPDATE delivery SET state = 'superseded' WHERE state IN ('waiting', 'dead') "
         "AND sop_uid IN (SELECT sop_uid FROM result WHERE study = ?)",

@@ -44,7 +44,7 @@ CREATE INDEX IF NOT EXISTS study_state ON study (state, changed);
 CREATE INDEX IF NOT EXISTS study_next_try ON study (next_try) WHERE next_try > 0;
 CREATE INDEX IF NOT EXISTS delivery_state ON delivery (state, destination, next_try);
 CREATE INDEX IF NOT EXISTS delivery_next_try ON delivery (next_try) WHERE next_try > 0;
-"""  # asked for several times a second, and little of all that there ever was
+"""  # for queries that run several times a second and match only a small part of the tables
 _FOR_PEOPLE = """
 CREATE TABLE IF NOT EXISTS worklist (
     study TEXT PRIMARY KEY REFERENCES study, received REAL NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
@@ -83,8 +83,8 @@ CREATE TRIGGER IF NOT EXISTS feedback_no_update BEFORE UPDATE ON feedback
 CREATE TRIGGER IF NOT EXISTS feedback_no_delete BEFORE DELETE ON feedback
     BEGIN SELECT RAISE(ABORT, 'feedback is append-only'); END;
 """
-_ADDED_LATER = {  # columns that a queue of an earlier version does not have
-    "delivery": {"may_be_there": "INTEGER NOT NULL DEFAULT 1"},  # it does not write down what it begins to send
+_ADDED_LATER = {  # columns that queues of earlier versions lack
+    "delivery": {"may_be_there": "INTEGER NOT NULL DEFAULT 1"},  # earlier versions do not store what they begin to send
     "expected": {"announced": "REAL NOT NULL DEFAULT 0"},
     "result": {"route": "TEXT NOT NULL DEFAULT ''"},
     "study": {"priority": "INTEGER NOT NULL DEFAULT 0", "counted": "REAL NOT NULL DEFAULT -1"},
@@ -92,12 +92,15 @@ _ADDED_LATER = {  # columns that a queue of an earlier version does not have
 
 
 def by_the_letter(text: str) -> str:
-    """For ``LIKE ... ESCAPE '\\'``."""
+    """Escape text for ``LIKE ... ESCAPE '\\'``, so that it matches literally."""
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 def opened(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-    """To write, and to read beside it; any thread may use them. Raises OutputError."""
+    """Open the queue, creating or extending its tables; return a connection for writing and one for reading.
+
+    Any thread may use them. Raises OutputError.
+    """
     with opening(path, "queue of a node") as writer:
         writer.executescript(f"{_SCHEMA}{record.SCHEMA}")
         _add_columns(writer)

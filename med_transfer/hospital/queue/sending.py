@@ -1,4 +1,4 @@
-"""Results go to destinations, which commit to them. Each function works in its caller's transaction."""
+"""Deliveries of results, and storage commitment. Each function works in its caller's transaction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from med_transfer.hospital.queue.kinds import Delivery
 
 
 def deliveries(database: sqlite3.Connection, where: str, *values: object, most: int = -1) -> list[Delivery]:
-    """Those that the condition names, the most urgent first; no more than ``most``, where that is not -1."""
+    """Deliveries that match an SQL condition, most urgent first; at most ``most``, -1 for all."""
     query = (
         "SELECT sop_uid, sop_class, file, study, destination, delivery.state, delivery.attempts, may_be_there "
         f"FROM delivery JOIN result USING (sop_uid) JOIN study ON study.id = result.study WHERE {where} "
@@ -18,9 +18,9 @@ def deliveries(database: sqlite3.Connection, where: str, *values: object, most: 
     return [Delivery(*row) for row in database.execute(query, values)]
 
 
-# Of the answer to any question about it: an archive may take longer to commit than until it is asked again.
+# Matches the UID of any request so far: an archive may answer only after it has been asked again.
 ASKED_UNDER = "instr(' ' || transaction_uid || ' ', ' ' || ? || ' ') AND delivery.state IN ('sent', 'dead')"
-_OUTDATED = (  # a later revision takes its place: to send it then, or again, would bring back what was taken back
+_OUTDATED = (  # replaced by a later revision: sending it now would restore a withdrawn answer
     "EXISTS (SELECT 1 FROM result JOIN study ON study.id = result.study "
     "WHERE result.sop_uid = delivery.sop_uid AND result.revision < study.revision)"
 )
@@ -30,7 +30,7 @@ _UNANSWERED = ("no_answer", "not_confirmed", "answer_not_understood", "http_5", 
 
 
 def begin(database: sqlite3.Connection, delivery: Delivery) -> bool:
-    """It is about to go out, and may be there from now on, whatever becomes of the node; False: it waits no more."""
+    """Note that a delivery is about to be sent and may be there from now on; return False if it no longer waits."""
     begun = database.execute(
         "UPDATE delivery SET may_be_there = 1 WHERE sop_uid = ? AND destination = ? AND state = 'waiting'",
         (delivery.sop_uid, delivery.destination),
@@ -39,7 +39,11 @@ def begin(database: sqlite3.Connection, delivery: Delivery) -> bool:
 
 
 def settle(database: sqlite3.Connection, delivery: Delivery, state: str, now: float) -> None:
-    """The destination has taken it, or commits to it; who takes it and refuses to commit does so only so often."""
+    """Note that the destination has accepted a delivery (``sent``) or committed to it.
+
+    The count of attempts is kept after a request for commitment, so that a destination which accepts the result but
+    refuses to commit is not tried forever.
+    """
     changed = database.execute(
         "UPDATE delivery SET state = ?1, attempts = attempts * (?1 = 'sent' AND transaction_uid != ''), next_try = 0, "
         "reason = '', may_be_there = 1 WHERE sop_uid = ?2 AND destination = ?3 AND state NOT IN (?1, 'committed')",
@@ -53,9 +57,9 @@ def settle(database: sqlite3.Connection, delivery: Delivery, state: str, now: fl
 def fail(
     database: sqlite3.Connection, delivery: Delivery, reason: str, now: float, next_try: float, dead: bool
 ) -> None:
-    """It waits for its next try, or is a dead letter; superseded where a later revision takes its place.
+    """Schedule the next attempt at a delivery, or make it a dead letter; superseded if a later revision replaces it.
 
-    Whether it may be there is as before this try, unless nobody can say what became of that.
+    ``may_be_there`` returns to its value before this attempt, unless the outcome of the attempt is unknown.
     """
     may_be_there = delivery.may_be_there or reason.startswith(_UNANSWERED)
     states = database.execute(
@@ -72,7 +76,7 @@ def fail(
 def ask(
     database: sqlite3.Connection, delivery: Delivery, transaction_uid: str, ask_again: float, dead: bool, now: float
 ) -> None:
-    """Commitment is asked for under this UID, too; ``dead``: for the last time, and no answer has come before."""
+    """Note another request for commitment, under this UID; with ``dead`` it is the last, as none was answered."""
     changed = database.execute(
         "UPDATE delivery SET transaction_uid = trim(transaction_uid || ' ' || ?), next_try = ?, "
         "attempts = attempts + 1 WHERE sop_uid = ? AND destination = ? AND state = 'sent'",
@@ -83,7 +87,7 @@ def ask(
 
 
 def follow(database: sqlite3.Connection, study: str, now: float) -> None:
-    """The study is where its slowest delivery is."""
+    """Set the study's state to that of its slowest delivery."""
     rows = database.execute(
         "SELECT delivery.state, commitment, delivery.reason FROM delivery JOIN result USING (sop_uid) "
         "JOIN study ON study.id = result.study WHERE study.id = ? AND result.revision = study.revision "
@@ -101,7 +105,7 @@ def follow(database: sqlite3.Connection, study: str, now: float) -> None:
 
 
 def abandon(database: sqlite3.Connection, destinations: list[str], now: float) -> int:
-    """What waits for a destination that there is no more, or for its commitment, is a dead letter; how many results."""
+    """Make deliveries that wait for any other destination, or for its commitment, dead letters; return how many."""
     marks = ", ".join("?" for _ in destinations)
     where = f"delivery.state IN ('waiting', 'sent') AND destination NOT IN ({marks})"
     gone = deliveries(database, f"{where} AND (delivery.state = 'waiting' OR commitment)", *destinations)
@@ -111,7 +115,7 @@ def abandon(database: sqlite3.Connection, destinations: list[str], now: float) -
 
 
 def release(database: sqlite3.Connection, destinations: list[str], now: float) -> int:
-    """Only these are asked for commitment now: what others were to commit to is done once it is sent; how many."""
+    """Ask only these destinations for commitment; deliveries to others are done once sent. Return how many changed."""
     marks = ", ".join("?" for _ in destinations)
     where = f"commitment AND delivery.state IN ('waiting', 'sent') AND destination NOT IN ({marks})"
     released = deliveries(database, where, *destinations)
@@ -126,7 +130,7 @@ def release(database: sqlite3.Connection, destinations: list[str], now: float) -
 
 
 def retry(database: sqlite3.Connection, study: str) -> int:
-    """Dead letters, and what waits for its next try, are due at once: of one study, or of all; how many."""
+    """Make dead letters and postponed attempts due at once, for one study or for all; return how many."""
     one = (study, study)
     studies = database.execute(
         "UPDATE study SET state = 'complete', attempts = 0, next_try = 0, reason = '' WHERE (id = ? OR ? = '') "

@@ -1,7 +1,7 @@
-"""Work items that the node has claimed of a worklist elsewhere, and what became of their studies.
+"""Work items that the node has claimed from an external worklist, and the state of their studies.
 
 A work item goes ``claiming -> claimed -> waiting`` (for its study's results), and ends as ``completed``, ``canceled``
-or ``lost``. Its Transaction UID is on the disk before the server hears of it, so that a node that was killed can go on.
+or ``lost``. Its Transaction UID is on disk before it is sent to the server, so that a node can resume after a crash.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ _NOT_OUT = "NOT (delivery.state = 'committed' OR delivery.state = 'sent' AND NOT
 
 @dataclass(frozen=True)
 class Workitem:
-    """One that the node has claimed, or is about to.
+    """A work item that the node has claimed, or is about to claim.
 
     Attributes:
-        uid, transaction_uid: of the item, and of the claim; the hospital's, so that nobody may read them in a log.
-        study: as status and record name the study; empty where the item names no study, or several.
-        claimed: when, in seconds.
-        progress: in percent, as the server was told.
-        cancel: 1 where somebody asks for it to be canceled.
+        uid, transaction_uid: UIDs of the item and of the claim, which must not appear in logs.
+        study, study_uid: the study's name in status and record, and its UID; empty if the item does not name exactly
+            one study.
+        claimed: time of the claim, seconds since 1970.
+        attempts, reason: failed attempts at the present step, and why the last one failed.
+        progress: in percent, as last reported to the server.
+        cancel: 1 if cancellation was requested.
     """
 
     uid: str = field(repr=False)
@@ -48,36 +50,36 @@ class Workitem:
 
     @property
     def name(self) -> str:
-        """As status and record name it."""
+        """Name of the item in status and record, a hash of its UID."""
         return hashlib.sha256(self.uid.encode()).hexdigest()[:16]
 
 
 class Workitems:
-    """Of one queue; each method is one transaction and may be called from any thread."""
+    """The work items of a queue; each method is one transaction and may be called from any thread."""
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
     def open(self, due: float | None = None) -> list[Workitem]:
-        """What has not ended, in order of the claim; with ``due`` only what is, at that time."""
+        """Items that have not ended, in order of the claim; with ``due``, only those that are due at that time."""
         columns = "uid, transaction_uid, study, study_uid, state, claimed, attempts, reason, progress, cancel"
-        where = f"{_OPEN} AND (? IS NULL OR next_try <= ? OR next_try > ? + {_LONGEST_WAIT})"  # a clock was set back
+        where = f"{_OPEN} AND (? IS NULL OR next_try <= ? OR next_try > ? + {_LONGEST_WAIT})"  # a clock set back
         with self._queue.reading() as database:
             rows = database.execute(f"SELECT {columns} FROM workitem WHERE {where} ORDER BY rowid", (due,) * 3)
             return [Workitem(*row) for row in rows]
 
     def counts(self) -> dict[str, int]:
-        """By state."""
+        """Number of items in each state."""
         with self._queue.reading() as database:
             return dict(database.execute("SELECT state, count(*) FROM workitem GROUP BY state ORDER BY state"))
 
     def is_known(self, uid: str) -> bool:
-        """Whether the node has, or has had, this one."""
+        """Whether the node has ever claimed this item."""
         with self._queue.reading() as database:
             return database.execute("SELECT 1 FROM workitem WHERE uid = ?", (uid,)).fetchone() is not None
 
     def begin(self, uid: str, transaction_uid: str, study: str, study_uid: str, now: float) -> None:
-        """The claim is about to be sent."""
+        """Store a claim that is about to be sent."""
         with self._queue.writing() as database:
             database.execute(
                 "INSERT INTO workitem (uid, transaction_uid, study, study_uid, claimed) VALUES (?, ?, ?, ?, ?)",
@@ -85,7 +87,7 @@ class Workitems:
             )
 
     def advance(self, item: Workitem, state: WorkState) -> None:
-        """It is claimed, or its study was asked for. One that was canceled before is wanted again."""
+        """Set an item's state once it is claimed or its study was requested. A claim revives a canceled study."""
         with self._queue.writing() as database:
             database.execute(
                 "UPDATE workitem SET state = ?, attempts = 0, next_try = 0, reason = '' WHERE uid = ?",
@@ -100,12 +102,12 @@ class Workitems:
                 record.append(database, "work item claimed", workitem=item.name, study=item.study)
 
     def told(self, item: Workitem, progress: int) -> None:
-        """The server knows how far it is."""
+        """Store the progress that was reported to the server."""
         with self._queue.writing() as database:
             database.execute("UPDATE workitem SET progress = ? WHERE uid = ?", (progress, item.uid))
 
     def wait(self, item: Workitem, reason: str, next_try: float, claim: bool = False) -> None:
-        """Something went wrong that may go better later; with ``claim`` the server does not know of the claim."""
+        """Schedule another attempt at an item; with ``claim``, claim it again, since the server knows of no claim."""
         with self._queue.writing() as database:
             database.execute(
                 "UPDATE workitem SET attempts = attempts + 1, next_try = ?, reason = ?, state = ? WHERE uid = ?",
@@ -113,7 +115,7 @@ class Workitems:
             )
 
     def end(self, item: Workitem, state: WorkState, reason: str = "") -> None:
-        """For good; the server knows, or wants to know nothing more."""
+        """End an item; the server has been told, or refuses to be."""
         with self._queue.writing() as database:
             database.execute(
                 "UPDATE workitem SET state = ?, reason = ?, next_try = 0 WHERE uid = ?", (state, reason, item.uid)
@@ -121,7 +123,7 @@ class Workitems:
             record.append(database, f"work item {state}", workitem=item.name, study=item.study, reason=reason)
 
     def cancel(self, uid: str) -> bool:
-        """Somebody asks for that; False where the node has no such item at work."""
+        """Note that cancellation of an item was requested; return False if the node has no such item in progress."""
         with self._queue.writing() as database:
             asked = database.execute(
                 f"UPDATE workitem SET cancel = 1, next_try = 0 WHERE uid = ? AND {_OPEN} AND NOT cancel", (uid,)
@@ -129,7 +131,7 @@ class Workitems:
             return bool(asked.rowcount)
 
     def withdraw(self, item: Workitem, now: float) -> None:
-        """Do not predict a study that nobody else asks for; ``node retry`` still does."""
+        """Cancel the prediction of a study that no other item needs; ``node retry`` can still restart it."""
         with self._queue.writing() as database:
             database.execute(
                 "UPDATE study SET state = 'dead', reason = 'canceled', changed = ? WHERE id = ? "
@@ -141,24 +143,24 @@ class Workitems:
     # What became of the study ---------------------------------------------------------------------------------
 
     def study(self, item: Workitem) -> Study | None:
-        """None: nothing of it has come."""
+        """The study of an item; None if none of its images has arrived."""
         columns = "id, study_uid, state, revision, attempts, reason"
         with self._queue.reading() as database:
             row = database.execute(f"SELECT {columns} FROM study WHERE id = ?", (item.study,)).fetchone()
             return Study(*row) if row else None
 
     def results_are_out(self, study: Study) -> bool:
-        """Every destination has what it gets of this revision, and has committed to it where it was asked."""
+        """Whether every destination has its results of this revision, and has committed to them if asked to."""
         with self._queue.reading() as database:
             return study.state in ("predicted", "sent", "committed") and not _rows_of(database, study, _NOT_OUT)
 
     def outputs(self, study: Study) -> list[Delivery]:
-        """What destinations have of this revision."""
+        """Results of this revision that destinations have accepted."""
         with self._queue.reading() as database:
             return _rows_of(database, study, "delivery.state IN ('sent', 'committed')")
 
     def refusals(self, study: Study) -> list[str]:
-        """Codes of why no series of a study could be predicted; empty where one could."""
+        """Codes of the reasons why no series of a study could be predicted; empty if one could."""
         with self._queue.reading() as database:
             facts = [answer.facts for answer in answering.answers(database, study.id, study.revision)]
         if any(fact.get("status") == "ok" for fact in facts):

@@ -1,6 +1,5 @@
-"""The review page: people sign in, find a study, see what the bundle says of it, and judge it.
+"""The review page, where people sign in, find a study, see the bundle's answer and judge it.
 
-It runs in a process of its own, beside the node: a browser's requests never share one with the receiver, and either
-goes on when the other is killed. It reads the node's queue, and writes only who is signed in, what they did, and what
-they think of a result.
+It runs in its own process beside the node, so that browser requests never share a process with the receiver, and each
+survives a crash of the other. It reads the node's queue, and writes only sessions, the audit record and feedback.
 """

@@ -1,4 +1,4 @@
-"""The review page as an ASGI application: what stands before every route, and which routes there are."""
+"""The review page as an ASGI application: its middleware, error handlers and routes."""
 
 from __future__ import annotations
 
@@ -23,20 +23,25 @@ from med_transfer.hospital.review.guard import Guard
 from med_transfer.hospital.review.pages import STATIC, render, style
 from med_transfer.hospital.review.study import Volumes
 
-# Each route is closed to who has no session, see access/gate.py.
+# A route is closed to visitors without a session unless it is marked as public, see access/gate.py.
 ROUTERS = (worklist_page.router, study_page.router, node_pages.router, access_routes.router)
-# Of newer versions of FastAPI, whose spans and logs would hold what was asked for; an older one has none.
+# Switches off the telemetry of newer FastAPI versions, whose spans and logs would contain requests.
 _NOBODY_TOLD: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 def review_app(node: NodeConfig, queue: Queue) -> FastAPI:
-    """The page of a node. ``app.state`` has ``node``, ``queue`` and ``access``. Raises OutputError."""
+    """Create the review page of a node; ``app.state`` has ``node``, ``queue``, ``access`` and ``volumes``.
+
+    Raises:
+        OutputError: the page's database cannot be opened.
+        ConfigError: the client secret for single sign-on cannot be read.
+    """
     page = node.page or ReviewPage()
     access, volumes = Access(node, page), Volumes(node, queue)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
-        app.state.volume_threads = CapacityLimiter(2)  # one reads, and one looks what is read already
+        app.state.volume_threads = CapacityLimiter(2)  # one reads a scan, the other serves what has been read
         yield
         volumes.close()
         access.close()
@@ -48,7 +53,7 @@ def review_app(node: NodeConfig, queue: Queue) -> FastAPI:
     app.add_exception_handler(SignInFirst, _sign_in_first)
     app.add_exception_handler(AnyHTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _not_understood)
-    for router in ROUTERS:  # FastAPI's include_router would look for the route of each request three times
+    for router in ROUTERS:  # include_router would match each request's route three times
         app.router.routes.extend(router.routes)
     app.add_api_route("/health", _health, include_in_schema=False)
     app.add_api_route("/style.css", _style, include_in_schema=False)
@@ -86,5 +91,5 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _not_understood(request: Request, _: Exception) -> Response:
-    """Without what was sent, which may name somebody."""
+    """Answer 422 without FastAPI's details, which repeat the request and may identify a patient."""
     return await _refused(request, HTTPException(422, "not_understood"))

@@ -1,7 +1,7 @@
-"""What the page shows of a bundle.
+"""Bundle records for the page.
 
-The node has checked the bundle when it came into use. What its copy says is shown as it stands, also where the record
-no longer fits its own lock.
+The node checked each bundle when it was put into use. The page shows the copy's record as it is, even if it no longer
+matches its own lock.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from med_transfer.hospital.config import NodeConfig
 
 log = logging.getLogger(__name__)
 
-_BUNDLES = 8  # that are kept in memory
+_BUNDLES = 8  # kept in memory
 
 
 def bundle_record(node: NodeConfig, mark: str) -> BundleRecord | None:
-    """Of a bundle of the node; None where it is not there any more, or cannot be read."""
+    """Record of a bundle of the node; None if its copy is gone or cannot be read."""
     try:
         return _read(node.bundle_copy(mark)) if mark else None
     except FileNotFoundError:
@@ -34,7 +34,7 @@ def bundle_record(node: NodeConfig, mark: str) -> BundleRecord | None:
 
 
 def bundle_cases(node: NodeConfig, mark: str) -> SimilarCases | None:
-    """The development scans that a bundle of the node may show; None where it holds none, or they cannot be read."""
+    """The similar cases (development scans) stored in a bundle; None if it has none or they cannot be read."""
     record = bundle_record(node, mark)
     try:
         return _cases(node.bundle_copy(mark)) if record and record.n_similar_cases else None
@@ -43,7 +43,7 @@ def bundle_cases(node: NodeConfig, mark: str) -> SimilarCases | None:
         return None
 
 
-@lru_cache(_BUNDLES)  # of what was read: what cannot be now may be later
+@lru_cache(_BUNDLES)  # exceptions are not cached, so that a failed read is retried
 def _cases(folder: Path) -> SimilarCases | None:
     return load_similar_cases(folder)
 

@@ -1,4 +1,4 @@
-"""What the bundles in use say of themselves: classes, thresholds, how sure that is, and the model card."""
+"""Reports on the bundles in use: classes, thresholds, measured rates, and the model card."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BundleReport:
-    """One bundle, and its model card."""
+    """One bundle in use, with its record and model card (Markdown)."""
 
     route: str
     mark: str
@@ -24,7 +24,7 @@ class BundleReport:
 
 
 def reports(node: NodeConfig, queue: Queue) -> list[BundleReport]:
-    """Of each bundle that is in use and can be read."""
+    """Reports of all bundles that are in use and can be read, sorted by route."""
     found = []
     for route, mark in sorted(queue.bundles_in_use().items()):
         record = bundle_record(node, mark)

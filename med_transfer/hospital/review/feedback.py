@@ -1,4 +1,4 @@
-"""What people said of answers, as a cohort table for the next fine-tune: one row a series, its latest label."""
+"""Export of feedback as a cohort table for the next fine-tuning: one row per series, with its latest label."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from med_transfer.hospital.review.bundle_records import bundle_record
 from med_transfer.predictions.labels import Labels
 from med_transfer.scans.search.pseudonyms import own_key, pseudonym, read_key
 
-KEY_FILE = "labels.key"  # of the pseudonyms, in the node's folder
+KEY_FILE = "labels.key"  # secret for the pseudonyms, in the node's folder
 _FINDING = "label_"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Result of an export.
 
     Attributes:
-        rows: series with a label.
-        without_images: series with one whose images the node has deleted, and which are left out.
-        key: the file with the secret of the pseudonyms.
+        rows: number of series written.
+        without_images: number of labelled series left out because the node has deleted their images.
+        key: the file with the secret for the pseudonyms.
     """
 
     rows: int
@@ -35,13 +35,13 @@ class Exported:
 
 
 def export_labels(node: NodeConfig, queue: Queue, out: Path, route: str = "") -> Exported:
-    """Write the table ``out`` that ``med-transfer finetune`` takes, with ``label`` or a ``label_<finding>`` of each.
+    """Write a cohort table for ``med-transfer finetune``, with a column ``label`` or ``label_<finding>`` columns.
 
-    Patients have pseudonyms, the same in every export of the node. A series has the label that was given last,
-    whatever revision or bundle of the route it was given to; who only commented has given none.
+    Patients get pseudonyms that are the same in every export of the node. A series has the label that was given last,
+    for any revision or bundle of the route; a mere comment gives no label.
 
     Raises:
-        NothingDone: nobody has given a label to a series whose images are still here.
+        NothingDone: no series with a label still has its images.
         OutputError: the table or the key cannot be written.
     """
     latest = _latest(queue, route)
@@ -71,7 +71,7 @@ def export_labels(node: NodeConfig, queue: Queue, out: Path, route: str = "") ->
 
 
 def _latest(queue: Queue, route: str) -> dict[tuple[str, str], Feedback]:
-    """Of each series the last that gives a label, by study and series."""
+    """Latest feedback with a label for each series, by study and series UID."""
     with queue.reading() as database:
         said = answering.feedback(database)
         rows = database.execute("SELECT study, revision, number FROM answer WHERE route = ?", (route,))
@@ -86,7 +86,7 @@ def _patients(queue: Queue) -> dict[str, str]:
 
 
 def _labels(node: NodeConfig, said: Sequence[Feedback]) -> Labels | None:
-    """Of the bundle that was judged last, where it has findings; None: one class a scan."""
+    """Labels of the bundle that was judged last if it is multi-label; None: one class per scan."""
     bundle = bundle_record(node, said[-1].bundle)
     return bundle.labels if bundle is not None and bundle.multilabel else None
 

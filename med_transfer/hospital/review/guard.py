@@ -1,4 +1,5 @@
-"""Around the whole page: known host names, no large or ambiguous requests, headers that bind the browser, no traces.
+"""Middleware around the whole page: known host names only, no large or ambiguous requests, security headers, and no
+details of unexpected errors.
 
 Source: OWASP Secure Headers; RFC 9112 6.3 (a request with Content-Length and Transfer-Encoding may be smuggled).
 """
@@ -18,7 +19,7 @@ from med_transfer.hospital.config import ReviewPage
 log = logging.getLogger(__name__)
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::\d{1,5})?")
-LARGEST_BODY = 256 << 10  # bytes of a form; nobody uploads anything
+LARGEST_BODY = 256 << 10  # bytes of a form; there are no uploads
 _LARGEST_HEAD = 16 << 10  # bytes of all headers
 _POLICY = {
     "default-src": "'self'",
@@ -40,16 +41,16 @@ _HEADERS = {
 
 
 def policy(**more: str) -> str:
-    """A Content-Security-Policy: everything from this page only; ``img_src="blob:"`` adds to one directive.
+    """Content-Security-Policy that allows only this origin; ``img_src="blob:"``, for example, adds a source.
 
-    A response that sets the header ``Content-Security-Policy`` itself keeps its own.
+    For responses that set the header ``Content-Security-Policy`` themselves; all others get ``policy()``.
     """
     added = {name.replace("_", "-"): f"'self' {sources}" for name, sources in more.items()}
     return "; ".join(f"{name} {sources}" for name, sources in (_POLICY | added).items())
 
 
 class Guard:
-    """ASGI middleware."""
+    """The ASGI middleware."""
 
     def __init__(self, app: ASGIApp, page: ReviewPage) -> None:
         self._app = app
@@ -59,7 +60,7 @@ class Guard:
         self._headers = _HEADERS | ({"Strict-Transport-Security": "max-age=63072000"} if page.certificate else {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
@@ -76,7 +77,7 @@ class Guard:
         refusal = self._refusal(Headers(scope=scope))
         try:
             await (refusal or self._app)(scope, _limited(receive), send_bound)
-        except Exception as error:  # its text may name a patient
+        except Exception as error:  # its message may identify a patient
             log.error("%s: unexpected %s", scope.get("path", "")[:80], type(error).__name__)
             log.debug("unexpected", exc_info=True)
             if begun:
@@ -108,7 +109,7 @@ def _refused(status: int, reason: str) -> Response:
 
 
 def _limited(receive: Receive) -> Receive:
-    """A body without a length is counted as it comes."""
+    """Limit the size of a body while it is received, since it need not state its length."""
     so_far = 0
 
     async def receive_limited() -> Message:

@@ -1,6 +1,6 @@
-"""How much the node has to do, what is stuck, and whether the scans have moved: counts, no names.
+"""The node's load, what is stuck, and drift, as counts without names.
 
-It only reads: the node's queue through a connection of its own, and what the node has written of drift.
+Read-only: uses a separate connection to the node's queue, and the drift monitors' files.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from med_transfer.hospital.database import read_only
 from med_transfer.hospital.queue import Queue, State
 
 STATES: tuple[State, ...] = get_args(State)
-HOURS, _LATEST = 24, 20_000  # entries of the record that are looked at
+HOURS, _LATEST = 24, 20_000  # hours shown; latest entries of the record that are examined
 
 
 @dataclass(frozen=True)
 class Load:
-    """Of this moment.
+    """The node's load at one moment.
 
     Attributes:
-        studies: by state, each of ``STATES``.
-        oldest_minutes: for which the study has waited that has waited longest for its prediction; None: none does.
-        deliveries: destination, state, number.
-        aside: reason, number, of instances that were not taken.
-        predicted: series in each of the last ``HOURS`` hours, the present one last.
+        studies: number of studies in each of ``STATES``.
+        oldest_minutes: longest time that a complete study has waited for its prediction; None if none waits.
+        deliveries: (destination, state, number) of deliveries.
+        aside: (reason, number) of refused instances.
+        predicted: series predicted in each of the last ``HOURS`` hours, the present one last.
     """
 
     studies: dict[str, int]
@@ -42,7 +42,7 @@ class Load:
 
 
 def load_of(node: NodeConfig) -> Load:
-    """Counted now."""
+    """The node's present load."""
     with closing(read_only(node.queue_file)) as queue:
         counts = dict(queue.execute("SELECT state, count(*) FROM study GROUP BY state").fetchall())
         (since,) = queue.execute("SELECT min(changed) FROM study WHERE state = 'complete'").fetchone()
@@ -70,7 +70,7 @@ def _by_hour(queue: sqlite3.Connection, now: datetime) -> list[int]:
 
 @dataclass(frozen=True)
 class Moved:
-    """What was seen of one quantity; ``how`` it moved last, ``rose`` or ``fell``, with value number ``at``."""
+    """One monitored quantity; its last alarm was ``how`` (``rose`` or ``fell``, empty: none) at value number ``at``."""
 
     name: str
     mean: float
@@ -82,7 +82,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Drift:
-    """What the monitor of a bundle says: scans by what became of them, and each quantity that it watches."""
+    """State of a bundle's drift monitor: numbers of scans by status, and each monitored quantity."""
 
     bundle: str
     statuses: dict[str, int]
@@ -90,13 +90,13 @@ class Drift:
 
 
 def drifts_of(node: NodeConfig, queue: Queue) -> list[Drift]:
-    """Of each bundle that is in use and has seen a scan."""
+    """Drift of each bundle that is in use and has seen a scan."""
     found = (_drift(mark, node.drift_folder(mark)) for mark in sorted({*queue.bundles_in_use().values()}))
     return [drift for drift in found if drift is not None]
 
 
 def _drift(mark: str, folder: Path) -> Drift | None:
-    """As the file says it: the class that it is of would load the network's libraries."""
+    """Parse the file directly, since importing DriftState would load the libraries for networks."""
     try:
         state: dict[str, Any] = json.loads((folder / "drift.json").read_bytes())
         quantities = [_moved(name, seen) for name, seen in state["quantities"].items() if seen["n"]]

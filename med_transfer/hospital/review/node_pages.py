@@ -1,4 +1,4 @@
-"""Two pages on the node itself: what its bundles say of themselves, and how much it has to do."""
+"""Two pages on the node itself: reports on its bundles, and its load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ router = APIRouter(route_class=GuardedRoute)
 @router.get("/report", response_class=HTMLResponse)
 @at_least("reader")
 def report(request: Request) -> Response:
-    """Of the bundles that are in use."""
+    """Show the reports on the bundles in use."""
     state = request.app.state
     tell(request, "saw report")
     return render(request, "report.html.jinja", bundles=reports(state.node, state.queue))
@@ -26,7 +26,7 @@ def report(request: Request) -> Response:
 @router.get("/load", response_class=HTMLResponse)
 @at_least("reader")
 def load(request: Request) -> Response:
-    """Of the node at this moment."""
+    """Show the node's present load and drift."""
     state = request.app.state
     tell(request, "saw load")
     return render(

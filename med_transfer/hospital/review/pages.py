@@ -1,4 +1,4 @@
-"""HTML in the reader's language: Jinja templates and catalogues of ``templates/``, style and scripts of ``static/``."""
+"""HTML in the reader's language: templates and translations in ``templates/``, style and scripts in ``static/``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CATALOGUE = ".zh_TW.yaml"
 
 @cache
 def environment_of(language: Language) -> Environment:
-    """Every catalogue of ``templates/`` is known to every page."""
+    """Jinja environment with all translations of ``templates/``."""
     t = translator(language)
     for path in sorted(TEMPLATES.glob(f"*{_CATALOGUE}")):
         t = t.reading(path.with_name(path.name.removesuffix(_CATALOGUE)))
@@ -31,14 +31,16 @@ def environment_of(language: Language) -> Environment:
 
 @cache
 def style() -> str:
-    """The style that all pages of the program share, and the review page's own."""
+    """CSS shared by all HTML pages of the program, and the review page's own."""
     shared = environment_of("en").get_template("style.css.jinja").render()
     return shared + (STATIC / "review.css").read_text(encoding="utf-8")
 
 
 def render(request: Request, template: str, status: int = 200, **values: object) -> HTMLResponse:
-    """A page; templates have, beside ``values``, ``session`` (None: nobody), ``csrf``, ``here`` and what
-    :func:`med_transfer.page.environment` gives them.
+    """Render a page.
+
+    In addition to ``values``, templates get ``session`` (None if nobody is signed in), ``csrf``, ``here`` (the path),
+    ``moment``, ``languages``, and what :func:`med_transfer.page.environment` provides.
     """
     language = language_of(request)
     session = cast(Session | None, getattr(request.state, "session", None))
@@ -54,13 +56,13 @@ def render(request: Request, template: str, status: int = 200, **values: object)
 
 
 def moment(time: float | str) -> str:
-    """Day and minute by the clock of the node, of seconds since 1970 or of a time of the record."""
+    """Date and time to the minute in the node's time zone, of seconds since 1970 or of a time in the record."""
     when = datetime.fromisoformat(time) if isinstance(time, str) else datetime.fromtimestamp(time, UTC)
     return f"{when.astimezone():%Y-%m-%d %H:%M}"
 
 
 def language_of(request: Request) -> Language:
-    """Chosen on the page, else the first that the browser asks for and there is, else node.yaml's."""
+    """The language chosen on the page, else the first available one that the browser accepts, else node.yaml's."""
     asked = [part.partition(";")[0].strip() for part in request.headers.get("accept-language", "").split(",")]
     for wish in (request.cookies.get(LANGUAGE_COOKIE, ""), *asked):
         if wish in LANGUAGES:

@@ -1,4 +1,4 @@
-"""How long the page waits for a request: who sends one byte now and then holds no connection for good."""
+"""Time-out for requests, so that a client that sends one byte now and then cannot hold a connection forever."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-SECONDS = 20.0  # in which a request must be complete, once or twice over
+SECONDS = 20.0  # an incomplete request is aborted after this time, or at most twice this time
 
 
 class PatientProtocol(H11Protocol):
-    """Uvicorn's, which closes a connection whose request does not become complete."""
+    """Uvicorn's protocol, but closes a connection whose request is not completed in time."""
 
     seconds = SECONDS
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """As the parent's, and look again later."""
+        """Start the periodic check."""
         super().connection_made(transport)
         self._answered = self._answered_before = 0
         self._next_look = self.loop.call_later(self.seconds, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """As the parent's."""
+        """Stop the periodic check."""
         self._next_look.cancel()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """As the parent's."""
+        """Count the response."""
         self._answered += 1
         super().on_response_complete()
 
     def shutdown(self) -> None:
-        """As the parent's; a browser that keeps TLS open for later is not asked to agree to its end."""
+        """Shut down as the parent does, without waiting for browsers to close idle TLS connections."""
         super().shutdown()
         if self.transport.is_closing():
             self.transport.abort()

@@ -1,4 +1,4 @@
-"""The page's process, as the node keeps it: started, started again after a growing wait when it ends, stopped."""
+"""The page's process, as managed by the node: started, restarted with a growing delay if it exits, and stopped."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-OF_NODE = "MED_TRANSFER_PAGE_OF_NODE"  # process id of the node that has started a page
+OF_NODE = "MED_TRANSFER_PAGE_OF_NODE"  # process id of the node that started the page
 _LONGEST_SECONDS, _WELL_SECONDS, _END_SECONDS = 60.0, 60.0, 10.0
 
 
 class PageProcess:
-    """Runs ``med-transfer node page`` from the beginning to ``stop``."""
+    """Runs ``med-transfer node page`` from construction until ``stop``."""
 
     def __init__(self, config: Path) -> None:
         self._command = [sys.executable, "-m", "med_transfer", "node", "page", "-c", str(config)]
@@ -29,11 +29,11 @@ class PageProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process that runs now or ran last."""
+        """Process id of the current process, or of the last one."""
         return self._process.pid
 
     def stop(self) -> None:
-        """End it; kill it where it does not."""
+        """Terminate the process; kill it if it does not exit in time."""
         self._stopped.set()
         with self._starting:
             self._process.terminate()
@@ -44,7 +44,7 @@ class PageProcess:
         self._thread.join()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # In a session of its own, so that Ctrl-C reaches the node alone, which then stops it.
+        # In a new session, so that Ctrl-C reaches only the node, which then stops the page.
         environment = os.environ | {OF_NODE: str(os.getpid())}
         return subprocess.Popen(self._command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
 
@@ -63,5 +63,5 @@ class PageProcess:
                 if self._stopped.is_set():
                     return
                 began = time.monotonic()
-                with suppress(OSError):  # no memory for a process now; the one that has ended counts as another failure
+                with suppress(OSError):  # no memory for a process; counts as another failure
                     self._process = self._start()

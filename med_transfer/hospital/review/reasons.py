@@ -1,11 +1,11 @@
-"""Codes in words: why there is no answer to rely on, and what a fact of a scan is."""
+"""Codes as sentences: reasons why there is no answer to rely on, and facts about a scan."""
 
 from __future__ import annotations
 
 from med_transfer.errors.sentence import Sentence
 from med_transfer.hospital.codes import reason_code
 
-FACTS = {  # of cohorts.input_facts, and what a monitor of drift watches beside them
+FACTS = {  # those of cohorts.input_facts, and further quantities of the drift monitor
     "modality": Sentence("modality"),
     "body_part": Sentence("part of the body"),
     "plane": Sentence("plane of the slices"),
@@ -26,14 +26,14 @@ FACTS = {  # of cohorts.input_facts, and what a monitor of drift watches beside 
 
 
 def reason_in_words(code: str) -> str:
-    """The sentence of a code, as results have it."""
+    """Sentence for the code of a reason in a result."""
     if code.startswith("outside_"):
         return Sentence("Outside of the development scans: {fact}", fact=quantity_in_words(code[len("outside_") :]))
     return Sentence(reason_code(code).meaning)
 
 
 def quantity_in_words(name: str) -> str:
-    """Of a fact, or of a quantity that a monitor of drift watches, as ``p_<class>``."""
+    """Description of a fact, or of a quantity of the drift monitor such as ``p_<class>``."""
     if name.startswith("p_"):
         return Sentence("probability of {name}", name=name[len("p_") :])
     return FACTS.get(name, name)

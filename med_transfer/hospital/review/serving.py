@@ -1,4 +1,4 @@
-"""The page as a process: its port, its certificate, its token for the first operator, and its end."""
+"""Running the page as a process: its port, certificate, token for the first operator, and shutdown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,16 @@ _HANDOVER_SECONDS = _LOOK_SECONDS + _END_SECONDS + 1.0
 
 
 def serve_page(node: NodeConfig, say: Callable[[str], None]) -> None:
-    """Until SIGTERM or SIGINT. Raises ConfigError (no ``page``, a port that is taken, a certificate), OutputError."""
+    """Serve the review page until SIGTERM or SIGINT.
+
+    Args:
+        node: node.yaml.
+        say: called with messages to the operator.
+
+    Raises:
+        ConfigError: node.yaml has no section ``page``, the port is in use, or a certificate or secret cannot be read.
+        OutputError: a database cannot be opened.
+    """
     if node.page is None:
         raise ConfigError("no section page", where="node.yaml", expected="page: {} for one on the loopback interface")
     door, queue = _listening(node.page), Queue(node.queue_file, node.retries)
@@ -40,19 +49,19 @@ def serve_page(node: NodeConfig, say: Callable[[str], None]) -> None:
         threading.Thread(target=_leave_to_another, args=(server, node), daemon=True).start()
         _stay_on_one_core()
         say(f"The review page is at {url}")
-        with suppress(KeyboardInterrupt):  # uvicorn raises once more the signal that has ended it in good order
+        with suppress(KeyboardInterrupt):  # uvicorn re-raises the signal after an orderly shutdown
             server.run(sockets=[door])
     queue.close()
 
 
 def page_url(page: ReviewPage) -> str:
-    """As a browser on this machine, or one that knows its first name, has it in its address line."""
+    """URL of the page, with its first configured name, or else its address."""
     host = page.names[0] if page.names else f"[{page.bind}]" if ":" in page.bind else page.bind
     return f"{'https' if page.certificate else 'http'}://{host}:{page.port}"
 
 
 def server_of(app: object, page: ReviewPage) -> uvicorn.Server:
-    """Uvicorn, which tells nobody what it is and writes no log of who asked for what. Raises ConfigError."""
+    """Create the Uvicorn server, without server header and access log. Raises ConfigError."""
     context = page_context(page)
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
@@ -72,7 +81,7 @@ def server_of(app: object, page: ReviewPage) -> uvicorn.Server:
 
 
 def _listening(page: ReviewPage) -> socket.socket:
-    """Of a node's page: once the page of the node that was killed before has left the port, see _leave_to_another."""
+    """Open the page's port. A node's page waits for that of a killed node to leave it, see _leave_to_another."""
     family = socket.AF_INET6 if ":" in page.bind else socket.AF_INET
     deadline = time.monotonic() + (_HANDOVER_SECONDS if OF_NODE in os.environ else 0)
     while True:
@@ -83,16 +92,18 @@ def _listening(page: ReviewPage) -> socket.socket:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
                 raise not_opened(error, page.bind, page.port, "page") from None
             time.sleep(_HANDOVER_SECONDS / 100)
-    # Connections inherit it; asyncio sets it only where a socket names its protocol. Else a page's second packet waits
-    # for the receipt of its first, which a browser keeps back for 40 ms.
+    # Inherited by connections; asyncio sets it only for sockets with an explicit protocol. Without it, a page's second
+    # packet waits for the acknowledgement of its first, which browsers delay by 40 ms.
     door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return door
 
 
 def _stay_on_one_core() -> None:
-    """This thread and those that it starts: they take turns anyway, and from core to core a turn costs twice as much.
+    """Pin this thread and those that it starts to one core.
 
-    The process that reads scans is let off it, see :class:`~med_transfer.scans.isolation.scan_worker.ScanWorker`.
+    Only one of them runs at a time anyway, and switching between threads on different cores costs twice as much.
+
+    The process that reads scans is not pinned, see :class:`~med_transfer.scans.isolation.scan_worker.ScanWorker`.
     """
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
@@ -100,7 +111,10 @@ def _stay_on_one_core() -> None:
 
 
 def _leave_to_another(server: uvicorn.Server, node: NodeConfig) -> None:
-    """A page goes on when its node is killed; it ends when another node has taken the folder, which has its own."""
+    """Stop the page once another node, which has its own page, has locked the folder.
+
+    A page survives a crash of the node that started it.
+    """
     mine, ended = os.environ.get(OF_NODE), threading.Event()
     while mine and not server.should_exit:
         ended.wait(_LOOK_SECONDS)

@@ -1,4 +1,4 @@
-"""What the node knows of one study: what was said of each series, how far it can be relied on, and what came before."""
+"""What the page shows of one study: the answer on each series, how reliable it is, and the study's history."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ class ClassFacts:
     """One class of one answer.
 
     Attributes:
-        probability: calibrated, in [0, 1]; None: there is no answer.
-        threshold: of the operating point; None: it has none for this class.
-        sensitivity, specificity: on validation patients at this operating point, with 95 % interval, in words; empty:
-            the bundle does not tell.
+        name: name of the class.
+        probability: calibrated probability in [0, 1]; None if there is no answer.
+        called: whether the class was predicted.
+        threshold: threshold of the operating point; None if it has none for this class.
+        sensitivity, specificity: on validation patients at this operating point, with 95 % interval, as text; empty if
+            not in the bundle.
     """
 
     name: str
@@ -46,20 +48,28 @@ class ClassFacts:
 
 @dataclass(frozen=True)
 class SeriesFacts:
-    """What was said of one series.
+    """The answer on one series.
 
     Attributes:
-        number: among the study's answers.
+        number: index among the study's answers.
+        route: route of the bundle; empty if there are no routes.
         status: ``ok``, ``rejected`` or ``failed``.
-        reasons: why it abstains or why there is no answer, in sentences.
-        classes: the most probable first; ``names`` in the bundle's order.
-        point: how probabilities become a call; None: the bundle is gone.
-        n_patients: validation patients that its rates are of.
+        abstained, predicted: whether it abstains, and the predicted class, or findings joined by ``;``.
+        reasons: why it abstains or why there is no answer, as sentences.
+        detail: why there is no answer, as a sentence; empty if there is one.
+        classes: classes, the most probable first.
+        names: names of the classes in the bundle's order.
+        multilabel: whether the bundle can find several classes in a scan.
+        point: operating point; None if the bundle is gone.
+        n_patients: number of validation patients behind the rates; None if not in the bundle.
+        novelty: in [0, 1]; None if there is no answer.
         bundle: identity of the bundle.
-        similar: development scans that are most like it, as the bundle allows.
-        same_label: how many of those beside held-out scans had their label, and by chance; None without any.
+        images: number of images.
+        similar: the most similar development scans, if the bundle contains any.
+        same_label: share of similar cases of held-out scans that had the same label, and the share expected by chance;
+            None without similar cases.
         has_volume, has_map: whether the viewer can show them.
-        feedback: the latest last.
+        feedback: feedback on the answer, the latest last.
     """
 
     number: int
@@ -86,7 +96,7 @@ class SeriesFacts:
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """``history``: what happened to it, from the record, the latest first; names nobody but the page's users."""
+    """One study; ``history`` has its entries in the record, the latest first, and names only users of the page."""
 
     id: str
     study_uid: str
@@ -98,7 +108,7 @@ class StudyFacts:
 
 
 def study_facts(node: NodeConfig, queue: Queue, study: str) -> StudyFacts | None:
-    """Of the present revision; None where there is no such study."""
+    """Facts of the present revision of a study; None if there is no such study."""
     shown = line(queue, study)
     if shown is None:
         return None
@@ -115,7 +125,7 @@ def study_facts(node: NodeConfig, queue: Queue, study: str) -> StudyFacts | None
 
 
 def _detail(facts: Mapping[str, Any]) -> str:
-    """Why there is no answer, as a sentence that a page can say where the answer has its parts."""
+    """Why there is no answer, as a translatable Sentence if its parts were stored, else as text."""
     reason = whole(facts.get("reason_in_parts")) or facts.get("reason") or ""
     return reason if isinstance(reason, Sentence) else str(reason)
 
@@ -153,7 +163,7 @@ def _series(
 
 
 def _classes(facts: Mapping[str, Any], bundle: BundleRecord | None) -> tuple[ClassFacts, ...]:
-    """Also where there is no answer: a person may know what the network does not."""
+    """Classes of a series, even if there is no answer, so that a reviewer can label it."""
     shares: dict[str, float] = facts.get("probabilities") or {}
     names = sorted(bundle.classes if bundle else shares, key=lambda name: -shares.get(name, 0.0))
     called = str(facts.get("predicted") or "").split(";")
@@ -172,9 +182,9 @@ def _classes(facts: Mapping[str, Any], bundle: BundleRecord | None) -> tuple[Cla
 
 
 class Volumes:
-    """Voxels of received series as NIfTI files: read in a process of its own, under limits, and kept.
+    """Voxels of received series as NIfTI files: read in a separate process, under limits, and cached on disk.
 
-    Its methods may be called from any thread; one series is read at a time.
+    Methods may be called from any thread; one series is read at a time.
     """
 
     def __init__(self, node: NodeConfig, queue: Queue) -> None:
@@ -182,7 +192,7 @@ class Volumes:
         self._worker = ScanWorker(loads="med_transfer.hospital.pictures")
 
     def volume(self, study: str, answer: SeriesAnswer) -> Path:
-        """The file of a series. Raises ScanError, OutputError."""
+        """File of a series, read if necessary. Raises ScanError, OutputError."""
         images, bundle = self._queue.instances(study), bundle_record(self._node, answer.bundle)
         path = self._node.folder / volume_file(study, images, answer.series_uid)
         gap_mm = bundle.preprocessing.max_gap_mm if bundle else 0.0
@@ -190,18 +200,18 @@ class Volumes:
             if not path.is_file():
                 folder = self._node.folder / "incoming" / study
                 self._worker.call(write_volume, folder, answer.series_uid, gap_mm, path, where=f"study {study}")
-                if self._queue.deleted(study):  # meanwhile, and with them all that was shown of them
+                if self._queue.deleted(study):  # meanwhile, so the file must go, too
                     path.unlink(missing_ok=True)
                     raise ScanNotFound("the images have been deleted", where=f"study {study}")
         return path
 
     def close(self) -> None:
-        """End the process that reads."""
+        """Stop the reader process."""
         self._worker.close()
 
 
 def answer_of(queue: Queue, study: str, revision: int, number: int) -> SeriesAnswer | None:
-    """One answer; None where there is none, or none any more."""
+    """One answer of a study; None if there is no such revision or number."""
     with queue.reading() as database:
         answers = answering.answers(database, study, revision)
     return answers[number] if 0 <= number < len(answers) else None

@@ -1,4 +1,4 @@
-"""The page of one study: what was said of it, its images in the viewer, and the form for what a person says."""
+"""The page of one study: the answers, the images in the viewer, and the feedback form."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ WINDOWS_HU = {  # preset: centre, width
     "bone": (500, 2000),
 }
 _LONGEST_COMMENT = 4000
-_KEPT = {"Cache-Control": "private, max-age=3600"}  # of a script; a browser keeps nothing of a patient
+_KEPT = {"Cache-Control": "private, max-age=3600"}  # for the script; patient data is never cached
 
 
 @router.get("/study/{study}", response_class=HTMLResponse)
 @at_least("reader")
 def show(request: Request, study: StudyId, answer: Annotated[int, Query(ge=0, le=10_000)] = 0) -> Response:
-    """A study, and of its series the one with this number."""
+    """Show a study and one of its answers."""
     facts = _facts(request, study)
     tell(request, "saw study", Seen(facts.id, facts.study_uid))
     chosen = facts.series[min(answer, len(facts.series) - 1)] if facts.series else None
@@ -57,7 +57,7 @@ def show(request: Request, study: StudyId, answer: Annotated[int, Query(ge=0, le
         person=person(facts.line.patient_name),
         day=day(facts.line.study_date),
     )
-    # NiiVue draws its letters and lights from pictures within its own script.
+    # NiiVue loads its font and lighting textures from data URLs.
     page.headers["Content-Security-Policy"] = policy(img_src="data:")
     return page
 
@@ -65,7 +65,10 @@ def show(request: Request, study: StudyId, answer: Annotated[int, Query(ge=0, le
 @router.get("/study/{study}/{revision}/{number}/volume.nii.gz", response_class=FileResponse)
 @at_least("reader")
 async def volume(request: Request, study: StudyId, revision: Number, number: Number) -> Response:
-    """Voxels of a series, HU for CT; read when somebody first looks. Who waits for it takes no other page's thread."""
+    """Serve the voxels of a series (HU for CT), read when first viewed.
+
+    Runs in its own thread limit, so that slow reads do not use up the threads of other pages.
+    """
     look = partial(_volume, request, study, revision, number)
     return await to_thread.run_sync(look, limiter=request.app.state.volume_threads)
 
@@ -87,7 +90,7 @@ def _volume(request: Request, study: str, revision: int, number: int) -> Respons
 @router.get("/study/{study}/{revision}/{number}/map.nii.gz", response_class=FileResponse)
 @at_least("reader")
 def heat_map(request: Request, study: StudyId, revision: Number, number: Number) -> Response:
-    """Share of the heat map's strongest value on the same voxels."""
+    """Serve the heat map, as a fraction of its maximum, on the same voxels."""
     answer, facts = _answer(request, study, revision, number)
     path = _node(request).folder / answer.map_file
     if not answer.map_file or not facts.images_here or not path.is_file():
@@ -99,7 +102,7 @@ def heat_map(request: Request, study: StudyId, revision: Number, number: Number)
 @router.get("/study/{study}/{revision}/{number}/similar/{case}.jpeg", response_class=Response)
 @at_least("reader")
 def similar_case(request: Request, study: StudyId, revision: Number, number: Number, case: Number) -> Response:
-    """Picture of a development scan that this answer names; of no other."""
+    """Serve the picture of a development scan that this answer lists as similar, and of no other."""
     answer, facts = _answer(request, study, revision, number)
     named = {one.number for one in facts.series[number].similar}
     cases = bundle_cases(_node(request), answer.bundle)
@@ -109,19 +112,19 @@ def similar_case(request: Request, study: StudyId, revision: Number, number: Num
 
 
 class Said(BaseModel):
-    """What the form sends."""
+    """Fields of the feedback form."""
 
     revision: Annotated[int, Field(ge=0)]
     number: Annotated[int, Field(ge=0)]
     kind: Judgement
     label: list[str] = Field(default_factory=list)
-    comment: Annotated[str, Field(max_length=2 * _LONGEST_COMMENT)] = ""  # a browser sends a line's end as two signs
+    comment: Annotated[str, Field(max_length=2 * _LONGEST_COMMENT)] = ""  # browsers send a line break as two characters
 
 
 @router.post("/study/{study}/feedback")
 @at_least("reviewer")
 def judge(request: Request, study: StudyId, said: Annotated[Said, Form()]) -> Response:
-    """Keep what a reviewer says, for good."""
+    """Store a reviewer's feedback permanently."""
     facts, number, comment = _facts(request, study), said.number, said.comment.strip()
     series = next((one for one in facts.series if (facts.revision, one.number) == (said.revision, number)), None)
     if series is None:
@@ -142,7 +145,10 @@ _UNFIT = object()
 
 
 def _label(said: Said, series: SeriesFacts) -> object:
-    """The label that is given: of who agrees the predicted one. No finding at all is one, too."""
+    """Label given by the feedback: on agreement the predicted one, None for none, ``_UNFIT`` if invalid.
+
+    For a multi-label bundle an empty label, without any finding, is valid.
+    """
     if said.kind in ("comment", "rerun"):
         return None
     if said.kind == "agree":
@@ -161,13 +167,13 @@ def _back(study: str, number: int, said: str) -> Response:
 @router.get("/niivue.js", response_class=FileResponse)
 @at_least("reader")
 def niivue() -> Response:
-    """NiiVue, as the package ipyniivue brings it. Raises MissingExtra."""
+    """Serve the NiiVue script of the package ipyniivue. Raises MissingExtra."""
     return FileResponse(_niivue_file(), media_type="text/javascript", headers=_KEPT)
 
 
 @cache
 def _niivue_file() -> FilePath:
-    """Found without an import, which would load a notebook's libraries."""
+    """Locate the script without importing the package, which would load notebook libraries."""
     found = importlib.util.find_spec("ipyniivue")
     if found is None or not found.submodule_search_locations:
         raise not_installed("ipyniivue", "hospital", "the review page's viewer")

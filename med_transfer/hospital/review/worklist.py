@@ -1,7 +1,7 @@
-"""The list of studies as people see it: filtered, searched, sorted, a page at a time.
+"""The worklist: studies filtered, searched, sorted, and paginated.
 
-Names of patients are in its rows. Neither they nor what is searched for belong into an address, a log or an error: a
-page is continued by the id of a study, and a search is sent in the body of a request.
+Rows contain patient names. Neither these nor search terms may appear in a URL, a log or an error. Therefore a page is
+continued by the id of a study, and a search is sent in the body of a request.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _COLUMNS = (
     *("study", "received", "state", "reason", "patient_name", "patient_id", "accession", "study_date", "modality"),
     *("description", "answer", "top_class", "top_probability", "because", "judged"),
 )
-_TOTALS = 64  # of different filters, which are counted once while nothing changes
+_TOTALS = 64  # filters whose counts are cached while the queue does not change
 _JUDGED = {"yes": "judged != ''", "no": "judged = ''", "agree": "judged = 'agree'", "disagree": "judged = 'disagree'"}
 
 
@@ -28,12 +28,12 @@ class Line(NamedTuple):
     """One study. Its ``repr``, which could be logged, names nobody.
 
     Attributes:
-        study: the node's own id.
-        received: seconds since 1970, of its first image.
-        state, reason: of the queue.
+        study: the node's id of the study.
+        received: when its first image arrived, seconds since 1970.
+        state, reason: state in the queue, and why.
         answer: ``ok``, ``abstained``, ``rejected`` or ``failed``; empty: none yet.
-        top_class, top_probability: what was called; -1: nothing was.
-        because: codes, joined by ``;``.
+        top_class, top_probability: the call and its highest probability; empty and -1 without a call.
+        because: codes of reasons, joined by ``;``.
         judged: ``agree``, ``disagree``, or empty.
     """
 
@@ -59,15 +59,16 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be seen.
+    """A query of the worklist.
 
     Attributes:
-        state, top_class, judged: only these; empty: all.
-        since, until: received from the one time on and before the other, seconds since 1970.
-        search: part of name, identifier, accession number, description or id, in any case; never in an address.
-        sort, descending: by what; equal ones by id.
-        after: id of the study before the page; empty: from the beginning.
-        size: most lines of a page.
+        state, top_class, judged: filters; empty: all.
+        since, until: received from ``since`` on and before ``until``, seconds since 1970; None: no limit.
+        search: part of patient name, patient id, accession number, description or study id, case-insensitive; must not
+            appear in a URL.
+        sort, descending: column and direction; ties are sorted by study id.
+        after: id of the last study of the previous page; empty: first page.
+        size: maximum number of lines on a page.
     """
 
     state: State | Literal[""] = ""
@@ -84,7 +85,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Page:
-    """``following`` is the ``after`` of the next page; empty: this is the last. ``total``: lines of all pages."""
+    """One page; ``following`` is ``after`` for the next page, empty on the last; ``total`` counts the lines of all."""
 
     lines: tuple[Line, ...] = field(repr=False)
     following: str
@@ -92,7 +93,7 @@ class Page:
 
 
 def page(queue: Queue, wish: Wish) -> Page:
-    """The page that is wished for; one after a study that is not there any more begins anew."""
+    """The requested page; the first one if the study in ``after`` does not exist."""
     conditions, values = _conditions(wish)
     with queue.reading() as database:
         total = _total(queue, _version(database), _where(conditions), tuple(values))
@@ -111,26 +112,26 @@ def page(queue: Queue, wish: Wish) -> Page:
 
 
 def line(queue: Queue, study: str) -> Line | None:
-    """Of one study; None where there is none."""
+    """Line of one study; None if there is no such study."""
     with queue.reading() as database:
         row = database.execute(f"SELECT {', '.join(_COLUMNS)} FROM worklist WHERE study = ?", (study,)).fetchone()
     return Line(*row) if row else None
 
 
 def counts(queue: Queue) -> dict[str, int]:
-    """Studies by state."""
+    """Number of studies in each state."""
     with queue.reading() as database:
         return _by_state(queue, _version(database))
 
 
 def classes(queue: Queue) -> list[str]:
-    """What has been called so far, in order of the alphabet."""
+    """All calls so far, sorted."""
     with queue.reading() as database:
         return _called(queue, _version(database))
 
 
 def _version(database: sqlite3.Connection) -> int:
-    """Changes with every change of the queue by whomever. Source: SQLite, PRAGMA data_version."""
+    """Number that changes when any other connection changes the queue. Source: SQLite, PRAGMA data_version."""
     (version,) = database.execute("PRAGMA data_version").fetchone()
     return version
 
@@ -156,7 +157,7 @@ def _called(queue: Queue, _: int) -> list[str]:
 
 
 def next_study(queue: Queue, wish: Wish, study: str) -> str:
-    """The study that follows in the same list; empty: none does."""
+    """The next study in the same list; empty if there is none."""
     lines = page(queue, replace(wish, after=study, size=1)).lines
     return lines[0].study if lines else ""
 
@@ -192,7 +193,7 @@ def _key(database: sqlite3.Connection, wish: Wish) -> object | None:
 
 
 def person(name: str) -> str:
-    """Of a DICOM person name, family name first, then as it is written in ideographs. Source: PS3.5 6.2.1."""
+    """Format a DICOM person name: family name, given names, then the ideographic form. Source: PS3.5 6.2.1."""
     alphabetic, _, others = name.partition("=")
     family, _, rest = alphabetic.partition("^")
     parts = [part for part in (family.strip(), " ".join(rest.replace("^", " ").split())) if part]
@@ -200,5 +201,5 @@ def person(name: str) -> str:
 
 
 def day(date: str) -> str:
-    """Of a DICOM date, as 2026-01-31; as it is where it is none."""
+    """Format a DICOM date as 2026-01-31; anything else is returned unchanged."""
     return f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else date

@@ -1,4 +1,4 @@
-"""The page of all studies: whose they are, what state they are in, what was said of them and who agrees."""
+"""The worklist page: all studies with patient, state, answer and judgement."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from med_transfer.hospital.review.reasons import reason_in_words
 from med_transfer.page import Language
 
 router = APIRouter(route_class=GuardedRoute)
-_LINES = 4096  # whose HTML is kept in memory
+_LINES = 4096  # whose HTML is cached
 _COLUMNS: tuple[tuple[worklist.Sort, str], ...] = (
     ("patient_name", "Patient"),
     ("study_date", "Study"),
@@ -31,7 +31,7 @@ _COLUMNS: tuple[tuple[worklist.Sort, str], ...] = (
 
 
 class Asked(BaseModel):
-    """What of the list is asked for, as the address has it; nothing of it names a patient."""
+    """Parameters of the list in the URL; none identifies a patient."""
 
     state: State | Literal[""] = ""
     top_class: Annotated[str, Field(max_length=200)] = ""
@@ -41,12 +41,12 @@ class Asked(BaseModel):
     after: Annotated[str, Field(max_length=64)] = ""
 
     def wish(self) -> worklist.Wish:
-        """As the list takes it."""
+        """Convert to a query of the worklist."""
         return worklist.Wish(**self.model_dump())
 
 
 class Searched(Asked):
-    """With what is searched for, which may be a name and so comes in the body of a request."""
+    """With a search term, which may be a name and therefore comes in the body of a request."""
 
     search: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)] = ""
 
@@ -54,7 +54,7 @@ class Searched(Asked):
 @router.get("/", response_class=HTMLResponse)
 @at_least("reader")
 def show(request: Request, asked: Annotated[Asked, Query()]) -> Response:
-    """The studies, a page at a time."""
+    """Show one page of the worklist."""
     tell(request, "saw worklist")
     return _page(request, Searched(**asked.model_dump()))
 
@@ -62,7 +62,7 @@ def show(request: Request, asked: Annotated[Asked, Query()]) -> Response:
 @router.post("/", response_class=HTMLResponse)
 @at_least("reader")
 def search(request: Request, asked: Annotated[Searched, Form()]) -> Response:
-    """Those that hold some words."""
+    """Show one page of the studies that match a search."""
     tell(request, "saw worklist", detail="searched" if asked.search else "")
     return _page(request, asked)
 
@@ -71,7 +71,7 @@ def search(request: Request, asked: Annotated[Searched, Form()]) -> Response:
 @background
 @at_least("reader")
 def counts(request: Request) -> dict[str, int]:
-    """Studies by state, for a page that stays open."""
+    """Number of studies in each state, polled by open pages."""
     return _counts(request)
 
 
@@ -92,9 +92,9 @@ def _page(request: Request, asked: Searched) -> Response:
 
 @lru_cache(_LINES)
 def _row(language: Language, line: worklist.Line) -> Markup:
-    """Of the table. Most lines that are asked for have not changed since somebody asked for them last.
+    """HTML of a table row, cached because most lines have not changed since they were last requested.
 
-    It has no line break, so that the page sees at once that each of its characters may be shown.
+    It has no line breaks, so that the page sees at once that each of its characters may be shown.
     """
     template = environment_of(language).get_template("worklist_line.html.jinja")
     words = {"person": worklist.person, "day": worklist.day, "moment": moment, "because": reason_in_words}

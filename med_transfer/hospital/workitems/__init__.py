@@ -1,4 +1,4 @@
-"""The node as a worker: it claims items of a worklist elsewhere, predicts their studies, and tells what it made.
+"""The node as a performer: it claims work items of an external worklist, predicts their studies, and reports results.
 
 Source: Unified Procedure Step, DICOM PS3.4 CC, by web (UPS-RS), PS3.18 11.
 """

@@ -1,4 +1,4 @@
-"""What stands in a work item: what is asked for, and what the node writes. Source: DICOM PS3.4 table CC.2.5-3."""
+"""Contents of a work item: the request, and what the node writes. Source: DICOM PS3.4 table CC.2.5-3."""
 
 from __future__ import annotations
 
@@ -38,11 +38,14 @@ _SENTENCES = {
 
 @dataclass(frozen=True)
 class Asked:
-    """A work item, as the worklist has it.
+    """A work item as requested by the worklist.
 
     Attributes:
-        study_uids: of its input.
-        ready: the input is there, as the worklist says.
+        uid: SOPInstanceUID of the item.
+        state: ProcedureStepState.
+        study_uids: StudyInstanceUIDs of its input.
+        ready: whether the input is available, according to the worklist.
+        urgent: whether its priority is HIGH.
         work_code: Scheduled Workitem Code, if any.
     """
 
@@ -55,7 +58,7 @@ class Asked:
 
     @classmethod
     def of(cls, item: Dataset) -> Asked:
-        """What does not stand there is empty."""
+        """Parse a work item; missing attributes are empty."""
         uids = [str(one.get("StudyInstanceUID", "") or "") for one in _items(item, "InputInformationSequence")]
         work = _items(item, "ScheduledWorkitemCodeSequence")
         return cls(
@@ -69,7 +72,7 @@ class Asked:
 
 
 def search_keys(settings: Workitems) -> dict[str, str]:
-    """Of a search for what is the node's and waits."""
+    """Search keys for scheduled items that are meant for the node."""
     keys = {"ProcedureStepState": "SCHEDULED", "includefield": "ScheduledProcedureStepPriority"}
     if settings.label is not None:
         keys["WorklistLabel"] = settings.label
@@ -79,9 +82,9 @@ def search_keys(settings: Workitems) -> dict[str, str]:
 
 
 def fits(item: Dataset, settings: Workitems, whole: bool = True) -> bool:
-    """Whether an item is the node's: a server may pass over keys that it does not know.
+    """Whether an item is meant for the node; checked here, too, since a server may ignore search keys.
 
-    What is not there speaks against it only where the item is ``whole``.
+    A missing attribute counts as a mismatch only if the item is ``whole``, not a search result.
     """
     label = settings.label if whole or "WorklistLabel" in item else None
     if label is not None and str(item.get("WorklistLabel", "") or "") != label:
@@ -97,7 +100,7 @@ def _has(items: Sequence[Dataset], code: CodedEntry) -> bool:
 
 
 def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """Of a sequence; none where a stranger has put something else there."""
+    """Items of a sequence; empty if it is missing or malformed."""
     value = dataset.get(keyword, None)
     return list(value) if isinstance(value, DicomSequence) else []
 
@@ -111,7 +114,7 @@ def _wanted(settings: Workitems) -> dict[str, CodedEntry]:
 
 
 def progress(percent: int, description: str) -> Dataset:
-    """How far it is."""
+    """Changes that report the progress of an item."""
     step, changes = Dataset(), Dataset()
     step.ProcedureStepProgress, step.ProcedureStepProgressDescription = percent, description
     changes.ProcedureStepProgressInformationSequence = [step]
@@ -119,7 +122,7 @@ def progress(percent: int, description: str) -> Dataset:
 
 
 def canceled(reason: str, now: float) -> Dataset:
-    """Why; ``reason`` is a code of the node's."""
+    """Changes that report why an item is canceled; ``reason`` is a code of the node."""
     step, changes = Dataset(), Dataset()
     step.ProcedureStepCancellationDateTime = _date_time(now)
     step.ReasonForCancellation = f"{_SENTENCES.get(reason) or REASONS.get(reason, 'Cannot be done')} ({reason})"
@@ -132,7 +135,7 @@ def canceled(reason: str, now: float) -> Dataset:
 def performed(
     node: NodeConfig, station: CodedEntry | None, asked: Asked, begun: float, now: float, outputs: Sequence[Dataset]
 ) -> Dataset:
-    """What was done, from when to when, and where its results are."""
+    """Changes that report the performed procedure: station, work code, start and end in seconds since 1970, outputs."""
     own = Code(node.ae_title, PRIVATE, node.ae_title)
     by = Code(station.value, station.scheme, station.meaning) if station else own
     done, changes = Dataset(), Dataset()
@@ -146,7 +149,7 @@ def performed(
 
 
 def references(node: NodeConfig, study_uid: str, outputs: Sequence[Delivery]) -> list[Dataset]:
-    """Each series of results, and from where it can be had. Source: DICOM PS3.3 table 10-3b."""
+    """References to each series of results, with where to retrieve it. Source: DICOM PS3.3 table 10-3b."""
     places = {destination.name: destination for destination in node.destinations}
     series: dict[str, dict[str, Delivery]] = {}
     where: dict[str, dict[str, AnyDestination]] = {}

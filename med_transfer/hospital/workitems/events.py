@@ -1,4 +1,4 @@
-"""Somebody asks for a claimed work item to be canceled. Source: DICOM PS3.18 8.10.4, 8.10.5; PS3.4 table CC.2.4-1."""
+"""Requests to cancel claimed work items. Source: DICOM PS3.18 8.10.4, 8.10.5; PS3.4 table CC.2.4-1."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _FIRST_SECONDS, _LONGEST_SECONDS, _HEARTBEAT_SECONDS = 0.5, 60.0, 30.0
 
 
 class EventChannel:
-    """A WebSocket in a thread of its own, opened again whenever it was closed.
+    """A WebSocket in its own thread, reopened whenever it is closed.
 
     Args:
         peer: the worklist's service.
-        cancel: called with the UID of an item, from that thread.
+        cancel: called in that thread with the UID of an item to cancel.
     """
 
     def __init__(self, peer: WebPeer, cancel: Callable[[str], None]) -> None:
@@ -37,14 +37,14 @@ class EventChannel:
         self._thread.start()
 
     def open(self, url: str) -> None:
-        """Listen there from now on."""
+        """Listen at this URL from now on."""
         with self._lock:
             if url != self._url and not self._loop.is_closed():
                 self._url = url
                 asyncio.run_coroutine_threadsafe(self._listen_to(url), self._loop).result()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         with self._lock:
             if not self._loop.is_closed():
                 asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
@@ -70,7 +70,7 @@ class EventChannel:
                     seconds = _FIRST_SECONDS
                     async for message in channel:
                         self._hear(str(message.data))
-            except Exception as error:  # a task that ends would hear nothing for good, and nobody would see it
+            except Exception as error:  # if the task ended, no event would ever be received again, unnoticed
                 log.warning("the worklist's events are not heard (%s)", type(error).__name__)
             await asyncio.sleep(seconds)
             seconds = min(_LONGEST_SECONDS, 2 * seconds)
@@ -87,7 +87,7 @@ class EventChannel:
             event = json.loads(text)
             if event["00001002"]["Value"][0] == CANCEL_REQUESTED:
                 self._cancel(str(event["00001000"]["Value"][0]))
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError):  # a stranger's may hold anything
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):  # an external event may hold anything
             log.warning("an event of the worklist was not understood")
 
 

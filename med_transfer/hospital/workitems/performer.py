@@ -1,4 +1,4 @@
-"""Work items from the claim to the end, by the queue that does everything else, too."""
+"""Processing of work items from claim to completion, by means of the node's queue."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _ENDS: dict[str, WorkState] = {"COMPLETED": "completed", "CANCELED": "canceled"}
 
 
 class Performer:
-    """Claims what is the node's, has it predicted, and tells the worklist.
+    """Claims items meant for the node, has their studies predicted, and reports to the worklist.
 
     Args:
         node: node.yaml.
         worklist: its section ``workitems``.
-        queue: of the node.
-        pacs: studies are fetched from; None: they come by themselves.
+        queue: the node's queue.
+        pacs: PACS to fetch studies from; None: they are sent without being requested.
 
     Raises:
         ConfigError: a token or certificate cannot be read.
@@ -50,16 +50,16 @@ class Performer:
         self._node, self._worklist, self._queue, self._pacs = node, worklist, queue, pacs
         self._items, self._service = Workitems(queue), WorkitemService(worklist, node.limits.network_seconds)
         self._events = EventChannel(worklist.service, self._hear_cancel)
-        self._new: set[str] = set()  # of which no claim was sent before
+        self._new: set[str] = set()  # items for which no claim has been sent yet
         self._subscribed: set[str] = set()
         self._search_at = 0.0
 
     def close(self) -> None:
-        """Hear nothing more; what is claimed stays so, in the queue."""
+        """Stop listening for events; claimed items stay claimed, in the queue."""
         self._events.close()
 
     def work_due(self) -> None:
-        """Look at the worklist, where it is time and there is room; then each claimed item goes one step on."""
+        """Search the worklist if it is time and there is room, then advance each due item by one step."""
         now = time.time()
         if not now < self._search_at <= now + self._worklist.poll_seconds:  # or the clock was set back
             self._search_at = now + self._worklist.poll_seconds
@@ -70,7 +70,7 @@ class Performer:
     # Claiming -------------------------------------------------------------------------------------------------
 
     def choose(self) -> None:
-        """Look at the worklist for items to claim."""
+        """Search the worklist for items to claim."""
         try:
             for asked in self._search(self._worklist.at_once - len(self._items.open())):
                 self._begin(asked)
@@ -78,7 +78,7 @@ class Performer:
             log.warning("the worklist cannot be searched: %s", failed.reason)
 
     def _search(self, room: int) -> Iterator[Asked]:
-        """Items that may be claimed, the urgent ones first; each is looked at as a whole before."""
+        """Yield items to claim, urgent ones first, each after retrieving and checking it completely."""
         if room <= 0:
             return
         answers = self._service.search(search_keys(self._worklist))
@@ -87,7 +87,7 @@ class Performer:
         for seen in sorted(new, key=lambda asked: not asked.urgent):
             try:
                 whole = self._service.retrieve(seen.uid)
-            except PacsFailed as failed:  # one that cannot be had must keep no other from being claimed
+            except PacsFailed as failed:  # one item must not block the others
                 log.warning("a work item cannot be looked at: %s", failed.reason)
                 continue
             asked = Asked.of(whole)
@@ -98,14 +98,15 @@ class Performer:
                 return
 
     def _begin(self, asked: Asked) -> None:
-        """The claim is remembered before it is sent."""
+        """Store a claim, which is sent afterwards."""
         study_uid = asked.study_uids[0] if len(asked.study_uids) == 1 and UID(asked.study_uids[0]).is_valid else ""
         study = study_id(study_uid) if study_uid else ""
         self._new.add(asked.uid)
         self._items.begin(asked.uid, generate_uid(prefix=None), study, study_uid, time.time())
 
     def _claim(self, item: Workitem) -> None:
-        """Refused where another was first, or where an earlier claim had come through and its answer had not."""
+        """Send a claim. It is refused if another performer was first, or if an earlier claim of ours was accepted but
+        its answer was lost."""
         new = item.uid in self._new
         self._new.discard(item.uid)
         try:
@@ -113,7 +114,7 @@ class Performer:
         except PacsFailed as failed:
             if new or failed.reason not in REFUSED:
                 raise
-            self._service.update(item.uid, item.transaction_uid, progress(0, "claimed"))  # only whose it is may
+            self._service.update(item.uid, item.transaction_uid, progress(0, "claimed"))  # only the owner may
         self._items.advance(item, "claimed")
 
     # One step -------------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ class Performer:
                 self._give_up(item, failed.reason)
             else:
                 self._wait(item, failed.reason)
-        except Exception as error:  # one item must keep no other from going on
+        except Exception as error:  # one item must not block the others
             log.debug("unexpected", exc_info=True, extra={"study": item.study})
             self._wait(item, f"unexpected_{type(error).__name__}")
 
@@ -175,7 +176,7 @@ class Performer:
         self._end(item, "CANCELED", reason, study)
 
     def _end(self, item: Workitem, state: NewState, reason: str, study: Study | None) -> None:
-        """Write what was done, then say that it has ended. Done again after a kill, it says so once."""
+        """Report the outcome of an item, then its final state; safe to repeat after a crash."""
         asked = Asked.of(self._service.retrieve(item.uid))
         if asked.state not in _ENDS:
             now, out = time.time(), self._items.outputs(study) if study else []
@@ -187,7 +188,7 @@ class Performer:
         self._close(item, asked.state if asked.state in _ENDS else state, reason)
 
     def _give_up(self, item: Workitem, refusal: str) -> None:
-        """The server will not have it: another has it, it is gone, or it has ended; or it knows of no claim."""
+        """Handle a refusal: another performer has the item, it is gone, it has ended, or the server lost the claim."""
         try:
             state = Asked.of(self._service.retrieve(item.uid)).state
         except PacsFailed as failed:
@@ -212,7 +213,7 @@ class Performer:
             self._items.told(item, percent)
 
     def _subscribe(self, item: Workitem) -> None:
-        """A worklist that tells nothing is worked through all the same."""
+        """Subscribe to an item's events, if possible; items are processed without them, too."""
         if item.uid in self._subscribed:
             return
         self._subscribed.add(item.uid)
@@ -227,7 +228,11 @@ class Performer:
 
 
 def _fetch(pacs: Pacs, queue: Queue, item: Workitem) -> None:
-    """All of a study; it is complete as soon as that is here. Raises PacsFailed."""
+    """Fetch a study from the PACS, and announce its images, so that it is complete once they are here.
+
+    Raises:
+        PacsFailed: the PACS failed, has no such study, or images are still missing.
+    """
     try:
         wanted = pacs.images(item.study_uid)
         if wanted and not wanted <= queue.images_here(item.study):

@@ -1,4 +1,4 @@
-"""A worklist's transactions, as a user agent. Source: DICOM PS3.18 11.5 to 11.10."""
+"""Client for a worklist's UPS-RS transactions. Source: DICOM PS3.18 11.5 to 11.10."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from med_transfer.hospital.dicomweb import answering, web_session
 from med_transfer.hospital.pacs import PacsFailed
 from med_transfer.hospital.settings.workitems import Workitems
 
-REFUSED = frozenset({"http_400", "http_404", "http_409", "http_410"})  # for good, PS3.18 tables 11.5.3-1 to 11.7.3-1
+REFUSED = frozenset({"http_400", "http_404", "http_409", "http_410"})  # final, PS3.18 tables 11.5.3-1 to 11.7.3-1
 NewState = Literal["IN PROGRESS", "COMPLETED", "CANCELED"]
 _JSON = "application/dicom+json"
 
 
 class WorkitemService:
-    """Each method is one request.
+    """A worklist service; each method is one request.
 
-    It raises PacsFailed where the answer is not the one that was wished for: ``REFUSED`` for good, anything else until
-    the next try.
+    Methods raise PacsFailed on failure: a reason in ``REFUSED`` is final, after any other a retry may succeed.
 
     Raises:
         ConfigError: a token or certificate cannot be read.
@@ -34,29 +33,29 @@ class WorkitemService:
         self._root = settings.service.name
 
     def search(self, keys: Mapping[str, str]) -> list[Dataset]:
-        """Items that match, as far as the server looks at the keys; each with at least its UID."""
+        """Matching items, as far as the server supports the keys; search results may lack attributes."""
         return self._read("workitems", keys)
 
     def retrieve(self, uid: str) -> Dataset:
-        """One item, whole but for the Transaction UID."""
+        """One complete item, except for its Transaction UID, which servers do not return."""
         found = self._read(f"workitems/{quote(uid)}")
         if len(found) != 1:
             raise PacsFailed("answer_not_understood")
         return found[0]
 
     def update(self, uid: str, transaction_uid: str, changes: Dataset) -> None:
-        """Change a claimed item; the claim is shown in the query (11.6.1.2) and in the data set (PS3.4 CC.2.6.2)."""
+        """Change a claimed item; the Transaction UID is in the query (11.6.1.2) and the data set (PS3.4 CC.2.6.2)."""
         changes.TransactionUID = transaction_uid
         self._send("POST", f"workitems/{quote(uid)}?{quote(transaction_uid)}", changes)
 
     def change_state(self, uid: str, transaction_uid: str, state: NewState) -> None:
-        """Claim, complete or cancel."""
+        """Claim, complete or cancel an item."""
         change = Dataset()
         change.TransactionUID, change.ProcedureStepState = transaction_uid, state
         self._send("PUT", f"workitems/{quote(uid)}/state", change)
 
     def subscribe(self, uid: str, ae_title: str) -> str:
-        """Be told of what happens to an item; by which WebSocket."""
+        """Subscribe to the events of an item; return the URL of the WebSocket."""
         own = f"subscribers/{quote(ae_title, safe='')}"
         answer = self._send("POST", f"workitems/{quote(uid)}/{own}")
         url = answer.headers.get("Content-Location") or answer.headers.get("Location") or ""
@@ -86,16 +85,16 @@ class WorkitemService:
                 allow_redirects=False,
             )
             answer.raise_for_status()
-        if not 200 <= answer.status_code < 300:  # a redirect would take the token elsewhere
+        if not 200 <= answer.status_code < 300:  # a redirect would send the token elsewhere
             raise PacsFailed(f"http_{answer.status_code}")
         return answer
 
     def _encoded(self, content: Dataset) -> bytes:
         model: Any = content.to_json_dict()
-        return json.dumps([model] if self._as_array else model, sort_keys=True).encode()  # in order of tags, F.2.2
+        return json.dumps([model] if self._as_array else model, sort_keys=True).encode()  # ordered by tag, F.2.2
 
 
 def _is_as_safe(url: str, default: str) -> bool:
-    """The token goes there: to the same host, and not in the clear where the service is not."""
+    """Whether the token may be sent to a URL: same host as the service, and not unencrypted unless the service is."""
     given, own = urlsplit(url), urlsplit(default)
     return given.hostname == own.hostname and given.scheme in ("wss", own.scheme)

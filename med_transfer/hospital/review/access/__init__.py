@@ -1,1 +1,1 @@
-"""Who may see what: users, roles, sessions, single sign-on, and the record of who did what."""
+"""Access control of the review page: users, roles, sessions, single sign-on, and the audit record."""

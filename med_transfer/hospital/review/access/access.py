@@ -1,4 +1,4 @@
-"""Users, sessions, limits and the audit record of one page, and its cookie."""
+"""Users, sessions, rate limits, audit record and cookie of the review page."""
 
 from __future__ import annotations
 
@@ -18,27 +18,32 @@ from med_transfer.hospital.review.access.users import Users
 
 @dataclass(frozen=True)
 class Cookie:
-    """Sent over TLS only, to this machine only, and shown to no script. Source: RFC 6265bis 4.1.3."""
+    """The session cookie: HttpOnly, for this host only, and Secure if the page uses TLS. Source: RFC 6265bis 4.1.3."""
 
     secure: bool
     same_site: Literal["lax", "strict"]
 
     @property
     def name(self) -> str:
-        """Browsers take ``__Host-`` only over TLS, for this host, with path /."""
+        """Name of the cookie. Browsers accept the prefix ``__Host-`` only over TLS, for this host, with path /."""
         return "__Host-session" if self.secure else "session"
 
     def put(self, response: Response, secret: str) -> None:
-        """It ends with the browser, and here when the session does."""
+        """Set the cookie. It expires with the browser; the session that it belongs to may end earlier."""
         response.set_cookie(self.name, secret, secure=self.secure, httponly=True, samesite=self.same_site, path="/")
 
     def take(self, response: Response) -> None:
-        """Away from the browser."""
+        """Delete the cookie from the browser."""
         response.delete_cookie(self.name, secure=self.secure, httponly=True, samesite=self.same_site, path="/")
 
 
 class Access:
-    """What the page needs to know of people. Raises OutputError where its database cannot be opened, ConfigError."""
+    """Everything that controls access to the page.
+
+    Raises:
+        OutputError: the page's database cannot be opened.
+        ConfigError: the client secret for single sign-on cannot be read.
+    """
 
     def __init__(self, node: NodeConfig, page: ReviewPage) -> None:
         self.page = page
@@ -47,11 +52,11 @@ class Access:
         self.limits = Limits(self.database)
         self.audit = AuditTrail(self.database, node.ae_title)
         self.provider = Provider(page.oidc, self.database) if page.oidc else None
-        # The answer of an identity provider comes from another site, with which a strict cookie is not sent.
+        # With single sign-on, browsers arrive from the identity provider's site, and would not send a strict cookie.
         self.cookie = Cookie(page.certificate is not None, "lax" if page.oidc else "strict")
 
     def close(self) -> None:
-        """Write everything out."""
+        """Close the database."""
         self.database.close()
 
     def tell(self, request: Request, what: What, user: str, study: Seen | None = None, detail: str = "") -> None:
@@ -60,5 +65,5 @@ class Access:
 
 
 def address(request: Request) -> str:
-    """Where a request comes from: the machine that is connected, whatever its headers claim."""
+    """Address of the connected machine, whatever the request's headers claim."""
     return request.client.host if request.client else ""

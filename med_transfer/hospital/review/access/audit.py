@@ -1,7 +1,7 @@
-"""Who did what, as FHIR R4 AuditEvent resources in a record that nobody can change unseen.
+"""The audit record: who did what, as FHIR R4 AuditEvent resources in a tamper-evident log.
 
-Source: https://hl7.org/fhir/R4/auditevent.html; DICOM PS3.15 A.5 (ATNA). A study is named by its id in the node and by
-its StudyInstanceUID, a person by their user name; no patient is named.
+Source: https://hl7.org/fhir/R4/auditevent.html; DICOM PS3.15 A.5 (ATNA). A study is identified by its id in the node
+and its StudyInstanceUID, a person by the user name; there are no patient names.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ What = Literal[
     "judged",
     "asked to predict again",
 ]
-UNKNOWN = "unknown"  # in place of a name that is nobody's, which may be a password in the wrong field
+UNKNOWN = "unknown"  # replaces a name that no user has, as it may be a password typed into the wrong field
 _DCM, _TYPES = "http://dicom.nema.org/resources/ontology/DCM", "http://terminology.hl7.org/CodeSystem/audit-event-type"
 _ACTIVITY, _ACCESS = ("110114", "User Authentication"), ("110103", "DICOM Instances Accessed")
 _QUERY, _USE = ("110112", "Query"), ("110100", "Application Activity")
@@ -73,39 +73,39 @@ _FAILED = {"not signed in", "refused"}
 
 @dataclass(frozen=True)
 class Seen:
-    """The study concerned."""
+    """The study that an event concerns."""
 
     id: str
     study_uid: str
 
 
 class AuditTrail:
-    """The record, in the page's database."""
+    """The audit record in the page's database."""
 
     def __init__(self, database: Database, station: str) -> None:
         self._database, self._station = database, station
 
     def tell(self, what: What, user: str, address: str, study: Seen | None = None, detail: str = "") -> None:
-        """Add one event. It is on the disk when this returns."""
+        """Add one event, which is on disk when this returns."""
         event = self._event(what, user, address, study, detail)
         self._database.together.write(lambda database: record.append(database, what, resource=event))
 
     def tell_here(self, what: What, study: Seen | None = None, detail: str = "") -> None:
-        """Of a command on this machine: the user is the system's."""
+        """Add an event caused by a command on this machine, with the operating system's user name."""
         self.tell(what, f"{getuser()} (command line)", "127.0.0.1", study, detail)
 
     def events(self) -> Iterator[dict]:
-        """AuditEvent resources, in order."""
+        """Yield all AuditEvent resources, in order."""
         for (entry,) in self._database.rows("SELECT entry FROM record ORDER BY number"):
             yield json.loads(entry)["resource"]
 
     def latest(self, most: int) -> list[dict[str, str]]:
-        """For people: ``time`` (UTC), ``user``, ``what``, ``study``, ``address`` and ``remark``, the latest first."""
+        """The latest events for display: ``time`` (UTC), ``user``, ``what``, ``study``, ``address``, ``remark``."""
         rows = self._database.rows("SELECT entry FROM record ORDER BY number DESC LIMIT ?", most)
         return [_line(json.loads(entry)) for (entry,) in rows]
 
     def audit(self) -> record.Audit:
-        """Whether the record is whole."""
+        """Check the record's hash chain."""
         with self._database.transaction() as database:
             return record.audit(database)
 

@@ -1,6 +1,6 @@
-"""The page's own database: users, sessions, failed attempts to sign in, and the audit record. Holds no patient's name.
+"""The page's own database: users, sessions, failed sign-ins, and the audit record. It contains no patient names.
 
-Passwords are kept as argon2id hashes, sessions and tokens as SHA-256 of random values of 256 bits.
+Passwords are stored as argon2id hashes, sessions and tokens as SHA-256 of random 256-bit values.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ CREATE TABLE IF NOT EXISTS sign_on (
 
 
 class Database:
-    """May be used from any thread, and by several processes.
+    """The page's database, for use by any thread and by several processes.
 
     Raises:
-        OutputError: the folder cannot be written, or the file is no such database.
+        OutputError: the folder cannot be written, the file is not such a database, or it was written by a newer
+            version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,23 +47,23 @@ class Database:
         self.together = SharedCommit[None](self._lock, self.transaction)
 
     def close(self) -> None:
-        """Write everything out."""
+        """Close the connections."""
         with self._lock, self._reading:
             self._reader.close()
             self._connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of it or nothing."""
+        """Run the block as one transaction. Raises OutputError."""
         with self._lock, transaction(self._connection) as connection:
             yield connection
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """What a query finds, of what has been written; it waits for no writer."""
+        """Rows that a query finds in committed data; it waits for no writer."""
         with self._reading:
             return self._reader.execute(query, values).fetchall()
 
 
 def digest(secret: str) -> str:
-    """As which a random secret is kept; it needs no salt, since nobody can try 2^256 of them."""
+    """Hash under which a random secret is stored; it needs no salt, since 2^256 values cannot be tried."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,11 +1,11 @@
-"""What stands before every route: a session, a role, and the sign that a change was meant.
+"""Checks before every route: session, role, and protection against cross-site request forgery (CSRF).
 
-A route says whom it is for, ``@at_least("reader")`` or ``@public``; one that says nothing cannot be made. All is asked
-before anything else of a request is read, by the route itself: a tree of FastAPI's dependencies, found anew for each
-request, would take as long as the page that is asked for.
+A route declares its audience by ``@at_least("reader")`` or ``@public``; without either it cannot be created. The route
+class does the checks before anything else of a request is read. FastAPI's dependencies, resolved anew for each request,
+would take as long as the page itself.
 
-What is asked is a coroutine: it takes microseconds, where the way into another thread and back takes milliseconds as
-soon as many ask at once. What it writes, now and then, is written there: a commit waits for the disk.
+The checks are a coroutine and take microseconds; switching to another thread and back takes milliseconds under load.
+Only the occasional write runs in a thread, since a commit waits for the disk.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def public(route: _Route) -> _Route:
 
 
 def at_least(role: Role) -> Callable[[_Route], _Route]:
-    """Mark a route for who has this role or a higher one; 403 for others."""
+    """Mark a route for users with at least this role; others get 403."""
 
     def mark(route: _Route) -> _Route:
         route.meant_for = role  # type: ignore[attr-defined]
@@ -44,20 +44,20 @@ def at_least(role: Role) -> Callable[[_Route], _Route]:
 
 
 def background(route: _Route) -> _Route:
-    """Mark a route that an open page asks by itself, which is no sign that somebody is still there."""
+    """Mark a route that an open page polls by itself, which does not count as user activity."""
     route.background = True  # type: ignore[attr-defined]
     return route
 
 
 class SignInFirst(Exception):
-    """Nobody is signed in, and the route is not public."""
+    """Raised if nobody is signed in and the route is not public."""
 
 
 class GuardedRoute(APIRoute):
-    """A route that lets in whom it is for. Raises TypeError where it does not say who that is."""
+    """A route that admits only its declared audience. Raises TypeError if it declares none."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's, behind the gate."""
+        """FastAPI's handler, behind the checks."""
         answer, by_itself = super().get_route_handler(), getattr(self.endpoint, "background", False)
         meant_for: Role | Literal["public"] | None = getattr(self.endpoint, "meant_for", None)
         if meant_for is None:
@@ -77,22 +77,22 @@ class GuardedRoute(APIRoute):
 
 
 def access_of(request: Request) -> Access:
-    """Users, sessions and the audit record of the page."""
+    """The page's access control."""
     return cast(Access, request.app.state.access)
 
 
 def session_of(request: Request) -> Session:
-    """Of who asks; of a route that is not public."""
+    """The user's session, for a route that is not public."""
     return cast(Session, request.state.session)
 
 
 def tell(request: Request, what: What, study: Seen | None = None, detail: str = "") -> None:
-    """Add to the audit record what somebody who is signed in did. It waits for the disk."""
+    """Add an action of the signed-in user to the audit record; waits for the disk."""
     access_of(request).tell(request, what, session_of(request).user, study, detail)
 
 
 async def _visitor(request: Request, by_itself: bool) -> Session | None:
-    """Who asks, for ``request.state``; None: nobody who is signed in."""
+    """Find the session of a request and store it in ``request.state``; None if nobody is signed in."""
     access = access_of(request)
     secret = request.cookies.get(access.cookie.name, "")
     session = access.sessions.find(secret) if secret else None
@@ -103,7 +103,7 @@ async def _visitor(request: Request, by_itself: bool) -> Session | None:
 
 
 async def _require_meant(request: Request) -> None:
-    """A change comes from a form or script of this page: same origin, and with the token. Source: OWASP CSRF."""
+    """Require that a change comes from this page, by same origin and CSRF token. Source: OWASP CSRF."""
     if request.method in SAFE:
         return
     origin, fetched = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")

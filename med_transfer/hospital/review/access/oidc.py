@@ -1,4 +1,4 @@
-"""Single sign-on: authorization code flow with PKCE, state and nonce, each bound to the browser that began it.
+"""Single sign-on: authorization code flow with PKCE, state and nonce, each bound to the browser that started it.
 
 Source: OpenID Connect Core 1.0 3.1; RFC 7636 (PKCE); RFC 9700 (security of OAuth 2.0).
 """
@@ -24,12 +24,12 @@ from med_transfer.hospital.review.access.database import Database, digest
 from med_transfer.hospital.review.access.sessions import ROLES
 from med_transfer.hospital.review.access.users import User
 
-_ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]  # no secrets
+_ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]  # no HMAC
 _TIMEOUT_SECONDS, _FLOW_SECONDS, _KNOWN_SECONDS, _LEEWAY_SECONDS = 10.0, 600.0, 3600.0, 60
 
 
 class SignOnFailed(Exception):
-    """The provider's answer is not one to trust, or there is none; ``reason`` is a code for page and record."""
+    """The provider's answer is missing or not trustworthy; ``reason`` is a code for page and record."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -38,7 +38,7 @@ class SignOnFailed(Exception):
 
 @dataclass(frozen=True)
 class _Known:
-    """What the provider says of itself."""
+    """The provider's metadata and keys, with the time when they were fetched."""
 
     at: float
     endpoints: dict[str, Any]
@@ -46,7 +46,7 @@ class _Known:
 
 
 class Provider:
-    """The hospital's identity provider. Raises ConfigError where the client's secret cannot be read."""
+    """The hospital's identity provider. Raises ConfigError if the client secret cannot be read."""
 
     def __init__(self, settings: Oidc, database: Database) -> None:
         self._settings, self._database = settings, database
@@ -54,7 +54,7 @@ class Provider:
         self._known: _Known | None = None
 
     def begin(self, browser: str, redirect_uri: str, goal: str) -> str:
-        """Where the browser, known by its cookie, goes to sign in. Raises SignOnFailed."""
+        """Start a sign-on bound to the browser's cookie; return the URL to redirect to. Raises SignOnFailed."""
         state, nonce, verifier = (secrets.token_urlsafe(48) for _ in range(3))
         with self._client(redirect_uri) as client:
             url, _ = client.create_authorization_url(
@@ -68,7 +68,7 @@ class Provider:
         return url
 
     def finish(self, browser: str, redirect_uri: str, state: str, code: str) -> tuple[User, str]:
-        """Who has signed in, and where they wanted to go. Raises SignOnFailed."""
+        """Finish a sign-on; return the user and the page that they wanted. Raises SignOnFailed."""
         with self._database.transaction() as database:
             row = database.execute(
                 "DELETE FROM sign_on WHERE state = ? RETURNING browser, nonce, verifier, goal, began", (digest(state),)
@@ -80,7 +80,7 @@ class Provider:
         return self._user(claims), goal
 
     def _client(self, redirect_uri: str) -> Any:
-        """A requests.Session, which authlib's types do not say."""
+        """An OAuth2Session, which is a requests.Session, although authlib's types do not say so."""
         client: Any = OAuth2Session(
             self._settings.client_id,
             self._secret,
@@ -128,7 +128,7 @@ class Provider:
         return claims
 
     def _verified(self, id_token: str) -> dict[str, Any]:
-        """Signed with a key of the provider's; one that is new is looked for once."""
+        """Claims of a token signed with a key of the provider; if that fails, its keys are fetched again once."""
         try:
             return jwt.decode(id_token, self._provider().keys, algorithms=_ALGORITHMS).claims
         except (JoseError, ValueError):

@@ -1,4 +1,4 @@
-"""Signing in and out, the first operator, the language, and the record of who did what."""
+"""Routes for signing in and out, the first operator, the language, and the audit record."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _Text = Annotated[str, Form(max_length=1024)]
 
 
 def sign_in_url(request: Request) -> str:
-    """The page to sign in, which then goes on to what was asked for."""
+    """URL of the sign-in page that continues to the requested page."""
     query = f"?{request.url.query}" if request.url.query else ""
     return f"/login?next={quote(request.url.path + query, safe='')}"
 
 
 def safe_goal(goal: str) -> str:
-    """A path of this page; anything else is its beginning."""
+    """Return ``goal`` if it is a path of this site, else the home page; prevents open redirects."""
     parts = urlsplit(goal) if goal.isprintable() and "\\" not in goal else None
     is_path = parts and not parts.scheme and not parts.netloc and goal.startswith("/") and not goal.startswith("//")
     return goal if is_path else HOME
@@ -48,7 +48,7 @@ def safe_goal(goal: str) -> str:
 @router.get("/login", response_class=HTMLResponse)
 @public
 def login_page(request: Request, next: str = HOME) -> Response:
-    """Name and password, or the way to the identity provider."""
+    """Show the form for name and password, or the link to the identity provider."""
     goal = safe_goal(next)
     return RedirectResponse(goal, 303) if request.state.session else _form(request, "login.html.jinja", goal=goal)
 
@@ -56,7 +56,7 @@ def login_page(request: Request, next: str = HOME) -> Response:
 @router.post("/login", response_class=HTMLResponse)
 @public
 def login(request: Request, name: _Text, password: _Text, next: Annotated[str, Form()] = HOME) -> Response:
-    """A new session, whatever cookie the browser came with."""
+    """Sign in by password, with a new session whatever cookie the browser sent."""
     access, goal, where = access_of(request), safe_goal(next), address(request)
     if access.page.oidc:
         return _form(request, "login.html.jinja", 403, goal=goal)
@@ -75,7 +75,7 @@ def login(request: Request, name: _Text, password: _Text, next: Annotated[str, F
 
 
 def signed_in(request: Request, user: User, goal: str, *, local: bool) -> Response:
-    """To the goal, with a session of one's own; the one before it ends."""
+    """Start a new session, end the previous one, and redirect to the goal."""
     access, response = access_of(request), RedirectResponse(goal, 303)
     access.sessions.end(request.cookies.get(access.cookie.name, ""))
     access.cookie.put(response, access.sessions.begin(user.name, user.role, local=local))
@@ -86,7 +86,7 @@ def signed_in(request: Request, user: User, goal: str, *, local: bool) -> Respon
 @router.get("/oidc/login")
 @public
 def sign_on(request: Request, next: str = HOME) -> Response:
-    """To the identity provider."""
+    """Redirect to the identity provider."""
     access, secret = access_of(request), request.cookies.get(access_of(request).cookie.name) or new_secret()
     if access.provider is None:
         raise HTTPException(404)
@@ -101,7 +101,7 @@ def sign_on(request: Request, next: str = HOME) -> Response:
 @router.get("/oidc/answer", response_class=HTMLResponse)
 @public
 def sign_on_answer(request: Request, state: str = "", code: str = "") -> Response:
-    """From the identity provider, by way of the browser."""
+    """Sign in by the identity provider's answer, which the browser brings by redirect."""
     access, where = access_of(request), address(request)
     if access.provider is None:
         raise HTTPException(404)
@@ -128,7 +128,7 @@ def _no_sign_on(request: Request, failed: SignOnFailed) -> Response:
 @router.post("/logout")
 @at_least("reader")
 def logout(request: Request) -> Response:
-    """The session ends here, too, not only in the browser."""
+    """Sign out: end the session on the server, not only in the browser."""
     access, response = access_of(request), RedirectResponse("/login", 303)
     access.sessions.end(request.cookies.get(access.cookie.name, ""))
     access.cookie.take(response)
@@ -140,14 +140,14 @@ def logout(request: Request) -> Response:
 @router.get("/first", response_class=HTMLResponse)
 @public
 def first_page(request: Request) -> Response:
-    """Where the first operator is made, while there is no user."""
+    """Show the form that creates the first operator while there are no users."""
     return _form(request, "first.html.jinja")
 
 
 @router.post("/first", response_class=HTMLResponse)
 @public
 def first(request: Request, token: _Text, name: _Text, password: _Text) -> Response:
-    """The first operator, by the token that the page printed when it started."""
+    """Create the first operator, authorised by the token that was printed when the page started."""
     access, where = access_of(request), address(request)
     if wait := access.limits.wait_seconds("", where):
         return _wait(request, "first.html.jinja", wait)
@@ -166,7 +166,7 @@ def first(request: Request, token: _Text, name: _Text, password: _Text) -> Respo
 @router.post("/language")
 @public
 def choose_language(language: _Text, next: Annotated[str, Form()] = HOME) -> Response:
-    """For this browser."""
+    """Set the language for this browser."""
     response = RedirectResponse(safe_goal(next), 303)
     if language in LANGUAGES:
         response.set_cookie(LANGUAGE_COOKIE, language, max_age=365 * 86400, httponly=True, samesite="strict")
@@ -176,7 +176,7 @@ def choose_language(language: _Text, next: Annotated[str, Form()] = HOME) -> Res
 @router.get("/accesses", response_class=HTMLResponse)
 @at_least("operator")
 def accesses(request: Request) -> Response:
-    """Who did what, the latest first."""
+    """Show the audit record, the latest event first."""
     tell(request, "saw accesses")
     events = access_of(request).audit.latest(MOST_EVENTS)
     return render(request, "accesses.html.jinja", events=events, most=MOST_EVENTS)
@@ -188,14 +188,14 @@ def _known(access: Access, name: str) -> str:
 
 
 def _wait(request: Request, template: str, seconds: float, **values: object) -> Response:
-    """Too many failures. It is in no record: the failures are, and who is held back could fill the disk with it."""
+    """Answer 429 after too many failures. Not recorded: the failures are, and blocked attempts could fill the disk."""
     page = _form(request, template, 429, wait_seconds=math.ceil(seconds), **values)
     page.headers["Retry-After"] = str(math.ceil(seconds))
     return page
 
 
 def _form(request: Request, template: str, status: int = 200, **values: object) -> Response:
-    """A form for who has no session yet; its token belongs to a cookie that nothing else knows."""
+    """A form for a visitor without a session; its CSRF token belongs to a cookie used for nothing else."""
     access = access_of(request)
     secret = request.cookies.get(access.cookie.name) or new_secret()
     request.state.csrf = csrf_token(secret)

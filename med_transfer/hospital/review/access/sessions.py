@@ -1,4 +1,4 @@
-"""Who is signed in: a random value in a cookie, known here by its hash, for a limited time.
+"""Sessions: a random value in a cookie, stored here as a hash, valid for a limited time.
 
 Source: OWASP Session Management Cheat Sheet; NIST SP 800-63B 7.
 """
@@ -16,14 +16,18 @@ from med_transfer.hospital.config import ReviewPage, Role
 from med_transfer.hospital.review.access.database import Database, digest
 
 ROLES: tuple[Role, ...] = get_args(Role)
-SEEN_SECONDS = 30.0  # more often it is not written down that somebody is still there
+SEEN_SECONDS = 30.0  # shortest interval at which a user's activity is stored
 
 
 @dataclass(frozen=True)
 class Session:
-    """Who asks. ``csrf`` goes into every form and, as ``X-CSRF-Token``, with every fetch that changes something.
+    """A signed-in user.
 
-    ``quiet_seconds``: since it was written down last that somebody is there.
+    Attributes:
+        user: user name.
+        role: the user's role.
+        csrf: token for every form and, as header ``X-CSRF-Token``, for every fetch that changes something.
+        quiet_seconds: time since the user's activity was last stored.
     """
 
     user: str
@@ -32,22 +36,22 @@ class Session:
     quiet_seconds: float = 0.0
 
     def may(self, role: Role) -> bool:
-        """What this role may."""
+        """Whether the user has at least this role."""
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
 def new_secret() -> str:
-    """256 random bits."""
+    """256 random bits, as URL-safe text."""
     return secrets.token_urlsafe(32)
 
 
 def csrf_token(cookie: str) -> str:
-    """Only the page, and who holds the cookie, can make it."""
+    """CSRF token derived from the cookie, so that only the page and the holder of the cookie can compute it."""
     return hashlib.sha256(b"csrf " + cookie.encode()).hexdigest()
 
 
 def is_csrf_token(given: str, cookie: str) -> bool:
-    """In time that says nothing of it."""
+    """Whether the token belongs to the cookie; compared in constant time."""
     return bool(cookie) and hmac.compare_digest(given.encode(), csrf_token(cookie).encode())
 
 
@@ -59,7 +63,7 @@ class Sessions:
         self._idle_seconds, self._seconds = page.idle_minutes * 60, page.session_hours * 3600
 
     def begin(self, user: str, role: Role, *, local: bool) -> str:
-        """The new session's secret, for the cookie. Those that are over are forgotten."""
+        """Start a session and return its secret for the cookie; deletes expired sessions."""
         secret, now = new_secret(), time.time()
         with self._database.transaction() as database:
             self._forget(database, now)
@@ -73,7 +77,7 @@ class Sessions:
             database.execute("DELETE FROM session WHERE hash = ?", (digest(secret),))
 
     def find(self, secret: str) -> Session | None:
-        """Who it belongs to, with the role that they have now; None where it is over or never was."""
+        """The session with this secret and the user's present role; None if it is unknown or expired."""
         rows = self._database.rows(
             "SELECT session.user, CASE local WHEN 1 THEN user.role ELSE session.role END, began, seen FROM session "
             "LEFT JOIN user ON local AND user.name = session.user WHERE hash = ?",
@@ -88,7 +92,7 @@ class Sessions:
         return Session(user, role, csrf_token(secret), now - seen)
 
     def seen(self, secret: str) -> None:
-        """Somebody is still there."""
+        """Store that the user is active."""
         with self._database.transaction() as database:
             database.execute("UPDATE session SET seen = ? WHERE hash = ?", (time.time(), digest(secret)))
 

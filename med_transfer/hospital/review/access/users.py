@@ -1,4 +1,4 @@
-"""People with a password of this page: argon2id, no default password, a one-time token for the first of them."""
+"""Users with a password for this page: argon2id, no default password, and a one-time token for the first operator."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from med_transfer.hospital.config import Role
 from med_transfer.hospital.review.access.database import Database, digest
 
 SHORTEST, LONGEST = 12, 512  # characters of a password
-_NAME = "._-@"  # in a name, beside letters and digits
+_NAME = "._-@"  # allowed in a name, in addition to letters and digits
 _AT_ONE_TIME = threading.BoundedSemaphore(2)  # hashing takes 64 MiB and a core each
 
 
 @dataclass(frozen=True)
 class User:
-    """``name`` goes into the audit record."""
+    """A user; ``name`` appears in the audit record."""
 
     name: str
     role: Role
@@ -34,16 +34,20 @@ class Users:
         self._nobody = self._hasher.hash(secrets.token_urlsafe())
 
     def all(self) -> list[User]:
-        """By name."""
+        """All users, sorted by name."""
         return [User(*row) for row in self._database.rows("SELECT name, role FROM user ORDER BY name")]
 
     def find(self, name: str) -> User | None:
-        """Whatever the case of the letters."""
+        """The user with this name, case-insensitive, or None."""
         rows = self._database.rows("SELECT name, role FROM user WHERE name = ?", name)
         return User(*rows[0]) if rows else None
 
     def put(self, name: str, role: Role, password: str) -> None:
-        """A new one, or a new role and password. All their sessions end. Raises UsageError."""
+        """Add a user, or set a user's role and password; ends all their sessions.
+
+        Raises:
+            UsageError: the name or password is not allowed.
+        """
         hashed = self._hashed(name, password)
         with self._database.transaction() as database:
             database.execute("DELETE FROM session WHERE local AND user = ? COLLATE NOCASE", (name,))
@@ -54,13 +58,13 @@ class Users:
             )
 
     def remove(self, name: str) -> bool:
-        """And end their sessions; False where there is none."""
+        """Remove a user and end their sessions; return False if there is no such user."""
         with self._database.transaction() as database:
             database.execute("DELETE FROM session WHERE local AND user = ? COLLATE NOCASE", (name,))
             return bool(database.execute("DELETE FROM user WHERE name = ?", (name,)).rowcount)
 
     def verified(self, name: str, password: str) -> User | None:
-        """Who gave the right password. Takes as long where there is no such name."""
+        """The user if the password is right, else None. Takes as long for an unknown name, so as not to reveal it."""
         rows = self._database.rows("SELECT name, role, password FROM user WHERE name = ?", name)
         hashed = rows[0][2] if rows else self._nobody
         with _AT_ONE_TIME:
@@ -71,7 +75,7 @@ class Users:
         return User(rows[0][0], rows[0][1]) if rows and right else None
 
     def first_token(self) -> str | None:
-        """A token with which the first operator can be made; None where there are users. The one before ends."""
+        """Create a token for creating the first operator, and invalidate the previous one; None if there are users."""
         token = secrets.token_urlsafe(32)
         with self._database.transaction() as database:
             database.execute("DELETE FROM first_token")
@@ -81,7 +85,11 @@ class Users:
         return token
 
     def put_first(self, token: str, name: str, password: str) -> User | None:
-        """The first operator; None where the token is not the one, or is used. Raises UsageError."""
+        """Create the first operator; None if the token is wrong or used, or there are users already.
+
+        Raises:
+            UsageError: the name or password is not allowed.
+        """
         hashed = self._hashed(name, password)
         with self._database.transaction() as database:
             if database.execute("SELECT 1 FROM user LIMIT 1").fetchone():
