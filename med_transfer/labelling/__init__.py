@@ -1,4 +1,4 @@
-"""Labels are the dearest part of a cohort: how many more are needed, and which scans to label next."""
+"""Label budget and active learning: how many more labels are needed, and which scans to label next."""
 
 import lazy_loader
 

@@ -1,13 +1,14 @@
-"""Which unlabelled scans teach most: those a network is unsure of, and no two alike.
+"""Choice of the most informative unlabelled scans: those a network is uncertain of, and diverse.
 
-Each scan is placed by the gradient that its label would send into the last layer if the network's own call were right,
-the outer product of (probabilities - call) and the scan's features. A scan that the network is sure of lies near the
-origin, two alike lie together. Scans are then drawn as k-means++ draws its centres, by squared distance to the nearest
-one chosen. The origin counts as chosen: what the network is sure of needs no label, however many such scans there are.
+Each scan is embedded as the gradient of the loss with respect to the last layer if the network's own call were the
+label: the outer product of (probabilities - call) and the scan's features. A scan that the network is certain of lies
+near the origin, and similar scans lie close together. Scans are then drawn like the centres of k-means++, by squared
+distance to the nearest one chosen. The origin counts as chosen: scans that the network is certain of need no label,
+however many there are.
 
 Sources: BADGE, Ash et al. 2020, ICLR, arXiv:1906.03671 (gradient embedding); Arthur & Vassilvitskii 2007, SODA
-(k-means++). Ours are the origin, calibrated probabilities of an ensemble, and features of unit length about the mean of
-the unlabelled scans, without which all of them point the same way.
+(k-means++). Added here are the origin, an ensemble's calibrated probabilities, and features that are standardised over
+the unlabelled scans and scaled to unit length, without which all would point in about the same direction.
 """
 
 from __future__ import annotations
@@ -20,26 +21,25 @@ from numpy.typing import NDArray
 
 from med_transfer.errors import UsageError
 
-_TINY = 1e-9  # squared distance at which two scans are the same to the network, and one it is sure of is no question
+_TINY = 1e-9  # squared distance below which two scans count as equal, or a scan as certain
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A scan to label: its position, and how far it lay from all chosen before it and from certainty, in [0, 2]."""
+    """A scan to label: its position, and its distance from the nearest scan chosen before or the origin, in [0, 2]."""
 
     position: int
     distance: float
 
 
 def entropy(probabilities: NDArray[np.float64], *, multilabel: bool = False) -> NDArray[np.float64]:
-    """How unsure a network is of each scan [scan], in [0, 1]: 0 certain, 1 every class alike.
+    """Normalised Shannon entropy of each scan's prediction [scan], from 0 (certain) to 1 (classes equally probable).
 
-    Shannon entropy over its greatest value; for several findings a scan the mean over the findings of that of present
-    against absent.
+    For several findings per scan, the mean over findings of the entropy of present against absent.
 
     Args:
-        probabilities: [scan, class], of one class a scan each row sums to 1.
-        multilabel: several findings a scan.
+        probabilities: [scan, class]; with one class per scan, each row sums to 1.
+        multilabel: whether a scan can have several findings.
     """
     if multilabel:
         either = np.stack([probabilities, 1 - probabilities], axis=-1)
@@ -52,7 +52,7 @@ def _surprise(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def distance_from_call(probabilities: NDArray[np.float64], *, multilabel: bool = False) -> NDArray[np.float64]:
-    """Probabilities minus the call they lead to [scan, class]: the most probable class, or findings at 0.5 and more."""
+    """Probabilities minus the call, [scan, class]; the call is the most probable class, or the findings from 0.5."""
     if multilabel:
         return probabilities - (probabilities >= 0.5)
     return probabilities - np.eye(probabilities.shape[1])[probabilities.argmax(axis=1)]
@@ -67,21 +67,20 @@ def choose_next(
     *,
     multilabel: bool = False,
 ) -> list[Chosen]:
-    """Up to ``n`` scans, the first to be labelled first; at most one a patient.
+    """Choose up to ``n`` scans in order of priority, at most one per patient; deterministic for a given seed.
 
-    The same call always gives the same answer. Fewer than ``n`` where there are fewer patients, or where what is left
-    repeats what was chosen or is certain.
+    There are fewer than ``n`` if there are fewer patients, or if all others equal chosen ones or are certain.
 
     Args:
-        features: [scan, feature] of the network.
+        features: of the network, [scan, feature].
         probabilities: calibrated, [scan, class].
-        patients: one entry a scan.
-        n: how many to choose, above 0.
-        seed: of the drawing.
-        multilabel: several findings a scan.
+        patients: one entry per scan.
+        n: number of scans to choose, at least 1.
+        seed: of the random choice.
+        multilabel: whether a scan can have several findings.
 
     Raises:
-        UsageError: not one of each a scan, or no scan asked for.
+        UsageError: the inputs differ in length or are empty, or ``n`` is below 1.
     """
     if not len(features) == len(probabilities) == len(patients) or not len(features):
         raise UsageError(
@@ -105,7 +104,7 @@ def choose_next(
 
 
 def _directions(features: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Features standardised over the scans, each scan's to length 1; a single scan points anywhere."""
+    """Features standardised over scans, then scaled to unit length; a zero vector becomes the first unit vector."""
     spread = features.std(axis=0)
     scaled = (features - features.mean(axis=0)) / np.where(spread > 0, spread, 1)
     lengths = np.linalg.norm(scaled, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""A cohort in, and how many more labelled patients a target takes."""
+"""The label budget job: from a cohort to the number of further labelled patients that a target takes."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ def label_budget(
     settings: BudgetSettings | None = None,
     progress: Progress = silent,
 ) -> Budget:
-    """Measure learning curves on the training folds of a cohort, and write what they foretell.
+    """Measure learning curves on the training folds of a cohort, and write their forecasts.
 
     Args:
-        cohort: the table; the scans that ``finetune`` would keep for testing are shown to no network.
+        cohort: the labelled table; scans that ``finetune`` would keep for testing are shown to no network.
         config: of the run that is to follow: backbone, input, split and, with ``settings.finetune``, all the rest.
-        out: folder for budget.json, budget.png, and the features or runs; the same folder again goes on where it was.
-        settings: target, measure and how to measure; None takes the defaults.
-        progress: told how far it is.
+        out: folder for budget.json, budget.png, and the features or runs; an interrupted job in it is resumed.
+        settings: target, measure and way of measuring; None: the defaults.
+        progress: reports progress.
 
     Raises:
-        UsageError: a smallest part of more patients than there are; the folder holds another job.
+        UsageError: ``settings.smallest`` exceeds the number of patients, or the folder holds another job.
         CohortError: an unknown class, too few patients, or a cohort that cannot be split or leaks.
         BackboneError: the backbone or its weights cannot be used.
-        ConfigError: an input that the backbone cannot take.
+        ConfigError: the backbone does not support the input.
         NothingDone: no scan can be used.
         OutputError: a result cannot be written.
     """
@@ -105,7 +105,7 @@ def _budget(
 
 
 def without_forecast(cohort: Cohort, config: FinetuneConfig, settings: BudgetSettings) -> dict[str, list[str]]:
-    """Reasons why a curve will foretell nothing, whatever is measured, and the curves they hold for, by the table.
+    """Reasons why curves cannot give a forecast, each with the names of these curves; found from the table alone.
 
     Raises:
         CohortError: too few patients, or a cohort that cannot be split or leaks.
@@ -126,7 +126,7 @@ def without_forecast(cohort: Cohort, config: FinetuneConfig, settings: BudgetSet
 
 
 def curve_plan(cohort: Cohort, folds: NDArray[np.intp], settings: BudgetSettings) -> CurvePlan:
-    """Subsets of a cohort's training folds, in as many parts as its run has."""
+    """The plan of subsets for a cohort's training folds, with as many folds as the run has."""
     return CurvePlan(
         smallest=settings.smallest or max(LEAST_SMALLEST, 2 * len(cohort.labels)),
         n_sizes=settings.n_sizes,
@@ -166,7 +166,11 @@ def _by_finetuning(
 def _target_without_leak(
     weights: Path | None, cohort: Cohort, config: FinetuneConfig, groups: Groups, out: Path, progress: Progress
 ) -> Target:
-    """The training folds with what the networks make of them. Raises PatientLeak, by the table before by the images."""
+    """The training folds and their features.
+
+    Raises:
+        PatientLeak: the source was trained on some of them; checked by patient first, then by image.
+    """
     _refuse_leaking_source(weights, cohort, [()] * len(cohort))
     target = read_target(cohort, config, groups, out / "cache", progress)
     _refuse_leaking_source(weights, target.cohort, target.hashes)
@@ -182,14 +186,14 @@ def _groups(preprocessing: PreprocessingConfig, *networks: Network) -> Groups:
 def _candidate(config: FinetuneConfig) -> Candidate:
     backbone = config.backbone
     given = [(backbone.name, backbone.weights)] if backbone.weights else []
-    with_instances(find_backbone(backbone.name), backbone.instances)  # refused where nothing is pooled
+    with_instances(find_backbone(backbone.name), backbone.instances)  # raises if the backbone has nothing to pool
     return find_candidates(
         [backbone.name], given, backbone.accept_licence, config.input.channels_of_network, backbone.instances
     ).ready[0]
 
 
 def _refuse_leaking_source(weights: Path | None, cohort: Cohort, hashes: Sequence[Images]) -> None:
-    """A network that has learned from these patients knows their answers with any number of labels."""
+    """Refuse a source that was trained on these patients: its features would already contain their labels."""
     seen = seen_in_training(source_provenance(weights), cohort, hashes)
     if seen:
         raise PatientLeak(

@@ -1,4 +1,4 @@
-"""What models that learned from ever more patients say of others, and the learning curves that follow from it."""
+"""Predictions of models trained on increasing numbers of patients, and learning curves from them."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ALL_CLASSES = "all classes"
 
 @dataclass(frozen=True)
 class SubsetPredictions:
-    """Every scan predicted by models that never saw its patient, again for each size of training set and each repeat.
+    """Cross-validated predictions of every scan, for each repeat and each size of the training set.
 
     Attributes:
-        learned: patients that the models learned from [repeat, size, class], of each class, mean over the folds.
-        learned_in_all: the same without regard to class [repeat, size].
-        probabilities: [repeat, size, scan, class].
+        learned: number of training patients of each class, mean over folds, [repeat, size, class].
+        learned_in_all: number of training patients regardless of class, mean over folds, [repeat, size].
+        probabilities: [repeat, size, scan, class], by models that never saw the scan's patient.
         truth: boolean [scan, class].
-        patients: one entry a scan.
+        patients: one entry per scan.
         labels: class names.
     """
 
@@ -44,14 +44,14 @@ class SubsetPredictions:
 
 @dataclass(frozen=True)
 class CurveSamples:
-    """A measured learning curve, and the same in each resample.
+    """A measured learning curve and its resamples.
 
     Attributes:
         name: a class, or ``all classes``.
-        patients: that were learned from [size], rising, above 0: of the class, or in all.
-        values: performance [size] in [0, 1], mean over the repeats; NaN where there is no case.
-        draws: the same [draw, size] as other patients, judged and learned from, might have given it.
-        labelled: patients with labels in all folds: of the class, or in all.
+        patients: number of training patients [size], increasing, above 0: of the class, or in all.
+        values: performance [size] in [0, 1], mean over repeats; NaN if there is no case.
+        draws: resampled performance [draw, size], with other patients to evaluate on and to learn from.
+        labelled: number of labelled patients in all folds: of the class, or in all.
     """
 
     name: str
@@ -64,13 +64,13 @@ class CurveSamples:
 def curve_samples(
     predictions: SubsetPredictions, measure: Measure, n_draws: int = 400, seed: int = 0
 ) -> list[CurveSamples]:
-    """The learning curves: of the sensitivity one a class, of the macro AUC one in all.
+    """The learning curves: one per class for the sensitivity, a single one for the macro AUC.
 
-    A draw resamples the patients who are judged, the same for all sizes, and adds what learning from other patients
-    might have changed (:func:`_learning_deviations`); of a single repeat that is not known and left out.
+    A draw resamples the evaluated patients, the same ones for all sizes, and adds a deviation for learning from other
+    patients (:func:`_learning_deviations`), which is unknown and left out with a single repeat.
 
     Raises:
-        UsageError: a measure that is none.
+        UsageError: the measure is unknown.
     """
     if measure not in MEASURES:
         raise UsageError(f"measure {measure!r}", expected=f"one of {', '.join(MEASURES)}")
@@ -91,32 +91,33 @@ def curve_samples(
 def sizes_of_curves(
     learned: NDArray[np.float64], learned_in_all: NDArray[np.float64], measure: Measure, labels: Labels
 ) -> dict[str, NDArray[np.float64]]:
-    """Each curve's numbers of patients [size], by its name; :class:`SubsetPredictions` says what is given."""
+    """Each curve's numbers of training patients [size], by its name; arguments as in :class:`SubsetPredictions`."""
     if measure == "macro_auc":
         return {ALL_CLASSES: learned_in_all.mean(axis=0)}
     return dict(zip(labels.names, learned.mean(axis=0).T, strict=True))
 
 
 def distinct_sizes(sizes: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Those that hold equally many patients of a class count once, rising; and for each size which one it is."""
+    """The distinct sizes, increasing, and for each given size its position among them."""
     return np.unique(sizes.round(6), return_inverse=True)
 
 
 def _learning_deviations(
     by_repeat: NDArray[np.float64], share: NDArray[np.float64], n_draws: int, seed: int
 ) -> NDArray[np.float64]:
-    """By how much the mean over repeats might differ with other patients to learn from [draw, size, class].
+    """Random deviations of the mean over repeats if other patients were learned from, [draw, size, class].
 
-    Repeats differ by less than cohorts do, since two subsets of one cohort share patients: of a share s in each, the
-    fraction s. With v the variance between R repeats, that of their mean is v (1/R + s / (1 - s)), and v is known with
-    R - 1 degrees of freedom. The deviations are combinations of those of the repeats, so that sizes vary together.
+    Repeats differ less than cohorts do, since two subsets of one cohort overlap: if each holds a share s of the
+    patients, they have the fraction s in common. With v the variance between R repeats, the variance of their mean is
+    v (1/R + s / (1 - s)), and v is known with R - 1 degrees of freedom. The deviations are linear combinations of those
+    of the repeats, so that sizes vary together.
 
-    Source: Nadeau & Bengio 2003, Machine Learning 52:239, whose n_test / n_train is s / (1 - s) here: the patients that
-    two subsets share over those they do not.
+    Source: Nadeau & Bengio 2003, Machine Learning 52:239; their n_test / n_train is s / (1 - s) here, the shared
+    patients of two subsets over the others.
 
     Args:
         by_repeat: performance [repeat, size, class].
-        share: of all patients that a subset holds [size], below 1.
+        share: share of all patients in a subset [size], below 1.
     """
     repeats = len(by_repeat)
     if repeats == 1:
@@ -128,7 +129,7 @@ def _learning_deviations(
 
 
 def _rising(samples: CurveSamples) -> CurveSamples:
-    """One point for sizes that hold equally many patients of a class, their mean; none for those that hold none."""
+    """The curve with sizes of equally many patients merged into their mean, and sizes without patients removed."""
     sizes, groups = distinct_sizes(samples.patients)
     weights = np.eye(len(sizes))[groups]
     weights = (weights / weights.sum(axis=0))[:, sizes > 0]
@@ -137,7 +138,7 @@ def _rising(samples: CurveSamples) -> CurveSamples:
 
 
 def _by_repeat(predictions: SubsetPredictions, measure: Measure, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[draw, repeat, size, class], for the macro AUC with one class, for each row of scan weights [draw, scan]."""
+    """Performance [draw, repeat, size, class] for scan weights [draw, scan]; the macro AUC has a single class."""
     return np.stack(
         [
             np.stack([_measured(predictions, of_size, measure, weights) for of_size in of_repeat], axis=1)
@@ -150,7 +151,7 @@ def _by_repeat(predictions: SubsetPredictions, measure: Measure, weights: NDArra
 def _measured(
     predictions: SubsetPredictions, probabilities: NDArray[np.float64], measure: Measure, weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """[draw, class]."""
+    """Performance [draw, class] of probabilities [scan, class]."""
     if measure == "macro_auc":
         return weighted_macro_auc(predictions.truth, probabilities, weights)[:, None]
     predicted = OperatingPoint.default(predictions.labels).predictions(probabilities, predictions.labels)
@@ -158,6 +159,6 @@ def _measured(
 
 
 def count_patients(truth: NDArray[np.bool_], patients: Sequence[str]) -> NDArray[np.intp]:
-    """Patients of each class [class]; who has scans of two classes counts in both."""
+    """Number of patients of each class [class]; a patient with scans of two classes counts in both."""
     names = np.array(patients, dtype=object)
     return np.array([len(set(names[column])) for column in truth.T], dtype=np.intp)

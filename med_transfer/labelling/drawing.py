@@ -1,4 +1,4 @@
-"""The learning curves as a picture: what was measured, the fit with its interval, the target, and how far it holds."""
+"""Plot of the learning curves: measurements, fit with its interval, target, and extrapolation."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _STYLE: dict = {
     "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
-}  # a class may be called "$x"
+}  # a class can be called "$x"
 
 
 def draw_curves(budget: Budget, path: Path) -> None:
-    """A panel a forecast, two in a row. Raises OutputError."""
+    """Plot one panel per forecast, two in a row, as PNG. Raises OutputError."""
     n = len(budget.forecasts)
     columns, rows = min(n, 2), -(-n // 2)
     with rc_context(_STYLE):

@@ -1,9 +1,9 @@
-"""The slow way to a learning curve: real fine-tunings on nested subsets of the patients, each a run folder.
+"""The slow way to a learning curve: fine-tuning on nested subsets of the patients, each in its own run folder.
 
 ::
 
-    FOLDER/repeat-0/fold-1/patients-24/     a run as ``med-transfer finetune`` leaves it
-    FOLDER/prepared/                        the scans as the network sees them, once for all runs
+    FOLDER/repeat-0/fold-1/patients-24/     a run folder as of ``med-transfer finetune``
+    FOLDER/prepared/                        the prepared scans, shared by all runs
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from med_transfer.progress import Progress
 
 
 def start_of_finetuning(config: FinetuneConfig) -> tuple[str, PreprocessingConfig]:
-    """What the runs start from, in words, and what their network sees. Raises BackboneError, ConfigError."""
+    """The runs' backbone in words, and their preprocessing. Raises BackboneError, ConfigError."""
     backbone = config.backbone
     source = load_source(config)
     where = "" if source.sha256 else ", from scratch"
@@ -43,17 +43,17 @@ def start_of_finetuning(config: FinetuneConfig) -> tuple[str, PreprocessingConfi
 def finetuned_curve(
     cohort: Cohort, config: FinetuneConfig, plan: CurvePlan, folder: Path, progress: Progress
 ) -> SubsetPredictions:
-    """Predictions of every patient by runs that learned from ever more others; finished runs are not trained again.
+    """Cross-validated predictions by runs on increasing numbers of patients; finished runs are not trained again.
 
     Args:
         cohort: the training folds, each scan usable.
-        config: of every run, but for what :func:`_network_alone` leaves out.
-        plan: sizes, repeats and folds; the smallest size grows until the config's split can divide it.
+        config: of every run, except for what :func:`_network_alone` removes.
+        plan: sizes, repeats and folds; the smallest size is increased until the config's split is possible.
         folder: of the run folders.
-        progress: told how far it is.
+        progress: reports progress.
 
     Raises:
-        TooFewPatients: even the largest subset cannot be divided as the config asks.
+        TooFewPatients: even the largest subset cannot be split as the config asks.
     """
     config = _network_alone(config)
     plan = divisible(cohort, config, plan)
@@ -74,16 +74,16 @@ def finetuned_curve(
 
 
 def _network_alone(config: FinetuneConfig) -> FinetuneConfig:
-    """The config without what has no say in the predictions; small subsets refuse some of it."""
+    """The config without parts that do not affect predictions, some of which small subsets would not allow."""
     record = config.model_dump()
     record["transfer"]["on_harm"] = "report"  # without that baseline there is nothing to fall back to
-    record["split"]["repeats"] = 1  # a run's own evaluation is not looked at
+    record["split"]["repeats"] = 1  # a run's own evaluation is not used
     left_out = {"from_scratch_baseline": False, "fusion": None, "operating_point": {}, "explain": {"gallery": 0}}
     return FinetuneConfig.model_validate(record | left_out)
 
 
 def _subset_cohort(cohort: Cohort, subset: TrainingSubset) -> Cohort:
-    """The scans of a training subset and of its test patients, with the split column that makes a run of it."""
+    """The scans of a training subset and of its test patients, with the split column set accordingly."""
     chosen = cohort.subset(np.flatnonzero(subset.train | subset.test))
     tests = subset.test[subset.train | subset.test]
     cases = [replace(case, split="test" if test else "train") for case, test in zip(chosen.cases, tests, strict=True)]
@@ -91,10 +91,10 @@ def _subset_cohort(cohort: Cohort, subset: TrainingSubset) -> Cohort:
 
 
 def divisible(cohort: Cohort, config: FinetuneConfig, plan: CurvePlan) -> CurvePlan:
-    """The plan from the first size on at which every subset can be split into training and validation.
+    """The plan with the smallest size at which every subset can be split into training and validation.
 
     Raises:
-        TooFewPatients: there is none.
+        TooFewPatients: there is no such size.
     """
     refusal, divided = None, _network_alone(config).split
     for smallest in range(plan.smallest, len(set(cohort.patients))):
@@ -111,18 +111,18 @@ def divisible(cohort: Cohort, config: FinetuneConfig, plan: CurvePlan) -> CurveP
 
 
 def _share_prepared_scans(run: Path, folder: Path) -> None:
-    """All runs see the same input: a scan is read for the first of them only."""
+    """Link the run's folder of prepared scans to the shared one: all runs have the same input, read only once."""
     prepared, shared = run / "prepared", folder / "prepared"
     shared.mkdir(parents=True, exist_ok=True)
     run.mkdir(parents=True, exist_ok=True)
     if not prepared.exists():
-        with suppress(OSError):  # on a drive without links each run reads its own
-            prepared.unlink(missing_ok=True)  # the link of a folder that was moved, from before they were relative
+        with suppress(OSError):  # on a file system without links each run reads the scans itself
+            prepared.unlink(missing_ok=True)  # a broken link: earlier versions made absolute ones
             prepared.symlink_to(os.path.relpath(shared, run), target_is_directory=True)
 
 
 def _predict(bundle: Path, cohort: Cohort, folder: Path) -> NDArray[np.float64]:
-    """Probabilities [scan, class] of the scans that the run did not learn from, at equal classes, as probes give them.
+    """Probabilities [scan, class] of the run's test scans, shifted to equal class frequencies, as for probes.
 
     So the most probable class is the one that the bundle calls.
     """

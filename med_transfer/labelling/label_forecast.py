@@ -1,4 +1,4 @@
-"""How many more labelled patients a target takes, or why that cannot be said."""
+"""Forecast of how many more labelled patients a target takes, or why there is none."""
 
 from __future__ import annotations
 
@@ -15,30 +15,31 @@ from med_transfer.labelling.learning_curve import PARAMETERS, PowerLaw, fit_powe
 
 Outcome = Literal["reached", "forecast", "out of reach", "too few points"]
 MULTIPLE = 5.0
-MOST_MULTIPLE = 1000.0  # beyond, a curve of some tens of patients foretells nothing, and numbers overflow
+MOST_MULTIPLE = 1000.0  # beyond it a curve of some tens of patients predicts nothing, and numbers overflow
 _LEAST_SIZES = PARAMETERS + 1
-_LEAST_SPAN = 2.0  # a curve seen over less than a doubling foretells nothing
+_LEAST_SPAN = 2.0  # a curve measured over less than a doubling predicts nothing
 _LEAST_ERROR = 1e-3
 _MOST_DRAWS = 1000
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the learning curve says of a target.
+    """The forecast of a learning curve for a target.
 
     Attributes:
         name: a class, or ``all classes``.
-        target: performance asked for, in (0, 1).
-        outcome: ``reached``: the curve is there with the patients at hand; ``forecast``: with ``more`` of them;
-            ``out of reach``: not within the multiple of the data that may be extrapolated to; ``too few points``.
-        more: labelled patients to add, of the class or in all; None unless forecast.
-        interval: 95 % interval of the patients to add, 0 where the target is reached; a limit is None where it lies out
-            of reach, and the whole is None with too few points.
-        share_reaching: share of the resamples whose curve reaches the target within the multiple, in [0, 1].
-        now: performance of the curve with the patients at hand, and its 95 % interval.
+        target: performance to reach, in (0, 1).
+        multiple: of the present training patients, up to which the curve is extrapolated.
+        outcome: ``reached``: by the curve with the present patients; ``forecast``: with ``more`` of them; ``out of
+            reach``: not within ``multiple``; ``too few points``: there is no curve.
+        samples: the measurements.
+        more: labelled patients to add, of the class or in all; None unless the outcome is ``forecast``.
+        interval: 95 % interval of the patients to add, 0 where the target is reached. A limit is None if it is out of
+            reach, and the whole is None with too few points.
+        share_reaching: share of the resampled curves that reach the target within ``multiple``, in [0, 1].
+        now: the curve's performance with the present patients, and its 95 % interval.
         reason: why there is no number; else empty.
-        samples: what was measured.
-        curve: fitted to it; None with too few points.
+        curve: fitted to the measurements; None with too few points.
         curves: fitted to the resamples.
     """
 
@@ -57,15 +58,16 @@ class Forecast:
 
 
 def forecast(samples: CurveSamples, target: float, multiple: float = MULTIPLE) -> Forecast:
-    """Fit the curve and its resamples, and read off where they reach the target.
+    """Fit a curve to the measurements and to each resample, and determine where they reach the target.
 
-    New patients are taken to come like those at hand: classes in the same shares, and the same part of them in the
-    training folds. So the number is the labelled patients times the ratio of needed to present training patients.
+    New patients are assumed to be like the present ones: in the same class shares, and with the same part of them in
+    training folds. So the patients needed in all are the labelled ones times the ratio of needed to present training
+    patients.
 
     Args:
         samples: a measured curve and its resamples.
         target: performance to reach, above 0 and below 1.
-        multiple: of the present training patients, how far the curve may be followed; above 1, at most 1000.
+        multiple: of the present training patients, up to which the curve is extrapolated; above 1, at most 1000.
 
     Raises:
         UsageError: a target or multiple out of range.
@@ -90,9 +92,9 @@ def _too_few(samples: CurveSamples, draws: NDArray[np.float64]) -> str:
 
 
 def too_few_sizes(sizes: NDArray[np.float64]) -> str:
-    """Why a curve of these numbers of patients, rising, foretells nothing whatever is measured; empty where it may.
+    """Why a curve with these increasing numbers of patients cannot give a forecast; empty if it can.
 
-    No patient is no point of it.
+    A size of 0 patients does not count.
     """
     sizes = sizes[sizes > 0]
     if len(sizes) < _LEAST_SIZES:
@@ -105,7 +107,7 @@ def too_few_sizes(sizes: NDArray[np.float64]) -> str:
 
 
 def _standard_errors(draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each point; a size at which all draws happen to agree is not infinitely sure."""
+    """Standard error of each point, with a lower limit: draws that happen to agree do not make a point certain."""
     errors = draws.std(axis=0)
     return np.maximum(errors, max(float(np.median(errors)) / 2, _LEAST_ERROR))
 
@@ -139,7 +141,7 @@ def _more(ratio: float, labelled: int) -> int:
 
 
 def _interval(ratios: NDArray[np.float64], multiple: float, labelled: int) -> tuple[int | None, int | None]:
-    limits = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")  # never between a number and infinity
+    limits = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")  # no interpolation, as ratios can be infinite
     low, high = (_more(float(ratio), labelled) if ratio <= multiple else None for ratio in limits)
     return low, high
 

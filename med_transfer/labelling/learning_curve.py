@@ -1,15 +1,15 @@
-"""Performance against the number of labelled patients: an inverse power law with an asymptote.
+"""Learning curve, performance by number of labelled patients: an inverse power law with an asymptote.
 
 ::
 
     y(n) = asymptote - (asymptote - start) * (n / smallest) ** -rate
 
-It is Figueroa's (1 - a) - b * n ** c and the survey's POW3, written so that every parameter means something and every
-constraint is a plain bound: ``start`` is the performance with the smallest subset, in [0, 1]; ``asymptote`` lies in
-[start, 1]; ``rate`` in [0.05, 2]. So for n >= smallest the curve never falls and never leaves [0, 1].
+It is the (1 - a) - b * n ** c of Figueroa et al. and the POW3 of Viering & Loog, written so that every parameter has a
+meaning and every constraint is a simple bound: ``start``, the performance with the smallest subset, is in [0, 1],
+``asymptote`` in [start, 1], and ``rate`` in [0.05, 2]. So for n >= smallest the curve never falls and stays in [0, 1].
 
 Sources: Figueroa et al. 2012, BMC Med Inform Decis Mak 12:8 (the law, fitted by weighted nonlinear least squares);
-Viering & Loog 2023, IEEE TPAMI 45:7799, arXiv:2103.10948 (which laws fit, and that some learners have no such curve).
+Viering & Loog 2023, IEEE TPAMI 45:7799, arXiv:2103.10948 (which laws fit; not all learners have such a curve).
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class PowerLaw:
     """A learning curve.
 
     Attributes:
-        smallest: labelled patients at which the curve starts.
+        smallest: number of labelled patients at which the curve starts.
         start: performance there, in [0, 1].
-        asymptote: what more and more patients lead to, in [start, 1].
-        rate: how fast, in [0.05, 2]; with 0.5 four times the patients halve what is missing.
+        asymptote: limit of the performance for many patients, in [start, 1].
+        rate: exponent, in [0.05, 2]; with 0.5, four times the patients halve the distance from the asymptote.
     """
 
     smallest: float
@@ -45,12 +45,12 @@ class PowerLaw:
     rate: float
 
     def at(self, patients: ArrayLike) -> NDArray[np.float64]:
-        """Performance in [0, 1] with so many labelled patients, at least ``smallest``; any shape."""
+        """Performance in [0, 1] for numbers of labelled patients, at least ``smallest``, of any shape."""
         share_left = (np.asarray(patients, dtype=np.float64) / self.smallest) ** -self.rate
         return self.asymptote - (self.asymptote - self.start) * share_left
 
     def needed(self, target: float) -> float:
-        """Labelled patients at which the curve reaches the target; infinite where it never does."""
+        """Number of labelled patients at which the curve reaches the target; infinite if it never does."""
         if target <= self.start:
             return self.smallest
         if target >= self.asymptote:
@@ -62,13 +62,13 @@ class PowerLaw:
 def fit_power_law(
     patients: ArrayLike, performance: ArrayLike, standard_errors: ArrayLike | None = None, near: PowerLaw | None = None
 ) -> PowerLaw:
-    """The power law nearest to measured points, each weighted by the inverse of its variance.
+    """Fit the power law by least squares, weighted by inverse variance.
 
     Args:
-        patients: labelled patients [size], rising, above 0.
+        patients: numbers of labelled patients [size], increasing, above 0.
         performance: [size], in [0, 1].
-        standard_errors: of the performance [size], above 0; None: all alike.
-        near: where to begin; None begins at two rates and keeps the better fit.
+        standard_errors: of the performance [size], above 0; None: all equal.
+        near: initial guess; None tries two initial rates and keeps the better fit.
 
     Raises:
         UsageError: fewer points than parameters, or values out of range.
@@ -98,7 +98,7 @@ def fit_power_law(
 
 
 def _guesses(values: NDArray[np.float64], near: PowerLaw | None) -> list[tuple[float, float, float]]:
-    """Start, share of the room above it that can be gained, and rate."""
+    """Initial guesses: start, share of the range from start to 1 that is gained in the limit, and rate."""
     if near is not None:
         return [(near.start, (near.asymptote - near.start) / max(1 - near.start, 1e-6), near.rate)]
     room = max(1 - values[0], 1e-6)

@@ -1,4 +1,4 @@
-"""Ever larger sets of training patients, each within the next, every class in its share."""
+"""Nested subsets of training patients of increasing size, stratified by class."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from med_transfer.errors import TooFewPatients
 
 
 def geometric_sizes(smallest: int, largest: int, n_sizes: int) -> tuple[int, ...]:
-    """Numbers of patients from ``smallest`` to ``largest``, each about the same multiple of the one before.
+    """Numbers of patients from ``smallest`` to ``largest`` in a geometric sequence, rounded.
 
-    Fewer than ``n_sizes`` where whole numbers lie too close.
+    There are fewer than ``n_sizes`` if some round to the same number.
 
     Raises:
-        TooFewPatients: there are fewer patients than the smallest set takes.
+        TooFewPatients: ``largest`` is below ``smallest``.
     """
     if largest < smallest:
         raise TooFewPatients(
@@ -28,11 +28,11 @@ def geometric_sizes(smallest: int, largest: int, n_sizes: int) -> tuple[int, ...
 
 
 def patient_strata(truth: NDArray[np.bool_], patients: Sequence[str]) -> dict[str, int]:
-    """Patient to the rarest class among the scans, counted in patients; the number of classes where there is none.
+    """Each patient's stratum: the class of their scans that the fewest patients have, or the number of classes if none.
 
     Args:
         truth: boolean [scan, class].
-        patients: one entry a scan.
+        patients: one entry per scan.
     """
     names, numbers = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     present = np.zeros((len(names), truth.shape[1]), dtype=bool)
@@ -43,10 +43,9 @@ def patient_strata(truth: NDArray[np.bool_], patients: Sequence[str]) -> dict[st
 
 
 def nested_order(strata: dict[str, int], rng: np.random.Generator) -> list[str]:
-    """All patients in random order, so that every beginning of the list holds each stratum in its share.
+    """All patients in a random order in which every prefix is stratified.
 
-    The beginning as long as there are strata holds one patient of each. The order in which the patients are given does
-    not matter.
+    The first patients are one of each stratum. The result does not depend on the order of ``strata``.
     """
     by_stratum: dict[int, list[str]] = {}
     for patient in sorted(strata):
@@ -55,6 +54,6 @@ def nested_order(strata: dict[str, int], rng: np.random.Generator) -> list[str]:
     for stratum in sorted(by_stratum):
         patients = [by_stratum[stratum][k] for k in rng.permutation(len(by_stratum[stratum]))]
         first.append(patients[0])
-        shift = rng.random()  # else the same stratum would lead every round
+        shift = rng.random()  # otherwise the same stratum would come first in every round
         due += [((place + shift) / len(patients), patient) for place, patient in enumerate(patients) if place]
     return [*first, *(patient for _, patient in sorted(due))]

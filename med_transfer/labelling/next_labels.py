@@ -1,4 +1,4 @@
-"""A bundle and scans without labels in, and a list of those to label next."""
+"""The active learning job: from a bundle and unlabelled scans to a table of scans to label next."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _OUT_OF_DISTRIBUTION_COLUMNS = ("scan", "patient", "series_uid", "reason", "nove
 
 @dataclass(frozen=True)
 class NextLabels:
-    """What was written.
+    """The tables that were written.
 
     Attributes:
-        table: the scans to label, the first one first.
+        table: the scans to label, in order of priority.
         out_of_distribution: table of the scans that are out-of-distribution for the bundle, most novel first.
-        n_chosen: rows of ``table``; fewer than asked for where there are fewer patients, or the rest would add nothing.
+        n_chosen: rows of ``table``; fewer than asked for if there are fewer patients, or if the rest would add nothing.
         n_out_of_distribution: rows of ``out_of_distribution``.
-        n_trained_on: scans left out because the bundle has learned from them or their patients.
-        failed: the scans that could not be used, each with its reason; a folder may hold several series.
-        left_out: table of these.
+        n_trained_on: scans left out because the bundle was trained on them or their patients.
+        left_out: table of ``failed``.
+        failed: the scans that could not be used, each with its reason; a folder can hold several series.
     """
 
     table: Path
@@ -60,26 +60,26 @@ def next_labels(
     seed: int = 0,
     progress: Progress = silent,
 ) -> NextLabels:
-    """Choose the scans to label next: those the bundle is unsure of, unlike each other, one a patient.
+    """Choose the scans to label next: scans that the bundle is uncertain of, diverse, one per patient.
 
     Args:
-        bundle: of a finished run: its folder, or what ``load_bundle`` made of it, on a device of your choice.
+        bundle: of a finished run: its folder, or the result of ``load_bundle``, for example on another device.
         scans: a folder tree, one scan, or a table of scans (labels not needed).
         out: table to write; ``-out-of-distribution.csv``, ``-left-out.csv`` and a ``.cache`` folder are put beside it.
-        n: how many scans to choose, at least 1.
-        out_of_distribution_above: novelty in [0, 1] above which a scan is listed apart; None takes the bundle's own
-            limit for abstaining, or 0.99.
-        seed: of the drawing.
-        progress: told how far it is.
+        n: number of scans to choose, at least 1.
+        out_of_distribution_above: novelty in [0, 1] above which a scan is listed separately; None takes the bundle's
+            own limit for abstaining, or 0.99.
+        seed: of the random choice.
+        progress: reports progress.
 
     Raises:
-        UsageError: ``n`` or ``out_of_distribution_above`` out of range; a table to write is there with other columns,
-            as one that a user has labelled, or is the one that is read.
-        BundleError: no bundle there.
-        ScanNotFound: no scan there.
+        UsageError: ``n`` or ``out_of_distribution_above`` is out of range; a table to be written exists with other
+            columns, perhaps with labels that a user has added, or is the one being read.
+        BundleError: there is no bundle.
+        ScanNotFound: there is no scan.
         CohortError: the table cannot be read.
         NothingDone: no scan is left to choose from; the message says why.
-        FolderInUse: another run is at work on the table.
+        FolderInUse: another process is writing the table.
         OutputError: a table cannot be written.
     """
     if n < 1:
@@ -98,7 +98,7 @@ def next_labels(
 
 
 def _beside(out: Path) -> tuple[Path, Path]:
-    """Tables of what cannot be used, and of what is out-of-distribution."""
+    """Paths of the tables of scans that cannot be used, and of those that are out-of-distribution."""
     return out.with_name(f"{out.stem}-left-out.csv"), out.with_name(f"{out.stem}-out-of-distribution.csv")
 
 
@@ -134,7 +134,7 @@ def _choose(scans: Sequence[Unlabelled], record: BundleRecord, n: int, seed: int
 
 
 def _not_trained_on(scans: Sequence[Unlabelled], record: BundleRecord) -> list[Unlabelled]:
-    """Scans whose labels the bundle has not learned from; by patient where that is known, and by image."""
+    """Scans that the bundle was not trained on, compared by patient if known, and by image."""
     cases = tuple(Case(scan.scan, Path(scan.scan), scan.patient_in_files, None) for scan in scans)
     hashes = [scan.seen.content_hashes for scan in scans]
     seen = set(seen_in_training(record.trained_on, Cohort(cases, record.labels), hashes))

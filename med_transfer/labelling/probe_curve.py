@@ -20,11 +20,11 @@ Predict = Callable[["TrainingSubset"], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class TrainingSubset:
-    """Who is trained on and who is tested: one fold of one repeat at one size.
+    """Training and test scans of one fold of one repeat at one size.
 
     Attributes:
         repeat, size, fold: numbers from 0.
-        n_patients: to train on.
+        n_patients: number of training patients.
         train, test: boolean [scan]; no patient is in both.
     """
 
@@ -38,13 +38,13 @@ class TrainingSubset:
 
 @dataclass(frozen=True)
 class CurvePlan:
-    """Which subsets are learned from.
+    """The plan of training subsets.
 
     Attributes:
         smallest: patients in the smallest subset, of all classes together.
-        n_sizes: subsets, the largest being all patients outside the test fold.
-        repeats: each with other folds and another order of the patients.
-        n_folds: parts that are tested in turn.
+        n_sizes: number of sizes; the largest is all patients outside the test fold.
+        repeats: number of repeats, each with other folds and another order of the patients.
+        n_folds: test folds of each repeat.
         seed: of folds and orders.
     """
 
@@ -56,16 +56,16 @@ class CurvePlan:
 
 
 def training_subsets(truth: NDArray[np.bool_], patients: Sequence[str], plan: CurvePlan) -> list[TrainingSubset]:
-    """Every subset to train on: within a fold of a repeat each size holds the patients of all smaller ones.
+    """All subsets to train on; within a fold of a repeat they are nested.
 
     Args:
         truth: boolean [scan, class].
-        patients: one entry a scan.
+        patients: one entry per scan.
         plan: sizes, repeats and folds.
 
     Raises:
         UsageError: fewer patients than folds.
-        TooFewPatients: fewer patients outside a fold than the smallest subset takes.
+        TooFewPatients: fewer patients outside a fold than in the smallest subset.
     """
     names, strata = np.asarray(patients, dtype=str), patient_strata(truth, patients)
     folds = [patient_folds(truth, patients, plan.n_folds, plan.seed + repeat) for repeat in range(plan.repeats)]
@@ -88,18 +88,18 @@ def training_subsets(truth: NDArray[np.bool_], patients: Sequence[str], plan: Cu
 def probe_curve(
     features: ArrayLike, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, plan: CurvePlan
 ) -> SubsetPredictions:
-    """Every patient predicted by the probe of :func:`~med_transfer.selection.probes.linear_probe`, at every size.
+    """Predictions of all scans by the probe of :func:`~med_transfer.selection.probes.linear_probe`, at every size.
 
     Args:
-        features: of the scans [scan, feature], from a network that learned from none of them.
+        features: [scan, feature], from a network that was trained on none of the scans.
         truth: boolean [scan, class].
-        patients: one entry a scan.
+        patients: one entry per scan.
         labels: class names.
         plan: sizes, repeats and folds.
 
     Raises:
-        UsageError: features that are no finite table, or fewer patients than folds.
-        TooFewPatients: fewer patients outside a fold than the smallest subset takes.
+        UsageError: features that are not a finite table, or fewer patients than folds.
+        TooFewPatients: fewer patients outside a fold than in the smallest subset.
     """
     table = finite_table(features)
 
@@ -112,12 +112,12 @@ def probe_curve(
 def evaluate_subsets(
     predict: Predict, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, plan: CurvePlan
 ) -> SubsetPredictions:
-    """Probabilities of every scan at every size, by the models of all subsets.
+    """Predictions of all scans at every size, by the models of all subsets.
 
     Args:
-        predict: trains on a subset; probabilities [test scan, class].
+        predict: trains on a subset, and returns probabilities [test scan, class].
         truth: boolean [scan, class].
-        patients: one entry a scan.
+        patients: one entry per scan.
         labels: class names.
         plan: sizes, repeats and folds.
 
@@ -135,7 +135,7 @@ def evaluate_subsets(
 def patients_learned(
     subsets: Sequence[TrainingSubset], truth: NDArray[np.bool_], patients: Sequence[str], plan: CurvePlan
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``learned`` and ``learned_in_all`` of :class:`SubsetPredictions`, which are known before anything is measured."""
+    """``learned`` and ``learned_in_all`` of :class:`SubsetPredictions`, which follow from the subsets alone."""
     shape = (plan.repeats, 1 + max(subset.size for subset in subsets))
     learned, in_all = np.zeros((*shape, truth.shape[1])), np.zeros(shape)
     names = np.array(patients, dtype=str)

@@ -1,4 +1,4 @@
-"""What was asked and what came out of it."""
+"""Settings and result of a label budget."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ LEAST_SMALLEST = 5
 
 @dataclass(frozen=True)
 class BudgetSettings:
-    """What to ask of the learning curves.
+    """Settings of a label budget.
 
     Attributes:
         target: performance to reach, above 0 and below 1.
         measure: ``sensitivity`` of each class, or ``macro_auc`` over all.
         classes: only these; empty: all.
-        finetune: measure by real fine-tunings instead of linear probes.
-        smallest: patients in the smallest subset, of all classes together; None: 5, or two a class.
-        n_sizes: subsets, each about the same multiple of the one before.
-        repeats: with other folds and subsets; None: 10 of probes, 1 of fine-tunings.
-        multiple: of the present training patients, how far a curve is followed; above 1, at most 1000.
-        n_draws: resamples.
+        finetune: measure by fine-tuning runs instead of linear probes.
+        smallest: patients in the smallest subset, of all classes together; None: 5, or two per class if that is more.
+        n_sizes: number of subset sizes, in a geometric sequence.
+        repeats: number of repeats with other folds and subsets; None: 10 for probes, 1 for fine-tuning.
+        multiple: of the present training patients, up to which a curve is extrapolated; above 1, at most 1000.
+        n_draws: number of resamples.
         seed: of folds, subsets and resamples.
 
     Raises:
-        UsageError: a value out of range.
+        UsageError: a value is out of range.
     """
 
     target: float = 0.85
@@ -72,21 +72,22 @@ class BudgetSettings:
         return "fine-tuning" if self.finetune else "linear probe"
 
     def speaks_of(self, curve: str) -> bool:
-        """Whether a forecast of it was asked for."""
+        """Whether a forecast of this curve was asked for."""
         return not self.classes or curve in self.classes
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How many labelled patients are missing, as far as that can be said.
+    """The result of a label budget.
 
     Attributes:
-        forecasts: one a class, or one in all.
-        backbone: where the networks start from, with the file of the weights.
+        settings: that were asked for.
+        forecasts: one per class, or one in all.
+        backbone: that the networks start from, with the path of its weights if one was given.
         n_patients, n_scans: in the training folds; test scans were not used.
         n_folds, repeats: of the measurement.
+        folder: of budget.json and budget.png.
         failed: scan to the reason why it was not used.
-        folder: where budget.json and budget.png lie.
     """
 
     settings: BudgetSettings

@@ -1,4 +1,4 @@
-"""``budget.json`` for programs, ``budget.png`` for people, and one sentence a forecast."""
+"""The files of a label budget, ``budget.json`` and ``budget.png``, and one sentence per forecast."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LIMITS = (
 
 
 def write_budget(budget: Budget) -> None:
-    """Both files, into the budget's folder. Raises OutputError."""
+    """Write both files into the budget's folder. Raises OutputError."""
     write_text(budget.folder / "budget.json", json.dumps(as_record(budget), indent=2) + "\n")
     draw_curves(budget, budget.folder / "budget.png")
 
 
 def as_record(budget: Budget) -> dict:
-    """What ``budget.json`` holds."""
+    """The content of ``budget.json``."""
     asked = budget.settings
     return {
         "schema": SCHEMA,
@@ -80,7 +80,7 @@ def _points(samples: CurveSamples) -> list[dict]:
 
 
 def sentence(forecast: Forecast, measure: str) -> str:
-    """The outcome in words, with its interval; never a number beyond the multiple."""
+    """The outcome in words, with its interval; never with a number beyond the multiple."""
     what, target = measure.replace("macro_auc", "macro AUC"), f"{forecast.target:g}"
     kind = "labelled patients" if forecast.name == ALL_CLASSES else "labelled patients of this class"
     head = f"{forecast.name}: "
@@ -102,7 +102,7 @@ def sentence(forecast: Forecast, measure: str) -> str:
 
 
 def _limits(forecast: Forecast) -> str:
-    """Rounded outwards, so that the number, which is rounded too, does not leave them by that."""
+    """The interval in words, rounded outwards so that it still contains the rounded number."""
     low, high = forecast.interval or (None, None)
     beyond = f"more than {forecast.multiple:g} times those at hand"
     return f"{beyond if low is None else _rounded_down(low)} to {beyond if high is None else _rounded_up(high)}"
@@ -116,7 +116,7 @@ def _how_surely(forecast: Forecast, low: float) -> str:
 
 
 def _rounded_up(number: int) -> int:
-    """Two digits: a forecast is no more exact than that."""
+    """Round up to two significant digits, as a forecast is not more precise than that."""
     return -_rounded_down(-number)
 
 

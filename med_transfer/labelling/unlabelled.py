@@ -1,4 +1,4 @@
-"""Scans without labels, as a bundle sees them: probabilities, novelty and features, each worked out once.
+"""A bundle's probabilities, novelty and features of unlabelled scans, computed once and cached.
 
 ::
 
@@ -34,14 +34,14 @@ _RECORDED = ("novelty", "content_hashes", "series_uid", "study_uid")
 
 @dataclass(frozen=True)
 class SeenScan:
-    """What a bundle makes of a scan.
+    """A bundle's outputs for a case.
 
     Attributes:
-        features: of all fold models, joined [feature].
-        probabilities: calibrated [class].
+        features: of all fold models, joined, [feature].
+        probabilities: calibrated, [class].
         novelty: in [0, 1].
         content_hashes: of the voxels of each of its scans.
-        series_uid, study_uid: empty where the format has none.
+        series_uid, study_uid: empty if the format has none.
     """
 
     features: NDArray[np.float32]
@@ -57,8 +57,10 @@ class Unlabelled:
     """A scan that could be labelled.
 
     Attributes:
-        patient: as the table says, or a number that this call gave.
-        patient_in_files: the identifier to compare with the bundle's hashes; written nowhere.
+        scan: its path.
+        patient: as in the table, or a pseudonym that is made here.
+        patient_in_files: the identifier to compare with the bundle's hashes; it is never written.
+        seen: the bundle's outputs.
     """
 
     scan: str
@@ -70,10 +72,10 @@ class Unlabelled:
 def see_scans(
     predictor: Predictor, items: Sequence[ScanToPredict], cache: Path, progress: Progress
 ) -> tuple[list[Unlabelled], list[Prediction]]:
-    """Every scan that the bundle can use, in the order of ``items``, and the others with their reasons.
+    """Read all scans and run the bundle on them; returns the usable ones, in order, and the others with their reasons.
 
-    Scans of a folder are told apart by PatientID, then by StudyInstanceUID, and where there is neither, each counts as
-    a patient of its own.
+    Patients of scans in a folder are identified by PatientID, else by StudyInstanceUID; with neither, each scan counts
+    as a separate patient.
     """
     usable, failed = [], []
     pseudonyms: dict[str, str] = {}
