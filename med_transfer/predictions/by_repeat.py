@@ -1,4 +1,4 @@
-"""``predictions_by_repeat.csv``: of a repeated cross-validation, what each repeat said of each scan."""
+"""``predictions_by_repeat.csv``: predictions of each scan in each repeat of a repeated cross-validation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ _BEFORE = ("scan", "series_uid", "repeat", "fold", "predicted")
 
 
 class OfRepeat(NamedTuple):
-    """One scan in one repeat, counted from 1: the fold that it was left out of, counted from 0, and what was said."""
+    """Prediction of one scan in one repeat.
+
+    Attributes:
+        repeat: from 1.
+        fold: in which the scan was held out, from 0.
+        probabilities: in the order of the class names, in [0, 1].
+    """
 
     scan: str
     series_uid: str
@@ -28,14 +34,18 @@ class OfRepeat(NamedTuple):
 
 
 def write_by_repeat(path: Path, names: Sequence[str], rows: Iterable[OfRepeat]) -> None:
-    """Probabilities in the order of ``names``. Raises OutputError."""
+    """Write the file; each row's probabilities are in the order of ``names``. Raises OutputError."""
     lines = [csv_line([*_BEFORE, *(f"p_{name}" for name in names)])]
     lines += [csv_line([*row[:-1], *map(repr, row.probabilities)]) for row in rows]
-    write_bytes(path, "".join(lines).encode("utf-8", "surrogateescape"))  # a file name need not be valid UTF-8
+    write_bytes(path, "".join(lines).encode("utf-8", "surrogateescape"))  # file names need not be UTF-8
 
 
 def read_by_repeat(path: Path, names: Sequence[str]) -> list[OfRepeat]:
-    """Raises UsageError: the file cannot be read, is damaged or is of other classes."""
+    """Read the file.
+
+    Raises:
+        UsageError: the file cannot be read, is damaged, or has other classes than ``names``.
+    """
     try:
         text = path.read_bytes().decode("utf-8", "surrogateescape")
         header, *records = [[csv_cell(cell) for cell in record] for record in csv.reader(io.StringIO(text, newline=""))]

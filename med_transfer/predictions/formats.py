@@ -1,4 +1,4 @@
-"""``predictions.csv`` again, as Parquet or as a sheet of Excel, with numbers as numbers."""
+"""Convert ``predictions.csv`` to Parquet or Excel, with typed columns."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from med_transfer.predictions.table import read_cells
 
 TableFormat = Literal["parquet", "xlsx"]
 _PACKAGES: dict[TableFormat, str] = {"parquet": "pyarrow", "xlsx": "openpyxl"}
-_MOST_ROWS = 1_048_575  # of a sheet, below its header
+_MOST_ROWS = 1_048_575  # of an Excel sheet, without the header
 
 
 def known_formats(names: Sequence[str]) -> list[TableFormat]:
-    """Those that can be written here. Raises UsageError for another one, MissingExtra."""
+    """The requested formats, without duplicates. Raises UsageError for an unknown one, MissingExtra."""
     if unknown := [name for name in names if name not in _PACKAGES]:
         raise UsageError(f"format {unknown[0]!r}", where="--also", expected=" or ".join(_PACKAGES))
     known: list[TableFormat] = [kind for kind in _PACKAGES if kind in names]
@@ -27,7 +27,7 @@ def known_formats(names: Sequence[str]) -> list[TableFormat]:
 
 
 def require_format(kind: TableFormat) -> Any:
-    """The package that writes it. Raises MissingExtra."""
+    """Import the package that writes a format. Raises MissingExtra."""
     try:
         return importlib.import_module(_PACKAGES[kind])
     except ImportError as error:
@@ -35,7 +35,13 @@ def require_format(kind: TableFormat) -> Any:
 
 
 def write_table_as(kind: TableFormat, table: Path) -> Path:
-    """Beside the table, under its name. Raises MissingExtra, UsageError (no table), OutputError."""
+    """Write a table in another format, beside it under the same name; returns the path.
+
+    Raises:
+        MissingExtra: the package that writes the format is not installed.
+        UsageError: not a prediction table.
+        OutputError: the file cannot be written, or has too many rows for Excel.
+    """
     header, *rows = read_cells(table)
     package, out = require_format(kind), table.with_suffix(f".{kind}")
     values = [[_value(name, cell) for name, cell in zip(header, row, strict=True)] for row in rows]
@@ -52,7 +58,7 @@ def _value(column: str, cell: str) -> str | float | bool | None:
         return cell == "true"
     if column in ("novelty", "seconds") or column.startswith(("p_", "fused_p_")):
         return float(cell) if cell else None
-    return printable(cell)  # what is no Unicode, or commands a terminal, is written out
+    return printable(cell)  # escapes invalid Unicode and terminal control characters
 
 
 def _write_parquet(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -73,6 +79,6 @@ def _write_sheet(package: Any, path: Path, header: Sequence[str], rows: Sequence
         cells = [cell_of(sheet, value=value) for value in row]
         for cell, value in zip(cells, row, strict=True):
             if isinstance(value, str):
-                cell.data_type = "s"  # a text that begins with = is no formula
+                cell.data_type = "s"  # text that begins with = is not a formula
         sheet.append(cells)
     book.save(path)

@@ -1,4 +1,4 @@
-"""The names of the classes, their order, and how labels become arrays."""
+"""Class names, their order, and the conversion of labels to arrays."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from med_transfer.errors import CohortError, printable
 class Labels:
     """Class names in the order of the network's outputs.
 
-    ``multilabel`` means that a scan can have any number of the findings (sigmoid outputs); otherwise a
-    scan has exactly one class (softmax).
+    With ``multilabel``, a scan can have any number of findings (sigmoid outputs); otherwise it has exactly one class
+    (softmax).
+
+    Raises:
+        CohortError: duplicate names, names that a table cannot hold, or too few classes.
     """
 
     names: tuple[str, ...]
@@ -45,14 +48,18 @@ class Labels:
         return len(self.names)
 
     def index(self, name: str) -> int:
-        """Position of a class. Raises CohortError for a name that is not a class."""
+        """Index of a class. Raises CohortError for an unknown name."""
         try:
             return self.names.index(name)
         except ValueError:
             raise CohortError(f"unknown class {name!r}", expected=f"one of {', '.join(self.names)}") from None
 
     def one_hot(self, truth: Sequence[str | Iterable[str]]) -> NDArray[np.bool_]:
-        """Boolean [scan, class]; one class name a scan, or with ``multilabel`` the findings present."""
+        """Boolean array [scan, class] from one class name per scan, or with ``multilabel`` its findings.
+
+        Raises:
+            CohortError: an unknown name.
+        """
         table = np.zeros((len(truth), len(self)), dtype=bool)
         for row, entry in enumerate(truth):
             for name in [entry] if isinstance(entry, str) else entry:
@@ -61,5 +68,5 @@ class Labels:
 
 
 def _can_be_written(name: str) -> bool:
-    """Whether a table, a log line and a terminal give the name back as it is."""
+    """Whether tables, logs and terminals show the name unchanged."""
     return name == " ".join(printable(name).split()) and ";" not in name and name not in ("", "{}")

@@ -1,4 +1,4 @@
-"""Beside a growing ``predictions.csv``: who made its rows, and what each was made from.
+"""The file beside a growing ``predictions.csv`` that records what each row was made from, and by what.
 
 ::
 
@@ -7,7 +7,7 @@
                                 with "reason": the row's, in parts, for a page in another language;
                                 with "from" empty and "tried": what the next run tries again
 
-A row counts as done only where it was made from what is there now; a line that a kill took away costs one scan.
+A row is done only if its files are unchanged since. If a kill cuts off a line, one scan is predicted again.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from med_transfer.errors import UsageError
 from med_transfer.errors.sentence import Sentence, parts, whole
 
 _SUFFIX = ".origins.jsonl"
-RETRIED = ""  # made from nothing that holds: the scan is tried again
+RETRIED = ""  # key of a row that is never done: the scan is tried again
 _SCHEMA = 1
 _Line = dict[str, Any]
 _ANOTHER = {
     "bundle": "another bundle",
     "scans": "other scans",
     "version": "another version of this program",
-    "device": "another device",  # whose last digits are others
+    "device": "another device",  # its results differ in the last digits
 }
 
 
 class RowOrigins:
-    """Which rows of a table need not be made again.
+    """Keeps track of the rows of a table that need not be predicted again.
 
     Args:
-        table: the table; the file lies beside it.
-        rows: the lines that it holds.
-        made_by: hash of the bundle, of the place of the scans, and the version; the device.
+        table: the table; the file of origins is beside it.
+        rows: the table's lines.
+        made_by: hashes of the bundle and of the scans' location, the version, and the device.
 
     Attributes:
-        tried: keys of what has a row already, of an attempt that is made again.
+        tried: keys of rows that record a failed attempt, to be repeated.
 
     Raises:
-        UsageError: the table's rows were made by something else, or nothing says by what.
+        UsageError: the rows were made by something else, or it is unknown by what.
         OutputError: the file cannot be written.
     """
 
@@ -67,14 +67,14 @@ class RowOrigins:
         self._write([line for found in self._done.values() for line in found])
 
     def take(self, key: str) -> bool:
-        """Whether there is a row made from just this; it is used up, so that equal cases get a row each."""
+        """Whether a row with this key is done; the row is used up, so that equal cases need a row each."""
         if not self._done[key]:
             return False
         self._kept.append(self._done[key].pop())
         return True
 
     def add(self, key: str, row: bytes, reason: str = "", *, again: bool = False) -> None:
-        """Note what a new row was made from, its reason, and whether the next run tries again. Raises OutputError."""
+        """Record a new row's key, its reason, and whether the next run tries the scan again. Raises OutputError."""
         line: _Line = {"from": RETRIED, "tried": key} if again else {"from": key}
         line["row"] = digest(row)
         if isinstance(reason, Sentence):
@@ -87,7 +87,7 @@ class RowOrigins:
             raise output_error(self.path, error) from error
 
     def finish(self) -> Counter[str]:
-        """Forget the rows that nobody asked for; the digests of all others. Raises OutputError."""
+        """Drop rows that this run neither took nor added; returns the digests of the others. Raises OutputError."""
         self._write(self._kept)
         return Counter(line["row"] for line in self._kept)
 
@@ -96,23 +96,23 @@ class RowOrigins:
 
 
 def on_one_line(text: str) -> str:
-    """As a row has it."""
+    """Text with whitespace normalised, as in a row."""
     return " ".join(text.split())
 
 
 def digest(row: bytes) -> str:
-    """What a row is known by."""
+    """Hash that identifies a row, 24 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(row).hexdigest()[:24]
 
 
 def reasons_of(table: Path) -> dict[str, Any]:
-    """The reasons of a table's rows, by their text, as sentences that can be said in another language."""
+    """Reasons of a table's rows as sentences that can be translated, by their text."""
     reasons = (whole(line["reason"]) for line in _read(table.with_suffix(_SUFFIX))[1:] if "reason" in line)
     return {on_one_line(str(reason)): reason for reason in reasons}
 
 
 def _read(path: Path) -> list[dict]:
-    """The whole lines; a last one that a kill cut off is dropped. A file of something else counts as none."""
+    """The complete lines of the file, without one cut off by a kill; empty if it is missing or something else."""
     try:
         content = path.read_bytes()
         lines = [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]

@@ -1,4 +1,4 @@
-"""The record of one scan's prediction: what the predictor gives and what evaluation and results read."""
+"""The record of one scan's prediction, which inference produces and evaluation reads."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Status = Literal["ok", "rejected", "failed"]
 
 @dataclass(frozen=True)
 class SimilarCase:
-    """A development scan that a bundle shows beside a new one.
+    """A development scan of a bundle that is similar to a new one.
 
     Attributes:
         number: of the case in the bundle.
         label: its class, or its findings joined by ``;``.
-        similarity: cosine between the networks' features of the two, in [-1, 1].
+        similarity: cosine similarity of the network's features of the two scans, in [-1, 1].
     """
 
     number: int
@@ -26,26 +26,26 @@ class SimilarCase:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One scan, one answer, or the reason why there is none.
+    """The prediction for one scan, or the reason why there is none.
 
     Attributes:
         scan: path as the user gave it, relative to the folder or table it came from.
         status: ``ok``; ``rejected`` (geometry verdict); ``failed`` (could not be read or predicted).
-        reason: one line; when ``ok`` why there is no fused prediction, what was repaired, and remarks on the scan.
+        reason: one line; if ``ok``, why there is no fused prediction, what was repaired, and remarks on the scan.
         probabilities: class name to calibrated probability in [0, 1]; empty unless ``ok``.
-        fused: the same with what else is known of the scan; empty without a fusion, or when its inputs are missing.
-        predicted: the network's own class at the bundle's operating point; findings joined by ``;`` when multi-label.
-        prediction_set: classes that the network cannot rule out, joined by ``;``; ``{}`` when it rules out all; empty
-            when the bundle makes no sets. See :class:`med_transfer.model.calibration.PredictionSets`.
-        abstained: the scan lies outside what the model was trained on: its novelty is above the bundle's limit, or a
-            fact of it outside of the input envelope.
+        fused: fused probabilities by class name; empty without a fusion model, or if its inputs are missing.
+        predicted: the network's own class at the bundle's operating point; findings joined by ``;`` if multi-label.
+        prediction_set: classes that the network cannot rule out, joined by ``;``; ``{}`` if it rules out all; empty if
+            the bundle makes no sets. See :class:`med_transfer.model.calibration.PredictionSets`.
+        abstained: the scan is unlike the training data: its novelty is above the bundle's limit, or one of its facts
+            is outside the input envelope.
         abstained_because: codes of the reasons, joined by ``;``: ``novelty``, ``outside_<fact>``; ``reason`` says them.
-        novelty: share of training scans that lie nearer to the training data than this one, in [0, 1].
+        novelty: share of training scans that are nearer to the training data than this one, in [0, 1].
         seconds: wall time spent on this scan.
-        problem: ``reason`` without the scan's place; equal ones count together. Only in memory.
-        found: the first words of ``problem``: what was wrong, without what was expected and what to do.
-        facts: of the scan, which the input envelope was asked about; only in memory.
-        similar: the development scans that are most like it, where the bundle has some to show; only in memory.
+        problem: ``reason`` without the scan's path, so that equal problems can be counted; only in memory.
+        found: the first part of ``problem``: what was wrong, without what was expected and what to do.
+        facts: properties of the scan checked against the input envelope; only in memory.
+        similar: the most similar development scans, if the bundle has any to show; only in memory.
     """
 
     scan: str

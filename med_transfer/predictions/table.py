@@ -1,4 +1,4 @@
-"""``predictions.csv``: one row a scan, written as it goes, resumed after a kill."""
+"""``predictions.csv``: one row per scan, written incrementally, resumed after a kill."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ _STATUSES = get_args(Status)
 class PredictionTable:
     """Rows of a growing ``predictions.csv``.
 
-    Opening an existing file resumes it: a last line that a kill cut off is dropped; what of the rest still holds is
-    told by :mod:`med_transfer.predictions.origins`. ``finish`` sorts the rows, so that a resumed run ends with the file
-    of an uninterrupted one (but for ``seconds``). With ``fused`` each class has a second column, ``fused_p_<class>``.
-    A cell that a spreadsheet would take for a formula is written with an apostrophe before it, and read without.
+    Opening an existing file resumes it: a last line cut off by a kill is dropped, and
+    :mod:`med_transfer.predictions.origins` decides which rows are still valid. ``finish`` sorts the rows, so that a
+    resumed run gives the same file as an uninterrupted one, except for ``seconds``. With ``fused``, each class has a
+    second column, ``fused_p_<class>``. A cell that a spreadsheet would run as a formula is written with a leading
+    apostrophe, which is removed on reading.
 
     Raises:
-        OutputError: the file cannot be written. What was written before stays valid.
-        UsageError: the file there is not a prediction table of these classes.
+        OutputError: the file cannot be written; rows written before stay valid.
+        UsageError: the existing file is not a prediction table of these classes.
     """
 
     def __init__(self, path: Path, labels: Labels, *, fused: bool = False) -> None:
@@ -53,11 +54,11 @@ class PredictionTable:
 
     @property
     def lines(self) -> list[bytes]:
-        """The rows as they stand in the file."""
+        """The rows as encoded in the file."""
         return [_line(row) for row in self._rows]
 
     def append(self, prediction: Prediction) -> bytes:
-        """Write one row, be sure that it is on the disk, and give it. Raises OutputError, UsageError (other class)."""
+        """Write one row, flush it to disk, and return its line. Raises OutputError, UsageError (unknown class)."""
         row = _row(prediction, self._names, self._fused)
         line = _line(row)
         size = os.fstat(self._file.fileno()).st_size
@@ -66,13 +67,13 @@ class PredictionTable:
                 raise OSError(28, "No space left on device")
             os.fsync(self._file.fileno())
         except OSError as error:
-            self._file.truncate(size)  # no half line for the next row to join
+            self._file.truncate(size)  # remove the partial line, which the next row would continue
             raise output_error(self.path, error) from error
         self._rows.append(row)
         return line
 
     def finish(self, kept: Counter[str] | None = None) -> None:
-        """Sort the rows by scan and series, and close; ``kept``: those of these digests alone. Raises OutputError."""
+        """Sort the rows by scan and series, and close; ``kept`` limits them to these digests. Raises OutputError."""
         self.close()
         rows = sorted(self._rows, key=_place)
         if kept is not None:
@@ -81,7 +82,7 @@ class PredictionTable:
         _write(self.path, _columns(self._names, self._fused), rows)
 
     def close(self) -> None:
-        """Close the file; the rows stay in the order in which they came."""
+        """Close the file; the rows stay in the order of writing."""
         self._file.close()
 
     def __enter__(self) -> PredictionTable:
@@ -94,20 +95,20 @@ class PredictionTable:
 
     @staticmethod
     def load(path: Path) -> list[Prediction]:
-        """The rows of a table, of whatever classes; a reason is a sentence where the file beside the table has parts.
+        """Load the rows of a table with any classes; reasons are sentences if the file of origins has their parts.
 
         Raises:
-            UsageError: a file that is not a whole table.
+            UsageError: not a complete table.
         """
         header, *cells = _whole_cells(Path(path))
         return _with_sentences(_predictions(Path(path), header, cells), Path(path))
 
 
 def merge_tables(tables: Sequence[Path]) -> tuple[bytes, list[Prediction]]:
-    """The rows of several tables as one, as it is written, in the order of a finished one; and table by table.
+    """Merge tables: the encoded table, in the order of a finished one; and the predictions, table by table.
 
     Raises:
-        UsageError: one is no whole table, or of other classes than the first.
+        UsageError: one is not a complete table, or has other columns than the first.
     """
     headers, cells, rows = [], [], []
     for table in tables:
@@ -122,7 +123,7 @@ def merge_tables(tables: Sequence[Path]) -> tuple[bytes, list[Prediction]]:
 
 
 def read_cells(table: Path) -> list[list[str]]:
-    """Header and rows, cell by cell. Raises UsageError for a file that is not a whole table."""
+    """Header and rows as cells. Raises UsageError if the file cannot be read as CSV."""
     return _with_sets(_records(table))
 
 
@@ -131,7 +132,7 @@ def _place(row: Sequence[str]) -> tuple[str, str, Sequence[str]]:
 
 
 def why_abstained(predictions: Sequence[Prediction]) -> dict[str, int]:
-    """Code of a reason to abstain to the number of predictions that have it, the most frequent first."""
+    """Number of predictions by code of the reason to abstain, the most frequent first."""
     codes = Counter(code for one in predictions for code in one.abstained_because.split(";") if code)
     return dict(codes.most_common())
 
@@ -170,7 +171,7 @@ def _encode(rows: Sequence[Sequence[str]]) -> bytes:
 
 
 def _line(row: Sequence[str]) -> bytes:
-    return csv_line(row).encode("utf-8", "surrogateescape")  # a file name need not be valid UTF-8
+    return csv_line(row).encode("utf-8", "surrogateescape")  # file names need not be UTF-8
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -186,12 +187,12 @@ def _read(path: Path, names: Sequence[str], fused: bool) -> list[Prediction]:
 
 
 def _whole_cells(path: Path) -> list[list[str]]:
-    """Header and rows, with the columns of today."""
+    """Header and rows, with columns added that older tables lack."""
     return _with_reasons(_with_sets(_records(path)))
 
 
 def _predictions(path: Path, header: list[str], rows: Sequence[list[str]]) -> list[Prediction]:
-    """Of whatever classes, fused or not, the header tells of."""
+    """Predictions with the classes that the header names, fused or not."""
     of_classes = header[len(_BEFORE) : -len(_AFTER)]
     fused = any(column.startswith(_FUSED) for column in of_classes)
     plain = of_classes[: len(of_classes) // 2] if fused else of_classes
@@ -211,13 +212,13 @@ def _other_columns(path: Path, header: Sequence[str], expected: str) -> UsageErr
 
 
 def _with_sentences(rows: list[Prediction], table: Path) -> list[Prediction]:
-    """The rows with each reason as a sentence, where the file beside the table has its parts."""
+    """Replace reasons by sentences if the file of origins has their parts."""
     reasons = reasons_of(table)
     return [replace(row, reason=reasons[row.reason]) if row.reason in reasons else row for row in rows]
 
 
 def _with_sets(records: list[list[str]]) -> list[list[str]]:
-    """A table from before there were prediction sets gets an empty column of them."""
+    """Add an empty column to a table written before prediction sets existed."""
     place = _BEFORE.index(_SETS)
     if records[0][:place] == list(_BEFORE[:place]) and records[0][place : place + 1] != [_SETS]:
         cells = (_SETS, *("" for _ in records[1:]))
@@ -226,7 +227,7 @@ def _with_sets(records: list[list[str]]) -> list[list[str]]:
 
 
 def _with_reasons(records: list[list[str]]) -> list[list[str]]:
-    """A table from before abstention told its reasons gets an empty column of them."""
+    """Add an empty column to a table written before abstentions had reasons."""
     if _WHY in records[0] or records[0][-3:] != ["abstained", "novelty", "seconds"]:
         return records
     cells = (_WHY, *("" for _ in records[1:]))
@@ -234,7 +235,7 @@ def _with_reasons(records: list[list[str]]) -> list[list[str]]:
 
 
 def _records(path: Path) -> list[list[str]]:
-    """Header and whole rows; a last row without its line's end, or with too few values, was cut off by a kill."""
+    """Header and complete rows, without a last one that was cut off by a kill (no line end, or too few values)."""
     try:
         content = path.read_bytes()
     except OSError as error:
