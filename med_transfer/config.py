@@ -1,7 +1,7 @@
-"""The only reader of YAML: a file and ``key=value`` overrides become one validated config.
+"""Read YAML: combine a file and ``key=value`` overrides into one validated config, for any pydantic model.
 
-Works for every pydantic model and knows none of them. Scalars follow YAML 1.2's core rules, so that
-``1e-4`` is a number, and ``no``, ``010`` and ``2024-01-01`` stay the text that was typed.
+No other module reads YAML. Scalars follow the core schema of YAML 1.2, so that ``1e-4`` is a number, and ``no``,
+``010`` and ``2024-01-01`` remain text.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from med_transfer.errors.sentence import few
 log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
-MISSING = object()  # what is no value of a config
+MISSING = object()  # marks an absent key, since None is a value
 _NO_SUCH_KEY = "no such key"
 
 _SCALARS = (
@@ -46,7 +46,7 @@ class StrictModel(BaseModel):
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict = {}  # noqa: RUF012  PyYAML's own way to declare them
+    yaml_implicit_resolvers: dict = {}  # noqa: RUF012  declared as PyYAML does
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = set()
@@ -59,7 +59,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    yaml_implicit_resolvers: dict = {}  # noqa: RUF012  the loader's, so that text that looks like a number is quoted
+    yaml_implicit_resolvers: dict = {}  # noqa: RUF012  as in the loader, so that text that looks like a number is quoted
 
 
 for _tag, _pattern, _first in _SCALARS:
@@ -70,20 +70,22 @@ for _tag, _pattern, _first in _SCALARS:
 def load_config(
     model: type[Model], path: Path | None, overrides: Sequence[str] = (), *, base: Mapping[str, Any] | None = None
 ) -> Model:
-    """Read a config.
+    """Read and validate a config.
+
+    A model may define ``renamed_keys``, old to new dotted names, which are accepted with a warning; ``upgrade``, a
+    function that changes older values in place; and ``short_forms``, section to key, for which ``section: word`` means
+    ``section: {key: word}``. If an override chooses another word for such a section, only settings that both kinds have
+    are kept from the file.
 
     Args:
         model: the pydantic model; it should forbid extra keys.
-        path: a YAML file; None starts from the model's defaults. Old names of keys, in the model's ``renamed_keys``,
-            are taken with a warning that says the new one; what needs more than a new name its ``upgrade`` does. Where
-            its ``short_forms`` has a section, a word is short for the section with that word under the key given there;
-            where ``overrides`` choose another word, only settings that both have are kept from the file.
+        path: a YAML file; None to start from ``base``.
         overrides: ``section.key=value`` with the value in YAML, applied in order over the file.
-        base: sections to start from where there is no file; None: the model's defaults.
+        base: values to start from if there is no file; None for the model's defaults.
 
     Raises:
-        UnknownKey: a key that no model has; names the nearest one.
-        ConfigError: missing file, YAML syntax, a key twice, a value of the wrong type or out of range.
+        UnknownKey: a key that the model does not have; names the nearest one.
+        ConfigError: a missing file, invalid YAML, a duplicate key, or a value of the wrong type or out of range.
     """
     values = copy.deepcopy(dict(base or {})) if path is None else _read(Path(path))
     short_forms = getattr(model, "short_forms", {})
@@ -101,11 +103,11 @@ def load_config(
 
 
 def given_config(model: type[Model], config: object, overrides: Sequence[str] = ()) -> Model:
-    """What a caller in Python gives: a config as it is, or the path of a file or None with overrides.
+    """The config passed by a Python caller: a config itself, or the path of a file or None, with overrides.
 
     Raises:
-        UsageError: overrides beside a config, which they would not reach, or something else than these.
-        UnknownKey, ConfigError: as :func:`load_config`.
+        UsageError: overrides together with a config, to which they would not apply, or a value of another type.
+        UnknownKey, ConfigError: see :func:`load_config`.
     """
     if isinstance(config, model):
         if overrides:
@@ -125,31 +127,31 @@ def given_config(model: type[Model], config: object, overrides: Sequence[str] = 
 
 
 def refuse_mistyped(model: type[BaseModel], overrides: Sequence[str]) -> None:
-    """Refuse what is wrong with overrides whatever they will lie over; what they contradict shows when they do.
+    """Check overrides before the config that they apply to is known; conflicts with it are found when it is loaded.
 
     Raises:
-        UnknownKey: a key that no model has.
-        ConfigError: no ``key=value``, YAML syntax, a value of the wrong type or out of range.
+        UnknownKey: a key that the model does not have.
+        ConfigError: not ``key=value``, invalid YAML, or a value of the wrong type or out of range.
     """
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # of a key's new name the loading will tell
+    logging.disable(logging.WARNING)  # loading will warn of renamed keys
     try:
         load_config(model, None, overrides)
     except ConfigError as error:
-        if error.expected or error.found == _NO_SUCH_KEY:  # an option of another strategy has neither
+        if error.expected or error.found == _NO_SUCH_KEY:  # a key of another strategy has neither
             raise
     finally:
         logging.disable(before)
 
 
 def dump_config(model: BaseModel, path: Path) -> None:
-    """Write a config, every default spelled out, so that ``load_config`` gives an equal one. Raises OutputError."""
+    """Write a config with all defaults, so that ``load_config`` returns an equal one. Raises OutputError."""
     text = yaml.dump(model.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     write_text(path, text)
 
 
 def as_typed(value: Any) -> str:
-    """A value on one line as it stands behind its key in a config, so that reading it gives the same."""
+    """A value as one line of YAML, which :func:`parse` reads back as the same value."""
     text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
     return text.removesuffix("\n").removesuffix("\n...")
 
@@ -169,7 +171,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def parse(text: str, where: str) -> Any:
-    """The value of YAML text. Raises ConfigError, naming where it stands."""
+    """Parse YAML text. Raises ConfigError, which names the line.
+
+    Args:
+        text: YAML.
+        where: the source to name in an error.
+    """
     try:
         return yaml.load(text, Loader=_Loader)
     except ConfigError as error:
@@ -182,7 +189,7 @@ def parse(text: str, where: str) -> Any:
 
 
 def _apply(values: dict[str, Any], override: str, short_forms: Mapping[str, str]) -> str:
-    """Set one ``section.key=value`` in place; returns the dotted key."""
+    """Apply one ``section.key=value`` in place; returns the dotted key."""
     dotted, equals, text = override.partition("=")
     parts = [part.strip() for part in dotted.split(".")]
     if not equals or not all(parts):
@@ -205,7 +212,7 @@ def _apply(values: dict[str, Any], override: str, short_forms: Mapping[str, str]
 def _drop_settings_of_another(
     values: dict[str, Any], section: str, key: str, model: type[BaseModel], overrides: Sequence[str]
 ) -> None:
-    """Take out of a file's section what the kind that an override names does not have."""
+    """Remove settings of a file's section that the kind chosen by an override does not have."""
     words = [override.partition("=")[2].strip() for override in overrides if override.partition("=")[0] == section]
     settings, annotation = _value_at(values, section), _annotation_at(model, section)
     kinds = {kind.model_fields[key].default: kind for kind in _models_in(annotation) if key in kind.model_fields}
@@ -224,7 +231,7 @@ def _annotation_at(model: type[BaseModel], dotted: str) -> Any:
 
 
 def _rename_keys(values: dict[str, Any], renamed: Mapping[str, str]) -> None:
-    """Move what stands under an old name in place; a key under both names is left for the model to refuse."""
+    """Move values from old to new keys in place; if both are given, the model refuses the old one later."""
     for old, new in renamed.items():
         if _value_at(values, new) is None and (value := take(values, old)) is not MISSING:
             log.warning("config key %s is now called %s", old, new)
@@ -238,7 +245,7 @@ def _value_at(values: Any, dotted: str) -> Any:
 
 
 def take(values: dict[str, Any], dotted: str) -> Any:
-    """Remove and return what stands under a dotted key, or ``MISSING``; a section that is empty then goes too."""
+    """Remove and return the value of a dotted key, or ``MISSING``; sections that become empty are removed, too."""
     parents, _, last = dotted.rpartition(".")
     section = _value_at(values, parents)
     if not isinstance(section, dict) or last not in section:
@@ -250,7 +257,7 @@ def take(values: dict[str, Any], dotted: str) -> Any:
 
 
 def put(values: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set what stands under a dotted key, in sections that are made where there are none."""
+    """Set the value of a dotted key; missing sections are created."""
     *parents, last = dotted.split(".")
     for part in parents:
         values = values.setdefault(part, {})
@@ -260,7 +267,7 @@ def put(values: dict[str, Any], dotted: str, value: Any) -> None:
 def _explain(
     error: ValidationError, model: type[BaseModel], values: dict, path: Path | None, overridden: Sequence[str]
 ) -> ConfigError:
-    """The first problem in full and the others by key; unknown keys first, they often explain the rest."""
+    """Explain the first problem and name the keys of the others; unknown keys first, as they may cause the rest."""
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
     first, *others = problems
     key = _dotted(first["loc"], values)
@@ -271,7 +278,7 @@ def _explain(
     action = f"Look also at {few(also, 5)}" if also else ""
     if first["type"] == "extra_forbidden":
         known = list(dict.fromkeys(_known_keys(model)))
-        if key in known:  # of another section of a union; the location holds which one this is
+        if key in known:  # known in another member of a union; the location says which one this is
             return UnknownKey(f"no such key with {first['loc'][-2]}", where=where, action=action)
         near = _nearest(key, known)
         return UnknownKey(_NO_SUCH_KEY, where=where, expected=f"{near} perhaps" if near else "", action=action)
@@ -290,7 +297,7 @@ def _found(problem: ErrorDetails) -> str:
 
 
 def _lacks_an_element(problem: ErrorDetails) -> bool:
-    """A list shorter than the model wants; pydantic calls its first absent element a missing field."""
+    """Whether a list is too short; pydantic reports its first absent element as a missing field."""
     return problem["type"] == "missing" and isinstance(problem["loc"][-1], int)
 
 
@@ -312,7 +319,7 @@ def _expected(problem: ErrorDetails) -> str:
 
 
 def _dotted(location: tuple[int | str, ...], values: Any) -> str:
-    """Pydantic's location without the tags that it adds for unions: only what the user wrote."""
+    """Pydantic's location without the tags that it adds for unions, as a dotted key."""
     parts = []
     for part in location[:-1]:
         if _holds(values, part):
@@ -334,7 +341,7 @@ def _known_keys(model: type[BaseModel], prefix: str = "", inside: tuple[type, ..
         key = prefix + (field.alias or name)
         yield key
         for section in _models_in(field.annotation):
-            if section not in (*inside, model):  # a model that holds itself would never end
+            if section not in (*inside, model):  # a recursive model would never end
                 yield from _known_keys(section, f"{key}.", (*inside, model))
 
 
@@ -347,9 +354,9 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _nearest(key: str, keys: Sequence[str]) -> str:
-    """The known key most like this one by its last word, then as a whole; empty when nothing is alike.
+    """The known key most similar to this one, by its last part, then as a whole; empty if none is similar.
 
-    A key that exists in other sections gives all of them.
+    If other sections have a key of this name, all of those are returned.
     """
     leaf = key.rpartition(".")[2]
     elsewhere = [candidate for candidate in keys if candidate.rpartition(".")[2] == leaf]

@@ -1,4 +1,4 @@
-"""What the program takes of the machine: its cores, and memory that stays with the process."""
+"""The program's use of the machine: number of cores, threads, and memory kept by the process."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import os
 import platform
 from pathlib import Path
 
-_CONTROL_GROUP = Path("/sys/fs/cgroup")  # the container's own
+_CONTROL_GROUP = Path("/sys/fs/cgroup")  # of this container
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def cores() -> int:
-    """That this process may use: by its affinity, and by the quota of its container, part of a core counted as one.
+    """Number of cores that this process may use, by its affinity and its container's CPU quota, rounded up.
 
     Source: Linux, control groups, CPU bandwidth (``cpu.max``; version 1: ``cpu.cfs_quota_us``).
     """
@@ -25,19 +25,19 @@ def cores() -> int:
 
 def _quota() -> int | None:
     for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
-        with contextlib.suppress(OSError, ValueError):  # another system, or "max": none
+        with contextlib.suppress(OSError, ValueError):  # another system, or no quota ("max")
             microseconds, period = map(int, " ".join((_CONTROL_GROUP / name).read_text() for name in files).split())
             return max(1, math.ceil(microseconds / period)) if microseconds > 0 else None
     return None
 
 
 def settle_threads() -> None:
-    """Let a network's threads be no more than the :func:`cores`, and sleep when they wait; before torch is loaded.
+    """Limit OpenMP to :func:`cores` threads in a container, and shorten its busy-waiting. Call it before loading torch.
 
-    OpenMP counts the cores of the machine: in a container that may use two of 64, it starts 64 threads. And they wait
-    for each other by spinning for a millisecond, which on cores that others want, too, makes a small network up to ten
-    times as slow (docs/benchmarks.md); here they spin for microseconds. Whoever sets OMP_NUM_THREADS, OMP_WAIT_POLICY
-    or GOMP_SPINCOUNT is obeyed.
+    OpenMP counts the cores of the machine: in a container that may use two of 64, it starts 64 threads. It also waits
+    for other threads by spinning for a millisecond, which makes a small network up to ten times slower on shared cores
+    (docs/benchmarks.md); here it spins for microseconds. OMP_NUM_THREADS, OMP_WAIT_POLICY and GOMP_SPINCOUNT are
+    respected if set.
     """
     if _quota():
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
@@ -46,13 +46,14 @@ def settle_threads() -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Keep glibc from giving freed memory back to the system: an encoder's step on a CPU is a quarter shorter.
+    """Keep glibc from returning freed memory to the system, which shortens an encoder's step on a CPU by a quarter.
 
-    Feature maps of a few megabytes are mapped and unmapped at each step, and the system clears each page again. It
-    holds for the whole process and changes no number; what the process took at its peak it keeps until it ends.
+    Otherwise feature maps of a few megabytes are mapped and unmapped at each step, and the system clears every page
+    again. The setting applies to the whole process, which then keeps its peak memory until it ends; results do not
+    change.
 
     Returns:
-        Whether it was done: not without glibc (macOS, Windows, musl), where nothing changes.
+        Whether it was set; False without glibc (macOS, Windows, musl), where nothing changes.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

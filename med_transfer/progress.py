@@ -1,4 +1,4 @@
-"""How a long job tells how far it is and what it remarks, without knowing who listens (a terminal, a log, nobody)."""
+"""Progress and remarks of long jobs, independent of where they are shown (a terminal, a log file, nowhere)."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """Called with the stage's name, steps done, steps in all (0 where nobody knows) and a short note."""
+    """Callback with the stage's name, steps done, total steps (0 if unknown) and a short note."""
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """Told of one more step; ``done`` and ``total`` count from 0 in each stage."""
+        """Report progress; ``done`` starts at 0 in each stage."""
         ...
 
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
-    """Tells nobody."""
+    """Ignore progress."""
 
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"  # a step may be minutes
 
 
 def kind_of(stage: str) -> str:
-    """The same for each fold, repeat or trial of a job: the stage's name without its numbers."""
+    """A stage's name without numbers, which is the same for each fold, repeat or trial of a job."""
     return re.sub(r"(, repeat)? \d+( of \d+)?", "", stage)
 
 
 class _Bars:
-    """A bar a stage, on stderr or in a notebook; a new stage ends the one before, and one of its kind replaces it."""
+    """A bar per stage, on stderr or in a notebook; a stage replaces the bar of the one before if of the same kind."""
 
     def __init__(self) -> None:
         self._stage, self._bar = "", None
@@ -57,7 +57,7 @@ class _Bars:
             self._bar.refresh()
 
     def close(self, *, leave: bool = True) -> None:
-        """Leave what is drawn as it is, or take it away."""
+        """End the bar, and leave it on the screen or remove it."""
         if self._bar is not None:
             self._bar.leave = leave
             self._bar.close()
@@ -66,21 +66,21 @@ class _Bars:
 
 def _bar(stage: str, total: int) -> tqdm:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a notebook without ipywidgets has bars of text, and needs no advice
+        warnings.simplefilter("ignore")  # tqdm warns in a notebook without ipywidgets; text bars will do
         from tqdm.auto import tqdm
 
         return tqdm(desc=stage, total=total or None, file=sys.stderr, dynamic_ncols=True, bar_format=_BAR)
 
 
 def _is_watched() -> bool:
-    """Whether stderr is a terminal, or this is a notebook's kernel; a log, a pipe and a server are not."""
+    """Whether stderr is a terminal, or this is a notebook kernel; False for a log, a pipe or a server."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return "IPKernelApp" in getattr(shell, "config", ()) or (sys.stderr is not None and sys.stderr.isatty())
 
 
 @contextmanager
 def bars_unless(progress: Progress | None) -> Iterator[Progress]:
-    """The listener that was given. For None bars, where somebody may see them, and nobody elsewhere."""
+    """Yield the given callback; if None, progress bars in a terminal or notebook, and silence elsewhere."""
     bars = _Bars() if progress is None and _is_watched() else None
     try:
         yield bars or progress or silent
@@ -90,7 +90,7 @@ def bars_unless(progress: Progress | None) -> Iterator[Progress]:
 
 
 def named(progress: Progress, name: str) -> Progress:
-    """The same listener, told ``name`` instead of the stage; ``{stage}`` in it stands for the job's own word."""
+    """A callback that reports ``name`` in place of the stage; ``{stage}`` in it stands for the original name."""
 
     def tell(stage: str, done: int, total: int, note: str = "") -> None:
         progress(name.format(stage=stage), done, total, note)
@@ -99,13 +99,13 @@ def named(progress: Progress, name: str) -> Progress:
 
 
 class Tally:
-    """Tells of a job over many scans: how many a minute, and what became of them.
+    """Reports progress of a job over many scans: scans per minute, and counts of outcomes.
 
     Args:
-        progress: who is told.
-        stage: of the job.
-        total: scans.
-        outcomes: what can become of one.
+        progress: the callback.
+        stage: name of the stage.
+        total: number of scans.
+        outcomes: possible outcomes of a scan.
     """
 
     def __init__(self, progress: Progress, stage: str, total: int, outcomes: Sequence[str]) -> None:
@@ -113,21 +113,21 @@ class Tally:
         self._counts = dict.fromkeys(outcomes, 0)
         self._n_new = self._n_before = self._n_told = 0
         self._started = time.monotonic()
-        progress(stage, 0, total)  # what is remarked before the first one is done is of this stage
+        progress(stage, 0, total)  # remarks before the first scan is done belong to this stage
 
     def skip(self) -> None:
-        """One that was done before; told with the next new one, so that nobody takes it for speed."""
+        """Count a scan that an earlier run has done; it is reported with the next new one and not part of the rate."""
         self._n_before += 1
 
     def add(self, *outcomes: str) -> None:
-        """One more, and what became of it."""
+        """Count and report one more scan and its outcomes."""
         self._n_new += 1
         for outcome in outcomes:
             self._counts[outcome] += 1
         self._tell()
 
     def end(self) -> None:
-        """Tell of those done before of which nobody was told yet."""
+        """Report skipped scans that have not been reported yet."""
         if self._n_told < self._n_new + self._n_before:
             self._tell()
 
@@ -145,41 +145,45 @@ class Tally:
 
 
 def remark(log: logging.Logger, template: str, *values: object, kind: str) -> None:
-    """Warn of one scan of many: a log has each, a terminal one line, with the count, for those of one ``kind``."""
+    """Warn of one scan of many: a log file gets each warning, a terminal one line with a count for each ``kind``."""
     log.warning(template, *values, extra={"kind": kind})
 
 
 def only_in_log(log: logging.Logger, template: str, *values: object) -> None:
-    """Log what a terminal shows in another way, as it does each epoch by a bar: for the log file alone."""
+    """Log to the log file only, for what a terminal shows in another way, such as epochs by a bar."""
     log.info(template, *values, extra={"only_in_log": True})
 
 
 class _PlainFormatter(logging.Formatter):
-    """A log is read on a terminal, too: what commands one is written out."""
+    """Escapes terminal control characters, since a log may be read on a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
 class _LogFile(logging.FileHandler):
-    """A full disk stops the job as with any other file; logging itself would print a traceback for each line."""
+    """Stops the job if the disk is full; logging alone would print a traceback for each line and go on."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Raises OutputError."""
+        """Raise OutputError if the file cannot be written."""
         error = sys.exc_info()[1]
         if isinstance(error, OSError):
             raise output_error(Path(self.baseFilename), error) from error
         super().handleError(record)
 
     def close(self) -> None:
-        """Whatever could not be written has been told."""
+        """Close the file; write errors are ignored, as they have been raised before."""
         with suppress(OSError):
             super().close()
 
 
 @contextmanager
 def log_file(path: Path, *, delay: bool = False) -> Iterator[None]:
-    """Everything that med_transfer logs meanwhile also goes into a file, made with the first line if ``delay``.
+    """Log the messages of med_transfer, at least from level INFO, also to a file while the block runs.
+
+    Args:
+        path: the file, appended to if it exists; parent folders are created.
+        delay: create the file only with the first message.
 
     Raises:
         OutputError: the file cannot be written.
