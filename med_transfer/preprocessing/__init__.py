@@ -1,4 +1,4 @@
-"""Volume to network input, the same in training and inference."""
+"""Converts volumes to network input, identically in training and inference."""
 
 import lazy_loader
 

@@ -1,7 +1,7 @@
-"""May these scans be the channels of one input? Only where all are there, of the right modality, in the same place.
+"""Check that scans can be channels of one input: all present, of the right modality, at the same place.
 
-Nothing is registered here: voxels are matched by the patient coordinates that the files state. A patient who breathed
-or moved between two scans of one frame of reference did so in the network's input too.
+Scans are not registered: voxels are matched by the patient coordinates in the files. Breathing or movement between two
+scans of one frame of reference remains in the network's input.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 log = logging.getLogger(__name__)
 
-Scans = Mapping[str, Volume]  # the scans of a case, by the column of the cohort table that names each
-LEAST_OVERLAP = 0.5  # of what the network sees of the first scan; beyond a scan's edge its last voxels are repeated
-_POINTS = 24  # along each axis of the grid, which is enough to measure a share
+Scans = Mapping[str, Volume]  # the scans of a case, by column of the cohort table
+LEAST_OVERLAP = 0.5  # share of the first scan's visible part; edge voxels would fill the rest
+_POINTS = 24  # along each axis of the grid; enough to estimate a share
 
 
 def require_columns(columns: Iterable[str], volumes: Scans) -> None:
@@ -39,10 +39,11 @@ def require_columns(columns: Iterable[str], volumes: Scans) -> None:
 
 
 def require_modality(volume: Volume, wanted: str | None) -> None:
-    """Refuse a scan of another modality; one that states none is taken, with a warning where its values do not fit.
+    """Refuse a scan of another modality; one that states none is accepted, with a warning if it cannot be a CT.
 
     Args:
-        wanted: CT | MR | PT; None takes every scan.
+        volume: the scan.
+        wanted: CT | MR | PT; None accepts every scan.
 
     Raises:
         InputRejected: DICOM Modality (0008,0060) is another one.
@@ -62,16 +63,16 @@ def require_modality(volume: Volume, wanted: str | None) -> None:
 
 
 def require_same_place(volumes: Scans, columns: Sequence[str], grid: Grid) -> None:
-    """Refuse scans that cannot be laid over the first one.
+    """Refuse scans that do not cover the same place as the first one.
 
     Args:
         volumes: the scans of a case.
-        columns: of the channels; the scan of the first one is that whose grid is used.
+        columns: of the channels; the first one's scan defines the grid.
         grid: what the network sees.
 
     Raises:
-        InputRejected: another DICOM Frame of Reference UID (0020,0052); a file that does not say where it lies; less
-            than half of what the network sees of the first scan is in the other one; or the same image once more.
+        InputRejected: another DICOM Frame of Reference UID (0020,0052); an unknown position; less than half of what
+            the network sees of the first scan is in the other one; or the same image twice.
     """
     first = volumes[columns[0]]
     for place, column in enumerate(columns[1:], start=1):
@@ -92,7 +93,7 @@ def _refuse(other: Volume, column: str, reason: str) -> None:
 
 
 def overlap(first: Volume, other: Volume, grid: Grid) -> float:
-    """Of the grid's points that lie in the first scan, the share that lies in the other; 0 where none does."""
+    """Share in [0, 1] of the grid's points inside the first scan that are also inside the other; 0 if none are."""
     points = geometry.to_world_mm(grid.affine, geometry.lattice(grid.shape, _POINTS))
     in_first = geometry.inside(first.affine, first.voxels.shape, points)
     in_other = geometry.inside(other.affine, other.voxels.shape, points[in_first])
@@ -117,6 +118,6 @@ def _reason(first: Volume, other: Volume, grid: Grid) -> str:
 
 
 def _same_image(first: Volume, other: Volume) -> bool:
-    """In whatever order each file stores its axes, and wherever it says that they lie."""
+    """Whether two scans have the same voxels, whatever the order of their axes and their position."""
     (one, _), (two, _) = (geometry.canonical(volume.voxels, volume.affine) for volume in (first, other))
     return np.array_equal(one, two)

@@ -32,7 +32,7 @@ _LOOKS_AT = {
     "lungs": "at the lungs in each CT",
     "whole": "at the whole of each scan",
 }
-FIRST_CHANNEL = "scan"  # the column of the cohort table that every case has
+FIRST_CHANNEL = "scan"  # column of the cohort table that every case has
 
 
 class _Config(BaseModel, frozen=True):
@@ -113,7 +113,7 @@ class InputConfig(_Config, frozen=True):
 
     @property
     def region_sentence(self) -> str:
-        """Where the network looks, with the config's word for it."""
+        """What the network sees, in words, with the config's value."""
         alone = " and at nothing else" if self.isolate else ""
         return f"input.region: {self.region}, the network looks {_LOOKS_AT[self.region]}{alone}"
 
@@ -124,23 +124,23 @@ class InputConfig(_Config, frozen=True):
 
     @property
     def n_channels(self) -> int:
-        """Channels of the network's input."""
+        """Number of channels of the network's input."""
         return max(1, len(self.channels))
 
     @property
     def channels_of_network(self) -> int | Literal["windows"]:
-        """The same; ``windows`` where they are three windows of one scan, which photographs have a place for."""
+        """Like :attr:`n_channels`, but ``windows`` for three windows of one scan, which fit the RGB of photographs."""
         one_scan = len({channel.column for channel in self.channels}) == 1
         return "windows" if one_scan and len(self.channels) == 3 else self.n_channels
 
     def completed(self, native: Mapping[str, Any]) -> PreprocessingConfig:
-        """Every None filled in: as the backbone was made for, and where that says nothing, by the default.
+        """Replace every None by the backbone's value, or else by the default.
 
         Args:
-            native: what the backbone prescribes, by the names of this config.
+            native: the backbone's values, by the names of this config.
 
         Raises:
-            ConfigError: a value that no input can have.
+            ConfigError: an invalid value or combination.
         """
         chosen = self.model_dump(exclude_none=True)
         if self.fit and self.spacing_mm:
@@ -173,17 +173,17 @@ class PreprocessingConfig(InputConfig, frozen=True):
 
     @property
     def column_of_channel(self) -> tuple[str, ...]:
-        """For each channel the column of the cohort table that names its scan."""
+        """Column of the cohort table that names the scan, for each channel."""
         return tuple(channel.column for channel in self.channels) or (FIRST_CHANNEL,)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The same, each once; the first is ``scan``."""
+        """Distinct columns of the channels; the first is ``scan``."""
         return tuple(dict.fromkeys(self.column_of_channel))
 
     @property
     def by_channel(self) -> tuple[PreprocessingConfig, ...]:
-        """For each channel the config of an input that is this channel alone."""
+        """For each channel, the config of an input with only this channel."""
         own = [channel.model_dump(exclude={"column"}, exclude_none=True) for channel in self.channels] or [{}]
         return tuple(self.model_copy(update={**changes, "channels": ()}) for changes in own)
 

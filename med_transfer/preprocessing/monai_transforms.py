@@ -1,4 +1,4 @@
-"""The resampler as MONAI transforms, for pipelines of your own.
+"""The resampler as MONAI transforms, for use in other pipelines.
 
 Compose([LoadImaged("image"), EnsureChannelFirstd("image"), ResampleToGridd("image", spacing_mm=(1.5, 1.5, 1.5)), ...])
 """
@@ -27,25 +27,26 @@ from med_transfer.scans.geometry import Grid
 
 
 class ResampleToGrid(Transform):
-    """Orientation, spacing and shape of a scan in one linear resample, on the processor.
+    """Change orientation, spacing and shape of an image in one linear resampling step, on the CPU.
 
-    The output voxels lie where MONAI's own chain puts them: ``Orientation``, then ``Spacing``, then
-    ``ResizeWithPadOrCrop`` (or ``Resize`` where there is a shape and no spacing). For images; label maps need nearest
-    neighbours, which MONAI's ``Spacing`` has. There is no inverse.
+    The output grid is that of MONAI's ``Orientation``, followed by ``Spacing``, followed by ``ResizeWithPadOrCrop`` (or
+    ``Resize`` if there is a shape but no spacing). For images only: label maps need nearest neighbours, as in MONAI's
+    ``Spacing``. There is no inverse.
 
     Args:
-        orientation: the sides to which the array axes grow, MONAI's ``axcodes``, for example ``RAS``; None keeps them.
+        orientation: directions in which the array axes increase, MONAI's ``axcodes``, for example ``RAS``; None keeps
+            them.
         spacing_mm: voxel size along the array axes, after orientation; None keeps it.
-        shape: voxels along the array axes. With ``spacing_mm``: cut or widened about the middle. Without: the whole
-            extent is fitted.
-        outside: value beyond the scan; ``edge`` repeats the outermost voxel, as ``Spacing`` does.
-        antialias: low-pass where the output is coarser. ``Spacing`` does not.
+        shape: voxels along the array axes. With ``spacing_mm``, the image is cropped or padded about its centre;
+            without, its whole extent is fitted.
+        outside: value beyond the image; ``edge`` repeats the outermost voxel, as ``Spacing`` does.
+        antialias: low-pass filter if the output is coarser, which ``Spacing`` does not apply.
 
     Raises:
-        ConfigError: nothing is asked for, or a value is impossible.
+        ConfigError: no change is requested, or a value is invalid.
     """
 
-    backend = [TransformBackends.NUMPY]  # noqa: RUF012  # MONAI's own form
+    backend = [TransformBackends.NUMPY]  # noqa: RUF012  # declared as MONAI does
 
     def __init__(
         self,
@@ -72,14 +73,15 @@ class ResampleToGrid(Transform):
         """Resample one image.
 
         Args:
-            img: channel first, [channel, *three array axes]*, int16 or float, finite, with its affine (array index to
-                RAS mm) where it is a MetaTensor.
+            img: channel first, [channel, and three array axes], int16 or float, finite; a MetaTensor has an affine
+                from array index to RAS mm.
 
         Returns:
             float32 MetaTensor with the affine of the output and the metadata of the input.
 
         Raises:
-            UnusableVoxels: not three-dimensional, or an affine that is singular.
+            UnusableVoxels: not three-dimensional.
+            GeometryRejected: the affine is singular.
         """
         image = convert_to_tensor(img, track_meta=True)
         if image.ndim != 4:
@@ -100,7 +102,7 @@ class ResampleToGrid(Transform):
         return result
 
     def _grid(self, image: MetaTensor) -> tuple[Grid, torch.Tensor]:
-        """Where MONAI would put the voxels: its transforms are asked lazily, which computes the grid only."""
+        """The grid that MONAI would use, from lazy transforms, which compute only the grid; and its RAS affine."""
         placed = image
         for step in self._steps:
             placed = step(placed)
@@ -110,7 +112,7 @@ class ResampleToGrid(Transform):
 
 
 class ResampleToGridd(MapTransform):
-    """Dictionary version of :class:`ResampleToGrid`; same options, for every key."""
+    """Dictionary version of :class:`ResampleToGrid`, with the same options for every key."""
 
     backend = ResampleToGrid.backend
 
@@ -129,7 +131,7 @@ class ResampleToGridd(MapTransform):
         self.resample_to_grid = ResampleToGrid(orientation, spacing_mm, shape, outside=outside, antialias=antialias)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """The same mapping with the images under the keys resampled."""
+        """A copy of the mapping with the images under the keys resampled."""
         result = dict(data)
         for key in self.key_iterator(result):
             result[key] = self.resample_to_grid(result[key])
@@ -137,7 +139,7 @@ class ResampleToGridd(MapTransform):
 
 
 def _voxels(channel: torch.Tensor) -> NDArray:
-    """As int16 without a copy, or as float32, which holds every other type that scans come in well enough."""
+    """Voxels as int16 without a copy, or else as float32."""
     return (channel if channel.dtype == torch.int16 else channel.float()).detach().cpu().numpy()
 
 

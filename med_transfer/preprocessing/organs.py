@@ -1,8 +1,8 @@
-"""Parts of the body in a CT, found by thresholds and components, without a network: head, brain, lungs.
+"""Find head, brain and lungs in a CT by thresholds and connected components, without a network.
 
-A scan is first brought to the patient's axes on a grid of 2 mm, so that its spacing, orientation and tilt make no
-difference and every size is in mm. What is found must have a size that the organ can have; else it is not found, and
-the reason says which limit it breaks. What this finds in real scans: docs/measured/organs.md.
+A scan is first resampled along the patient's axes to a grid of 2 mm, so that its spacing, orientation and tilt do not
+matter. The result must have a plausible size; otherwise the organ counts as not found, and the reason names the limit
+that was exceeded. Results on real scans: docs/measured/organs.md.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ Reason = Literal[
 Mask = NDArray[np.bool_]
 
 STEP_MM = 2.0
-BONE_HU = 200.0  # thin skulls of children, blurred to the grid, have no more
+BONE_HU = 200.0  # low enough for thin skulls of children, blurred by the grid
 BRAIN_HU = (-10.0, 120.0)  # from cerebrospinal fluid to fresh blood
-AIR_HU = -400.0  # lung and air below it, soft tissue above
-GAS_HU = -950.0  # air without lung around it
-_SIDES = 6  # of eight directions in the axial plane, in which there must be bone
-_CANAL = 0.05  # of the brain's largest slice: the spinal canal and the foramen magnum have less
-_SMALL_ML = 2.4  # of a slice of 2 mm, 12 cm2: twice a wide trachea; and holes of lungs, but not the liver's dome
-_LEAST_CORE = 0.1  # of a lung lies more than 6 mm deep; sinuses and the foam of a table have nothing so deep
-_MOST_GAS = 0.5  # of a lung's voxels, emphysema included; airways and bowel gas have more
-_NOTHING_HU = -1000.0  # where the grid's corners lie outside a turned scan
+AIR_HU = -400.0  # lung and air are below, soft tissue above
+GAS_HU = -950.0  # air that is not in lung tissue
+_SIDES = 6  # of eight directions in the axial plane in which there must be bone
+_CANAL = 0.05  # of the brain's largest area; spinal canal and foramen magnum are smaller
+_SMALL_ML = 2.4  # in one slice, 12 cm2: twice a wide trachea; holes of lungs are smaller, the liver's dome is larger
+_LEAST_CORE = 0.1  # of a lung is deeper than 6 mm; no part of sinuses and table foam is
+_MOST_GAS = 0.5  # of a lung's voxels, even with emphysema; airways and bowel gas have more
+_NOTHING_HU = -1000.0  # for corners of the grid outside an oblique scan
 _IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an organ can measure, from a small child to a large adult: millilitres, and mm of the box around it."""
+    """Plausible sizes of an organ, from a small child to a large adult: volume in ml, bounding box in mm."""
 
     volume: tuple[float, float]
     width: tuple[float, float]
@@ -61,25 +61,25 @@ LIMITS: dict[OrganName, Limits] = {
     "head": Limits(volume=(800, 9000), width=(90, 300), depth=(100, 330), height=(60, 330)),
     "lungs": Limits(volume=(150, 10000), width=(80, 420), depth=(50, 300), height=(50, 450)),
 }
-MOST_LITRES = 600.0  # of the whole scan: a body of 2 m in a field of half a metre has 500
-LEAST_SOLID = 0.95  # of a brain: its share of what it encloses itself
-MOST_CUT = 0.6  # of lungs: their area in the first or last slice over the largest
+MOST_LITRES = 600.0  # of the whole scan; 2 m of body with a field of view of 0.5 m are 500
+LEAST_SOLID = 0.95  # of a brain: its volume over the volume that its outline encloses
+MOST_CUT = 0.6  # of lungs: area in the first or last slice over the largest area
 
 
 @dataclass(frozen=True)
 class Organ:
-    """Where an organ lies: a mask, and the affine of its voxels."""
+    """Location of an organ: a mask [depth, height, width], and the affine (i, j, k) to LPS mm of its voxels."""
 
     mask: Mask
     affine: geometry.Affine
 
     @property
     def region(self) -> Region:
-        """The box around it."""
+        """Bounding box of the mask."""
         return region_of_voxels(self.mask, self.affine)
 
     def on(self, grid: Grid) -> Mask:
-        """The same on the voxels of another grid; where too small for any middle, where its own voxels' middles lie."""
+        """The mask resampled onto another grid; if too small to be hit, the voxels that contain its voxels' centres."""
         inside = resample(self.mask.astype(np.float32), self.affine, grid, outside=0.0, antialias=False) > 0.5
         if not inside.any():
             middles = geometry.to_world_mm(self.affine, np.argwhere(self.mask)[:, ::-1])
@@ -88,10 +88,10 @@ class Organ:
         return inside
 
     def alone(self, volume: Volume, floor: float) -> Volume:
-        """The part of a scan about the organ, where every other voxel has the value ``floor``.
+        """Crop a scan to the organ's bounding box, and set all voxels outside the organ to ``floor``.
 
         Raises:
-            InputRejected: nothing of the organ lies in the scan.
+            InputRejected: no part of the organ is in the scan.
         """
         low, high = (np.array(self.region.centre_mm) + side * np.array(self.region.size_mm) / 2 for side in (-1, 1))
         index = geometry.to_index(volume.affine, list(itertools.product(*zip(low, high, strict=True))))
@@ -100,7 +100,7 @@ class Organ:
             np.clip(ends, 0, last).astype(int) for ends in (np.floor(index.min(axis=0)), np.ceil(index.max(axis=0)))
         )
         box = tuple(slice(a, b + 1) for a, b in zip(first[::-1], last[::-1], strict=True))
-        voxels, affine = volume.voxels[box].astype(np.float32), volume.affine.copy()  # int16 need not have the floor
+        voxels, affine = volume.voxels[box].astype(np.float32), volume.affine.copy()  # int16 may not hold the floor
         affine[:3, 3] = geometry.to_world_mm(volume.affine, first)
         depth, height, width = voxels.shape
         inside = self.on(Grid(affine, (depth, height, width)))
@@ -117,7 +117,7 @@ class Organ:
 
 @dataclass(frozen=True)
 class NotFound:
-    """Why there is no such organ: the code of a reason, what was measured, and what the organ measures."""
+    """Why an organ was not found: a reason code, the value measured, and the limits for it."""
 
     organ: OrganName
     reason: Reason
@@ -126,7 +126,7 @@ class NotFound:
 
     @property
     def expected(self) -> Sentence:
-        """What the organ measures, and what was found, in words."""
+        """What was expected and what was measured, in words."""
         low, high = self.limits
         return _expected(self.reason, low=low, high=high, measured=self.measured)
 
@@ -159,7 +159,7 @@ _KNOWN: WeakKeyDictionary[Volume, dict[OrganName, Organ | NotFound]] = WeakKeyDi
 
 
 def find_organ(volume: Volume, organ: OrganName) -> Organ | NotFound:
-    """Where the organ lies in a CT in Hounsfield units, or why it was not found; searched once a volume."""
+    """Find an organ in a CT in Hounsfield units, or say why it was not found; the result is cached per volume."""
     known = _KNOWN.setdefault(volume, {})
     if organ not in known:
         known[organ] = _search(volume, organ)
@@ -187,7 +187,7 @@ def _patient_grid(volume: Volume) -> Grid:
 
 
 def _in_view(volume: Volume, grid: Grid) -> Mask:
-    """Which of the grid's voxels lie in the scan: all, where its axes are the patient's."""
+    """Mask of the grid's voxels inside the scan: all of them, if the scan is not oblique."""
     where, inside = index_map(volume.affine, grid), np.ones((1, 1, 1), bool)
     for row, first, size in zip(where.matrix, where.offset, volume.voxels.shape, strict=True):
         index = np.full((1, 1, 1), first)
@@ -223,11 +223,11 @@ def _millilitres(mask: Mask) -> float:
     return float(np.count_nonzero(mask)) * STEP_MM**3 / 1000
 
 
-# The organs, in an array of HU whose axes grow to the superior, posterior and left side --------------------------
+# The organs, in an array of HU whose axes increase to superior, posterior and left ------------------------------
 
 
 def _brain(hu: NDArray[np.float32]) -> Mask:
-    """Soft tissue within the skull: the largest part that hangs together by more than 8 mm."""
+    """Soft tissue within the skull: the largest part that is connected by more than 8 mm."""
     soft = (hu > BRAIN_HU[0]) & (hu < BRAIN_HU[1]) & _enclosed(hu > BONE_HU)
     core = _largest(_eroded(soft, 2))
     grown = _dilated(core, 3) & soft
@@ -238,7 +238,7 @@ def _brain(hu: NDArray[np.float32]) -> Mask:
 
 
 def _head(hu: NDArray[np.float32]) -> Mask:
-    """The body about a brain: to 30 mm beyond it, but 50 mm in front and 60 mm below, where the face is."""
+    """The body within 30 mm of the brain's bounding box, but 50 mm in front and 60 mm below, where the face is."""
     brain = _brain(hu)
     if _millilitres(brain) < LIMITS["brain"].volume[0]:
         return np.zeros_like(brain)
@@ -250,7 +250,7 @@ def _head(hu: NDArray[np.float32]) -> Mask:
 
 
 def _lungs(hu: NDArray[np.float32]) -> Mask:
-    """Air within the body, less airways and bowel gas; with its vessels, and 4 mm of what is around it."""
+    """Air within the body without airways and bowel gas, filled to include vessels, and dilated by 4 mm."""
     body = _filled(_body(hu))
     air = body & (hu < AIR_HU)
     gas = hu < GAS_HU
@@ -267,24 +267,24 @@ _FINDERS: dict[OrganName, Callable[[NDArray[np.float32]], Mask]] = {"brain": _br
 
 
 def _body(hu: NDArray[np.float32]) -> Mask:
-    """The largest part denser than lung that hangs together by more than 8 mm: the table's shell does not."""
+    """The largest part denser than lung that is connected by more than 8 mm, unlike the shell of the table."""
     return _dilated(_largest(_eroded(hu > AIR_HU, 2)), 2)
 
 
 def _enclosed(mask: Mask) -> Mask:
-    """Voxels that have the mask in most of the eight directions within their axial slice."""
+    """Voxels that see the mask in at least ``_SIDES`` of the eight directions within their axial slice."""
     sides = _both_ways(mask, 1) + _both_ways(mask, 2) + _diagonally(mask)
     return sides + np.flip(_diagonally(np.flip(mask, 2)), 2) >= _SIDES
 
 
 def _both_ways(mask: Mask, axis: int) -> NDArray[np.int8]:
-    """In how many of the two directions along an axis the mask lies."""
+    """In how many of the two directions along an axis each voxel sees the mask."""
     before = np.maximum.accumulate(mask, axis).astype(np.int8)
     return before + np.flip(np.maximum.accumulate(np.flip(mask, axis), axis), axis)
 
 
 def _diagonally(mask: Mask) -> NDArray[np.int8]:
-    """The same along the diagonal: where each row begins one voxel further right, it is a column."""
+    """Like :func:`_both_ways` along a diagonal, which is a column after each row is shifted by one more voxel."""
     depth, height, width = mask.shape
     skewed = np.zeros((depth, height, width + height), bool)
     skewed[:, :, :width] = mask
@@ -296,7 +296,7 @@ def _diagonally(mask: Mask) -> NDArray[np.int8]:
 
 
 def _filled(mask: Mask, most_ml: float = np.inf) -> Mask:
-    """With the holes in each axial slice that are not larger than so much."""
+    """Fill holes in each axial slice, up to a volume of ``most_ml`` in the slice."""
     parts = _Parts.of(~mask, _IN_PLANE)
     edges = [parts.labels[:, [0, -1]], parts.labels[:, :, [0, -1]]]
     is_hole = parts.millilitres <= most_ml
@@ -309,12 +309,12 @@ def _dilated(mask: Mask, steps: int, structure: Mask | None = None) -> Mask:
 
 
 def _eroded(mask: Mask, steps: int, structure: Mask | None = None, *, beyond: bool = False) -> Mask:
-    """``beyond``: whether the mask goes on beyond the grid's edge."""
+    """Erode; ``beyond`` is whether the mask continues beyond the grid's edge."""
     return np.asarray(ndimage.binary_erosion(mask, structure, steps, border_value=int(beyond)), bool)
 
 
 def _closed(mask: Mask, steps: int, structure: Mask | None = None) -> Mask:
-    """With its gaps of up to twice as many voxels, at the grid's edge, too."""
+    """Close gaps of up to ``2 * steps`` voxels, also at the grid's edge."""
     return _eroded(_dilated(mask, steps, structure), steps, structure, beyond=True)
 
 
@@ -330,7 +330,7 @@ def _wider(part: slice, mm: tuple[float, float]) -> slice:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Connected parts of a mask, numbered from 1; 0 is what is not in it."""
+    """Connected components of a mask, numbered from 1; 0 is outside the mask."""
 
     labels: NDArray[np.int32]
     n: int
@@ -344,14 +344,14 @@ class _Parts:
 
     @property
     def millilitres(self) -> NDArray[np.float64]:
-        """Of each part."""
+        """Volume of each component in ml, shape [n]."""
         return self._count(self.labels) * STEP_MM**3 / 1000
 
     def share(self, having: Mask, within: Mask) -> NDArray[np.float64]:
-        """Of each part's voxels ``within`` a mask the share ``having`` something."""
+        """Share of each component's voxels in ``within`` that are also in ``having``, shape [n]."""
         labels = self.labels[within]
         return self._count(labels[having[within]]) / np.maximum(self._count(labels), 1)
 
     def kept(self, chosen: Mask) -> Mask:
-        """The mask of the parts for which ``chosen`` is true."""
+        """Mask of the components for which ``chosen``, shape [n], is true."""
         return np.concatenate([[False], chosen])[self.labels]

@@ -1,11 +1,11 @@
-"""Volume to network input: one resample onto one grid, then the intensities.
+"""Convert a volume to network input: one resampling step onto one grid, then intensity scaling.
 
-Orientation, spacing, crop, padding and shape are all statements about the output grid. So the grid is
-worked out first, and the voxels are interpolated once (`resampling`); nothing is resampled twice and a region's
-centre is met to a fraction of a voxel. The grid is worked out on the first channel's scan; those of the others are
-brought to it by their own affines, just as the first.
+Orientation, spacing, crop, padding and shape all define the output grid. The grid is therefore computed first, and the
+voxels are interpolated once (`resampling`), so that a region is centred to a fraction of a voxel. The first channel's
+scan defines the grid; scans of other channels are resampled onto it by their own affines.
 
-torch is loaded when a tensor is asked for: processes that only read scans start in less than half the time without it.
+torch is imported only when a tensor is requested: without it, processes that only read scans start in less than half
+the time.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
 
 
 class Preprocessing:
-    """Turns a case's scans into a tensor [channel, depth, height, width]; the same object in training and inference."""
+    """Converts the scans of a case to an array [channel, depth, height, width]; used in training and inference."""
 
     def __init__(self, config: PreprocessingConfig) -> None:
-        """Prepare what ``config`` says of each channel."""
+        """Prepare the channels of ``config``."""
         self.config = config
         self._channels = list(zip(config.column_of_channel, config.by_channel, strict=True))
 
     def grid(self, volume: Volume, region: Region | None = None, margin: Triple = (0, 0, 0)) -> Grid:
-        """The output grid in the patient.
+        """The output grid in patient coordinates.
 
         Args:
-            volume: the scan.
-            region: where to look; needed when the config says ``roi``, ignored otherwise.
-            margin: extra voxels on both sides of each axis; the inner voxels stay where they are.
+            volume: the first channel's scan.
+            region: the region of interest; required for ``input.region: roi``, ignored otherwise.
+            margin: extra voxels on both sides of each axis (depth, height, width); the inner grid does not move.
 
         Raises:
-            UnusableVoxels: the config asks for a region of interest and there is none, it lies outside the scan, or
-                it is to be fitted into the shape and has no size.
-            OrganNotFound: the config asks for an organ that was not found.
+            UnusableVoxels: a required region of interest is missing or outside the scan, or it is to be fitted into
+                the shape and has no size.
+            OrganNotFound: the organ of the config was not found.
         """
         region = region_in_view(volume, self.config, region)
         if not self.config.spacing_mm and min(region.size_mm) <= 0:
@@ -61,7 +61,7 @@ class Preprocessing:
         return Grid(geometry.grid_affine(self.config.orientation, spacing, region.centre_mm, shape), shape)
 
     def __call__(self, scans: Volume | Scans, region: Region | None = None, margin: Triple = (0, 0, 0)) -> Tensor:
-        """:meth:`image` as a tensor, with the same arguments. Raises what it raises."""
+        """:meth:`image` as a tensor; same arguments and errors."""
         import torch
 
         return torch.from_numpy(self.image(scans, region, margin))
@@ -69,19 +69,19 @@ class Preprocessing:
     def image(
         self, scans: Volume | Scans, region: Region | None = None, margin: Triple = (0, 0, 0)
     ) -> NDArray[np.float32]:
-        """Array [channel, depth, height, width], values in ``output_range``, each one that float16 has.
+        """Network input [channel, depth, height, width], float32 rounded to float16, in ``output_range``.
 
-        Training keeps its tensors in float16; what inference sees is the same to the bit.
+        Training stores its tensors as float16; the rounding makes inference see bit-identical values.
 
         Args:
-            scans: the scan; or of several channels each one's scan by its column.
+            scans: the scan; or the scans by column, if there are several channels.
             region: see :meth:`grid`.
-            margin: see :meth:`grid`. The voxels within it are the same as without one, to the bit.
+            margin: see :meth:`grid`. The inner voxels are bit-identical to those without a margin.
 
         Raises:
-            InputRejected: a scan is missing, of another modality, or elsewhere in the patient than the first.
+            InputRejected: a scan is missing, of another modality, or not at the same place as the first.
             OrganNotFound: see :meth:`grid`.
-            UnusableVoxels: see :meth:`grid`; or a scan without a foreground, where z-scores are asked for.
+            UnusableVoxels: see :meth:`grid`; or a scan without a foreground cannot be normalised to z-scores.
         """
         volumes = {FIRST_CHANNEL: scans} if isinstance(scans, Volume) else scans
         first = volumes[FIRST_CHANNEL]
@@ -100,7 +100,7 @@ class Preprocessing:
     def _on_grid(self, volumes: Scans, grid: Grid, region: Region | None) -> NDArray[np.float32]:
         organ = seen_alone(volumes[FIRST_CHANNEL], self.config, region)
         images = [_on_grid(volumes[column], grid, channel, organ) for column, channel in self._channels]
-        with np.errstate(over="ignore"):  # beyond float16 it is infinite
+        with np.errstate(over="ignore"):  # values beyond float16 become infinite
             return np.stack(images).astype(np.float16).astype(np.float32)
 
     def _fitted_spacing(self, region: Region) -> tuple[float, float, float]:
@@ -116,7 +116,7 @@ class Preprocessing:
 
 
 def _on_grid(volume: Volume, grid: Grid, config: PreprocessingConfig, organ: Organ | None) -> NDArray[np.float32]:
-    """One channel: resampled once, then its own window. Of an organ alone, nothing of what is beside it is mixed in."""
+    """Resample one channel and apply its window; an isolated organ is masked first, so that nothing else blends in."""
     window = window_of(volume, config)
     outside = "edge" if config.outside == "edge" and organ is None else window[0]
     seen = volume if organ is None else organ.alone(volume, window[0])

@@ -1,4 +1,4 @@
-"""Where the network looks: at a region that the cohort table gives, at the body or an organ, or at the whole scan."""
+"""The region that the network sees: one from the cohort table, the body, an organ, or the whole scan."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from med_transfer.preprocessing.window import foreground_threshold
 from med_transfer.scans import Region, Volume, geometry
 
 BODY_HU = -500.0  # between lung or air and soft tissue
-MARGIN_MM = 4.0  # of the box around an organ, to each side
-_COARSE_MM = 6.0  # the body's outline needs no finer grid
+MARGIN_MM = 4.0  # on each side of an organ's bounding box
+_COARSE_MM = 6.0  # grid that is fine enough for the body's outline
 
 
 def region_in_view(volume: Volume, config: PreprocessingConfig, region: Region | None) -> Region:
-    """The region that the config asks for.
+    """The region that the config selects, in LPS mm.
 
     Args:
         volume: the first channel's scan.
-        config: says ``roi``, ``foreground``, an organ or ``whole``.
-        region: from the cohort table; needed for ``roi``, ignored otherwise.
+        config: its ``region`` is ``roi``, ``foreground``, an organ or ``whole``.
+        region: from the cohort table; required for ``roi``, ignored otherwise.
 
     Raises:
-        UnusableVoxels: ``roi`` without a region, or with one outside the scan.
-        OrganNotFound: an organ that is not there, or cannot be told from the rest.
+        UnusableVoxels: ``roi`` without a region, or with one whose centre is outside the scan.
+        OrganNotFound: the organ was not found.
     """
     if organ := organ_in_view(volume, config):
         width, height, depth = (mm + 2 * MARGIN_MM for mm in organ.region.size_mm)
@@ -60,7 +60,7 @@ def region_in_view(volume: Volume, config: PreprocessingConfig, region: Region |
 
 
 def organ_in_view(volume: Volume, config: PreprocessingConfig) -> Organ | None:
-    """The organ that the config asks for; None where it asks for another region. Raises OrganNotFound."""
+    """The organ that the config selects; None if it selects another region. Raises OrganNotFound."""
     if config.region in ("roi", "foreground", "whole"):
         return None
     found = find_organ(volume, config.region)
@@ -75,11 +75,11 @@ def organ_in_view(volume: Volume, config: PreprocessingConfig) -> Organ | None:
 
 
 def seen_alone(volume: Volume, config: PreprocessingConfig, region: Region | None) -> Organ | None:
-    """The organ, or the table's mask, beside which nothing is seen; None where the config does not isolate it.
+    """The organ or mask outside which everything is hidden; None unless the config sets ``isolate``.
 
     Raises:
         OrganNotFound: see :func:`organ_in_view`.
-        UnusableVoxels: the table gives no mask.
+        UnusableVoxels: the table has no mask.
     """
     if not config.isolate:
         return None
@@ -96,16 +96,21 @@ def seen_alone(volume: Volume, config: PreprocessingConfig, region: Region | Non
 
 
 def whole(volume: Volume) -> Region:
-    """The box around the whole scan, in LPS mm."""
+    """Bounding box of the whole scan, in LPS mm."""
     return _box(volume.affine, np.zeros(3), np.array(volume.voxels.shape[::-1]) - 1)
 
 
 def foreground(volume: Volume, above: float = BODY_HU) -> Region:
-    """The box around the largest connected body of values ``above`` so much; the whole scan when there is none."""
-    voxels, affine = geometry.canonical(volume.voxels, volume.affine)  # else a flipped file has another grid
+    """Bounding box in LPS mm of the largest connected component of values above ``above``; of the scan if none is.
+
+    Args:
+        volume: the scan.
+        above: threshold in the scan's unit.
+    """
+    voxels, affine = geometry.canonical(volume.voxels, volume.affine)  # so that flipped files give the same box
     steps = [max(1, round(_COARSE_MM / mm)) for mm in reversed(geometry.spacing_mm(affine))]
     coarse = voxels[:: steps[0], :: steps[1], :: steps[2]] > above
-    parts: NDArray[np.integer] = np.asarray(measure.label(coarse, connectivity=1))  # the table is a part of its own
+    parts: NDArray[np.integer] = np.asarray(measure.label(coarse, connectivity=1))  # separates the table from the body
     if not parts.any():
         return whole(volume)
     body = np.argmax(np.bincount(parts.ravel())[1:])

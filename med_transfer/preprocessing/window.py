@@ -1,11 +1,11 @@
-"""The window of values that the network tells apart: fixed, or each scan's own (z-scores). Defaults: ``config.py``.
+"""Intensity windows: fixed, or computed for each scan (z-scores). Defaults are in ``config.py``.
 
-Values of MR have no unit: the same tissue is bright in one scan and dark in the next. So each scan is measured by
-itself, as nnU-Net does (Isensee et al. 2021, Nature Methods 18:203). Air says nothing of the patient and its amount
-depends on the field of view, so only the foreground counts: voxels above t2 + 0.1 (t98 - t2), where t2 and t98 are the
-2nd and 98th percentile, the threshold of BET (Smith 2002, Human Brain Mapping 17:143). Padding (voxels at the scan's
-lowest value) is left out of the percentiles. A few very bright voxels (vessels, metal) must not set the scale: mean and
-standard deviation are taken after the foreground is clipped to its 0.5th and 99.5th percentile.
+MR values have no unit: a tissue may be bright in one scan and dark in the next. Each scan is therefore normalised by
+its own statistics, as in nnU-Net (Isensee et al. 2021, Nature Methods 18:203). The amount of air depends on the field
+of view, so only the foreground counts: voxels above t2 + 0.1 (t98 - t2), where t2 and t98 are the 2nd and 98th
+percentile, the threshold of BET (Smith 2002, Human Brain Mapping 17:143). Padding (voxels at the scan's lowest value)
+is excluded from the percentiles. So that a few very bright voxels (vessels, metal) do not set the scale, the foreground
+is clipped to its 0.5th and 99.5th percentile before mean and standard deviation are computed.
 """
 
 from __future__ import annotations
@@ -23,19 +23,24 @@ from med_transfer.scans import Volume, geometry
 ROBUST_RANGE = (2.0, 98.0)  # percentiles
 FOREGROUND_SHARE = 0.1  # of the robust range
 CLIPPED_TO = (0.5, 99.5)  # percentiles of the foreground
-_MOST_VOXELS = 1_000_000  # enough for two decimals of a mean; a percentile of a whole CT would take seconds
+_MOST_VOXELS = 1_000_000  # enough for two decimals of a mean; percentiles of a whole CT would take seconds
 
 
 def window_of(volume: Volume, config: PreprocessingConfig) -> tuple[float, float]:
-    """The window of a scan, in its own unit: the config's, or that of its z-scores. Raises UnusableVoxels."""
+    """Lower and upper end of a scan's window, in its unit: fixed, or from its z-scores. Raises UnusableVoxels."""
     return config.window_hu if config.normalisation == "window" else zscore_window(volume, config.clip_sd)
 
 
 def apply_window(voxels: NDArray[np.float32], window: tuple[float, float], output_range: tuple[float, float]) -> None:
-    """Clips to ``window`` and maps that range linearly to ``output_range``, in place.
+    """Clip to ``window`` and map that range linearly to ``output_range``, in place.
 
-    As MONAI's ``ScaleIntensityRange`` with ``clip=True``. Slice by slice, so that a slice stays in the processor's
-    cache over the three steps.
+    Like MONAI's ``ScaleIntensityRange`` with ``clip=True``, but slice by slice, so that each slice stays in the CPU
+    cache.
+
+    Args:
+        voxels: [depth, height, width], modified in place.
+        window: lower and upper end, in the unit of the voxels.
+        output_range: what these become.
     """
     (low, high), (bottom, top) = window, output_range
     scale = (top - bottom) / (high - low)
@@ -46,12 +51,16 @@ def apply_window(voxels: NDArray[np.float32], window: tuple[float, float], outpu
 
 
 def undo_windows(channels: NDArray[np.float32], configs: Sequence[PreprocessingConfig]) -> NDArray[np.float32]:
-    """The values of a scan [depth, height, width] from its windows [channel, ...], each where it is the finest.
+    """Recover the values of a scan from its windows, at each voxel from the narrowest one that is not clipped.
 
-    Beyond the widest window every value is its end.
+    Values beyond the widest window become its nearest end.
 
     Args:
-        configs: of each channel, all with fixed windows of one scan.
+        channels: [channel, depth, height, width], windows of one scan.
+        configs: of each channel, all with fixed windows.
+
+    Returns:
+        Values in the scan's unit, [depth, height, width].
     """
     values: NDArray[np.float32] | None = None
     for image, config in sorted(zip(channels, configs, strict=True), key=lambda pair: -np.ptp(pair[1].window_hu)):
@@ -63,17 +72,18 @@ def undo_windows(channels: NDArray[np.float32], configs: Sequence[PreprocessingC
 
 
 def foreground_threshold(volume: Volume) -> float:
-    """The value above which a voxel shows the patient, in the scan's own unit."""
+    """The value, in the scan's unit, above which a voxel is foreground."""
     return _threshold(_sample(volume))
 
 
 def zscore_window(volume: Volume, clip_sd: float) -> tuple[float, float]:
-    """The values that lie ``clip_sd`` standard deviations below and above the mean of the scan's foreground.
+    """The values ``clip_sd`` standard deviations below and above the mean of the scan's foreground, in its unit.
 
-    The same however the file stores its axes, and moved and scaled with the scan: for a x + b with a > 0 it is a w + b.
+    Independent of the order of the file's axes, and equivariant to positive scaling: if w is the window of a scan x,
+    that of a x + b with a > 0 is a w + b.
 
     Raises:
-        UnusableVoxels: nothing in the foreground, or all of it has one value.
+        UnusableVoxels: the foreground is empty or has a single value.
     """
     values = _sample(volume)
     foreground = values[values > _threshold(values)]

@@ -1,1 +1,1 @@
-"""From the scan's grid to the network's, in one step."""
+"""Resamples a scan from its grid to the network's in one step."""

@@ -1,9 +1,9 @@
-"""Linear interpolation where the output's axes are oblique to the scan's, by SimpleITK.
+"""Linear interpolation with SimpleITK, for output axes that are oblique to those of the scan.
 
-What the grid finds outside the scan is the nearest point of the scan's surface, or a fill value. The surface is six
-faces. A point beyond one of them takes its value from that face alone, by bilinear interpolation at its other two
-coordinates, which are clamped to the face. A face is small, so that this is much cheaper than widening the scan on all
-sides until it holds the grid.
+A grid point outside the scan takes the value of the nearest point of the scan's surface, or a fill value. The surface
+is six faces. A point beyond a face takes its value from that face, by bilinear interpolation at its other two
+coordinates, clamped to the face. As faces are small, this is much cheaper than padding the scan until it contains the
+grid.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Floats = NDArray[np.float64]
 
 
 def resample_oblique(voxels: NDArray, where: IndexMap, shape: Triple, fill: float | None) -> NDArray[np.float32]:
-    """Values at ``where.matrix @ index + where.offset`` for every index of ``shape``.
+    """Interpolate at ``where.matrix @ index + where.offset`` for every index of ``shape``; float32 of that shape.
 
-    As many threads as torch uses in this process: one in the workers of a data loader, and where it is not loaded.
+    Uses as many threads as torch in this process: one in data loader workers, and one if torch is not loaded.
 
     Args:
         voxels: [depth, height, width], int16 or float32.
-        where: output index to input index, in array order; any invertible matrix, sheared ones too.
+        where: output index to input index, in array order; any invertible matrix, also a sheared one.
         shape: output voxels along depth, height, width.
         fill: value outside the scan; None repeats the outermost voxels.
     """
@@ -45,7 +45,7 @@ def resample_oblique(voxels: NDArray, where: IndexMap, shape: Triple, fill: floa
 
 
 def _transform(where: IndexMap) -> SimpleITK.AffineTransform:
-    """In voxel indices: with spacing 1 and origin 0 on both sides, ITK needs no orthogonal axes. ITK counts x first."""
+    """The map as ITK transform, x first; in voxel indices (spacing 1, origin 0), since ITK needs orthogonal axes."""
     transform = SimpleITK.AffineTransform(3)
     transform.SetMatrix(where.matrix[::-1, ::-1].ravel().tolist())
     transform.SetTranslation(where.offset[::-1].tolist())
@@ -54,7 +54,7 @@ def _transform(where: IndexMap) -> SimpleITK.AffineTransform:
 
 @dataclass(frozen=True)
 class _Face:
-    """The outermost voxels on one side; ``others`` are the array axes that run along it."""
+    """The outermost voxels on one side; ``others`` are the two array axes within the face."""
 
     axis: int
     at: int  # index along the axis
@@ -64,14 +64,14 @@ class _Face:
 
 
 def _finish_outside(result: NDArray[np.float32], voxels: NDArray, where: IndexMap, fill: float | None) -> None:
-    """Sets, in place, what lies beyond the middles of the outermost voxels.
+    """Set, in place, the voxels of ``result`` beyond the centres of the scan's outermost voxels.
 
     Args:
-        result: [depth, height, width] of the output; with ``fill``, it already holds that further out.
+        result: output [depth, height, width]; voxels outside already have the value ``fill``.
         voxels: the scan.
         where: output index to input index.
-        fill: None repeats the outermost voxels; with a value, the scan fades to it within one voxel, as linear
-            interpolation does when the value lies all around.
+        fill: None repeats the outermost voxels; otherwise the scan fades to this value within one voxel, as in linear
+            interpolation of a scan surrounded by it.
     """
     _, height, width = result.shape
     rows, columns = np.arange(height)[:, None], np.arange(width)
@@ -109,7 +109,7 @@ def _beyond(face: _Face, along: Floats, start: float, within: float) -> NDArray[
 
 
 def _values(face: _Face, index: dict[int, Floats], size: Triple, fill: float | None) -> NDArray[np.float32]:
-    at = [index[other] for other in face.others]  # beyond the face's edge its nearest point
+    at = [index[other] for other in face.others]  # "nearest" clamps to the face
     value = np.asarray(ndimage.map_coordinates(face.values, at, order=1, mode="nearest", output=np.float32), np.float32)
     if fill is None:
         return value

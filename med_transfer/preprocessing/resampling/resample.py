@@ -1,12 +1,12 @@
-"""One linear resample of a scan onto a grid, with an anti-alias low-pass where the grid is coarser.
+"""Resample a scan onto a grid by linear interpolation, with an anti-aliasing low-pass if the grid is coarser.
 
-A voxel axis that runs along one axis of the grid, forwards or backwards, is resampled on its own: interpolation and
-low-pass become one small matrix, and such axes are worked off in memory order (`separable`). Plain scans have three of
-them. What remains is oblique (a turned patient, a tilted gantry): there the low-pass still runs along the voxel axes,
-and SimpleITK interpolates (`oblique`).
+A voxel axis that is parallel to an axis of the grid is resampled separately: interpolation and low-pass are one sparse
+matrix, and such axes are processed in memory order (`separable`). In most scans all three axes are parallel. The others
+are oblique (a rotated patient, a tilted gantry): the low-pass still runs along the voxel axes, and SimpleITK
+interpolates (`oblique`).
 
 The low-pass is that of scikit-image's ``resize``: a Gaussian with sigma (ratio - 1) / 2 input voxels, where ratio is
-the output voxel's size over the input's.
+the output voxel size over the input voxel size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from med_transfer.preprocessing.resampling.separable import LEAST_SIGMA, AxisWei
 from med_transfer.scans import geometry
 from med_transfer.scans.geometry import Grid, IndexMap, Triple, index_map, voxel_ratio
 
-_PARALLEL_VOXELS = 1e-4  # axes count as parallel when they part by less than this over the whole grid
+_PARALLEL_VOXELS = 1e-4  # largest deviation over the whole grid of axes that count as parallel
 
 
 def resample(
@@ -32,23 +32,23 @@ def resample(
     outside: float | Literal["edge"] = "edge",
     antialias: bool = True,
 ) -> NDArray[np.float32]:
-    """The scan's values at the grid's voxels, linearly interpolated; float32 of ``grid.shape``.
+    """Interpolate a scan linearly at the grid's voxels; float32 of ``grid.shape``.
 
-    Only what the grid touches is read; int16 is never copied as a whole where the axes are parallel.
+    Only voxels that the grid needs are read; if the axes are parallel, int16 is never converted as a whole.
 
     Args:
         voxels: [depth, height, width], int16 or float32, finite; any memory layout.
-        affine: voxel index (i, j, k) to LPS mm; sheared axes too.
-        grid: where the output lies.
-        outside: value beyond the outermost voxels' middles; ``edge`` repeats the outermost voxel.
-        antialias: low-pass the scan along those of its axes where the grid is coarser.
+        affine: voxel index (i, j, k) to LPS mm; axes may be sheared.
+        grid: the output grid.
+        outside: value beyond the centres of the outermost voxels; ``edge`` repeats those voxels.
+        antialias: apply a low-pass along the scan's axes for which the grid is coarser.
     """
     fill = None if outside == "edge" else float(outside)
     where = index_map(affine, grid)
     sigma = (voxel_ratio(affine, grid) - 1) / 2 if antialias else np.zeros(3)
     alone = _axes_alone(where, grid.shape)
     if len(alone) < 3 and (sigma < LEAST_SIGMA).all():
-        alone = {}  # ITK takes the scan as it is; a pass of its own for one axis would cost more than it saves
+        alone = {}  # without low-pass, ITK alone is faster than an extra pass for one or two axes
     axes, where = _split(where, alone, grid.shape, voxels.shape, sigma, clamp=fill is None)
     if len(alone) == 3:
         order = np.argsort([alone[axis] for axis in range(3)])
@@ -61,7 +61,7 @@ def resample(
 
 
 def _axes_alone(where: IndexMap, shape: Triple) -> dict[int, int]:
-    """Input axes that depend on one output axis which nothing else depends on: input axis to output axis."""
+    """Input axes that depend only on one output axis, on which no other depends; as input axis to output axis."""
     travel = np.abs(where.matrix) * np.maximum(np.array(shape) - 1, 0)  # voxels along input axis (row) over the grid
     partner = np.abs(where.matrix).argmax(axis=1)
     parallel = travel < _PARALLEL_VOXELS
@@ -76,9 +76,9 @@ def _axes_alone(where: IndexMap, shape: Triple) -> dict[int, int]:
 def _split(
     where: IndexMap, alone: dict[int, int], shape: Triple, size: tuple[int, ...], sigma: NDArray, *, clamp: bool
 ) -> tuple[list[AxisWeights], IndexMap]:
-    """Weights along each input axis, and the map from the output to what these weights make of the scan.
+    """Weights along each input axis, and the map from output indices to those of the scan after these weights.
 
-    An axis that is alone gets its final voxels; the others get the low-pass at every voxel that the grid needs.
+    Separable axes are resampled to their final voxels; the others are low-passed at every voxel that the grid needs.
     """
     matrix, offset, axes = where.matrix.copy(), where.offset.copy(), []
     middle, reach = (np.array(shape) - 1) / 2, np.abs(where.matrix) @ (np.array(shape) - 1) / 2

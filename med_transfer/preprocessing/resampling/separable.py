@@ -1,10 +1,10 @@
-"""Linear interpolation along single axes: the weights of each, and three passes over a volume, straight from int16.
+"""Separable linear interpolation: the weights along each axis, and three passes over a volume, directly from int16.
 
-An axis's interpolation and its anti-alias low-pass are one sparse matrix. The passes run in one thread.
-The volume is taken slab by slab in the order of memory. A slab is small enough to stay in the processor's cache
-while it becomes float32 and is resampled along its two axes; what is left is resampled across the slabs. So the input
-is read once and never copied as a whole. Along the rows and across the slabs a pass is a sparse matrix times long
-contiguous rows; along the columns, where neighbours lie side by side, it is a dense product of narrow bands.
+Interpolation and anti-aliasing low-pass along an axis are one sparse matrix. The passes run in one thread. The volume
+is processed slab by slab in memory order. A slab fits into the CPU cache while it is converted to float32 and resampled
+along its two axes; the results are then resampled across slabs. The input is thus read once and never copied as a
+whole. Along rows and across slabs, a pass multiplies a sparse matrix by long contiguous rows; along columns, where
+neighbours are adjacent in memory, it multiplies narrow dense bands.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-_TRUNCATE = 3.0  # the Gaussian ends at so many sigma
-LEAST_SIGMA = 0.5 / _TRUNCATE  # below it, only the middle voxel is left, and nothing is smoothed
-_TOGETHER = 8  # outputs across the slabs that are mixed at once, so that the reduced slabs stay in the cache
-_BAND = 16  # outputs a dense band: wider wastes work on zeros, narrower on calls
-# OpenBLAS keeps a product of at most 65536 * 4 multiplications in the calling thread. Its own threads wait by spinning,
-# which starves the other workers of a data loader.
+_TRUNCATE = 3.0  # radius of the Gaussian in sigma
+LEAST_SIGMA = 0.5 / _TRUNCATE  # below it, the kernel is a single voxel and smooths nothing
+_TOGETHER = 8  # outputs across slabs computed at once, so that the reduced slabs stay in the cache
+_BAND = 16  # outputs per dense band; wider ones waste work on zeros, narrower ones on calls
+# OpenBLAS runs a product of at most 65536 * 4 multiplications in the calling thread. Its own threads busy-wait, which
+# starves the other workers of a data loader.
 _ONE_THREAD = 65536 * 4
 
 
 @dataclass(frozen=True)
 class AxisWeights:
-    """What each output voxel takes from the input voxels along one axis.
+    """Weights of the input voxels in each output voxel along one axis.
 
     Attributes:
-        touched: the range of input voxels that have any weight; the columns of ``weights``.
-        weights: [output, touched], float32; a few neighbours a row.
-        beyond: [output], float32: the weight that falls outside the scan, where the fill value is meant.
+        touched: range of input voxels with any weight; the columns of ``weights``.
+        weights: [output, touched], sparse, float32.
+        beyond: [output], float32: weight outside the scan, to be given to the fill value.
     """
 
     touched: slice
@@ -41,11 +41,11 @@ class AxisWeights:
 
     @property
     def size(self) -> int:
-        """Output voxels."""
+        """Number of output voxels."""
         return len(self.beyond)
 
     def part(self, outputs: slice) -> tuple[NDArray[np.integer], sparse.csr_array]:
-        """The touched voxels that these outputs use, and the weights [outputs, used]."""
+        """Indices of the touched voxels that some outputs use, and the weights [outputs, used]."""
         weights = self.weights
         pointers = weights.indptr[outputs.start : outputs.stop + 1]
         within = slice(pointers[0], pointers[-1])
@@ -55,19 +55,19 @@ class AxisWeights:
 
     @property
     def picks_all(self) -> bool:
-        """Whether the output is the touched voxels as they are."""
+        """Whether the output equals the touched voxels."""
         touched = self.touched.stop - self.touched.start
         return self.size == touched == self.weights.nnz and bool((self.weights.diagonal() == 1).all())
 
 
 def axis_weights(positions: NDArray[np.float64], size: int, sigma: float, *, clamp: bool) -> AxisWeights:
-    """Weights of the input voxels 0 ... ``size - 1`` for linear interpolation of the low-passed axis.
+    """Weights of the input voxels 0 ... ``size - 1`` for linear interpolation after a low-pass along the axis.
 
     Args:
-        positions: where the output voxels lie, in input voxels; may lie outside.
-        size: input voxels along the axis.
-        sigma: of the Gaussian low-pass, in input voxels; 0 for none. It repeats the axis's outermost voxels.
-        clamp: a position outside takes the outermost voxel; otherwise its weight goes to ``beyond``.
+        positions: of the output voxels, in input voxels; may be outside the scan.
+        size: number of input voxels along the axis.
+        sigma: of the Gaussian low-pass, in input voxels; 0 for none. The outermost voxels are repeated for it.
+        clamp: positions outside take the outermost voxel; otherwise their weight goes to ``beyond``.
     """
     if clamp:
         positions = np.clip(positions, 0, size - 1)
@@ -88,7 +88,7 @@ def axis_weights(positions: NDArray[np.float64], size: int, sigma: float, *, cla
 
 
 def _gaussian(sigma: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Offsets and weights as in scipy.ndimage.gaussian_filter with ``truncate=3``."""
+    """Offsets and weights of the kernel of scipy.ndimage.gaussian_filter with ``truncate=3``."""
     radius = int(_TRUNCATE * sigma + 0.5)
     reach = np.arange(-radius, radius + 1)
     if radius == 0:
@@ -100,8 +100,8 @@ def _gaussian(sigma: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 def _packed(values: NDArray, rows: NDArray, taps: NDArray, beyond: NDArray[np.float64]) -> AxisWeights:
     first, last = (int(taps.min()), int(taps.max())) if taps.size else (0, 0)
     shape = (len(beyond), last - first + 1)
-    weights = sparse.csr_array((values, (rows, taps - first)), shape=shape)  # adds up repeated taps
-    weights = sparse.csr_array(weights, dtype=np.float32)  # only now, so that the sums are exact
+    weights = sparse.csr_array((values, (rows, taps - first)), shape=shape)  # sums repeated taps
+    weights = sparse.csr_array(weights, dtype=np.float32)  # only now, so that sums are in double precision
     return AxisWeights(slice(first, last + 1), weights, beyond.astype(np.float32))
 
 
@@ -114,7 +114,7 @@ def resample_axes(voxels: NDArray, axes: Sequence[AxisWeights], fill: float = 0.
     Args:
         voxels: [a, b, c], int16 or float32, in any memory layout, flipped views included.
         axes: the weights along a, b and c.
-        fill: the value outside the scan, for weights that fall there.
+        fill: value outside the scan, for weights in ``beyond``.
 
     Returns:
         float32, [axes[0].size, axes[1].size, axes[2].size].
@@ -134,7 +134,7 @@ def resample_axes(voxels: NDArray, axes: Sequence[AxisWeights], fill: float = 0.
 
 
 def _order(voxels: NDArray, axes: Sequence[AxisWeights]) -> tuple[int, int, int]:
-    """Axes of the slabs, the rows and the columns: columns contiguous, slabs along the axis that shrinks less."""
+    """Axes of slabs, rows and columns: columns have the smallest stride, slabs are along the axis that shrinks less."""
     first, second, column = sorted(range(3), key=lambda axis: -abs(voxels.strides[axis]))
     shrinks = [axes[axis].size / voxels.shape[axis] for axis in (first, second)]
     return (second, first, column) if shrinks[0] < shrinks[1] else (first, second, column)
@@ -148,7 +148,7 @@ class _Band:
 
 
 def _bands(axis: AxisWeights) -> list[_Band]:
-    """The matrix cut into dense pieces of a few neighbouring outputs each."""
+    """Cut the matrix into dense bands of a few neighbouring outputs each."""
     bands, dense, weights = [], axis.weights.toarray(), axis.weights
     for start in range(0, axis.size, _BAND):
         outputs = slice(start, min(start + _BAND, axis.size))
@@ -159,12 +159,12 @@ def _bands(axis: AxisWeights) -> list[_Band]:
 
 
 class _SlabReduction:
-    """One slab, [rows, columns], to [row.size, column.size]; holds what is the same for all slabs."""
+    """Resamples one slab from [rows, columns] to [row.size, column.size]; keeps what all slabs share."""
 
     def __init__(self, voxels: NDArray, row: AxisWeights, column: AxisWeights, fill: float) -> None:
         self._voxels, self._row, self._column, self._fill = voxels, row, column, fill
         used, self._row_weights = row.part(slice(0, row.size))
-        self._rows = used if len(used) < voxels.shape[1] else slice(None)  # without low-pass, many rows go unread
+        self._rows = used if len(used) < voxels.shape[1] else slice(None)  # without low-pass, many rows are not needed
         self._scratch = np.empty((len(used), voxels.shape[2]), np.float32)
         self._bands = _bands(column)
 
@@ -181,7 +181,7 @@ class _SlabReduction:
 
 
 def _mix(slab: AxisWeights, reduction: _SlabReduction, result: NDArray[np.float32]) -> None:
-    """Resamples across the slabs, a few outputs at a time; a slab that the next outputs use too is reduced once."""
+    """Resample across the slabs, a few outputs at a time; slabs that the next outputs need, too, are kept."""
     plane_shape, reduced = result.shape[1:], {}
     for start in range(0, slab.size, _TOGETHER):
         outputs = slice(start, min(start + _TOGETHER, slab.size))
