@@ -69,7 +69,7 @@ class Analysis:
         return tuple(filter(None, because.split(";")))
 
     def told_of_missing(self, images: int) -> Analysis:
-        """Return it with a remark that this many images of the study were missing; a finding may be on them."""
+        """Return the analysis with a remark that this many images of the study were missing, if any."""
         if not images:
             return self
         remark = f"{images} of the study's images had not come when this was made"
@@ -77,7 +77,10 @@ class Analysis:
 
 
 def require_usable(predictor: Predictor, bundle: Path) -> None:
-    """Raise ConfigError for a bundle that needs more than one scan per case, as a node receives nothing else."""
+    """Raise ConfigError for a bundle that needs regions of interest or several scans per case.
+
+    A node receives images only, without either a region or the roles of several scans.
+    """
     config = predictor.preprocessing.config
     if config.region == "roi":
         raise ConfigError(

@@ -35,7 +35,7 @@ def use(node: NodeConfig, queue: Queue, bundle: Path, route: str = "", key: Path
     """Copy a bundle into the node's folder and put it into use; return its mark.
 
     Raises:
-        ConfigError: node.yaml has no such route, or the bundle needs more than one scan per case.
+        ConfigError: node.yaml has no such route, or the bundle needs more than images, see :func:`require_usable`.
         BundleError: it is not a bundle, or is not signed with that key.
         OutputError: the copy cannot be written.
     """
@@ -67,7 +67,8 @@ class Bundles:
         key: public key that every bundle must be signed with; None: any.
 
     Raises:
-        ConfigError: no bundle is in use for a route, or a bundle other than ``bundle`` is in use.
+        ConfigError: no bundle is in use for a route, a bundle other than ``bundle`` is in use, or one needs more than
+            images.
         BundleError: a bundle cannot be loaded.
     """
 

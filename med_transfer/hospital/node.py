@@ -40,8 +40,7 @@ class Node:
 
     Raises:
         BundleError: a bundle cannot be loaded.
-        ConfigError: no bundle is in use, or one needs more than one scan per case; or a token or certificate cannot be
-            read.
+        ConfigError: no bundle is in use, or one needs more than images; or a token or certificate cannot be read.
         OutputError: the folder cannot be written.
     """
 

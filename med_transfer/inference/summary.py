@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SUMMARY_FILE = "summary.html"
 _TEMPLATE = "summary.html.jinja"
 _HERE = Path(__file__).parent
-_OUT_OF_DISTRIBUTION, _MOST = 0.95, 50  # novelty above which a scan is suspicious; most that are shown
+_OUT_OF_DISTRIBUTION, _MOST = 0.95, 50  # novelty above which a scan is suspicious; maximum shown
 
 
 def write_beside(
@@ -37,9 +37,9 @@ def write_beside(
 
     Args:
         table: predictions.csv.
-        formats: of the copies of the table.
-        language: of the summary.
-        shown: the contact sheet.
+        formats: further formats to write the table in.
+        language: language of the summary.
+        shown: scans of the contact sheet.
         rows: the table's rows; None: read them from the table.
 
     Raises:

@@ -1,8 +1,8 @@
 """Watch a folder that is still filling, and predict each scan once it is complete, until stopped.
 
 A scan is complete once its files have not changed for a while, neither in number nor in size, modification time or
-inode. This is found by polling. The age of a file's modification time says nothing: copying may preserve the time, and
-it may come from another machine's clock. Notification by the operating system (inotify) does not reach network shares.
+inode. This is found by polling. How old a modification time is says nothing, since copying may preserve it, or it may
+come from another machine's clock. Notification by the operating system (inotify) does not cover network shares.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ class Cluster:
 
         Args:
             function: module-level function, called with the job and ``shared`` on some machine.
-            jobs: anything that can be pickled.
+            jobs: picklable objects, read only as they are needed.
             shared: sent to each machine once.
             cores: processor cores per job, and the number of threads that torch uses in it.
             gpus: GPUs per job.

@@ -67,7 +67,7 @@ class OpenVino:
         openvino.save_model(model, path, compress_to_fp16=False)
 
     def quantise(self, path: Path, examples: Sequence[Tensor], quantised: Path) -> None:
-        """By nncf."""
+        """Quantise by nncf."""
         openvino = import_package("openvino")
         model = _openvino_core().read_model(path)
         in_8_bits = _in_8_bits(model, [example.numpy() for example in examples])
@@ -128,7 +128,7 @@ class Onnx:
         )
 
     def quantise(self, path: Path, examples: Sequence[Tensor], quantised: Path) -> None:
-        """By nncf."""
+        """Quantise by nncf."""
         onnx = import_package("onnx")
         model = onnx.load(path)
         name = model.graph.input[0].name

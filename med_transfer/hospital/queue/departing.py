@@ -17,7 +17,7 @@ def departed(database: sqlite3.Connection, bundles: Mapping[str, str], study: st
     Args:
         database: the queue.
         bundles: mark of the bundle in use for each route of node.yaml; an empty mark if there is none.
-        study: look only at this study; empty: at all.
+        study: the only study to consider; empty: all studies.
     """
     rows = database.execute(
         f"SELECT study, route, max(revision) FROM result WHERE {'study = ? AND' if study else ''} "

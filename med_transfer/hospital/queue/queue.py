@@ -368,7 +368,7 @@ class Queue:
             return sending.abandon(database, list(destinations), now)
 
     def release(self, destinations: Iterable[str], now: float) -> int:
-        """Ask only these destinations for commitment from now on; return how many deliveries waited for others'."""
+        """Ask only these destinations for commitment from now on; return how many other deliveries this affects."""
         with self.writing() as database:
             return sending.release(database, list(destinations), now)
 

@@ -57,7 +57,7 @@ class Peer(Section):
 
     @property
     def name(self) -> str:
-        """As status and record name it."""
+        """Name of the peer in status and record."""
         return f"{self.ae_title}@{self.address}:{self.port}"
 
 
@@ -76,7 +76,7 @@ class FhirServer(Section):
 
     @property
     def name(self) -> str:
-        """As status and record name it."""
+        """Name of the peer in status and record."""
         return f"{FHIR_PREFIX}{self.url}"
 
 
@@ -119,7 +119,7 @@ class WebPeer(Section):
 
     @property
     def name(self) -> str:
-        """As status and record name it."""
+        """Name of the peer in status and record."""
         return self.url.rstrip("/")
 
     @property
