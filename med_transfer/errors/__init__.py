@@ -86,7 +86,7 @@ class MedTransferError(Exception):
 
     @property
     def advice(self) -> Sentence:
-        """What follows ``found`` in the message: what was expected, and what to do."""
+        """The part of the message after ``found``: what was expected, and what to do."""
         expected, action = _tidy(self.expected), _tidy(self.action)
         if expected and action:
             return Sentence("; expected {expected}. {action}.", expected=expected, action=action)
@@ -96,17 +96,17 @@ class MedTransferError(Exception):
 
     @property
     def problem(self) -> Sentence:
-        """The message without the place."""
+        """The message without ``where``."""
         return Sentence("{found}{advice}", found=_tidy(self.found), advice=self.advice)
 
     @property
     def message(self) -> Sentence:
-        """What the error says: the place, where there is one, and the problem."""
+        """The whole message: ``where``, unless it is empty, and the problem."""
         where, problem = _on_one_line(self.where), self.problem
         return Sentence("{where}: {problem}", where=where, problem=problem) if where else problem
 
     def __reduce__(self):
-        """Rebuild from the parts, so that an error survives a trip between worker processes."""
+        """Pickle the parts, so that errors can be passed between worker processes."""
         return (_rebuild, (type(self), self.found, self.where, self.expected, self.action))
 
 
@@ -365,6 +365,6 @@ class NothingDone(MedTransferError):
 
     @classmethod
     def of(cls, n: int, where: object, reason: str, done: str = "used") -> NothingDone:
-        """None of ``n`` scans can be ``done``; ``reason`` is that of the first."""
+        """The error that none of ``n`` scans can be ``done``; ``reason`` is the first scan's."""
         found, action = f"none of {n} scans can be {done}", f"The first reason: {reason}"
         return cls(found, where=where, expected="at least one", action=action)

@@ -166,7 +166,7 @@ def canonical(voxels: NDArray, affine: Affine) -> tuple[NDArray, Affine]:
     return voxels, affine
 
 
-# Voxels of one array among those of another --------------------------------------------------------------------
+# Mapping between grids -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

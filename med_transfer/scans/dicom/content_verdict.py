@@ -49,7 +49,7 @@ def mixture_verdict(slices: Sequence[Slice]) -> Verdict:
     return Verdict(remarks=(*remarks, *(remark for check in _REMARKS if (remark := check(slices)))))
 
 
-# Values that are no measurements ------------------------------------------------------------------------------
+# Values that are not measurements -----------------------------------------------------------------------------
 
 
 def _damage(slices: Sequence[Slice]) -> str:
@@ -171,7 +171,7 @@ def _where_stated(values: Sequence[Hashable]) -> list[Hashable]:
     return [usual if value is None else value for value in values]
 
 
-# What a person should know ------------------------------------------------------------------------------------
+# Remarks ------------------------------------------------------------------------------------------------------
 
 
 def _rescale_type(slices: Sequence[Slice]) -> str:

@@ -60,7 +60,7 @@ def _first_rejection(slices: Sequence[Slice], *stages: tuple[_Check, ...]) -> Ve
     return Verdict()
 
 
-# Where each image lies ----------------------------------------------------------------------------------------
+# Geometry of each image ---------------------------------------------------------------------------------------
 
 
 def _few(slices: Sequence[Slice]) -> str:
@@ -135,7 +135,7 @@ def _frame_of_reference_each(slices: Sequence[Slice]) -> str:
     return Sentence("each image names a frame of reference of its own, which is not believed") if each else ""
 
 
-# How the images follow each other -----------------------------------------------------------------------------
+# Spacing of the images ----------------------------------------------------------------------------------------
 
 
 def _repeats(slices: Sequence[Slice]) -> str:

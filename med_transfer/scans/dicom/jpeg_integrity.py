@@ -80,7 +80,7 @@ def _bits_needed(stream: bytes, header: Header, values: NDArray) -> int:
         samples = values[top - above : top + rows].astype(np.int32 if predictor > 4 else np.uint16)
         samples >>= point_transform
         differences = (samples - _prediction(samples, predictor, first))[above:].astype(np.uint16, copy=False)
-        needed += int(np.take(bits_of_difference, differences, mode="clip").sum(dtype=np.int64))  # clip: unchecked
+        needed += int(np.take(bits_of_difference, differences, mode="clip").sum(dtype=np.int64))  # clip: no checks
     return needed
 
 

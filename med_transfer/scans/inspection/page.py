@@ -194,7 +194,7 @@ def _environment(language: Language) -> Environment:
     return made
 
 
-# What is shown of the voxels ----------------------------------------------------------------------------------
+# Views of the voxels ------------------------------------------------------------------------------------------
 
 
 def view_of(volume: Volume, region: Region | None = None) -> View:

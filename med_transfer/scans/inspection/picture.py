@@ -169,7 +169,7 @@ def _grey(image: NDArray, window: Window) -> NDArray[np.uint8]:
 
 
 def _square(image: NDArray[np.uint8], row_mm: float, column_mm: float) -> NDArray[np.uint8]:
-    """Linear interpolation to square pixels as fine as the finer direction, within the size limit."""
+    """Interpolate linearly to square pixels of the finer spacing, within the size limit."""
     height, width = image.shape
     pixel_mm = max(min(row_mm, column_mm), max(height * row_mm, width * column_mm) / _MAX_PIXELS)
     wanted = [max(1, round(height * row_mm / pixel_mm)), max(1, round(width * column_mm / pixel_mm))]

@@ -120,7 +120,7 @@ def _contours(dataset: Dataset, number: int, label: str, onto: Volume, path: Pat
         yield _Contour(contour, str(item.ContourGeometricType), index)
 
 
-# Where the contours lie ---------------------------------------------------------------------------------------
+# Position of the contours -------------------------------------------------------------------------------------
 
 
 def _require_on_a_slice(contour: _Contour, onto: Volume, path: Path) -> None:

@@ -130,7 +130,7 @@ def _place(folder: Path) -> Path | None:
         return None
     try:
         base = Path(chosen or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # an account without a home
+    except RuntimeError:  # the account has no home folder
         return None
     base = base if chosen else base / "med_transfer"
     return base / "headers" / f"{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]}.sqlite"

@@ -266,7 +266,7 @@ def _difference(better: Series, worse: Series, rules: SeriesRules) -> tuple[Sent
     return Sentence("the first by name"), Sentence("the equal images")
 
 
-# What a series says of itself ---------------------------------------------------------------------------------
+# Properties of a series ---------------------------------------------------------------------------------------
 
 
 def _value(series: Series, name: str) -> Value:
