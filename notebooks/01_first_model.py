@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A first model
 #
-# Synthetic chest CT stands in for a cohort, so that everything runs without a network in a minute. With
-# `MED_TRANSFER_COHORT=cohort.csv` the same notebook runs on scans of your own. Research use only.
+# The cohort is synthetic chest CT, so everything runs offline in a minute. Set `MED_TRANSFER_COHORT=cohort.csv` to run
+# the notebook on your own scans. Research use only.
 
 # %%
 import os
@@ -11,21 +11,21 @@ from pathlib import Path
 import med_transfer as mt
 from med_transfer.cohorts import region_of_case
 
-work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
-own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
+work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # shared by all notebooks
+own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv instead of phantoms
 table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %% [markdown]
 # ## The cohort
 #
-# One row a scan: its patient, its label, and where the finding lies.
+# One row per scan: the patient, the label, and the location of the finding.
 
 # %%
 cohort = mt.Cohort.read(table)
 cohort.counts()  # class: (scans, patients)
 
 # %% [markdown]
-# A `Volume` knows where its voxels lie in the patient and what was found out about its geometry.
+# A `Volume` knows where its voxels lie in the patient, and carries the verdict on its geometry.
 
 # %%
 case = cohort.cases[0]
@@ -36,20 +36,20 @@ mt.view_of(volume)
 # %% [markdown]
 # ## Train
 #
-# The network that comes with the package stays as it is, and a linear head learns on its features: seconds. Leave
-# `transfer.strategy` out and the network learns too; leave `from_scratch_baseline` out and the gain of the transfer is
+# The network that ships with the package is frozen, and a linear head is trained on its features, which takes seconds.
+# Without `transfer.strategy` the network is trained too; without `from_scratch_baseline=false` the transfer gain is
 # measured ([05](05_strategies_and_negative_transfer.ipynb)).
 
 # %%
 small = ("input.shape=[16, 32, 32]", "input.spacing_mm=[3.0, 1.5, 1.5]", "split.kind=holdout")  # for a laptop
 quick = (*small, "transfer.strategy=linear_probe", "from_scratch_baseline=false")
-run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is only opened
+run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is just opened
 
 # %% [markdown]
-# ## What came out
+# ## Results
 #
-# Of each class how many test scans there were, which share was found, and its 95 % interval. With this few scans the
-# intervals are wide: that is the message.
+# For each class: the number of test scans, the sensitivity, and its 95 % interval. With so few scans the intervals are
+# wide, and that is the point.
 
 # %%
 for name, rates in run.metrics.classes.items():
@@ -57,7 +57,7 @@ for name, rates in run.metrics.classes.items():
 run
 
 # %% [markdown]
-# The whole report is one file, and the bundle goes to batch runs and to the hospital:
+# The report, a single file, and the bundle, which batch runs and the hospital node load:
 
 # %%
 print(run.report, run.bundle, sep="\n")

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # My own DICOM folder: what was rejected and why
 #
-# A folder as it comes from a PACS holds scouts, broken exports and files that are no scans. Nothing of it becomes a
-# volume unseen: every series gets a verdict. `MED_TRANSFER_COHORT` names a table of your own; the folder around it
-# is searched.
+# A folder exported from a PACS contains scouts, broken exports and files that are not scans. Every series is checked
+# and gets a verdict before it becomes a volume. Set `MED_TRANSFER_COHORT` to a table of your own; the folder that
+# contains it is searched.
 
 # %%
 import csv
@@ -15,8 +15,8 @@ import med_transfer as mt
 from med_transfer.cohorts.indexing import write_index
 from med_transfer.errors import ScanError
 
-work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
-own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
+work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # shared by all notebooks
+own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv instead of phantoms
 table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
@@ -26,7 +26,7 @@ print(f"{index.n_listed} series listed, {index.n_rejected} rejected, {index.n_ig
 # %% [markdown]
 # ## The quality table
 #
-# **accept** is used as it is, **repair** after what `reasons` says, **reject** never.
+# Series marked **accept** are used as they are, **repair** after the repair stated in `reasons`, **reject** never.
 
 # %%
 with index.quality.open(newline="", encoding="utf-8") as file:
@@ -37,7 +37,7 @@ for row in series:
         print(f"{row['verdict']}: {Path(row['scan']).name}: {row['reasons']}")
 
 # %% [markdown]
-# Reading one of them says the same, where it lies, and what to do:
+# Reading a rejected series raises an error with the same reason, the location, and what to do:
 
 # %%
 rejected = [row for row in series if row["verdict"] == "reject" and row["format"] == "dicom"]
@@ -50,7 +50,7 @@ for row in rejected[:1]:
 # %% [markdown]
 # ## Look at what is left
 #
-# Upside down, the wrong organ, an arm: a glance finds what no rule does.
+# Upside down, the wrong organ, an arm: a glance finds what no rule catches.
 
 # %%
 accepted = next(row for row in series if row["verdict"] == "accept")

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Whole scans: plan and preview
 #
-# Before any training: what the cohort looks like, the config that suits it with a reason for each choice, and what
-# the network would see. With `MED_TRANSFER_COHORT` on scans of your own.
+# Before any training: the properties of the cohort, a config that suits it with the reason for each choice, and what
+# the network would see. Set `MED_TRANSFER_COHORT` to use your own scans.
 
 # %%
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 import med_transfer as mt
 from med_transfer.config import load_config
 
-work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
-own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
+work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # shared by all notebooks
+own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv instead of phantoms
 table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
@@ -23,7 +23,7 @@ for sentence in planned.sentences:
 # %% [markdown]
 # ## Squeezed into a small cube
 #
-# The whole scan in the input of a network that learned crops: read what is lost.
+# The whole scan in the input of a network that was trained on crops. The preview says what is lost.
 
 # %%
 mt.preview(table, per_class=1, draws=0, overrides=("input.region=whole",))
@@ -31,8 +31,8 @@ mt.preview(table, per_class=1, draws=0, overrides=("input.region=whole",))
 # %% [markdown]
 # ## As tiles
 #
-# The same scan as overlapping boxes in voxels that the network knows; their features are joined into one row. Photographs
-# on each slice (`slices-...`) are the other way, for thick slices.
+# The same scan as overlapping boxes, in voxels of the size that the network knows; their features are pooled into one
+# row. For thick slices, the alternative is a 2D network of photographs on each slice (`slices-...`).
 
 # %%
 tiles = load_config(

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Choosing a backbone
 #
-# Which pretrained network suits this cohort can be measured before training: how well its frozen features tell the
-# classes apart, against the same network with random weights. Only training folds are looked at.
+# How well a pretrained network suits this cohort can be measured before training: how well its frozen features separate
+# the classes, compared with the same network with random weights. Only the training folds are used.
 
 # %%
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import med_transfer as mt
 
-work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
-own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
+work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # shared by all notebooks
+own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv instead of phantoms
 table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
@@ -19,8 +19,8 @@ known = mt.list_backbones()
 print(len(known), "backbones; for example", ", ".join(list(known)[:5]))
 
 # %% [markdown]
-# Without `names`, all whose weights are at hand are measured, each against itself with random weights. Here one, so that
-# it takes seconds.
+# Without `names`, every backbone whose weights are available is measured, each against itself with random weights. Here
+# it is only one, which takes seconds.
 
 # %%
 chosen = mt.select_backbone(
@@ -37,5 +37,6 @@ for score in chosen.ranking:
 print(chosen.recommended or chosen.to_try, chosen.reason, sep=": ")
 
 # %% [markdown]
-# Does the ranking predict the result? [What was measured](../docs/measured/selection.md#does-the-ranking-predict-the-result). Whether
-# weights fit your scans at all, without labels: `med-transfer backbones verify NAME --scans FOLDER`.
+# Does the ranking predict the result? See the
+# [measurements](../docs/measured/selection.md#does-the-ranking-predict-the-result). To check without labels whether
+# weights fit your scans at all: `med-transfer backbones verify NAME --scans FOLDER`.

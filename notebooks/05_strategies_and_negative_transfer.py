@@ -1,9 +1,9 @@
 # %% [markdown]
 # # Strategies and negative transfer
 #
-# The source teaches a network one question (the shape of a lesion); the target asks another one (its texture). How
-# much of the network may change is the strategy, and whether the source helped at all is measured, not assumed. Tiny
-# settings: the point is how, not how well.
+# The source task is the shape of a lesion; the target task is its texture. The strategy says how much of the network
+# may change; whether the source helped at all is measured, not assumed. The settings are tiny: the point is how it
+# works, not how well.
 
 # %%
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 import med_transfer as mt
 from med_transfer.phantoms import PhantomConfig, write_cohort
 
-work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
-own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
+work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # shared by all notebooks
+own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv instead of phantoms
 table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %% [markdown]
@@ -21,7 +21,7 @@ table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
 tiny = (
-    "backbone.name=resnet18-w8",  # the smallest, with random values: the source is a network of our own
+    "backbone.name=resnet18-w8",  # the smallest, with random weights: the source is trained here
     "input.shape=[16, 16, 16]",
     "input.spacing_mm=[2.5, 2.0, 2.0]",
     "split.kind=holdout",
@@ -38,8 +38,8 @@ learned = mt.finetune(source, out=work / "source-run", overrides=(*tiny, "from_s
 # %% [markdown]
 # ## Two strategies
 #
-# `layerwise_lr_decay` lets everything learn, deep stages faster. `linear_probe` freezes the network. Both are held against
-# the same network from scratch, on the same patients with the same budget.
+# `layerwise_lr_decay` trains everything, deep stages faster. `linear_probe` freezes the network. Both are compared with
+# the same network trained from scratch, on the same patients with the same budget.
 
 # %%
 start = (*tiny, f"backbone.weights={learned.bundle}")
@@ -52,10 +52,11 @@ for name, run in runs.items():
     print(f"{name}: macro AUC {run.metrics.macro_auc.value:.2f}; minus scratch {gain.macro_auc.ci95}: {gain.verdict}")
 
 # %% [markdown]
-# *gain* and *harm* are said only where an interval leaves zero out; *none* means that no difference was shown, which is not
-# the same as equal. `transfer.on_harm=fallback` keeps the network from scratch when transfer harms on validation scans.
+# The verdict is *gain* or *harm* only if an interval excludes zero; *none* means that no difference was shown, which is
+# not the same as equal. `transfer.on_harm=fallback` keeps the network from scratch if transfer does harm on validation
+# scans.
 #
-# ## Which one is better
+# ## Which one is better?
 
 # %%
 _, probe = mt.compare([run.folder for run in runs.values()])  # each against the first

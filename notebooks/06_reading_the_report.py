@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Reading the report: thresholds and calibration
 #
-# The figures of the report, from Python: what was found, whether the probabilities can be taken at their word, and
-# what another threshold does.
+# The figures of the report, from Python: what was found, whether the probabilities can be taken at face value, and
+# what another threshold changes.
 
 # %%
 import os
@@ -11,14 +11,14 @@ from pathlib import Path
 import med_transfer as mt
 from med_transfer.config import load_config
 
-work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
-own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
+work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # shared by all notebooks
+own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv instead of phantoms
 table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
 small = ("input.shape=[16, 32, 32]", "input.spacing_mm=[3.0, 1.5, 1.5]", "split.kind=holdout")  # for a laptop
 quick = (*small, "transfer.strategy=linear_probe", "from_scratch_baseline=false")
-run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is only opened
+run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is just opened
 
 # %%
 metrics = run.metrics
@@ -35,7 +35,7 @@ print(f"{'network':12} macro AUC {metrics.macro_auc.value}")
 # %% [markdown]
 # ## Probabilities
 #
-# Brier score: mean squared error of the probabilities, less is better. Slope 1: neither too sure nor too timid.
+# Brier score: mean squared error of the probabilities; lower is better. A slope of 1: neither over- nor underconfident.
 
 # %%
 metrics.calibration
@@ -43,8 +43,9 @@ metrics.calibration
 # %% [markdown]
 # ## Thresholds
 #
-# The default calls the class that a scan looks most like, however rare it is. Another rule is chosen on validation scans and
-# needs no training: here, for the first class, the highest threshold at which 90 % of it are found.
+# The default calls the class that a scan resembles most, however rare that class is. Another rule is set on the
+# validation scans and needs no training: here, for the first class, the highest threshold with a sensitivity of at
+# least 90 %.
 
 # %%
 first = next(iter(metrics.classes))
@@ -58,4 +59,5 @@ for label, rates in again.classes.items():
     print(f"{label:13} sensitivity {rates.sensitivity.value:.2f}  specificity {rates.specificity.value:.2f}")
 
 # %% [markdown]
-# Every reading of a test set is counted, and the report says how often: choosing by test figures until they please is no test.
+# Every use of the test set is counted and reported: a test set on which settings are chosen until the figures please is
+# no longer a test.

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # How many more labels
 #
-# Trains on ever larger parts of the patients at hand, watches how performance grows, and follows the curve. The
-# interval is the answer, not the number.
+# The network is trained on ever larger subsets of the patients, and the learning curve is extrapolated. The answer is
+# the interval, not the single number.
 
 # %%
 import os
@@ -12,8 +12,8 @@ import med_transfer as mt
 from med_transfer.config import load_config
 from med_transfer.labelling import BudgetSettings, label_budget, next_labels
 
-work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
-own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
+work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # shared by all notebooks
+own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv instead of phantoms
 table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
@@ -27,12 +27,13 @@ for forecast in budget.forecasts:
 budget
 
 # %% [markdown]
-# ## Which scans next
+# ## Which scans to label next
 #
-# Those that the network is unsure of, unlike each other, one a patient. Here the table stands in for scans without labels.
+# Scans that the network is unsure of, unlike each other, one per patient. Here the table stands in for unlabelled
+# scans.
 
 # %%
-run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is only opened
+run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is just opened
 
 # %%
 chosen = next_labels(run.bundle, table, work / "next.csv", n=5)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Batch, cluster and hospital
 #
-# The same bundle, unchanged, on a folder, in shards on a cluster, and behind a PACS.
+# The same bundle, unchanged, applied to a folder, in shards on a cluster, and behind a PACS.
 
 # %%
 import os
@@ -12,19 +12,20 @@ from med_transfer.hospital.config import read_node_config
 from med_transfer.inference.folder import BatchSettings
 from med_transfer.inference.shards import Shard, merge
 
-work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # all notebooks share it
-own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv in the place of phantoms
+work = Path(os.environ.get("MED_TRANSFER_WORK", "work")).resolve()  # shared by all notebooks
+own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv instead of phantoms
 table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
 small = ("input.shape=[16, 32, 32]", "input.spacing_mm=[3.0, 1.5, 1.5]", "split.kind=holdout")  # for a laptop
 quick = (*small, "transfer.strategy=linear_probe", "from_scratch_baseline=false")
-run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is only opened
+run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is just opened
 
 # %% [markdown]
 # ## A batch
 #
-# One row a scan; a bad scan is a row with its reason and stops nothing. The same folder again resumes.
+# One row per scan. A bad scan gets a row with the reason and does not stop the batch. Running it again on the same
+# output folder resumes.
 
 # %%
 predictor = mt.load_bundle(run.bundle)
@@ -34,8 +35,8 @@ print(batch.n_ok, "predicted,", batch.n_rejected + batch.n_failed, "refused:", b
 # %% [markdown]
 # ## Shards
 #
-# Any machine can take one; `merge` refuses while one is missing. `med-transfer predict --write-sbatch 8` writes the job for
-# SLURM.
+# Each shard can run on any machine; `merge` refuses while one is missing. `med-transfer predict --write-sbatch 8`
+# writes the SLURM job.
 
 # %%
 for number in (1, 2):
@@ -44,7 +45,7 @@ whole, n_rows = merge(sorted((work / "shards").glob("shard-*")), work / "merged"
 print(n_rows, "rows")
 
 # %% [markdown]
-# ## Who made the bundle
+# ## What the bundle contains
 
 # %%
 print(predictor.record.backbone.name, predictor.record.labels)
@@ -52,9 +53,9 @@ print(predictor.record.backbone.name, predictor.record.labels)
 # %% [markdown]
 # ## Behind a PACS
 #
-# `med-transfer serve BUNDLE -c node.yaml` receives studies, predicts them and sends results back. It is closed until the
-# file opens something: nobody may send, nobody gets results, and it listens on this machine alone. `shadow: true` predicts
-# and sends nothing: begin with that ([docs/hospital](../docs/hospital/README.md)).
+# `med-transfer serve BUNDLE -c node.yaml` receives studies, predicts them and sends results back. By default it is
+# closed: nobody may send, nobody gets results, and it listens on this machine only. `node.yaml` opens it. With `shadow:
+# true` it predicts and sends nothing; start with that ([docs/hospital](../docs/hospital/README.md)).
 
 # %%
 node = work / "node.yaml"

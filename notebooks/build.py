@@ -1,4 +1,4 @@
-"""Every notebook from its script: ``make notebooks``. The same script gives the same file, without output."""
+"""Write each notebook from its script (``make notebooks``): deterministic, without output."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
 def scripts() -> list[Path]:
-    """In the order in which they are read."""
+    """The notebooks' scripts, in reading order."""
     return sorted(FOLDER.glob("[0-9]*.py"))
 
 
 def notebook(script: Path) -> nbformat.NotebookNode:
-    """Cells are named by their number, so that a change shows as what it is."""
+    """The script as a notebook. Cell ids are cell numbers, so that a diff shows only what changed."""
     made = jupytext.read(script, fmt="py:percent")
     made.metadata = nbformat.NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
     made.nbformat, made.nbformat_minor = 4, 5
@@ -27,7 +27,7 @@ def notebook(script: Path) -> nbformat.NotebookNode:
 
 
 def text(script: Path) -> str:
-    """As it is stored."""
+    """The notebook as its file's content."""
     return nbformat.writes(notebook(script)) + "\n"
 
 
