@@ -34,7 +34,7 @@ class Scratch(Strategy):
 
 
 class Frozen(Strategy):
-    """Nothing of the encoder changes, its statistics included: its features of plain scans are computed once.
+    """Base class: the encoder and its statistics are frozen, so that features of plain scans are computed only once.
 
     Only the from-scratch baseline has a learning rate.
     """
@@ -92,9 +92,9 @@ class AttentionProbe(Frozen):
 
 
 class FreezableStages(DecayingRates):
-    """Every stage learns from the first step, but for the first ones where that is asked for.
+    """Base class: every stage learns from the first step, except for the first ``freeze_stages`` stages.
 
-    BatchNorm: scale and shift learn, statistics as ``transfer.batch_norm`` says; a frozen stage keeps its own.
+    BatchNorm: scale and shift learn, statistics follow ``transfer.batch_norm``; a frozen stage keeps its own.
 
     Attributes:
         freeze_stages: how many stages, from the input, never learn.

@@ -15,10 +15,10 @@ SOURCE_FROZEN = "the source's weights are frozen and cannot leave it; delta can 
 
 
 class Strategy(StrictModel):
-    """The base: every stage learns from the first epoch on, at one rate. The head always learns.
+    """Base class of strategies: every stage learns from the first epoch, at one rate. The head always learns.
 
-    A strategy is also its own section of the config, ``transfer.strategy``: what it can be told are its fields. The
-    field ``name`` is the word in the config.
+    A strategy is also the config section ``transfer.strategy``, with its settings as fields; the field ``name`` selects
+    it.
 
     Attributes:
         learning_rate: of the head and the deepest stage; None: ``default_rate``. One that is stated is the from-scratch
@@ -80,7 +80,9 @@ def learn_new_parts_alone(encoder: Encoder) -> None:
 
 
 class DecayingRates(Strategy):
-    """Each stage may learn slower than the next deeper one: general features lie near the input.
+    """Base class of strategies in which stages can learn slower the nearer they are to the input.
+
+    Features near the input are the most general ones.
 
     Attributes:
         stage_decay: rate of a stage as a share of the next deeper one's.
