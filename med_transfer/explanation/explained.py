@@ -37,7 +37,7 @@ class Explanation:
 
     def _doubts(self) -> Iterator[str]:
         if self.heat.empty:
-            yield "Nothing in the map speaks for the class."
+            yield "Nothing in the map supports the class."
         if self.sanity is not None and not self.sanity.passed:
             yield (
                 f"The map hardly depends on what the network learned: with random weights its rank correlation is "

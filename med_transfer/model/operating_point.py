@@ -152,7 +152,7 @@ class OperatingPoint(BaseModel):
         if self.rule == "argmax":
             return t("the most probable class")
         if self.rule == "cost":
-            return t("the class with the least expected cost")
+            return t("the class with the lowest expected cost")
         parts = ", ".join(f"{threshold(value)} ({name})" for name, value in self.thresholds.items())
         if self.rule == "balanced_argmax":
             return t(

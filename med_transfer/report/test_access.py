@@ -20,7 +20,7 @@ def decided_before(counts: AccessCounts, t: Translator) -> str:
     if counts.n == 1:
         return ""
     if counts.n_other_operating_points:
-        return t("{n} of the earlier times with another operating point", n=counts.n_other_operating_points)
+        return t("{n} of the earlier times with a different operating point", n=counts.n_other_operating_points)
     if counts.n_other_decisions:
-        return t("{n} of the earlier times with other decisions", n=counts.n_other_decisions)
+        return t("{n} of the earlier times with different decisions", n=counts.n_other_decisions)
     return t("each time with the same decisions")

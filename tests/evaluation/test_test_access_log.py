@@ -40,7 +40,7 @@ def test_a_second_look_is_counted_and_says_under_which_decisions(file):
     assert access_once(file).sentence == "The run's own test set was read 2 times, each time with the same decisions."
     third = access_once(file, "b", MOVED)
     assert (third.n, third.n_other_decisions, third.n_other_operating_points) == (3, 2, 2)
-    assert third.sentence.endswith("read 3 times, 2 of the earlier times with another operating point.")
+    assert third.sentence.endswith("read 3 times, 2 of the earlier times with a different operating point.")
     fourth = access_once(file, "retrained", MOVED)
     assert (fourth.n_other_decisions, fourth.n_other_operating_points) == (3, 2)
 
@@ -53,7 +53,7 @@ def test_only_something_decided_anew_is_warned_of(file):
 
 def test_a_retrained_network_is_another_decision(file):
     access_once(file)
-    assert access_once(file, "b").sentence.endswith("2 times, 1 of the earlier times with other decisions.")
+    assert access_once(file, "b").sentence.endswith("2 times, 1 of the earlier times with different decisions.")
 
 
 def test_what_was_killed_after_the_access_goes_on_and_counts_once(file):
@@ -114,7 +114,7 @@ def test_a_log_under_its_old_name_is_counted_and_gone_on_with_under_the_new(file
     old.write_text(file.read_text().replace('"accessed"', '"opened"').replace('"access"', '"opening"'))
     file.unlink()
     before = old.read_bytes()
-    assert access_once(file, "b").sentence.endswith("read 2 times, 1 of the earlier times with other decisions.")
+    assert access_once(file, "b").sentence.endswith("read 2 times, 1 of the earlier times with different decisions.")
     assert "test_openings.jsonl is now called test_access_log.jsonl" in caplog.text
     assert old.read_bytes() == before
     assert access_once(file, "b").n == 3

@@ -95,7 +95,7 @@ def test_attention_that_has_learned_nothing_says_nothing(image, kind):
     encoder = TileEncoder(Brightness(), (4, 8, 8)) if kind == "tiles" else slices
     shown = torch.rand(1, 4, 64, 64) if kind == "slices" else image
     explained = explain(Ensemble([Classifier(encoder, 2)]).eval(), shown, 0, Attention())
-    assert explained.doubts == ("Nothing in the map speaks for the class.",)
+    assert explained.doubts == ("Nothing in the map supports the class.",)
 
 
 def test_slices_have_their_weights():

@@ -148,7 +148,7 @@ def test_an_empty_map_is_said_to_be_empty(ensemble, image):
 
     found = explain(ensemble, image, DARK, Nothing())
     assert (found.deletion, found.sanity) == (None, None)
-    assert found.doubts == ("Nothing in the map speaks for the class.",)
+    assert found.doubts == ("Nothing in the map supports the class.",)
     with torch.no_grad():
         assert found.probability == pytest.approx(ensemble(image[None])[0, DARK].item())
 

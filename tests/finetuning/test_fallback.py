@@ -58,7 +58,9 @@ def test_the_bundle_after_a_fallback_is_the_from_scratch_baseline_in_every_respe
     assert (record.backbone.weights, record.backbone.sha256) == (None, None)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["kept_network"]["network"] == "scratch"
-    assert "The bundle holds the network from scratch" in without_tooltips((tmp_path / "report.html").read_text())
+    assert "The bundle contains the network trained from scratch" in without_tooltips(
+        (tmp_path / "report.html").read_text()
+    )
     assert "| Fallback | Transfer harmed on them. |" in (run.bundle / "docs/README.md").read_text()
 
     table = mt.load_bundle(run.bundle).predict_folder(cohort_csv, tmp_path / "again").table

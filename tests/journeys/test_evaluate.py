@@ -197,8 +197,11 @@ def test_an_external_cohort_whose_acquisition_tells_the_label_is_warned_of(
     assert next(iter(metrics["shortcuts"]["facts"])) == "n_slices"
     report = without_tooltips((tmp_path / "report.html").read_text())
     summary = report[: report.index("Who was evaluated</h3>")]
-    assert "How the scans were made gives the label away" in summary
+    assert "How the scans were acquired gives the label away" in summary
     assert "the handcrafted baseline" in summary
     assert (
-        summary.count("It was fitted within this cohort, each patient predicted by a model of the other patients.") == 2
+        summary.count(
+            "It was fitted within this cohort: each patient was predicted by a model fitted to the other patients."
+        )
+        == 2
     )

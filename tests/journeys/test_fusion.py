@@ -65,7 +65,7 @@ def test_the_run_shows_the_fusion_beside_the_network(fused):
     page = without_tooltips((fused.folder / "report.html").read_text())
     assert ">Fusion</h3>" in page
     assert "fitted on 18 scans of 18 patients" in page
-    assert "Every figure outside the fusion&#39;s table is the network&#39;s, from the image alone." in page
+    assert "All figures outside the fusion table are the network&#39;s, from the image alone." in page
     files = sorted(path.name for path in fused.bundle.rglob("*") if path.is_file())
     card = "applied_model_card.xml"
     assert files == ["README.md", card, "inference.json", RECORD_FILE, "metadata.json", "model.safetensors"]
@@ -158,7 +158,7 @@ def test_where_one_scan_cannot_be_fused_the_figures_of_all_are_the_networks(fuse
         balanced_accuracy_score(own, [row["predicted"] for row in network])
     )
     page = without_tooltips((tmp_path / "out/report.html").read_text())
-    assert "Every figure outside the fusion&#39;s table is the network&#39;s, from the image alone." in page
+    assert "All figures outside the fusion table are the network&#39;s, from the image alone." in page
 
 
 def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):

@@ -116,7 +116,7 @@ def test_another_operating_point_trains_nothing_and_is_a_second_access(
     assert after.lock_hash != before.lock_hash
     assert after.lock_hash == contents(copied / DECISIONS_FILE)["lock_hash"] == counts["lock_hash"]
     assert (counts["n"], counts["n_other_decisions"], counts["n_other_operating_points"]) == (2, 1, 1)
-    said = "The run's own test set was read 2 times, 1 of the earlier times with another operating point."
+    said = "The run's own test set was read 2 times, 1 of the earlier times with a different operating point."
     assert f"warning: {said}" in outcome.out
     page = without_tooltips((copied / "report.html").read_text())
     assert page.index("test set was read 2 times</b> <span>1 of the earlier times with") < page.index(
@@ -248,6 +248,4 @@ def test_a_bundle_from_before_there_were_locks_still_loads(command: Command, run
     metrics = contents(tmp_path / "out/metrics.json")
     assert (metrics["test_set_access"]["own"], metrics["test_set_access"]["lock_hash"]) == (None, "")
     assert "prevalence" not in metrics["baselines"]
-    assert "not locked: the bundle is from before there were locks" in without_tooltips(
-        (tmp_path / "out/report.html").read_text()
-    )
+    assert "not locked: the bundle predates locks" in without_tooltips((tmp_path / "out/report.html").read_text())

@@ -40,9 +40,9 @@ def test_a_run_with_few_patients_rules_nothing_out_and_says_so(finished: Finishe
     assert metrics["prediction_sets"]["coverage"]["value"] == 1.0
     page = without_tooltips((finished.folder / "report.html").read_text())
     assert (
-        "every set holds every class: none can be ruled out" in page[page.index("Not shown, as it would say nothing") :]
+        "every set contains every class: none can be ruled out" in page[page.index("Not shown, for lack of content") :]
     )
-    assert "In the set from probability" not in page
+    assert "In the set from a probability of" not in page
 
 
 def test_predict_and_evaluate_give_the_sets_of_the_bundle(command: Command, bundle: Path, unseen_csv, tmp_path):

@@ -154,7 +154,7 @@ def test_what_the_pretraining_has_seen_is_judged_by_the_bundle_only_when_allowed
     assert "9 of 9 scans (9 of 9 patients) were seen in training" in outcome.out
     assert json.loads((tmp_path / "out/metrics.json").read_text())["overlap"]["seen_by_source"] == 9
     report = without_tooltips((tmp_path / "out/report.html").read_text())
-    said = report.index("9 of them were seen by the source network or its pretraining.")
+    said = report.index("9 of them were used to train or pretrain the source network.")
     assert report.index("9 of 9 scans were seen in training") < said < report.index("Who was evaluated</h3>")
 
 

@@ -99,7 +99,7 @@ def test_it_reads_as_words():
     two = OperatingPoint(rule="class_threshold", thresholds={"a": 0.25, "b": 0.125})
     assert str(two).startswith("a from a probability of 0.25, b from a probability of 0.125; of several the one with")
     assert str(two).endswith("; else the most probable of those without, or the greatest multiple")
-    assert str(OperatingPoint(rule="cost")) == "the class with the least expected cost"
+    assert str(OperatingPoint(rule="cost")) == "the class with the lowest expected cost"
     assert str(OperatingPoint()) == "the most probable class"
     assert str(OperatingPoint.default(FINDINGS)) == "every finding with a probability of 0.5 or more"
     differing = OperatingPoint(rule="threshold", thresholds={"effusion": 0.5, "nodule": 0.25})

@@ -131,8 +131,10 @@ def test_abstentions_and_what_is_out_of_fold_are_not_called_otherwise():
     run = summary(DATA, flow=participant_flow(DATA.patients, ["train"] * 120, []))
     given = evidence(DATA, metrics.model_copy(update=changes), run=run)
     calls = {number: rows(given, name)[number][2] for name, number in NUMBERS.items()}
-    assert calls["19"].startswith("5 of 120 predictions abstain; every rate counts what the network would have said")
-    assert calls["24"].endswith("called by networks that had not trained on it, not by the bundle's together")
+    assert calls["19"].startswith(
+        "5 of 120 predictions abstain; all rates include the calls that the network would have made"
+    )
+    assert calls["24"].endswith("called by networks that were not trained on it, not by the bundle's networks together")
     assert calls["32"].startswith("Cross-validated within the cohort, on this page")
     for name in ("stard-ai-2025", "claim-2024", "tripod-ai-2024"):
         assert not [answer for *_, answer in rows(given, name).values() if re.search(r"\b[Tt]est scans", answer)]

@@ -36,12 +36,12 @@ def test_coverage_asked_and_reached_stands_in_the_report_for_every_class(tmp_pat
     page = Page(write(tmp_path / "report.html", shown))
     rows = rows_of(tmp_path, "conformal-coverage")
     for row, (name, class_sets) in zip(rows[:-1], shown.metrics.prediction_sets.classes.items(), strict=True):
-        assert (row["Class"], float(row["Asked"])) == (name, 0.9)
-        assert float(row["Reached on the evaluated scans"]) == class_sets.coverage.value
+        assert (row["Class"], float(row["Target"])) == (name, 0.9)
+        assert float(row["Achieved on the evaluated scans"]) == class_sets.coverage.value
         assert f"{100 * class_sets.coverage.value:.1f} %" in page.text
     assert rows[-1]["Class"] == "All"
     third = shown.metrics.labels[2]
-    assert f"too few validation patients to rule it out: {third}." in page.text
+    assert f"too few validation patients are available to rule it out: {third}." in page.text
     assert ("Of the sets with exactly one class" in page.text) == (kind == "three_classes")
     sizes = [int(row["Test scans"]) for row in rows_of(tmp_path, "conformal-sizes")]
     assert sum(sizes) == shown.metrics.n_scans
@@ -51,7 +51,7 @@ def test_a_class_that_falls_short_is_named(tmp_path):
     page = Page(write(tmp_path / "report.html", with_sets("three_classes", target=0.999)))
     short = with_sets("three_classes", target=0.999).metrics.prediction_sets.short_of_target
     assert short
-    assert f"Below what was asked, beyond chance: {', '.join(short)}." in page.text
+    assert f"Below the target, beyond chance: {', '.join(short)}." in page.text
 
 
 @pytest.mark.parametrize("kind", MAKE)
@@ -77,7 +77,9 @@ def test_the_file_has_every_point_of_the_decision_curves(tmp_path):
 def test_thresholds_at_which_the_network_is_useful_are_joined():
     data = sample()
     table = decision_curve.section(data, translator("en")).tables[0]
-    assert table.caption.endswith("by the 95 % interval of each threshold by itself: of 23 some may seem so by chance")
+    assert table.caption.endswith(
+        "by the 95 % interval of each threshold on its own: of 23, some may appear so by chance"
+    )
     ranges = {row[0]: row[2] for row in table.rows}
     for name, curve in data.metrics.decision_curves.items():
         useful = [point.threshold for point in curve.points if point.useful]
@@ -107,9 +109,9 @@ def test_what_says_nothing_is_left_out_and_named_with_its_reason(tmp_path):
     assert "rates" in shown
     assert not {"conformal", "decision_curve", "training"} & shown
     assert (
-        "Not shown, as it would say nothing: Decision curves (fewer than 10 patients with or without each class); "
-        "Prediction sets and abstention (every set holds every class: none can be ruled out, the network is equally "
-        "certain of all scans)." in page.text
+        "Not shown, for lack of content: Decision curves (fewer than 10 patients with or without each class); "
+        "Prediction sets and abstention (every set contains every class: none can be ruled out, the network is "
+        "equally certain of all scans)." in page.text
     )
     assert not list((tmp_path / "report_files" / "tables").glob("conformal-*"))
     two = given.metrics.model_copy(update={"abstention": given.metrics.abstention[:1]})
@@ -121,7 +123,7 @@ def test_sets_are_shown_where_there_is_no_table_of_abstention(tmp_path):
     given = with_sets("three_classes")
     one = given.metrics.model_copy(update={"abstention": given.metrics.abstention[:1]})
     page = Page(write(tmp_path / "report.html", replace(given, metrics=one)))
-    assert "How often the set of a scan of each class holds that class" in page.text
+    assert "How often the set of a scan contains the scan's class, by class" in page.text
     assert "left to a human" not in page.text
 
 

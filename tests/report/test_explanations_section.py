@@ -13,8 +13,8 @@ def page_of(tmp_path, **changes):
 def test_maps_come_with_their_checks_and_with_a_warning_of_what_they_are_not(tmp_path):
     page = page_of(tmp_path)
     for words in (
-        "Where the network looked is no proof of why.",
-        "Fall of the probability when the strongest part of the map, at most 5 % of the input, is hidden 0.31",
+        "Where the network looked does not prove why it answered so.",
+        "Drop in probability when the strongest part of the map (at most 5 % of the input) is hidden 0.31",
         "Rank correlation with the map of random weights 0.12",
         "4 × 3 × 3",
         "elsewhere is hidden 0.00",
@@ -33,7 +33,7 @@ def test_maps_come_with_their_checks_and_with_a_warning_of_what_they_are_not(tmp
     ("changes", "words"),
     [
         ({"correlation": 0.51}, "hardly depend on what the network learned"),
-        ({"n_no_better": 3}, "In 3 of 5 maps the strongest part matters no more to the answer"),
+        ({"n_no_better": 3}, "In 3 of 5 maps, the strongest part matters no more to the answer"),
     ],
 )
 def test_maps_that_fail_a_check_are_warned_of(tmp_path, changes, words):
@@ -42,15 +42,15 @@ def test_maps_that_fail_a_check_are_warned_of(tmp_path, changes, words):
 
 def test_maps_of_attention_are_called_so(tmp_path):
     text = page_of(tmp_path, map_checks=replace(CHECKS, method="attention")).text
-    assert "Attention (Ilse et al. 2018). Mean over the networks. Hiding should" in text
-    assert "the slices or tiles that the network's answer counts most, whatever the class" in text
+    assert "Attention (Ilse et al. 2018). Mean over the networks. Hiding the strongest part should" in text
+    assert "the slices or tiles with the greatest weight in the network's answer, whatever the class" in text
     assert "Grad-CAM" not in text
 
 
 def test_maps_out_of_fold_are_of_one_network_each(tmp_path):
     metrics = sample().metrics.model_copy(update={"out_of_fold": True})
     text = page_of(tmp_path, metrics=metrics).text
-    assert "Grad-CAM (Selvaraju et al. 2017). Hiding should" in text
+    assert "Grad-CAM (Selvaraju et al. 2017). Hiding the strongest part should" in text
     assert "Mean over the networks" not in text
 
 
@@ -68,20 +68,20 @@ def test_without_maps_nothing_is_said_of_them(tmp_path):
 
 
 def test_an_empty_map_is_said_to_be_empty(tmp_path):
-    words = "Nothing in the map speaks for this class."
+    words = "Nothing in the map supports this class."
     assert words in page_of(tmp_path, misses=[replace(MISSES[0], empty=True)]).text
     assert words not in page_of(tmp_path).text
 
 
 def test_a_map_that_fails_its_own_check_is_small_and_says_so(tmp_path):
-    words = "This map fails its own check: do not read it."
+    words = "This map fails its own check: do not interpret it."
     page = page_of(tmp_path, misses=[replace(MISSES[0], doubtful=True, slices=True), MISSES[0]])
     assert page.text.count(words) == 1
     assert [figure.get("class") for figure in page.having("figure")].count("doubtful") == 1
     first, second = page.having("img")
     assert first["alt"].startswith("Neighbouring slices of the scan in row 7")
     assert second["alt"].startswith("Axial, coronal and sagittal plane")
-    assert "Of scans with few slices, neighbouring slices." in page.text
+    assert "For scans with few slices, neighbouring slices." in page.text
     alike = page_of(tmp_path, map_checks=replace(CHECKS, correlation=0.51))  # as a record from before maps had doubts
     assert alike.text.count(words) == 1
 

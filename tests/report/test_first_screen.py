@@ -36,7 +36,7 @@ def test_every_class_has_both_rates_in_words_with_the_intervals_of_its_counts(ki
         counts = class_metrics.counts
         for cell, hits, misses, said in (
             (row[1], counts.true_positive, counts.false_negative, r"found (\d+) of (\d+) scans"),
-            (row[2], counts.true_negative, counts.false_positive, r"(\d+) of the (\d+) other scans were wrongly"),
+            (row[2], counts.true_negative, counts.false_positive, r"(\d+) false positives among the (\d+) other scans"),
         ):
             n = hits + misses
             low, high = proportion_confint(hits, n, method="wilson")
@@ -63,14 +63,14 @@ def test_the_words_are_on_the_page(tmp_path):
     counts = class_metrics.counts
     assert f"found {counts.true_positive} of {class_metrics.n} scans ({class_metrics.n_patients} patients)" in page.text
     n_other = counts.false_positive + counts.true_negative
-    assert f"{counts.false_positive} of the {n_other} other scans were wrongly called so" in page.text
+    assert f"{counts.false_positive} false positives among the {n_other} other scans" in page.text
     for words in ("exactly one of ", "resnet18", "the most probable class; fixed before training"):
         assert words in page.text
 
 
 def test_the_next_steps_are_those_of_the_gravest_limits_and_at_most_three():
     metrics = sample().metrics
-    other = "Evaluate on patients of another hospital or of a later time: med-transfer evaluate RUN OTHER.csv -o OUT."
+    other = "Evaluate on patients from another hospital or a later period: med-transfer evaluate RUN OTHER.csv -o OUT."
     assert next_steps(evidence(DATA, metrics), ENGLISH) == [other]
     few = three_classes(24)
     failed = [Prediction("s", "p", status="failed", reason="truncated")]
@@ -84,24 +84,27 @@ def test_the_next_steps_are_those_of_the_gravest_limits_and_at_most_three():
     assert str(max(sizes)) in collect
     out_of_fold = metrics.model_copy(update={"out_of_fold": True})
     (step,) = next_steps(evidence(DATA, out_of_fold), ENGLISH)
-    assert "call these figures development, not test results" in step
+    assert "report these figures as development results, not as test results" in step
 
 
 def test_scans_that_were_seen_before_are_not_called_new():
     metrics = sample().metrics
-    assert "kept apart from training" in answers(metrics)["On whom"]
+    assert "held out from training" in answers(metrics)["Evaluated on"]
     overlap = Overlap(n_scans=120, n_patients=80, seen_scans=7, seen_patients=5)
-    assert "had learned from 7 of the scans" in answers(metrics.model_copy(update={"overlap": overlap}))["On whom"]
+    assert (
+        "7 of the scans had been used to train the network"
+        in answers(metrics.model_copy(update={"overlap": overlap}))["Evaluated on"]
+    )
 
 
 @pytest.mark.parametrize(
     ("point", "words"),
     [
         (OperatingPoint(), "the most probable class"),
-        (OperatingPoint(rule="cost", costs={}), "the class with the least expected cost"),
+        (OperatingPoint(rule="cost", costs={}), "the class with the lowest expected cost"),
         (
             OperatingPoint(rule="class_threshold", thresholds={"malignant": 0.1234}),
-            "malignant from a probability of 0.123, else the most probable of the others",
+            "malignant from a probability of 0.123; otherwise the most probable of the other classes",
         ),
         (
             OperatingPoint(rule="threshold", thresholds={"a": 0.5, "b": 0.25}),
@@ -118,7 +121,7 @@ def test_a_threshold_chosen_on_validation_scans_says_on_how_many():
     chosen = ChosenPoint(rule="youden", n_scans=40, n_patients=31, sensitivity={}, specificity={})
     point = OperatingPoint(rule="class_threshold", thresholds={"malignant": 0.3}, chosen_on="validation")
     metrics = metrics.model_copy(update={"operating_point": point, "chosen_point": chosen})
-    assert "chosen on 40 validation scans of 31 patients" in answers(metrics)["What counts as a call"]
+    assert "chosen on 40 validation scans of 31 patients" in answers(metrics)["Decision rule"]
 
 
 def test_the_verdict_on_transfer_is_a_figure_with_its_interval():
@@ -147,8 +150,8 @@ def test_unusable_scans_are_counted_among_all_that_were_asked():
     failed = [Prediction("s", "p", status="failed", reason="truncated")] * 2
     metrics = metrics_of(DATA, failed=failed, transfer_gain=None, baselines={})
     run = summary(DATA, flow=participant_flow(DATA.patients, ["train"] * 80 + ["test"] * 40, ["x", "y"]))
-    assert figures_of_the_run(evidence(DATA, metrics, run=run), ENGLISH)[4][1:] == ("2", "of 122 asked")
-    assert figures_of_the_run(evidence(DATA, metrics), ENGLISH)[4][1:] == ("2", f"of {metrics.n_scans + 2} asked")
+    assert figures_of_the_run(evidence(DATA, metrics, run=run), ENGLISH)[4][1:] == ("2", "of 122 scans")
+    assert figures_of_the_run(evidence(DATA, metrics), ENGLISH)[4][1:] == ("2", f"of {metrics.n_scans + 2} scans")
 
 
 def test_a_finding_that_no_scan_has_is_said_so():

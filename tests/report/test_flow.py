@@ -84,7 +84,7 @@ def test_a_bundle_that_was_evaluated_alone_has_no_parts(tmp_path):
     assert "Evaluated" in spoken
     assert "Training" not in spoken
     page = Page(write(tmp_path / "report.html", given))
-    assert f"3 of {N + 3} scans gave no prediction. They are in no rate of this report." in page.text
+    assert f"3 of {N + 3} scans gave no prediction. They are excluded from all rates in this report." in page.text
 
 
 def test_folds_are_one_development_part():
@@ -95,7 +95,7 @@ def test_folds_are_one_development_part():
 def test_of_a_run_nobody_knows_which_part_an_unusable_scan_had_gone_to(tmp_path):
     given, _ = with_flow(["train", "val", "test"] * (N // 3))
     page = Page(write(tmp_path / "report.html", given))
-    assert f"3 of the {N + 3} scans in the cohort table could not be used. They were left out before" in page.text
+    assert f"3 of the {N + 3} scans in the cohort table could not be used. They were excluded before" in page.text
     assert (tmp_path / "report_files" / "figures" / "flow-diagram.svg").exists()
 
 

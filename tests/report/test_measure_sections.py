@@ -58,9 +58,9 @@ def test_predictive_values_stand_at_the_stated_prevalence_beside_those_here(stat
     (row,) = rows_of(folder, "prevalence-stated")
     class_metrics = metrics.classes["malignant"]
     assert row["Class"] == "malignant"
-    assert (float(row["Prevalence stated"]), float(row["Prevalence here"])) == (0.02, metrics.prevalence["malignant"])
+    assert (float(row["Stated prevalence"]), float(row["Prevalence here"])) == (0.02, metrics.prevalence["malignant"])
     assert (
-        float(row["PPV there"])
+        float(row["PPV at stated prevalence"])
         == class_metrics.at_prevalence.ppv.value
         < float(row["PPV here"])
         == class_metrics.ppv.value
@@ -83,9 +83,9 @@ def test_what_the_patients_can_show_is_said_in_words(tmp_path):
     page = Page(write(tmp_path / "report.html", evidence(data, metrics_of(data))))
     low, high = binomtest(17, 20).proportion_ci(method="wilson")
     assert (
-        f"With 20 patients labelled healthy, a sensitivity of 0.85 has an interval of {low:.2f} to {high:.2f}; for a "
-        f"width of 0.1 about {least(0.85)} are needed if it stays there, and up to {least(low)} if it is 0.64."
-        in page.text
+        f"With 20 patients labelled healthy, a sensitivity of 0.85 has an interval of {low:.2f} to {high:.2f}; a "
+        f"width of 0.1 requires about {least(0.85)} patients if the sensitivity stays the same, and up to "
+        f"{least(low)} if it is 0.64." in page.text
     )
     rows = rows_of(tmp_path, "sample_size-patients")
     assert [row["Rate"] for row in rows] == ["Sensitivity", "Specificity"] * 3
@@ -106,7 +106,7 @@ def test_what_is_undefined_is_shown_so_with_its_reason_and_never_as_zero(tmp_pat
     assert "undefined no scan of another class was called benign, so the ratio has no upper bound" in page.text
     (row,) = (row for row in rows_of(tmp_path, "further_measures-calls") if row["Class"] == "malignant")
     assert {row["LR+"], row["LR−"], row["F1"]} == {""}
-    assert rows_of(tmp_path, "prevalence-stated")[0]["PPV there"] == ""
+    assert rows_of(tmp_path, "prevalence-stated")[0]["PPV at stated prevalence"] == ""
 
 
 def test_several_scans_a_patient_get_obuchowski_and_a_second_interval(tmp_path):

@@ -68,13 +68,13 @@ def test_a_class_that_is_never_called_is_a_warning_even_where_transfer_helped():
 def test_probabilities_of_few_patients_and_a_run_without_test_patients_are_said():
     metrics = metrics_of(three_classes())
     few = "Probabilities are calibrated on few patients"
-    none_kept = "Development evidence: no patients were kept apart for a test"
+    none_kept = "Development results only: no patients were held out as a test set"
     assert not {few, none_kept} & by_title(metrics).keys()
     known = {"calibrated_on": {"healthy": 30, "benign": 4, "malignant": 9}, "out_of_fold": True}
     shown = by_title(metrics.model_copy(update=known))
     assert (shown[few].level, shown[none_kept].level) == ("warning", "warning")
-    assert "benign (4), malignant (9). Under 10 of a class" in shown[few].text
-    assert "They are of single networks" in shown[none_kept].text
+    assert "benign (4), malignant (9). With fewer than 10 of a class" in shown[few].text
+    assert "They describe single networks" in shown[none_kept].text
     steps = next_steps(replace(sample(), metrics=metrics.model_copy(update=known)), ENGLISH)
     assert "med-transfer evaluate RUN OTHER.csv -o OUT" in steps[-1]
 
@@ -84,17 +84,17 @@ def test_of_a_repeated_cross_validation_the_first_screen_says_how_far_the_splits
     metrics = metrics_of(three_classes()).model_copy(update={"out_of_fold": True, "repeats": repeats})
     evidence = replace(sample(), metrics=metrics)
     first, *_ = notices(evidence)
-    assert first.title.startswith("Development evidence")
-    assert "the mean of 3 networks without it" in first.text
+    assert first.title.startswith("Development results only")
+    assert "the mean of 3 networks that were not trained on it" in first.text
     figures = {name: beneath for name, _, beneath in figures_of_the_run(evidence, ENGLISH)}
-    assert figures["Macro AUC"].endswith("; by which split 0.740 to 0.790")
-    assert figures["Balanced accuracy"].endswith("; by which split 62.0 to 70.0")
-    assert "each predicted by the mean of 3 networks" in dict(brief(evidence, ENGLISH))["On whom"]
+    assert figures["Macro AUC"].endswith("; range over repeats 0.740 to 0.790")
+    assert figures["Balanced accuracy"].endswith("; range over repeats 62.0 to 70.0")
+    assert "each predicted by the mean of 3 networks" in dict(brief(evidence, ENGLISH))["Evaluated on"]
 
 
 def test_copies_across_the_split_are_named_by_row():
     metrics = metrics_of(three_classes(30))
-    title = "Scans look like copies across the split: 12"
+    title = "Possible duplicates across the split: 12"
     assert title not in by_title(metrics)
     notice = by_title(metrics.model_copy(update={"altered_copies": [(5, 20 + n) for n in range(12)]}))[title]
     assert notice.level == "warning"
@@ -126,7 +126,10 @@ def test_a_lead_without_interval_is_not_said_to_have_one_that_includes_0():
     shown = by_title(metrics.model_copy(update={"baselines": {"handcrafted": baseline}}))
     text = shown["The network is not shown to beat the handcrafted baseline"].text
     assert "includes 0" not in text
-    assert "how certain that is cannot be told. Model minus baseline: macro AUC +0.100 (too few patients)." in text
+    assert (
+        "the uncertainty of this lead cannot be estimated. Model minus baseline: macro AUC +0.100 (too few patients)."
+        in text
+    )
 
 
 def test_where_every_prediction_abstains_there_is_no_figure_of_the_others():
@@ -148,5 +151,5 @@ def test_many_scans_of_few_patients_are_few():
     assert n >= 10
     shown = by_title(metrics)
     assert f"however many scans each has: {name} (1)." in shown["Too few patients to trust a rate"].text
-    assert f"of {name} (there are 1)" in " ".join(next_steps(Evidence(metrics, sample().run), ENGLISH))
+    assert f"patients with {name} (now 1)" in " ".join(next_steps(Evidence(metrics, sample().run), ENGLISH))
     assert "Too few patients to trust a rate" not in by_title(metrics_of(data))

@@ -55,7 +55,7 @@ def test_the_section_tells_aim_threshold_what_was_reached_and_the_lock(tmp_path)
         f"{100 * reached.value:.1f} %",
         f"{100 * reached.ci95[0]:.1f} to {100 * reached.ci95[1]:.1f}",
         "by the mean of 5",
-        "Only the test scans tell",
+        "Only the test scans count",
     ):
         assert words in page.text, words
     healthy, _, row = rows_of(tmp_path, "operating_point-reached")
@@ -74,9 +74,9 @@ def test_out_of_fold_nothing_is_said_of_test_scans(tmp_path):
             "Learning curves", text.index("What was decided for the bundle")
         )
     ]
-    assert "for each scan here the same was decided by other patients" in section
+    assert "for each scan here, the same was decided on other patients" in section
     assert "Sensitivity, out of fold" in section
-    assert "those out of fold are of thresholds that other patients chose" in section
+    assert "out-of-fold figures use thresholds chosen on other patients" in section
     assert "test scans" not in section
     assert "called by one network" not in section
 
@@ -96,13 +96,13 @@ def test_an_undecided_report_says_nothing_of_it(tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({}, ("the class that the scan looks most like, however rare it is", "no scan: stated before training")),
+        ({}, ("the class with the strongest evidence, however rare it is", "no scan: stated before training")),
         ({"rule": "argmax"}, ("the most probable class, or findings at 0.5", "no scan: stated before training")),
         ({"rule": "youden"}, ("specificity − 1 of each class against the rest (Youden 1950)",)),
         ({"rule": "thresholds", "thresholds": {"benign": 0.2}}, ("thresholds stated before training", "0.2")),
         (
             {"rule": "cost", "costs": COSTS},
-            ("least expected cost (Elkan 2001)", "Cost of calling (column) what is (row)", "1.5", "20"),
+            ("lowest expected cost (Elkan 2001)", "Cost of calling a scan (column) when it is (row)", "1.5", "20"),
         ),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_bundle_that_does_not_tell_how_it_was_chosen_still_tells_its_test_set_
         update={"test_set_access": accessed(2, own=None, lock_hash="", n_other_decisions=0)}
     )
     page = Page(write(tmp_path / "report.html", evidence(DATA, metrics)))
-    assert "not locked: the bundle is from before there were locks" in page.text
+    assert "not locked: the bundle predates locks" in page.text
     assert "The test set was read 2 times, each time with the same decisions" in page.text
     assert "on validation scans" not in page.text
 
@@ -139,12 +139,12 @@ def test_a_bundle_that_does_not_tell_how_it_was_chosen_still_tells_its_test_set_
         (
             accessed(3, n_other_decisions=2),
             "The run's own test set was read 3 times",
-            "2 of the earlier times with other decisions.",
+            "2 of the earlier times with different decisions.",
         ),
         (
             accessed(3, n_other_decisions=2, n_other_operating_points=1),
             "The run's own test set was read 3 times",
-            "1 of the earlier times with another operating point.",
+            "1 of the earlier times with a different operating point.",
         ),
         (accessed(2, own=False), "The test set was read 2 times", "Each time with the same decisions."),
     ],

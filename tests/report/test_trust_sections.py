@@ -53,13 +53,13 @@ def with_acquisition(tied):
 def test_subgroups_that_differ_stand_on_the_first_screen_and_others_are_no_proof_of_equality(tmp_path):
     metrics = metrics_of(unequal(), subgroups=COLUMNS)
     (notice,) = by_title(metrics).values()
-    assert notice.title == "Not equally good for all: subgroups of site differ"
+    assert notice.title == "Performance differs between subgroups of site"
     low, high = (metrics.subgroups["site"][site].balanced_accuracy.value for site in ("south", "north"))
     assert f"from {100 * low:.1f} % (south) to {100 * high:.1f} % (north)" in notice.text
     page = Page(write(tmp_path / "report.html", evidence(unequal(), metrics)))
     assert "They differ beyond chance." in page.text
-    assert "No difference was shown, which is no proof of equality: the smallest subgroup compared has 120" in page.text
-    left_out = page.text[page.text.index("Not shown, as it would say nothing:") :]
+    assert "No difference was shown, which does not prove equality: the smallest subgroup compared has 120" in page.text
+    left_out = page.text[page.text.index("Not shown, for lack of content:") :]
     assert "Subgroups of scanner (fewer than two subgroups of at least 10 patients)" in left_out
     assert "permuted within true class" in page.text
     tables = tmp_path / "report_files" / "tables"
@@ -85,7 +85,7 @@ def test_a_subgroup_that_lacks_a_class_is_compared_by_the_classes_that_both_have
     wrong = type(DATA)(DATA.truth, probabilities, DATA.patients, DATA.labels)
     metrics = metrics_of(wrong, subgroups={"kind": kind.tolist()})
     (notice,) = by_title(metrics).values()
-    assert notice.text.startswith("Sensitivity, malignant runs from 0.0 % (yes) to 100.0 % (no); p = ")
+    assert notice.text.startswith("Sensitivity, malignant ranges from 0.0 % (yes) to 100.0 % (no); p = ")
     page = Page(write(tmp_path / "report.html", evidence(wrong, metrics)))
     assert "without healthy, benign" in page.text
 
@@ -97,8 +97,8 @@ def test_a_finding_that_only_one_subgroup_has_is_reported_where_its_specificity_
     patients = [f"p{n}" for n in range(80)]
     predictions = LabelledPredictions.of(truth, probabilities, patients, Labels(("emphysema",), multilabel=True))
     metrics = compute_metrics(predictions, subgroups={"site": site.tolist()}, resampling=Bootstrap(n_boot=50))
-    notice = by_title(metrics)["Not equally good for all: subgroups of site differ"]
-    assert notice.text == "No class has a sensitivity in two of them; p = 0.0005, corrected for all columns."
+    notice = by_title(metrics)["Performance differs between subgroups of site"]
+    assert notice.text == "No class has a sensitivity in more than one of them; p = 0.0005, corrected for all columns."
     page = Page(write(tmp_path / "report.html", Evidence(metrics, sample().run)))
     assert notice.text in page.text
 
@@ -111,23 +111,23 @@ def test_a_report_without_subgroups_says_nothing_of_them(tmp_path):
 
 def test_a_shortcut_is_a_warning_that_names_the_fact(tmp_path):
     metrics = with_acquisition(tied=True)
-    notice = by_title(metrics)["How the scans were made gives the label away"]
+    notice = by_title(metrics)["How the scans were acquired gives the label away"]
     assert notice.level == "warning"
     assert "Strongest: kernel." in notice.text
-    assert "macro AUC 1.000" in notice.text
+    assert "macro AUC of 1.000" in notice.text
     page = Page(write(tmp_path / "report.html", evidence(DATA, metrics)))
     assert "Acquisition alone" in page.text
-    assert "The same in every scan it was fitted on: file_format." in page.text
+    assert "The same in every scan that it was fitted to: file_format." in page.text
 
 
 def test_of_another_cohort_it_is_said_that_the_small_models_were_fitted_within_it(tmp_path):
     far = with_domain(np.full(240, 0.99))
     metrics = with_acquisition(tied=True).model_copy(update={"domain": far.domain})
-    within = "It was fitted within this cohort, each patient predicted by a model of the other patients."
-    assert by_title(metrics)["How the scans were made gives the label away"].text.endswith(within)
+    within = "It was fitted within this cohort: each patient was predicted by a model fitted to the other patients."
+    assert by_title(metrics)["How the scans were acquired gives the label away"].text.endswith(within)
     page = Page(write(tmp_path / "report.html", evidence(DATA, metrics)))
     assert "cross-validated by patient on these 120 scans of 120 patients" in page.text
-    assert "The bundle does not hold the scans that it was developed on" in page.text
+    assert "The bundle does not contain the scans that it was developed on" in page.text
 
 
 def test_a_clean_cohort_is_not_warned_of_and_its_figures_are_shown(tmp_path):
@@ -155,9 +155,7 @@ def test_a_cohort_that_lies_far_is_a_warning_and_what_is_not_known_is_said(tmp_p
     assert by_title(near)["This cohort is not shown to lie far from the training cohort"].level == "neutral"
     notice = by_title(far)["This cohort lies far from the training cohort"]
     assert notice.level == "warning"
-    assert notice.text.startswith(
-        "100.0 % of the scans (95 % CI 98.4 to 100.0) are out-of-distribution (of greater novelty"
-    )
+    assert notice.text.startswith("100.0 % of the scans (95 % CI 98.4 to 100.0) are out-of-distribution (novelty above")
     page = Page(write(tmp_path / "report.html", evidence(DATA, far)))
     for words in ("Distance from the training cohort", "LUNG 100%", "not known", "Above the limit at which the bundle"):
         assert words in page.text
@@ -168,7 +166,7 @@ def test_scans_seen_in_training_are_the_first_notice():
     overlap = Overlap(n_scans=240, n_patients=240, seen_scans=31, seen_patients=30, seen_by_source=4)
     metrics = with_domain(np.full(240, 0.99)).model_copy(update={"overlap": overlap})
     first = section(Evidence(metrics, sample().run), ENGLISH).values["limits"][0]
-    assert first.title == "31 of 240 scans were seen in training: these figures are not of new patients"
+    assert first.title == "31 of 240 scans were seen in training: these figures do not describe new patients"
     assert first.text == (
-        "They are of 30 of the 240 patients. 4 of them were seen by the source network or its pretraining."
+        "They come from 30 of the 240 patients. 4 of them were used to train or pretrain the source network."
     )

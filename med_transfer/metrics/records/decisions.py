@@ -43,10 +43,10 @@ class ChosenPoint(Record):
                 return Sentence("sensitivity of every finding at least {at_least}", at_least=at_least)
             return Sentence("sensitivity of {name} at least {at_least}", name=self.for_class, at_least=at_least)
         return {
-            "balanced_argmax": Sentence("the class that the scan looks most like, however rare it is"),
+            "balanced_argmax": Sentence("the class with the strongest evidence, however rare it is"),
             "argmax": Sentence("the most probable class, or findings at 0.5"),
             "youden": Sentence("greatest sensitivity + specificity - 1 of each class against the rest (Youden 1950)"),
-            "cost": Sentence("least expected cost (Elkan 2001)"),
+            "cost": Sentence("lowest expected cost (Elkan 2001)"),
             "thresholds": Sentence("thresholds stated before training"),
         }[self.rule]
 
@@ -83,7 +83,7 @@ class AccessCounts(Record):
             return f"{whose} was read once."
         earlier = "each time with the same decisions"
         if self.n_other_operating_points:
-            earlier = f"{self.n_other_operating_points} of the earlier times with another operating point"
+            earlier = f"{self.n_other_operating_points} of the earlier times with a different operating point"
         elif self.n_other_decisions:
-            earlier = f"{self.n_other_decisions} of the earlier times with other decisions"
+            earlier = f"{self.n_other_decisions} of the earlier times with different decisions"
         return f"{whose} was read {self.n} times, {earlier}."

@@ -22,11 +22,13 @@ def section(evidence: Evidence, t: Translator) -> Section:
     """This part of the report in the language of ``t``."""
     metrics = evidence.metrics
     caption = (
-        t("What was predicted against what is so, all findings; the number is how many findings.")
+        t("Predicted probability against observed frequency, all findings; the number is the number of findings.")
         if metrics.multilabel
-        else t("What was predicted against what is so, for the called class; the number is how many scans.")
+        else t(
+            "Predicted probability against observed frequency, for the called class; the number is the number of scans."
+        )
     )
-    caption += " " + t("On the line, a probability means what it says.")
+    caption += " " + t("On the line, predicted and observed agree.")
     by_class = [_by_class(metrics, t)] if metrics.calibration.classes else []
     return Section(
         t("Calibration"),
@@ -40,13 +42,17 @@ def _scores(metrics: Metrics, t: Translator) -> Table:
     rows: list[Sequence[Cell | str]] = [(t("Brier score"), estimated(calibration.brier, "decimal", t))]
     if calibration.decomposition is not None:
         parts = _parts(calibration.decomposition)
-        names = (t("Reliability (less is better)"), t("Resolution (more is better)"), t("Uncertainty of the outcome"))
+        names = (
+            t("Reliability (lower is better)"),
+            t("Resolution (higher is better)"),
+            t("Uncertainty of the outcome"),
+        )
         rows += zip(names, parts, strict=True)
     rows.append((t("Expected calibration error"), estimated(calibration.ece, "decimal", t)))
     if calibration.slope is not None:
-        rows.append((t("Slope, 1 is perfect"), estimated(calibration.slope, "decimal", t)))
+        rows.append((t("Slope (ideal: 1)"), estimated(calibration.slope, "decimal", t)))
     if calibration.intercept is not None:
-        rows.append((t("Intercept, 0 is perfect"), estimated(calibration.intercept, "signed", t)))
+        rows.append((t("Intercept (ideal: 0)"), estimated(calibration.intercept, "signed", t)))
     return Table("scores", t("All classes together"), (t("Measure"), t("Value")), rows)
 
 
@@ -88,7 +94,7 @@ def _in_the_large(metrics: Metrics, t: Translator) -> Table:
     return Table(
         "in-the-large",
         t("Calibration in the large: the two columns should agree"),
-        (t("Class"), t("Mean predicted probability"), t("Share that is so")),
+        (t("Class"), t("Mean predicted probability"), t("Observed frequency")),
         [(name, number(mean[name], tenths), number(metrics.prevalence[name], tenths)) for name in metrics.labels],
     )
 
@@ -107,7 +113,7 @@ def reliability_diagram(bins: Sequence[ReliabilityBin], caption: str, t: Transla
             axes.annotate(str(b.n), (b.mean_probability, b.observed), (0, 9), textcoords="offset points", fontsize=8)
         ticks = np.linspace(0, 1, 6)
         axes.set(xlim=(-0.02, 1.05), ylim=(-0.02, 1.08))
-        axes.set(xlabel=t("Predicted probability"), ylabel=t("Share that is so"))
+        axes.set(xlabel=t("Predicted probability"), ylabel=t("Observed frequency"))
         axes.set(xticks=ticks, yticks=ticks, aspect="equal")
 
     spoken = "; ".join(

@@ -82,7 +82,7 @@ def _answered(item: Item, evidence: Evidence, t: Translator) -> tuple[Status, st
 def _table(name: str, checklist: Checklist, answered: list[tuple[Item, Status, str]], t: Translator) -> Table:
     return Table(
         name.replace("_", "-"),
-        t("{name}, in words of our own; the published list holds.", name=checklist.name),
+        t("{name}, in our own words; the published list is authoritative.", name=checklist.name),
         (t("Item"), t("What it asks for"), t("Answered"), t("From this run")),
         [
             (item.number, item.asks(t.language), Cell(t(_STATUS[status]), strong=status == "whole"), answer)

@@ -49,7 +49,7 @@ def _categories(evidence: Evidence, t: Translator) -> str:
 
 def _excluded(evidence: Evidence, t: Translator) -> str:
     return t(
-        "Data level: {n} of {asked} scans could not be used, by reason in 'Who was evaluated'",
+        "Data level: {n} of {asked} scans could not be used; reasons in 'Who was evaluated'",
         n=evidence.metrics.failed.n,
         asked=evidence.n_asked,
     )
@@ -60,7 +60,7 @@ def _flow(evidence: Evidence, t: Translator) -> str | None:
     if flow is None:
         return None
     return t(
-        "Diagram in 'Who was evaluated', from {scans} of {patients} in the cohort table on",
+        "Diagram in 'Who was evaluated', starting from {scans} of {patients} in the cohort table",
         scans=scans(flow.found.scans, t),
         patients=patients(flow.found.patients, t),
     )
@@ -73,14 +73,14 @@ def _software(evidence: Evidence, t: Translator) -> str | None:
 def _division(evidence: Evidence, t: Translator) -> str | None:
     if not _trained(evidence):
         return None
-    return t("Divided {how}; numbers in 'Who was evaluated'", how=evidence.run.split)
+    return t("Split {how}; numbers in 'Who was evaluated'", how=evidence.run.split)
 
 
 def _disjoint(evidence: Evidence, t: Translator) -> str:
     overlap = evidence.metrics.overlap
     if overlap and overlap.seen_scans:
         return t("Not disjoint: {n} of {all} scans were seen in training", n=overlap.seen_scans, all=overlap.n_scans)
-    return t("By patient and by image: a patient or an identical image on both sides is refused")
+    return t("By patient and by image: a split with a patient or an identical image on both sides is refused")
 
 
 def _threshold(evidence: Evidence, t: Translator) -> str:
@@ -93,8 +93,8 @@ def _threshold(evidence: Evidence, t: Translator) -> str:
 def _blinded(evidence: Evidence, t: Translator) -> str:
     fusion = evidence.metrics.fusion
     if fusion and fusion.columns and fusion.report == "fused":
-        return t("The program read the scans and {columns}, and no label", columns=", ".join(fusion.columns))
-    return t("The program read the scans and nothing else, and no label")
+        return t("The program read the scans and {columns}, but no labels", columns=", ".join(fusion.columns))
+    return t("The program read only the scans, and no labels")
 
 
 def _statistics(evidence: Evidence, t: Translator) -> str:
@@ -104,7 +104,7 @@ def _statistics(evidence: Evidence, t: Translator) -> str:
 
 def _missing(evidence: Evidence, t: Translator) -> str:
     n = evidence.metrics.failed.n
-    return t("{n} scans without a prediction are in no rate; no label and no image was filled in", n=n)
+    return t("{n} scans without a prediction are excluded from all rates; no labels or images were imputed", n=n)
 
 
 def _subgroups(evidence: Evidence, t: Translator) -> str | None:
@@ -116,7 +116,7 @@ def _subgroups(evidence: Evidence, t: Translator) -> str | None:
 def _sample_size(evidence: Evidence, t: Translator) -> str:
     metrics = evidence.metrics
     return t(
-        "Not planned by the program. Evaluated: {scans} of {patients}; the intervals show what so many can tell",
+        "Not planned by the program. Evaluated: {scans} of {patients}; the intervals show the resulting precision",
         scans=scans(metrics.n_scans, t),
         patients=patients(metrics.n_patients, t),
     )
@@ -138,7 +138,7 @@ def _failures(evidence: Evidence, t: Translator) -> str | None:
 def _prevalence(evidence: Evidence, t: Translator) -> str:
     shares = evidence.metrics.prevalence.items()
     return t(
-        "Among the scans evaluated: {shares}", shares=", ".join(f"{name} {whole(share)}" for name, share in shares)
+        "Among the evaluated scans: {shares}", shares=", ".join(f"{name} {whole(share)}" for name, share in shares)
     )
 
 
@@ -184,7 +184,7 @@ def _selection(evidence: Evidence, t: Translator) -> str | None:
         return t("No epoch was chosen, as there was only one")
     best_epochs = ", ".join(f"{curve.name}: {curve.best_epoch}" for curve in evidence.curves)
     return t(
-        "Epoch with the best {measure} in validation; kept: {kept}",
+        "Epoch with the best validation {measure}; kept: {kept}",
         measure=evidence.curves[0].monitored_name,
         kept=best_epochs,
     )
@@ -203,7 +203,7 @@ def _indeterminate(evidence: Evidence, t: Translator) -> str:
     abstained = evidence.metrics.abstained
     if abstained is not None and abstained.n:
         return t(
-            "{n} of {scans} predictions abstain; every rate counts what the network would have said of them",
+            "{n} of {scans} predictions abstain; all rates include the calls that the network would have made for them",
             n=abstained.n,
             scans=evidence.metrics.n_scans,
         )
@@ -212,7 +212,9 @@ def _indeterminate(evidence: Evidence, t: Translator) -> str:
 
 def _not_updated(evidence: Evidence, t: Translator) -> str:
     if evidence.metrics.out_of_fold:
-        return t("None; each scan was called by networks that had not trained on it, not by the bundle's together")
+        return t(
+            "None; each scan was called by networks that were not trained on it, not by the bundle's networks together"
+        )
     return t("None: the network that was evaluated is the one in the bundle")
 
 
@@ -222,7 +224,7 @@ def _numbers(evidence: Evidence, t: Translator) -> str:
 
 def _licence(evidence: Evidence, t: Translator) -> str:
     return t(
-        "The folder 'bundle' of the run is the whole model; licence of the weights it began with: {licence}",
+        "The run's folder 'bundle' is the complete model; licence of the initial weights: {licence}",
         licence=evidence.run.backbone_licence,
     )
 
@@ -257,8 +259,8 @@ ANSWERS: dict[str, Answer] = {
     "performance": _performance,
     "poor_input": _always(
         lambda t: t(
-            "A scan that cannot be trusted is refused with its reason; "
-            "one that is out-of-distribution is marked by its novelty"
+            "A scan that cannot be trusted is rejected with a reason; an out-of-distribution scan is marked by its "
+            "novelty"
         )
     ),
     "predictions": _always(
@@ -270,7 +272,7 @@ ANSWERS: dict[str, Answer] = {
     "preprocessing": _PREPROCESSING,
     "prevalence": _prevalence,
     "question": _question,
-    "records": _always(lambda t: t("predictions.csv holds each scan's answer, metrics.json every figure")),
+    "records": _always(lambda t: t("predictions.csv contains the answer for each scan, metrics.json every figure")),
     "sample_size": _sample_size,
     "selection": _selection,
     "software": _software,

@@ -20,7 +20,7 @@ def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
     metrics = evidence.metrics
     sets, left_out = metrics.prediction_sets, []
     if sets is not None and not sum(sets.sizes[:-1]):
-        left_out.append(LeftOut(t("Prediction sets"), t("every set holds every class: none can be ruled out")))
+        left_out.append(LeftOut(t("Prediction sets"), t("every set contains every class: none can be ruled out")))
         sets = None
     tables = [_coverage(sets, t), _sizes(sets, metrics, t)] if sets is not None else []
     if len(metrics.abstention) > 1:
@@ -44,12 +44,12 @@ def _coverage(sets: SetMetrics, t: Translator) -> Table:
     rows = [(name, target, *_row(class_sets, t)) for name, class_sets in sets.classes.items()]
     return Table(
         "coverage",
-        t("How often the set of a scan of each class holds that class"),
+        t("How often the set of a scan contains the scan's class, by class"),
         (
             t("Class"),
-            t("Asked"),
-            t("Reached on the evaluated scans"),
-            t("In the set from probability"),
+            t("Target"),
+            t("Achieved on the evaluated scans"),
+            t("In the set from a probability of"),
             t("Validation patients"),
         ),
         [*rows, (t("All"), target, estimated(sets.coverage, "percent", t), nothing, nothing)],
@@ -69,7 +69,7 @@ def _row(class_sets: ClassSets, t: Translator) -> list[Cell | int]:
 def _sizes(sets: SetMetrics, metrics: Metrics, t: Translator) -> Table:
     return Table(
         "sizes",
-        t("How many classes the sets hold, {mean} on average", mean=f"{sets.mean_size:.2f}"),
+        t("Number of classes in the sets ({mean} on average)", mean=f"{sets.mean_size:.2f}"),
         (t("Classes in the set"), t("Test scans")),
         [(str(size), counted(n, metrics.n_scans, t)) for size, n in enumerate(sets.sizes)],
     )
@@ -78,18 +78,18 @@ def _sizes(sets: SetMetrics, metrics: Metrics, t: Translator) -> Table:
 def _notes(sets: SetMetrics, evidence: Evidence, t: Translator) -> list[str]:
     notes = []
     if sets.short_of_target:
-        notes.append(t("Below what was asked, beyond chance: {classes}.", classes=", ".join(sets.short_of_target)))
+        notes.append(t("Below the target, beyond chance: {classes}.", classes=", ".join(sets.short_of_target)))
     always = [name for name, class_sets in sets.classes.items() if class_sets.threshold == 0]
     if always:
         notes.append(
             t(
-                "In every set, because there are too few validation patients to rule it out: {classes}.",
+                "In every set, because too few validation patients are available to rule it out: {classes}.",
                 classes=", ".join(always),
             )
         )
     single = sets.right_when_single
     if single is not None and single.value is not None:
-        notes.append(t("Of the sets with exactly one class {share} hold the truth.", share=percent(single)))
+        notes.append(t("Of the sets with exactly one class, {share} contain the true class.", share=percent(single)))
     if evidence.model == "fused model":
-        notes.append(t("The sets are made of the network's own probabilities, not of the fused ones."))
+        notes.append(t("The sets are based on the network's own probabilities, not on the fused ones."))
     return notes

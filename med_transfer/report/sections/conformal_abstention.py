@@ -12,7 +12,7 @@ def abstention_table(metrics: Metrics, t: Translator) -> Table:
     """One row a share of scans that are called; beneath a sensitivity stands how much of the class is called."""
     return Table(
         "abstention",
-        t("When the least certain scans are left to a human: sensitivity of those that are called"),
+        t("Sensitivity among the scans that are called when the least certain are left to a human reader"),
         (t("Called"), *(t("Sensitivity, {name}", name=name) for name in metrics.labels), t("Balanced accuracy")),
         [
             (

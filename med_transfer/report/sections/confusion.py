@@ -23,7 +23,7 @@ def _matrix(metrics: Metrics, counts: list[list[int]], t: Translator) -> Table:
         rows.append([name, *(_cell(n, sum(row), predicted == truth, t) for predicted, n in enumerate(row)), sum(row)])
     return Table(
         "matrix",
-        t("Scans by true class (row) and called class (column), with the share of the row. Shade follows that share."),
+        t("Scans by true class (row) and called class (column), with row percentages. Shading follows the percentage."),
         (t("True class"), *metrics.labels, t("All")),
         rows,
         over=t("Called"),
@@ -40,7 +40,7 @@ def _by_finding(metrics: Metrics, t: Translator) -> Table:
     counts = {name: class_metrics.counts for name, class_metrics in metrics.classes.items()}
     return Table(
         "by-finding",
-        t("A scan can have several findings: one two-by-two table a finding instead of a confusion matrix."),
+        t("A scan can have several findings, so each finding has a two-by-two table instead of one confusion matrix."),
         (t("Finding"), t("True positive"), t("False negative"), t("False positive"), t("True negative")),
         [(name, n.true_positive, n.false_negative, n.false_positive, n.true_negative) for name, n in counts.items()],
     )

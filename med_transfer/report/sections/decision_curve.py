@@ -51,8 +51,8 @@ def _useful(metrics: Metrics, t: Translator) -> Table:
     return Table(
         "useful",
         t(
-            "Where acting on the probability is better than treating everyone and than treating no one, by the 95 % "
-            "interval of each threshold by itself: of {n} some may seem so by chance",
+            "Thresholds at which acting on the probability is better than treating everyone and than treating no one, "
+            "by the 95 % interval of each threshold on its own: of {n}, some may appear so by chance",
             n=max(len(curve.points) for curve in metrics.decision_curves.values()),
         ),
         (t("Class"), t("Prevalence"), t("Thresholds")),
@@ -128,8 +128,8 @@ def net_benefit(metrics: Metrics, t: Translator) -> Figure:
         for name, curve in curves.items()
     )
     caption = t(
-        "Net benefit in true positives a scan: a false positive costs the odds of the threshold. Band: 95 % interval "
-        "of each threshold by itself. Dashed: treat everyone; line at 0: treat no one."
+        "Net benefit in true positives per scan: a false positive costs the odds of the threshold. Band: 95 % "
+        "interval of each threshold on its own. Dashed: treat everyone; line at 0: treat no one."
     )
     size = (2.6 * columns + 0.8, 2.5 * rows + 0.4)
     return drawn("net-benefit", t("Decision curves"), spoken, size, draw, caption=caption, width_rem=14 * columns + 5)

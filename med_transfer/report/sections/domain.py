@@ -30,9 +30,9 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
 
 def _distance(domain: Domain, over_patients: str, t: Translator) -> Table:
     axes = ", ".join(f"{t(_AXES[axis])} {n}" for axis, n in domain.outside_by_axis.items() if n)
-    outside = t("Spacing outside that of training") + (f" ({axes})" if axes else "")
+    outside = t("Spacing outside the training range") + (f" ({axes})" if axes else "")
     novel = t(
-        "Out-of-distribution: of greater novelty than {share} of held-out scans; {chance} by chance",
+        "Out-of-distribution: novelty above that of {share} of held-out scans ({chance} expected by chance)",
         share=f"{OUT_OF_DISTRIBUTION:.0%}",
         chance=f"{1 - OUT_OF_DISTRIBUTION:.0%}",
     )
@@ -45,7 +45,7 @@ def _distance(domain: Domain, over_patients: str, t: Translator) -> Table:
         rows.append((above, estimated(domain.abstained, "percent", t)))
     return Table(
         "distance",
-        t("Scans of this cohort that are unlike those of training.") + over_patients,
+        t("Scans of this cohort that are unlike the training scans.") + over_patients,
         (t("Scans"), t("Share")),
         rows,
     )
@@ -54,7 +54,7 @@ def _distance(domain: Domain, over_patients: str, t: Translator) -> Table:
 def _prevalence(domain: Domain, over_patients: str, t: Translator) -> Table:
     return Table(
         "prevalence",
-        t("Share of scans. Predictive values and calibration hold at the prevalence they were found at.")
+        t("Share of scans. Predictive values and calibration hold only at the prevalence at which they were measured.")
         + over_patients,
         (t("Class"), t("Prevalence in training"), t("Prevalence here")),
         [
@@ -76,8 +76,8 @@ def _unknown(t: Translator, name: str = "") -> Cell:
 def _numbers(shifts: Mapping[str, NumberShift], t: Translator) -> Table:
     return Table(
         "numbers",
-        t("How the scans were made: median, and from the smallest to the largest"),
-        (t("Fact"), t("Training"), t("Here"), t("Outside the range of training")),
+        t("Acquisition: median and range"),
+        (t("Parameter"), t("Training"), t("Here"), t("Outside the range of training")),
         [
             (name, _spread(shift.training, t), _spread(shift.here, t), _outside(shift.outside, t))
             for name, shift in shifts.items()
@@ -100,8 +100,8 @@ def _outside(share: Estimate | None, t: Translator) -> Cell:
 def _texts(shifts: Mapping[str, TextShift], t: Translator) -> Table:
     return Table(
         "texts",
-        t("How the scans were made: values and their shares"),
-        (t("Fact"), t("Training"), t("Here"), t("Value not seen in training")),
+        t("Acquisition: values and their shares"),
+        (t("Parameter"), t("Training"), t("Here"), t("Value not seen in training")),
         [
             (name, _listed(shift.training, t), _listed(shift.here, t), _outside(shift.unseen, t))
             for name, shift in shifts.items()

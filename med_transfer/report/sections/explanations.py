@@ -26,22 +26,22 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
 def _table(checks: MapChecks, t: Translator) -> Table:
     share = f"{100 * (checks.hidden_share or 0):.0f}"
     rows: list[tuple[str, Cell | int]] = [
-        (t("Maps made, of errors shown below"), checks.n),
-        (t("Maps in which nothing speaks for the class"), checks.n_empty),
+        (t("Maps made, of the errors shown below"), checks.n),
+        (t("Maps in which nothing supports the class"), checks.n_empty),
         (
             t(
-                "Fall of the probability when the strongest part of the map, at most {share} % of the input, is hidden",
+                "Drop in probability when the strongest part of the map (at most {share} % of the input) is hidden",
                 share=share,
             ),
             _cell(checks.drop),
         ),
-        (t("Fall when a region of the same size and shape elsewhere is hidden"), _cell(checks.random_drop)),
+        (t("Drop when a region of the same size and shape elsewhere is hidden"), _cell(checks.random_drop)),
         (t("Rank correlation with the map of random weights"), _cell(checks.correlation)),
     ]
     if checks.element_mm is not None:
         depth, height, width = checks.element_mm
         size = f"{depth:.3g} × {height:.3g} × {width:.3g}".replace(" ", "\N{NO-BREAK SPACE}")
-        rows.insert(2, (t("Smallest thing a map can tell apart, mm"), Cell(size)))
+        rows.insert(2, (t("Smallest detail that a map can resolve, mm"), Cell(size)))
     return Table("checks", t("Checks of the maps; means over the maps"), (t("Check"), t("Found")), rows)
 
 
@@ -55,13 +55,13 @@ def _doubts(checks: MapChecks, t: Translator) -> list[str]:
         doubts.append(
             t(
                 "These maps hardly depend on what the network learned: with random weights they look much the same. "
-                "Do not read them."
+                "Do not interpret them."
             )
         )
     if 2 * checks.n_no_better > checks.n - checks.n_empty:
         doubts.append(
             t(
-                "In {number} of {n} maps the strongest part matters no more to the answer than other parts do.",
+                "In {number} of {n} maps, the strongest part matters no more to the answer than other parts.",
                 number=checks.n_no_better,
                 n=checks.n - checks.n_empty,
             )

@@ -37,8 +37,8 @@ def _by_class(metrics: Metrics, clustered: bool, t: Translator) -> Table:
     caption = t("Bar: 95 % {interval}.", interval=interval)
     if clustered:
         caption = t(
-            "Bar: the interval over patients (†), the one to trust because some patients have several scans; without "
-            "†: 95 % {interval} over scans.",
+            "Bar: the interval over patients (†), the one to rely on because some patients have several scans. "
+            "Without †: 95 % {interval} over scans.",
             interval=interval,
         )
     return Table(

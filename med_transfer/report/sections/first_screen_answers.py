@@ -25,7 +25,7 @@ from med_transfer.report.numbers import (
 _VERDICTS = {
     "gain": sentence("transfer helped"),
     "none": sentence("no gain shown"),
-    "harm": sentence("transfer did harm"),
+    "harm": sentence("negative transfer"),
 }
 
 
@@ -34,10 +34,10 @@ def brief(evidence: Evidence, t: Translator) -> list[tuple[str, str]]:
     metrics = evidence.metrics
     return [
         (t("Possible answers"), _answers(metrics, t)),
-        (t("On whom"), _on_whom(evidence, t)),
-        (t("What answered"), t.said(evidence.run.backbone)),
+        (t("Evaluated on"), _on_whom(evidence, t)),
+        (t("Model"), t.said(evidence.run.backbone)),
         (
-            t("What counts as a call"),
+            t("Decision rule"),
             t("{rule}; {how}", rule=call_rule(metrics.operating_point, t), how=_chosen(metrics, t)),
         ),
     ]
@@ -63,14 +63,14 @@ def figures_of_the_run(evidence: Evidence, t: Translator) -> list[tuple[str, str
             + _by_split(repeats and repeats.macro_auc, decimal_interval, t),
         ),
         _gain(metrics.transfer_gain, t),
-        (t("Unusable scans"), str(metrics.failed.n), t("of {n} asked", n=evidence.n_asked)),
+        (t("Unusable scans"), str(metrics.failed.n), t("of {n} scans", n=evidence.n_asked)),
     ]
 
 
 def _by_split(values: Sequence[float | None] | None, span: Callable[[Interval, Translator], str], t: Translator) -> str:
     """How far apart the repeats of a cross-validation lie; empty where there was one."""
     defined = [value for value in values or () if value is not None]
-    return t("; by which split {span}", span=span((min(defined), max(defined)), t)) if defined else ""
+    return t("; range over repeats {span}", span=span((min(defined), max(defined)), t)) if defined else ""
 
 
 def detection(class_metrics: ClassMetrics, t: Translator) -> tuple[str, str]:
@@ -83,7 +83,7 @@ def detection(class_metrics: ClassMetrics, t: Translator) -> tuple[str, str]:
         patients=patients(class_metrics.n_patients, t),
     )
     n_other = counts.false_positive + counts.true_negative
-    return found, t("{n} of the {others} other scans were wrongly called so", n=counts.false_positive, others=n_other)
+    return found, t("{n} false positives among the {others} other scans", n=counts.false_positive, others=n_other)
 
 
 def call_rule(point: OperatingPoint, t: Translator) -> str:
@@ -91,15 +91,15 @@ def call_rule(point: OperatingPoint, t: Translator) -> str:
     if point.rule == "argmax":
         return t("the most probable class")
     if point.rule == "balanced_argmax":
-        return t("the class that the scan looks most like, however rare it is")
+        return t("the class with the strongest evidence, however rare it is")
     if point.rule == "cost":
-        return t("the class with the least expected cost")
+        return t("the class with the lowest expected cost")
     limits = t(", ").join(
         t("{name} from a probability of {limit}", name=name, limit=threshold(limit))
         for name, limit in point.thresholds.items()
     )
     if point.rule == "class_threshold":
-        return t("{limits}, else the most probable of the others", limits=limits)
+        return t("{limits}; otherwise the most probable of the other classes", limits=limits)
     return limits
 
 
@@ -115,16 +115,16 @@ def _on_whom(evidence: Evidence, t: Translator) -> str:
     seen = overlap.seen_scans if overlap else 0
     count = {"scans": scans(metrics.n_scans, t), "patients": patients(metrics.n_patients, t)}
     if seen:
-        return t("{scans} of {patients}; the network had learned from {seen} of the scans", seen=seen, **count)
+        return t("{scans} of {patients}; {seen} of the scans had been used to train the network", seen=seen, **count)
     if metrics.repeats is not None:
         return t(
-            "{scans} of {patients}, each predicted by the mean of {n} networks that had not trained on it",
+            "{scans} of {patients}, each predicted by the mean of {n} networks that were not trained on it",
             n=metrics.repeats.n,
             **count,
         )
     if metrics.out_of_fold:
-        return t("{scans} of {patients}, each predicted by a network that had not trained on it", **count)
-    return t("{scans} of {patients}, kept apart from training", **count)
+        return t("{scans} of {patients}, each predicted by a network that was not trained on it", **count)
+    return t("{scans} of {patients}, held out from training", **count)
 
 
 def _chosen(metrics: Metrics, t: Translator) -> str:

@@ -31,7 +31,7 @@ def sensitivity_forest(metrics: Metrics, t: Translator = ENGLISH) -> Figure:
     caption = t("Square: sensitivity; bar: 95 % {interval}.", interval=t(INTERVALS[metrics.evaluation.interval]))
     if any(class_metrics.sensitivity.ci95_cluster for class_metrics in metrics.classes.values()):
         caption += " " + t(
-            "Thin line: 95 % interval over patients, the one to trust because some patients have several scans."
+            "Thin line: 95 % interval over patients, the one to rely on because some patients have several scans."
         )
     spoken = "; ".join(f"{name}: {_spoken(metrics.classes[name].sensitivity, t)}" for name in metrics.labels)
     size = (5.2, 0.8 + 0.42 * len(metrics.labels))

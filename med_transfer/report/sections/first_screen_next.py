@@ -21,10 +21,13 @@ def next_steps(evidence: Evidence, t: Translator) -> list[str]:
 def _steps(evidence: Evidence, t: Translator) -> Iterator[str]:
     metrics = evidence.metrics
     if metrics.altered_copies:
-        yield t("Look at the rows named above; give scans of one patient one name in the table, and train again.")
+        yield t(
+            "Check the rows named above. Where both scans belong to one patient, give them the same name in the "
+            "column patient, and train again."
+        )
     if metrics.failed.n:
         yield t(
-            "Look at the scans that gave no prediction (med-transfer inspect COHORT.csv), mend or replace them, and "
+            "Inspect the scans without a prediction (med-transfer inspect COHORT.csv), repair or replace them, and "
             "train again."
         )
     if metrics.transfer_gain is not None and metrics.transfer_gain.verdict == "harm":
@@ -33,8 +36,8 @@ def _steps(evidence: Evidence, t: Translator) -> Iterator[str]:
         yield few
     if _baseline_stands(metrics):
         yield t(
-            "See whether more labels would help: med-transfer labels budget COHORT.csv says how many. Until the "
-            "network is shown to be better, the handcrafted baseline is the simpler choice."
+            "Find out whether more labels would help: med-transfer labels budget COHORT.csv estimates how many. Until "
+            "the network is shown to be better, the handcrafted baseline is the simpler choice."
         )
     yield _others(metrics, t)
 
@@ -49,14 +52,15 @@ def _few(metrics: Metrics, t: Translator) -> str:
     if not needed:
         return ""
     n_needed = {size.n_needed_at_worst for size in needed.values()}
-    each = t("{needed} of each class", needed=max(n_needed))
+    each = t("{needed} patients of each class", needed=max(n_needed))
     listed = t(", ").join(
-        t("{needed} of {name} (there are {n})", needed=size.n_needed_at_worst, name=name, n=size.n_patients)
+        t("{needed} patients with {name} (now {n})", needed=size.n_needed_at_worst, name=name, n=size.n_patients)
         for name, size in needed.items()
     )
     alike = len(n_needed) == 1 and len(needed) == len(metrics.labels)
     return t(
-        "Collect patients: for an interval of sensitivity no wider than {width} about {classes} are needed to test on.",
+        "Collect more patients: for an interval of sensitivity no wider than {width}, the test set needs about "
+        "{classes}.",
         width=f"{100 * next(iter(needed.values())).wanted_width:g} %",
         classes=each if alike else listed,
     )
@@ -70,9 +74,14 @@ def _baseline_stands(metrics: Metrics) -> bool:
 def _others(metrics: Metrics, t: Translator) -> str:
     if metrics.out_of_fold or (metrics.overlap is not None and metrics.overlap.seen_scans):
         return t(
-            "Collect patients on whom nothing was chosen, from another hospital or of a later time, and run "
-            "med-transfer evaluate RUN OTHER.csv -o OUT. Until then call these figures development, not test results."
+            "Collect patients on whom nothing was chosen, from another hospital or a later period, and run "
+            "med-transfer evaluate RUN OTHER.csv -o OUT. Until then, report these figures as development results, not "
+            "as test results."
         )
     if metrics.external:
-        return t("Report these figures beside those of the run's own test scans, and say how the two cohorts differ.")
-    return t("Evaluate on patients of another hospital or of a later time: med-transfer evaluate RUN OTHER.csv -o OUT.")
+        return t(
+            "Report these figures alongside those of the run's own test scans, and describe how the two cohorts differ."
+        )
+    return t(
+        "Evaluate on patients from another hospital or a later period: med-transfer evaluate RUN OTHER.csv -o OUT."
+    )

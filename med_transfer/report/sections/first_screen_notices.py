@@ -22,7 +22,9 @@ _ABSTAINED = {"novelty": sentence("novelty")}  # the other reasons are facts of 
 MOST_REASONS, MOST_PAIRS = 3, 10
 CHANCE = 0.5  # AUC of a coin
 FEW_SCANS = 10  # below this the interval of a sensitivity is over 45 points wide
-FITTED_WITHIN = sentence("It was fitted within this cohort, each patient predicted by a model of the other patients.")
+FITTED_WITHIN = sentence(
+    "It was fitted within this cohort: each patient was predicted by a model fitted to the other patients."
+)
 
 _GAIN: dict[str, tuple[Level, str, str]] = {
     "gain": (
@@ -34,7 +36,8 @@ _GAIN: dict[str, tuple[Level, str, str]] = {
         "neutral",
         sentence("No gain from transfer was shown"),
         sentence(
-            "The pretrained network and the same network trained from scratch cannot be told apart on these scans."
+            "On these scans, no difference was shown between the pretrained network and the same network trained from "
+            "scratch."
         ),
     ),
     "harm": (
@@ -45,7 +48,7 @@ _GAIN: dict[str, tuple[Level, str, str]] = {
 }
 _FUSION: dict[int, tuple[Level, str]] = {
     1: ("good", sentence("Fusion beats the network alone")),
-    0: ("neutral", sentence("Fusion is not shown to differ from the network alone")),
+    0: ("neutral", sentence("No difference was shown between fusion and the network alone")),
     -1: ("warning", sentence("Fusion is worse than the network alone")),
 }
 
@@ -86,19 +89,20 @@ def _out_of_fold(metrics: Metrics, t: Translator) -> Notice | None:
     if not metrics.out_of_fold:
         return None
     what = t(
-        "These figures are cross-validated: they are of the same patients that networks, thresholds and settings were "
-        "chosen on. Each scan was predicted by a network that had not trained on it, and calibrated and called by what "
-        "other patients taught. But every setting that was tried on this cohort was judged by the same scans: the more "
-        "were tried, the more the figures are too good."
+        "These figures are cross-validated: they come from the same patients that networks, thresholds and settings "
+        "were chosen on. Each scan was predicted by a network that was not trained on it, with calibration and "
+        "thresholds from other patients. But every setting tried on this cohort was judged on the same scans: the "
+        "more settings were tried, the more optimistic the figures."
     )
-    whose = t("They are of single networks, not of the bundle's networks together.")
+    whose = t("They describe single networks, not the bundle's networks together.")
     if metrics.repeats is not None:
         whose = t(
-            "A scan's probability is the mean of {n} networks without it, since the folds were drawn {n} times; each "
-            "patient is still counted once, and the intervals are as wide as so few patients make them.",
+            "The folds were drawn {n} times, so each scan's probability is the mean of {n} networks that were not "
+            "trained on it. Each patient still counts once: the width of the intervals reflects the number of "
+            "patients.",
             n=metrics.repeats.n,
         )
-    title = t("Development evidence: no patients were kept apart for a test")
+    title = t("Development results only: no patients were held out as a test set")
     return Notice("warning", title, f"{what} {whose}")
 
 
@@ -107,13 +111,13 @@ def _copies(metrics: Metrics, t: Translator) -> Notice | None:
     if not pairs:
         return None
     text = t(
-        "The network sees nearly the same in scans of two patients on two sides of the split: rows {pairs} of the "
-        "table. If they are of one patient (another reconstruction, a slice fewer), name that patient in both rows and "
-        "train again: otherwise figures are too good.",
+        "Two patients on different sides of the split look nearly the same to the network: rows {pairs} of the table. "
+        "If they are one patient (another reconstruction, one slice fewer), name that patient in both rows and train "
+        "again; otherwise the figures are too optimistic.",
         pairs=t(", ").join(t("{one} and {other}", one=one, other=other) for one, other in pairs[:MOST_PAIRS])
         + ("..." if len(pairs) > MOST_PAIRS else ""),
     )
-    return Notice("warning", t("Scans look like copies across the split: {n}", n=len(pairs)), text)
+    return Notice("warning", t("Possible duplicates across the split: {n}", n=len(pairs)), text)
 
 
 def _abstained(metrics: Metrics, t: Translator) -> Notice | None:
@@ -122,8 +126,8 @@ def _abstained(metrics: Metrics, t: Translator) -> Notice | None:
         return None
     text = t(
         "{n} of {scans} predictions abstain: the scan is more out-of-distribution than {limit} of held-out scans, or "
-        "outside of the limits within which the development scans were ({reasons}). Every figure of this page counts "
-        "what the network would have said of them. Without them: balanced accuracy {figure}.",
+        "outside the range of the development scans ({reasons}). Every figure on this page includes the calls that "
+        "the network would have made for them. Without them: balanced accuracy {figure}.",
         n=abstained.n,
         scans=metrics.n_scans,
         limit=whole_percent(abstained.above),
@@ -146,8 +150,8 @@ def _calibrated_on_few(metrics: Metrics, t: Translator) -> Notice | None:
     if not few:
         return None
     text = t(
-        "Validation patients: {classes}. Under {least} of a class the calibration learns little and stays near the "
-        "network's own probabilities: do not take their size at its word.",
+        "Validation patients: {classes}. With fewer than {least} of a class, calibration learns little and stays "
+        "close to the network's own probabilities: do not take them at face value.",
         classes=t(", ").join(few),
         least=FEW_PATIENTS,
     )
@@ -157,8 +161,8 @@ def _calibrated_on_few(metrics: Metrics, t: Translator) -> Notice | None:
 def _transfer(gain: TransferGain | None, t: Translator) -> Notice:
     if gain is None:
         text = t(
-            "No network from scratch was evaluated next to this one, "
-            "so nothing is known about gain or negative transfer."
+            "No network trained from scratch was evaluated alongside this one, so nothing is known about gain or "
+            "negative transfer."
         )
         return Notice("neutral", t("Transfer gain was not measured"), text)
     level, title, text = _GAIN[gain.verdict]
@@ -175,19 +179,17 @@ def _kept_network(network: KeptNetwork | None, t: Translator) -> Notice | None:
     if network is None or network.validation is None:
         return None
     if network.fell_back:
-        return Notice("warning", t("The bundle holds the network from scratch"), t.said(network.sentence))
-    return Notice("neutral", t("The bundle holds the transferred network"), t.said(network.sentence))
+        return Notice("warning", t("The bundle contains the network trained from scratch"), t.said(network.sentence))
+    return Notice("neutral", t("The bundle contains the transferred network"), t.said(network.sentence))
 
 
 def _fusion(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
     """What the fused model brings over the network, what each part adds, and whose figures the page shows."""
     if fusion is None:
         return None
-    shown = t("Every figure outside the fusion's table is the network's, from the image alone.")
+    shown = t("All figures outside the fusion table are the network's, from the image alone.")
     if fusion.report == "fused":
-        shown = t(
-            "Every figure outside the fusion's table is the fused model's, but for the transfer gain and the training."
-        )
+        shown = t("All figures outside the fusion table are the fused model's, except for transfer gain and training.")
     if not fusion.models:
         return Notice("warning", t("No scan could be fused"), f"{'; '.join(map(t.said, fusion.not_fused))}. {shown}")
     over = fusion.fused_minus["image-only"].macro_auc
@@ -213,13 +215,13 @@ def _gap(gap: GeneralisationGap | None, t: Translator) -> Notice | None:
         return None
     text = t(
         "Balanced sensitivity is {training} on training and {validation} on validation scans, a gap of {gap} (limit "
-        "{limit}): the networks have learned their training scans by heart. See docs/transfer.md.",
+        "{limit}): the networks have memorised their training scans. See docs/transfer.md.",
         training=f"{gap.training_sensitivity:.2f}",
         validation=f"{gap.validation_sensitivity:.2f}",
         gap=f"{gap.difference:+.2f}",
         limit=f"{gap.limit:.2f}",
     )
-    return Notice("warning", t("The networks over-fit"), text)
+    return Notice("warning", t("The networks overfit"), text)
 
 
 def _baseline(metrics: Metrics, model: str, t: Translator) -> Notice | None:
@@ -236,8 +238,8 @@ def _baseline(metrics: Metrics, model: str, t: Translator) -> Notice | None:
         text = t("It is ahead of a linear model on simple intensity and size features, but the interval includes 0.")
         if gain.ci95 is None:
             text = t(
-                "It is ahead of a linear model on simple intensity and size features, but how certain that is "
-                "cannot be told."
+                "It is ahead of a linear model on simple intensity and size features, but the uncertainty of this "
+                "lead cannot be estimated."
             )
     else:
         level, title = "warning", t("The {model} does not beat the handcrafted baseline", model=model)
@@ -260,7 +262,7 @@ def _chance(metrics: Metrics, t: Translator) -> list[Notice]:
         (unclear, t("Not shown to be better than chance: {classes}", classes=t(", ").join(unclear))),
     )
     return [
-        Notice("warning", title, t("AUC, of which chance makes 0.5: {figures}.", figures=_aucs(aucs, t)))
+        Notice("warning", title, t("AUC (0.5 is chance): {figures}.", figures=_aucs(aucs, t)))
         for aucs, title in said
         if aucs
     ]
@@ -295,10 +297,7 @@ def _never_called(metrics: Metrics, t: Translator) -> Notice | None:
     return Notice(
         "warning",
         t("Never called: {classes}", classes=", ".join(never)),
-        t(
-            "Not one evaluated scan was called so. At this operating point none of these can be found, whatever the "
-            "AUC."
-        ),
+        t("No evaluated scan was called any of these. At this operating point they cannot be found, whatever the AUC."),
     )
 
 
@@ -313,7 +312,7 @@ def _failed(evidence: Evidence, t: Translator) -> Notice | None:
     return Notice(
         "warning",
         t("{n} of {asked} scans gave no prediction", n=failed.n, asked=evidence.n_asked),
-        t("No rate on this page counts them. {reasons}.", reasons=named)
+        t("They are not included in any rate on this page. {reasons}.", reasons=named)
         + (" " + t("{n} more for other reasons, listed below.", n=rest) if rest else ""),
     )
 
@@ -328,7 +327,7 @@ def _few(metrics: Metrics, t: Translator) -> Notice | None:
         "warning",
         t("Too few scans to trust a rate"),
         t(
-            "Fewer than {limit} evaluated scans: {classes}. Read the interval, not the number.",
+            "Fewer than {limit} evaluated scans: {classes}. Rely on the interval, not the point estimate.",
             limit=FEW_SCANS,
             classes=", ".join(few),
         ),
@@ -345,8 +344,8 @@ def _few_patients(metrics: Metrics, t: Translator) -> Notice | None:
     if not few:
         return None
     text = t(
-        "Fewer than {limit} patients, however many scans each has: {classes}. Read the interval over patients (†), "
-        "not the number.",
+        "Fewer than {limit} patients, however many scans each has: {classes}. Rely on the interval over patients (†), "
+        "not the point estimate.",
         limit=FEW_SCANS,
         classes=", ".join(few),
     )

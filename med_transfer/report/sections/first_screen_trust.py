@@ -37,13 +37,13 @@ def overlap_notices(overlap: Overlap | None, t: Translator = ENGLISH) -> list[No
     if overlap is None or not overlap.seen_scans:
         return []
     title = t(
-        "{seen} of {n} scans were seen in training: these figures are not of new patients",
+        "{seen} of {n} scans were seen in training: these figures do not describe new patients",
         seen=overlap.seen_scans,
         n=overlap.n_scans,
     )
-    text = t("They are of {seen} of the {n} patients.", seen=overlap.seen_patients, n=overlap.n_patients)
+    text = t("They come from {seen} of the {n} patients.", seen=overlap.seen_patients, n=overlap.n_patients)
     if overlap.seen_by_source:
-        text += " " + t("{n} of them were seen by the source network or its pretraining.", n=overlap.seen_by_source)
+        text += " " + t("{n} of them were used to train or pretrain the source network.", n=overlap.seen_by_source)
     return [Notice("warning", title, text)]
 
 
@@ -52,8 +52,8 @@ def _test_set_access(access: AccessCounts | None, t: Translator) -> Notice | Non
         return None
     before = decided_before(access, t)
     text = t(
-        "{before}. Figures of scans that were looked at before, and something then chosen or changed, are no first "
-        "answer. See docs/operating_points.md.",
+        "{before}. If anything was chosen or changed after these scans had been looked at, their figures are no "
+        "longer an independent test. See docs/operating_points.md.",
         before=before[:1].upper() + before[1:],
     )
     return Notice("warning", times_read(access, t), text)
@@ -63,9 +63,8 @@ def _domain(domain: Domain | None, t: Translator) -> Notice | None:
     if domain is None:
         return None
     text = t(
-        "{novel} of the scans (95 % CI {interval}) are out-of-distribution (of greater novelty than 95 % of "
-        "held-out scans), which chance makes 5 %; "
-        "{outside} have a spacing outside that of training.",
+        "{novel} of the scans (95 % CI {interval}) are out-of-distribution (novelty above that of 95 % of held-out "
+        "scans), where 5 % are expected by chance; {outside} have a spacing outside the training range.",
         novel=percent(domain.out_of_distribution),
         interval=percent_interval(domain.out_of_distribution.interval, t),
         outside=percent(domain.outside_envelope),
@@ -81,16 +80,17 @@ def _shortcut(metrics: Metrics, t: Translator) -> Notice | None:
     if acquisition is None or shortcuts is None or not above_chance(acquisition.macro_auc):
         return None
     text = t(
-        "From the acquisition alone a small model reaches macro AUC {auc} (95 % CI {interval}) on these scans. "
-        "Strongest: {facts}. The network's lead over it is {gain}. It may have learned how scans of each class were "
-        "made: evaluate it on scans in which that does not go together. See docs/subgroups.md.",
+        "From acquisition parameters alone, a small model reaches a macro AUC of {auc} (95 % CI {interval}) on these "
+        "scans. Strongest: {facts}. The network's lead over it is {gain}. The network may have learned how scans of "
+        "each class were acquired: evaluate it on scans in which class and acquisition are unrelated. See "
+        "docs/subgroups.md.",
         auc=decimal(acquisition.macro_auc),
         interval=decimal_interval(acquisition.macro_auc.ci95, t),
         facts=", ".join(shortcuts.strongest),
         gain=difference(acquisition.macro_auc_gain, t),
     )
     within = f" {t(FITTED_WITHIN)}" if metrics.external else ""
-    return Notice("warning", t("How the scans were made gives the label away"), f"{text}{within}")
+    return Notice("warning", t("How the scans were acquired gives the label away"), f"{text}{within}")
 
 
 def _subgroups(metrics: Metrics, t: Translator) -> list[Notice]:
@@ -100,11 +100,11 @@ def _subgroups(metrics: Metrics, t: Translator) -> list[Notice]:
         if not test.differ or not compared:
             continue
         p, extremes = f"{test.p_holm:.2g}", _extremes(compared, t)
-        text = t("No class has a sensitivity in two of them; p = {p}, corrected for all columns.", p=p)
+        text = t("No class has a sensitivity in more than one of them; p = {p}, corrected for all columns.", p=p)
         if extremes is not None:
             measure, worst, best = extremes
             text = t(
-                "{measure} runs from {low} ({worst}) to {high} ({best}); p = {p}, corrected for all columns.",
+                "{measure} ranges from {low} ({worst}) to {high} ({best}); p = {p}, corrected for all columns.",
                 measure=measure,
                 low=percent(worst[1]),
                 worst=subgroup_name(worst[0], t),
@@ -112,9 +112,7 @@ def _subgroups(metrics: Metrics, t: Translator) -> list[Notice]:
                 best=subgroup_name(best[0], t),
                 p=p,
             )
-        notices.append(
-            Notice("warning", t("Not equally good for all: subgroups of {column} differ", column=column), text)
-        )
+        notices.append(Notice("warning", t("Performance differs between subgroups of {column}", column=column), text))
     return notices
 
 

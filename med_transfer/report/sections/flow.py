@@ -33,13 +33,15 @@ def _unusable(evidence: Evidence, t: Translator) -> str:
         return t("Every scan gave a prediction.")
     if flow and set(flow.parts) != {"test"}:
         return t(
-            "{n} of the {asked} scans in the cohort table could not be used. They were left out before the scans were "
-            "divided, so they are in no part and in no rate of this report.",
+            "{n} of the {asked} scans in the cohort table could not be used. They were excluded before the split, so "
+            "they belong to no part and to no rate in this report.",
             n=failed,
             asked=flow.found.scans,
         )
     return t(
-        "{n} of {asked} scans gave no prediction. They are in no rate of this report.", n=failed, asked=evidence.n_asked
+        "{n} of {asked} scans gave no prediction. They are excluded from all rates in this report.",
+        n=failed,
+        asked=evidence.n_asked,
     )
 
 
@@ -51,7 +53,7 @@ def _cohort(run: RunSummary, t: Translator) -> Table:
     total = [*run.cohort][-1:]
     return Table(
         "cohort",
-        t("Scans (patients) in each part, divided {how}", how=run.split),
+        t("Scans (patients) in each part, split {how}", how=run.split),
         (t("Class"), *parts.values()),
         [
             (t("All") if [name] == total else name, *(_part(run, row, split, t) for split in parts))
@@ -77,7 +79,7 @@ def _count(count: Count | None, t: Translator) -> Cell:
 def _failed(failed: Failed, t: Translator) -> Table:
     return Table(
         "failed",
-        t("Scans that gave no prediction, by reason"),
+        t("Scans without a prediction, by reason"),
         (t("Reason"), t("Scans")),
         [(t.said(reason), n) for reason, n in failed.reasons.items()],
         kind="text",

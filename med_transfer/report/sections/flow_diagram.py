@@ -85,7 +85,7 @@ def flow_diagram(flow: ParticipantFlow, evidence: Evidence, t: Translator) -> Fi
         (WIDTH + 0.04, diagram.height + 0.04),
         draw,
         caption=t(
-            "Counted from the rows of the cohort table. Who was left out before that table was made is not known here."
+            "Counted from the rows of the cohort table. Exclusions before that table was made are not known here."
         ),
         width_rem=30,
     )

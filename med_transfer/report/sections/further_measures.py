@@ -26,7 +26,7 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
 def _calls(classes: Mapping[str, ClassMetrics], t: Translator) -> Table:
     return Table(
         "calls",
-        t("What a call of a class changes, at the operating point, with 95 % intervals"),
+        t("What calling a class changes, at the operating point, with 95 % intervals"),
         (t("Class"), t("LR+"), t("LR−"), t("F1")),
         [
             (
@@ -56,7 +56,10 @@ def _ranking(metrics: Metrics, t: Translator) -> Table:
     rows.append((t("Micro (all pairs together)"), _cell(metrics.micro_auc, "decimal", t), Cell(""), Cell("")))
     return Table(
         "ranking",
-        t("How well the probabilities tell a class from the rest, at no operating point, with 95 % intervals"),
+        t(
+            "How well the probabilities separate each class from the rest, independent of the operating point, with "
+            "95 % intervals"
+        ),
         (
             t("Class"),
             t("AUC"),

@@ -44,8 +44,8 @@ def _models(fusion: FusionMetrics, labels: list[str], t: Translator) -> Table:
         ),
     ]
     caption = t(
-        "The same {scans} test scans of {patients} patients by each model. Where the interval of a difference includes "
-        "0, no difference is shown.",
+        "Each model on the same {scans} test scans of {patients} patients. Where the interval of a difference "
+        "includes 0, no difference is shown.",
         scans=fusion.n_scans,
         patients=fusion.n_patients,
     )

@@ -16,7 +16,7 @@ _THROUGH = {
     "peak": sentence("Planes through the strongest point of the map."),
     "middle": sentence("Planes through the middle."),
 }
-_SLICES = sentence("Of scans with few slices, neighbouring slices.")
+_SLICES = sentence("For scans with few slices, neighbouring slices.")
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:

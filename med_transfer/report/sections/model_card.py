@@ -18,12 +18,12 @@ def section(evidence: Evidence, t: Translator) -> Section:
     run = evidence.run
     model = [
         (t("Backbone"), run.backbone),
-        (t("Licence of its weights"), run.backbone_licence),
+        (t("Licence of the weights"), run.backbone_licence),
         *run.model_card,
     ]
     tables = [_pairs("model", t("The model"), [*model, (t("Time"), duration(run.seconds))], t)]
     if run.config:
-        tables.append(_pairs("configuration", t("Configuration; the whole of it is in config.yaml"), run.config, t))
+        tables.append(_pairs("configuration", t("Configuration (complete in config.yaml)"), run.config, t))
     if run.software:
         tables.append(_pairs("software", t("Software"), run.software.items(), t))
     return Section(t("Model card"), tables)

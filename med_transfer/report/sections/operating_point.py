@@ -13,10 +13,10 @@ from med_transfer.report.table import Table, estimated, number
 from med_transfer.report.test_access import decided_before, times_read
 
 _AIM = {
-    "balanced_argmax": sentence("the class that the scan looks most like, however rare it is"),
+    "balanced_argmax": sentence("the class with the strongest evidence, however rare it is"),
     "argmax": sentence("the most probable class, or findings at 0.5"),
     "youden": sentence("greatest sensitivity + specificity − 1 of each class against the rest (Youden 1950)"),
-    "cost": sentence("least expected cost (Elkan 2001)"),
+    "cost": sentence("lowest expected cost (Elkan 2001)"),
     "thresholds": sentence("thresholds stated before training"),
 }
 
@@ -45,11 +45,11 @@ def _decided(metrics: Metrics, access: AccessCounts | None, t: Translator) -> Ta
         rows = [(t("Aim"), _aim(chosen, t)), *rows, (t("Decided on"), _decided_on(point, chosen, t))]
     if access is not None:
         read = ", ".join(filter(None, [times_read(access, t), decided_before(access, t)]))
-        locked = access.lock_hash or t("not locked: the bundle is from before there were locks")
+        locked = access.lock_hash or t("not locked: the bundle predates locks")
         rows += [(t("Lock on all decisions (SHA-256)"), locked), (t("Test-set access"), read)]
     what = t("What was decided before the test set was read")
     if metrics.out_of_fold:
-        what = t("What was decided for the bundle; for each scan here the same was decided by other patients")
+        what = t("What was decided for the bundle; for each scan here, the same was decided on other patients")
     return Table("decided", what, (t("Decision"), t("Value")), rows, kind="text")
 
 
@@ -71,14 +71,14 @@ def _decided_on(point: OperatingPoint, chosen: ChosenPoint, t: Translator) -> st
 def _reached(metrics: Metrics, chosen: ChosenPoint, t: Translator) -> Table:
     thresholds, count = metrics.operating_point.thresholds, {"scans": chosen.n_scans, "patients": chosen.n_patients}
     what = t(
-        "What it reached on {scans} validation scans of {patients} patients, and on the test scans; 95 % intervals",
+        "Performance on {scans} validation scans of {patients} patients and on the test scans; 95 % intervals",
         **count,
     )
     which = (t("Sensitivity, test"), t("Specificity, test"))
     if metrics.out_of_fold:
         what = t(
-            "What it reached on the {scans} scans of {patients} patients that it was decided on, and out of fold: as "
-            "others decided it for each; 95 % intervals",
+            "Performance on the {scans} scans of {patients} patients that it was decided on, and out of fold (for "
+            "each scan as decided on other patients); 95 % intervals",
             **count,
         )
         which = (t("Sensitivity, out of fold"), t("Specificity, out of fold"))
@@ -109,7 +109,7 @@ def _reached(metrics: Metrics, chosen: ChosenPoint, t: Translator) -> Table:
 def _costs(point: OperatingPoint, labels: list[str], t: Translator) -> Table:
     return Table(
         "costs",
-        t("Cost of calling (column) what is (row)"),
+        t("Cost of calling a scan (column) when it is (row)"),
         (t("Class"), *labels),
         [
             (true, *(number(({true: 0.0} | point.costs[true])[predicted], "{:g}".format) for predicted in labels))

@@ -22,9 +22,9 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
         return None
     columns = (
         t("Class"),
-        t("Prevalence stated"),
-        t("PPV there"),
-        t("NPV there"),
+        t("Stated prevalence"),
+        t("PPV at stated prevalence"),
+        t("NPV at stated prevalence"),
         t("Prevalence here"),
         t("PPV here"),
         t("NPV here"),

@@ -13,12 +13,14 @@ from med_transfer.report.table import Cell, Table, number
 
 _SENTENCES = {
     "sensitivity": sentence(
-        "With {n} patients labelled {name}, a sensitivity of {value} has an interval of {low} to {high}; for a "
-        "width of {wanted} about {needed} are needed if it stays there, and up to {most} if it is {worst}."
+        "With {n} patients labelled {name}, a sensitivity of {value} has an interval of {low} to {high}; a width of "
+        "{wanted} requires about {needed} patients if the sensitivity stays the same, and up to {most} if it is "
+        "{worst}."
     ),
     "specificity": sentence(
-        "With {n} patients not labelled {name}, a specificity of {value} has an interval of {low} to {high}; for a "
-        "width of {wanted} about {needed} are needed if it stays there, and up to {most} if it is {worst}."
+        "With {n} patients not labelled {name}, a specificity of {value} has an interval of {low} to {high}; a width "
+        "of {wanted} requires about {needed} patients if the specificity stays the same, and up to {most} if it is "
+        "{worst}."
     ),
 }
 _NAMES = {"sensitivity": sentence("Sensitivity"), "specificity": sentence("Specificity")}
@@ -62,7 +64,7 @@ def _table(stated: list[tuple[str, str, SampleSize]], t: Translator) -> Table:
     wanted = f"{stated[0][2].wanted_width:g}"
     return Table(
         "patients",
-        t("Patients there are, and patients that an interval of width {wanted} needs", wanted=wanted),
+        t("Patients available, and patients needed for an interval of width {wanted}", wanted=wanted),
         (
             t("Class"),
             t("Rate"),

@@ -19,7 +19,7 @@ def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
     if ACQUISITION_BASELINE in evidence.metrics.baselines:
         tables.insert(0, _test(evidence.metrics, t(evidence.model), t))
     if not tables:
-        return LeftOut(t("Shortcuts"), t("no fact of the acquisition differs between the scans"))
+        return LeftOut(t("Shortcuts"), t("no acquisition parameter differs between the scans"))
     return Section(t("Shortcuts"), tables)
 
 
@@ -27,7 +27,7 @@ def _test(metrics: Metrics, model: str, t: Translator) -> Table:
     acquisition = metrics.baselines[ACQUISITION_BASELINE]
     return Table(
         "test",
-        t("The acquisition alone and the {model}, on the same scans; 0.5 is guessing", model=model),
+        t("The acquisition alone and the {model}, on the same scans; 0.5 is chance", model=model),
         (t("Model"), t("Macro AUC")),
         [
             (t("Acquisition alone"), estimated(acquisition.macro_auc, "decimal", t)),
@@ -39,17 +39,18 @@ def _test(metrics: Metrics, model: str, t: Translator) -> Table:
 
 def _facts(shortcuts: Shortcuts, t: Translator, *, external: bool) -> Table:
     caption = sentence(
-        "Each fact alone and all together, cross-validated by patient on {scans} development scans of {patients} "
-        "patients"
+        "Each acquisition parameter alone and all together, cross-validated by patient on {scans} development scans "
+        "of {patients} patients"
     )
     if external:
         caption = sentence(
-            "Each fact alone and all together, cross-validated by patient on these {scans} scans of {patients} patients"
+            "Each acquisition parameter alone and all together, cross-validated by patient on these {scans} scans of "
+            "{patients} patients"
         )
     return Table(
         "facts",
         t(caption, scans=shortcuts.n_scans, patients=shortcuts.n_patients),
-        (t("Fact"), t("Macro AUC")),
+        (t("Parameter"), t("Macro AUC")),
         [
             *((name, estimated(macro_auc, "decimal", t)) for name, macro_auc in shortcuts.facts.items()),
             (t("All together"), estimated(shortcuts.macro_auc, "decimal", t)),

@@ -50,7 +50,7 @@ def _tests(tests: Mapping[str, SubgroupTest], t: Translator) -> Table:
     return Table(
         "tests",
         t("Whether the classes are found equally often in the subgroups of each column"),
-        (t("Column"), t("Subgroups compared"), t("p"), t("p, corrected"), t("What may be concluded")),
+        (t("Column"), t("Subgroups compared"), t("p"), t("p, corrected"), t("Conclusion")),
         [(_column(column, test, t), *_row(test, t)) for column, test in tests.items()],
         kind="text",
     )
@@ -59,7 +59,7 @@ def _tests(tests: Mapping[str, SubgroupTest], t: Translator) -> Table:
 def _column(column: str, test: SubgroupTest, t: Translator) -> Cell:
     notes = (t.said(test.how),) if test.how else ()
     if test.same_as:
-        notes += (t("divides the scans as {columns} does", columns=", ".join(test.same_as)),)
+        notes += (t("groups the scans in the same way as {columns}", columns=", ".join(test.same_as)),)
     return Cell(column, notes, {"": column})
 
 
@@ -75,7 +75,7 @@ def conclusion(test: SubgroupTest, t: Translator) -> str:
     if test.differ:
         return t("They differ beyond chance.")
     return t(
-        "No difference was shown, which is no proof of equality: the smallest subgroup compared has {n} patients.",
+        "No difference was shown, which does not prove equality: the smallest subgroup compared has {n} patients.",
         n=test.fewest_patients,
     )
 
