@@ -161,7 +161,7 @@ def _holds_same_cohort(run_data: RunData, config: FinetuneConfig, path: Path) ->
 
 
 def _refuse_strangers(cohort: Cohort, path: Path) -> None:
-    """Refuse, before a scan is read, classes other than the lock's, or patients none of whom it knows.
+    """Refuse, before a scan is read, a cohort with classes other than the lock's, or with none of its patients.
 
     The full comparison follows when the scans have been read, see :func:`_holds_same_cohort`.
     """

@@ -1,4 +1,4 @@
-"""Feature maps of a fold model: an autoencoder's bottleneck inside the network, or CORAL on the training features."""
+"""Mapping of a fold model's frozen features: by an autoencoder's bottleneck inside the network, or by CORAL."""
 
 from __future__ import annotations
 

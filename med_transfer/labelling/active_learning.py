@@ -1,4 +1,4 @@
-"""Choice of the most informative unlabelled scans: those a network is uncertain of, and diverse.
+"""Choice of the most informative unlabelled scans: diverse ones that a network is uncertain of.
 
 Each scan is embedded as the gradient of the loss with respect to the last layer if the network's own call were the
 label: the outer product of (probabilities - call) and the scan's features. A scan that the network is certain of lies

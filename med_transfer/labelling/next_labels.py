@@ -60,7 +60,7 @@ def next_labels(
     seed: int = 0,
     progress: Progress = silent,
 ) -> NextLabels:
-    """Choose the scans to label next: scans that the bundle is uncertain of, diverse, one per patient.
+    """Choose the scans to label next: diverse scans that the bundle is uncertain of, one per patient.
 
     Args:
         bundle: of a finished run: its folder, or the result of ``load_bundle``, for example on another device.

@@ -1,4 +1,4 @@
-"""Domain-adversarial training: a domain classifier learns to tell two sides apart, the network to prevent it."""
+"""Domain-adversarial training: a classifier tells labelled from unlabelled scans, the network learns to prevent it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps applied to frozen features before the head: an autoencoder's bottleneck, or CORAL."""
+"""Transformations of frozen features before the head reads them: an autoencoder's bottleneck, or CORAL."""
 
 import lazy_loader
 

@@ -27,7 +27,7 @@ _TEMPLATE = "page.html.jinja"
 
 @dataclass(frozen=True)
 class Unread:
-    """A scan that should be shown and cannot be used."""
+    """A scan that was chosen to be shown but cannot be used."""
 
     row: int
     label: str
@@ -43,7 +43,7 @@ class Preview:
         preprocessing: of the network's input.
         cuts: slices or tiles of the input that the network processes one by one; empty if it takes the whole input.
         classes: the scans shown of each class.
-        unread: scans that should be shown and cannot be used.
+        unread: scans that were chosen to be shown but cannot be used.
         n_scans: number of scans in the table.
         n_development: number of them that are not kept for testing; only these are shown.
     """

@@ -64,8 +64,9 @@ class Distillation(Method):
 
 
 def teacher_dtype(device: torch.device) -> torch.dtype:
-    """bf16 if the processor supports it natively: the teacher only runs forward passes, which are sound on a CPU (see
-    docs/decisions/0006-no-bf16-on-a-cpu.md).
+    """bf16 if the processor supports it natively, else float32.
+
+    On a CPU only gradients are wrong in bf16 (docs/decisions/0006-no-bf16-on-a-cpu.md), and the teacher needs none.
     """
     native = device.type == "cuda" or bool(torch.cpu._is_avx512_bf16_supported())
     return torch.bfloat16 if native else torch.float32

@@ -42,7 +42,7 @@ class Teacher(nn.Module):
                 self.register_buffer(f"{name}_{stage}", torch.zeros(channels))
 
     def train(self, mode: bool = True) -> Teacher:
-        """Stay in evaluation mode, whatever the mode."""
+        """Stay in evaluation mode, whatever ``mode`` says."""
         return super().train(False)
 
     @property
