@@ -170,7 +170,7 @@ def _spatial(config: AugmentationConfig, shape: Triple) -> list:
     moves = any(config.rotation_degrees) or config.scale or config.translation
     steps: list = [
         RandAffineInMillimetres(
-            prob=0.9 if moves else 0.0,  # and not left out: what is drawn behind it stays the same
+            prob=0.9 if moves else 0.0,  # kept even if it does nothing, so that later random draws stay the same
             rotate_range=[math.radians(min(180.0, s * degrees)) for degrees in config.rotation_degrees],
             scale_range=[min(0.5, s * config.scale)] * 3,
             translate_range=[s * config.translation * n for n in shape],
