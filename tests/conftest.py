@@ -35,6 +35,10 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("reproducible")
 
 
+# To check international addresses, which nothing here does, jsonschema builds their grammar when MONAI, Jupyter or
+# schemathesis loads it: two seconds in every process.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
 # A shell ignores Ctrl-C for what it runs in the background, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,8 +16,13 @@ pytest.importorskip("jupytext", reason="needs the extra [notebook]")
 FOLDER = Path(__file__).parents[1] / "notebooks"
 build = runpy.run_path(str(FOLDER / "build.py"))
 SCRIPTS = build["scripts"]()
-# Nothing that another one has left is there, and names are hashed as cheaply as in all tests.
-BEFORE = "%reset -f\nfrom med_transfer.cohorts import hashed_names\nhashed_names._LOG2_COST = 10\ndel hashed_names"
+# Nothing that another has left is there; of the grammar and of the hashes as in conftest.py.
+BEFORE = """%reset -f
+import sys
+sys.modules.setdefault("rfc3987_syntax")
+from med_transfer.cohorts import hashed_names
+hashed_names._LOG2_COST = 10
+del sys, hashed_names"""
 PICTURES = {"image/png", "image/svg+xml", "text/html"}
 
 

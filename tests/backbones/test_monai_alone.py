@@ -7,6 +7,8 @@ CODE = """
 import importlib, sys, threading, time
 from med_transfer.backbones.monai_alone import UNUSED, monai_alone
 
+sys.modules["rfc3987_syntax"] = None  # to load jsonschema's grammar of addresses takes two seconds
+
 def meanwhile():
     while not getattr(getattr(sys.modules.get("monai"), "__spec__", None), "_initializing", False):
         time.sleep(0.001)
