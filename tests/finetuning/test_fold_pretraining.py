@@ -178,11 +178,12 @@ def test_the_head_reads_what_the_network_answers(answering, cohort, tmp_path):
             return torch.stack([*places, said[:, :2], said[:, 2:]], 1)  # no slice is empty
 
         with torch.no_grad():
-            of_training = torch.stack([parts(tensors[n]) for n in learned_from])
+            of_slices = [parts(tensor) for tensor in tensors]
+            of_training = torch.stack([of_slices[n] for n in learned_from])
             of_scans = of_training.mean(1)
             centre, scale = of_scans.mean(0), of_scans.std(0, correction=0)
             spread = ((of_training - centre) / scale).mean(2).flatten(0, 1).std(0, correction=0)
-            expected = torch.stack([((parts(tensor) - centre) / scale).mean((0, 1)) for tensor in tensors]) / spread
+            expected = torch.stack([((of_one - centre) / scale).mean((0, 1)) for of_one in of_slices]) / spread
             found = models[number].features(torch.from_numpy(np.stack(tensors)).float())
         # mean_max: the mean over slices, then the largest; before the answers the published network's
         torch.testing.assert_close(found[:, -4:-2], expected, rtol=1e-3, atol=1e-3)
@@ -196,12 +197,14 @@ def test_beside_the_answers_the_head_reads_the_network_as_published_each_by_a_he
     tensors = data.prepared.without_margin(margin_voxels(data.preprocessing.shape)).tensors
     images, truth = torch.from_numpy(np.stack(tensors)).float(), np.asarray(cohort.truth)
     loaded = load_backbone(of_run.backbone.name, channels=of_run.input.channels_of_network).encoder.eval()
+    read = []
     for number, model in enumerate(load_network(answering.folder / "bundle").fold_models):
+        model.head.register_forward_pre_hook(lambda _, given: read.append(given[0].numpy()))
         with torch.no_grad():
-            features, logits = model.features(images).numpy(), model(images).numpy()
+            logits = model(images).numpy()
             enlarged = torch.nn.functional.interpolate(images[0].transpose(0, 1), size=(224, 224), mode="bilinear")
             shown = loaded.net_maps(loaded.photograph(enlarged.transpose(0, 1)[None])[0].transpose(0, 1))[-1]
-        of_slices = shown.mean((2, 3))
+        features, of_slices = read[number], shown.mean((2, 3))
         expected = torch.cat([of_slices.mean(0), of_slices.max(0).values]).numpy()
         np.testing.assert_allclose(features[0, :-4], expected, rtol=1e-3, atol=1e-3)
         learned = [n for k, part in enumerate(data.split.validation) if k != number for n in part]

@@ -33,10 +33,15 @@ def cohort(tmp_path: Path, monkeypatch) -> Cohort:
     return Cohort.read(tmp_path / "cohort.csv")
 
 
+@pytest.fixture(scope="module")
+def costs() -> dict:
+    """What was measured of each network."""
+    return {}
+
+
 @pytest.fixture(autouse=True)
-def measured_once(monkeypatch, own_seconds) -> None:
+def measured_once(costs, monkeypatch, own_seconds) -> None:
     """Each network, so that two plans differ by their minutes alone, and by no measurement."""
-    costs = {}
 
     def remembered(config, *others):
         network = (config.backbone.pretrain, config.input.shape)
