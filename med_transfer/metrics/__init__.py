@@ -1,1 +1,1 @@
-"""How good is it, on whom, and how sure are we: statistics, and the records that they fill (``records/``)."""
+"""Statistics of performance with confidence intervals, and the records that they fill (``records/``)."""

@@ -1,4 +1,4 @@
-"""What the network would reach if the scans it is least certain of were left to a human."""
+"""Selective prediction: performance if the scans that the network is least certain of are left to a human."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
 
 def certainty(probabilities: NDArray[np.float64], *, multilabel: bool) -> NDArray[np.float64]:
-    """How certain each scan's probabilities are, [scan], in [0, 1].
+    """Return the certainty of each scan's probabilities, [scan], in [0, 1].
 
-    One class a scan: the largest probability. Several findings: of the least certain finding, the larger of its
-    probability and the rest. Both agree for two classes.
+    With exclusive classes it is the largest probability. With several findings it is max(p, 1 - p) of the least certain
+    finding. Both agree for two classes.
 
-    Source: the first is the maximum class probability of Hendrycks & Gimpel 2017, ICLR, arXiv:1610.02136.
+    Source: Hendrycks & Gimpel 2017, ICLR, arXiv:1610.02136 (maximum class probability).
     """
     if multilabel:
         return np.maximum(probabilities, 1 - probabilities).min(axis=1)
@@ -32,9 +32,9 @@ def certainty(probabilities: NDArray[np.float64], *, multilabel: bool) -> NDArra
 
 
 def abstention_curve(predictions: LabelledPredictions, config: EvaluationConfig) -> list[AbstentionPoint]:
-    """From all scans called to few; scans that are equally certain stay together, and no point comes twice.
+    """Return performance on the most certain scans, from all scans to few; equally certain scans stay together.
 
-    The shares are those of the test scans themselves: a description, not a limit that was chosen beforehand.
+    The certainty limits come from the test scans themselves: the curve is descriptive, not a limit chosen beforehand.
 
     Source: El-Yaniv & Wiener 2010, JMLR 11:1605 (risk and coverage).
     """
@@ -45,7 +45,7 @@ def abstention_curve(predictions: LabelledPredictions, config: EvaluationConfig)
 
 
 def _as_called(predictions: LabelledPredictions) -> NDArray[np.float64]:
-    """Probabilities beyond the thresholds that calls are made at: the least certain scan is one that is near them."""
+    """Probabilities shifted so that thresholds lie at chance: the least certain scans are those near a threshold."""
     point, labels = predictions.operating_point, predictions.labels
     if point.rule not in ("balanced_argmax", "threshold"):
         return predictions.probabilities

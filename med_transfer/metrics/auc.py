@@ -1,20 +1,20 @@
-"""Area under the receiver operating characteristic curve, one class against the rest: whole, in part, macro, micro."""
+"""Area under the ROC curve, one class against the rest: full, partial, macro and micro; and average precision."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-PARTIAL_FROM = 0.8  # least specificity of the partial AUC
+PARTIAL_FROM = 0.8  # lowest specificity of the partial AUC
 
 
 def weighted_auc(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """AUC for each row of scan weights, [draw]; NaN where positives or negatives are missing from the draw.
+    """Return the AUC for each row of scan weights, [draw]; NaN where a draw lacks positives or negatives.
 
-    The probability that a case scores above another scan, ties counting half (Mann-Whitney). Scores are sorted
-    once; all draws share the order.
+    The AUC is the probability that a case scores above another scan, with ties counted half (Mann-Whitney). Scores are
+    sorted once for all draws.
 
     Args:
         truth: boolean [scan].
@@ -35,7 +35,7 @@ def weighted_auc(
 
 
 def auc(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
-    """AUC of one class; None when there is no case, or nothing but cases. Shapes as in ``weighted_auc``."""
+    """Return the AUC of one class; None if there are no cases or only cases. Shapes as in ``weighted_auc``."""
     if truth.all() or not truth.any():
         return None
     return float(weighted_auc(truth, score, np.ones((1, len(truth))))[0])
@@ -44,7 +44,7 @@ def auc(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> float | None:
 def class_aucs(
     truth: NDArray[np.bool_], probabilities: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """AUC of every class against the rest: [draw, class], NaN where undefined.
+    """Return the AUC of every class against the rest, [draw, class]; NaN where undefined.
 
     ``truth`` and ``probabilities`` are [scan, class].
     """
@@ -55,7 +55,7 @@ def class_aucs(
 def weighted_macro_auc(
     truth: NDArray[np.bool_], probabilities: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Mean AUC over the classes that have positives and negatives, [draw]; NaN where one of them was not drawn."""
+    """Return the mean AUC over classes with positives and negatives, [draw]; NaN if a draw lacks one of them."""
     defined = truth.any(axis=0) & (~truth).any(axis=0)
     if not defined.any():
         return np.full(len(weights), np.nan)
@@ -65,7 +65,7 @@ def weighted_macro_auc(
 def weighted_micro_auc(
     truth: NDArray[np.bool_], probabilities: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """AUC of all (scan, class) pairs together, [draw]: do true pairs score above the others, across classes."""
+    """Return the AUC of all (scan, class) pairs pooled, [draw]."""
     return weighted_auc(truth.ravel(), probabilities.ravel(), np.repeat(weights, truth.shape[1], axis=1))
 
 
@@ -75,10 +75,10 @@ def weighted_partial_auc(
     weights: NDArray[np.float64],
     specificity_from: float = PARTIAL_FROM,
 ) -> NDArray[np.float64]:
-    """AUC where the specificity is at least so much, standardised: 0.5 without skill, 1 at best; [draw].
+    """Return the standardised partial AUC at a specificity of at least ``specificity_from``, [draw].
 
-    Below 0.5 the curve lies under the diagonal there. Shapes as in ``weighted_auc``; NaN where positives or negatives
-    are missing.
+    It is 0.5 without skill and 1 at best; below 0.5 the curve lies under the diagonal in this range. Shapes as in
+    ``weighted_auc``; NaN where positives or negatives are missing.
 
     Source: McClish 1989, Med Decis Making 9:190.
     """
@@ -93,7 +93,7 @@ def weighted_partial_auc(
 
 
 def standardised(area: NDArray[np.float64], largest: float) -> NDArray[np.float64]:
-    """McClish's scale of an area up to the false positive rate ``largest``."""
+    """Standardise a partial area up to the false positive rate ``largest`` by McClish's formula."""
     least = largest**2 / 2
     return (1 + (area - least) / (largest - least)) / 2
 
@@ -101,7 +101,7 @@ def standardised(area: NDArray[np.float64], largest: float) -> NDArray[np.float6
 def roc_points(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """False and true positive rate from (0, 0) at each distinct score, highest first: two [draw, point]."""
+    """Return false and true positive rates, each [draw, point], from (0, 0) through each distinct score, descending."""
     positives, negatives = _above_each_score(truth, score, weights)
     with np.errstate(invalid="ignore"):
         return negatives / negatives[:, -1:], positives / positives[:, -1:]
@@ -110,11 +110,12 @@ def roc_points(
 def weighted_average_precision(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Mean PPV over the cases, each at its own score, [draw]; NaN without cases.
+    """Return the average precision, [draw]: the mean over cases of the PPV at the case's score; NaN without cases.
 
-    No interpolation, which would flatter. A model without skill has the prevalence. Shapes as in ``weighted_auc``.
+    The curve is not interpolated, which would be optimistic. A model without skill scores the prevalence. Shapes as in
+    ``weighted_auc``.
 
-    Source: Davis & Goadrich 2006, ICML, doi:10.1145/1143844.1143874; in the form of scikit-learn.
+    Source: Davis & Goadrich 2006, ICML, doi:10.1145/1143844.1143874; same definition as scikit-learn.
     """
     positives, negatives = _above_each_score(truth, score, weights)
     predicted = positives + negatives
@@ -126,7 +127,7 @@ def weighted_average_precision(
 def _above_each_score(
     truth: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Positives and negatives at or above each distinct score, highest first, after a column of 0: [draw, point]."""
+    """Cumulative positives and negatives, each [draw, point], at or above each distinct score, descending, from 0."""
     order = np.argsort(-score, kind="stable")
     ordered, truth, weights = score[order], truth[order], weights[:, order]
     last = np.r_[np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1]  # where each distinct score ends

@@ -1,4 +1,4 @@
-"""What a network must beat to be worth its trouble: the prevalence alone, and a linear model on simple features."""
+"""Baselines that a network must beat: the prevalence alone, and linear models on simple features."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from med_transfer.predictions.patient_folds import Fold
 
 
 def prevalence_only(truth_train: NDArray[np.bool_], n_scans: int) -> NDArray[np.float64]:
-    """The classes' shares among the training scans, for every scan alike: [n_scans, class]."""
+    """Return the class shares of the training scans as probabilities of every scan, [n_scans, class]."""
     return np.tile(truth_train.mean(axis=0), (n_scans, 1))
 
 
@@ -31,16 +31,16 @@ def fit_handcrafted(
     *,
     multilabel: bool = False,
 ) -> NDArray[np.float64]:
-    """Class-balanced logistic regression on a feature table: probabilities [test scan, class].
+    """Fit class-balanced logistic regression on a feature table, and return probabilities [test scan, class].
 
-    Missing and infinite features take the training median. Class balance shifts the probabilities away from
-    the prevalence on purpose: sensitivity and AUC of this baseline are to be compared, not its calibration.
+    Missing and infinite features are imputed with the training median. Class balancing deliberately shifts the
+    probabilities away from the prevalence: compare this baseline by sensitivity and AUC, not by calibration.
 
     Args:
         features_train, features_test: [scan, feature].
         truth_train: boolean [scan, class].
-        seed: of the solver.
-        multilabel: several findings a scan: one model a finding.
+        seed: random seed of the solver.
+        multilabel: whether a scan may have several findings; each then gets its own model.
     """
     train, test = _finite_or_nan(features_train), _finite_or_nan(features_test)
     model = make_pipeline(
@@ -59,12 +59,13 @@ def handcrafted_within(
     *,
     multilabel: bool = False,
 ) -> NDArray[np.float64]:
-    """As :func:`fit_handcrafted`, for scans of which no others are at hand: each is predicted from other patients'.
+    """Cross-validated :func:`fit_handcrafted`: each scan is predicted by a model of other patients, [scan, class].
 
     Args:
-        features: [scan, feature]; truth: boolean [scan, class].
-        folds: from :func:`~med_transfer.metrics.cross_validation.held_out_folds`; at least two.
-        seed, multilabel: as there.
+        features: [scan, feature].
+        truth: boolean [scan, class].
+        folds: at least two, from :func:`~med_transfer.metrics.cross_validation.held_out_folds`.
+        seed, multilabel: as in :func:`fit_handcrafted`.
     """
     probabilities = np.zeros(truth.shape)
     for train, held_out in folds:
@@ -79,18 +80,22 @@ def _finite_or_nan(features: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.where(np.isfinite(features), features, np.nan)
 
 
-FEWEST_PATIENTS = 10  # of a class; below that a model that is fitted within the cohort says nothing
+FEWEST_PATIENTS = 10  # per class; with fewer, a model cross-validated within the cohort is uninformative
 
 
 def baselines_within(
     features: NDArray[np.floating], scans: Development, repeats: int = 1
 ) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
-    """Name to probabilities [scan, class], and what the acquisition gives away; nothing where a class has few patients.
+    """Cross-validate the baselines within a cohort.
 
     Args:
-        features: handcrafted ones [scan, feature].
-        scans: which learn from each other.
-        repeats: in other folds each time; the probabilities of handcrafted features are the mean.
+        features: handcrafted features [scan, feature].
+        scans: the scans that are both learned from and predicted.
+        repeats: number of divisions into folds; the probabilities of the handcrafted baseline are averaged over them.
+
+    Returns:
+        Probabilities [scan, class] by baseline name, and the shortcuts found; empty and None if a class has fewer than
+        ``FEWEST_PATIENTS`` patients.
     """
     if fewest_patients(scans.truth, scans.patients) < FEWEST_PATIENTS:
         return {}, None

@@ -1,4 +1,4 @@
-"""Confidence intervals of a proportion and of the difference of two, and how many patients a wanted width needs."""
+"""Confidence intervals of a proportion and of a paired difference, and the sample size for a given width."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _TAIL = 0.025
 
 
 def wilson(hits: float, total: float) -> Interval | None:
-    """95 % score interval of the proportion hits / total; None when total is 0.
+    """Return the 95 % Wilson score interval of the proportion hits / total; None when total is 0.
 
-    Never leaves [0, 1] and does not collapse at 0 or ``total`` hits. Source: Wilson 1927, JASA 22:209.
+    It stays within [0, 1] and does not collapse at 0 or ``total`` hits. Source: Wilson 1927, JASA 22:209.
     """
     if total <= 0:
         return None
@@ -35,11 +35,13 @@ def wilson(hits: float, total: float) -> Interval | None:
 
 
 def clopper_pearson(hits: float, total: float, tail: float = _TAIL) -> Interval | None:
-    """95 % interval that covers at least as often as it says, and often more; None when total is 0.
+    """Return the Clopper-Pearson interval, 95 % by default; None when total is 0.
+
+    It is conservative: its coverage is at least the nominal one.
 
     Args:
-        hits, total: a number of trials corrected for a design effect need not be whole.
-        tail: probability outside on each side, for another confidence.
+        hits, total: need not be integers, for example after correction for a design effect.
+        tail: probability outside the interval on each side.
 
     Source: Clopper & Pearson 1934, Biometrika 26:404, by quantiles of the beta distribution.
     """
@@ -51,10 +53,10 @@ def clopper_pearson(hits: float, total: float, tail: float = _TAIL) -> Interval 
 
 
 def jeffreys(hits: float, total: float) -> Interval | None:
-    """95 % equal-tailed interval under Jeffreys' prior, Beta(1/2, 1/2); None when total is 0.
+    """Return the 95 % equal-tailed interval under Jeffreys' prior, Beta(1/2, 1/2); None when total is 0.
 
-    The limit at 0 or ``total`` hits is 0 or 1, as the source advises. Source: Brown, Cai & DasGupta 2001, Stat Sci
-    16:101, section 4.
+    At 0 or ``total`` hits the limit is set to 0 or 1, as the source advises. Source: Brown, Cai & DasGupta 2001, Stat
+    Sci 16:101, section 4.
     """
     if total <= 0:
         return None
@@ -77,9 +79,9 @@ BINOMIAL_NAMES: Mapping[BinomialMethod, str] = MappingProxyType(
 
 
 def trials_for_width(proportion: float, width: float) -> int:
-    """The least number of trials whose Wilson interval of ``proportion`` is at most ``width`` (in (0, 1)) wide.
+    """Return the smallest number of trials whose Wilson interval of ``proportion`` is at most ``width`` wide.
 
-    Solved from the interval's own formula, as Piegorsch 2004 (Comput Stat Data Anal 46:309) does: with
+    Both lie in (0, 1). The interval's formula is solved for n as in Piegorsch 2004 (Comput Stat Data Anal 46:309): with
     x = z^2 / n and v = p (1 - p), the width is ``2 sqrt(v x + x^2 / 4) / (1 + x)``.
     """
     v, w2 = proportion * (1 - proportion), width**2
@@ -90,12 +92,12 @@ def trials_for_width(proportion: float, width: float) -> int:
 
 
 def newcombe_paired(both: int, only_first: int, only_second: int, neither: int) -> Interval | None:
-    """95 % interval of the first proportion minus the second, from Wilson's limits of each; None without patients.
+    """Return the 95 % interval of a paired difference of proportions, first minus second; None without patients.
 
-    Has a width also where the two never differ, and stays within [-1, 1].
+    It combines the Wilson limits of each, stays within [-1, 1], and has a non-zero width even if the two never differ.
 
     Args:
-        both, only_first, only_second, neither: patients by who of the two is right.
+        both, only_first, only_second, neither: number of patients that both models, only one, or neither got right.
 
     Source: Newcombe 1998, Stat Med 17:2635, method 10.
     """
@@ -117,7 +119,7 @@ def newcombe_paired(both: int, only_first: int, only_second: int, neither: int) 
 
 
 def _correlation(both: int, only_first: int, only_second: int, neither: int) -> float:
-    """Phi, with the continuity correction of the source where it is positive; 0 where a margin is empty."""
+    """Phi coefficient, with the source's continuity correction where it is positive; 0 if a margin is empty."""
     margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
     if not margins:
         return 0.0

@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say: Brier score and its parts, calibration error, slope; each with its interval."""
+"""Calibration of probabilities: Brier score and its decomposition, calibration error and slope, with intervals."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from med_transfer.metrics.records.calibration import BrierDecomposition, Calibra
 from med_transfer.metrics.records.estimate import Estimate, Interval
 
 N_BINS = 10
-FEWEST_PATIENTS = 10  # with a class and without it; of fewer neither a slope nor a decision curve means anything
+FEWEST_PATIENTS = 10  # with a class and without it; with fewer, slopes and decision curves are meaningless
 
 
 def brier_by_scan(
     truth: NDArray[np.bool_], probabilities: NDArray[np.float64], *, multilabel: bool
 ) -> NDArray[np.float64]:
-    """Brier score of each scan, [scan], in [0, 1]; its mean over scans is the Brier score.
+    """Return each scan's Brier score, [scan], in [0, 1]; the mean over scans is the Brier score.
 
-    One class a scan: half the sum over classes of (probability - truth)^2, which for two classes is the usual
-    binary score. Several findings a scan: the mean over findings.
+    With exclusive classes it is half the sum over classes of (probability - truth)^2, which for two classes is the
+    usual binary score. With several findings it is the mean over findings.
 
     Source: Brier 1950, Mon Weather Rev 78:1.
     """
@@ -34,7 +34,7 @@ def brier_by_scan(
 
 
 def brier(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
-    """Brier score, see ``calibration.brier_by_scan``."""
+    """Return the Brier score of :func:`brier_by_scan` with its bootstrap interval."""
     by_scan = brier_by_scan(predictions.truth, predictions.probabilities, multilabel=predictions.labels.multilabel)
     draws = bootstrap.distribution(lambda weights: weights @ by_scan / weights.sum(axis=1))
     what = Sentence("mean over findings") if predictions.labels.multilabel else Sentence("half the sum over classes")
@@ -42,9 +42,9 @@ def brier(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Esti
 
 
 def brier_decomposition(claimed: NDArray[np.float64], came_true: NDArray[np.bool_]) -> BrierDecomposition:
-    """Parts of the Brier score of one class or finding, over the bins of ``reliability``; both arrays are [scan].
+    """Decompose the Brier score of one class or finding over the bins of ``reliability``; both arrays are [scan].
 
-    Sources: Murphy 1973, J Appl Meteorol 12:595; what bins leave over, Stephenson, Coelho & Jolliffe 2008, Weather
+    Sources: Murphy 1973, J Appl Meteorol 12:595; within-bin component by Stephenson, Coelho & Jolliffe 2008, Weather
     Forecast 23:752.
     """
     bins = reliability(claimed, came_true)
@@ -63,7 +63,7 @@ def brier_decomposition(claimed: NDArray[np.float64], came_true: NDArray[np.bool
 
 
 def combined(parts: list[BrierDecomposition], *, multilabel: bool) -> BrierDecomposition:
-    """Of all classes together: half the sum over exclusive classes, the mean over findings, as ``brier_by_scan``."""
+    """Combine the classes' parts like :func:`brier_by_scan`: half the sum over classes, or the mean over findings."""
     divisor = len(parts) if multilabel else 2
     names = BrierDecomposition.model_fields
     return BrierDecomposition(**{name: sum(getattr(part, name) for part in parts) / divisor for name in names})
@@ -72,9 +72,9 @@ def combined(parts: list[BrierDecomposition], *, multilabel: bool) -> BrierDecom
 def claims(
     truth: NDArray[np.bool_], probabilities: NDArray[np.float64], *, multilabel: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """What is claimed with what probability, and whether it is so: two flat arrays.
+    """Return claimed probabilities and whether the claim came true, as two flat arrays [claim].
 
-    One class a scan: the most probable class of each scan. Several findings: every (scan, finding) pair.
+    With exclusive classes the claim is each scan's most probable class; with findings, every (scan, finding) pair.
     """
     if multilabel:
         return probabilities.ravel(), truth.ravel()
@@ -83,14 +83,14 @@ def claims(
 
 
 def bin_of(claimed: NDArray[np.float64], n_bins: int = N_BINS) -> NDArray[np.intp]:
-    """Which of the bins of equal width over [0, 1] each claim lies in; a claim on a border in the lower one."""
+    """Return the index of each claim's bin, of ``n_bins`` equal-width bins over [0, 1]; borders go to the lower bin."""
     return np.clip(np.ceil(claimed * n_bins).astype(int) - 1, 0, n_bins - 1)
 
 
 def reliability(
     claimed: NDArray[np.float64], came_true: NDArray[np.bool_], n_bins: int = N_BINS
 ) -> list[ReliabilityBin]:
-    """Claims grouped in bins of equal width over [0, 1]; empty bins are left out."""
+    """Group claims in bins of equal width over [0, 1]; empty bins are left out."""
     bin_of_claim = bin_of(claimed, n_bins)
     return [
         ReliabilityBin(
@@ -104,31 +104,31 @@ def reliability(
 
 
 def expected_calibration_error(bins: list[ReliabilityBin]) -> float:
-    """Mean distance between claimed and observed, weighted by the scans in each bin; 0 is perfect.
+    """Return the mean distance between claimed and observed, weighted by the claims in each bin; 0 is perfect.
 
-    Few scans make it too large even for perfect probabilities. Source: Guo et al. 2017, ICML, PMLR 70:1321.
+    It is biased upwards for few scans, even with perfect probabilities. Source: Guo et al. 2017, ICML, PMLR 70:1321.
     """
     total = sum(b.n for b in bins)
     return sum(b.n * abs(b.mean_probability - b.observed) for b in bins) / total
 
 
 def bin_excess(claimed: NDArray[np.float64], came_true: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Each claim's probability minus truth in the column of its bin, [claim, bin], 0 elsewhere.
+    """Return each claim's probability minus truth, in the column of its bin: [claim, bin], 0 elsewhere.
 
-    The sum of the absolute values of its mean over claims is ``expected_calibration_error``.
+    The L1 norm of the mean over claims is the :func:`expected_calibration_error`.
     """
     return (claimed - came_true)[:, None] * np.eye(N_BINS)[bin_of(claimed)]
 
 
 def too_few_patients(predictions: LabelledPredictions, c: int) -> str:
-    """Why a class has neither a slope nor a decision curve; empty where it has both."""
+    """Return why a class has too few patients for a slope and a decision curve; empty if it has enough."""
     has = predictions.truth[:, c]
     enough = min(map(predictions.patients_among, (has, ~has))) >= FEWEST_PATIENTS
     return "" if enough else Sentence("fewer than {n} patients with or without the class", n=FEWEST_PATIENTS)
 
 
 def calibration(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Calibration:
-    """Overall and of each class."""
+    """Compute all calibration measures, overall and for each class."""
     names, multilabel = predictions.labels.names, predictions.labels.multilabel
     claimed, came_true = claims(predictions.truth, predictions.probabilities, multilabel=multilabel)
     of = Sentence("all findings") if multilabel else Sentence("the most probable class")
@@ -175,7 +175,7 @@ def _overall_slope(predictions: LabelledPredictions) -> Estimate:
 
 
 def _pairs(predictions: LabelledPredictions) -> tuple[NDArray[np.float64], NDArray[np.intp], list[str]]:
-    """Every pair of scan and finding as a scan of its own, of the scan's patient."""
+    """Treat every (scan, finding) pair as a scan of its own, of the scan's patient."""
     patients = [patient for patient in predictions.patients for _ in predictions.labels.names]
     return binary_log_probability(predictions.probabilities.ravel()), predictions.truth.ravel().astype(int), patients
 
@@ -193,18 +193,18 @@ def _ece(claimed: NDArray[np.float64], came_true: NDArray[np.bool_], bootstrap: 
 def calibration_error_interval(
     claimed: NDArray[np.float64], came_true: NDArray[np.bool_], bootstrap: PatientBootstrap
 ) -> Interval:
-    """95 % interval of the expected calibration error of many scans.
+    """Return the 95 % interval of the expected calibration error.
 
-    The error is the length of a vector, of each bin's claims minus what came true. Sampling makes it too long, and
-    resampling makes it longer again, so that percentiles of the draws lie above the truth. The upper limit is therefore
-    that of the basic bootstrap, which takes this off (Davison & Hinkley 1997, Bootstrap Methods, equation 5.6). At a
-    perfect calibration that fails, where the lower limit should be 0: it is the error minus the distance that draws of
-    the vector keep to it, longer by what resampling so few patients loses. ``docs/measured/calibration.md`` has the
-    measured coverage.
+    The error is the L1 norm of a vector: each bin's claims minus outcomes. Sampling biases the norm upwards, and
+    resampling adds the same bias again, so percentiles of the draws lie above the truth. The upper limit is therefore
+    that of the basic bootstrap, which removes the bias (Davison & Hinkley 1997, Bootstrap Methods, equation 5.6). The
+    basic bootstrap fails near perfect calibration, where the lower limit should be 0; the lower limit is instead the
+    error minus the distance of the drawn vectors from the observed one, with a small-sample correction.
+    ``docs/measured/calibration.md`` has the measured coverage.
 
     Args:
-        claimed, came_true: [claim]; the same number of claims a scan, scan by scan.
-        bootstrap: of the scans' patients.
+        claimed, came_true: [claim], ordered by scan, with the same number of claims for every scan.
+        bootstrap: bootstrap over the scans' patients.
     """
     excess = bin_excess(claimed, came_true)
     centre, claims_a_scan = excess.mean(axis=0), len(claimed) // len(bootstrap.patients)
@@ -221,7 +221,7 @@ def calibration_error_interval(
 
 
 def _small_sample(n_patients: int) -> float:
-    """What resampled distances lack: resampling's factor for the variance, and Student's t for the normal quantile.
+    """Small-sample factor for resampled distances: the bootstrap's variance bias, and Student's t over the normal.
 
     Source: Hesterberg 2015, Am Stat 69:371, section 5.3.
     """

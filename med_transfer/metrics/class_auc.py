@@ -1,4 +1,4 @@
-"""How well the probabilities of each class tell its cases from the rest, at no operating point in particular."""
+"""Threshold-free discrimination of each class: AUC, partial AUC and average precision, with intervals."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ _OF_CLASS = Callable[[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64
 
 
 def class_auc(predictions: LabelledPredictions, c: int) -> Estimate:
-    """AUC of class ``c`` against the rest, with the interval that a macro AUC of two classes has.
+    """Return the AUC of class ``c`` against the rest, with the same kind of interval as the macro AUC.
 
-    At 0 or 1, or with one patient on a side, where there is no variance, Newcombe's alone.
+    Where the variance is 0 or unknown, at an AUC of 0 or 1 or with one patient on a side, only Newcombe's method is
+    used.
     """
     truth, score = predictions.truth[:, c], predictions.probabilities[:, c]
     value = auc(truth, score)
@@ -54,16 +55,18 @@ def class_auc(predictions: LabelledPredictions, c: int) -> Estimate:
 def widened(
     estimate: Estimate, predictions: LabelledPredictions, *, of_rates: bool = False, least: float = 0.0
 ) -> Estimate:
-    """Out of fold half an interval is longer by the root of 2, of rates by a fifth; elsewhere the estimate itself.
+    """Widen the interval of an out-of-fold estimate: each half by sqrt(2), or by a fifth for rates.
 
-    Patients who are asked also teach each other: where there is nothing to learn, each two of them tell the same of
-    each other, once from either side, which doubles the variance of an AUC. Rates, whose limits are wide to begin with,
-    need less. docs/measured/intervals.md has what the intervals hold.
+    Cross-validated patients also train each other's models. Without any signal, each pair of patients contributes the
+    same information twice, once from either side, which doubles the variance of an AUC. Rates need less, since their
+    limits are wide to begin with. Other estimates are returned unchanged. docs/measured/intervals.md has the measured
+    coverage.
 
     Args:
-        estimate, predictions: an AUC, a rate, or a difference of two, and what it was measured on.
-        of_rates: whether it is of sensitivities.
-        least: the lowest possible value; -1 for a difference.
+        estimate: an AUC, a rate, or a difference of two.
+        predictions: what it was measured on.
+        of_rates: whether the estimate is of rates.
+        least: lowest possible value; -1 for a difference.
     """
     value, limits = estimate.value, estimate.ci95
     if not predictions.out_of_fold or value is None or limits is None or limits[0] == limits[1]:
@@ -78,7 +81,7 @@ def widened(
 
 
 def auc_bound(predictions: LabelledPredictions, c: int, confidence: float = 0.95) -> Interval | None:
-    """Interval of one class's AUC that does not resample; a patient counts once however many scans he has."""
+    """Return Newcombe's interval of one class's AUC; a patient counts once, however many scans there are."""
     value = auc(predictions.truth[:, c], predictions.probabilities[:, c])
     if value is None:
         return None
@@ -88,9 +91,10 @@ def auc_bound(predictions: LabelledPredictions, c: int, confidence: float = 0.95
 
 
 def average_precision(predictions: LabelledPredictions, c: int, bootstrap: PatientBootstrap) -> Estimate:
-    """Average precision of class ``c``; where all draws agree, Wilson's limits over the patients with the class.
+    """Return the average precision of class ``c`` with its bootstrap interval.
 
-    That fallback is the binomial interval of Boyd, Eng & Page 2013 (ECML PKDD, LNCS 8190:451) with Wilson's limits.
+    Where all draws agree, the interval falls back to Wilson's limits over the patients with the class: the binomial
+    interval of Boyd, Eng & Page 2013 (ECML PKDD, LNCS 8190:451) in Wilson's form.
     """
     if not predictions.truth[:, c].any():
         reason = undefined_rate(predictions, c, "sensitivity")
@@ -104,10 +108,10 @@ def average_precision(predictions: LabelledPredictions, c: int, bootstrap: Patie
 
 
 def partial_auc(predictions: LabelledPredictions, c: int, bootstrap: PatientBootstrap) -> Estimate:
-    """AUC of class ``c`` where the specificity is at least 0.8, on McClish's scale.
+    """Return the partial AUC of class ``c`` at a specificity of at least 0.8, on McClish's scale.
 
-    The area is the mean over cases of a share in [0, 1]. Where all draws agree, its limits are Wilson's, over the
-    patients of the smaller side: wide, but never without width.
+    Where all draws agree, the interval falls back to Wilson's limits over the patients of the smaller side, which is
+    wide but never empty. This treats the area as a proportion: it is the mean over cases of a share in [0, 1].
     """
     what = f"AUC at specificity {PARTIAL_FROM:g} or more, standardised (McClish 1989)"
     if auc(predictions.truth[:, c], predictions.probabilities[:, c]) is None:
@@ -147,6 +151,6 @@ def _patients_on_each_side(predictions: LabelledPredictions, c: int) -> tuple[in
 
 
 def _lacking(predictions: LabelledPredictions, c: int) -> str:
-    """Why one class has no AUC: the reason why it lacks one of the two rates."""
+    """Why one class has no AUC: the reason why its sensitivity or specificity is undefined."""
     rate = "specificity" if predictions.truth[:, c].any() else "sensitivity"
     return undefined_rate(predictions, c, rate)

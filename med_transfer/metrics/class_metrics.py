@@ -1,4 +1,4 @@
-"""Everything that is measured of each class."""
+"""All measures of each class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from med_transfer.metrics.records.class_metrics import ClassMetrics, SampleSize
 def class_metrics(
     predictions: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig
 ) -> dict[str, ClassMetrics]:
-    """By class name, each against the rest."""
+    """Return the measures of each class against the rest, by class name."""
     rates = ClassRates.of(predictions, bootstrap, config)
     return {name: _of_class(c, rates) for c, name in enumerate(predictions.labels.names)}
 
@@ -52,9 +52,16 @@ def _sample_sizes(c: int, rates: ClassRates) -> dict[str, SampleSize]:
 
 
 def sample_size(rate: str, name: str, value: float | None, n_patients: int, wanted_width: float) -> SampleSize | None:
-    """For a sensitivity or specificity with ``value`` in [0, 1]; None where there is none.
+    """Return how many patients a narrower interval of a rate needs; None if the rate is undefined.
 
-    The width wanted lies in (0, 1). With several scans a patient the numbers hold as if a patient were called once.
+    Patients with several scans count as if called once.
+
+    Args:
+        rate: ``sensitivity`` or ``specificity``.
+        name: class name.
+        value: the rate, in [0, 1].
+        n_patients: patients that it was measured on.
+        wanted_width: width of the 95 % interval, in (0, 1).
     """
     interval = None if value is None else wilson(value * n_patients, n_patients)
     if value is None or interval is None:

@@ -1,4 +1,4 @@
-"""Rates of each class at the operating point, with their intervals over scans and over patients."""
+"""Rates of each class at the operating point, with intervals over scans and over patients."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from med_transfer.metrics.reasons import CLASS_MISSING, all_called, no_case, no_
 from med_transfer.metrics.records.class_metrics import PredictiveValues
 from med_transfer.metrics.records.estimate import Estimate, Interval
 
-_MOST_UNBOUNDED = 0.01  # share of draws without bound above which a likelihood ratio gets no interval over patients
+_MOST_UNBOUNDED = 0.01  # a likelihood ratio with a greater share of infinite draws gets no interval over patients
 
 
 @dataclass(frozen=True)
 class ResampledCells:
-    """The 2 x 2 tables of all classes, [row, class]: of the sample, of each draw, and without each patient in turn."""
+    """2 x 2 tables of all classes, each cell [row, class]: of the sample, of the draws, and of the jackknife."""
 
     sample: Cells
     draws: Cells
@@ -44,7 +44,7 @@ class ResampledCells:
 
     @classmethod
     def of(cls, predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> ResampledCells:
-        """The cells of the sample and of every resample."""
+        """Compute the cells of the sample and of every resample."""
 
         def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
             cells = weighted_cells(predictions.truth, predictions.predicted, weights)
@@ -55,21 +55,21 @@ class ResampledCells:
         return cls(*({name: table[:, row] for row, name in enumerate(CELLS)} for table in tables))
 
     def resampled(self, c: int, measure: Callable[[Cells], NDArray[np.float64]]) -> Resampled:
-        """A measure of one class."""
+        """Return a measure of class ``c`` in the sample and in every resample."""
         value, draws, jackknife = (measure(cells)[:, c] for cells in (self.sample, self.draws, self.jackknife))
         return Resampled(float(value[0]), draws, jackknife)
 
 
 def sensitivities(predictions: LabelledPredictions, config: EvaluationConfig | None = None) -> dict[str, Estimate]:
-    """By class."""
+    """Return the sensitivity of each class, by class name."""
     names, config = predictions.labels.names, config or EvaluationConfig()
     return {name: class_rate(predictions, c, "sensitivity", config) for c, name in enumerate(names)}
 
 
 def class_rate(predictions: LabelledPredictions, c: int, name: str, config: EvaluationConfig) -> Estimate:
-    """Sensitivity, specificity, PPV or NPV of class ``c``.
+    """Return sensitivity, specificity, PPV or NPV of class ``c``.
 
-    Over patients by Korn and Graubard: Clopper-Pearson's interval at the effective number of scans.
+    The interval over patients is Korn and Graubard's: Clopper-Pearson at the effective number of scans.
     """
     truth, predicted = predictions.truth[:, c], predictions.predicted[:, c]
     hits, misses = rate_of(name, count(truth, predicted))
@@ -80,7 +80,7 @@ def class_rate(predictions: LabelledPredictions, c: int, name: str, config: Eval
     if not predictions.clustered:
         return Estimate(value=value, ci95=interval, method=method)
     among = {"sensitivity": truth, "specificity": ~truth, "ppv": predicted, "npv": ~predicted}[name]
-    if predictions.patients_among(among) == hits + misses:  # those with several are not among these
+    if predictions.patients_among(among) == hits + misses:  # each patient has one scan among these
         return Estimate(value=value, ci95=interval, ci95_cluster=interval, method=method)
     trials = effective_trials(truth == predicted, among, predictions.patients)
     method += " over scans as if independent; ci95_cluster: Korn-Graubard over patients"
@@ -89,7 +89,7 @@ def class_rate(predictions: LabelledPredictions, c: int, name: str, config: Eval
 
 
 def undefined_rate(predictions: LabelledPredictions, c: int, rate: str) -> str:
-    """Why class ``c`` has no sensitivity, specificity, PPV or NPV."""
+    """Return why the sensitivity, specificity, PPV or NPV of class ``c`` is undefined."""
     name = predictions.labels.names[c]
     if rate in ("sensitivity", "specificity"):
         return (no_case if rate == "sensitivity" else no_other)(name, predictions.scans)
@@ -107,15 +107,18 @@ class ClassRates:
 
     @classmethod
     def of(cls, predictions: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig) -> ClassRates:
-        """With the resamples."""
+        """Draw the resamples."""
         return cls(predictions, bootstrap, config, ResampledCells.of(predictions, bootstrap))
 
     def rate(self, c: int, name: str) -> Estimate:
-        """As :func:`class_rate`."""
+        """Return :func:`class_rate` of class ``c``."""
         return class_rate(self.predictions, c, name, self.config)
 
     def f1(self, c: int) -> Estimate:
-        """F1; where all draws agree, from the Wilson interval of J = TP / (TP + FP + FN), as F1 = 2 J / (1 + J)."""
+        """Return F1 of class ``c``.
+
+        Where all draws agree, its interval follows from Wilson's of J = TP / (TP + FP + FN), as F1 = 2 J / (1 + J).
+        """
         counts, name = self._counts(c), self.predictions.labels.names[c]
         value = f1(counts.true_positive, counts.false_positive, counts.false_negative)
         if value is None:
@@ -137,7 +140,7 @@ class ClassRates:
         return Estimate(value=value, ci95=interval, method=f"F1; {how}", reason=reason)
 
     def likelihood_ratio(self, c: int, which: str) -> Estimate:
-        """``positive`` or ``negative``."""
+        """Return the ``positive`` or ``negative`` likelihood ratio of class ``c``."""
         name = self.predictions.labels.names[c]
         ratio = likelihood_ratio(name, self._counts(c), "positive" if which == "positive" else "negative")
         if ratio.value is None or not self.predictions.clustered:
@@ -150,7 +153,7 @@ class ClassRates:
         return self._with_cluster_interval(ratio, resampled)
 
     def at_prevalence(self, c: int) -> PredictiveValues | None:
-        """PPV and NPV at the stated prevalence of class ``c``; None where none is stated."""
+        """Return PPV and NPV at the stated prevalence of class ``c``; None if none is stated."""
         name, counts = self.predictions.labels.names[c], self._counts(c)
         prevalence = self.config.prevalence.get(name)
         if prevalence is None:
@@ -166,7 +169,7 @@ class ClassRates:
         return PredictiveValues(prevalence=prevalence, **values)
 
     def _with_cluster_interval(self, estimate: Estimate, resampled: Resampled) -> Estimate:
-        """The estimate with an interval over patients next to that over scans."""
+        """Add an interval over patients to an estimate with one over scans."""
         interval, kind = resampled.interval()
         method = f"{estimate.method}, over scans as if independent; ci95_cluster: {self.bootstrap.described(kind)}"
         return estimate.model_copy(update={"ci95_cluster": interval, "method": method})

@@ -1,9 +1,9 @@
-"""Interval of a mean, or of a difference of means, from the interval of each part and how the parts vary together.
+"""Interval of a mean, or of a difference of means, from the intervals of the parts and their correlation.
 
-The method of variance estimates recovery, MOVER: the distance of a part to its own limit stands for its standard error,
-on the side where it matters. So the interval inherits what score and exact intervals have over the bootstrap: a width
-where nothing varies in the sample, and limits within the scale. Which limits of the parts hold in which case was chosen
-by simulation, see docs/measured/intervals.md.
+Method of variance estimates recovery (MOVER): the distance of a part from its own limit replaces its standard error, on
+the relevant side. The interval thus inherits the advantages of score and exact intervals over the bootstrap: a non-zero
+width when nothing varies in the sample, and limits within the scale. Which limits are used in which case was chosen by
+simulation, see docs/measured/intervals.md.
 
 Sources: Zou & Donner 2008, Stat Med 27:1693; with correlated parts Zou 2007, Psychol Methods 12:399.
 """
@@ -23,18 +23,18 @@ from med_transfer.metrics.effective_trials import by_patient, effective_trials
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Interval
 
-_FEWEST_CORRELATED = 5  # patients; of fewer a correlation is often near -1, and an interval may lose its width
+_FEWEST_CORRELATED = 5  # patients; with fewer, correlations are often near -1 and the interval may collapse
 Limits = Callable[[float, float], Interval | None]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a mean is made of.
+    """Parts of a mean.
 
     Attributes:
         values: [part].
-        limits: lower and upper of each, [part, 2].
-        influence: what each patient adds to each part's error, [patient, part].
+        limits: lower and upper limit of each part, [part, 2].
+        influence: contribution of each patient to each part's error, [patient, part].
     """
 
     values: NDArray[np.float64]
@@ -42,7 +42,7 @@ class Parts:
     influence: NDArray[np.float64]
 
     def beside(self, other: Parts) -> Parts:
-        """These and others of the same patients."""
+        """Return these parts followed by others of the same patients."""
         return Parts(
             np.concatenate([self.values, other.values]),
             np.concatenate([self.limits, other.limits]),
@@ -50,11 +50,11 @@ class Parts:
         )
 
     def combined(self, coefficients: NDArray[np.float64], unseen: float) -> Interval:
-        """Interval of the sum of coefficient times part.
+        """Return the interval of the linear combination of the parts.
 
         Args:
             coefficients: [part].
-            unseen: correlation of two parts of which one has no spread in the sample.
+            unseen: assumed correlation of two parts if one has no spread in the sample.
         """
         distances = np.abs(self.limits - self.values[:, None])  # where a part is subtracted, its upper limit lowers
         down, up = (coefficients * np.where(coefficients > 0, *sides) for sides in (distances.T, distances.T[::-1]))
@@ -73,12 +73,14 @@ class Parts:
 
 
 def rate_parts(predictions: LabelledPredictions, limits: Limits, confidence: float = 0.95) -> Parts:
-    """The rates that a balanced accuracy is the mean of: sensitivities, of findings specificities too.
+    """Return the rates that balanced accuracy averages: sensitivities, and for findings also specificities.
 
-    Where a patient has several scans the limits are those of the effective number of scans.
+    Where patients have several scans, the limits use the effective number of scans.
 
     Args:
-        limits: of hits and trials, at ``confidence``; neither need be whole.
+        predictions: the scans.
+        limits: interval of hits and trials, which need not be integers, at ``confidence``.
+        confidence: confidence level.
     """
     kinds = (predictions.truth, ~predictions.truth) if predictions.labels.multilabel else (predictions.truth,)
     rates = [
@@ -92,7 +94,7 @@ def rate_parts(predictions: LabelledPredictions, limits: Limits, confidence: flo
 def rate_part(
     predictions: LabelledPredictions, c: int, among: NDArray[np.bool_], limits: Limits, confidence: float = 0.95
 ) -> Parts:
-    """How often class ``c`` is called right among these scans, boolean [scan], of which there is one at least."""
+    """Return the rate of right calls of class ``c`` among the scans marked in boolean [scan], at least one."""
     right = predictions.truth[:, c] == predictions.predicted[:, c]
     rate = float(right[among].mean())
     trials = effective_trials(right, among, predictions.patients, confidence)
@@ -102,7 +104,7 @@ def rate_part(
 
 
 def auc_parts(predictions: LabelledPredictions, confidence: float = 0.95) -> Parts:
-    """One-against-the-rest AUCs of the classes that have one, with Newcombe's limits over patients."""
+    """Return the one-against-the-rest AUCs that are defined, with Newcombe's limits over patients."""
     found, influence = [], []
     for c, (truth, score) in enumerate(zip(predictions.truth.T, predictions.probabilities.T, strict=True)):
         if truth.all() or not truth.any():
@@ -117,6 +119,6 @@ def auc_parts(predictions: LabelledPredictions, confidence: float = 0.95) -> Par
 
 
 def defined_classes(predictions: LabelledPredictions) -> NDArray[np.bool_]:
-    """Classes that a balanced accuracy counts, boolean [class]."""
+    """Return which classes balanced accuracy averages over, boolean [class]."""
     n_positive = predictions.truth.sum(axis=0)
     return (n_positive > 0) & (n_positive < len(predictions)) if predictions.labels.multilabel else n_positive > 0

@@ -1,4 +1,4 @@
-"""Two models on the same scans: the difference between them, paired patient by patient."""
+"""Paired comparison of two models on the same scans, by patient."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OWN_LIMITS = Sentence("difference; Newcombe's limits of each AUC, because every
 
 @dataclass(frozen=True)
 class Difference:
-    """What the first model has more than the second; each an estimate in [-1, 1].
+    """First model minus second; each an estimate in [-1, 1].
 
     Attributes:
         sensitivity: by class.
@@ -43,18 +43,22 @@ class Difference:
 def paired_difference(
     first: LabelledPredictions, second: LabelledPredictions, bootstrap: PatientBootstrap, confidence: float = 0.95
 ) -> Difference:
-    """First minus second on the same patients, so that what both share, which patients are easy, is left out.
+    """Return first minus second on the same patients, so that the difficulty of a patient cancels.
 
-    Of few patients the bootstrap's percentiles are too narrow (docs/measured/intervals.md). So a balanced accuracy gets
-    Clopper and Pearson's limits of all its rates, combined; a macro AUC the wider of DeLong's interval and percentiles,
-    or where every resample agrees, as of an AUC of 1 and one of 0.5, Newcombe's limits of each, combined;
-    a sensitivity Newcombe's interval for pairs where each patient has one scan, else the wider of percentiles and
-    Clopper and Pearson's limits, combined. The first two are
-    wider where one of the models is out of fold, see :func:`.class_auc.widened`.
+    With few patients, percentile bootstrap intervals are too narrow (docs/measured/intervals.md). Therefore:
+
+    - balanced accuracy: Clopper-Pearson limits of all its rates, combined;
+    - macro AUC: the wider of DeLong's interval and percentiles; if every resample agrees, as for AUCs of 1 and 0.5,
+      Newcombe's limits of each, combined;
+    - sensitivity: Newcombe's interval for pairs if each patient has one scan, else the wider of percentiles and
+      Clopper-Pearson limits, combined.
+
+    The first two are widened if a model is out of fold, see :func:`.class_auc.widened`.
 
     Args:
-        first, second: the same scans, truth and patients with two models' probabilities.
-        confidence: of the first two.
+        first, second: the same scans, truth and patients, with the probabilities of two models.
+        bootstrap: bootstrap over the patients.
+        confidence: confidence level of balanced accuracy and macro AUC; sensitivities have 95 %.
     """
     widest = first if first.out_of_fold else second
     balanced = widened(_balanced_difference(first, second, confidence), widest, of_rates=True, least=-1.0)
@@ -100,7 +104,7 @@ def _auc_difference(
         multilabel=first.labels.multilabel,
         confidence=confidence,
     )
-    if by_variance is None:  # a class with one patient, of which percentiles know nothing either
+    if by_variance is None:  # a class with one patient, for which percentiles are uninformative too
         return Estimate(value=float(value), ci95=None, method=method, reason=SOME_CLASS_MISSING)
     both = np.array([by_variance, percentile_interval(draws, confidence) or by_variance])
     limits = float(max(both[:, 0].min(), -1.0)), float(min(both[:, 1].max(), 1.0))
@@ -108,7 +112,7 @@ def _auc_difference(
 
 
 def _from_own_limits(first: LabelledPredictions, second: LabelledPredictions, confidence: float) -> Interval:
-    """Of two macro AUCs from each one's limits, where no resample tells how they vary together: as if they did not."""
+    """Interval from the limits of each macro AUC, as if independent, since the resamples show no correlation."""
     (ours, low, high), (theirs, lower, upper) = (_macro_limits(model, confidence) for model in (first, second))
     down, up = math.hypot(ours - low, upper - theirs), math.hypot(high - ours, theirs - lower)
     return max(ours - theirs - down, -1.0), min(ours - theirs + up, 1.0)
@@ -145,7 +149,7 @@ def _sensitivity_differences(
 
 
 def _no_narrower(found: Estimate, first: LabelledPredictions, second: LabelledPredictions, c: int) -> Estimate:
-    """Than Clopper and Pearson's limits, combined: few patients make few different resamples."""
+    """Widen an interval to combined Clopper-Pearson limits: with few patients there are few distinct resamples."""
     if found.ci95 is None:
         return found
     ours, theirs = (rate_part(model, c, model.truth[:, c], clopper_pearson) for model in (first, second))
@@ -155,7 +159,7 @@ def _no_narrower(found: Estimate, first: LabelledPredictions, second: LabelledPr
 
 
 def paired_sensitivity(first: LabelledPredictions, second: LabelledPredictions, c: int) -> Estimate:
-    """Difference of the sensitivities for class ``c``, which has a scan, where each patient has one scan."""
+    """Return the difference in sensitivity for class ``c``; each patient has one scan, and the class at least one."""
     ours, theirs = (model.predicted[first.truth[:, c], c] for model in (first, second))
     cells = (ours & theirs, ours & ~theirs, ~ours & theirs, ~ours & ~theirs)
     interval = newcombe_paired(*(int(cell.sum()) for cell in cells))
@@ -166,7 +170,7 @@ def paired_sensitivity(first: LabelledPredictions, second: LabelledPredictions, 
 def _of_class(value: float, draws: NDArray[np.float64], method: str) -> Estimate:
     if not np.isfinite(value):
         return _ABSENT
-    if is_degenerate(draws):  # an interval without width would look like certainty
+    if is_degenerate(draws):  # an interval of zero width would suggest certainty
         reason = Sentence("every resample agrees: the scans of this class are called alike, or too few")
         return Estimate(value=float(value), ci95=None, method=method, reason=reason)
     interval = percentile_interval(draws)

@@ -1,4 +1,4 @@
-"""From test scans with truth and probabilities to everything in metrics.json."""
+"""Compute everything in metrics.json from test scans with truth and probabilities."""
 
 from __future__ import annotations
 
@@ -42,27 +42,27 @@ from med_transfer.model.calibration import log_prior_ratio, shifted
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.record import Prediction
 
-PREVALENCE_BASELINE = "prevalence"  # its probabilities are the classes' shares among the development scans
+PREVALENCE_BASELINE = "prevalence"  # its probabilities are the class shares of the development scans
 
 _NONE: Mapping = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class KnownFigures:
-    """What metrics.json tells next to the statistics of the scans; fields are those of :class:`Metrics`.
+    """Contents of metrics.json that are not computed from the predictions; fields are those of :class:`Metrics`.
 
     Attributes:
-        transfer_gain: over the same network from scratch.
-        kept_network, generalisation_gap: of the training.
-        shortcuts: what the acquisition of development scans gives away.
-        overlap, domain: how new and how far off the scans are to a bundle that is evaluated on another cohort.
-        test_set_access: how often a network has read these scans, with this time.
-        fusion, prediction_sets, chosen_point: of a bundle that has them.
+        transfer_gain: gain over the same network trained from scratch.
+        kept_network, generalisation_gap: results of the training.
+        shortcuts: how well acquisition facts alone predict the class of development scans.
+        overlap, domain: how many scans of another cohort the bundle has seen, and how far the cohort has shifted.
+        test_set_access: how often a network has read these scans, including this time.
+        fusion, prediction_sets, chosen_point: for a bundle that has them.
         out_of_fold: whether the scans are validation scans, each predicted by a network that had not trained on it.
-        repeats: where that was repeated.
-        calibrated_on: validation patients of each class that the bundle's calibration was learned from.
-        abstained: of a bundle that abstains.
-        altered_copies: rows of scans that look like copies of one another across the split.
+        repeats: results of each repeat of the cross-validation.
+        calibrated_on: number of validation patients of each class that the calibration was fitted on.
+        abstained: for a bundle that abstains.
+        altered_copies: pairs of rows whose scans look like copies across the split.
     """
 
     transfer_gain: TransferGain | None = None
@@ -96,22 +96,22 @@ def compute_metrics(
 
     Args:
         predictions: the scans' truth and probabilities, with the operating point.
-        known: what is to stand in metrics.json next to the statistics.
-        baselines: name to probabilities [scan, class] on the same scans, of models that were fitted to equally frequent
-            classes; but for ``prevalence``, which says how frequent they are.
-        subgroups: from ``grouping``; or column to one value a scan, for example ``{"scanner": [...]}``.
+        known: further contents of metrics.json.
+        baselines: probabilities [scan, class] on the same scans by name, of models fitted with balanced classes; except
+            ``prevalence``, which holds the class shares.
+        subgroups: groupings from ``grouping``, or one value per scan by column, for example ``{"scanner": [...]}``.
         failed: predictions that are not ``ok``; counted by reason, left out of every rate.
-        config: which interval the rates get, and the prevalence to state predictive values at.
+        config: interval method of the rates, and prevalences at which to state predictive values.
         resampling: draws and seed of the patient bootstrap.
 
     Raises:
-        UsageError: a prevalence is of no class, or a subgroup column is not of these scans.
+        UsageError: a prevalence is of an unknown class, or a subgroup column has not one value per scan.
     """
     labels, predictions = predictions.labels, replace(predictions, out_of_fold=known.out_of_fold)
     groupings = [Grouping.of(*item) for item in subgroups.items()] if isinstance(subgroups, Mapping) else subgroups
     bootstrap = PatientBootstrap(predictions.patients, resampling.n_boot, resampling.seed)
     checked_prevalence(config.prevalence, labels)
-    within = known.domain is not None  # an external cohort, of which the baselines are cross-validated
+    within = known.domain is not None  # an external cohort, within which the baselines are cross-validated
     return Metrics(
         labels=list(labels.names),
         multilabel=labels.multilabel,
@@ -144,11 +144,11 @@ def compute_metrics(
 def _called(
     predictions: LabelledPredictions, name: str, baselines: Mapping[str, NDArray[np.floating]], *, within: bool
 ) -> LabelledPredictions:
-    """A baseline at an operating point of its own: a network's thresholds are not those of another model.
+    """A baseline's predictions at an operating point of its own, since the network's thresholds do not apply to it.
 
-    Models are fitted to equal classes. Where the prevalence of the development scans is known, their probabilities are
-    brought to it, as the network's are, and called for what they are beyond it. ``within``: they were fitted within the
-    cohort at hand, each patient by models of the others.
+    Baselines are fitted with balanced classes. If the prevalence of the development scans is known, their probabilities
+    are shifted to it, like the network's, and the operating point is balanced. ``within`` means that they were
+    cross-validated within the cohort at hand.
     """
     probabilities, labels = baselines[name], predictions.labels
     shares = baselines.get(PREVALENCE_BASELINE)
@@ -166,7 +166,7 @@ def _called(
 def _baseline(
     other: LabelledPredictions, predictions: LabelledPredictions, bootstrap: PatientBootstrap, config: EvaluationConfig
 ) -> BaselineMetrics:
-    """What a baseline reaches, and what the network does beyond it."""
+    """Performance of a baseline, and the network's gain over it."""
     gain = paired_difference(predictions, other, bootstrap)
     return BaselineMetrics(
         balanced_accuracy=measures.balanced_accuracy(other),
@@ -179,11 +179,11 @@ def _baseline(
 
 
 def _failed(predictions: Sequence[Prediction]) -> Failed:
-    """Count by problem, most frequent first: without the place, equal ones meet."""
+    """Count by problem, most frequent first; problems do not name the file, so equal ones are counted together."""
     problems = [_problem(prediction) for prediction in predictions if prediction.status != "ok"]
     return Failed(n=len(problems), reasons=dict(Counter(problems).most_common()))
 
 
 def _problem(prediction: Prediction) -> str:
-    """Why there is no prediction, without the place; it remembers what was found."""
+    """Why there is no prediction, without naming the file."""
     return prediction.problem or prediction.reason or prediction.status

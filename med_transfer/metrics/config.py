@@ -32,7 +32,7 @@ class EvaluationConfig(BaseModel):
 
 
 def checked_prevalence(stated: dict[str, float], labels: Labels) -> dict[str, float]:
-    """The same. Raises UsageError for a name that is no class, and where classes that exclude each other sum over 1."""
+    """Return ``stated``. Raises UsageError for an unknown class, or if exclusive classes sum to more than 1."""
     unknown = sorted(set(stated) - set(labels.names))
     if unknown:
         raise UsageError(
@@ -46,7 +46,7 @@ def checked_prevalence(stated: dict[str, float], labels: Labels) -> dict[str, fl
 
 
 def read_prevalence(words: Sequence[str]) -> dict[str, float]:
-    """From ``CLASS=0.1`` each. Raises UsageError; also of a class that is named twice."""
+    """Parse words of the form ``CLASS=0.1``. Raises UsageError for an invalid word or a class named twice."""
     stated = [_prevalence_of(word) for word in words]
     names = [name for name, _ in stated]
     if twice := sorted({name for name in names if names.count(name) > 1}):

@@ -1,4 +1,4 @@
-"""One cohort to learn from and to evaluate on: who is held out when, so that no model predicts patients it saw."""
+"""Cross-validation folds within one cohort, by patient, so that no model predicts patients it was trained on."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ _FOLDS = 5
 
 
 def held_out_folds(truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, seed: int = 0) -> list[Fold]:
-    """Scans to learn from and scans to predict, at most five times; no patient is in both.
+    """Divide scans into at most five folds by patient.
 
     Args:
         truth: boolean [scan, class].
-        patients: one entry a scan.
-        labels: class names; classes are spread evenly, findings as chance has it.
+        patients: patient of each scan.
+        labels: exclusive classes are stratified, findings are not.
+        seed: random seed of the division.
 
     Returns:
-        Positions; each scan is predicted once. Empty when a class has but one patient.
+        Positions of training and held-out scans per fold; each scan is held out once. Empty if a class has fewer than
+        two patients.
     """
     everyone = np.asarray(patients, dtype=str)
     folds = min(_FOLDS, fewest_patients(truth, patients))
@@ -38,6 +40,6 @@ def held_out_folds(truth: NDArray[np.bool_], patients: Sequence[str], labels: La
 
 
 def fewest_patients(truth: NDArray[np.bool_], patients: Sequence[str]) -> int:
-    """Patients of the rarest class or finding; truth is boolean [scan, class]."""
+    """Return the number of patients with the rarest class or finding; ``truth`` is boolean [scan, class]."""
     everyone = np.asarray(patients, dtype=str)
     return min(len(set(everyone[column])) for column in truth.T)

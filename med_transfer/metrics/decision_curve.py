@@ -1,4 +1,4 @@
-"""Decision curves: what acting on a class's probability is worth, against treating everyone and no one."""
+"""Decision curves: net benefit of acting on a class's probability, against treating everyone and no one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ THRESHOLDS = (0.01, 0.02, 0.03, 0.05, 0.075, *(round(0.05 * step, 2) for step in
 
 
 def decision_curves(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> dict[str, DecisionCurve]:
-    """Of every class that enough patients have and enough have not, at :data:`THRESHOLDS`.
+    """Return decision curves at :data:`THRESHOLDS` of every class with enough patients with and without it.
 
-    It is the class's probability that is acted upon, not the call at the operating point. The prevalence is that of
+    The decision is based on the class's probability, not on the call at the operating point. The prevalence is that of
     these scans. Source: Vickers & Elkin 2006, Med Decis Making 26:565.
     """
     method = f"net benefit of acting on probabilities from the threshold on; {bootstrap}"
@@ -30,7 +30,7 @@ def decision_curves(predictions: LabelledPredictions, bootstrap: PatientBootstra
 
 
 def benefit_by_scan(truth: NDArray[np.bool_], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """What treating each scan is worth [scan, threshold]: 1 for a case, minus the odds of the threshold for another."""
+    """Return the benefit of treating each scan, [scan, threshold]: 1 for a case, else minus the threshold's odds."""
     return np.where(truth[:, None], 1.0, -(thresholds / (1 - thresholds)))
 
 

@@ -1,4 +1,4 @@
-"""The variance of an AUC and of the difference of two, without resampling: DeLong's, in the fast form."""
+"""DeLong's variance of an AUC, and of the difference of two, in the fast rank-based form."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from scipy.stats import norm, rankdata, t
 
 from med_transfer.metrics.records.estimate import Interval
 
-_NOTHING = 1e-20  # a variance of rounding errors
+_NOTHING = 1e-20  # below this, a variance consists of rounding errors
 
 
 @dataclass(frozen=True)
 class AucDifference:
-    """First minus second.
+    """Difference of two (macro) AUCs, first minus second.
 
     Attributes:
-        value: of the (macro) AUCs.
-        variance: of the difference over new scans with as many of each class.
+        value: the difference.
+        variance: its sampling variance, for the same number of scans of each class.
     """
 
     value: float
@@ -30,31 +30,32 @@ class AucDifference:
 
     @property
     def p_value(self) -> float | None:
-        """Two-sided; None when the variance is 0 although the AUCs differ."""
+        """Two-sided p-value; None if the variance is 0 although the AUCs differ."""
         if self.variance > 0:
             return float(2 * norm.sf(abs(self.value) / math.sqrt(self.variance)))
         return 1.0 if self.value == 0 else None
 
     def p_above(self, least: float) -> float | None:
-        """One-sided, of the hypothesis that the difference is at most ``least``; None when the variance is 0."""
+        """Return the one-sided p-value of the null hypothesis difference <= ``least``; None if the variance is 0."""
         return float(norm.sf((self.value - least) / math.sqrt(self.variance))) if self.variance > 0 else None
 
 
 def delong(
     truth: NDArray[np.bool_], first: NDArray[np.float64], second: NDArray[np.float64], *, multilabel: bool
 ) -> AucDifference | None:
-    """Difference of two models' macro AUC on the same scans, each of another patient.
+    """Return the difference of two models' macro AUC on the same scans, assuming one scan per patient.
 
     With two classes this is DeLong's test. With more, the macro AUC is the mean of AUCs that share scans: each scan's
-    part in all of them is summed first, and its variance taken within each true class. Several findings a scan have no
-    true class to go by; the variance is then taken over all scans.
+    contributions are summed first, and their variance is computed within each true class. With several findings there
+    is no true class to condition on, and the variance is computed over all scans.
 
     Args:
         truth: boolean [scan, class].
         first, second: probabilities [scan, class].
+        multilabel: whether a scan may have several findings.
 
     Returns:
-        None where no class has cases and others, or a class has a single scan.
+        None if no class has both cases and other scans, or a class has a single scan.
 
     Source: DeLong et al. 1988, Biometrics 44:837; Sun & Xu 2014, IEEE SPL 21:1389 (by ranks, O(n log n)).
     """
@@ -74,14 +75,15 @@ def auc_difference_interval(
     multilabel: bool,
     confidence: float = 0.95,
 ) -> Interval | None:
-    """Of two models' macro AUCs on the same patients: DeLong's variance over patients, Student's t.
+    """Return an interval of the difference of two macro AUCs, from DeLong's variance over patients and Student's t.
 
-    The variance comes from as few placements as the rarest class has patients, so that a normal quantile would be too
-    small. Each class's share of it has that many degrees of freedom, less one; together Satterthwaite's. With several
-    scans a patient these are summed by patient first (Obuchowski 1997). Arguments as in :func:`delong`.
+    The variance is estimated from as few placements as the rarest class has patients, so a normal quantile would be too
+    small. Each class contributes its number of patients minus one as degrees of freedom, which are combined by
+    Satterthwaite's formula. Contributions of a patient's scans are summed first (Obuchowski 1997). Arguments as in
+    :func:`delong`, with the patient of each scan.
 
     Returns:
-        None where :func:`delong` gives none, a class has a single patient, or nothing varies.
+        None where :func:`delong` returns None, a class has a single patient, or nothing varies.
 
     Source: Satterthwaite 1946, Biometrics Bull 2:110.
     """
@@ -93,7 +95,7 @@ def auc_difference_interval(
 
 
 def auc_interval(truth: NDArray[np.bool_], score: NDArray[np.float64], patients: Sequence[str]) -> Interval | None:
-    """95 % interval of one AUC: as :func:`macro_auc_interval` of two classes. Arguments are [scan]."""
+    """Return the 95 % interval of one AUC, as :func:`macro_auc_interval` for two classes. Arguments are [scan]."""
     table, both = np.column_stack([~truth, truth]), np.column_stack([-score, score])
     return macro_auc_interval(table, both, patients, multilabel=False)
 
@@ -101,9 +103,9 @@ def auc_interval(truth: NDArray[np.bool_], score: NDArray[np.float64], patients:
 def macro_auc_interval(
     truth: NDArray[np.bool_], probabilities: NDArray[np.float64], patients: Sequence[str], *, multilabel: bool
 ) -> Interval | None:
-    """95 % interval of one model's macro AUC on the logit scale; else as :func:`auc_difference_interval`.
+    """Return the 95 % interval of one model's macro AUC, computed on the logit scale.
 
-    None also at a macro AUC of 0 or 1.
+    Otherwise like :func:`auc_difference_interval`; also None at a macro AUC of 0 or 1.
     """
     without_skill = np.zeros_like(probabilities)
     if (parts := _macro_parts(truth, probabilities, without_skill, multilabel=multilabel)) is None:
@@ -119,9 +121,9 @@ def macro_auc_interval(
 def _half_width(
     of_scan: NDArray[np.float64], groups: NDArray[np.intp], patients: Sequence[str], confidence: float
 ) -> float | None:
-    """Student's t times the standard error; None where a group has one patient, or nothing varies.
+    """Student's t times the standard error; None if a group has one patient, or nothing varies.
 
-    Scans of one patient need not be independent, nor of one group (Obuchowski 1997, Biometrics 53:567).
+    Scans of one patient may be dependent and in different groups (Obuchowski 1997, Biometrics 53:567).
     """
     _, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     members = [groups == group for group in np.unique(groups)]
@@ -142,7 +144,7 @@ def _half_width(
 def _macro_parts(
     truth: NDArray[np.bool_], first: NDArray[np.float64], second: NDArray[np.float64], *, multilabel: bool
 ) -> tuple[float, NDArray[np.float64], NDArray[np.intp]] | None:
-    """The difference, each scan's part in its error, and the group within which scans are exchangeable."""
+    """The difference, each scan's contribution to its error, and the group within which scans are exchangeable."""
     defined = truth.any(axis=0) & (~truth).any(axis=0)
     groups = np.zeros(len(truth), dtype=np.intp) if multilabel else truth.argmax(axis=1)
     if not defined.any() or np.min(np.unique(groups, return_counts=True)[1]) < 2:
@@ -155,16 +157,16 @@ def _macro_parts(
 def _difference(
     truth: NDArray[np.bool_], first: NDArray[np.float64], second: NDArray[np.float64]
 ) -> tuple[float, NDArray[np.float64]]:
-    """Of two AUCs, and each scan's part in its error."""
+    """Difference of two AUCs, and each scan's contribution to its error."""
     first_placements, second_placements = placements(truth, first), placements(truth, second)
     value = float(first_placements[truth].mean() - second_placements[truth].mean())
     return value, (first_placements - second_placements - value) / np.where(truth, truth.sum(), (~truth).sum())
 
 
 def placements(truth: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each case the share of others below it, for each other scan the share of cases above it; ties half.
+    """Return, for each case, the share of other scans below it, and for each other scan, the share of cases above it.
 
-    The mean over the cases, and that over the others, is the AUC. Both arguments are [scan].
+    Ties count half. The mean over the cases equals that over the others, and is the AUC. Arguments are [scan].
     """
     n_cases, n_others = truth.sum(), (~truth).sum()
     ranks, result = rankdata(score), np.empty(len(score))

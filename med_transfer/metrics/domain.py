@@ -1,7 +1,7 @@
-"""How far a cohort lies from the one a network was developed on: spacing, novelty, prevalence, acquisition.
+"""Domain shift between an evaluated cohort and the development cohort: spacing, novelty, prevalence, acquisition.
 
-Figures from another cohort hold for patients like these; this says how unlike the training cohort they are, and so what
-the figures are a test of (Debray et al. 2015, J Clin Epidemiol 68:279).
+How far the cohorts differ determines whether an external evaluation tests reproducibility or transportability (Debray
+et al. 2015, J Clin Epidemiol 68:279).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from med_transfer.metrics.records.domain import (
 from med_transfer.metrics.records.estimate import Estimate
 
 _AXES = ("column", "row", "slice")
-_MOST_VALUES = 20  # of a fact that is text; the rarer ones are not kept
-_ROUNDING = 1e-3  # mm; a spacing that differs by less is the same
+_MOST_VALUES = 20  # most frequent values kept of a text fact
+_ROUNDING = 1e-3  # mm; spacings that differ by less are equal
 
 
 def spread_of(values: Sequence[float] | NDArray[np.floating]) -> Spread:
-    """Of at least one finite number."""
+    """Return the five-number summary of at least one finite number."""
     low, quartile_1, median, quartile_3, high = np.quantile(np.asarray(values, float), [0, 0.25, 0.5, 0.75, 1])
     return Spread(n=len(values), low=low, quartile_1=quartile_1, median=median, quartile_3=quartile_3, high=high)
 
@@ -43,7 +43,14 @@ def profile_of(
     patients: Sequence[str],
     facts: Sequence[Mapping[str, str | float]],
 ) -> CohortProfile:
-    """Counts and quantiles of scans with truth [scan, class] and their facts; one entry a scan in each."""
+    """Return counts and quantiles of scans.
+
+    Args:
+        truth: boolean [scan, class].
+        classes: class names.
+        patients: patient of each scan.
+        facts: acquisition facts of each scan.
+    """
     numbers, texts = {}, {}
     for name in sorted({name for scan in facts for name in scan}):
         values = [scan[name] for scan in facts if name in scan]
@@ -62,14 +69,14 @@ def profile_of(
 
 @dataclass(frozen=True, eq=False)
 class AcquiredScans:
-    """Scans that are held against training; one entry a scan in each.
+    """Scans to compare with the development scans.
 
     Attributes:
         spacing_mm: [scan, channel, 3] along column, row, slice.
-        novelty: [scan] in [0, 1].
-        facts: of the acquisition.
-        patients: whose they are.
-        truth: boolean [scan, class], the classes in the order of the profile's.
+        novelty: [scan], in [0, 1].
+        facts: acquisition facts of each scan.
+        patients: patient of each scan.
+        truth: boolean [scan, class], with the classes in the order of the profile's.
     """
 
     spacing_mm: NDArray[np.float64]
@@ -79,7 +86,7 @@ class AcquiredScans:
     truth: NDArray[np.bool_]
 
     def knowing(self, name: str) -> tuple[list[str | float], list[str]]:
-        """A fact where it is known, and whose scans these are."""
+        """Return the known values of a fact, and the patients of these scans."""
         known = [(scan[name], whose) for scan, whose in zip(self.facts, self.patients, strict=True) if name in scan]
         return [value for value, _ in known], [whose for _, whose in known]
 
@@ -92,13 +99,14 @@ def domain_of(
     training: CohortProfile | None,
     abstain_above: float | None,
 ) -> Domain:
-    """Hold a cohort against the one a bundle was developed on.
+    """Compare a cohort with the one a bundle was developed on.
 
     Args:
-        scans: of the cohort; ``here`` is the profile of the same scans.
-        envelope_mm: smallest and largest spacing in training: two of [channel, 3].
-        training: profile of the development scans; None where the bundle does not remember it.
-        abstain_above: novelty at which the bundle abstains.
+        scans: scans of the cohort.
+        here: profile of the same scans.
+        envelope_mm: smallest and largest spacing in training, each [channel, 3].
+        training: profile of the development scans; None if unknown.
+        abstain_above: novelty above which the bundle abstains; None if it never does.
     """
     low, high = (np.asarray(limits) for limits in envelope_mm)
     outside, novelty = (scans.spacing_mm < low - _ROUNDING) | (scans.spacing_mm > high + _ROUNDING), scans.novelty
@@ -146,12 +154,12 @@ def _text(name: str, scans: AcquiredScans, here: CohortProfile, training: Cohort
 
 
 def _shares(counts: Mapping[str, int] | None, of: int) -> dict[str, float] | None:
-    """Of so many scans; the counts of rarer values are not kept, so that they need not sum to that."""
+    """Shares of ``of`` scans; they may sum to less than 1, as counts of rare values are not kept."""
     return None if counts is None else {value: n / of for value, n in counts.items()}
 
 
 def _share(scans: NDArray[np.bool_], patients: Sequence[str]) -> Estimate:
-    """Of scans that are marked; where patients have several the interval over patients is the one that holds."""
+    """Share of the marked scans; where patients have several scans, with an interval over patients as well."""
     estimate = _proportion(int(scans.sum()), len(scans))
     if len(set(patients)) == len(scans):
         return estimate

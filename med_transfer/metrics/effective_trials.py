@@ -1,4 +1,4 @@
-"""How many independent scans a rate is worth where patients have several."""
+"""Effective number of independent scans behind a rate, where patients have several scans."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from scipy.stats import t
 def effective_trials(
     hits: NDArray[np.bool_], among: NDArray[np.bool_], patients: Sequence[str], confidence: float = 0.95
 ) -> float:
-    """Scans over the design effect, less what it costs that this is estimated from few patients.
+    """Return the number of scans divided by the design effect, corrected for estimating it from few patients.
 
-    Where nothing varies patients count. docs/measured/intervals.md has what intervals of so many trials hold.
+    If nothing varies, it is the number of patients. docs/measured/intervals.md has the coverage of the intervals.
 
     Args:
-        hits, among: boolean [scan]; the rate is the share of hits among those, of which there is one at least.
-        patients: one entry a scan.
-        confidence: of the interval that is made of it.
+        hits, among: boolean [scan]; the rate is the share of hits among the scans marked in ``among``, at least one.
+        patients: patient of each scan.
+        confidence: confidence level of the interval that uses the result.
 
     Source: Korn & Graubard 1998, Surv Methodol 24:193.
     """
@@ -40,6 +40,6 @@ def effective_trials(
 
 
 def by_patient(of_scan: NDArray[np.float64], patients: Sequence[str]) -> NDArray[np.float64]:
-    """The sum over each patient's scans, [patient]."""
+    """Return the sum over each patient's scans, [patient]."""
     _, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
     return np.bincount(patient, weights=of_scan).astype(np.float64)

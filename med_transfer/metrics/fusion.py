@@ -1,4 +1,4 @@
-"""The fused model held against its parts, on scans that none of them was fitted on."""
+"""Compare the fused model with its parts, on scans that none of them was fitted on."""
 
 from __future__ import annotations
 
@@ -31,17 +31,15 @@ def fusion_figures(
     seed: int = 0,
     n_boot: int = 2000,
 ) -> dict[str, dict]:
-    """``models``, ``fused_minus`` and ``contributions`` of :class:`FusionMetrics`.
-
-    Every model is called for what it finds beyond the classes' frequency, so that the calls can be compared.
+    """Return ``models``, ``fused_minus`` and ``contributions`` of :class:`FusionMetrics`.
 
     Args:
         truth: boolean [scan, class].
-        by_parts: the parts of each model to its probabilities [scan, class]; the longest is the fused one.
-        patients: one entry a scan.
+        by_parts: probabilities [scan, class] of each model, by its parts; the model with most parts is the fused one.
+        patients: patient of each scan.
         labels: class names.
-        points: the operating point of each model; the most probable class, or findings at 0.5, where it has none.
-        seed, n_boot: of the patient bootstrap.
+        points: operating point of each model; by default the most probable class, or findings from 0.5.
+        seed, n_boot: seed and draws of the patient bootstrap.
     """
     bootstrap = PatientBootstrap(patients, n_boot, seed)
     predictions = {

@@ -1,4 +1,4 @@
-"""From a column of the cohort table, or a fact of the scan, to subgroups: values as they are, or bands of numbers."""
+"""Subgroups from a column of the cohort table or an acquisition fact: by value, or by bands of numbers."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from numpy.typing import NDArray
 from med_transfer.errors.numbers import is_number
 from med_transfer.errors.sentence import Sentence
 
-SMALLEST_SUBGROUP = 10  # patients; fewer say nothing about the subgroup and may point at a person
+SMALLEST_SUBGROUP = 10  # patients; smaller subgroups are uninformative and may identify a person
 UNKNOWN, OTHER = "not known", "other"
 _MOST_VALUES = 8
-_FEW_NUMBERS = 5  # a column of so few different numbers holds codes or steps, not a scale
+_FEW_NUMBERS = 5  # a column with no more distinct numbers holds codes or steps, not a scale
 # Up to 1.5 mm: thin sections (MacMahon et al. 2017, Radiology 284:228). Up to 2.5 mm: lung screening (ACR-STR practice
 # parameter). Up to 5 mm: measurable disease (Eisenhauer et al. 2009, RECIST 1.1, Eur J Cancer 45:228).
 _THICKNESS_LIMITS_MM = (1.5, 2.5, 5.0)
 _PRIVATE = {"id", "uid", "mrn", "accession", "date", "birth", "dob", "birthdate", "birthday", "ssn", "initials"}
 _PRIVATE |= {"surname", "forename", "firstname", "lastname", "fullname", "patientname", "address", "street", "phone"}
 _PRIVATE |= {"telephone", "email", "mail", "postcode", "zip", "zipcode"}
-_WHOSE = {"patient", "subject", "first", "last", "family", "given", "full", "middle"}  # a scanner has a name, too
+_WHOSE = {"patient", "subject", "first", "last", "family", "given", "full", "middle"}  # "name" alone may be a scanner's
 _PRIVATE_CHINESE = re.compile("姓名|病歷|病历|身分證|身份证|身份證|健保|生日|出生|電話|电话|地址|日期")
-# Of two patients, one of each sex is no identification; nor is it of six with five scanners.
+# Values are identifying if at least this many belong to one patient each, and cover this share of the patients.
+# Two patients, one of each sex, are not identified by it; nor are six patients by five scanners.
 _FEWEST_IDENTIFIED, _IDENTIFIED_SHARE = 3, 0.8
 
 BY_VALUE = Sentence("by value")
@@ -38,12 +39,12 @@ class Grouping:
     """Subgroups of a column.
 
     Attributes:
-        column: name in the table, or of the fact.
-        of_scan: the subgroup of every scan; ``UNKNOWN`` where the column says nothing.
-        order: the subgroups, in the order in which they are to be read.
+        column: name of the table column or fact.
+        of_scan: subgroup of each scan; ``UNKNOWN`` where the column is empty.
+        order: the subgroups, in reading order.
         how: how values became subgroups, in words.
-        unsuitable: why there are no subgroups; empty where there are.
-        identifies: whether it is that the values tell who a patient is.
+        unsuitable: why there are no subgroups; empty if there are.
+        identifies: whether the reason is that the values identify patients.
         same_as: columns that divide the scans in the same way.
     """
 
@@ -57,29 +58,29 @@ class Grouping:
 
     @classmethod
     def of(cls, column: str, values: Sequence[object]) -> Grouping:
-        """Every value a subgroup of its own."""
+        """Make each distinct value a subgroup."""
         texts = tuple(str(value) for value in values)
         return cls(column, texts, tuple(sorted(set(texts))))
 
     @property
     def partition(self) -> tuple[int, ...]:
-        """The same for two columns that divide the scans in the same way, whatever they call the parts."""
+        """Subgroup number of each scan, equal for two columns that divide the scans in the same way."""
         numbers: dict[str, int] = {}
         return tuple(numbers.setdefault(value, len(numbers)) for value in self.of_scan)
 
 
 def group_column(column: str, texts: Sequence[str], patients: Sequence[str]) -> Grouping:
-    """The subgroups of a column.
+    """Divide scans into subgroups by a column.
 
-    Numbers are cut into bands: age into decades, slice thickness at limits of clinical use, all others at the roundest
-    numbers near their terciles. Neighbouring bands are joined until each has enough patients. Other values stay as they
-    are; those of few patients are pooled, and a column of which nearly all tell who a patient is has no subgroups,
-    whoever asks for them. Truth and predictions are not looked at.
+    Numbers are cut into bands: age into decades, slice thickness at clinical limits, others at round numbers near the
+    terciles. Neighbouring bands are merged until each has enough patients. Other values stay as they are, and those of
+    few patients are pooled. A column whose values identify nearly all patients gets no subgroups, even on request.
+    Truth and predictions are not used.
 
     Args:
-        column: its name, which tells an age and a thickness.
-        texts: one entry a scan, empty where there is no value.
-        patients: one entry a scan.
+        column: column name, by which age and slice thickness are recognised.
+        texts: value of each scan, empty if missing.
+        patients: patient of each scan.
     """
     values = {text for text in texts if text}
     if len(values) < 2:
@@ -97,7 +98,7 @@ def group_column(column: str, texts: Sequence[str], patients: Sequence[str]) -> 
 
 
 def is_private(column: str) -> bool:
-    """Whether a column's name says that it may hold a name, identifier or date: never a subgroup unless asked for."""
+    """Whether the column name suggests a person's name, identifier or date; such columns are used only on request."""
     words = _words(column)
     a_name = words == {"name"} or ("name" in words and bool(words & _WHOSE))
     return bool(_PRIVATE & words) or a_name or bool(_PRIVATE_CHINESE.search(column))
@@ -125,7 +126,7 @@ def _by_value(column: str, texts: Sequence[str], patients: Sequence[str]) -> Gro
     if len(frequent) < 2 and len(values) > _MOST_VALUES:
         why = Sentence("{n} different values, almost all of few patients", n=len(values))
         return Grouping(column, tuple(texts), (), unsuitable=why)
-    if rest < 2 or not frequent:  # one rare value is its own "other"; of rare values alone nothing is left to compare
+    if rest < 2 or not frequent:  # pooling one value, or all, changes nothing or too much
         frequent, rest = values, 0
     order = sorted(frequent, key=lambda text: (_number(text) if math.isfinite(_number(text)) else 0.0, text))
     names = tuple(text if text in frequent else OTHER if text else UNKNOWN for text in texts)
@@ -136,7 +137,7 @@ def _by_value(column: str, texts: Sequence[str], patients: Sequence[str]) -> Gro
 
 
 def _identifying(values: Sequence[str], having: Mapping[str, set[str]]) -> int:
-    """How many values tell who a patient is, where nearly all patients have one: names, notes, codes with letters."""
+    """Number of values with a single patient, if they cover nearly all patients (names, notes, codes); else 0."""
     of_one = [text for text in values if len(having[text]) == 1 and not math.isfinite(_number(text))]
     known = set().union(*(having[text] for text in of_one))
     everyone = set().union(*(having[text] for text in values))
@@ -168,13 +169,13 @@ def _bands(column: str, numbers: NDArray[np.float64], patients: Sequence[str]) -
 
 
 def _band_of(numbers: NDArray[np.float64], limits: Sequence[float], upto: bool) -> NDArray[np.intp]:
-    """The number of the band [scan]; -1 where there is no number. ``upto``: a limit belongs to the band below it."""
+    """Band number of each scan, -1 if missing. With ``upto``, a limit belongs to the band below it."""
     bands = np.searchsorted(limits, numbers, side="left" if upto else "right")
     return np.where(np.isfinite(numbers), bands, -1)
 
 
 def _joined(limits: Sequence[float], numbers: NDArray[np.float64], patients: Sequence[str], upto: bool) -> list[float]:
-    """The limits that are left when the band of fewest patients has been joined to its smaller neighbour, as needed."""
+    """The limits left after merging the smallest band with its smaller neighbour until all bands are big enough."""
     limits, everyone = list(limits), np.asarray(patients, dtype=object)
     while limits:
         bands = _band_of(numbers, limits, upto)
@@ -193,7 +194,7 @@ def _round_terciles(numbers: NDArray[np.float64]) -> list[float]:
 
 
 def _round_between(low: float, high: float) -> float:
-    """The number of fewest digits in the middle of an interval: a multiple of 5, 2 or 1 times a power of ten."""
+    """The roundest number near the middle of an interval: a multiple of 5, 2 or 1 times a power of ten."""
     middle = (low + high) / 2
     if high <= low:
         return float(middle)
@@ -210,7 +211,7 @@ def _texts(limits: Sequence[float], unit: str, *, upto: bool, years: bool) -> li
     pairs = list(pairwise(limits))
     if upto:
         middle = [f"over {low:.12g} to {high:.12g}{unit}" for low, high in pairs]
-    elif years:  # age in completed years
+    elif years:  # ages are in completed years
         middle = [f"{low:.12g} to {high - 1:.12g}" for low, high in pairs]
     else:
         middle = [f"{low:.12g} to under {high:.12g}{unit}" for low, high in pairs]

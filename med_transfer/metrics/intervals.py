@@ -1,4 +1,4 @@
-"""Confidence intervals from resampling patients, and one of an AUC where resampling is blind."""
+"""Confidence intervals by resampling patients, and Newcombe's interval of an AUC for cases where resampling fails."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from med_transfer.metrics.records.estimate import Estimate, Interval
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 _BLOCK = 250  # draws held in memory at once
-_MINIMUM_DEFINED = 0.5  # share of draws in which a statistic must exist for its interval to mean something
+_MINIMUM_DEFINED = 0.5  # least share of draws in which a statistic must be defined to get an interval
 
 
 def newcombe(auc: float, n_cases: int, n_others: int, confidence: float = 0.95) -> Interval | None:
-    """Score-type interval of an AUC from the numbers of cases and others; None when either is 0.
+    """Return a score-type interval of an AUC from the numbers of cases and others; None when either is 0.
 
-    Used where resampling is blind: an AUC of exactly 0 or 1 is the same in every draw.
+    Used where resampling fails: an AUC of exactly 0 or 1 is the same in every draw.
     Source: Newcombe 2006, Stat Med 25:559, method 5.
     """
     if not n_cases or not n_others:
@@ -42,7 +42,7 @@ def newcombe(auc: float, n_cases: int, n_others: int, confidence: float = 0.95) 
 
 
 def percentile_interval(draws: NDArray[np.float64], confidence: float = 0.95) -> Interval | None:
-    """Middle part, 95 % by default, of the draws in which the statistic exists; None when over half lack it."""
+    """Return the percentile interval of the draws in which the statistic is defined; None if over half lack it."""
     defined = draws[np.isfinite(draws)]
     if len(draws) == 0 or len(defined) < _MINIMUM_DEFINED * len(draws):
         return None
@@ -51,16 +51,16 @@ def percentile_interval(draws: NDArray[np.float64], confidence: float = 0.95) ->
 
 
 def bca_interval(value: float, draws: NDArray[np.float64], jackknife: NDArray[np.float64]) -> Interval | None:
-    """95 % bias-corrected and accelerated interval.
+    """Return the 95 % bias-corrected and accelerated (BCa) interval.
 
     Args:
-        value: the statistic in the sample itself.
-        draws: the statistic in resamples; those in which it does not exist are left out.
+        value: the statistic of the sample.
+        draws: the statistic of the resamples; NaN where undefined.
         jackknife: the statistic without each patient in turn.
 
     Returns:
-        None where the correction does not exist: over half of the draws lack the statistic, all lie on one side of
-        ``value``, or some jackknife value is missing or all agree.
+        None if the correction does not exist: over half of the draws are undefined, all lie on one side of ``value``,
+        or a jackknife value is missing or all agree.
 
     Source: Efron 1987, JASA 82:171; the acceleration by the jackknife, Efron & Tibshirani 1993, equation 14.15.
     """
@@ -79,27 +79,27 @@ def bca_interval(value: float, draws: NDArray[np.float64], jackknife: NDArray[np
 
 
 def is_degenerate(draws: NDArray[np.float64]) -> bool:
-    """True when all draws agree, so that their spread says nothing about uncertainty."""
+    """Whether all draws agree, so that their spread does not reflect uncertainty."""
     defined = draws[np.isfinite(draws)]
     return len(defined) > 0 and bool(np.ptp(defined) < 1e-12)
 
 
 def agree_but_for_few(draws: NDArray[np.float64]) -> bool:
-    """True when all draws do, or all but so few that an interval of percentiles has no width."""
+    """Whether all draws agree, or so nearly all that a percentile interval has zero width."""
     limits = percentile_interval(draws)
     return is_degenerate(draws) or (limits is not None and limits[1] - limits[0] < 1e-12)
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """One statistic: of the sample, of its resamples [draw], and without each patient in turn [patient]."""
+    """A statistic of the sample, of its resamples [draw], and without each patient in turn [patient]."""
 
     value: float
     draws: NDArray[np.float64]
     jackknife: NDArray[np.float64]
 
     def interval(self) -> tuple[Interval | None, str]:
-        """BCa where it exists, else percentiles; with the method's name."""
+        """Return the BCa interval if it exists, else percentiles, and the method's name."""
         bca = bca_interval(self.value, self.draws, self.jackknife)
         if bca is not None:
             return bca, "BCa"
@@ -107,23 +107,23 @@ class Resampled:
 
     @property
     def degenerate(self) -> bool:
-        """Whether the draws say nothing about uncertainty."""
+        """Whether the draws do not reflect uncertainty."""
         return agree_but_for_few(self.draws)
 
 
 @dataclass(frozen=True)
 class PatientBootstrap:
-    """Resamples patients with replacement, each with all of their scans.
+    """Bootstrap that resamples patients with replacement, each with all scans.
 
-    Scans of one patient resemble each other; resampling scans would count them as independent evidence.
-    Equal patients and seed give equal draws, so that two statistics of one bootstrap are paired.
+    Scans of one patient are correlated; resampling scans would treat them as independent. The same patients and seed
+    give the same draws, so that two statistics of one bootstrap are paired.
 
     Source: Field & Welsh 2007, JRSS B 69:369 (cluster bootstrap).
 
     Attributes:
-        patients: one entry a scan.
+        patients: patient of each scan.
         n_boot: number of draws.
-        seed: of the random numbers.
+        seed: random seed.
     """
 
     patients: Sequence[str]
@@ -131,21 +131,21 @@ class PatientBootstrap:
     seed: int = 0
 
     def distribution(self, statistic: Statistic) -> NDArray[np.float64]:
-        """The statistic in every draw: [draw, ...].
+        """Return the statistic of every draw, [draw, ...].
 
-        ``statistic`` takes weights [draw, scan] (how often each scan was drawn) and gives [draw, ...].
+        ``statistic`` takes weights [draw, scan] (how often each scan was drawn) and returns [draw, ...].
         """
         return np.concatenate([statistic(weights) for weights in self._draws()])
 
     def jackknife(self, statistic: Statistic) -> NDArray[np.float64]:
-        """The statistic without each patient in turn: [patient, ...]."""
+        """Return the statistic without each patient in turn, [patient, ...]."""
         n_patients = int(self._patient_of_scan.max()) + 1
         blocks = [np.arange(start, min(start + _BLOCK, n_patients)) for start in range(0, n_patients, _BLOCK)]
         blocks_of_weights = ((self._patient_of_scan != block[:, None]).astype(np.float64) for block in blocks)
         return np.concatenate([statistic(weights) for weights in blocks_of_weights])
 
     def described(self, kind: str) -> Sentence:
-        """In words, with the kind of interval that is made of the draws."""
+        """Describe the bootstrap in words; ``kind`` is the kind of interval computed from the draws."""
         return Sentence(
             "{kind} bootstrap over patients ({n} draws, seed {seed})", kind=kind, n=self.n_boot, seed=self.seed
         )
@@ -168,7 +168,7 @@ class PatientBootstrap:
 
 
 def estimate_of_draws(value: float, draws: NDArray[np.float64], what: str, bootstrap: PatientBootstrap) -> Estimate:
-    """With the interval of the draws' percentiles; none when all draws agree, which would look like certainty."""
+    """Return an estimate with a percentile interval; without one if all draws agree, as it would suggest certainty."""
     if agree_but_for_few(draws):
         return Estimate(value=value, ci95=None, method=what, reason=Sentence("no interval: {why}", why=DRAWS_AGREE))
     interval = percentile_interval(draws)

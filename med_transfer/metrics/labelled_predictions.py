@@ -1,4 +1,4 @@
-"""Test scans with their truth and their probabilities: checked once, trusted afterwards."""
+"""Test scans with truth and probabilities, validated once at construction."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from med_transfer.metrics.reasons import EVALUATED_SCANS
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 
-_ROUNDING = 1e-5  # a float32 softmax may leave [0, 1] by so much
-_SUM_ROUNDING = 1e-3  # probabilities that were written with a few decimals may miss a sum of 1 by so much
+_ROUNDING = 1e-5  # tolerance for a float32 softmax outside [0, 1]
+_SUM_ROUNDING = 1e-3  # tolerance for the sum of probabilities written with few decimals
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledPredictions:
-    """Arrays that belong together.
+    """Truth, probabilities and patients of the same scans.
 
     Attributes:
         truth: boolean [scan, class].
-        probabilities: [scan, class] in [0, 1].
-        patients: one entry a scan.
+        probabilities: [scan, class], in [0, 1].
+        patients: patient of each scan.
         labels: names of the classes.
         operating_point: how probabilities become calls.
-        calls: boolean [scan, class], where each scan was called by thresholds of its own; None: by ``operating_point``.
-        out_of_fold: whether the patients also taught the models that were asked about others.
-        scans: what the scans are called where a sentence says why a measure is undefined.
+        calls: boolean [scan, class], if thresholds differ between scans; None applies ``operating_point``.
+        out_of_fold: whether the predictions are cross-validated, so that patients also trained the models of others.
+        scans: how sentences refer to the scans when a measure is undefined.
 
     Raises:
-        NothingDone: when there is no scan.
-        UsageError: when shapes disagree, a probability is missing or outside [0, 1], or the probabilities of classes
-            that exclude each other do not sum to 1.
-        CohortError: when a scan has no class, or several where one is meant.
+        NothingDone: there is no scan.
+        UsageError: shapes disagree, a probability is missing or outside [0, 1], or the probabilities of exclusive
+            classes do not sum to 1.
+        CohortError: a scan has not exactly one of the exclusive classes.
     """
 
     truth: NDArray[np.bool_]
@@ -84,7 +84,7 @@ class LabelledPredictions:
         labels: Labels,
         operating_point: OperatingPoint | None = None,
     ) -> LabelledPredictions:
-        """Build from anything that numpy reads; without an operating point, the default of the labels."""
+        """Build from array-likes; without an operating point, the default of the labels is used."""
         return cls(
             truth=np.asarray(truth, dtype=bool),
             probabilities=np.asarray(probabilities, dtype=np.float64),
@@ -105,24 +105,24 @@ class LabelledPredictions:
 
     @cached_property
     def n_patients(self) -> int:
-        """Patients, however many scans each has."""
+        """Number of distinct patients."""
         return len(set(self.patients))
 
     @property
     def clustered(self) -> bool:
-        """Whether some patient has several scans."""
+        """Whether any patient has several scans."""
         return self.n_patients < len(self)
 
     def patients_among(self, scans: NDArray[np.bool_]) -> int:
-        """Number of patients who have one of the scans marked in a boolean [scan]."""
+        """Return the number of patients among the scans marked in a boolean [scan]."""
         return len({patient for patient, marked in zip(self.patients, scans, strict=True) if marked})
 
     def scored_by(self, probabilities: NDArray[np.floating]) -> LabelledPredictions:
-        """The same scans with other probabilities, for a baseline or a second network."""
+        """Return the same scans with other probabilities [scan, class], for a baseline or a second network."""
         return replace(self, probabilities=np.asarray(probabilities, dtype=np.float64), calls=None)
 
     def take(self, scans: NDArray[np.bool_]) -> LabelledPredictions:
-        """Only the scans marked in a boolean [scan]."""
+        """Return only the scans marked in a boolean [scan]."""
         patients = tuple(patient for patient, marked in zip(self.patients, scans, strict=True) if marked)
         calls = self.calls[scans] if self.calls is not None else None
         return replace(

@@ -1,4 +1,4 @@
-"""The measures of one model on one set of scans, each with its interval."""
+"""Overall measures of one model on one set of scans, each with its interval."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from med_transfer.metrics.records.estimate import Estimate
 
 
 def balanced_accuracy(predictions: LabelledPredictions) -> Estimate:
-    """Mean sensitivity of the classes (for findings: of sensitivity and specificity), see ``rates``."""
+    """Return the mean sensitivity over classes (for findings, of sensitivity and specificity), see ``rates``."""
     what = Sentence("mean of the classes' sensitivities")
     if predictions.labels.multilabel:
         what = Sentence("mean over findings of (sensitivity + specificity) / 2")
@@ -31,10 +31,10 @@ def balanced_accuracy(predictions: LabelledPredictions) -> Estimate:
 
 
 def _is_chance(predictions: LabelledPredictions, parts: Parts) -> bool:
-    """Whether one answer for all scans is that of chance in any sample: right for one class, wrong for the others.
+    """Whether all scans have the same probabilities and call, so that balanced accuracy is at chance in any sample.
 
-    Calls that are alike by different probabilities need not be in the next sample. One class alone is called right, or
-    wrong, as often as it happens to be.
+    Equal calls from different probabilities may differ in the next sample, so they do not count. Nor does a cohort of
+    a single class.
     """
     one_answer = (np.ptp(predictions.probabilities, axis=0) == 0).all() and (
         predictions.predicted == predictions.predicted[0]
@@ -43,7 +43,7 @@ def _is_chance(predictions: LabelledPredictions, parts: Parts) -> bool:
 
 
 def macro_auc(predictions: LabelledPredictions) -> Estimate:
-    """Mean AUC over the classes that have one; see :func:`.class_auc.widened` for what is out of fold."""
+    """Return the mean AUC over classes where it is defined; if out of fold, see :func:`.class_auc.widened`."""
     return widened(_macro_auc(predictions), predictions)
 
 
@@ -66,7 +66,7 @@ def _macro_auc(predictions: LabelledPredictions) -> Estimate:
 def _of_parts(
     parts: Parts, what: str, limits: str, predictions: LabelledPredictions, one_answer: bool, unseen: float
 ) -> Estimate:
-    """The mean of parts, combined; where every scan gets the same answer it is the same in any sample."""
+    """Mean of the parts with its combined interval, of zero width if every scan gets the same answer."""
     value, what = float(parts.values.mean()), _without_absent(what, predictions)
     if one_answer:
         method = joined(what, Sentence("no spread, because {why}", why=ONE_ANSWER))
@@ -77,7 +77,7 @@ def _of_parts(
 
 
 def micro_auc(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
-    """AUC of all (scan, class) pairs together; no interval where every draw agrees."""
+    """Return the AUC of all (scan, class) pairs pooled; without an interval if every draw agrees."""
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return weighted_micro_auc(predictions.truth, predictions.probabilities, weights)
@@ -90,7 +90,7 @@ def micro_auc(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> 
 
 
 def macro_average_precision(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
-    """Mean average precision over the classes that have cases; no interval where every draw agrees."""
+    """Return the mean average precision over classes with cases; without an interval if every draw agrees."""
     columns = np.flatnonzero(predictions.truth.any(axis=0))
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -109,7 +109,7 @@ def macro_average_precision(predictions: LabelledPredictions, bootstrap: Patient
 
 
 def confusion_matrix(predictions: LabelledPredictions) -> list[list[int]] | None:
-    """Scans by true class (row) and called class (column); None for several findings a scan."""
+    """Return the number of scans by true class (row) and called class (column); None for multi-label data."""
     if predictions.labels.multilabel:
         return None
     return (predictions.truth.T.astype(int) @ predictions.predicted.astype(int)).tolist()
@@ -121,7 +121,7 @@ def _value(statistic: Statistic, predictions: LabelledPredictions) -> float | No
 
 
 def _without_absent(what: str, predictions: LabelledPredictions) -> str:
-    """What is measured, and which classes are left out of it."""
+    """Description of a measure, with the classes that are left out of it."""
     absent = ", ".join(
         name for name, there in zip(predictions.labels.names, defined_classes(predictions), strict=True) if not there
     )

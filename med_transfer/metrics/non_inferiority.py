@@ -1,4 +1,4 @@
-"""Whether a model is at most so much worse than another, by a margin that was stated before the scans were seen."""
+"""Non-inferiority of one model to another, by a margin stated before the scans were seen."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from med_transfer.errors import UsageError
 from med_transfer.errors.sentence import Sentence, Text
 from med_transfer.metrics.records.estimate import Estimate, Record
 
-_NO_WIDTH = 1e-12  # an interval without width would look like certainty
+_NO_WIDTH = 1e-12  # an interval of zero width would suggest certainty
 Verdict = Literal["superior", "non-inferior", "not shown", "inferior"]
 
 
 class NonInferiority(Record):
-    """One measure of a run minus that of the reference, held against the margin.
+    """Verdict on the difference between a run and the reference in one measure.
 
     Attributes:
         margin: the largest loss that would not matter, in (0, 1).
-        verdict: by the 95 % interval of the difference. ``superior``: all of it above 0; ``non-inferior``: all of it
-            above minus the margin; ``inferior``: all of it below minus the margin; ``not shown``: it holds minus the
+        verdict: from the 95 % interval of the difference. ``superior``: all of it above 0; ``non-inferior``: all of it
+            above minus the margin; ``inferior``: all of it below minus the margin; ``not shown``: it contains minus the
             margin, or there is no interval.
-        sentence: in words.
+        sentence: the verdict in words.
     """
 
     margin: float
@@ -29,9 +29,9 @@ class NonInferiority(Record):
 
 
 def non_inferiority(difference: Estimate, margin: float) -> NonInferiority:
-    """The verdict on a difference, run minus reference.
+    """Return the verdict on a difference, run minus reference. Raises UsageError for an invalid margin.
 
-    The lower limit of a two-sided 95 % interval is a one-sided test at 2.5 %, as guidelines ask for.
+    The lower limit of a two-sided 95 % interval gives a one-sided test at 2.5 %, as guidelines require.
 
     Source: Piaggio et al. 2012, JAMA 308:2594 (CONSORT for non-inferiority), figure 1.
     """
@@ -40,7 +40,7 @@ def non_inferiority(difference: Estimate, margin: float) -> NonInferiority:
 
 
 def checked_margin(margin: float) -> float:
-    """The same. Raises UsageError unless it lies between 0 and 1."""
+    """Return ``margin``. Raises UsageError unless it lies between 0 and 1."""
     if not 0 < margin < 1:
         raise UsageError(f"{margin:g}", where="margin", expected="a difference between 0 and 1, as 0.05")
     return margin

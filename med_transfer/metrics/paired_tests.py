@@ -1,4 +1,4 @@
-"""A second opinion on two models and the same scans: McNemar's exact test and DeLong's, corrected for many models."""
+"""Paired tests of two models on the same scans: McNemar's exact test and DeLong's, corrected for multiple models."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _NO_SPREAD = Sentence("every placement agrees: the scans are too few to have a v
 
 
 class PairedTest(Record):
-    """One test of "no difference", or of "worse by the margin or more".
+    """One test of the null hypothesis "no difference", or "worse by the margin or more".
 
     Attributes:
-        p_value: two-sided, of a margin one-sided; None when there is none, and ``reason`` says why.
-        p_holm: the same, corrected for the number of models compared.
+        p_value: two-sided, or one-sided for a margin; None if undefined, and ``reason`` says why.
+        p_holm: the p-value corrected for the number of models compared.
         found: what it was computed from, in words.
     """
 
@@ -38,9 +38,9 @@ class PairedTest(Record):
 
 
 def mcnemar(first: LabelledPredictions, second: LabelledPredictions) -> PairedTest:
-    """Whether two models call equally many scans right, by the scans that only one of them calls right.
+    """Test whether two models call equally many scans right, from the scans that only one of them calls right.
 
-    A scan with several findings is called right when all of them are.
+    With several findings, a scan counts as right if all of them are.
 
     Source: McNemar 1947, Psychometrika 12:153; exact binomial form.
     """
@@ -56,14 +56,14 @@ def mcnemar(first: LabelledPredictions, second: LabelledPredictions) -> PairedTe
 
 
 def _why_not(first: LabelledPredictions, second: LabelledPredictions) -> Text:
-    """Why a test that takes scans for independent cannot be given; empty where it can."""
+    """Why a test that assumes independent scans does not apply; empty if it does."""
     if first.clustered:
         return _CLUSTERED
     return _OUT_OF_FOLD if first.out_of_fold or second.out_of_fold else ""
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:
-    """Two-sided exact p of the discordant pairs; 1 where there is none."""
+    """Return the two-sided exact p-value of the discordant pairs; 1 if there are none."""
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
 
@@ -73,7 +73,7 @@ def _right(predictions: LabelledPredictions) -> NDArray[np.bool_]:
 
 
 def delong_test(first: LabelledPredictions, second: LabelledPredictions) -> PairedTest:
-    """Whether two models have the same macro AUC; see :func:`med_transfer.metrics.delong.delong`."""
+    """Test whether two models have the same macro AUC; see :func:`med_transfer.metrics.delong.delong`."""
     method = Sentence("DeLong, macro AUC")
     if reason := _why_not(first, second):
         return PairedTest(method=method, p_value=None, reason=reason)
@@ -87,7 +87,7 @@ def delong_test(first: LabelledPredictions, second: LabelledPredictions) -> Pair
 
 
 def delong_margin_test(first: LabelledPredictions, second: LabelledPredictions, margin: float) -> PairedTest:
-    """Whether the first macro AUC is less than ``margin`` below the second, one-sided by DeLong's variance."""
+    """Test one-sided, by DeLong's variance, whether the first macro AUC is less than ``margin`` below the second."""
     method = Sentence("DeLong, macro AUC less than {margin:g} below, one-sided", margin=margin)
     tested = delong_test(first, second)
     if tested.p_value is None:
@@ -100,7 +100,7 @@ def delong_margin_test(first: LabelledPredictions, second: LabelledPredictions, 
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Corrected p values in the same order; None is no test and stays so.
+    """Return Holm-corrected p-values in the same order; None, where there was no test, stays None.
 
     Source: Holm 1979, Scand J Statist 6:65.
     """
@@ -114,6 +114,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def corrected(tests: Sequence[PairedTest]) -> list[PairedTest]:
-    """The tests of several models against one, with Holm's correction."""
+    """Return the tests of several models against one, with Holm's correction."""
     values = holm([test.p_value for test in tests])
     return [test.model_copy(update={"p_holm": value}) for test, value in zip(tests, values, strict=True)]

@@ -1,4 +1,4 @@
-"""Prediction sets held against the truth: how often they hold it, and how large they are."""
+"""Coverage and size of prediction sets on labelled scans."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def measure_sets(
     """Measure prediction sets.
 
     Args:
-        predictions: the scans, with the probabilities that the sets are made of.
-        sets: as they were learned from validation scans.
-        config: which interval the shares get.
+        predictions: the scans, with the probabilities that the sets are computed from.
+        sets: the prediction sets, learned from validation scans.
+        config: interval method of the shares.
     """
     truth, patients, labels = predictions.truth, predictions.patients, predictions.labels
     in_set = sets.contains(predictions.probabilities)
 
     def share(hits: NDArray[np.bool_], of: Sequence[str], without: str) -> Estimate:
-        """A proportion with the intervals of every rate: the sensitivity of a finding that all scans have."""
+        """A proportion with the same intervals as a rate: the sensitivity for a finding that all scans have."""
         if not len(hits):
             return Estimate(value=None, ci95=None, method="", reason=without)
         hit = Labels(("hit",), multilabel=True)

@@ -1,4 +1,4 @@
-"""What a prediction means for the patient: likelihood ratios, and predictive values at another prevalence."""
+"""Likelihood ratios, and predictive values at a stated prevalence."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _ADJUSTED = ", with two successes and two failures added to a rate of 0 or 1"
 
 
 def ppv_at(prevalence: float, name: str, counts: Counts) -> Estimate:
-    """PPV at a prevalence in (0, 1) by Bayes' rule; None where sensitivity or specificity is, or nothing is called.
+    """Return the PPV at a prevalence in (0, 1) by Bayes' rule; undefined if a rate is, or nothing was called.
 
-    Assumes that sensitivity and specificity stay what they are here: that the cases are as hard to see, and that the
-    other classes keep their shares among each other.
+    Assumes that sensitivity and specificity carry over: that cases are equally difficult, and that the other classes
+    keep their relative shares.
 
-    Source: Mercaldo, Lau & Zhou 2007, Stat Med 26:2170; a rate of 0 or 1 is adjusted by Agresti & Coull 1998, Am Stat
-    52:119, for the limits only.
+    Source: Mercaldo, Lau & Zhou 2007, Stat Med 26:2170; for the limits only, a rate of 0 or 1 is adjusted as in Agresti
+    & Coull 1998, Am Stat 52:119.
     """
     return _at(prevalence, name, counts, "positive")
 
 
 def npv_at(prevalence: float, name: str, counts: Counts) -> Estimate:
-    """NPV at a prevalence in (0, 1); as :func:`ppv_at`."""
+    """Return the NPV at a prevalence in (0, 1), like :func:`ppv_at`."""
     return _at(prevalence, name, counts, "negative")
 
 
 def predictive_value_in(which: str, prevalence: float, cells: Cells) -> NDArray[np.float64]:
-    """``ppv`` or ``npv`` at a prevalence, in the shape of the cells; NaN where undefined."""
+    """Return ``ppv`` or ``npv`` at a prevalence, in the shape of the cells; NaN where undefined."""
     sensitivity, specificity = rate_in("sensitivity", cells), rate_in("specificity", cells)
     right, wrong = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
     if which == "npv":
@@ -51,7 +51,7 @@ def _at(prevalence: float, name: str, counts: Counts, which: str) -> Estimate:
     positives, negatives = counts.true_positive + counts.false_negative, counts.true_negative + counts.false_positive
     if not positives or not negatives:
         return Estimate(value=None, ci95=None, method=METHOD, reason=no_other(name) if positives else no_case(name))
-    # Of those who get this call (positive or negative), the right ones come from one group, the wrong from the other.
+    # Right calls (positive or negative) come from one group, wrong ones from the other.
     right, wrong = (counts.true_positive, positives), (counts.false_positive, negatives)
     odds = prevalence / (1 - prevalence)
     if which == "negative":
@@ -76,7 +76,7 @@ def _limits(right: tuple[int, int], wrong: tuple[int, int], odds: float) -> tupl
 
 
 def _proportion(hits: int, total: int) -> tuple[float, float]:
-    """Share and total; adjusted at 0 and 1, where the logarithm or its variance does not exist."""
+    """Share and total; adjusted at 0 and 1, where the logarithm or its variance is undefined."""
     if 0 < hits < total:
         return hits / total, total
     adjusted = total + Z95**2
@@ -87,15 +87,16 @@ RATIO_METHOD = "log method (Simel 1991), 0.5 added to every cell where a count i
 
 
 def likelihood_ratio(name: str, counts: Counts, which: Literal["positive", "negative"]) -> Estimate:
-    """``positive``: sensitivity / (1 - specificity); ``negative``: (1 - sensitivity) / specificity.
+    """Return sensitivity / (1 - specificity) if ``positive``, or (1 - sensitivity) / specificity if ``negative``.
 
-    Zero cells: a ratio of 0 is 0 and its lower limit 0. A ratio with 0 below has no bound: its value is None, and the
-    reason tells the lower limit. In both, and where the standard error is 0, 0.5 is added to all four cells for the
-    limits only.
+    A ratio with a zero denominator is unbounded: its value is None, and the reason states the lower limit. A ratio of 0
+    has a lower limit of 0. In both cases, and if the standard error is 0, the other limits are computed with 0.5 added
+    to all four cells.
 
     Args:
-        name: of the class, for the reason.
-        counts: of the class against the rest.
+        name: class name, for the reason.
+        counts: 2 x 2 table of the class against the rest.
+        which: ``positive`` or ``negative``.
 
     Source: Simel et al. 1991, J Clin Epidemiol 44:763; zero cells: Haldane 1956, Ann Hum Genet 20:309.
     """
@@ -130,7 +131,7 @@ def _unbounded(name: str, which: Literal["positive", "negative"], low: float) ->
 
 
 def _parts(counts: Counts, which: Literal["positive", "negative"]) -> tuple[int, int, int, int]:
-    """Hits among the positives, positives, hits among the negatives, negatives: the two proportions of the ratio."""
+    """Numerators and totals of the ratio's two proportions: among positives, then among negatives."""
     positives = counts.true_positive + counts.false_negative
     negatives = counts.true_negative + counts.false_positive
     if which == "positive":

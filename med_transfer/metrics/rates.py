@@ -1,4 +1,4 @@
-"""Rates, F1 and likelihood ratios at the operating point: from counts, and from many resampled counts at once."""
+"""Rates, F1 and likelihood ratios at the operating point, from counts or from many resampled counts at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from med_transfer.metrics.records.class_metrics import Counts
 
 Mask = NDArray[np.bool_]
 Weights = NDArray[np.float64]
-Cells = dict[str, NDArray[np.float64]]  # the four cells of the 2 x 2 table by the names of Counts, any one shape
+Cells = dict[str, NDArray[np.float64]]  # cells of 2 x 2 tables by the names of Counts, all of one shape
 
 # Every rate is hits / (hits + misses): the names of the two cells of the 2 x 2 table.
 RATES = {
@@ -26,15 +26,13 @@ CELLS = ("true_positive", "false_positive", "true_negative", "false_negative")
 
 
 def share(hits: int, misses: int) -> float | None:
-    """hits / (hits + misses), or None when there is neither: undefined, not 0."""
+    """Return hits / (hits + misses); None if both are 0, as it is then undefined."""
     total = hits + misses
     return hits / total if total else None
 
 
 def sensitivity(true_positive: int, false_negative: int) -> float | None:
-    """Fraction of the scans of a class that were called so, TP / (TP + FN).
-
-    Returns None when the class has no scan.
+    """Return the share of a class's scans that were called so, TP / (TP + FN); None if the class has no scan.
 
     Source: Altman & Bland 1994, BMJ 308:1552.
     """
@@ -42,7 +40,7 @@ def sensitivity(true_positive: int, false_negative: int) -> float | None:
 
 
 def specificity(true_negative: int, false_positive: int) -> float | None:
-    """Fraction of the other scans that were not called so, TN / (TN + FP); None when there is no other scan.
+    """Return the share of other scans that were not called so, TN / (TN + FP); None if there is no other scan.
 
     Source: Altman & Bland 1994, BMJ 308:1552.
     """
@@ -50,23 +48,23 @@ def specificity(true_negative: int, false_positive: int) -> float | None:
 
 
 def ppv(true_positive: int, false_positive: int) -> float | None:
-    """Fraction of the calls of a class that are right, TP / (TP + FP); None when it was never called.
+    """Return the share of a class's calls that are right, TP / (TP + FP); None if it was never called.
 
-    Holds only at the prevalence of the scans it was measured on. Source: Altman & Bland 1994, BMJ 309:102.
+    It holds only at the prevalence of the scans it was measured on. Source: Altman & Bland 1994, BMJ 309:102.
     """
     return share(true_positive, false_positive)
 
 
 def npv(true_negative: int, false_negative: int) -> float | None:
-    """Fraction of the scans not called so that are not so, TN / (TN + FN); None when every scan was called so.
+    """Return the share of negative calls that are right, TN / (TN + FN); None if every scan was called positive.
 
-    Holds only at the prevalence of the scans it was measured on. Source: Altman & Bland 1994, BMJ 309:102.
+    It holds only at the prevalence of the scans it was measured on. Source: Altman & Bland 1994, BMJ 309:102.
     """
     return share(true_negative, false_negative)
 
 
 def f1(true_positive: int, false_positive: int, false_negative: int) -> float | None:
-    """Harmonic mean of PPV and sensitivity, 2 TP / (2 TP + FP + FN); None without any case or call.
+    """Return the harmonic mean of PPV and sensitivity, 2 TP / (2 TP + FP + FN); None without any case or call.
 
     Source: van Rijsbergen 1979, Information Retrieval, chapter 7.
     """
@@ -83,19 +81,19 @@ def _cells(truth: Mask, predicted: Mask) -> dict[str, Mask]:
 
 
 def count(truth: Mask, predicted: Mask) -> Counts:
-    """The 2 x 2 table of one class; both arguments are boolean [scan]."""
+    """Return the 2 x 2 table of one class; both arguments are boolean [scan]."""
     return Counts(**{name: int(cell.sum()) for name, cell in _cells(truth, predicted).items()})
 
 
 def rate_of(name: str, counts: Counts) -> tuple[int, int]:
-    """Hits and misses of a rate named in ``RATES``."""
+    """Return hits and misses of a rate named in ``RATES``."""
     table = asdict(counts)
     hits, misses = RATES[name]
     return table[hits], table[misses]
 
 
 def weighted_cells(truth: Mask, predicted: Mask, weights: Weights) -> Cells:
-    """The 2 x 2 table of every class for each row of scan weights: cell to [draw, class].
+    """Return the 2 x 2 table of every class for each row of scan weights; each cell is [draw, class].
 
     Args:
         truth, predicted: boolean [scan, class].
@@ -105,19 +103,22 @@ def weighted_cells(truth: Mask, predicted: Mask, weights: Weights) -> Cells:
 
 
 def rate_in(name: str, cells: Cells) -> NDArray[np.float64]:
-    """A rate named in ``RATES``, in the shape of the cells; NaN where undefined."""
+    """Return a rate named in ``RATES``, in the shape of the cells; NaN where undefined."""
     hits, misses = (cells[cell] for cell in RATES[name])
     return _ratio(hits, hits + misses)
 
 
 def f1_in(cells: Cells) -> NDArray[np.float64]:
-    """F1 in the shape of the cells; NaN where undefined."""
+    """Return F1 in the shape of the cells; NaN where undefined."""
     twice = 2 * cells["true_positive"]
     return _ratio(twice, twice + cells["false_positive"] + cells["false_negative"])
 
 
 def likelihood_ratio_in(name: str, cells: Cells) -> NDArray[np.float64]:
-    """``positive``, sensitivity / (1 - specificity), or ``negative``; NaN where undefined, inf where without bound."""
+    """Return the ``positive`` or ``negative`` likelihood ratio in the shape of the cells.
+
+    NaN where undefined, infinite where the denominator is 0.
+    """
     sensitivity, specificity = rate_in("sensitivity", cells), rate_in("specificity", cells)
     if name == "positive":
         return _ratio(sensitivity, 1 - specificity)
@@ -130,7 +131,7 @@ def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np
 
 
 def weighted_rates(truth: Mask, predicted: Mask, weights: Weights) -> dict[str, NDArray[np.float64]]:
-    """All four rates for each row of scan weights: name to [draw, class], NaN where undefined.
+    """Return all four rates for each row of scan weights, by name: [draw, class], NaN where undefined.
 
     Arguments as in :func:`weighted_cells`.
     """
@@ -141,11 +142,11 @@ def weighted_rates(truth: Mask, predicted: Mask, weights: Weights) -> dict[str, 
 def weighted_balanced_accuracy(
     truth: Mask, predicted: Mask, weights: Weights, *, multilabel: bool
 ) -> NDArray[np.float64]:
-    """Balanced accuracy for each row of scan weights, [draw]; NaN where a class that has scans was not drawn.
+    """Return balanced accuracy for each row of scan weights, [draw]; NaN where a draw lacks a class that has scans.
 
-    One class a scan: the mean of the classes' sensitivities. Several findings a scan: the mean over findings of
-    (sensitivity + specificity) / 2, because a network that reports every finding has a sensitivity of 1 in each.
-    Classes without a case (for findings also: without a scan free of it) are left out of the mean.
+    With exclusive classes it is the mean sensitivity. With several findings it is the mean over findings of
+    (sensitivity + specificity) / 2, since a network that reports every finding has a sensitivity of 1 for each.
+    Classes without a case, and findings that every scan has, are left out of the mean.
 
     Source: Brodersen et al. 2010, ICPR, doi:10.1109/ICPR.2010.764.
     """

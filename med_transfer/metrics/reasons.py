@@ -1,4 +1,4 @@
-"""Why a measure or its interval is undefined, where several measures share the reason."""
+"""Reasons why a measure or its interval is undefined, shared by several measures."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ DRAWS_AGREE = Sentence("every bootstrap draw agrees")
 
 
 def no_case(name: str, scans: str = EVALUATED_SCANS) -> Sentence:
-    """No scan has the class."""
+    """Return the reason that no scan has the class."""
     return Sentence("no scan of class {name} among {scans}", name=name, scans=scans)
 
 
 def no_other(name: str, scans: str = EVALUATED_SCANS) -> Sentence:
-    """Every scan has the class."""
+    """Return the reason that every scan has the class."""
     return Sentence("no scan of another class than {name} among {scans}", name=name, scans=scans)
 
 
 def none_called(name: str) -> Sentence:
-    """No scan was called so."""
+    """Return the reason that no scan was called this class."""
     return Sentence("no evaluated scan was called {name}", name=name)
 
 
 def all_called(name: str) -> Sentence:
-    """Every scan was called so."""
+    """Return the reason that every scan was called this class."""
     return Sentence("every evaluated scan was called {name}", name=name)

@@ -1,4 +1,4 @@
-"""Calibration slope and intercept: what logistic recalibration would change of the probabilities, with intervals."""
+"""Calibration slope and intercept by logistic recalibration, with intervals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.binomial import Z95
 from med_transfer.metrics.records.estimate import Estimate
 
-SMALLEST = 1e-6  # probabilities beyond it are moved to it: a logarithm needs them above 0
+SMALLEST = 1e-6  # probabilities are clipped to this, so that their logarithms exist
 _STEPS, _TOLERANCE, _LARGEST = 50, 1e-9, 100.0
 _SEPARATED = Sentence("probabilities separate the truth without error, so that no slope is too steep")
 _TOO_FEW = Sentence("no interval: there are too few patients")
@@ -21,20 +21,21 @@ _EQUAL = Sentence("every scan has the same probability")
 
 
 def binary_log_probability(probability: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logarithms [scan, 2] of not having and of having a class, from its probability [scan]."""
+    """Return log probabilities [scan, 2] of not having and of having a class, from its probability [scan]."""
     inside = np.clip(probability, SMALLEST, 1 - SMALLEST)
     return np.log(np.stack([1 - inside, inside], axis=1))
 
 
 def slope(log_probability: NDArray[np.float64], truth: NDArray[np.intp], patients: Sequence[str]) -> Estimate:
-    """The power of the probabilities that fits the truth best, next to an intercept of each class but the first.
+    """Return the calibration slope: the best-fitting slope in softmax(slope x log p + intercepts).
 
-    softmax(slope x log p + intercepts); for two columns this is logistic regression of the truth on the log odds.
+    Each class but the first has a free intercept. For two columns this is logistic regression of the truth on the log
+    odds.
 
     Args:
-        log_probability: [scan, class]; the classes exclude each other.
-        truth: column of each scan's class.
-        patients: one entry a scan.
+        log_probability: [scan, class], of exclusive classes.
+        truth: [scan], column of each scan's class.
+        patients: patient of each scan.
 
     Sources: Cox 1958, Biometrika 45:562; Van Calster et al. 2019, BMC Med 17:230; for several classes Van Hoorde et
     al. 2014, Stat Med 33:2585, with one slope for all.
@@ -46,7 +47,7 @@ def slope(log_probability: NDArray[np.float64], truth: NDArray[np.intp], patient
     width = float(np.ptp(log_probability - log_probability[:, :1], axis=0).max())
     if width < 1e-9:
         return Estimate(value=None, ci95=None, method=method, reason=_EQUAL)
-    unit = min(width, 1.0)  # of probabilities that hardly differ the slope is steep, and no sign of a separation
+    unit = min(width, 1.0)  # if probabilities hardly differ, a steep slope is no sign of separation
     intercepts = np.broadcast_to(np.eye(n_classes)[:, 1:], (len(truth), n_classes, n_classes - 1))
     design = np.concatenate([intercepts, log_probability[:, :, None] / unit], axis=2)
     return _scaled(_estimate(design, np.zeros_like(log_probability), truth, patients, method), 1 / unit)
@@ -60,7 +61,7 @@ def _scaled(estimate: Estimate, factor: float) -> Estimate:
 
 
 def intercept(log_probability: NDArray[np.float64], truth: NDArray[np.intp], patients: Sequence[str]) -> Estimate:
-    """What is to be added to the log odds of the second of two columns for the mean probability to be right."""
+    """Return the offset to the log odds of the second of two columns that makes the mean probability right."""
     method = "logistic recalibration with the slope held at 1"
     if reason := _missing(truth, 2):
         return Estimate(value=None, ci95=None, method=method, reason=reason)
@@ -83,7 +84,7 @@ def _estimate(
     patients: Sequence[str],
     method: str,
 ) -> Estimate:
-    """The last parameter of the fit; its Wald interval, over patients where some have several scans."""
+    """The last parameter of the fit with its Wald interval, over patients if some have several scans."""
     coefficients = _maximum(design, offset, truth)
     if coefficients is None:
         return Estimate(value=None, ci95=None, method=method, reason=_SEPARATED)
@@ -91,7 +92,7 @@ def _estimate(
     covariance = _covariance(design, offset, truth, coefficients, patients if clustered else None)
     half = Z95 * float(np.sqrt(covariance[-1, -1]))
     value = float(coefficients[-1])
-    if clustered and (len(set(patients)) < 2 or half < _NO_WIDTH):  # what lies between patients is not to be seen
+    if clustered and (len(set(patients)) < 2 or half < _NO_WIDTH):  # the variation between patients cannot be estimated
         return Estimate(value=value, ci95=None, method=method, reason=_TOO_FEW)
     how = "Wald interval, sandwich variance over patients" if clustered else "Wald interval"
     return Estimate(value=value, ci95=(value - half, value + half), method=f"{method}; {how}")
@@ -100,9 +101,9 @@ def _estimate(
 def _maximum(
     design: NDArray[np.float64], offset: NDArray[np.float64], truth: NDArray[np.intp]
 ) -> NDArray[np.float64] | None:
-    """Parameters of the greatest likelihood by Newton's method, steps halved where they overshoot.
+    """Maximum likelihood parameters by Newton's method, with steps halved where they overshoot.
 
-    None where the likelihood grows for ever, as it does when the truth can be told without error.
+    None if the likelihood has no maximum, as with perfect separation.
     """
     rows, parameters = np.arange(len(truth)), np.zeros(design.shape[2])
 
@@ -129,7 +130,7 @@ def _maximum(
 def _derivatives(
     design: NDArray[np.float64], offset: NDArray[np.float64], truth: NDArray[np.intp], at: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Score of each scan [scan, parameter], and the information [parameter, parameter]."""
+    """Score of each scan [scan, parameter], and the information matrix [parameter, parameter]."""
     expected = softmax(offset + design @ at, axis=1)
     excess = np.eye(expected.shape[1])[truth] - expected
     centred = design - np.einsum("sc,scp->sp", expected, design)[:, None]
@@ -143,7 +144,7 @@ def _covariance(
     at: NDArray[np.float64],
     patients: Sequence[str] | None,
 ) -> NDArray[np.float64]:
-    """The inverse information; with patients the sandwich over them (Liang & Zeger 1986, Biometrika 73:13)."""
+    """Inverse information matrix; with patients, the sandwich over them (Liang & Zeger 1986, Biometrika 73:13)."""
     score, information = _derivatives(design, offset, truth, at)
     bread = np.linalg.inv(information).astype(np.float64)
     if patients is None:

@@ -1,8 +1,8 @@
-"""Against shortcuts: how well the scanner, the kernel or the spacing alone predict the label.
+"""Shortcut detection: how well acquisition facts such as scanner, kernel or spacing alone predict the label.
 
 Where they do, a network can score well without looking at the disease (Zech et al. 2018, PLoS Med 15:e1002683; DeGrave
-et al. 2021, Nat Mach Intell 3:610). Every fact becomes a category: numbers are cut at the development scans' quintiles,
-an unknown value is a category of its own. A logistic regression with a penalty reads them.
+et al. 2021, Nat Mach Intell 3:610). The model is a penalised logistic regression on categories: numbers are cut at the
+development scans' quintiles, and a missing value is a category of its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from med_transfer.predictions.patient_folds import Fold
 Facts = Mapping[str, str | float]
 
 _QUINTILES = (0.2, 0.4, 0.6, 0.8)
-_RARE = 5  # scans; a category of fewer is pooled with the others that are rare
+_RARE = 5  # scans; categories with fewer are pooled
 _UNKNOWN = "unknown"
 
 
@@ -37,9 +37,9 @@ class Development:
     """Scans that the model may learn from.
 
     Attributes:
-        facts: of every scan: name to text or number; a fact that is not known is absent.
+        facts: acquisition facts of each scan, text or number by name; unknown facts are absent.
         truth: boolean [scan, class].
-        patients: one entry a scan.
+        patients: patient of each scan.
         labels: names of the classes.
     """
 
@@ -52,15 +52,16 @@ class Development:
 def fit_acquisition(
     development: Development, facts: Sequence[Facts], seed: int = 0
 ) -> tuple[NDArray[np.float64] | None, Shortcuts]:
-    """Probabilities [scan, class] of test scans from their facts alone, and how strong the facts are in development.
+    """Predict test scans from their acquisition facts alone.
 
     Args:
-        development: what is learned from.
-        facts: of the test scans.
-        seed: of the folds.
+        development: scans to learn from.
+        facts: acquisition facts of the test scans.
+        seed: random seed of the cross-validation folds.
 
     Returns:
-        None in place of the probabilities when no fact differs between development scans.
+        Probabilities [test scan, class], or None if no fact varies between development scans; and the strength of the
+        facts, cross-validated on the development scans.
     """
     shortcuts, _ = _measured(development, seed)
     if not shortcuts.facts:
@@ -70,18 +71,22 @@ def fit_acquisition(
 
 
 def acquisition_within(scans: Development, seed: int = 0) -> tuple[NDArray[np.float64] | None, Shortcuts]:
-    """As :func:`fit_acquisition`, for scans of which no others are at hand: each is predicted from other patients'.
+    """Cross-validated :func:`fit_acquisition`: each scan is predicted by a model of other patients.
 
     Args:
-        scans: which learn from each other.
-        seed: of the folds.
+        scans: the scans that are both learned from and predicted.
+        seed: random seed of the folds.
+
+    Returns:
+        Probabilities [scan, class], or None if no fact varies or a class has fewer than two patients; and the strength
+        of the facts.
     """
     shortcuts, probabilities = _measured(scans, seed)
     return probabilities, shortcuts
 
 
 def _measured(development: Development, seed: int) -> tuple[Shortcuts, NDArray[np.float64] | None]:
-    """How strong the facts are, each and together; and what all say of each scan by models of other patients."""
+    """Strength of the facts, singly and together, and cross-validated probabilities from all of them."""
     names = sorted({name for scan in development.facts for name in scan})
     varying = [name for name in names if len({scan.get(name) for scan in development.facts}) > 1]
     folds = held_out_folds(development.truth, development.patients, development.labels, seed)
@@ -108,9 +113,9 @@ def _measured(development: Development, seed: int) -> tuple[Shortcuts, NDArray[n
 
 
 def _pattern(scans: Sequence[Facts], name: str) -> tuple[str | float, ...]:
-    """Equal for facts that divide the scans alike, as a scanner's maker, model and kernel often do: one fit does.
+    """Key that is equal for facts that partition the scans alike, as manufacturer and model often do: one fit suffices.
 
-    The words of a text do not count; numbers do, since they are cut at quintiles.
+    For text facts only the partition matters; for numbers also the values, since they are cut at quintiles.
     """
     if not any(isinstance(scan.get(name), str) for scan in scans):
         return tuple(scan.get(name, _UNKNOWN) for scan in scans)
@@ -120,7 +125,7 @@ def _pattern(scans: Sequence[Facts], name: str) -> tuple[str | float, ...]:
 
 
 def _held_out(development: Development, names: Sequence[str], folds: Sequence[Fold]) -> NDArray[np.float64] | None:
-    """Probabilities [scan, class] from the facts named, by models that did not see the patient; None without folds."""
+    """Cross-validated probabilities [scan, class] from the named facts; None without folds or names."""
     if not folds or not names:
         return None
     probabilities = np.zeros(development.truth.shape)
@@ -153,10 +158,10 @@ def _predict(
 
 
 def _one_hot(train: NDArray[np.str_], test: NDArray[np.str_], rare: int) -> tuple[csr_matrix, csr_matrix]:
-    """A column a category of each fact; those of fewer training scans than ``rare`` share one, as do unseen ones.
+    """One-hot encoding of each fact; categories of fewer training scans than ``rare`` share a column with unseen ones.
 
-    As scikit-learn's OneHotEncoder, whose checks take longer than such fits. Rows that are equal stay so to the last
-    bit in a sparse product, and not in a dense one: equal scans tie.
+    Equivalent to scikit-learn's OneHotEncoder, whose checks take longer than these small fits. The result is sparse
+    because equal rows then give bitwise equal products, so that equal scans tie; dense products do not guarantee it.
     """
     columns = [_one_hot_of_fact(*of_fact, rare) for of_fact in zip(train.T, test.T, strict=True)]
     of_train, of_test = (np.concatenate(parts, axis=1, dtype=np.float64) for parts in zip(*columns, strict=True))
@@ -174,7 +179,7 @@ def _one_hot_of_fact(
 
 
 def _limits(facts: Sequence[Facts], name: str) -> NDArray[np.float64] | None:
-    """Quintiles of a fact that is a number; None of one that is text."""
+    """Quintiles of a numeric fact; None for text."""
     values = [scan[name] for scan in facts if name in scan]
     if not values or any(isinstance(value, str) for value in values):
         return None
@@ -182,7 +187,7 @@ def _limits(facts: Sequence[Facts], name: str) -> NDArray[np.float64] | None:
 
 
 def _categories(scans: Sequence[Facts], limits: Mapping[str, NDArray[np.float64] | None]) -> NDArray[np.str_]:
-    """The category of every fact: text [scan, fact]."""
+    """Category of every fact, as text [scan, fact]."""
 
     def category(scan: Facts, name: str) -> str:
         value, cuts = scan.get(name), limits[name]

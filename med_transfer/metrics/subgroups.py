@@ -1,4 +1,4 @@
-"""For whom the network works: its measures in each subgroup, and whether the subgroups of a column differ."""
+"""Performance in each subgroup, and tests of whether the subgroups of a column differ."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from med_transfer.metrics.records.subgroups import Subgroup, SubgroupTest
 
 N_PERMUTATIONS = 2000
 _BLOCK = 500  # permutations held in memory at once
-_ROUNDING = 1e-9  # two ways to add up the same statistic
+_ROUNDING = 1e-9  # tolerance for summing the same statistic in another order
 
 
 def subgroup_metrics(
     predictions: LabelledPredictions, grouping: Grouping, config: EvaluationConfig
 ) -> dict[str, Subgroup]:
-    """The measures of each subgroup in its order; null with the reason below ``SMALLEST_SUBGROUP`` patients.
+    """Return the measures of each subgroup, in order; undefined below ``SMALLEST_SUBGROUP`` patients.
 
     Raises:
-        UsageError: not one subgroup a scan.
+        UsageError: the grouping does not have one subgroup per scan.
     """
     if len(grouping.of_scan) != len(predictions):
         raise UsageError(
@@ -61,7 +61,7 @@ def _measured(predictions: LabelledPredictions, config: EvaluationConfig) -> Sub
 def subgroup_tests(
     predictions: LabelledPredictions, groupings: Sequence[Grouping], seed: int = 0
 ) -> dict[str, SubgroupTest]:
-    """One test a column, corrected for their number by Holm's method (Holm 1979, Scand J Stat 6:65)."""
+    """Return one test per column, corrected for their number by Holm's method (Holm 1979, Scand J Stat 6:65)."""
     tests = {grouping.column: _test(predictions, grouping, seed) for grouping in groupings}
     corrected = dict(zip(tests, holm([test.p_value for test in tests.values()]), strict=True))
     return {column: test.model_copy(update={"p_holm": corrected[column]}) for column, test in tests.items()}
@@ -102,22 +102,21 @@ def _method(predictions: LabelledPredictions, seed: int) -> str:
 def permutation_test(
     predictions: LabelledPredictions, groups: Sequence[str], n_permutations: int, seed: int
 ) -> tuple[float, float | None]:
-    """Whether the calls are right equally often in all subgroups, given the true class.
+    """Test whether calls are right equally often in all subgroups, given the true class.
 
-    The statistic is the sum, over the classes, of Pearson's chi-squared of the table subgroup by found or missed; for
-    several findings a scan, over the scans with each finding and those without it. Its distribution without a
-    difference comes from permuting the patients' subgroups among patients of the same true classes: a subgroup in which
-    a hard class is frequent is not taken for one in which the network fails. A patient with scans in several subgroups
-    is permuted once for each of them.
+    The statistic is the sum over classes of Pearson's chi-squared of subgroup by right or wrong call; with several
+    findings, over the scans with and without each finding. Its null distribution comes from permuting subgroups among
+    patients of the same true classes, so that a subgroup with many scans of a difficult class is not mistaken for one
+    in which the network fails. A patient with scans in several subgroups is permuted once for each of them.
 
     Args:
         predictions: the scans.
-        groups: the subgroup of each.
-        n_permutations, seed: of the permutations.
+        groups: subgroup of each scan.
+        n_permutations, seed: number and random seed of the permutations.
 
     Returns:
-        The statistic, and its p: the share of permutations, the real one included, that reach it (Phipson & Smyth 2010,
-        Stat Appl Genet Mol Biol 9:39). None where no permutation can change it.
+        The statistic, and its p-value: the share of permutations, including the observed one, that reach it (Phipson &
+        Smyth 2010, Stat Appl Genet Mol Biol 9:39); None if no permutation can change the statistic.
     """
     units, unit_of_scan = np.unique(np.array([predictions.patients, groups]), axis=1, return_inverse=True)
     cells = (
@@ -157,7 +156,7 @@ def _permuted(group: NDArray[np.intp], stratum: NDArray[np.intp], n: int, rng: n
 def _chi_squared(
     group: NDArray[np.intp], hits: NDArray[np.float64], totals: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The statistic [permutation] of subgroups [permutation, unit], with hits and totals [unit, class]."""
+    """Statistic [permutation] for subgroups [permutation, unit], with hits and totals [unit, class]."""
     rate = hits.sum(axis=0) / np.maximum(totals.sum(axis=0), 1)
     varies = (rate > 0) & (rate < 1)
     hits, totals, rate = hits[:, varies], totals[:, varies], rate[varies]

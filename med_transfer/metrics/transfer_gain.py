@@ -1,4 +1,4 @@
-"""Did the transfer help: against the same network trained from scratch, or is it negative transfer."""
+"""Transfer gain: whether the transfer helps or harms, against the same network trained from scratch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import TransferGain
 
-LOOKS = 2  # measures that can make a verdict
+LOOKS = 2  # number of measures that can decide the verdict
 
 
 def transfer_gain(
@@ -22,21 +22,21 @@ def transfer_gain(
     seed: int = 0,
     n_boot: int = 2000,
 ) -> TransferGain:
-    """Transferred minus scratch on the same test scans, patient by patient.
+    """Return transferred minus scratch on the same test scans, paired by patient.
 
-    ``gain`` when the 97.5 % interval of the difference in macro AUC or in balanced sensitivity lies above 0 and
-    neither lies below; ``harm`` the other way round; else ``none``, which means "no difference shown" and not
-    "shown to be equal". Two equal networks are told apart in at most 5 % of test sets: 2.5 % for each of the two looks
+    The verdict is ``gain`` if the 97.5 % interval of the difference in macro AUC or balanced sensitivity lies above 0
+    and neither lies below, and ``harm`` vice versa. Otherwise it is ``none``, which means that no difference was shown,
+    not that they are equal. The error rate for equal networks is at most 5 %: 2.5 % for each of the two measures
     (Bonferroni). The estimates have 95 % intervals.
 
     Args:
-        transferred: what the transferred network says of the scans, with its operating point.
-        scratch: the same of the network from scratch, trained at equal budget; or its probabilities [scan, class] alone
-            where both have the same operating point.
-        seed, n_boot: of the patient bootstrap.
+        transferred: predictions of the transferred network, with its operating point.
+        scratch: predictions of the network trained from scratch with an equal budget; or only its probabilities
+            [scan, class] if both have the same operating point.
+        seed, n_boot: seed and draws of the patient bootstrap.
 
     Raises:
-        UsageError: when the arrays do not belong together.
+        UsageError: the arrays have different shapes.
 
     Source: negative transfer measured against scratch, Wang et al. 2019, CVPR, arXiv:1811.09751.
     """
@@ -58,7 +58,7 @@ def transfer_gain(
 
 
 def _verdict(signs: set[int]) -> Literal["gain", "none", "harm"]:
-    """+1, 0 or -1 of both measures: on which side of 0 their intervals lie."""
+    """Verdict from the sides of 0 (+1, 0 or -1) on which the intervals of both measures lie."""
     if signs in ({1}, {0, 1}):
         return "gain"
     if signs in ({-1}, {0, -1}):

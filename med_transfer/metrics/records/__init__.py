@@ -1,1 +1,1 @@
-"""What metrics.json and a bundle say: plain records, which import nothing that computes."""
+"""Records in metrics.json and bundles: plain data that import no code that computes."""

@@ -1,4 +1,4 @@
-"""What metrics.json says of calibration."""
+"""Records of calibration in metrics.json."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from med_transfer.metrics.records.estimate import Estimate, Record
 
 
 class ReliabilityBin(Record):
-    """Scans of similar probability: what was claimed, what came true, in how many."""
+    """Claims of similar probability: mean claimed probability, observed share, and number of claims."""
 
     mean_probability: float
     observed: float
@@ -19,10 +19,10 @@ class BrierDecomposition(Record):
     """The Brier score in parts: reliability - resolution + uncertainty + within_bins.
 
     Attributes:
-        reliability: how far claims lie from what came true, squared; 0 is perfect, less is better.
-        resolution: how far what came true differs between claims; more is better, at most ``uncertainty``.
-        uncertainty: of the outcome itself, prevalence x (1 - prevalence); no model changes it.
-        within_bins: what grouping claims in bins leaves over; 0 where all claims of a bin are equal.
+        reliability: mean squared distance between claimed and observed; lower is better, 0 is perfect.
+        resolution: variance of the observed shares between bins; higher is better, at most ``uncertainty``.
+        uncertainty: variance of the outcome, prevalence x (1 - prevalence), which no model changes.
+        within_bins: remainder due to binning; 0 if all claims of a bin are equal.
     """
 
     reliability: float
@@ -36,10 +36,10 @@ class ClassCalibration(Record):
 
     Attributes:
         brier: mean of (probability - truth)^2.
-        ece: of the probability of this class, called or not.
-        slope: 1 is perfect; below 1 the probabilities are too extreme. With a free intercept.
-        intercept: calibration in the large, 0 is perfect; above 0 the class is more frequent than predicted. Log odds,
-            with the slope held at 1.
+        ece: expected calibration error of this class's probability, whether called or not.
+        slope: calibration slope with a free intercept; 1 is perfect, below 1 the probabilities are too extreme.
+        intercept: calibration in the large, in log odds, with the slope fixed at 1; 0 is perfect, above 0 the class is
+            more frequent than predicted.
     """
 
     brier: Estimate
@@ -50,15 +50,17 @@ class ClassCalibration(Record):
 
 
 class Calibration(Record):
-    """Attributes:
-    brier: see ``brier_by_scan``; 0 is perfect.
-    ece: see ``expected_calibration_error``.
-    bins: the reliability diagram; empty bins are left out.
-    mean_probability: per class, to be held against ``prevalence`` (calibration in the large).
-    decomposition: of ``brier``, combined over classes as the score itself.
-    slope: of all classes together: the power of the probabilities that fits best, each class with its own intercept.
-    intercept: of all findings together; None for one class a scan, whose probabilities and truth both sum to 1.
-    classes: each against the rest.
+    """Calibration overall and by class.
+
+    Attributes:
+        brier: see ``brier_by_scan``; 0 is perfect.
+        ece: see ``expected_calibration_error``.
+        bins: the reliability diagram; empty bins are left out.
+        mean_probability: per class, to compare with ``prevalence`` (calibration in the large).
+        decomposition: of ``brier``, combined over classes like the score itself.
+        slope: common slope of all classes, each with its own intercept.
+        intercept: of all findings together; None for exclusive classes, whose probabilities and truth both sum to 1.
+        classes: each class against the rest.
     """
 
     brier: Estimate

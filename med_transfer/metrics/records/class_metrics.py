@@ -1,4 +1,4 @@
-"""What metrics.json says of one class against the rest."""
+"""Records of one class against the rest in metrics.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from med_transfer.metrics.records.estimate import Estimate, Interval, Record
 
 @dataclass(frozen=True)
 class Counts:
-    """The 2 x 2 table of one class against the rest, in scans."""
+    """2 x 2 table of one class against the rest, in scans."""
 
     true_positive: int
     false_positive: int
@@ -20,7 +20,7 @@ class Counts:
 
 
 class PredictiveValues(Record):
-    """PPV and NPV where the class has another prevalence, in (0, 1), than among the test scans."""
+    """PPV and NPV at a stated prevalence, in (0, 1), instead of that of the test scans."""
 
     prevalence: float
     ppv: Estimate
@@ -28,17 +28,17 @@ class PredictiveValues(Record):
 
 
 class SampleSize(Record):
-    """Of one rate of one class.
+    """Sample size statement for one rate of one class.
 
     Attributes:
-        n_patients: with the class for a sensitivity, without it for a specificity; scans of a patient count once.
-        value: of the rate, in [0, 1].
-        ci95: its Wilson interval with so many patients.
-        wanted_width: that was asked for.
-        n_needed: patients for ``wanted_width`` if the rate stays at ``value``.
-        worst_value: that value in ``ci95`` which needs most patients.
-        n_needed_at_worst: patients for ``wanted_width`` if the rate is ``worst_value``.
-        sentence: in words.
+        n_patients: patients with the class for a sensitivity, without it for a specificity.
+        value: the rate, in [0, 1].
+        ci95: its Wilson interval over these patients.
+        wanted_width: requested width of the interval.
+        n_needed: patients needed for ``wanted_width`` if the rate stays at ``value``.
+        worst_value: the value within ``ci95`` that needs the most patients.
+        n_needed_at_worst: patients needed for ``wanted_width`` if the rate is ``worst_value``.
+        sentence: the statement in words.
     """
 
     n_patients: int
@@ -52,7 +52,7 @@ class SampleSize(Record):
 
     @property
     def width(self) -> float:
-        """Of the interval that there is."""
+        """Width of the present interval."""
         return self.ci95[1] - self.ci95[0]
 
 
@@ -60,12 +60,12 @@ class ClassMetrics(Record):
     """One class against the rest, at the operating point.
 
     Attributes:
-        n, n_patients: test scans of the class, and the patients they come from.
-        counts: the 2 x 2 table in scans.
-        lr_positive, lr_negative: likelihood ratios of being called so, and of not being called so.
-        partial_auc: where the specificity is at least 0.8, on McClish's scale.
+        n, n_patients: test scans of the class, and their patients.
+        counts: 2 x 2 table in scans.
+        lr_positive, lr_negative: likelihood ratios of a positive and of a negative call.
+        partial_auc: at a specificity of at least 0.8, on McClish's scale.
         at_prevalence: PPV and NPV at the prevalence that the user stated.
-        sample_size: rate to what these patients can show of it, and how many a narrower interval needs.
+        sample_size: by rate, the interval these patients give, and how many a narrower one needs.
     """
 
     n: int

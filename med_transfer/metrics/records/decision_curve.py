@@ -1,4 +1,4 @@
-"""What metrics.json says of acting on a class's probability."""
+"""Records of decision curves in metrics.json."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from med_transfer.metrics.records.estimate import Interval, Record
 
 
 class NetBenefit(Record):
-    """At one threshold: who acts from it on holds a true positive to be worth (1 - threshold) / threshold false ones.
+    """Net benefit at one threshold, which implies that a true positive is worth (1 - threshold) / threshold false ones.
 
     Attributes:
-        threshold: probability of the class from which on a scan is acted upon.
-        net_benefit: of the model, in true positives a scan; at most the prevalence. Treating no one has 0.
-        treat_all: of treating everyone.
-        gain: over the better of treating everyone and no one.
-        ci95, gain_ci95: of ``net_benefit`` and ``gain``, each threshold by itself.
+        threshold: probability of the class from which a scan is acted upon.
+        net_benefit: net benefit of the model, in true positives per scan; at most the prevalence. Treating no one
+            has 0.
+        treat_all: net benefit of treating everyone.
+        gain: gain over the better of treating everyone and no one.
+        ci95, gain_ci95: intervals of ``net_benefit`` and ``gain``, pointwise.
     """
 
     threshold: float
@@ -32,7 +33,7 @@ class NetBenefit(Record):
 
 
 class DecisionCurve(Record):
-    """One class against the rest."""
+    """Decision curve of one class against the rest."""
 
     points: list[NetBenefit] = Field(default_factory=list)
     method: str

@@ -1,4 +1,4 @@
-"""What metrics.json and the bundle say of the decisions: the operating point, and how often a test set was read."""
+"""Records of decisions in metrics.json and the bundle: the operating point, and how often a test set was read."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from med_transfer.metrics.records.estimate import Estimate, Record
 
 
 class ChosenPoint(Record):
-    """How the operating point came about, and its rates on the validation scans.
+    """How the operating point was chosen, and its rates on the validation scans.
 
     Attributes:
-        rule: of the config: ``balanced_argmax``, ``argmax``, ``youden``, ``sensitivity``, ``cost`` or ``thresholds``.
-        for_class, at_least: the aim of the rule ``sensitivity``; ``for_class`` None means every finding.
+        rule: rule of the config: ``balanced_argmax``, ``argmax``, ``youden``, ``sensitivity``, ``cost`` or
+            ``thresholds``.
+        for_class, at_least: target of the rule ``sensitivity``; ``for_class`` None means every finding.
         n_scans, n_patients: validation scans, each predicted by a network that had not trained on it.
-        n_networks: members of the ensemble; on test scans their probabilities are averaged.
-        sensitivity, specificity: by class, at this operating point, on the validation scans. Where the point was chosen
-            on them they are rather too high.
-        warnings: in sentences.
+        n_networks: members of the ensemble, whose probabilities are averaged on test scans.
+        sensitivity, specificity: by class, at this operating point, on the validation scans; optimistic if the point
+            was chosen on them.
+        warnings: warnings as sentences.
     """
 
     rule: Literal["balanced_argmax", "argmax", "youden", "sensitivity", "cost", "thresholds"]
@@ -52,15 +53,15 @@ class ChosenPoint(Record):
 
 
 class AccessCounts(Record):
-    """How often a network has read the test scans, with this time, and what had been decided then.
+    """How often a network has read the test scans, including this time, and with which decisions.
 
     Attributes:
-        n: accesses of this test set that are known, with this one.
-        own: whether patients of the run's own test set are in it; None where the bundle does not tell.
-        n_other_decisions: earlier accesses under other decisions (another lock's hash).
+        n: number of known accesses to this test set, including this one.
+        own: whether it contains patients of the run's own test set; None if unknown.
+        n_other_decisions: earlier accesses with other decisions (another lock hash).
         n_other_operating_points: those of them with another operating point.
-        lock_hash: of the decisions that these figures are of; empty for a bundle from before there were locks.
-        cohort_hash: of the test set.
+        lock_hash: lock hash of the decisions behind these results; empty for a bundle older than locks.
+        cohort_hash: hash of the test set.
     """
 
     n: int
@@ -72,12 +73,12 @@ class AccessCounts(Record):
 
     @property
     def level(self) -> int:
-        """Of logging: a warning where something was decided anew since an earlier access."""
+        """Logging level: a warning if a decision has changed since an earlier access."""
         return logging.WARNING if self.n_other_decisions else logging.INFO
 
     @property
     def sentence(self) -> str:
-        """In words."""
+        """The access counts in words."""
         whose = "The run's own test set" if self.own else "The test set"
         if self.n == 1:
             return f"{whose} was read once."

@@ -1,4 +1,4 @@
-"""What a cohort looked like, and what metrics.json says of how far it lies from a bundle's development cohort."""
+"""Records of a cohort's profile, and of its shift from a bundle's development cohort, in metrics.json."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OUT_OF_DISTRIBUTION = (
 
 
 class Spread(Record):
-    """Of a number over the scans that have it: ``n`` of them."""
+    """Five-number summary of a fact over the ``n`` scans that have it."""
 
     n: int
     low: float
@@ -29,9 +29,9 @@ class CohortProfile(Record):
     """Counts and quantiles of labelled scans.
 
     Attributes:
-        prevalence: class to the share of scans that have it.
-        numbers: fact of the acquisition to its spread.
-        texts: fact to value to the number of scans; at most the most frequent values.
+        prevalence: share of scans with each class.
+        numbers: spread of each numeric acquisition fact.
+        texts: number of scans by value of each text fact; only the most frequent values.
     """
 
     n_scans: int
@@ -42,12 +42,12 @@ class CohortProfile(Record):
 
 
 class NumberShift(Record):
-    """A fact that is a number.
+    """Shift of a numeric fact.
 
     Attributes:
-        training: None where the bundle does not remember it.
-        here: None where no scan of this cohort states it.
-        outside: share of the scans here that lie outside the range of training.
+        training: spread in the development scans; None if unknown.
+        here: spread in this cohort; None if no scan states it.
+        outside: share of this cohort's scans outside the range of the development scans.
     """
 
     training: Spread | None
@@ -56,10 +56,10 @@ class NumberShift(Record):
 
 
 class TextShift(Record):
-    """A fact that is text: value to share of the scans, there and here.
+    """Shift of a text fact: share of scans by value, in development and in this cohort.
 
     Attributes:
-        unseen: share of the scans here with a value that no development scan had; None where that is not known.
+        unseen: share of this cohort's scans with a value that no development scan had; None if unknown.
     """
 
     training: dict[str, float] | None
@@ -68,24 +68,24 @@ class TextShift(Record):
 
 
 class PrevalenceShift(Record):
-    """A class: its share in training (None where the bundle does not remember it) and here."""
+    """Share of a class in the development scans (None if unknown) and in this cohort."""
 
     training: float | None
     here: Estimate
 
 
 class Domain(Record):
-    """A cohort held against the development cohort of the bundle that is evaluated on it.
+    """Shift of a cohort from the development cohort of the bundle that is evaluated on it.
 
     Attributes:
-        outside_envelope: share of scans with a spacing below or above everything in training, along any axis.
-        outside_by_axis: number of them along column, row and slice.
-        novelty: spread of the novelty, itself a share of held-out scans in [0, 1].
-        out_of_distribution: share of scans of greater novelty than 95 % of held-out scans; of scans like those 5 % are.
-        abstain_above: the bundle's limit; None: it never abstains, and ``abstained`` is None.
+        outside_envelope: share of scans with a spacing outside the range of training, along any axis.
+        outside_by_axis: number of such scans along column, row and slice.
+        novelty: spread of the novelty, in [0, 1].
+        out_of_distribution: share of scans with greater novelty than 95 % of held-out scans; 5 % is expected.
+        abstain_above: novelty above which the bundle abstains; None if it never does, and ``abstained`` is None.
         abstained: share of scans above that limit.
         prevalence: by class.
-        numbers, texts: facts of the acquisition, by name.
+        numbers, texts: acquisition facts, by name.
     """
 
     renamed_keys: ClassVar[dict[str, str]] = {"strange": "out_of_distribution"}
@@ -102,7 +102,7 @@ class Domain(Record):
 
     @property
     def far(self) -> bool:
-        """Whether more scans than chance explains are out-of-distribution, or lie outside the envelope."""
+        """Whether more scans than expected by chance are out-of-distribution, or outside the envelope."""
         return any(
             share.interval is not None and share.interval[0] > 1 - OUT_OF_DISTRIBUTION
             for share in (self.out_of_distribution, self.outside_envelope)
@@ -112,13 +112,13 @@ class Domain(Record):
 class Overlap(Record):
     """How many of the evaluated scans were seen before.
 
-    A scan counts as seen when its patient's pseudonym or the very same image is among those that the bundle remembers.
+    A scan counts as seen if its patient, or the identical image, is among the hashes in the bundle.
 
     Attributes:
-        n_scans, n_patients: that were evaluated.
-        seen_scans, seen_patients: that the network has learned from.
-        seen_by_source: scans among them that the source network, or its pretraining, has learned from; None where the
-            bundle does not tell its source's patients from its own.
+        n_scans, n_patients: scans and patients evaluated.
+        seen_scans, seen_patients: those that the network was trained on.
+        seen_by_source: number of seen scans that the source network or its pretraining used; None if the bundle does
+            not separate its source's patients from its own.
     """
 
     n_scans: int
@@ -129,7 +129,7 @@ class Overlap(Record):
 
     @property
     def sentence(self) -> str:
-        """In words; empty when nothing was seen."""
+        """The overlap in words; empty if nothing was seen."""
         if not self.seen_scans:
             return ""
         return Sentence(

@@ -1,4 +1,4 @@
-"""An estimate: a number, its uncertainty, and how both were found."""
+"""An estimate with its confidence interval and method."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Interval = tuple[float, float]
 
 
 class Record(BaseModel):
-    """Base of everything in metrics.json: unknown keys are refused, values do not change.
+    """Base class of the records in metrics.json: frozen, and unknown keys are refused.
 
-    ``renamed_keys`` holds old name to new name; a file of an earlier version is read with a warning that tells both.
+    ``renamed_keys`` maps old to new names; reading a file of an earlier version logs a warning that states both.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
@@ -37,11 +37,11 @@ class Estimate(Record):
     """One measure with its 95 % confidence interval.
 
     Attributes:
-        value: None when the measure is undefined (never 0 in its place); ``reason`` then says why.
-        ci95: lower and upper limit; None when there is none to give.
-        ci95_cluster: the same over patients, given for rates when patients have several scans; ``method`` says how.
-        method: how value and interval were found, in words.
-        reason: why ``value`` is None, or why ``ci95`` is; else empty.
+        value: None (not 0) if the measure is undefined; ``reason`` then says why.
+        ci95: lower and upper limit; None if undefined.
+        ci95_cluster: the same over patients, given for rates if patients have several scans.
+        method: how value and interval were computed, in words.
+        reason: why ``value`` or ``ci95`` is None; else empty.
     """
 
     value: float | None
@@ -52,19 +52,19 @@ class Estimate(Record):
 
     @property
     def excludes_zero(self) -> int:
-        """+1 when the whole interval lies above 0, -1 when below, else 0."""
+        """+1 if the whole interval lies above 0, -1 if below, else 0."""
         if self.ci95 is None:
             return 0
         return int(self.ci95[0] > 0) - int(self.ci95[1] < 0)
 
     @property
     def interval(self) -> Interval | None:
-        """The one that holds: over patients where there is one, since the scans of a patient are not independent."""
+        """The interval to report: over patients if there is one, since scans of a patient are not independent."""
         return self.ci95_cluster or self.ci95
 
     @property
     def in_percent(self) -> str:
-        """A rate in words, with the interval that holds."""
+        """A rate in percent, with the interval to report."""
         if self.value is None:
             return "unknown"
         limits = ", ".join(map(whole_percent, self.interval)) if self.interval else ""

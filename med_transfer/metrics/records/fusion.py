@@ -1,4 +1,4 @@
-"""What metrics.json says of the fusion: every model and the others, and what each part adds."""
+"""Records of the fusion in metrics.json: performance of each model, and the contribution of each part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from med_transfer.metrics.records.estimate import Estimate, Record
 
 
 class FusionModel(Record):
-    """One model on the scans that could be fused; ``sensitivity`` by class."""
+    """Performance of one model on the scans that could be fused; ``sensitivity`` is by class."""
 
     macro_auc: Estimate
     balanced_accuracy: Estimate
@@ -26,21 +26,22 @@ class FusionDifference(Record):
 
 
 class FusionMetrics(Record):
-    """The ``fusion`` section. Everything in it is of the same scans: those that could be fused.
+    """The ``fusion`` section. All results in it are of the scans that could be fused.
 
     Attributes:
-        use: the parts.
+        use: the parts that are fused.
         columns: the clinical columns among them.
-        report: whose figures the rest of the file holds: the network's (``image``) or the ``fused`` model's.
-        n_scans, n_patients: that could be fused.
-        not_fused: reason to number of scans.
+        report: whether the rest of the file reports the network (``image``) or the ``fused`` model.
+        n_scans, n_patients: scans and patients that could be fused.
+        not_fused: number of scans that could not, by reason.
         method: ``mean`` of the network and a model of the other parts, or one ``stacked`` model.
-        n_fitted, n_fitted_patients: scans that the model next to the network, or the stacked one, was fitted on.
-        inverse_penalty: of the fused model.
+        n_fitted, n_fitted_patients: scans and patients that the fused model, or the one beside the network, was fitted
+            on.
+        inverse_penalty: inverse regularisation strength of the fused model.
         models: ``image-only``, ``handcrafted-only``, ``columns-only``, ``fused``.
         fused_minus: the fused model minus each of the others.
-        contributions: part to what is lost without it: the fused model minus the one on the other parts.
-        warnings: columns that may give the answer, or the patient, away.
+        contributions: by part, the loss without it: the fused model minus the model of the other parts.
+        warnings: columns that may reveal the label or identify the patient.
     """
 
     use: list[str]

@@ -1,4 +1,4 @@
-"""metrics.json: everything that was measured, as a program reads it."""
+"""metrics.json: all measures of an evaluation in machine-readable form."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ SCHEMA_VERSION = "1"
 
 
 class AbstentionPoint(Record):
-    """The most certain scans are called at the operating point, the others are not.
+    """Performance if only the most certain scans are called.
 
     Attributes:
-        share: of all test scans that are called.
-        n_scans: that are called.
-        certainty: of the least certain scan among them, see ``abstention.certainty``.
-        called: by class, the share of its scans that are called; None without such a scan.
-        sensitivity: by class, among the scans that are called.
-        balanced_accuracy: among the scans that are called.
+        share: share of the test scans that are called.
+        n_scans: number of scans that are called.
+        certainty: certainty of the least certain of them, see ``abstention.certainty``.
+        called: by class, the share of its scans that are called; None if it has none.
+        sensitivity: by class, among the called scans.
+        balanced_accuracy: among the called scans.
     """
 
     share: float
@@ -48,7 +48,7 @@ class AbstentionPoint(Record):
 
 
 class BaselineMetrics(Record):
-    """A baseline on the same scans.
+    """Performance of a baseline on the same scans.
 
     Attributes:
         sensitivity: by class.
@@ -64,7 +64,7 @@ class BaselineMetrics(Record):
 
 
 class TransferGain(Record):
-    """What pretraining brought over the same network trained from scratch at equal budget.
+    """Gain of pretraining over the same network trained from scratch with an equal budget.
 
     Attributes:
         balanced_sensitivity, macro_auc: transferred minus scratch, paired.
@@ -79,13 +79,14 @@ class TransferGain(Record):
 
 
 class KeptNetwork(Record):
-    """Which of the two networks the bundle holds, and so which one every other figure is about.
+    """Which of the two networks the bundle holds; all other measures are of this network.
 
     Attributes:
         network: the ``transferred`` network or the one from ``scratch``.
-        rule: what was to happen on harm, set before the run: ``report`` or ``fallback``.
-        validation: transferred minus scratch on validation scans, which alone decides; None where it was not asked.
-        sentence: the same in words.
+        rule: what to do on harm, as set before the run: ``report`` or ``fallback``.
+        validation: transferred minus scratch on validation scans, on which alone the choice is based; None if not
+            compared.
+        sentence: the choice in words.
     """
 
     renamed_keys: ClassVar[dict[str, str]] = {"kept": "network"}
@@ -97,16 +98,16 @@ class KeptNetwork(Record):
 
     @property
     def fell_back(self) -> bool:
-        """Whether the transferred network was given up."""
+        """Whether the network from scratch replaced the transferred one."""
         return self.network == "scratch" and self.validation is not None
 
 
 class Repeats(Record):
-    """Cross-validation in other folds each time: what each repeat's predictions alone would have been measured as.
+    """Repeated cross-validation: measures of each repeat's predictions alone.
 
     Attributes:
-        macro_auc, balanced_accuracy: one a repeat; None where it is undefined. How far they lie apart is the chance of
-            the division into folds, not that of the patients.
+        macro_auc, balanced_accuracy: one value per repeat; None if undefined. Their spread reflects the random division
+            into folds, not the sampling of patients.
     """
 
     n: int
@@ -115,15 +116,15 @@ class Repeats(Record):
 
 
 class GeneralisationGap(Record):
-    """How much better the networks do on scans they learned from than on scans they did not; a sign of over-fitting.
+    """How much better the networks perform on training than on validation scans; a sign of overfitting.
 
-    Both at the epoch that was kept, without augmentation, all members together. The validation scans chose that epoch,
-    so the gap is rather too small than too large.
+    Both are measured at the selected epoch, without augmentation, over all ensemble members. The epoch was selected on
+    the validation scans, so the gap is underestimated rather than overestimated.
 
     Attributes:
-        training_sensitivity, validation_sensitivity: balanced; None when undefined.
+        training_sensitivity, validation_sensitivity: balanced sensitivity; None if undefined.
         training_loss, validation_loss: cross-entropy before calibration.
-        limit: a difference in balanced sensitivity above this is ``exceeded``.
+        limit: difference in balanced sensitivity above which the gap is ``exceeded``.
     """
 
     training_sensitivity: float | None
@@ -146,7 +147,7 @@ class GeneralisationGap(Record):
 
     @property
     def sentence(self) -> str:
-        """In words and numbers."""
+        """The gap in words and numbers."""
         if self.training_sensitivity is None or self.validation_sensitivity is None or self.difference is None:
             return Sentence("the gap between training and validation is undefined")
         gap = Sentence(
@@ -165,10 +166,10 @@ class GeneralisationGap(Record):
 
 
 class Failed(Record):
-    """Scans that gave no prediction; they are in no rate of this file.
+    """Scans without a prediction; no rate of this file includes them.
 
     Attributes:
-        reasons: what was found wrong, what was expected and what to do, to number of scans.
+        reasons: number of scans by reason (what was found, what was expected and what to do).
     """
 
     n: int = 0
@@ -176,7 +177,7 @@ class Failed(Record):
 
     @property
     def found(self) -> dict[str, int]:
-        """Scans by what was found wrong alone, the most frequent first; by the whole reason in a record from a file."""
+        """Number of scans by what was found wrong, most frequent first; by full reason if read from a file."""
         counted: Counter[str] = Counter()
         for reason, n in self.reasons.items():
             counted[reason.values["found"] if isinstance(reason, Sentence) else reason] += n
@@ -184,21 +185,22 @@ class Failed(Record):
 
 
 class Bootstrap(Record):
-    """How the resampled intervals can be had again."""
+    """Settings that reproduce the resampled intervals."""
 
     n_boot: int = 2000
     seed: int = 0
 
 
 class Abstained(Record):
-    """Predictions that abstain: the scan is out-of-distribution, or outside of the input envelope. All other measures
-    count their calls too.
+    """Predictions that abstain because the scan is out-of-distribution or outside the input envelope.
+
+    All other measures include these scans.
 
     Attributes:
-        n: such scans.
+        n: number of scans on which the prediction abstains.
         above: novelty above which a prediction abstains.
-        reasons: code to the number of such scans; one may have several. ``novelty``, or ``outside_<fact>``.
-        balanced_accuracy: of the scans whose prediction does not.
+        reasons: number of scans by reason code, ``novelty`` or ``outside_<fact>``; a scan may have several.
+        balanced_accuracy: of the scans on which the prediction does not abstain.
     """
 
     n: int
@@ -208,37 +210,38 @@ class Abstained(Record):
 
 
 class Metrics(Record):
-    """metrics.json.
+    """Content of metrics.json.
 
     Attributes:
         schema_version: ``schema`` in the file.
         labels: class names in the order of the confusion matrix.
-        evaluation: which intervals the rates have, and the prevalence that was stated.
-        n_scans, n_patients: test scans that have a prediction, and their patients.
-        confusion_matrix: scans by true class (row) and called class (column); null for several findings a scan.
-        prevalence: share of the test scans that have the class.
-        micro_auc: of all (scan, class) pairs together.
+        evaluation: interval method of the rates, and stated prevalences.
+        n_scans, n_patients: test scans with a prediction, and their patients.
+        confusion_matrix: scans by true class (row) and called class (column); null for multi-label data.
+        prevalence: share of the test scans with each class.
+        micro_auc: AUC of all (scan, class) pairs pooled.
         macro_average_precision: mean over the classes that have cases.
-        decision_curves: by class that 10 patients or more have and have not; what acting on its probability is worth.
-        prediction_sets: the bundle's sets of classes on these scans; None where the bundle has none.
-        abstained: how many predictions abstain, and the others' measure; None where the bundle never abstains.
-        abstention: from all scans called to only the most certain.
-        subgroups: column to value to measures.
-        subgroup_tests: column to whether its subgroups differ.
-        baselines: name to a simpler model on the same scans, fitted on development scans; where ``external``, within
-            the evaluated cohort, each patient by models of the others.
-        shortcuts: what the acquisition alone gives away; of another cohort None where it has too few patients.
-        overlap, domain: how far a cohort that a bundle was evaluated on is new to it, and how far it lies from the one
-            the bundle was developed on; None for the test scans of a run.
-        fusion: the network with handcrafted features and clinical columns; None where the bundle has no fusion.
-        out_of_fold: there were no test scans; these are validation scans, each predicted by the network that had not
-            trained on it and called by thresholds from other patients.
-        repeats: of that, where it was repeated; every other figure is of the mean of the repeats' probabilities.
-        calibrated_on: validation patients of each class that the calibration was learned from; empty: not known.
-        chosen_point: how the operating point was chosen; None for a bundle that does not tell.
-        test_set_access: how often these test scans were read by a network, and under which lock.
-        altered_copies: rows of the table whose scans, of two patients on two sides of the split, look like copies.
-        kept_network, generalisation_gap: of a training run; None for a bundle that was evaluated alone.
+        decision_curves: by class, if at least 10 patients have it and 10 do not.
+        prediction_sets: coverage and size of the bundle's prediction sets; None if it has none.
+        abstained: predictions that abstain, and performance on the others; None if the bundle never abstains.
+        abstention: performance from all scans called to only the most certain.
+        subgroups: measures by column and value.
+        subgroup_tests: by column, whether its subgroups differ.
+        baselines: simpler models on the same scans by name, fitted on development scans; if ``external``,
+            cross-validated by patient within the evaluated cohort.
+        shortcuts: how well acquisition facts alone predict the class; None for another cohort with too few patients.
+        overlap, domain: how much of another cohort the bundle has seen, and how far it differs from the development
+            cohort; None for the test scans of a run.
+        fusion: the network with handcrafted features and clinical columns; None if the bundle has no fusion.
+        out_of_fold: whether these are validation scans, for lack of test scans, each predicted by a network that had
+            not trained on it and called by thresholds from other patients.
+        repeats: results of each repeat, if cross-validation was repeated; all other measures are of the mean
+            probabilities.
+        calibrated_on: validation patients of each class that the calibration was fitted on; empty if unknown.
+        chosen_point: how the operating point was chosen; None if unknown.
+        test_set_access: how often a network has read these test scans, and with which decisions.
+        altered_copies: pairs of table rows whose scans, of two patients on two sides of the split, look like copies.
+        kept_network, generalisation_gap: results of a training run; None if a bundle was evaluated on its own.
     """
 
     renamed_keys: ClassVar[dict[str, str]] = {"fit_gap": "generalisation_gap", "openings": "test_set_access"}
@@ -283,16 +286,16 @@ class Metrics(Record):
 
     @property
     def external(self) -> bool:
-        """Whether a bundle was evaluated on another cohort than that of its run."""
+        """Whether a bundle was evaluated on a cohort other than that of its run."""
         return self.domain is not None
 
     def save(self, path: Path | str) -> None:
-        """Write metrics.json whole or not at all. Raises OutputError when it cannot be written."""
+        """Write metrics.json atomically. Raises OutputError if it cannot be written."""
         write_text(Path(path), self.model_dump_json(indent=2, by_alias=True) + "\n")
 
     @classmethod
     def load(cls, path: Path | str) -> Metrics:
-        """Read metrics.json. Raises UsageError when the file is absent or is not of this schema."""
+        """Read metrics.json. Raises UsageError if the file cannot be read or is not of this schema."""
         try:
             return cls.model_validate_json(Path(path).read_bytes())
         except OSError as error:
@@ -309,7 +312,7 @@ class Metrics(Record):
 
 
 def reported_metrics() -> tuple[str, ...]:
-    """Names of the measures that a run reports: all that this version measures, none picked afterwards."""
+    """Return the names of the measures that a run reports: all that this version computes, so none is cherry-picked."""
     of_class = [name for name, field in ClassMetrics.model_fields.items() if "Estimate" in str(field.annotation)]
     overall = [name for name, field in Metrics.model_fields.items() if "Estimate" in str(field.annotation)]
     return (

@@ -1,4 +1,4 @@
-"""What metrics.json says of prediction sets."""
+"""Records of prediction sets in metrics.json."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from med_transfer.metrics.records.estimate import Estimate, Record
 
 
 class ClassSets(Record):
-    """One class.
+    """Prediction sets for one class.
 
     Attributes:
-        coverage: share of its test scans whose set holds it.
-        threshold: probability from which on it is in a set; 0: always.
+        coverage: share of its test scans whose set contains it.
+        threshold: probability from which it is in a set; 0 means always.
         n_patients: validation patients that the threshold was learned from.
     """
 
@@ -22,11 +22,13 @@ class ClassSets(Record):
 
 
 class SetMetrics(Record):
-    """Attributes:
-    target: the share that was asked, of each class by itself.
-    coverage: of all classes together: share of true (scan, class) pairs in the sets.
-    sizes: number of test scans by how many classes their set holds: none, one, two, ...
-    right_when_single: share of the sets of one class that hold the truth, one class a scan; None for findings.
+    """Coverage and size of prediction sets.
+
+    Attributes:
+        target: the requested coverage of each class.
+        coverage: share of all true (scan, class) pairs that are in the sets.
+        sizes: number of test scans by the size of their set: 0, 1, 2, ...
+        right_when_single: share of sets of exactly one class that contain the truth; None for findings.
     """
 
     target: float
@@ -37,11 +39,11 @@ class SetMetrics(Record):
 
     @property
     def mean_size(self) -> float:
-        """Classes in a set, on average."""
+        """Mean number of classes in a set."""
         return sum(size * n for size, n in enumerate(self.sizes)) / sum(self.sizes)
 
     @property
     def short_of_target(self) -> list[str]:
-        """Classes whose whole interval lies below what was asked."""
+        """Classes whose whole coverage interval lies below the target."""
         limits = {name: class_sets.coverage.interval for name, class_sets in self.classes.items()}
         return [name for name, limit in limits.items() if limit is not None and limit[1] < self.target]

@@ -1,4 +1,4 @@
-"""What metrics.json says of shortcuts: whether how a scan was made gives its label away."""
+"""Records of shortcuts in metrics.json: whether the acquisition of a scan predicts its label."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ CHANCE = 0.5
 
 
 class Shortcuts(Record):
-    """How well facts of the acquisition alone tell the classes apart, on development scans.
+    """How well acquisition facts alone predict the class of development scans.
 
     The same model on the test scans is the baseline ``acquisition``.
 
     Attributes:
-        n_scans, n_patients: that the model was fitted on.
-        macro_auc: cross-validated by patient; null with its reason where it is undefined.
-        facts: each fact alone, in the same way; the strongest first.
-        constant: facts that are the same in every development scan, or known of none.
-        method: in words.
+        n_scans, n_patients: scans and patients that the model was fitted on.
+        macro_auc: macro AUC of all facts together, cross-validated by patient.
+        facts: macro AUC of each fact alone, strongest first.
+        constant: facts that do not vary between the development scans.
+        method: method in words.
     """
 
     n_scans: int
@@ -32,11 +32,11 @@ class Shortcuts(Record):
 
     @property
     def strongest(self) -> list[str]:
-        """The facts, at most three, that tell the classes apart beyond doubt on their own; else the first of all."""
+        """Up to three facts that are above chance on their own; if there are none, the strongest fact."""
         sure = [name for name, estimate in self.facts.items() if above_chance(estimate)]
         return sure[:3] or list(self.facts)[:1]
 
 
 def above_chance(macro_auc: Estimate) -> bool:
-    """Whether the whole interval lies above the AUC of guessing."""
+    """Whether the whole interval lies above the AUC of chance, 0.5."""
     return macro_auc.ci95 is not None and macro_auc.ci95[0] > CHANCE

@@ -1,4 +1,4 @@
-"""What metrics.json says of the subgroups of a column: how they were made, and whether they differ."""
+"""Records of subgroups in metrics.json: measures of each, how they were formed, and whether they differ."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ ALPHA = 0.05
 
 
 class SubgroupTest(Record):
-    """Whether the network finds the classes equally well in the subgroups of one column.
+    """Test whether the network detects the classes equally well in the subgroups of one column.
 
     Attributes:
         how: how values became subgroups.
         same_as: columns that divide the scans in the same way.
-        compared: subgroups of enough patients, which the test is of.
-        fewest_patients: of the smallest of them.
-        too_small: subgroups of too few patients; they have no measures.
-        statistic, p_value: of the permutation test; None when there is none, and ``reason`` says why.
-        p_holm: the same, corrected for the number of columns tested.
+        compared: the subgroups with enough patients, which are tested.
+        fewest_patients: number of patients of the smallest of them.
+        too_small: subgroups with too few patients, which have no measures.
+        statistic, p_value: of the permutation test; None if undefined, and ``reason`` says why.
+        p_holm: the p-value corrected for the number of columns tested.
         method: statistic, permutation and seed, in words.
     """
 
@@ -37,12 +37,12 @@ class SubgroupTest(Record):
 
     @property
     def differ(self) -> bool:
-        """Whether a difference was shown."""
+        """Whether the corrected p-value shows a difference."""
         return self.p_holm is not None and self.p_holm < ALPHA
 
 
 class Subgroup(Record):
-    """The network among the scans of one subgroup; measures are null below the smallest size reported."""
+    """Performance in one subgroup; measures are null if it has too few patients."""
 
     n: int
     n_patients: int
