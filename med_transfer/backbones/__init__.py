@@ -1,4 +1,4 @@
-"""Pretrained encoders: a registry of plain entries, and loading that counts what it loaded."""
+"""Pretrained encoders: a registry of declarative entries, and weight loading that reports what it loaded."""
 
 import lazy_loader
 

@@ -1,6 +1,7 @@
-"""Residual bottlenecks after the stages of an encoder, for networks whose own weights stay frozen.
+"""Residual bottleneck adapters after the stages of an encoder whose own weights stay frozen.
 
-They sit beside the stages (``encoder.adapters.0.down.weight``, ...) and change no name of the encoder's own tensors.
+They are stored beside the stages (``encoder.adapters.0.down.weight``, ...), so the names of the encoder's own tensors
+do not change.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from med_transfer.errors import BackboneError
 
 
 class Adapter(nn.Module):
-    """``x + up(gelu(down(x)))`` at every voxel: a convolution of kernel 1 to fewer channels and one back.
+    """Adapter ``x + up(gelu(down(x)))`` at every voxel: a pointwise projection to fewer channels and back.
 
-    ``up`` starts at zero, so that a new adapter changes nothing. Input and output: [batch, channel, *space].
+    ``up`` starts at zero, so that a new adapter is the identity. Input and output are [batch, channel, *space].
     """
 
     def __init__(self, channels: int, reduction: int) -> None:
@@ -30,14 +31,14 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The map plus its correction."""
+        """Return the feature map plus its correction."""
         change = self.up(F.gelu(self.down(x.movedim(1, -1))))
         return x + change.movedim(-1, 1)
 
 
 @dataclass(frozen=True)
 class _AfterStage:
-    """A forward hook; an object and no function, so that a copy of the encoder gets hooks with its own adapters."""
+    """Forward hook; an object instead of a function, so that a copied encoder gets hooks with its own adapters."""
 
     adapter: Adapter
 
@@ -46,12 +47,12 @@ class _AfterStage:
 
 
 def adapted_stages(encoder: Encoder) -> list[nn.Module]:
-    """For each stage after the stem the module of the encoder whose output is the stage's.
+    """Return, for each stage after the stem, the encoder's module whose output is the output of the stage.
 
-    A stage that is put together of several modules (halving, then blocks) gives what the last of them gives.
+    For a stage composed of several modules (downsampling, then blocks) it is the last of them.
 
     Raises:
-        BackboneError: a stage ends in no module of the encoder, so nothing can be put after it.
+        BackboneError: a stage does not end in a module of the encoder, so no adapter can follow it.
     """
     own = {id(module) for module in encoder.modules()}
     last = [_last_module(stage, own) for stage in encoder.stages()[1:]]
@@ -67,7 +68,7 @@ def adapted_stages(encoder: Encoder) -> list[nn.Module]:
 
 
 def _last_module(stage: nn.Module, own: Collection[int]) -> nn.Module | None:
-    """The stage itself where the encoder holds it, else what stands last in it; None where there is nothing."""
+    """The stage itself if the encoder owns it, else its last owned descendant; None if there is none."""
     while id(stage) not in own:
         parts = list(stage.children())
         if not parts:
@@ -77,7 +78,7 @@ def _last_module(stage: nn.Module, own: Collection[int]) -> nn.Module | None:
 
 
 def add_adapters(encoder: Encoder, reduction: int) -> None:
-    """Put an adapter after each stage, in place. Raises BackboneError as :func:`adapted_stages`."""
+    """Add an adapter after each stage, in place. Raises BackboneError like :func:`adapted_stages`."""
     stages = adapted_stages(encoder)
     adapters = nn.ModuleList(Adapter(channels, reduction) for channels in encoder.stage_channels)
     encoder.add_module("adapters", adapters)

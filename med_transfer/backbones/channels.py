@@ -1,12 +1,12 @@
-"""A backbone for several channels (phases, sequences) in the place of one: its first convolution is inflated.
+"""Adapt a backbone to several input channels (phases, sequences) by inflating its first convolution.
 
-The kernel of the one channel is repeated along the channels and divided by their number, so that n equal channels give
-exactly what one gave, and every later layer starts from responses that it knows: the idea of inflation (Carreira &
-Zisserman 2017, arXiv:1705.07750, there along time), along channels. The other way, from several channels to one or to
-another number, kernels are summed first, which equal channels do not notice either.
+The single-channel kernel is repeated along the channels and divided by their number, so that n equal channels give
+exactly the response of one, and later layers see the responses they were trained on. This is inflation (Carreira &
+Zisserman 2017, arXiv:1705.07750, there along time) along channels. From several channels to another number, kernels are
+summed first, which for equal channels also leaves the response unchanged.
 
-A network that makes three colours of each channel has them side by side: colour r of channel i of n is r * n + i. Three
-windows of one scan it takes as its red, green and blue, and its first convolution stays as it was published.
+A network that turns each channel into three colours orders them by colour: colour r of channel i of n is r * n + i. It
+takes three windows of one scan as red, green and blue, with its first convolution as published.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.networks.planar import PlanarEncoder
 from med_transfer.backbones.spec import BackboneSpec, Builder
 
-Channels = int | Literal["windows"]  # how many; or three windows of one scan
+Channels = int | Literal["windows"]  # number of channels, or three windows of one scan
 
 
 def with_channels(spec: BackboneSpec, channels: Channels) -> BackboneSpec:
-    """The entry with a network for ``channels`` channels; weights of any number load into it."""
+    """Return the entry with a network for ``channels`` channels, into which weights of any channel number load."""
     if channels == "windows" and spec.takes_colours:
         entry = spec.built_by(coloured(spec.build))
         return replace(entry, input=replace(spec.input, channels=3), as_colours=True)
@@ -38,22 +38,25 @@ def with_channels(spec: BackboneSpec, channels: Channels) -> BackboneSpec:
 
 
 def widened(build: Builder, channels: int) -> Builder:
-    """What builds the same network for so many channels, with random values."""
+    """Return a builder of the same network for this many channels, with a random first convolution."""
     return partial(_build_wide, build, channels) if channels > 1 else build
 
 
 def coloured(build: Builder) -> Builder:
-    """What builds the same network of photographs, for three channels that are its red, green and blue."""
+    """Return a builder of the same photograph network for three channels that are red, green and blue."""
     return partial(_build_coloured, build)
 
 
 def fit_channels(encoder: Encoder, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file with its first convolution brought to the encoder's channels, and what was done, in words.
+    """Convert the first convolution of a weights file to the encoder's number of channels.
 
     Args:
-        encoder: tells its channels.
-        tensors: by the encoder's names; left as they are where the number of channels is the same, or no multiple of
-            the network's colours.
+        encoder: the encoder that the tensors are for.
+        tensors: tensors by the encoder's names. They are unchanged if the number of channels is the same, or not a
+            multiple of the network's colours.
+
+    Returns:
+        The tensors, and a sentence on what was done; empty if nothing.
     """
     fitted, sentence = dict(tensors), ""
     for name, convolution in input_convolutions(encoder).items():
@@ -68,19 +71,19 @@ def fit_channels(encoder: Encoder, tensors: dict[str, Tensor]) -> tuple[dict[str
 
 
 def _spread(kernel: Tensor, colours: int, channels: int) -> Tensor:
-    """[out, colours * given, ...] to [out, colours * channels, ...]: summed over the given, divided among these."""
+    """Kernel [out, colours * given, ...] to [out, colours * channels, ...]: sum over given, divide among channels."""
     single = kernel.unflatten(1, (colours, -1)).sum(2)
     return single.repeat_interleave(channels, dim=1) / channels
 
 
 def _build_coloured(build: Builder) -> Encoder:
     encoder = cast(PlanarEncoder, build())
-    encoder.photograph.coloured = True  # its kernels stay those of one channel, in three colours
+    encoder.photograph.coloured = True  # kernels stay those of one channel in three colours
     return encoder
 
 
 def _build_wide(build: Builder, channels: int) -> Encoder:
-    """Each channel gets random kernels of its own, and all together respond as strongly as one did."""
+    """Give each channel random kernels, scaled so that all together respond as strongly as one did."""
     encoder = build()
     for convolution in input_convolutions(encoder).values():
         kernel = _kernel(convolution).detach()
@@ -93,7 +96,7 @@ def _build_wide(build: Builder, channels: int) -> Encoder:
 
 
 def input_convolutions(encoder: Encoder) -> dict[str, nn.Module]:
-    """The convolutions that read the input: the stem's first, and a shortcut beside it where there is one."""
+    """Return the convolutions that read the input: the first of the stem, and a parallel shortcut if there is one."""
     stem = {id(module) for module in encoder.stages()[0].modules()}
     convolutions = {
         name: module for name, module in encoder.named_modules() if id(module) in stem and _kernel(module).ndim >= 4
@@ -107,6 +110,6 @@ def input_convolutions(encoder: Encoder) -> dict[str, nn.Module]:
 
 
 def _kernel(module: nn.Module) -> Tensor:
-    """The weight, [out, in, *space] of a convolution; without dimensions where there is none."""
+    """The weight of a convolution [out, in, *space]; a 0-d tensor for a module without weight."""
     weight = getattr(module, "weight", None)
     return weight if isinstance(weight, Tensor) else torch.empty(())

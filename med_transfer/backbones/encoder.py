@@ -1,4 +1,4 @@
-"""What every backbone is: a stem and stages that turn a volume into feature maps."""
+"""Base class of every backbone: a stem and stages that turn a volume into feature maps."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from med_transfer.backbones.instance_choice import InstancePooling
 
 Network = TypeVar("Network", bound=nn.Module)
-Features = Callable[[Tensor], Tensor]  # of a batch [n, ...] the features [n, channel]
-Box = tuple[slice, slice, slice]  # of an input's voxels, along depth, height, width
+Features = Callable[[Tensor], Tensor]  # from a batch [n, ...] to features [n, channel]
+Box = tuple[slice, slice, slice]  # voxels of an input, along depth, height, width
 
 
 class Encoder(nn.Module):
-    """A stem followed by stages; each stage gives one feature map.
+    """A stem followed by stages; each stage returns one feature map.
 
     Attributes:
         stage_channels: channels of each returned map, shallow to deep.
-        new_parts: children that no published file has, and that start from random values beside loaded weights.
-        instance_pooling: how slices or tiles become one row of features, where that was chosen.
-        tile_overlap: share of a tile's edge that its neighbours show too at least, where that was chosen.
-        channels: of the input; see :mod:`med_transfer.backbones.channels`.
+        new_parts: names of children that published files lack, and that start from random values.
+        instance_pooling: how slices or tiles are pooled to one feature vector; None for the network's default.
+        tile_overlap: least overlap of neighbouring tiles, as a share of their edge; None for the default.
+        channels: number of input channels; see :mod:`med_transfer.backbones.channels`.
     """
 
     stage_channels: tuple[int, ...]
@@ -33,14 +33,14 @@ class Encoder(nn.Module):
     channels: int = 1
 
     def stages(self) -> list[nn.Module]:
-        """The stem, then each stage, in the order of the data flow: for freezing and layer-wise learning rates.
+        """Return the stem, then each stage, in data-flow order, for freezing and layer-wise learning rates.
 
-        Together they hold every parameter and every buffer of the encoder, each once.
+        Together they hold every parameter and buffer of the encoder exactly once.
         """
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Feature maps of a batch, one a stage, shallow to deep: the stages one after another, unless overridden.
+        """Return the feature maps of a batch, one per stage, shallow to deep. By default stages run in sequence.
 
         Args:
             x: [batch, channel, depth, height, width].
@@ -53,85 +53,85 @@ class Encoder(nn.Module):
         return maps
 
     def pool(self, maps: Sequence[Tensor], stages: Sequence[int]) -> Tensor:
-        """Features [batch, channel] of the chosen stages, joined: means over space, unless the encoder knows better.
+        """Return pooled features [batch, channel] of the chosen stages, concatenated. By default means over space.
 
         Args:
-            maps: as :meth:`forward` gives them.
+            maps: feature maps from :meth:`forward`.
             stages: indices into ``maps``.
         """
         return torch.cat([maps[stage].mean(dim=(2, 3, 4)) for stage in stages], dim=1)
 
     def apart(self, stages: Sequence[int]) -> list[tuple[Encoder, tuple[int, ...]]]:
-        """The encoders that see the scan each by itself, with those of the stages that are its own; most are one."""
+        """Return the encoders that see the scan independently, each with its own share of ``stages``; usually one."""
         return [(self, tuple(stages))]
 
     def put_together(self, encoders: Sequence[Encoder]) -> Encoder:
-        """What :meth:`apart` gave, with others in their places."""
+        """Return this encoder rebuilt from replacements of the encoders that :meth:`apart` returns."""
         (alone,) = encoders
         return alone
 
     def core(self, stages: Sequence[int]) -> nn.Module:
-        """What of :meth:`forward` and :meth:`pool` takes the time, as one module that another runtime can compute."""
+        """Return the expensive part of :meth:`forward` and :meth:`pool`, as one module that another runtime can run."""
         return Pooled(self, stages)
 
     def with_core(self, core: Features) -> Encoder:
-        """The encoder with its core computed elsewhere, taken over; it gives features and no maps."""
+        """Return an encoder whose core is computed by ``core``; it gives pooled features and no maps."""
         return ComputedElsewhere(self.stage_channels, core)
 
     def cuts(self, shape: tuple[int, int, int]) -> list[Box]:
-        """What it takes one by one of an input of this shape: slices, or tiles; empty where it takes the whole."""
+        """Return the slices or tiles into which an input of this shape is cut; empty if it is processed whole."""
         return []
 
     def taken(self, image: Tensor) -> list[Box]:
-        """Those of the cuts of an input [channel, depth, height, width] that it does not leave out as empty."""
+        """Return the cuts of an input [channel, depth, height, width] that are not skipped as empty."""
         depth, height, width = image.shape[1:]
         return self.cuts((depth, height, width))
 
     def pooled_channels(self, stages: Sequence[int]) -> list[int]:
-        """Of each chosen stage, how many channels :meth:`pool` gives."""
+        """Return the number of channels that :meth:`pool` gives for each chosen stage."""
         return [self.stage_channels[stage] for stage in stages]
 
     def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of a file, by this encoder's names, in this encoder's shapes where it can tell how (2D to 3D)."""
+        """Convert a file's tensors, by this encoder's names, to its shapes where possible (2D to 3D)."""
         return tensors
 
 
 class Pooled(nn.Module):
-    """A batch to the features [batch, channel] of an encoder's stages, joined."""
+    """Module from a batch to the pooled features [batch, channel] of an encoder's stages, concatenated."""
 
     def __init__(self, encoder: Encoder, stages: Sequence[int]) -> None:
         super().__init__()
         self.encoder, self.chosen = encoder, tuple(stages)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, channel] of a batch [batch, channel, depth, height, width]."""
+        """Return features [batch, channel] of images [batch, channel, depth, height, width]."""
         return self.encoder.pool(self.encoder(x), self.chosen)
 
 
 class ComputedElsewhere(Encoder):
-    """An encoder whose features another runtime computes, pooled already; there is nothing to train or to explain."""
+    """An encoder whose pooled features another runtime computes; it cannot be trained or explained."""
 
     def __init__(self, stage_channels: tuple[int, ...], core: Features) -> None:
         super().__init__()
         self.stage_channels, self._core = stage_channels, core
 
     def stages(self) -> list[nn.Module]:
-        """None."""
+        """Return no stages."""
         return []
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The features alone."""
+        """Return the pooled features as the only element."""
         return [self._core(x)]
 
     def pool(self, maps: Sequence[Tensor], stages: Sequence[int]) -> Tensor:
-        """Those of the stages for which the core was made."""
+        """Return the features of the stages for which the core was made; ``stages`` is ignored."""
         return maps[0]
 
 
 def channels_last(network: Network) -> Network:
-    """The network with its 3D kernels in the channels-last layout, in place; other tensors stay as they are.
+    """Convert the 3D kernels of a network to the channels-last layout, in place, and return it.
 
-    ``Module.to(memory_format=torch.channels_last_3d)`` refuses a network that holds 2D kernels too.
+    ``Module.to(memory_format=torch.channels_last_3d)`` fails for a network that also has 2D kernels.
     """
     for parameter in network.parameters():
         if parameter.ndim == 5:

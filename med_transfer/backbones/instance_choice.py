@@ -1,4 +1,4 @@
-"""How a network of slices or tiles makes one row of features of them, as a config says and a bundle keeps."""
+"""How slices or tiles are pooled to one feature vector, as set in a config and stored in a bundle."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ InstancePooling = Literal["attention", "mean", "max", "mean_max", "log_mean_exp"
 
 
 class InstanceChoice(NamedTuple):
-    """How slices or tiles become one row of features, and which share of a tile's edge its neighbours show too.
+    """How slices or tiles are pooled, and how much neighbouring tiles overlap, as a share of their edge.
 
-    None: as the network does it where nothing is chosen.
+    None stands for the network's default.
     """
 
     pooling: InstancePooling | None = None

@@ -1,4 +1,4 @@
-"""A backbone of slices or tiles whose instances are pooled, overlap and answer as a config says."""
+"""Configure a backbone of slices or tiles: pooling of instances, overlap of tiles, and lesion answers."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from med_transfer.backbones.instance_choice import AS_BUILT, InstanceChoice
 from med_transfer.backbones.spec import BackboneSpec, Builder
 from med_transfer.errors import BackboneError
 
-if TYPE_CHECKING:  # whichever is used has been imported by then
+if TYPE_CHECKING:  # the networks import torch; builders import what they use
     from med_transfer.backbones.networks.instances import InstanceEncoder
     from med_transfer.backbones.networks.slices import SliceEncoder
     from med_transfer.backbones.networks.tiles import TileEncoder
 
 
 def with_instances(spec: BackboneSpec, choice: InstanceChoice) -> BackboneSpec:
-    """The entry with a network that pools and overlaps so.
+    """Return the entry with a network that pools and overlaps as chosen.
 
     Raises:
-        BackboneError: its network sees a scan as a whole, or has no tiles.
+        BackboneError: the network processes scans whole, or has no tiles to overlap.
     """
     if choice.pooling is not None and not spec.instances:
         raise BackboneError(
@@ -44,15 +44,16 @@ def with_instances(spec: BackboneSpec, choice: InstanceChoice) -> BackboneSpec:
 
 
 def built_with(build: Builder, choice: InstanceChoice) -> Builder:
-    """What builds the same network of slices or tiles, pooling and overlapping so."""
+    """Return a builder of the same network of slices or tiles, with this choice of pooling and overlap."""
     return build if choice == AS_BUILT else partial(_built, build, choice)
 
 
 def answering(build: Builder, *, published: bool) -> Builder:
-    """What builds the same network of slices, whose last stage is what it answers of each.
+    """Return a builder of the same network of slices with one more stage: its lesion answers for each slice.
 
     Args:
-        published: whether its first map is that of the network as it was published.
+        build: builder of the network of slices.
+        published: whether the published network's deepest map comes first, beside the network's own maps.
     """
     return partial(_answering, build, published)
 

@@ -1,4 +1,4 @@
-"""MONAI without what no command of ours uses of it: half of the seconds before `predict` begins."""
+"""Import MONAI without optional dependencies that no command uses, which halves the start-up time of `predict`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# `import monai` loads every part of itself, and with it whatever of this is there: torchvision, which loads PyTorch's
-# compiler, for its detectors; jsonschema, which where Jupyter is builds a grammar of international addresses, for its
-# bundles; the others for its pictures, tables and metrics. To MONAI all but NumPy and PyTorch is optional.
+# `import monai` loads all its submodules, and with them any of these that is installed: torchvision, which loads
+# PyTorch's compiler, for its detectors; jsonschema, which with Jupyter installed builds a grammar of international
+# addresses, for its bundles; the others for images, tables and metrics. MONAI requires only NumPy and PyTorch.
 UNUSED = frozenset({"jsonschema", "matplotlib", "pandas", "scipy.signal", "skimage", "sklearn", "torchvision"})
 
 
 class _Unused:
-    """Finder that says of :data:`UNUSED` that they are not installed, to MONAI while it is imported and nobody else."""
+    """Import finder that reports :data:`UNUSED` as not installed, but only to MONAI while it is being imported."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
@@ -23,7 +23,7 @@ class _Unused:
 
 
 def _for_monai() -> bool:
-    """Whether an import is MONAI's; another thread may load one of ours meanwhile."""
+    """Whether the current import comes from MONAI; another thread may import one of these packages meanwhile."""
     frame = sys._getframe()
     while frame is not None:
         if frame.f_globals.get("__name__", "").partition(".")[0] == "monai":
@@ -34,9 +34,9 @@ def _for_monai() -> bool:
 
 @contextmanager
 def monai_alone() -> Iterator[None]:
-    """Meanwhile MONAI, where it is not loaded yet, is loaded alone; for a process that is ours from start to end.
+    """Context in which MONAI, if not loaded yet, is imported without :data:`UNUSED`; only for our own processes.
 
-    Whoever imports MONAI beside this package, in a notebook, has all of it: there nothing is kept out.
+    It is not used in a notebook, where the user may need all of MONAI.
     """
     sys.meta_path.insert(0, _Unused)  # pyright: ignore[reportArgumentType]
     try:

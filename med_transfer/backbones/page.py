@@ -1,4 +1,4 @@
-"""The page that a user chooses a backbone from, written from the catalogue: ``make docs``."""
+"""Generate the documentation page of backbones from the catalogue (``make docs``)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Written from the catalogue by `make docs`; `med-transfer backbones show NAME` te
 
 
 def backbone_page(specs: Iterable[BackboneSpec]) -> str:
-    """Markdown: how to use the table, the table, and what has to be known about each entry."""
+    """Return the page as Markdown: an introduction, the table, and notes on each entry."""
     specs = tuple(specs)
     notes = "\n".join(_note(spec) for spec in specs)
     return f"{_HEAD}{''.join(map(_row, specs))}\n## Notes, sources and papers\n\n{notes}\n"

@@ -1,4 +1,4 @@
-"""The backbones that a user can name."""
+"""Registry of backbones by name."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _REGISTRY = {spec.name: spec for spec in SPECS}
 
 
 def backbones() -> dict[str, BackboneSpec]:
-    """Every backbone by name."""
+    """Return all backbones by name."""
     return dict(_REGISTRY)
 
 
 def find_backbone(name: str) -> BackboneSpec:
-    """The backbone of this name.
+    """Return the backbone of this name.
 
     Raises:
-        UnknownBackbone: there is none; names the nearest.
+        UnknownBackbone: there is none; the message suggests similar names.
     """
     if name in _REGISTRY:
         return _REGISTRY[name]

@@ -1,4 +1,4 @@
-"""What is known about a backbone before it is built: its input, its weights, its terms."""
+"""Specification of a backbone, known before it is built: input, weights and licence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from med_transfer.backbones.instance_choice import AS_BUILT, InstanceChoice
 from med_transfer.backbones.nnunet.plan import NetworkPlan
 from med_transfer.backbones.weights.renaming import NO_RENAMING, Renaming
 
-if TYPE_CHECKING:  # it needs torch
+if TYPE_CHECKING:  # imports torch
     from med_transfer.backbones.encoder import Encoder
 
 Builder = Callable[[], "Encoder"]
@@ -24,14 +24,14 @@ class InputSpec:
     """The input that a backbone expects, as an array [channel, depth, height, width].
 
     Attributes:
-        channels: channels of the tensor given to the encoder.
-        orientation: the side to which depth, height and width grow, for example ``SPL``.
-        window_hu: Hounsfield units that are clipped and mapped to the ends of ``output_range``.
-        output_range: value of the lower and of the upper end of the window.
-        minimum_shape: total stride of the encoder; in a smaller input the deepest map is mostly padding. Twice that
-            where each map is normalised by its own voxels alone (instance normalisation): one voxel says nothing then.
-        spacing_mm: of the pretraining, along (depth, height, width); None where none is prescribed.
-        shape: of the pretraining, along (depth, height, width); None where none is prescribed.
+        channels: number of input channels.
+        orientation: directions in which depth, height and width increase, for example ``SPL``.
+        window_hu: window in HU that is clipped and mapped to ``output_range``.
+        output_range: values at the lower and upper end of the window.
+        minimum_shape: smallest input, the total stride of the encoder: for a smaller one the deepest map is mostly
+            padding. Twice that with instance normalisation, which needs more than one voxel per map.
+        spacing_mm: spacing in pretraining, along (depth, height, width); None if not prescribed.
+        shape: shape in pretraining, along (depth, height, width); None if not prescribed.
     """
 
     channels: int
@@ -44,7 +44,7 @@ class InputSpec:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What a scan has to become, by the names of a preprocessing config; what is not prescribed is left out."""
+        """The prescribed settings by their names in a preprocessing config."""
         stated = {field.name: getattr(self, field.name) for field in fields(self)}
         of_the_network = ("channels", "minimum_shape")
         return {name: value for name, value in stated.items() if value is not None and name not in of_the_network}
@@ -52,16 +52,16 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where published weights come from. Nothing is downloaded unless a user asks for it.
+    """Where published weights come from. Nothing is downloaded unless the user asks for it.
 
     Attributes:
         file: name of the published file.
-        url: page where a person gets it.
-        open: opens the weights that an installed package brings; None when the user gives the path of the file.
-        package: that package's import name.
-        address: of the file itself, where ``url`` is neither that nor the Hugging Face repository that holds it.
-        other_files: names of further published files of the same network; ``file`` is looked for first.
-        shipped: the file itself, where it comes with this package.
+        url: page from which a person can get it.
+        open: opens the weights from an installed package; None if the user provides the file.
+        package: import name of that package.
+        address: URL of the file itself, if ``url`` is neither that nor the Hugging Face repository that holds it.
+        other_files: names of further published files of the same network; ``file`` is preferred.
+        shipped: path of the file, if it comes with this package.
     """
 
     file: str
@@ -74,7 +74,7 @@ class WeightsSource:
 
     @property
     def download_url(self) -> str:
-        """The address of the file itself; empty where only a person can get it."""
+        """URL of the file itself; empty if it cannot be downloaded automatically."""
         if self.address or self.open is not None:
             return self.address
         if self.url.startswith("https://huggingface.co/"):
@@ -83,7 +83,7 @@ class WeightsSource:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Every published name, the preferred one first."""
+        """All published file names, the preferred one first."""
         return (self.file, *self.other_files)
 
 
@@ -92,31 +92,31 @@ class BackboneSpec:
     """One entry of the registry.
 
     Attributes:
-        name: as the user types it.
-        build: makes the encoder with random weights; torch is imported then, and not for the entry.
-        input: what the encoder expects.
+        name: name as the user types it.
+        build: builds the encoder with random weights; torch is imported only then.
+        input: input that the encoder expects.
         stage_channels: channels of each feature map, shallow to deep.
-        parameters: trained numbers of the encoder, without the statistics of normalisation layers.
-        weights: where published weights come from; None for a network that starts from random values.
-        licence: of the weights, or of the code where there are none.
-        commercial_use: whether that licence allows it.
-        redistribution: whether that licence allows it, for the weights and for a network fine-tuned from them.
-        must_accept: whether a user has to accept the licence by name before the weights are used.
-        renaming: how the names of the published file become the encoder's.
+        parameters: number of trainable parameters of the encoder.
+        weights: where published weights come from; None for a network without any.
+        licence: licence of the weights, or of the code if there are none.
+        commercial_use: whether the licence allows commercial use.
+        redistribution: whether the licence allows redistribution of the weights and of networks fine-tuned from them.
+        must_accept: whether the user must accept the licence by name before the weights are used.
+        renaming: maps the names of the published file to the encoder's.
         source: page of the project.
-        paper: what to cite.
-        training_data: what the weights were trained on.
-        pooled_stages: stages whose mean the classifier reads, as indices into the list of feature maps.
-        sha256: of the published file; None where it is not known.
-        extra: optional part of the installation that brings the weights: ``pip install med-transfer[extra]``.
-        notes: what a user has to know besides.
-        takes_colours: whether three windows of one scan may be the red, green and blue that it expects.
-        as_colours: whether they are.
-        instances: what it sees a scan as: ``slices`` or ``tiles``, pooled; empty: as a whole.
-        instance_choice: how they are cut and pooled, where that was chosen.
-        plan: how the network is built and what it expects, where a file says so; saved with whatever is made from it.
-        from_weights: completes the entry from what lies beside the weights: (entry, path that the user gave) to
-            (completed entry, file or bundle with the tensors). Until then the entry shows a usual network of its kind.
+        paper: publication to cite.
+        training_data: data that the weights were trained on.
+        pooled_stages: stages that the classifier pools, as indices into the list of feature maps.
+        sha256: hash of the published file; None if not known.
+        extra: optional dependency that brings the weights: ``pip install med-transfer[extra]``.
+        notes: further information for the user.
+        takes_colours: whether three windows of one scan can serve as its red, green and blue.
+        as_colours: whether they do.
+        instances: ``slices`` or ``tiles`` if a scan is cut into them and pooled; empty if it is processed whole.
+        instance_choice: how instances are cut and pooled, if chosen.
+        plan: architecture and input read from a file; saved with everything made from this network.
+        from_weights: completes the entry from the description stored with the weights: (entry, path given by the user)
+            to (completed entry, file or bundle with the tensors). Until then the entry shows a typical network.
     """
 
     name: str
@@ -146,18 +146,18 @@ class BackboneSpec:
 
     @property
     def installed_by(self) -> str:
-        """What brings the weights: the program itself, or a command. Empty where none are needed, or as a file."""
+        """How the weights are installed: with the program, or by a command; empty if as a file, or not needed."""
         if self.weights is None or (self.weights.shipped is None and self.weights.open is None):
             return ""
         return f"pip install med-transfer[{self.extra}]" if self.extra else "come with med-transfer"
 
     def built_by(self, build: Builder) -> BackboneSpec:
-        """The entry with another network, whose parameters are counted."""
+        """Return the entry with another network, whose parameters are counted."""
         return replace(self, build=build, parameters=networks.count_parameters(build))
 
 
 def describe(spec: BackboneSpec) -> list[tuple[str, str]]:
-    """Rows (what, value) that tell a person all about a backbone."""
+    """Return rows (name, value) that describe a backbone to the user."""
     return [
         ("name", spec.name),
         *_network_rows(spec),

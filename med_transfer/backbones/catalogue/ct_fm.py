@@ -1,4 +1,4 @@
-"""CT-FM, project Lighter: a contrastive foundation model of 148,000 CT."""
+"""CT-FM, project Lighter: a contrastive foundation model pretrained on 148,000 CT scans."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _ct_fm(name: str, repository: str, notes: str) -> BackboneSpec:
         ),
         stage_channels=(32, 64, 128, 256, 512),
         parameters=77_760_992,
-        # Both repositories call their file model.safetensors; the folder keeps them apart
+        # Both repositories name their file model.safetensors; the folder distinguishes them
         weights=WeightsSource(
             f"{repository}/model.safetensors", f"https://huggingface.co/project-lighter/{repository}"
         ),

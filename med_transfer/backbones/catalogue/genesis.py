@@ -1,4 +1,4 @@
-"""Models Genesis and SuPreM's U-Net: one architecture, self-supervised on chests or trained to segment abdomens."""
+"""Models Genesis and SuPreM's U-Net: one architecture, pretrained on chest CT or trained on abdominal segmentation."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
 
 _PARAMETERS = 7_027_776
-# The running statistics are in the files, and the original never reads them: see GenesisEncoder.
+# The files contain running statistics that the original network never reads; see GenesisEncoder.
 _NOT_READ = r".*\.running_(mean|var)$"
 _DECODER = r"(up_tr\d+|out_tr)\."
 
 _GENESIS = BackboneSpec(
     name="models-genesis",
     build=lambda: networks.GenesisEncoder(),
-    # The authors' cubes are (x, y, z) of LUNA16, whose voxels grow to Left, Posterior and Superior.
+    # The authors' cubes are (x, y, z) of LUNA16, whose axes point to Left, Posterior and Superior.
     input=InputSpec(1, "LPS", (-1000.0, 1000.0), (0.0, 1.0), minimum_shape=(16, 16, 16), shape=(64, 64, 32)),
     stage_channels=(128, 256, 512),
     parameters=_PARAMETERS,

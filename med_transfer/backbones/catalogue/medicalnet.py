@@ -1,4 +1,4 @@
-"""MedicalNet (Med3D), Tencent: residual networks trained to segment many public data sets."""
+"""MedicalNet (Med3D), Tencent: residual networks trained for segmentation on many public data sets."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def _medicalnet(depth: int) -> BackboneSpec:
     return BackboneSpec(
         name=f"medicalnet-resnet{depth}",
         build=lambda: networks.medicalnet(depth),
-        # Trained on z-scores. A clipped CT of the trunk has a standard deviation of 400 to 500 HU, so that about
-        # HU / 500 has the unit variance that the first layers were trained for.
+        # Trained on z-scores. A clipped CT of the trunk has a standard deviation of 400 to 500 HU, so HU / 500 has
+        # about the unit variance that the first layers were trained on.
         input=InputSpec(1, "SPL", (-1000.0, 1000.0), (-2.0, 2.0), minimum_shape=(8, 8, 8)),
         stage_channels=(256, 512, 1024, 2048) if depth >= 50 else (64, 128, 256, 512),
         parameters=_PARAMETERS[depth],

@@ -8,8 +8,8 @@ from med_transfer.backbones import networks
 from med_transfer.backbones.catalogue.astra_package import open_astra
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 
-# The authors' volume is (X, Y, Z) in RAS; their network moves Z to the front. So depth grows to Superior, height to
-# Right, width to Anterior.
+# The authors' volume is (X, Y, Z) in RAS, and their network moves Z to the front. Hence depth points to Superior,
+# height to Right, width to Anterior.
 _INPUT = InputSpec(
     channels=1,
     orientation="SRA",

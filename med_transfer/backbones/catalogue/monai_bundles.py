@@ -1,7 +1,7 @@
 """Networks of MONAI's model zoo, from the weights file of each bundle.
 
-Inside a bundle every file is called ``model.pt``; the names here are those under which NVIDIA's server gives them.
-The publisher names their MD5, not their SHA-256, so they are not pinned.
+Inside a bundle every file is called ``model.pt``; the names here are those on NVIDIA's server. The publisher states MD5
+instead of SHA-256 checksums, so they are not pinned.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""nnU-Net v2 and TotalSegmentator: the model's folder says how the network is built and what it expects."""
+"""nnU-Net v2 and TotalSegmentator: the model's folder describes the architecture and the expected input."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from med_transfer.backbones.nnunet.plans import Z_SCORE_RANGE, Z_SCORE_WINDOW_HU
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
 
-_USUAL = NetworkPlan(  # what nnU-Net plans for a patch of 128 voxels a side; shown until a model's folder is read
+_USUAL = NetworkPlan(  # nnU-Net's plan for a patch of 128 voxels per side; shown until a model's folder is read
     described_by="nnU-Net's usual plan",
     architecture=UNetArchitecture(
         kind="plain",
@@ -29,8 +29,8 @@ _USUAL = NetworkPlan(  # what nnU-Net plans for a patch of 128 voxels a side; sh
 )
 
 _RENAMING = Renaming(
-    replace=((r"^stages\.", "context."),),  # a method of every encoder here has the name `stages`
-    ignore=(r".*\.all_modules\.",),  # a second name of the same tensors; decoder.encoder.* is a third
+    replace=((r"^stages\.", "context."),),  # every encoder here has a method named `stages`
+    ignore=(r".*\.all_modules\.",),  # an alias of the same tensors; decoder.encoder.* is another
 )
 _ARCHITECTURE = _USUAL.architecture
 
@@ -89,7 +89,7 @@ def _totalsegmentator(part: str) -> BackboneSpec:
 
 
 def _completed(entry: BackboneSpec, stored_axes: str) -> BackboneSpec:
-    """With the usual plan's figures until a model's folder is read, whose arrays lie along ``stored_axes``."""
+    """The entry with the usual plan until a model's folder is read, whose arrays are oriented as ``stored_axes``."""
     return replace(planned(entry, _USUAL), from_weights=partial(from_weights, stored_axes=stored_axes))
 
 

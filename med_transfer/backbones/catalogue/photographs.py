@@ -1,6 +1,6 @@
-"""How a 2D network trained on photographs becomes an encoder of CT: inflated, as ACS convolutions, or slice by slice.
+"""Turn a 2D network trained on photographs into a CT encoder: by inflation, by ACS convolutions, or slice by slice.
 
-The same file of 2D weights serves all ways. Each way is an entry of its own, so that a bundle knows how to rebuild it.
+All ways use the same file of 2D weights. Each is an entry of its own, so that a bundle can rebuild its network.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from med_transfer.backbones.networks.colours import (
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, Triple, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
 
-if TYPE_CHECKING:  # they need torch
+if TYPE_CHECKING:  # these import torch
     from med_transfer.backbones.encoder import Encoder
     from med_transfer.backbones.networks.inflation import Rule
     from med_transfer.backbones.networks.photograph import AsPhotograph
     from med_transfer.backbones.networks.planar import PlanarNetwork
     from med_transfer.backbones.networks.volumetric import Way
 
-NET = (r"^(?!net\.)", "net.")  # a published name lies under ``net.`` here
+NET = (r"^(?!net\.)", "net.")  # published names are under ``net.`` here
 UNDER_NET = Renaming(replace=(NET,))
 _NOTE = (
     "Orientation and window are this program's choice, as photographs prescribe none, and so is the spacing that you "
@@ -39,11 +39,11 @@ _NOTE = (
 
 @dataclass(frozen=True)
 class PlanarSource:
-    """What is known about a 2D network, whatever it is made into.
+    """A 2D network, independent of how it is made 3D.
 
     Attributes:
-        parameters: by the way it is made 3D.
-        flat_stages: when inflated, so many stages keep the depth, so that the whole network strides 8 along it.
+        parameters: number of parameters, by the way it is made 3D.
+        flat_stages: number of stages that keep the depth when inflated, so that the total stride along depth is 8.
     """
 
     name: str
@@ -67,8 +67,9 @@ class Transfer:
     """How a 2D network becomes an encoder of volumes.
 
     Attributes:
-        counted_as: which of the network's ``parameters`` it then has.
-        window_hu: of the input; ``windows_hu`` are cut from it as three colours, None repeats it three times.
+        counted_as: key of the network's ``parameters``.
+        window_hu: window of the input, in HU.
+        windows_hu: three windows cut from the input as red, green and blue; None repeats the input three times.
     """
 
     prefix: str
@@ -96,7 +97,7 @@ def _build(net: PlanarSource, way: Transfer) -> Encoder:
 
 
 def transferred(net: PlanarSource, way: Transfer) -> BackboneSpec:
-    """The registry's entry of a 2D network made 3D in one way."""
+    """Return the registry entry of a 2D network made 3D in one way."""
     return BackboneSpec(
         name=f"{way.prefix}-{net.name}{way.suffix}",
         build=partial(_build, net, way),
@@ -153,7 +154,7 @@ SLICES = Transfer(
 
 
 def windowed(way: Transfer) -> Transfer:
-    """The same with three windows of a CT as red, green and blue, instead of one window three times."""
+    """Return a variant that uses three CT windows as red, green and blue, instead of one window three times."""
     notes = (
         f"{way.notes} Lung, soft tissue and bone windows, cut from the input, are its three channels: leave "
         "input.window_hu and input.output_range as they are."

@@ -1,4 +1,4 @@
-"""Residual networks without published weights: from scratch, or from a file of one's own."""
+"""Residual networks without published weights, trained from scratch or started from the user's own file."""
 
 from __future__ import annotations
 

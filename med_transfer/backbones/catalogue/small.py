@@ -1,4 +1,4 @@
-"""The default: a small network that comes with this package, so that transfer works offline and without a GPU."""
+"""The default backbone: a small network shipped with this package, so that transfer works offline and without a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""STU-Net: nnU-Nets with residual blocks in four sizes, trained to segment the 104 structures of TotalSegmentator."""
+"""STU-Net: residual nnU-Nets in four sizes, trained to segment the 104 structures of TotalSegmentator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from med_transfer.backbones.nnunet.plans import Z_SCORE_RANGE, Z_SCORE_WINDOW_HU
 from med_transfer.backbones.spec import BackboneSpec, InputSpec, WeightsSource
 from med_transfer.backbones.weights.renaming import Renaming
 
-_SIZES = {  # size: channels of the stages, blocks a stage, parameters of the encoder
+_SIZES = {  # size: channels of the stages, blocks per stage, parameters of the encoder
     "small": ((16, 32, 64, 128, 256, 256), 1, 7_185_744),
     "base": ((32, 64, 128, 256, 512, 512), 1, 28_731_552),
     "large": ((64, 128, 256, 512, 1024, 1024), 2, 246_968_256),

@@ -60,7 +60,7 @@ _SWIN = BackboneSpec(
         prefixes=("swinViT",),
         ignore=(
             r"(en|de)coder\d+\.",
-            r"out\.",  # convolutions beside the transformer, and the output
+            r"out\.",  # convolutions parallel to the transformer, and the output
             r"(precls_conv|GAP|controller|text_to_vision)\.",
             r"organ_embedding",  # one head for all organs
         ),

@@ -1,4 +1,4 @@
-"""Swin UNETR's transformer, trained without labels by NVIDIA and published with MONAI."""
+"""Swin UNETR's transformer, pretrained with self-supervision by NVIDIA and published with MONAI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NO_LICENCE = (
     "The code is under Apache-2.0, but no licence of the weights was found: ask the authors before commercial use or "
     "passing them on. The spacing of the training scans is not stated."
 )
-# Their scripts call the layers of the perceptron fc1 and fc2
+# Their scripts name the layers of the MLP fc1 and fc2
 _PERCEPTRON = (r"\.mlp\.fc(\d)\.", r".mlp.linear\1.")
 
 
@@ -48,7 +48,7 @@ _50K = _swin(
     weights=WeightsSource("ssl_pretrained_weights.pth", _RELEASE),
     renaming=Renaming(
         prefixes=("swinViT",),
-        # The pretraining wraps each stage once more: layers1.0.0.blocks...
+        # The pretraining code wraps each stage in one more module: layers1.0.0.blocks...
         replace=((r"^(layers\d\.0)\.\w\.", r"\1."), _PERCEPTRON),
         ignore=(r"mask_token$", r"layers\.\d", r"norm\.(weight|bias)$", r"out\.", r"(conv|transp_conv|upsample)\w*\."),
     ),

@@ -1,4 +1,4 @@
-"""Networks of small inputs on tiles of a whole scan, with the weights that they have anyway."""
+"""Networks for small inputs applied to tiles of a whole scan, with their usual weights."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from med_transfer.backbones import networks
 from med_transfer.backbones.catalogue import merlin, residual, small
 from med_transfer.backbones.spec import BackboneSpec, Triple
 
-_OF_THE_NETWORK = (r"^(?!tiled\.|attention\.)", "tiled.")  # a published name lies under ``tiled.`` here
+_OF_THE_NETWORK = (r"^(?!tiled\.|attention\.)", "tiled.")  # published names are under ``tiled.`` here
 
 
 def _tiled(base: BackboneSpec, tile: Triple, parameters_of_attention: int) -> BackboneSpec:
-    """An entry's network on tiles of so many voxels, at the spacing and in the window of its own."""
+    """An entry's network on tiles of this many voxels, with the entry's own spacing and window."""
     size = " x ".join(map(str, tile))
     renamed = replace(base.renaming, replace=(*base.renaming.replace, _OF_THE_NETWORK))
     notes = (

@@ -1,4 +1,4 @@
-"""A network trained on videos, from torchvision: a start from another kind of data."""
+"""A video network from torchvision, as a source from another kind of data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SPECS = (
     BackboneSpec(
         name="r3d18-kinetics",
         build=lambda: networks.r3d18(),
-        # Depth stands for time; an axial slice lies as it does on a screen
+        # Depth takes the place of time; an axial slice is oriented as on a screen
         input=InputSpec(1, "SPL", (-1000.0, 1000.0), (0.0, 1.0), minimum_shape=(8, 16, 16), shape=(16, 112, 112)),
         stage_channels=(64, 128, 256, 512),
         parameters=33_166_272,

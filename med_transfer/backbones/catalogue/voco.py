@@ -1,4 +1,4 @@
-"""VoCo, Hong Kong University of Science and Technology: Swin transformers trained on 160,000 CT."""
+"""VoCo, Hong Kong University of Science and Technology: Swin transformers pretrained on 160,000 CT scans."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _voco(size: str, name: str, file: str, training_data: str) -> BackboneSpec:
         training_data=training_data,
         renaming=Renaming(
             prefixes=("swinViT", "swin_vit"),
-            # Convolutions beside the transformer, output, and the two projections of the contrastive task
+            # Convolutions parallel to the transformer, output, and the two projections of the contrastive task
             ignore=(r"(en|de)coder\d+\.", r"out\.", r"(student|teacher)\."),
         ),
         notes=(

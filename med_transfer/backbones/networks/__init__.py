@@ -1,6 +1,6 @@
 """Encoders, each with the forward pass that its published weights were trained with.
 
-The catalogue names them as ``networks.medicalnet(18)``, and torch is imported where the first one is built.
+The catalogue refers to them as ``networks.medicalnet(18)``; torch is imported when the first one is built.
 """
 
 import lazy_loader

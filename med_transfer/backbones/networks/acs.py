@@ -1,8 +1,8 @@
-"""2D kernels that look at a volume from its three sides (ACS convolution): no weight is made, none is changed.
+"""ACS convolution: 2D kernels applied to axial, coronal and sagittal planes, without new or changed weights.
 
-A third of the output channels see axial planes, a third coronal, a third sagittal ones: the same kernel as (1, k, k),
-(k, 1, k) and (k, k, 1). Which body axis that is depends on the input's orientation; equal voxel sizes along all three
-suit it best. Source: Yang et al. 2021, Reinventing 2D Convolutions for 3D Images, IEEE JBHI 25:3009, arXiv:1911.10477.
+One third of the output channels use axial, one third coronal, one third sagittal planes: kernels of shape (1, k, k),
+(k, 1, k) and (k, k, 1). Which body planes these are depends on the input's orientation; isotropic voxels suit it best.
+Source: Yang et al. 2021, Reinventing 2D Convolutions for 3D Images, IEEE JBHI 25:3009, arXiv:1911.10477.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ Pads = tuple[int, int]
 
 
 class AcsConv3d(nn.Module):
-    """A 2D convolution for [batch, channel, depth, height, width], with the 2D convolution's own weight.
+    """A 2D convolution applied to [batch, channel, depth, height, width], with the 2D convolution's own weight.
 
-    Each view is the k x k x k kernel that is zero outside its middle plane, so that all three give the same shape
-    with any stride and padding. Channels that do not divide by three: the first views get the rest. Groups stay
-    whole: they are divided among the views as channels are (in a depthwise convolution they are the channels).
+    Each view is equivalent to a k x k x k kernel that is zero outside its middle plane, so that all three give the same
+    shape with any stride and padding. If the channels are not divisible by three, the first views get the remainder.
+    Groups are not split: they are divided among the views like channels (in a depthwise convolution they are the
+    channels).
 
     Args:
-        conv: with a square kernel; its weight and bias become this module's.
-        flat: stride 1 along depth.
-        same: pad as TensorFlow's SAME instead of by the padding of ``conv``.
+        conv: convolution with a square kernel; its weight and bias become this module's.
+        flat: use stride 1 along depth.
+        same: pad like TensorFlow's SAME instead of by the padding of ``conv``.
 
     Raises:
-        BackboneError: another kernel than a square one, or a padding that is not of zeros.
+        BackboneError: the kernel is not square, or the padding is not with zeros.
     """
 
     def __init__(self, conv: nn.Conv2d, *, flat: bool = False, same: bool = False) -> None:
@@ -43,20 +44,20 @@ class AcsConv3d(nn.Module):
         self.padding = None if same else (conv.padding[0], *conv.padding)
 
     def extra_repr(self) -> str:
-        """Kernel, stride and padding, for the printed network."""
+        """Return kernel, stride and padding for ``repr``."""
         return f"{tuple(self.weight.shape)}, stride={self.stride}, padding={self.padding or 'same'}"
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, channel, depth, height, width]; output channels in the order axial, coronal, sagittal."""
+        """Convolve [batch, channel, depth, height, width]; output channels in the order axial, coronal, sagittal."""
         pads = self._pads(x)
-        if self.size == 1:  # all three views are the same
+        if self.size == 1:  # all three views are equal
             return _convolve(x, self.weight.unsqueeze(2), self.bias, self.stride, pads, self.dilation, self.groups)
         counts = (self.weight.shape[0], x.shape[1], self.groups)
         views = zip(range(3), *map(self._split, counts), strict=True)
         return torch.cat([self._view(x, pads, *view) for view in views if view[1].stop > view[1].start], dim=1)
 
     def _view(self, x: Tensor, pads: list[Pads], thin: int, made: slice, given: slice, groups: slice) -> Tensor:
-        """The output channels ``made``, with a kernel that is one voxel thin along axis ``thin``."""
+        """The output channels ``made``, with a kernel one voxel thick along axis ``thin``."""
         middle = (self.size - 1) // 2
         before, behind = pads[thin]
         reach = (before - middle * self.dilation, behind - (self.size - 1 - middle) * self.dilation)
@@ -66,7 +67,7 @@ class AcsConv3d(nn.Module):
         return _convolve(x, self.weight[made].unsqueeze(2 + thin), bias, self.stride, pads, self.dilation, number)
 
     def _split(self, count: int) -> list[slice]:
-        """The share of each view in so many channels: whole groups, the first views get the rest."""
+        """Divide channels among the three views by whole groups; the first views get the remainder."""
         units = self.groups if self.groups > 1 else count
         width = count // units
         sizes = [(units // 3 + (view < units % 3)) * width for view in range(3)]
@@ -84,7 +85,7 @@ class AcsConv3d(nn.Module):
 def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple, pads: list[Pads], dilation: int, groups: int
 ) -> Tensor:
-    """conv3d with another padding before and behind; a negative one leaves voxels out."""
+    """conv3d with asymmetric padding; negative padding crops voxels."""
     if all(before == behind >= 0 for before, behind in pads):
         return F.conv3d(x, weight, bias, stride, [before for before, _ in pads], dilation, groups)
     x = F.pad(x, [amount for pair in reversed(pads) for amount in pair])

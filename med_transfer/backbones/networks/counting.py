@@ -1,4 +1,4 @@
-"""How many numbers a network learns, counted without making any of them."""
+"""Count the parameters of a network without allocating them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from torch import nn
 
 
 def count_parameters(build: Callable[[], nn.Module]) -> int:
-    """Of what ``build`` builds, on the meta device."""
+    """Return the number of parameters of the network that ``build`` builds, on the meta device."""
     with torch.device("meta"):
         return sum(values.numel() for values in build().parameters())

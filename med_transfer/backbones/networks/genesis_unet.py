@@ -1,4 +1,4 @@
-"""The encoder of the 3D U-Net of Models Genesis, which SuPreM trained again on other data.
+"""The encoder of Models Genesis' 3D U-Net, which SuPreM retrained on other data.
 
 Tensor names are the project's own: ``down_tr64.ops.0.conv1``, ``down_tr64.ops.0.bn1``, ...
 """
@@ -15,14 +15,14 @@ _WIDTHS = (64, 128, 256, 512)
 class GenesisEncoder(Encoder):
     """The contracting path: 64 channels at full size (the stem), then maps at 1/2, 1/4 and 1/8 of the input.
 
-    The original's normalisation is a batch normalisation that never uses its running statistics: in evaluation too
-    it normalises with the mean and variance of the batch before it. The statistics in a published file are therefore
-    a trap: a usual batch normalisation reads them and gives other features. Here every scan is normalised with its own
-    statistics, in training and in evaluation. That is exactly what the original gives for one scan at a time, and a
-    patient's result does not depend on who else is in the batch. The map that is normalised needs more than one voxel.
+    The original's batch normalisation never uses its running statistics: even in evaluation it normalises by the mean
+    and variance of the batch. The statistics in published files must not be loaded, as a standard batch normalisation
+    would use them and give different features. Here every scan is normalised by its own statistics, in training and
+    evaluation. This equals the original for a batch of one scan, and makes a patient's result independent of the rest
+    of the batch. Every normalised map needs more than one voxel.
 
     Args:
-        widths: channels of the four levels; a level's first convolution makes half as many.
+        widths: channels of the four levels; the first convolution of a level outputs half as many.
 
     Source: Zhou et al. 2019, arXiv:1908.06912; github MrGiovanni/ModelsGenesis, pytorch/unet3d.py.
     """
@@ -37,13 +37,13 @@ class GenesisEncoder(Encoder):
         self.stage_channels = tuple(widths[1:])
 
     def stages(self) -> list[nn.Module]:
-        """The level at full size, then each halving with the level behind it."""
+        """Return the level at full size, then each pooling with the level after it."""
         deeper = (self.down_tr128, self.down_tr256, self.down_tr512)
         return [self.down_tr64, *(nn.Sequential(self.halve, level) for level in deeper)]
 
 
 class _Level(nn.Module):
-    """Two convolutions; the first makes half of the channels."""
+    """Two convolutions; the first outputs half of the channels."""
 
     def __init__(self, given: int, made: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _Level(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """Convolution with bias, each scan's own normalisation, ReLU."""
+    """Convolution with bias, per-scan normalisation, ReLU."""
 
     def __init__(self, given: int, made: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Any tree of 2D convolutions, normalisations and poolings as a 3D one, with the same tensors under the same names.
+"""Convert a module tree of 2D convolutions, normalisations and poolings to 3D, keeping tensor names.
 
-Along the new axis, depth, a layer does what it does along height: stride, dilation and padding are kept. Two things
-differ, both because slices lie further apart than pixels: a kernel is at most three slices deep, as in I3D's stem,
-and a *flat* part neither strides nor pools along depth. Kernels that tile the image without overlap (``kernel ==
-stride``) keep their depth, so that no slice is skipped.
+Along the new axis, depth, a layer behaves as along height: stride, dilation and padding are kept. There are two
+exceptions, because slices lie further apart than pixels: a kernel is at most three slices deep, as in I3D's stem, and a
+*flat* part neither strides nor pools along depth. Kernels that tile the image without overlap (``kernel == stride``)
+keep their full depth, so that no slice is skipped.
 
 Source: Carreira & Zisserman 2017, arXiv:1705.07750 (inflation); centre initialisation: Feichtenhofer et al. 2016,
 arXiv:1611.02155.
@@ -29,27 +29,27 @@ Triple = tuple[int, int, int]
 
 
 class Convolution(Protocol):
-    """Makes the 3D layer of a 2D convolution; ``same`` pads as TensorFlow does, whatever the layer's own padding."""
+    """Converts a 2D convolution to a 3D layer; ``same`` pads like TensorFlow, regardless of the layer's padding."""
 
     def __call__(self, conv: nn.Conv2d, *, flat: bool, same: bool = False) -> nn.Module:
-        """The 3D layer; with ``flat`` it has stride 1 along depth."""
+        """Return the 3D layer; with ``flat`` it has stride 1 along depth."""
         ...
 
 
-Rule = Callable[..., nn.Module]  # (the 2D module, the ToVolume at work): the 3D module
+Rule = Callable[..., nn.Module]  # (2D module, ToVolume) -> 3D module
 
 
 @dataclass(frozen=True)
 class ToVolume:
-    """Turns 2D modules into 3D ones, in place where a module only holds others.
+    """Converts 2D modules to 3D, in place for modules that only contain others.
 
-    A module with parts of its own kind of forward pass is taken to work in any dimension (a residual block does);
-    where that is not so, give a rule for its type.
+    The forward pass of a module that contains others is assumed to work in any dimension, as that of a residual block
+    does; otherwise add a rule for its type.
 
     Attributes:
-        convolution: what becomes of a convolution.
-        flat: nothing is strided or pooled along depth.
-        rules: further types, by the exact type of the module.
+        convolution: converts a convolution.
+        flat: neither stride nor pool along depth.
+        rules: rules for further types, by exact type.
     """
 
     convolution: Convolution
@@ -57,7 +57,7 @@ class ToVolume:
     rules: Mapping[type, Rule] = field(default_factory=dict)
 
     def __call__(self, module: nn.Module) -> nn.Module:
-        """The 3D module. Raises BackboneError for a layer that no rule covers."""
+        """Return the 3D module. Raises BackboneError for a layer that no rule covers."""
         if rule := self.rules.get(type(module)) or _RULES.get(type(module)):
             return rule(module, self)
         own_tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
@@ -73,11 +73,11 @@ class ToVolume:
 
 
 def inflate_kernel(weight: Tensor, depth: int, kernel: Kernel = "centre") -> Tensor:
-    """[out, in, depth, height, width] of [out, in, height, width]: on the middle slice alone, or spread evenly.
+    """Inflate a kernel [out, in, height, width] to [out, in, depth, height, width].
 
-    With ``centre`` each slice of a volume gives what the 2D network gives for that slice, until a pooling or a
-    squeeze-and-excitation mixes slices. With ``mean`` this holds for a volume of equal slices, away from its first and
-    last ones.
+    With ``centre`` only the middle slice is non-zero: each slice of a volume gives the 2D network's output for that
+    slice, until a pooling or squeeze-and-excitation mixes slices. With ``mean`` the kernel is spread evenly, and this
+    holds for a volume of equal slices, away from its ends.
     """
     if kernel == "mean":
         return weight.unsqueeze(2).expand(-1, -1, depth, -1, -1) / depth
@@ -87,7 +87,7 @@ def inflate_kernel(weight: Tensor, depth: int, kernel: Kernel = "centre") -> Ten
 
 
 def inflate_convolution(conv: nn.Conv2d, *, flat: bool, same: bool = False, kernel: Kernel = "centre") -> nn.Conv3d:
-    """The 3D convolution of a 2D one; groups, bias and kind of padding are kept."""
+    """Return the 3D convolution of a 2D one, with the same groups, bias and padding mode."""
     size, stride, padding = _along_depth(conv, flat)
     padding = conv.padding if isinstance(conv.padding, str) else (padding, *conv.padding)
     inflated: nn.Conv3d = skip_init(  # type: ignore[assignment]  # its values are set below
@@ -114,17 +114,17 @@ def _along_depth(conv: nn.Conv2d, flat: bool) -> Triple:
     """Kernel size, stride and padding along depth."""
     size, stride = conv.kernel_size[0], conv.stride[0]
     padding = 0 if isinstance(conv.padding, str) else conv.padding[0]
-    if size == stride:  # tiles, or a single pixel
+    if size == stride:  # non-overlapping tiles, or a single pixel
         return (1, 1, 0) if flat else (size, stride, padding)
     depth = min(size, DEEPEST_KERNEL) if size % 2 else size
     return depth, 1 if flat else stride, max(0, padding - conv.dilation[0] * (size - depth) // 2)
 
 
 class SameConv3d(nn.Conv3d):
-    """Pads as TensorFlow's SAME: the output has ceil(size / stride) voxels, an odd voxel of padding lies behind."""
+    """3D convolution padded like TensorFlow's SAME: ceil(size / stride) voxels, with extra padding at the end."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """[batch, channel, depth, height, width], each axis divided by its stride and rounded up."""
+        """Return [batch, channel, depth, height, width], each axis divided by its stride and rounded up."""
         pads = [
             same_padding(*axis)
             for axis in zip(input.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True)
@@ -134,12 +134,12 @@ class SameConv3d(nn.Conv3d):
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Voxels of padding before and behind."""
+    """Return the number of voxels of SAME padding before and after an axis."""
     total = max(0, (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
     return total // 2, total - total // 2
 
 
-# What becomes of each type ------------------------------------------------------------------------------------
+# Rules by type ------------------------------------------------------------------------------------------------
 
 
 def _convolution(conv: nn.Conv2d, to: ToVolume) -> nn.Module:
@@ -160,14 +160,14 @@ def _max_pool(pool: nn.MaxPool2d, to: ToVolume) -> nn.Module:
 
 
 def _average_pool(pool: nn.AvgPool2d, to: ToVolume) -> nn.Module:
-    """Without padding along depth, so that the padding's zeros do not darken the outer slices."""
+    """Average pooling without padding along depth, whose zeros would darken the outer slices."""
     size, stride, padding = (_pair(v) for v in (pool.kernel_size, pool.stride, pool.padding))
     depth = 1 if to.flat else stride[0]
     return nn.AvgPool3d((depth, *size), (depth, *stride), (0, *padding), pool.ceil_mode, pool.count_include_pad)
 
 
 def _adaptive_pool(pool: nn.AdaptiveAvgPool2d, to: ToVolume) -> nn.Module:
-    """To one voxel, or to the given height and width with the depth left alone."""
+    """Adaptive pooling to one voxel, or to the given height and width with the depth unchanged."""
     size = _pair(pool.output_size)  # type: ignore[arg-type]
     return nn.AdaptiveAvgPool3d((1 if size == (1, 1) else None, *size))  # type: ignore[arg-type]
 

@@ -1,7 +1,6 @@
-"""A scan as many instances (slices, tiles) of which one label is known: which of them hold anything, how they pool.
+"""Multiple-instance learning: a scan as a bag of instances (slices or tiles) with one label, and their pooling.
 
-The words are those of multiple-instance learning. An instance that shows nothing of the patient has zeros in every map,
-and is left out of the pooling.
+An instance that shows nothing of the patient is zero in every map, and is left out of the pooling.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from torch import Tensor, nn
 from med_transfer.backbones.encoder import Box, Encoder
 from med_transfer.backbones.instance_choice import InstancePooling
 
-TOP_K = 3  # of each feature, its largest values
-_CELL = 4  # voxels along each axis whose mean is compared: noise is averaged out, a small vessel is not
-_DARK = 0.03  # what lies within this share of a scan's range above its darkest cell is as dark
+TOP_K = 3  # largest values of each feature
+_CELL = 4  # voxels per axis of a cell whose mean is compared; averages out noise but not a small vessel
+_DARK = 0.03  # cells within this share of a scan's range above its darkest cell count as dark
 
 
 class GatedAttention(nn.Module):
-    """a_k = softmax_k(w . (tanh(V h_k) * sigmoid(U h_k))), Ilse et al. 2018, arXiv:1802.04712, equation 9.
+    """Gated attention a_k = softmax_k(w . (tanh(V h_k) * sigmoid(U h_k))), Ilse et al. 2018, arXiv:1802.04712, eq. 9.
 
-    w starts at zero: before any training, and where it is frozen, every instance counts the same.
+    w starts at zero, so that before training, and where frozen, all instances have equal weight.
 
     Args:
-        channels: of an instance's features h_k.
-        hidden: rows of V and U.
+        channels: number of features h_k of an instance.
+        hidden: number of rows of V and U.
     """
 
     def __init__(self, channels: int, hidden: int = 128) -> None:
@@ -37,20 +36,21 @@ class GatedAttention(nn.Module):
         nn.init.zeros_(self.score.weight)
 
     def forward(self, features: Tensor, shown: Tensor | None = None) -> Tensor:
-        """Weights [batch, instance], each row summing to 1, of features [batch, instance, channel].
+        """Return attention weights [batch, instance], each row summing to 1.
 
         Args:
-            shown: which instances count, [batch, instance]; the others get 0.
+            features: [batch, instance, channel].
+            shown: boolean [batch, instance], the instances that count; the others get 0.
         """
         scores = self.score(torch.tanh(self.value(features)) * torch.sigmoid(self.gate(features))).squeeze(-1)
         return (scores if shown is None else scores.masked_fill(~shown, -torch.inf)).softmax(dim=-1)
 
 
 class InstanceEncoder(Encoder):
-    """An encoder that sees a scan as instances, and pools their features as it is told.
+    """An encoder that processes a scan as instances and pools their features.
 
     Attributes:
-        attention: decides by the deepest features how much each instance counts; None where nothing is to be learned.
+        attention: computes instance weights from the deepest features; None for a pooling without learned weights.
     """
 
     new_parts = ("attention",)
@@ -58,38 +58,38 @@ class InstanceEncoder(Encoder):
 
     @property
     def has_learned_attention(self) -> bool:
-        """Whether an attention counts some instances more than others."""
+        """Whether there is an attention that is no longer uniform."""
         return self.attention is not None and bool(self.attention.score.weight.any())
 
     def instance_features(self, feature_map: Tensor) -> Tensor:
-        """[batch, instance, channel] of one of the maps."""
+        """Return the instances' features [batch, instance, channel] in one of the maps."""
         raise NotImplementedError
 
     def pool_by(self, pooling: InstancePooling) -> None:
-        """Choose how instances are pooled; an attention starts anew."""
+        """Set how instances are pooled; an attention is reinitialised."""
         self.instance_pooling = pooling
         self.attention = GatedAttention(self.stage_channels[-1]) if pooling == "attention" else None
 
     def with_attention(self, stages: list[nn.Module]) -> list[nn.Module]:
-        """The stages, of which the last one holds the attention too, before what makes its map."""
+        """Return the stages with the attention added to the front of the last one."""
         return stages if self.attention is None else [*stages[:-1], nn.ModuleList([self.attention, stages[-1]])]
 
     def pooled_channels(self, stages: Sequence[int]) -> list[int]:
-        """Twice those of the maps where mean and maximum are joined."""
+        """Return the pooled channels of each stage: those of its map, or twice as many for ``mean_max``."""
         n = 2 if self.instance_pooling == "mean_max" else 1
         return [n * channels for channels in super().pooled_channels(stages)]
 
     def instance_weights(self, maps: Sequence[Tensor]) -> Tensor:
-        """How much each instance counts, [batch, instance], each row summing to 1: by attention, or all the same."""
+        """Return instance weights [batch, instance], each row summing to 1: by attention, or uniform."""
         return self._weights(self.instance_features(maps[-1]))
 
     def pool(self, maps: Sequence[Tensor], stages: Sequence[int]) -> Tensor:
-        """Features [batch, channel] of the chosen stages, pooled over instances and joined."""
+        """Return features [batch, channel] of the chosen stages, pooled over instances and concatenated."""
         of_stages = [self.instance_features(maps[stage]) for stage in stages]
         return self.pool_instances(of_stages, self.instance_features(maps[-1]))
 
     def pool_instances(self, of_stages: Sequence[Tensor], deepest: Tensor) -> Tensor:
-        """As :meth:`pool`, of instances' features [batch, instance, channel] of the chosen stages and the deepest."""
+        """Like :meth:`pool`, given features [batch, instance, channel] of the chosen stages and of the deepest."""
         if pooling := _WITHOUT_WEIGHTS.get(self.instance_pooling or ""):
             shown = is_shown(deepest)[..., None]
             return torch.cat([pooling(features, shown) for features in of_stages], dim=1)
@@ -102,7 +102,7 @@ class InstanceEncoder(Encoder):
 
 
 def is_shown(features: Tensor) -> Tensor:
-    """Which instances count, [batch, instance]: those that are not zero; all of a scan that has no such."""
+    """Return which instances count, boolean [batch, instance]: the non-zero ones, or all if a scan has none."""
     something = (features != 0).any(dim=-1)
     return something | ~something.any(dim=1, keepdim=True)
 
@@ -116,7 +116,7 @@ def _mean_and_maximum(features: Tensor, shown: Tensor) -> Tensor:
 
 
 def _log_mean_exp(features: Tensor, shown: Tensor) -> Tensor:
-    """A smooth maximum, ln of the mean of e^h (Pinheiro & Collobert 2015, CVPR, equation 6, with r = 1)."""
+    """Smooth maximum, the log of the mean of e^h (Pinheiro & Collobert 2015, CVPR, equation 6, with r = 1)."""
     return features.masked_fill(~shown, -torch.inf).logsumexp(dim=1) - shown.sum(dim=1).log()
 
 
@@ -130,14 +130,14 @@ _WITHOUT_WEIGHTS = {"max": _maximum, "mean_max": _mean_and_maximum, "log_mean_ex
 
 
 def occupied(x: Tensor, boxes: Sequence[Box]) -> list[int]:
-    """The boxes that show more than a scan's darkest, as ``scan * len(boxes) + box``; all of a scan that is dark alone.
+    """Return the boxes that contain more than background, as indices ``scan * len(boxes) + box``.
 
-    Means over cells are compared, in each channel for itself. Where there are no values (on the meta device, in an
-    export) every box counts.
+    Background is what is as dark as a scan's darkest cell, compared by cell means in each channel separately. All boxes
+    of an entirely dark scan are returned, and all boxes if there are no values (on the meta device, in an export).
 
     Args:
         x: [batch, channel, depth, height, width].
-        boxes: all of one size.
+        boxes: boxes of one size.
     """
     if x.is_meta or torch.compiler.is_compiling():
         return list(range(len(x) * len(boxes)))
@@ -151,5 +151,5 @@ def occupied(x: Tensor, boxes: Sequence[Box]) -> list[int]:
 
 
 def spread(values: Tensor, places: Sequence[int], n: int) -> Tensor:
-    """[n, ...] with these values [place, ...] at the places and zeros elsewhere."""
+    """Return [n, ...] with ``values`` [place, ...] at the given places and zeros elsewhere."""
     return values.new_zeros(n, *values.shape[1:]).index_copy(0, torch.tensor(places, device=values.device), values)

@@ -1,8 +1,8 @@
-"""What a network of slices answers that has learned painted lesions: how much in a slice is denser, how much lighter.
+"""Lesion answers of a slice network pretrained on painted lesions: how much of a slice is denser or lighter.
 
-The heads that it learned with ask each slice whether there is such a place, how much of the slice it takes, and of each
-voxel of each feature map whether it is one. Each of the answers sees something of a real lesion; their mean, each on
-its own scale, says so more steadily than any one of them, and has no weight that labels would have to find.
+The pretraining heads predict for each slice whether there is a lesion and how much of the slice it covers, and for each
+voxel of the feature maps whether it belongs to one. Each prediction responds to real lesions to some extent. The mean
+of the standardised predictions is more stable than any single one, and has no weights to be learned from labels.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import torch
 from torch import Tensor, nn
 
 KINDS = ("denser", "lighter")  # than the tissue around it
-PLACED_STAGES = 3  # the deepest ones, whose voxels are asked; shallower maps see too little around a voxel
-PARTS = PLACED_STAGES + 2  # the most likely place in each of them, presence, amount
+PLACED_STAGES = 3  # deepest stages with a voxelwise prediction; shallower maps have too small a receptive field
+PARTS = PLACED_STAGES + 2  # maximum of each voxelwise prediction, presence, amount
 
 
 class LesionAnswers(nn.Module):
-    """Of each slice two numbers, for something denser and for something lighter than the tissue around it.
+    """Two scores per slice: for lesions denser and for lesions lighter than the surrounding tissue.
 
-    Each is the mean of :meth:`parts`, of which ``centre`` and ``scale`` make the scans' means 0, and as wide as each
-    other, and the slices' answers of standard deviation 1, over training scans.
+    Each is the mean of :meth:`parts`, standardised by ``centre`` and ``scale`` so that over the training scans the
+    scans' means of each part have mean 0 and equal spread, and the slices' scores have standard deviation 1.
 
     Args:
-        stage_channels: of the network's feature maps, shallow to deep.
+        stage_channels: channels of the network's feature maps, shallow to deep.
     """
 
     centre: Tensor
@@ -38,23 +38,23 @@ class LesionAnswers(nn.Module):
         self.register_buffer("scale", torch.ones(PARTS, len(KINDS)))
 
     def parts(self, maps: Sequence[Tensor]) -> Tensor:
-        """Logits and amounts [slice, part, kind] of the maps of slices, each [slice, channel, height, width]."""
+        """Return logits and amounts [slice, part, kind] from the slices' maps, each [slice, channel, height, width]."""
         placed = zip(self.place, maps[-PLACED_STAGES:], strict=True)
         places = [head(feature_map).amax(dim=(2, 3)) for head, feature_map in placed]
         presence, amount = self.what(maps[-1].mean(dim=(2, 3))).chunk(2, dim=1)
         return torch.stack([*places, presence, amount], dim=1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """[slice, kind] of the maps of slices, each [slice, channel, height, width]."""
+        """Return scores [slice, kind] from the slices' maps, each [slice, channel, height, width]."""
         return ((self.parts(maps) - self.centre) / self.scale).mean(dim=1)
 
     @torch.no_grad()
     def standardise(self, parts: Tensor, shares: Tensor) -> None:
-        """Take both from training scans.
+        """Fit ``centre`` and ``scale`` to training scans.
 
         Args:
             parts: [scan, slice, part, kind].
-            shares: of each slice in its scan, [scan, slice], each row summing to 1.
+            shares: weight of each slice in its scan, [scan, slice], each row summing to 1.
         """
         scans = torch.einsum("nspk,ns->npk", parts, shares)
         self.centre.copy_(scans.mean(0))
@@ -65,7 +65,7 @@ class LesionAnswers(nn.Module):
 
     @torch.no_grad()
     def take_heads(self, heads: Mapping[str, Tensor]) -> None:
-        """The heads that the network learned with, as ``PaintedLesions.kept_heads`` names them."""
+        """Load the pretraining heads, by the names of ``PaintedLesions.kept_heads``."""
         n_stages = 1 + max(int(name.split(".")[1]) for name in heads if name.startswith("place."))
         for number, head in enumerate(self.place, start=n_stages - PLACED_STAGES):
             head.weight.copy_(heads[f"place.{number}.weight"].squeeze(-1))  # type: ignore[union-attr, operator]

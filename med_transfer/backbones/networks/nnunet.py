@@ -1,6 +1,6 @@
 """The encoders that nnU-Net v2 builds from a plan: plain convolutions, or residual blocks (ResEnc).
 
-Tensor names are those of nnU-Net's network with ``context`` for ``stages``, which is a method of every encoder here:
+Tensor names are those of nnU-Net, with ``context`` for ``stages``, since every encoder here has a method of that name:
 ``context.0.0.convs.0.conv`` (plain), ``stem.convs.0.conv`` and ``context.0.blocks.0.conv1.conv`` (residual).
 """
 
@@ -15,7 +15,7 @@ from med_transfer.backbones.nnunet.plan import UNetArchitecture
 
 
 class NNUNetEncoder(Encoder):
-    """The contracting path of an nnU-Net. Its first part is the stem: the first stage (plain), or the stem convolution.
+    """The contracting path of an nnU-Net. The stem is the first stage (plain) or the stem convolution (residual).
 
     Source: Isensee et al. 2021, doi:10.1038/s41592-020-01008-z; Isensee et al. 2024, arXiv:2404.09556 (residual);
     github MIC-DKFZ/dynamic-network-architectures.
@@ -34,12 +34,12 @@ class NNUNetEncoder(Encoder):
         self.stage_channels = architecture.widths if residual else architecture.widths[1:]
 
     def stages(self) -> list[nn.Module]:
-        """The stem convolution where there is one, then a part for each resolution."""
+        """Return the stem convolution if there is one, then a module per resolution."""
         return list(self.context) if self.stem is None else [self.stem, *self.context]
 
 
 class _ResidualBlock(nn.Module):
-    """Two convolutions; the shortcut averages where the block strides, and projects where it widens (ResNet-D)."""
+    """Two convolutions; the shortcut averages if the block strides, and projects if it widens (ResNet-D)."""
 
     def __init__(self, plan: UNetArchitecture, stage: int, given: int, stride: tuple[int, int, int]) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class _ResidualBlock(nn.Module):
         self.conv2 = _convolution(plan, made, made, plan.kernels[stage], active=False)
         self.skip = nn.Sequential()
         if stride != (1, 1, 1):
-            # A size that the stride does not divide is rounded up, as the convolution does; nnU-Net itself fails there.
+            # Sizes not divisible by the stride are rounded up, like in the convolution; nnU-Net itself fails there.
             self.skip.append(nn.AvgPool3d(stride, stride, ceil_mode=True))
         if given != made:
             self.skip.append(_convolution(plan.model_copy(update={"conv_bias": False}), given, made, active=False))
@@ -84,7 +84,7 @@ def _convolution(
     stride: tuple[int, int, int] = (1, 1, 1),
     active: bool = True,
 ) -> nn.Module:
-    """Convolution that keeps the size up to its stride, normalisation, and where it is active leaky ReLU."""
+    """Convolution with size-preserving padding, normalisation, and, if ``active``, leaky ReLU."""
     padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
     norm = nn.InstanceNorm3d if plan.norm == "instance" else nn.BatchNorm3d
     parts: OrderedDict[str, nn.Module] = OrderedDict(

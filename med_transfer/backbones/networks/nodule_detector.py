@@ -1,4 +1,4 @@
-"""The part of a ResNet-50 that MONAI's lung nodule detector has."""
+"""The part of a ResNet-50 that MONAI's lung nodule detector uses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from med_transfer.backbones.encoder import Encoder
 
 
 class NoduleDetectorEncoder(Encoder):
-    """Stem and first two stages of a ResNet-50, all that the detector's feature pyramid reads and its file holds.
+    """Stem and first two stages of a ResNet-50, which are all that the detector's feature pyramid and file contain.
 
-    Differs from the usual ResNet: the first convolution keeps the third axis (through the slices), and the
-    convolutions of shortcuts have a bias. The axes are those of the authors: the slices are the last.
+    Differs from the standard ResNet: the first convolution does not stride along the third axis (across slices), and
+    shortcut convolutions have a bias. As in the original, slices are the last axis.
 
     Args:
-        blocks: in each of the two stages.
-        widths: of the two stages; a stage gives four times as many channels.
+        blocks: number of blocks in each of the two stages.
+        widths: widths of the two stages; each outputs four times as many channels.
     """
 
     def __init__(self, blocks: Sequence[int] = (3, 4), widths: Sequence[int] = (64, 128)) -> None:
@@ -39,5 +39,5 @@ class NoduleDetectorEncoder(Encoder):
         self.stage_channels = tuple(4 * width for width in widths)
 
     def stages(self) -> list[nn.Module]:
-        """The stem with its pooling, then the two stages of the detector."""
+        """Return the stem with its pooling, then the two stages of the detector."""
         return [nn.Sequential(self.conv1, self.bn1, self.act, self.maxpool), self.layer1, self.layer2]

@@ -1,4 +1,4 @@
-"""A scan as the photograph that a network of photographs expects: three channels, normalised as in its training."""
+"""Convert a scan to the input of a photograph network: three channels, normalised as in its training."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from med_transfer.backbones.networks.colours import IMAGENET_MEAN, IMAGENET_STD,
 
 
 class AsPhotograph(nn.Module):
-    """[batch, channel, depth, height, width] in [0, 1] to normalised [batch, 3 * channel, ...]; learns nothing.
+    """[batch, channel, depth, height, width] in [0, 1] to normalised [batch, 3 * channel, ...]; has no parameters.
 
-    First the red of every channel, then the green, then the blue; ``coloured``, the three channels are these already.
+    Channels are ordered red of every channel, then green, then blue. If ``coloured``, the three input channels already
+    are red, green and blue.
 
     Args:
-        mean, std: of each channel in the network's training, of intensities in [0, 1].
-        windows_hu: one window a channel, as red, green and blue; None repeats the input three times.
-        range_hu: Hounsfield units that the input's 0 and 1 stand for; read with ``windows_hu`` only.
+        mean, std: mean and standard deviation of each colour in the network's training, for intensities in [0, 1].
+        windows_hu: windows for red, green and blue, in HU; None repeats the input three times.
+        range_hu: Hounsfield units of the input's 0 and 1; used with ``windows_hu`` only.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class AsPhotograph(nn.Module):
             self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, 3 * channel, depth, height, width] of [batch, channel, depth, height, width], or as many."""
+        """Return [batch, 3 * channel, depth, height, width], or if ``coloured`` as many channels as the input."""
         x = x.unsqueeze(2 if self.coloured else 1)
         if self.windowed:
             x = (x * self._colours("scale") + self._colours("shift")).clamp(0, 1)

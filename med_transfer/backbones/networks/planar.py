@@ -1,7 +1,7 @@
-"""Networks for photographs, cut into stages: torchvision's ResNets and timm's convolutional networks.
+"""2D networks for photographs, divided into stages: torchvision's ResNets and timm's convolutional networks.
 
-They are what the encoders of ``volumetric.py`` and ``slices.py`` are made of. Tensor names stay those of the published
-files, under ``net.``.
+The encoders of ``volumetric.py`` and ``slices.py`` are built from them. Tensor names are those of the published files,
+under ``net.``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class PlanarNetwork:
     """A 2D network without its classification layer.
 
     Attributes:
-        net: takes [batch, 3, height, width]; holds nothing but the parts that ``stages`` name.
-        stages: the stem, then each stage, as dotted names of parts of ``net`` in the order of the data flow.
-        channels: of the map of each stage, shallow to deep.
+        net: network for [batch, 3, height, width], reduced to the submodules that ``stages`` name.
+        stages: the stem, then each stage, as dotted names of submodules of ``net`` in data-flow order.
+        channels: channels of each stage's map, shallow to deep.
     """
 
     net: nn.Module
@@ -36,11 +36,11 @@ class PlanarNetwork:
 
 
 class PlanarEncoder(Encoder):
-    """An encoder made of the parts of a 2D network: they lie in ``net`` under their published names.
+    """An encoder built from a 2D network, whose submodules keep their published names under ``net``.
 
     Args:
-        planar: taken over, not copied.
-        photograph: makes three normalised channels of the one channel of a scan.
+        planar: the 2D network; taken over, not copied.
+        photograph: converts a scan's channel to three normalised colours.
     """
 
     def __init__(self, planar: PlanarNetwork, photograph: AsPhotograph) -> None:
@@ -49,17 +49,17 @@ class PlanarEncoder(Encoder):
         self.parts, self.stage_channels = planar.stages, planar.channels
 
     def stages(self) -> list[nn.Module]:
-        """The parts of ``net`` that make each map; those of the stem come after the photograph."""
+        """Return the submodules of ``net`` that compute each map; the stem includes the conversion to a photograph."""
         stages = [[self.net.get_submodule(name) for name in stage] for stage in self.parts]
         return [nn.Sequential(*stage) for stage in ([self.photograph, *stages[0]], *stages[1:])]
 
     def net_maps(self, x: Tensor) -> list[Tensor]:
-        """The map of each stage, as the parts of the network give it."""
+        """Return the map of each stage."""
         return maps_of(self.net, self.parts, x)
 
 
 def maps_of(net: nn.Module, parts: Sequence[Sequence[str]], x: Tensor) -> list[Tensor]:
-    """The map of each stage but the stem's; ``parts`` are the stages of :class:`PlanarNetwork`."""
+    """Return the map of each stage except the stem; ``parts`` are the stages of :class:`PlanarNetwork`."""
     maps = []
     for stage in parts:
         for name in stage:
@@ -69,9 +69,10 @@ def maps_of(net: nn.Module, parts: Sequence[Sequence[str]], x: Tensor) -> list[T
 
 
 def torchvision_resnet(depth: int) -> PlanarNetwork:
-    """ResNet of depth 18, 34 or 50 with the names and the forward pass of torchvision's; maps at 1/4 to 1/32.
+    """Return a ResNet of depth 18, 34 or 50 with torchvision's names and forward pass; maps at 1/4 to 1/32.
 
-    It is MONAI's in two dimensions, so that torchvision need not be installed. He et al. 2016, arXiv:1512.03385.
+    It is MONAI's ResNet in two dimensions, so that torchvision is not required. Source: He et al. 2016,
+    arXiv:1512.03385.
     """
     block, layers = _RESNETS[depth]
     net = ResNet(
@@ -93,16 +94,16 @@ def torchvision_resnet(depth: int) -> PlanarNetwork:
 def timm_network(
     name: str, tail: Sequence[str] = (), tail_channels: int | None = None, **options: Any
 ) -> PlanarNetwork:
-    """A convolutional network of timm, cut where its ``feature_info`` (the table behind ``features_only``) says.
+    """Return a convolutional network of timm, divided by its ``feature_info`` (the table behind ``features_only``).
 
     Args:
         name: architecture, without the tag of its weights.
-        tail: parts after the last of these maps that belong to the features, for example EfficientNet's last
+        tail: submodules after the last of these maps that belong to the features, for example EfficientNet's last
             convolution, which ``features_only`` leaves out.
         tail_channels: channels of the last map with that tail.
-        options: of the architecture, as timm names them.
+        options: options of the architecture, passed to timm.
     """
-    import timm  # slow to import, and most networks do without
+    import timm  # slow to import, and most networks do not need it
 
     net: Any = timm.create_model(name, pretrained=False, num_classes=0, **options)
     maps = [(info["module"], info["num_chs"]) for info in net.feature_info if info["reduction"] >= 4]
@@ -112,7 +113,7 @@ def timm_network(
 
 
 def _pieces(net: nn.Module, ends: Sequence[str]) -> list[str]:
-    """The parts of a network in order; a sequence that holds ends of stages is taken apart."""
+    """Submodule names of a network in order; a container that holds ends of stages is expanded."""
     pieces = []
     for name, child in net.named_children():
         inner = [f"{name}.{part}" for part, _ in child.named_children()]
@@ -121,7 +122,7 @@ def _pieces(net: nn.Module, ends: Sequence[str]) -> list[str]:
 
 
 def _stages(pieces: Sequence[str], ends: Sequence[str], tail: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """Each stage reaches to its end; what lies before the last part of the first stage is the stem."""
+    """Group pieces into stages by their ends; everything before the last piece of the first stage is the stem."""
     cuts = [pieces.index(end) + 1 for end in ends]
     stem = pieces[: cuts[0] - 1]
     later = [tuple(pieces[start:stop]) for start, stop in zip([cuts[0] - 1, *cuts[:-1]], cuts, strict=True)]
@@ -129,7 +130,7 @@ def _stages(pieces: Sequence[str], ends: Sequence[str], tail: tuple[str, ...]) -
 
 
 def _pruned(net: nn.Module, stages: tuple[tuple[str, ...], ...]) -> nn.Module:
-    """The network without the children that no stage uses: poolings and heads."""
+    """Replace the children that no stage uses (poolings and heads) by identities."""
     used = {name.partition(".")[0] for stage in stages for name in stage}
     for name, _ in list(net.named_children()):
         if name not in used:

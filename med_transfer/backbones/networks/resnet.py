@@ -1,10 +1,10 @@
 """Residual networks in 3D, built on MONAI's blocks, with the forward pass that each set of weights was trained with.
 
-Weights prove names and shapes only. Stride, dilation, pooling and the kind of shortcut leave no trace in a file:
-the same tensors in a network with another stride load without a complaint and give other features. So each builder
-here states them.
+A weights file determines only names and shapes. Stride, dilation, pooling and shortcut type leave no trace in it: the
+same tensors load without error into a network with another stride, and give other features. Each builder therefore
+states them.
 
-Tensor names are the field's own (``conv1``, ``bn1``, ``layer1.0.conv1``, ..., as in torchvision, MONAI and MedicalNet).
+Tensor names are the usual ones (``conv1``, ``bn1``, ``layer1.0.conv1``, ..., as in torchvision, MONAI and MedicalNet).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from med_transfer.backbones.encoder import Encoder
 
-_BLOCKS = {  # depth: kind of block, blocks in each stage (He et al. 2016, table 1)
+_BLOCKS = {  # depth: block type, number of blocks in each stage (He et al. 2016, table 1)
     10: ("basic", (1, 1, 1, 1)),
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
@@ -30,12 +30,12 @@ _WIDTHS = (64, 128, 256, 512)
 
 
 class ResNetEncoder(Encoder):
-    """The encoder part of a MONAI ResNet, returning the map of each of its four stages.
+    """The encoder of a MONAI ResNet, returning the map of each of its four stages.
 
     Args:
-        net: MONAI network; its classification layer is left out.
-        max_pool: replaces MONAI's pooling of the stem (kernel 3, stride 2, padding 1).
-        repeat_channels: how often every channel of the input is repeated before the first convolution.
+        net: MONAI network; its classification layer is dropped.
+        max_pool: replacement for the stem's pooling (kernel 3, stride 2, padding 1).
+        repeat_channels: how often each input channel is repeated before the first convolution.
     """
 
     def __init__(self, net: ResNet, max_pool: nn.Module | None = None, repeat_channels: int = 1) -> None:
@@ -47,21 +47,21 @@ class ResNetEncoder(Encoder):
         self.stage_channels = tuple(_out_channels(layer[-1]) for layer in self.stages()[1:])  # type: ignore[index]
 
     def stages(self) -> list[nn.Module]:
-        """The stem with its pooling, then the four layers."""
+        """Return the stem with its pooling, then the four layers."""
         stem = nn.Sequential(self.conv1, self.bn1, self.act, self.maxpool)
         return [stem, self.layer1, self.layer2, self.layer3, self.layer4]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """One map a layer; what each is to the input, the builders below state."""
+        """Return one map per layer; the builders below state their resolutions."""
         if self.repeat_channels > 1:
             x = x.unsqueeze(1).expand(-1, self.repeat_channels, *x.shape[1:]).flatten(1, 2)
         return super().forward(x)
 
 
 class ZeroPaddedShortcut(nn.Module):
-    """Shortcut of type A: keep every ``stride``-th voxel, fill the added channels with zeros. No parameters.
+    """Shortcut of type A: keep every ``stride``-th voxel and zero-pad the channels. No parameters.
 
-    MONAI and MedicalNet compute the same values from ``x.data``, which cuts the gradient; this one lets it through.
+    MONAI and MedicalNet compute the same values from ``x.data``, which blocks the gradient; this one passes it on.
     """
 
     def __init__(self, channels: int, stride: int) -> None:
@@ -69,15 +69,15 @@ class ZeroPaddedShortcut(nn.Module):
         self.channels, self.stride = channels, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, channels, depth, height, width] of a map with at most as many channels."""
+        """Return [batch, channels, depth, height, width], from a map with at most as many channels."""
         x = x[:, :, :: self.stride, :: self.stride, :: self.stride]
         return F.pad(x, (0, 0, 0, 0, 0, 0, 0, self.channels - x.shape[1]))
 
 
 def plain_resnet(depth: int) -> ResNetEncoder:
-    """3D ResNet of depth 10, 18, 34 or 50 for one channel; maps at 1/4, 1/8, 1/16 and 1/32 of the input.
+    """Return a 3D ResNet of depth 10, 18, 34 or 50 for one channel; maps at 1/4, 1/8, 1/16 and 1/32 of the input.
 
-    The first convolution has stride 2 (MONAI's default of 1 costs nine times the time).
+    The first convolution has stride 2; MONAI's default of 1 takes nine times as long.
     Source: Hara et al. 2018, arXiv:1711.09577.
     """
     block, layers = _BLOCKS[depth]
@@ -85,12 +85,12 @@ def plain_resnet(depth: int) -> ResNetEncoder:
 
 
 def slim_resnet(width: int = 32) -> ResNetEncoder:
-    """ResNet-18 of widths 32 to 256 for small crops on a CPU: 8.3 M parameters, maps at 1/2, 1/4, 1/8 and 1/16.
+    """Return a slim ResNet-18 for small crops on a CPU; maps at 1/2, 1/4, 1/8 and 1/16 of the input.
 
-    The stem keeps the resolution of a small crop: a 3x3x3 convolution of stride 1, then pooling of 2 by 2 by 2.
+    The stem preserves the resolution of a small crop: a 3x3x3 convolution of stride 1, then 2x2x2 pooling.
 
     Args:
-        width: channels of the first stage, doubled by each that follows.
+        width: channels of the first stage, doubled by each following one; 32 gives 8.3 M parameters.
     """
     block, layers = _BLOCKS[18]
     widths = [width * factor for factor in (1, 2, 4, 8)]
@@ -99,10 +99,11 @@ def slim_resnet(width: int = 32) -> ResNetEncoder:
 
 
 def medicalnet(depth: int) -> ResNetEncoder:
-    """MedicalNet's ResNet of depth 10 to 200: maps at 1/4 and then three times at 1/8 of the input.
+    """Return MedicalNet's ResNet of depth 10 to 200; one map at 1/4 and three at 1/8 of the input.
 
-    The published networks were trained for segmentation: stages 3 and 4 dilate (2, 4) instead of striding, and depths
-    18 and 34 have shortcuts without parameters. Source: Chen et al. 2019, arXiv:1904.00625; github Tencent/MedicalNet.
+    The published networks were trained for segmentation: stages 3 and 4 are dilated (2, 4) instead of strided, and
+    depths 18 and 34 have parameter-free shortcuts. Source: Chen et al. 2019, arXiv:1904.00625; github
+    Tencent/MedicalNet.
     """
     block, layers = _BLOCKS[depth]
     shortcut = "A" if depth in (18, 34) else "B"
@@ -115,9 +116,9 @@ def medicalnet(depth: int) -> ResNetEncoder:
 
 
 def inflated_resnet(layers: Sequence[int] = _BLOCKS[152][1]) -> ResNetEncoder:
-    """I3D ResNet-152 of Merlin and Astra: depth at 1/2 to 1/16, height and width at 1/4 to 1/32 of the input.
+    """Return the I3D ResNet-152 of Merlin and Astra; maps at 1/2 to 1/16 in depth, 1/4 to 1/32 in height and width.
 
-    A 2D ResNet inflated to 3D, so it has three input channels; a CT is repeated three times. The first convolution
+    It is a 2D ResNet inflated to 3D with three input channels, so a CT is repeated three times. The first convolution
     has stride 1 along depth. Source: Blankemeier et al. 2024, arXiv:2406.06512.
     """
     net = _monai_resnet("bottleneck", layers, n_input_channels=3, conv1_t_size=(3, 7, 7), conv1_t_stride=(1, 2, 2))
@@ -130,13 +131,13 @@ def _monai_resnet(block: str, layers: Sequence[int], widths: Sequence[int] = _WI
 
 
 def _out_channels(block: nn.Module) -> int:
-    """Channels that a residual block gives: those of its last normalisation."""
+    """Output channels of a residual block, which are those of its last normalisation."""
     norms = [module for name, module in block.named_children() if name.startswith("bn")]
     return norms[-1].num_features  # type: ignore[return-value]
 
 
 def _let_gradient_through(encoder: ResNetEncoder) -> None:
-    """Put ZeroPaddedShortcut in the place of MONAI's function."""
+    """Replace MONAI's shortcut functions by ZeroPaddedShortcut."""
     for layer in encoder.stages()[1:]:
         first = layer[0]  # type: ignore[index]
         if first.downsample is not None:
@@ -144,7 +145,7 @@ def _let_gradient_through(encoder: ResNetEncoder) -> None:
 
 
 def _dilate(layer: nn.Module, dilation: int) -> None:
-    """Give every convolution of a stage stride 1, and the 3x3x3 ones a dilation with padding that keeps the size."""
+    """Set all strides of a stage to 1, and dilate its 3x3x3 convolutions with size-preserving padding."""
     for module in layer.modules():
         if isinstance(module, nn.Conv3d):
             module.stride = (1, 1, 1)

@@ -1,4 +1,4 @@
-"""A 2D network on every slice, whose features are pooled over slices."""
+"""A 2D network applied to every slice, with features pooled over slices."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ from med_transfer.backbones.networks.lesion_answers import KINDS, LesionAnswers
 from med_transfer.backbones.networks.photograph import AsPhotograph
 from med_transfer.backbones.networks.planar import PlanarEncoder, PlanarNetwork
 
-# Of the slices that pass the network at once. On a CPU their maps then stay in its caches: 2.3 times as fast as all at
-# once for 64 slices of 192 x 192 (EfficientNet-Lite0, one core).
+# Pixels of the slices processed at once. On a CPU the maps then stay in its caches, which is 2.3 times as fast as all
+# at once for 64 slices of 192 x 192 (EfficientNet-Lite0, one core).
 _CHUNK_PIXELS, _CHUNK_PIXELS_GPU = 2**17, 2**21
 
 
 class SliceEncoder(InstanceEncoder, PlanarEncoder):
-    """Maps [batch, channel, depth, height, width] whose slices are the 2D network's maps of the scan's slices.
+    """Maps [batch, channel, depth, height, width] that stack the 2D network's maps of the scan's slices.
 
-    The depth is that of the input in every stage. The deepest maps decide how much each slice counts, and the
-    features of all chosen stages are weighted so. Once it is told how to pool, slices that show nothing are left out;
-    until then every slice counts, as in networks from before there was a choice.
+    Every stage keeps the depth of the input. Attention weights of slices are computed from the deepest maps and applied
+    to all chosen stages. Once a pooling is set, empty slices are left out; until then every slice counts, as in older
+    networks.
 
     Attributes:
-        answers: makes one more map, of one voxel a slice: what the network answers that learned painted lesions. None:
-            there is no such map.
+        answers: adds a map of one voxel per slice with the network's lesion answers; None adds none.
     """
 
     answers: LesionAnswers | None
@@ -41,61 +40,63 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
         self._elsewhere: Features | None = None
 
     def stages(self) -> list[nn.Module]:
-        """As every encoder's; the last one holds the attention too, before what makes its map."""
+        """Return the stem and stages; attention is part of the deepest stage, and the answers are one of their own."""
         stem, *stages = self.with_attention(super().stages())
         return [stem, *stages] if self.answers is None else [stem, *stages, self.answers]
 
     def answer(self) -> LesionAnswers:
-        """Give it a last stage with its answers, for which it is told the heads."""
+        """Add a last stage with lesion answers, and return it, so that its heads can be loaded."""
         self.answers = LesionAnswers(self.stage_channels)
         self.stage_channels = (*self.stage_channels, len(KINDS))
         return self.answers
 
     def core(self, stages: Sequence[int]) -> nn.Module:
-        """Photographs of slices to their features of all stages, joined."""
+        """Return a module from photographs of slices to their features of all stages, concatenated."""
         return _PooledSlices(self)
 
     def with_core(self, core: Features) -> SliceEncoder:
-        """Itself; which slices there are, and how they pool, stays here."""
+        """Replace the network by ``core`` and return self; cutting into slices and pooling stay here."""
         self.net, self._elsewhere = nn.Identity(), core
         return self
 
     def net_maps(self, x: Tensor) -> list[Tensor]:
-        """The map of each stage; of one voxel, the features, where they are computed elsewhere.
+        """Return the map of each stage; maps of one pixel if the features are computed by another runtime.
 
-        Channels lie last on a CPU: a training step then takes two thirds of the time or less, a forward pass
-        four fifths (docs/benchmarks.md).
+        The channels-last layout reduces the time of a training step on a CPU to two thirds or less, and that of a
+        forward pass to four fifths (docs/benchmarks.md).
         """
         if self._elsewhere is None:
             return super().net_maps(x.contiguous(memory_format=torch.channels_last))
         return list(self._elsewhere(x)[..., None, None].split(self.stage_channels, dim=1))
 
     def cuts(self, shape: tuple[int, int, int]) -> list[Box]:
-        """Every slice."""
+        """Return every slice."""
         return [(slice(k, k + 1), slice(0, shape[1]), slice(0, shape[2])) for k in range(shape[0])]
 
     def taken(self, image: Tensor) -> list[Box]:
-        """The slices that are computed: all, until it is told how to pool."""
+        """Return the slices that are not skipped: all of them until a pooling is set."""
         boxes = super().taken(image)
         places = range(len(boxes)) if self.instance_pooling is None else occupied(image[None], boxes)
         return [boxes[place] for place in places]
 
     def instance_features(self, feature_map: Tensor) -> Tensor:
-        """Means over height and width."""
+        """Return the means over height and width, [batch, slice, channel]."""
         return feature_map.mean(dim=(3, 4)).transpose(1, 2)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Each slice's 2D maps, put back on top of each other along depth; those of an empty slice are zero."""
+        """Return the slices' 2D maps stacked along depth; those of a skipped slice are zero."""
         maps = self._slice_maps(x)
         if self.answers is None or self._elsewhere is not None:
             return maps
         return [*maps, self._of_shown(self.answers, maps).transpose(1, 2)[..., None, None]]
 
     def answer_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What its answers are made of, [batch, slice, part, kind], and each slice's share of a scan, [batch, slice].
+        """Return the parts of the lesion answers, [batch, slice, part, kind], and slice weights, [batch, slice].
+
+        Only for an encoder with ``answers``.
 
         Args:
-            x: [batch, channel, depth, height, width], of an encoder that answers.
+            x: [batch, channel, depth, height, width].
         """
         assert self.answers is not None
         parts = self._of_shown(self.answers.parts, maps := self._slice_maps(x))
@@ -113,18 +114,18 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
         return [m.unflatten(0, n).transpose(1, 2) for m in maps]
 
     def _of_shown(self, asked: Callable[[Sequence[Tensor]], Tensor], maps: Sequence[Tensor]) -> Tensor:
-        """[batch, slice, ...] of what is said of the slices' maps; zero of an empty one.
+        """Apply ``asked`` to the slices' maps, giving [batch, slice, ...]; zero for skipped slices.
 
-        It is asked of the maps as they are given, so that a heat map can follow an answer back to its place.
+        It uses the stacked maps themselves, so that gradients of a heat map reach them.
         """
         shown = is_shown(self.instance_features(maps[-1]))
         said = asked([m.transpose(1, 2).flatten(0, 1) for m in maps]).unflatten(0, shown.shape)
         return said * shown.reshape(*shown.shape, *[1] * (said.ndim - 2))
 
     def _in_chunks(self, slices: Tensor) -> list[Tensor]:
-        """The maps of some slices, a few at a time but in training, where all of a batch have common statistics.
+        """The maps of slices, computed in chunks; in training all at once, as batch statistics are shared.
 
-        For a gradient what leads to the maps is computed again, and not kept: that of a scan takes gigabytes.
+        With gradients in evaluation mode, activations are recomputed (checkpointing): those of a scan take gigabytes.
         """
         if (torch.is_grad_enabled() and self.training) or slices.is_meta:
             return self.net_maps(slices)
@@ -135,7 +136,7 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
 
 
 class _PooledSlices(nn.Module):
-    """[slice, channel] of photographs of slices."""
+    """Module from photographs of slices to features [slice, channel]."""
 
     def __init__(self, encoder: SliceEncoder) -> None:
         super().__init__()

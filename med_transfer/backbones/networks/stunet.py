@@ -17,7 +17,7 @@ class STUNetEncoder(Encoder):
 
     Args:
         widths: channels of each stage, the stem's first.
-        depth: residual blocks a stage.
+        depth: residual blocks per stage.
 
     Source: Huang et al. 2023, arXiv:2304.06716; github uni-medical/STU-Net, STUNet.py.
     """
@@ -35,12 +35,12 @@ class STUNetEncoder(Encoder):
         self.stage_channels = tuple(widths[1:])
 
     def stages(self) -> list[nn.Module]:
-        """The residual blocks of each resolution, the input's own first."""
+        """Return the residual blocks of each resolution, full resolution first."""
         return list(self.conv_blocks_context)
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions and a shortcut; where it is a projection, it has a bias and no normalisation."""
+    """Two convolutions and a shortcut; a projection shortcut has a bias and no normalisation."""
 
     def __init__(self, given: int, made: int, stride: int = 1, projection: bool = False) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class ResidualBlock(nn.Module):
         self.act = nn.LeakyReLU(0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, made, depth, height, width], each axis divided by ``stride``."""
+        """Return [batch, made, depth, height, width], each axis divided by ``stride``."""
         y = self.act(self.norm1(self.conv1(x)))
         y = self.norm2(self.conv2(y))
         return self.act(y + (x if self.conv3 is None else self.conv3(x)))

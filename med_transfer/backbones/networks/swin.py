@@ -1,9 +1,9 @@
 """The Swin transformer of Swin UNETR, as its published weights were trained.
 
-MONAI corrected its patch merging in version 1.5 (pull request 8285): until then two of the eight neighbours of a
-2x2x2 block were taken twice and two never. Names and shapes are the same, so every older file loads into the
-corrected network without a complaint, and gives other features. All weights in the catalogue are older; so the
-merging here is the one that they were trained with, whatever version of MONAI is installed.
+MONAI corrected its patch merging in version 1.5 (pull request 8285): before, two of the eight neighbours of a 2x2x2
+block were used twice and two never. Names and shapes did not change, so an older file loads into the corrected network
+without error, but gives other features. All weights in the catalogue are older, so this module uses the merging that
+they were trained with, regardless of the installed version of MONAI.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _OFFSETS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0
 
 
 class PatchMergingBefore15(PatchMergingV2):
-    """Halves a map as MONAI did before 1.5: voxels (0, 1, 0) and (0, 0, 1) of a block twice, two others never."""
+    """Patch merging as in MONAI before 1.5: uses voxels (0, 1, 0) and (0, 0, 1) of a block twice, two others never."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, depth, height, width, channel] to half the size and twice the channels."""
+        """Halve the size and double the channels of [batch, depth, height, width, channel]."""
         depth, height, width = x.shape[1:4]
         x = F.pad(x, (0, 0, 0, width % 2, 0, height % 2, 0, depth % 2))
         x = torch.cat([x[:, i::2, j::2, k::2] for i, j, k in _OFFSETS], dim=-1)
@@ -37,12 +37,12 @@ class SwinEncoder(Encoder):
     """A Swin transformer: maps at 1/2 (the embedded patches), 1/4, 1/8, 1/16 and 1/32 of the input.
 
     Each map is normalised over its channels, without parameters, as the decoder of Swin UNETR receives it. Sides that
-    are no multiple of 32 are padded inside with zeros.
+    are not multiples of 32 are zero-padded internally.
 
     Args:
-        feature_size: channels of the first map; they double with each one.
-        residual: a residual block of convolutions before each stage (version 2).
-        depth: transformer blocks of each stage.
+        feature_size: channels of the first map, doubled by each following one.
+        residual: whether a residual block of convolutions precedes each stage (version 2).
+        depth: number of transformer blocks per stage.
     """
 
     def __init__(self, feature_size: int, residual: bool = False, depth: int = 2) -> None:
@@ -67,11 +67,11 @@ class SwinEncoder(Encoder):
                 self.add_module(f"layers{level}c", nn.ModuleList([block]))
 
     def stages(self) -> list[nn.Module]:
-        """The embedding of patches is the stem; the first map is the embedding itself, so its stage has no tensors."""
+        """Return the patch embedding as the stem, then the stages; the first, whose map is the embedding, is empty."""
         return [self.patch_embed, self.embedded, *(nn.Sequential(*modules) for modules in self._levels())]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Five maps, each normalised over its channels."""
+        """Return five maps, each normalised over its channels."""
         x = self.embedded(self.patch_embed(x))
         maps = [_normalised(x)]
         for modules in self._levels():
@@ -81,7 +81,7 @@ class SwinEncoder(Encoder):
         return maps
 
     def _levels(self) -> list[list[nn.Module]]:
-        """What makes each map from the one before."""
+        """Modules that compute each map from the previous one."""
         parts = ("layers{}c.0", "layers{}.0") if self.residual else ("layers{}.0",)
         return [[self.get_submodule(part.format(level)) for part in parts] for level in range(1, 1 + len(_HEADS))]
 
@@ -91,7 +91,7 @@ def _normalised(x: Tensor) -> Tensor:
 
 
 def swin_v1(feature_size: int = 48) -> SwinEncoder:
-    """Swin UNETR's transformer.
+    """Return Swin UNETR's transformer.
 
     Source: Hatamizadeh et al. 2022, arXiv:2201.01266; weights of Tang et al. 2022, arXiv:2111.14791.
     """
@@ -99,7 +99,7 @@ def swin_v1(feature_size: int = 48) -> SwinEncoder:
 
 
 def swin_v2(feature_size: int = 48) -> SwinEncoder:
-    """SwinUNETR-V2's transformer, with a residual block of convolutions (instance normalisation) before each stage.
+    """Return SwinUNETR-V2's transformer, with a residual convolution block (instance normalisation) before each stage.
 
     Source: He et al. 2023, MICCAI, SwinUNETR-V2.
     """

@@ -1,4 +1,4 @@
-"""A 3D network on tiles of a scan: it sees a small finding as large as in its training, however large the scan is."""
+"""A 3D network applied to tiles of a scan, so that findings keep the scale of its training in scans of any size."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch.utils.checkpoint import checkpoint
 from med_transfer.backbones.encoder import Box, ComputedElsewhere, Encoder, Features, Pooled
 from med_transfer.backbones.networks.instances import GatedAttention, InstanceEncoder, occupied, spread
 
-_CHUNK_VOXELS = 2**18  # of the tiles that pass the network at once: what 64 x 64 x 64 voxels need in memory
+_CHUNK_VOXELS = 2**18  # voxels of the tiles processed at once: the memory of 64 x 64 x 64 voxels
 
 
 class TileEncoder(InstanceEncoder):
-    """Maps [batch, channel, *tiles along each axis]: a voxel of a map is what the network pools of one tile's map.
+    """Maps [batch, channel, *tiles along each axis], of which each voxel holds the pooled features of one tile.
 
-    Tiles overlap by a share of their edge at least, lie evenly, and reach every edge of the scan. Those that show
-    nothing but the scan's background are not computed. The others pass the network in chunks; in training only their
-    features are kept and the rest is computed again, so that memory hardly depends on the size of the scan.
+    Tiles are evenly spaced, overlap by at least a share of their edge, and reach every edge of the scan. Tiles of
+    background only are skipped. The others are processed in chunks; in training only their features are kept and
+    activations are recomputed, so that memory hardly depends on the size of the scan.
 
     Args:
         tiled: the network, taken over.
         tile_shape: its input (depth, height, width); a scan that is shorter along an axis has shorter tiles.
-        overlap: share of a tile's edge, in [0, 1).
+        overlap: least overlap as a share of a tile's edge, in [0, 1).
     """
 
     def __init__(self, tiled: Encoder, tile_shape: Sequence[int], overlap: float = 0.25) -> None:
@@ -38,38 +38,38 @@ class TileEncoder(InstanceEncoder):
         self.attention = GatedAttention(self.stage_channels[-1])
 
     def overlap_by(self, share: float) -> None:
-        """Choose how much tiles overlap."""
+        """Set the least overlap of tiles, as a share of their edge."""
         self.overlap = self.tile_overlap = share
 
     def stages(self) -> list[nn.Module]:
-        """Those of the network."""
+        """Return the stages of the network; the attention belongs to the last one."""
         return self.with_attention(self.tiled.stages())
 
     def core(self, stages: Sequence[int]) -> nn.Module:
-        """Tiles to their features of all stages, joined."""
+        """Return a module from tiles to their features of all stages, concatenated."""
         return Pooled(self.tiled, range(len(self.stage_channels)))
 
     def with_core(self, core: Features) -> TileEncoder:
-        """Itself; which tiles there are, and how they pool, stays here."""
+        """Replace the network by ``core`` and return self; cutting into tiles and pooling stay here."""
         self.tiled = ComputedElsewhere(self.stage_channels, core)
         return self
 
     def cuts(self, shape: tuple[int, int, int]) -> list[Box]:
-        """The tiles, in the order of the maps' voxels."""
+        """Return the tiles, in the order of the maps' voxels."""
         depths, heights, widths = self._sides(shape)
         return list(itertools.product(depths, heights, widths))
 
     def taken(self, image: Tensor) -> list[Box]:
-        """The tiles that are computed."""
+        """Return the tiles that are not skipped."""
         boxes = super().taken(image)
         return [boxes[place] for place in occupied(image[None], boxes)]
 
     def instance_features(self, feature_map: Tensor) -> Tensor:
-        """Each voxel of a map is a tile."""
+        """Return the features of each tile, [batch, tile, channel]; each voxel of a map is a tile."""
         return feature_map.flatten(2).transpose(1, 2)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """One map a stage; a tile that was not computed is zero in each."""
+        """Return one map per stage; skipped tiles are zero."""
         depth, height, width = x.shape[2:]
         boxes = self.cuts((depth, height, width))
         places = occupied(x, boxes)
@@ -80,7 +80,7 @@ class TileEncoder(InstanceEncoder):
         return list(maps.split(self.tiled.pooled_channels(range(len(self.stage_channels))), dim=1))
 
     def _computed_again(self, tiles: Tensor) -> Tensor:
-        """Features of some tiles; what leads to them is computed again for the gradient, and not kept."""
+        """Features of some tiles, with activations recomputed for the gradient (checkpointing)."""
         tiles = tiles.contiguous(memory_format=torch.channels_last_3d)
         if not torch.is_grad_enabled():
             return self._features(tiles)
@@ -88,29 +88,29 @@ class TileEncoder(InstanceEncoder):
         return checkpoint(self._features, tiles, use_reentrant=False, context_fn=lambda: contexts)
 
     def _features(self, tiles: Tensor) -> Tensor:
-        """[tile, channel] of all stages, joined."""
+        """Features [tile, channel] of all stages, concatenated."""
         return self.tiled.pool(self.tiled(tiles), range(len(self.stage_channels)))
 
     def _chunks(self, tiles: list[Tensor]) -> list[list[Tensor]]:
-        """As many as are needed, of equal size but for one tile: a chunk of one has no batch statistics."""
+        """Divide tiles into chunks whose sizes differ by at most one; one tile alone has no batch statistics."""
         n = min(len(tiles), math.ceil(len(tiles) * tiles[0][0].numel() / _CHUNK_VOXELS))
-        n = 1 if tiles[0].is_meta else n  # nothing is computed there, so nothing has to be saved
+        n = 1 if tiles[0].is_meta else n  # needs no memory
         return [tiles[number * len(tiles) // n : (number + 1) * len(tiles) // n] for number in range(n)]
 
     def _sides(self, shape: Sequence[int]) -> list[list[slice]]:
-        """Along each axis, where tiles begin and end."""
+        """Extents of the tiles along each axis."""
         return [_even(n, min(n, tile), self.overlap) for n, tile in zip(shape, self.tile_shape, strict=True)]
 
 
 def _even(n: int, size: int, overlap: float) -> list[slice]:
-    """Pieces of ``size`` voxels whose neighbours overlap by that share at least; the first and last end at an edge."""
+    """Evenly spaced extents of ``size`` voxels that overlap by at least this share and reach both edges."""
     gaps = math.ceil((n - size) / max(1, int(size * (1 - overlap))))
     starts = [round(number * (n - size) / max(gaps, 1)) for number in range(gaps + 1)]
     return [slice(start, start + size) for start in starts]
 
 
 class _StatisticsKept:
-    """A context in which BatchNorm normalises by each batch but does not count it: it was counted before."""
+    """Context in which BatchNorm does not update running statistics: the recomputed batch was counted before."""
 
     def __init__(self, network: nn.Module) -> None:
         self.layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]

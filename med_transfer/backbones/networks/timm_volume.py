@@ -1,4 +1,4 @@
-"""What timm's own layers become in 3D: those whose forward pass is written for two dimensions."""
+"""3D versions of timm's own layers whose forward pass is written for two dimensions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from med_transfer.backbones.networks.inflation import Rule, ToVolume
 
 
 class NormAct3d(_BatchNorm):
-    """Batch normalisation and activation in one, as timm's. No BatchNorm3d: folding that away would lose the latter."""
+    """Batch normalisation with activation, like timm's. Not a BatchNorm3d: folding one would drop the activation."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
@@ -17,10 +17,10 @@ class NormAct3d(_BatchNorm):
         self.drop, self.act = norm.drop, norm.act
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any volume will do; the rules below build it for volumes only."""
+        """Accept any input; the rules below build this layer for volumes only."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalised, then timm's dropout and activation."""
+        """Normalise, then apply timm's dropout and activation."""
         return self.act(self.drop(super().forward(input)))  # type: ignore[operator]
 
 
@@ -32,12 +32,12 @@ class ChannelNorm3d(nn.LayerNorm):
         self.load_state_dict(norm.state_dict())
 
     def forward(self, input: Tensor) -> Tensor:
-        """Each voxel normalised over its channels."""
+        """Normalise each voxel over its channels."""
         return super().forward(input.movedim(1, -1)).movedim(-1, 1)
 
 
 class ConvNeXtBlock3d(nn.Module):
-    """ConvNeXt's block: depthwise convolution, then normalisation and a perceptron over the channels of each voxel."""
+    """ConvNeXt's block: depthwise convolution, then normalisation and an MLP over the channels of each voxel."""
 
     def __init__(self, block: nn.Module, to: ToVolume) -> None:
         super().__init__()
@@ -45,14 +45,14 @@ class ConvNeXtBlock3d(nn.Module):
         self.gamma, self.drop_path = block.gamma, block.drop_path
 
     def forward(self, x: Tensor) -> Tensor:
-        """A map of the same shape."""
+        """Return a map of the same shape."""
         y = self.mlp(self.norm(self.conv_dw(x).movedim(1, -1)))  # type: ignore[operator]
         y = y if self.gamma is None else y * self.gamma
         return x + self.drop_path(y.movedim(-1, 1))  # type: ignore[operator]
 
 
 class SqueezeExcite3d(nn.Module):
-    """Channels weighted by what the whole volume shows. Hu et al. 2018, arXiv:1709.01507."""
+    """Squeeze-and-excitation: channel weights from means over the whole volume. Hu et al. 2018, arXiv:1709.01507."""
 
     def __init__(self, block: nn.Module, to: ToVolume) -> None:
         super().__init__()
@@ -60,14 +60,14 @@ class SqueezeExcite3d(nn.Module):
         self.act1, self.gate = block.act1, block.gate
 
     def forward(self, x: Tensor) -> Tensor:
-        """The map, each channel times its weight in [0, 1]."""
+        """Return the map with each channel multiplied by its weight in [0, 1]."""
         squeezed = self.act1(self.conv_reduce(x.mean((2, 3, 4), keepdim=True)))  # type: ignore[operator]
         return x * self.gate(self.conv_expand(squeezed))  # type: ignore[operator]
 
 
 def timm_rules() -> dict[type, Rule]:
-    """Rules for ResNets, EfficientNets and ConvNeXts of timm."""
-    from timm.layers.conv2d_same import Conv2dSame  # slow to import, and most networks do without
+    """Return the rules for ResNets, EfficientNets and ConvNeXts of timm."""
+    from timm.layers.conv2d_same import Conv2dSame  # slow to import, and most networks do not need it
     from timm.layers.drop import DropPath
     from timm.layers.norm import LayerNorm2d
     from timm.layers.norm_act import BatchNormAct2d

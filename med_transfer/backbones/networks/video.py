@@ -1,4 +1,4 @@
-"""A residual network trained on videos: three colours over time instead of one intensity over depth."""
+"""A residual network trained on videos, with three colours over time instead of one intensity over depth."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from torch import Tensor, nn
 
 from med_transfer.backbones.networks.resnet import ResNetEncoder
 
-# Of the red, green and blue of Kinetics-400's pixels in [0, 1], from torchvision's preset of the weights
+# Mean and standard deviation of red, green and blue in Kinetics-400, in [0, 1], from torchvision's preset
 KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
 KINETICS_STD = (0.22803, 0.22145, 0.216989)
 
 
 class VideoResNetEncoder(ResNetEncoder):
-    """torchvision's r3d_18 for one channel in [0, 1]: depth at 1/1 to 1/8, height and width at 1/2 to 1/16.
+    """torchvision's r3d_18 for one channel in [0, 1]; maps at 1/1 to 1/8 in depth, 1/2 to 1/16 in height and width.
 
-    A scan takes the place of a grey video: the same value in all three colours, each standardised as the colours of
-    the training videos were.
+    A scan is treated as a grey video: the same value in all three colours, each standardised as in training.
     """
 
     def __init__(self, blocks: Sequence[int] = (2, 2, 2, 2), widths: Sequence[int] = (64, 128, 256, 512)) -> None:
@@ -37,11 +36,11 @@ class VideoResNetEncoder(ResNetEncoder):
         super().__init__(net, max_pool=nn.Identity())
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Four maps of a scan [batch, 1, depth, height, width] in [0, 1]."""
+        """Return four maps of a scan [batch, 1, depth, height, width] in [0, 1]."""
         colours = [(x - mean) / std for mean, std in zip(KINETICS_MEAN, KINETICS_STD, strict=True)]
         return super().forward(torch.cat(colours, dim=1))
 
 
 def r3d18() -> VideoResNetEncoder:
-    """3D ResNet-18 of torchvision. Source: Tran et al. 2018, arXiv:1711.11248."""
+    """Return torchvision's 3D ResNet-18. Source: Tran et al. 2018, arXiv:1711.11248."""
     return VideoResNetEncoder()

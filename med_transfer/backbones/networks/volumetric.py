@@ -1,4 +1,4 @@
-"""2D networks made 3D: by inflating their kernels, or by letting the kernels look from three sides."""
+"""2D networks converted to 3D, by inflation of their kernels or by ACS convolutions."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Way = Literal["centre", "mean", "acs"]
 
 
 class VolumetricEncoder(PlanarEncoder):
-    """A 2D network whose layers work on volumes.
+    """A 2D network whose layers are converted to work on volumes.
 
-    A file of the 2D network loads by its own names, and its kernels are inflated on the way; a file of a network of
-    one's own, already 3D, loads by the same names.
+    Files of the 2D network load by their own names, and their kernels are inflated on loading. Files of a network that
+    is already 3D load by the same names.
 
     Args:
-        planar: taken over, not copied.
-        photograph: makes three channels of one.
-        way: how kernels become 3D: inflated on the middle slice (``centre``) or evenly (``mean``), or ``acs``.
-        flat_stages: so many stages, the stem being the first, keep the depth of the volume.
-        rules: for layers beside those of torch.
+        planar: the 2D network; taken over, not copied.
+        photograph: converts one channel to three.
+        way: how kernels become 3D: inflated on the middle slice (``centre``), evenly (``mean``), or ``acs``.
+        flat_stages: number of stages, including the stem, that keep the depth of the volume.
+        rules: conversion rules for layers other than torch's.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class VolumetricEncoder(PlanarEncoder):
                 self.net.set_submodule(name, to_volume(self.net.get_submodule(name)))
 
     def adapt(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """2D kernels of a file inflated where this encoder has a 3D one; with ``acs`` they stay as they are."""
+        """Inflate a file's 2D kernels where this encoder has 3D ones; with ``acs`` they stay unchanged."""
         if self.way == "acs":
             return tensors
         own = self.state_dict()
         return {name: _adapted(tensor, own.get(name), self.way) for name, tensor in tensors.items()}
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """The parts of the network one after another, on the scan as a photograph."""
+        """Return the network's maps of the scan as a photograph."""
         return self.net_maps(self.photograph(x))
 
 
@@ -73,7 +73,7 @@ def _convolution(way: Way) -> Convolution:
 
 
 def _adapted(tensor: Tensor, own: Tensor | None, kernel: Kernel) -> Tensor:
-    """A 2D kernel inflated to the depth of the encoder's."""
+    """Inflate a 2D kernel to the depth of the encoder's; other tensors are returned unchanged."""
     if own is None or own.ndim != 5 or tensor.ndim != 4:
         return tensor
     return inflate_kernel(tensor, own.shape[2], kernel)

@@ -1,7 +1,7 @@
-"""The network class and its arguments in an nnU-Net v2 plan.
+"""Read the network class and its arguments from an nnU-Net v2 plan.
 
-An argument that this program does not know is refused by name: it could change what the network computes without
-changing the name or shape of any tensor.
+Unknown arguments are refused by name: they could change what the network computes without changing the name or shape of
+any tensor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class _NormArguments(BaseModel):
 
     eps: float = 1e-5
     affine: bool | None = None
-    momentum: float | None = None  # of running statistics: nothing for the forward pass
+    momentum: float | None = None  # of running statistics; does not affect inference
 
 
 class _ActivationArguments(BaseModel):
@@ -34,7 +34,7 @@ class _ActivationArguments(BaseModel):
 
 
 class _Arguments(BaseModel):
-    """``arch_kwargs``. A literal is the only value that this program computes."""
+    """``arch_kwargs`` of a plan. Literal types list the only values that are supported."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,14 +71,14 @@ class _Arguments(BaseModel):
 
 
 def read_architecture(settings: Mapping[str, Any]) -> UNetArchitecture:
-    """The architecture of a configuration of ``plans.json``.
+    """Return the architecture of a configuration of ``plans.json``.
 
-    Both forms that nnU-Net has written are read: ``architecture`` with the class and its arguments, and the older
-    ``UNet_class_name``, ``UNet_base_num_features``, ``n_conv_per_stage_encoder`` ...
+    Both formats of nnU-Net are supported: ``architecture`` with the class and its arguments, and the older
+    ``UNet_class_name``, ``UNet_base_num_features``, ``n_conv_per_stage_encoder``, ...
 
     Raises:
         KeyError: a setting is missing.
-        ValueError: another network class, or arguments that this program does not know (pydantic's ValidationError).
+        ValueError: the network class or an argument is not supported (pydantic's ValidationError for arguments).
     """
     kind, arguments = _new_form(settings) if "architecture" in settings else _old_form(settings)
     if kind not in _KINDS:
@@ -109,7 +109,7 @@ def _new_form(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 
 
 def _old_form(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """What nnU-Net builds from a plan without ``architecture``; the rest was fixed in its code."""
+    """Network class and arguments for a plan without ``architecture``; nnU-Net's code fixed the other arguments."""
     kind, number = settings["UNet_class_name"], len(settings["n_conv_per_stage_encoder"])
     base, most = settings["UNet_base_num_features"], settings["unet_max_num_features"]
     return kind, {

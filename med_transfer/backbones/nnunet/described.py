@@ -1,6 +1,6 @@
-"""Networks that are described by a file beside their weights: an nnU-Net's folder, a bundle, an imported file.
+"""Networks whose architecture is stored with their weights: an nnU-Net folder, a bundle, or an imported file.
 
-The catalogue's entry is an outline of :func:`planned` networks; :func:`from_weights` completes it.
+The catalogue entry is an outline, made by :func:`planned`; :func:`from_weights` completes it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ _CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 
 
 def from_weights(outline: BackboneSpec, given: Path, stored_axes: str = "SPL") -> tuple[BackboneSpec, Path]:
-    """The entry completed from what is beside the weights, and the file or bundle that holds the tensors.
+    """Complete an entry from the description stored with its weights.
 
     Args:
-        outline: the catalogue's entry.
-        given: an nnU-Net v2 model folder or one of its parts (a fold, a checkpoint, the data set's folder above it),
-            a bundle, or a ``.safetensors`` file that this program imported.
+        outline: the catalogue entry.
+        given: an nnU-Net v2 model folder or a related path (a fold, a checkpoint, the data set folder above), a bundle,
+            or a ``.safetensors`` file that this program imported.
         stored_axes: see :func:`read_plans`.
 
+    Returns:
+        The completed entry, and the file or bundle that holds the tensors.
+
     Raises:
-        WeightsNotFound: nothing is there, or no checkpoint.
-        BackboneError: nothing describes the network, or the description is damaged or of another kind of network.
+        WeightsNotFound: the path or a checkpoint does not exist.
+        BackboneError: there is no description of the network, or it is damaged or unsupported.
     """
     if not given.exists():
         raise WeightsNotFound("no such file or folder", where=given, expected="the folder of an nnU-Net v2 model")
@@ -57,9 +60,9 @@ def _counted(outline: BackboneSpec, plan: NetworkPlan) -> BackboneSpec:
 
 
 def planned(outline: BackboneSpec, plan: NetworkPlan) -> BackboneSpec:
-    """The entry with the architecture and the input of a plan; its parameters are still those of the outline."""
+    """Return the entry with the architecture and input of a plan; its parameter count is still the outline's."""
     architecture = plan.architecture
-    # Where a map is normalised by its own voxels, one voxel would be normalised to nothing.
+    # Instance normalisation of a single voxel would give zero.
     least = 2 if architecture.norm == "instance" else 1
     depth, height, width = (least * stride for stride in architecture.total_stride)
     return replace(
@@ -84,7 +87,7 @@ def planned(outline: BackboneSpec, plan: NetworkPlan) -> BackboneSpec:
 
 
 def _model_folder(given: Path) -> Path:
-    """The folder with ``plans.json``: this one, one above, or the only one below."""
+    """The folder with ``plans.json``: this one, a parent, or the only one below."""
     above = [given.parent, given.parent.parent] if given.is_file() else [given, given.parent]
     for folder in above:
         if (folder / PLANS_FILE).is_file():
@@ -108,7 +111,7 @@ def _model_folder(given: Path) -> Path:
 
 
 def _checkpoint(given: Path, model: Path) -> Path:
-    """The checkpoint of the fold that was given, or else of ``fold_all``, or else of the first fold."""
+    """The checkpoint of the given fold, else of ``fold_all``, else of the first fold."""
     folds = sorted(model.glob("fold_*"), key=lambda fold: (fold.name != "fold_all", fold.name))
     for fold in [given] if given in folds else folds:
         for name in _CHECKPOINTS:
@@ -119,11 +122,11 @@ def _checkpoint(given: Path, model: Path) -> Path:
     )
 
 
-# What this program wrote itself -------------------------------------------------------------------------------
+# Files written by this program --------------------------------------------------------------------------------
 
 
 def _bundle_record(given: Path) -> Path | None:
-    """The record of a bundle, given its folder or the weights file in it."""
+    """The record of a bundle, given its folder or its weights file; None if it is not a bundle."""
     folder = given if given.is_dir() else given.parent.parent
     record = folder / _BUNDLE_RECORD
     return record if record.is_file() else None

@@ -1,4 +1,4 @@
-"""A network that is described by a file rather than by its name: small enough to travel with the weights."""
+"""Description of a network that its name does not determine, stored with the weights."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _Triple = tuple[_Size, _Size, _Size]
 
 
 class UNetArchitecture(BaseModel):
-    """What has to be known to build the contracting path of an nnU-Net; every sequence has an entry a stage.
+    """Architecture of the contracting path of an nnU-Net; every sequence has one entry per stage.
 
     Attributes:
-        kind: ``plain``: PlainConvUNet; ``residual``: ResidualEncoderUNet.
-        widths: channels.
-        kernels: of the convolutions, along (depth, height, width); odd.
-        strides: of the first convolution.
-        repeats: convolutions (plain) or blocks of two convolutions (residual).
+        kind: ``plain`` for PlainConvUNet, ``residual`` for ResidualEncoderUNet.
+        widths: number of channels.
+        kernels: kernel sizes along (depth, height, width); odd.
+        strides: strides of the first convolution.
+        repeats: number of convolutions (plain) or of two-convolution blocks (residual).
         conv_bias: whether convolutions have a bias.
         norm: normalisation after each convolution.
-        norm_eps: added to the variance.
-        norm_affine: whether the normalisation scales and shifts.
-        slope: of the leaky ReLU below zero; 0 is a plain ReLU.
+        norm_eps: value added to the variance.
+        norm_affine: whether the normalisation has scale and shift parameters.
+        slope: negative slope of the leaky ReLU; 0 is a plain ReLU.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -52,7 +52,7 @@ class UNetArchitecture(BaseModel):
 
     @property
     def total_stride(self) -> tuple[int, int, int]:
-        """Voxels of the input a voxel of the deepest map, along (depth, height, width)."""
+        """Input voxels per voxel of the deepest map, along (depth, height, width)."""
         depth = height = width = 1
         for stride in self.strides:
             depth, height, width = depth * stride[0], height * stride[1], width * stride[2]
@@ -60,18 +60,18 @@ class UNetArchitecture(BaseModel):
 
 
 class NetworkPlan(BaseModel):
-    """The architecture, and the input that it was trained on; every triple is along (depth, height, width).
+    """Architecture and pretraining input of a network; every triple is along (depth, height, width).
 
-    A bundle and an imported weights file carry it, so that the network is built again without the model's own folder.
+    Bundles and imported weights files contain it, so that the network can be rebuilt without the model's own folder.
 
     Attributes:
-        described_by: where this was read, for a person.
-        architecture: of the encoder.
-        orientation: the side to which depth, height and width grow.
-        spacing_mm: of the pretraining.
-        shape: voxels of a patch in the pretraining.
-        window_hu: Hounsfield units that are clipped and mapped to the ends of ``output_range``.
-        output_range: value of the lower and of the upper end of the window.
+        described_by: human-readable name of the source.
+        architecture: architecture of the encoder.
+        orientation: directions in which depth, height and width increase.
+        spacing_mm: voxel spacing in pretraining.
+        shape: patch shape in pretraining, in voxels.
+        window_hu: window in HU that is clipped and mapped to ``output_range``.
+        output_range: values at the lower and upper end of the window.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""Reads ``plans.json`` of an nnU-Net v2 model: architecture, patch, spacing, axes, intensities.
+"""Read ``plans.json`` of an nnU-Net v2 model: architecture, patch, spacing, axes, intensities.
 
 Source: github MIC-DKFZ/nnUNet, documentation/explanation_plans_files.md and explanation_normalization.md.
 """
@@ -16,22 +16,22 @@ from med_transfer.backbones.nnunet.architecture import read_architecture
 from med_transfer.backbones.nnunet.plan import NetworkPlan
 from med_transfer.errors import BackboneError
 
-# A z-score belongs to one scan, a window to all of them. About half of a CT of the trunk is air: its mean lies near
-# -500 HU and its standard deviation is 400 to 500 HU, so that (HU + 500) / 500 is close to the z-score.
+# A z-score is specific to a scan, a window is common to all. About half of a CT of the trunk is air: its mean is near
+# -500 HU and its standard deviation 400 to 500 HU, so (HU + 500) / 500 approximates the z-score.
 Z_SCORE_WINDOW_HU, Z_SCORE_RANGE = (-1000.0, 1000.0), (-1.0, 3.0)
 
 
 def read_plans(path: Path, configuration: str, stored_axes: str) -> NetworkPlan:
-    """What a ``plans.json`` says of one of its configurations.
+    """Read one configuration of a ``plans.json``.
 
     Args:
-        path: of the file.
-        configuration: ``3d_fullres`` ...; empty for the only 3D one that works without another's result.
-        stored_axes: where depth, height and width of the training files grew. A plan tells it only where nnU-Net's
-            reorienting reader was used; that overrides this.
+        path: the file.
+        configuration: for example ``3d_fullres``; empty for the only 3D one that is not the second of a cascade.
+        stored_axes: directions in which depth, height and width of the training files increase. A plan implies them
+            only if nnU-Net's reorienting reader was used, which then takes precedence.
 
     Raises:
-        BackboneError: the file is damaged, or the configuration is not there or nothing that this program computes.
+        BackboneError: the file is damaged, or the configuration is missing or unsupported.
     """
     plans = _read_json(path)
     try:
@@ -79,7 +79,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
         return plans
     except OSError as error:
         raise BackboneError(f"cannot be opened ({error.strerror})", where=path) from error
-    except ValueError as error:  # no JSON, or no text
+    except ValueError as error:  # not JSON, or not text
         raise BackboneError(
             f"damaged ({error})", where=path, expected="the JSON that nnU-Net wrote", action="Copy the model again"
         ) from None
@@ -105,7 +105,7 @@ def _only_one(configurations: Mapping[str, Any], path: Path) -> str:
 
 
 def _inherited(configurations: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    """A configuration with what it takes over from others."""
+    """The settings of a configuration, including inherited ones."""
     settings: dict[str, Any] = {}
     passed: list[str] = []
     while name:
@@ -128,7 +128,7 @@ def _inherited(configurations: Mapping[str, Any], name: str, path: Path) -> dict
 def _intensities(
     plans: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The window and its range. CTNormalization clips to percentiles, subtracts a mean, divides by a deviation."""
+    """Window in HU and output range. CTNormalization clips to percentiles, subtracts the mean, divides by the SD."""
     schemes = list(settings["normalization_schemes"])
     if len(schemes) != 1:
         raise ValueError(f"{len(schemes)} input channels: {', '.join(schemes)}")

@@ -1,4 +1,4 @@
-"""Fetches a published weights file, only when a user asks for it by command. Nothing else here opens a connection."""
+"""Download a published weights file, only on the user's command; nothing else here opens a connection."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def download_weights(spec: BackboneSpec, progress: Progress = silent) -> Path:
-    """Fetch the published file of a backbone into the store folder; returns its path.
+    """Download the published file of a backbone into the store folder, and return its path.
 
     Licence and hash are checked by ``load_backbone``, not here.
 
     Args:
-        spec: the backbone; its source must name an address.
-        progress: told bytes received and bytes in all (0 when the server does not say); the stage is the backbone.
+        spec: the backbone; its source must have a download address.
+        progress: called with bytes received and in total (0 if unknown); the stage is the backbone's name.
 
     Raises:
-        WeightsNotFound: there is no address, no connection, or the file came incomplete; says what to fetch by hand
-            and where to put it.
-        UnsafeWeights: the address, or one it leads to, is not https.
+        WeightsNotFound: there is no address, no connection, or the download is incomplete; the message says what to
+            download by hand and where to put it.
+        UnsafeWeights: the address or a redirect is not https.
         OutputError: the file cannot be written.
     """
     source = spec.weights
@@ -54,31 +54,31 @@ def download_weights(spec: BackboneSpec, progress: Progress = silent) -> Path:
 
 
 class DownloadFailed(Exception):
-    """No connection, or one that broke; no OSError, which inside ``atomic_path`` would mean the disk."""
+    """A failed connection; not an OSError, which inside ``atomic_path`` would count as a disk error."""
 
 
 class NotHttps(DownloadFailed):
-    """An address, or one that it leads to, is not https."""
+    """The address, or a redirect, is not https."""
 
 
 def download_file(url: str, target: Path, progress: Progress = silent) -> None:
-    """Fetch one file, whole or not at all.
+    """Download one file atomically.
 
     Raises:
-        DownloadFailed: no connection, or the file came incomplete.
-        NotHttps: see there.
+        DownloadFailed: there is no connection, or the download is incomplete.
+        NotHttps: the address or a redirect is not https.
         OutputError: the file cannot be written.
     """
     try:
         _require_https(url)
         with urllib.request.build_opener(_OnlyToHttps).open(url, timeout=_TIMEOUT_SECONDS) as answer:
             _write(_chunks(answer, progress), target)
-    except (OSError, http.client.HTTPException) as error:  # one who never answers is no URLError
+    except (OSError, http.client.HTTPException) as error:  # a timeout is not a URLError
         raise DownloadFailed(str(getattr(error, "reason", error))) from error
 
 
 class _OnlyToHttps(urllib.request.HTTPRedirectHandler):
-    """Refuses a redirect before it is followed: where it leads may lead back, and would have been asked."""
+    """Refuse an insecure redirect before it is followed: checking only the final address would be too late."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         _require_https(newurl)

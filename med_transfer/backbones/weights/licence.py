@@ -1,4 +1,4 @@
-"""Weights whose licence restricts their use: nobody uses them without having named it."""
+"""Require users to accept a restrictive licence by name before its weights are used."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from med_transfer.errors import LicenceNotAccepted
 
 
 def require_accepted(spec: BackboneSpec, accepted: str) -> None:
-    """Refuse restricted weights whose licence was not accepted by its name.
+    """Check that the licence of restricted weights was accepted by name.
 
-    A bundle or safetensors file of one's own, fine-tuned from them, is under their licence too.
+    This includes the user's own bundles and safetensors files that were fine-tuned from such weights.
 
     Raises:
-        LicenceNotAccepted: says which licence, where to read it and how to accept it.
+        LicenceNotAccepted: it was not; the message says which licence, where to read it and how to accept it.
     """
     if not spec.must_accept or accepted.strip().lower() == spec.licence.lower():
         return

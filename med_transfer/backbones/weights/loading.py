@@ -1,4 +1,4 @@
-"""Builds a backbone and gives it weights."""
+"""Build a backbone and load its weights."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class LoadedBackbone:
     """An encoder ready for use.
 
     Attributes:
-        encoder: on the CPU, in float32.
+        encoder: the encoder, on the CPU, in float32.
         spec: its entry in the registry.
         report: which tensors were loaded.
-        sha256: of the file they came from; None when the encoder starts from random values.
+        sha256: hash of the weights file; None if the encoder has random weights.
     """
 
     encoder: Encoder
@@ -52,25 +52,26 @@ def load_backbone(
     """Build the encoder of a backbone and load its weights. Nothing is downloaded.
 
     Args:
-        name: see :func:`backbones`.
-        weights: the published file or folder, or a ``.safetensors`` file, bundle or pretraining folder of your own.
-            Without it: the weights that an installed package brings, or random values where the backbone has none.
-        scratch: start from random values even though there are published weights.
-        seed: of the random values; the same seed gives the same encoder.
-        accept_licence: the name of the weights' licence, where it restricts their use.
-        channels: of the input, or ``windows``: three windows of one scan; weights made for another number are brought
-            to it (see ``backbones/channels.py``).
-        instances: how slices or tiles are pooled (see ``backbones/networks/instances.py``; by attention where nothing
-            is chosen), and how much tiles overlap (a quarter of their edge).
+        name: name of the backbone, see :func:`backbones`.
+        weights: the published file or folder, or your own ``.safetensors`` file, bundle or pretraining folder. None
+            uses imported, shipped or installed weights, or random ones if the backbone has no published weights.
+        scratch: use random weights even if there are published ones.
+        seed: random seed; the same seed gives the same encoder.
+        accept_licence: name of the weights' licence, if it restricts their use.
+        channels: number of input channels, or ``windows`` for three windows of one scan. Weights for another number are
+            converted (see ``backbones/channels.py``).
+        instances: pooling of slices or tiles (default attention, see ``backbones/networks/instances.py``), and overlap
+            of tiles (default a quarter of their edge).
 
     Raises:
-        UnknownBackbone: no such name.
-        LicenceNotAccepted: the weights' licence is restricted, and was not accepted by its name.
-        WeightsNotFound: the file is not there, or the backbone needs one and none was given.
+        UnknownBackbone: there is no backbone of this name.
+        LicenceNotAccepted: the licence is restricted and was not accepted by name.
+        WeightsNotFound: the file does not exist, or the backbone needs one and none was given.
         MissingExtra: the package that brings the weights is not installed.
         WeightsMismatch: the file belongs to another network.
         UnsafeWeights: the file could run code, or is not the published one.
-        BackboneError: the file is damaged, or the network has no instances to pool or no tiles.
+        BackboneError: the file is damaged, ``weights`` and ``scratch`` are both given, or the network has no instances
+            or tiles to configure.
     """
     spec = find_backbone(name)
     if scratch and weights is not None:
@@ -91,27 +92,28 @@ def load_backbone(
 
 
 def from_scratch(spec: BackboneSpec, seed: int = 0) -> LoadedBackbone:
-    """The network of an entry with random values; also of an entry that was completed from a model's description."""
+    """Return the network of an entry, possibly completed from a model's description, with random weights."""
     return LoadedBackbone(_build(spec, seed), spec, LoadReport(), None)
 
 
 def import_backbone(name: str, file: Path | str, *, accept_licence: str = "") -> tuple[Path, LoadReport]:
-    """Check a published weights file and keep its encoder as safetensors under the backbone's name.
+    """Check a published weights file and store its encoder as safetensors under the backbone's name.
 
-    Afterwards the name alone is enough, and the file that was given is not needed any more.
+    Afterwards the name alone is enough, and the original file is no longer needed. Returns the stored file and a report
+    of the loaded tensors.
 
     Raises:
-        As :func:`load_backbone`, and OutputError when the folder cannot be written.
+        OutputError: the store folder cannot be written; otherwise like :func:`load_backbone`.
     """
     loaded = load_backbone(name, file, accept_licence=accept_licence)
     return _store(loaded.spec, loaded.encoder, loaded.sha256 or ""), loaded.report
 
 
 def weights_file(name: str, weights: Path | None) -> Path | None:
-    """The file that :func:`load_backbone` reads; None for random values, and for what an installed package brings.
+    """Return the file that :func:`load_backbone` reads; None for random weights and those of an installed package.
 
     Raises:
-        UnknownBackbone: no such name.
+        UnknownBackbone: there is no backbone of this name.
     """
     spec = find_backbone(name)
     if weights is not None or spec.weights is None:
@@ -120,7 +122,7 @@ def weights_file(name: str, weights: Path | None) -> Path | None:
 
 
 def _store(spec: BackboneSpec, encoder: Encoder, source_sha256: str) -> Path:
-    """Keep an encoder under its backbone's name, as safetensors with its origin in the metadata. Raises OutputError."""
+    """Store an encoder under its backbone's name, as safetensors with its origin as metadata. Raises OutputError."""
     path = store_folder() / f"{spec.name}.safetensors"
     origin = {"backbone": spec.name, "source_sha256": source_sha256, "licence": spec.licence}
     if spec.plan is not None:
@@ -132,7 +134,7 @@ def _store(spec: BackboneSpec, encoder: Encoder, source_sha256: str) -> Path:
 
 
 def _completed(spec: BackboneSpec, weights: Path | str | None) -> tuple[BackboneSpec, Path | str | None]:
-    """An entry that needs the description beside its weights, completed from it; any other as it is."""
+    """Complete an entry from the description stored with its weights, if it needs one."""
     given = stored_weights(spec) if weights is None else Path(weights)
     if spec.from_weights is None or given is None:
         return spec, weights
@@ -160,7 +162,7 @@ def _open(spec: BackboneSpec, weights: Path | str | None) -> tuple[BinaryIO | No
 
 
 def _check_hash(spec: BackboneSpec, sha256: str, where: str) -> None:
-    """Compare with the published file. A safetensors file holds no code and may be the user's own."""
+    """Compare with the hash of the published file; a safetensors file holds no code and may be the user's own."""
     if spec.sha256 is None or sha256 == spec.sha256 or where.lower().endswith(".safetensors"):
         return
     raise UnsafeWeights(

@@ -1,4 +1,4 @@
-"""Copies tensors into an encoder, and counts what fits: an absent exception proves nothing."""
+"""Copy tensors into an encoder and report what fits, since loading without an exception does not prove a match."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _NOT_ENCODER = re.compile(
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the tensors of an encoder and of a file, by name.
+    """Names of tensors in an encoder and a file, by outcome.
 
     Attributes:
         matched: copied into the encoder.
-        missing: of the encoder, not in the file.
-        unexpected: of the file, not in the encoder.
-        mismatched: in both, with another shape or kind of number.
-        ignored: of the file, left out on purpose: heads, and the other fold models of an ensemble.
-        fresh: of the encoder, in no published file (its ``new_parts``); they start from random values.
-        channels: how the first convolution was brought to the encoder's channels, in words; empty: as in the file.
+        missing: in the encoder but not in the file.
+        unexpected: in the file but not in the encoder.
+        mismatched: in both, with different shape or number type.
+        ignored: in the file, deliberately left out: heads, and other fold models of an ensemble.
+        fresh: in the encoder but in no published file (its ``new_parts``); they have random values.
+        channels: how the first convolution was converted to the encoder's channels, in words; empty if unchanged.
     """
 
     matched: tuple[str, ...] = ()
@@ -53,12 +53,12 @@ class LoadReport:
 
     @property
     def matched_share(self) -> float:
-        """Copied tensors as a share of the encoder's tensors without the fresh ones, in [0, 1]."""
+        """Share of the encoder's tensors, except fresh ones, that were copied, in [0, 1]."""
         return len(self.matched) / max(1, len(self.matched) + len(self.missing) + len(self.mismatched))
 
     @property
     def used_share(self) -> float:
-        """Copied tensors as a share of those in the file that were not left out on purpose, in [0, 1]."""
+        """Share of the file's tensors, except ignored ones, that were copied, in [0, 1]."""
         return len(self.matched) / max(1, len(self.matched) + len(self.unexpected))
 
     def __str__(self) -> str:
@@ -83,18 +83,18 @@ def load_tensors(
     """Copy the tensors of a file into an encoder.
 
     Prefixes that training scripts add (``module.``, ``backbone.``, ...) are dropped as whole leading components.
-    ``num_batches_tracked`` counts for nothing, as no network here reads it. A deeper network's file holds every tensor
-    of a shallower one, so the tensors that are left over count too.
+    ``num_batches_tracked`` is not counted, as no network here reads it. Left-over tensors of the file are counted,
+    because the file of a deeper network contains every tensor of a shallower one.
 
     Args:
-        encoder: changed in place; left alone when an error is raised.
-        tensors: as :func:`read_tensors` gives them.
+        encoder: changed in place; unchanged if an error is raised.
+        tensors: tensors by name, from :func:`read_tensors`.
         where: name of the file, for messages.
-        renaming: of the family of files.
+        renaming: renaming rules of the family of files.
 
     Raises:
-        WeightsMismatch: under 95 % of the encoder's or of the file's tensors fit, one has another shape, or there is
-            none for the first convolution, without which no later one sees what it learned from.
+        WeightsMismatch: under 95 % of the encoder's or of the file's tensors fit, a shape differs, or the first
+            convolution is missing, without which later layers do not see the features they were trained on.
         BackboneError: a tensor holds NaN or infinity.
     """
     wanted = {name: tensor for name, tensor in encoder.state_dict().items() if not _is_counter(name)}
@@ -135,7 +135,7 @@ def _fits(tensor: Tensor, target: Tensor) -> bool:
 def _own_names(
     tensors: Mapping[str, Tensor], wanted: Collection[str], where: str, renaming: Renaming
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors of a file under the encoder's own names, and the names that were left out on purpose."""
+    """The file's tensors under the encoder's names, and the names that were deliberately left out."""
     renamed: dict[str, Tensor] = {}
     ignored = []
     for key, tensor in tensors.items():
@@ -182,7 +182,7 @@ def _mismatch(
 
 
 def _other_dimensions(report: LoadReport, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """A hint when kernels of a 2D network meet a 3D one, or the other way round."""
+    """A hint if a 2D network's kernels are given to a 3D one, or vice versa."""
     ranks = {(given[name].ndim, wanted[name].ndim) for name in report.mismatched}
     if (4, 5) in ranks:
         return "The file is of a 2D network: give it to one made of 2D networks (inflated-..., acs-..., slices-...)"
@@ -192,7 +192,7 @@ def _other_dimensions(report: LoadReport, given: Mapping[str, Tensor], wanted: M
 
 
 def _other_channels(report: LoadReport, given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
-    """A hint when only the first convolution differs, and only in its input channels."""
+    """A hint if only the first convolution differs, and only in its input channels."""
     if len(report.mismatched) != 1 or report.missing:
         return ""
     file, here = given[report.mismatched[0]].shape, wanted[report.mismatched[0]].shape

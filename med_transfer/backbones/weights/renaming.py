@@ -1,4 +1,4 @@
-"""How the tensor names of a published file become an encoder's own."""
+"""Map the tensor names of a published file to those of an encoder."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Renaming:
-    """Rules for the names of one family of files, tried after the prefixes of training scripts are dropped.
+    """Renaming rules of one family of files, applied after the prefixes of training scripts are dropped.
 
     Attributes:
-        prefixes: further leading components to drop, as often as they occur (``encode_image``, ``swinViT`` ...).
-        replace: (pattern, replacement) of regular expressions, applied in order to the whole name.
-        ignore: patterns of names to leave out on purpose, matched from the start: heads, decoders, aliases.
+        prefixes: further leading components to drop repeatedly (``encode_image``, ``swinViT``, ...).
+        replace: (pattern, replacement) pairs of regular expressions, applied in order.
+        ignore: patterns of names to leave out, matched from the start: heads, decoders, aliases.
     """
 
     prefixes: tuple[str, ...] = ()
@@ -21,13 +21,13 @@ class Renaming:
     ignore: tuple[str, ...] = ()
 
     def __call__(self, name: str) -> str:
-        """The encoder's name for this one, prefixes already dropped."""
+        """Return the encoder's name for this one, whose prefixes were already dropped."""
         for pattern, replacement in self.replace:
             name = re.sub(pattern, replacement, name)
         return name
 
     def ignores(self, name: str) -> bool:
-        """Whether this name, prefixes already dropped and before any replacement, is left out on purpose."""
+        """Whether this name, without prefixes and before any replacement, is deliberately left out."""
         return any(re.match(pattern, name) for pattern in self.ignore)
 
 

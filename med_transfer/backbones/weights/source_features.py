@@ -1,15 +1,15 @@
-"""What a source's scans looked like to its network: kept beside the weights, to measure how far a target lies.
+"""Features of source scans, stored beside the weights, to measure how far a target cohort lies from the source.
 
-A ``.safetensors`` file. For each layer either the features of some source scans or the Gaussian that describes them::
+A ``.safetensors`` file with, for each layer, either the features of some source scans or a Gaussian fitted to them::
 
     tensors    "2/features"  [scan, feature]                    stage 2 (counted from 0, shallow to deep), pooled
-               "2+3/mean"    [feature]                          stages 2 and 3 pooled and joined
+               "2+3/mean"    [feature]                          stages 2 and 3 pooled and concatenated
                "2+3/components" [component, feature], "2+3/variances" [component], "2+3/residual" []
-    metadata   format, weights_sha256, n_scans, and input where it is known
+    metadata   format, weights_sha256, n_scans, and input if known
 
-Tables of as many rows are of the same inputs in the same order, so that stages can be joined. The file stands beside
-the weights under their name, as :func:`source_features_path` says. Features of patients are data of patients: a subset
-is enough, and a Gaussian gives no single scan away.
+Tables with equally many rows are of the same scans in the same order, so that stages can be concatenated. The file has
+the path that :func:`source_features_path` returns. Features of patients are patient data: a subset of scans is enough,
+and a Gaussian reveals no single scan.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Layer = tuple[int, ...]
 
 @dataclass(frozen=True)
 class LowRankGaussian:
-    """Covariance C' diag(variances) C + residual (I - C' C), C the components.
+    """Gaussian with covariance C' diag(variances) C + residual (I - C' C), where C are the components.
 
     Attributes:
         mean: [feature].
-        components: [component, feature], orthonormal rows.
+        components: [component, feature], with orthonormal rows.
         variances: [component].
-        residual: variance along every other direction.
+        residual: variance in every other direction.
     """
 
     mean: NDArray[np.float64]
@@ -58,14 +58,14 @@ class LowRankGaussian:
 
 @dataclass(frozen=True)
 class SourceFeatures:
-    """Of the source scans, in evaluation mode, means over space of the stages' feature maps.
+    """Spatial means of the stages' feature maps over the source scans, in evaluation mode.
 
     Attributes:
-        weights_sha256: of the weights file that made them.
-        n_scans: how many scans are described.
-        features: layer (stages, counted from 0) to [scan, feature].
-        gaussians: layer to what describes its features, where they are not kept themselves.
-        input: how the scans were given to the network, in words; empty where that is not known.
+        weights_sha256: hash of the weights file that computed them.
+        n_scans: number of scans described.
+        features: [scan, feature] by layer (stages counted from 0).
+        gaussians: Gaussian by layer, where the features themselves are not stored.
+        input: how the scans were preprocessed, in words; empty if unknown.
     """
 
     weights_sha256: str
@@ -75,7 +75,7 @@ class SourceFeatures:
     input: str = ""
 
     def table(self, layer: Layer) -> NDArray[np.floating] | None:
-        """[scan, feature] of a layer, joined from its stages where they are kept one by one; None when they are not."""
+        """Return features [scan, feature] of a layer, if needed concatenated from its stages; None if not stored."""
         if layer in self.features:
             return self.features[layer]
         stages = [self.features.get((stage,)) for stage in layer]
@@ -86,12 +86,12 @@ class SourceFeatures:
 
 
 def source_features_path(weights: Path) -> Path:
-    """Where the source features of a weights file stand: beside it, as ``NAME.source.safetensors``."""
+    """Return the path of a weights file's source features: beside it, as ``NAME.source.safetensors``."""
     return weights.with_name(weights.name.removesuffix(".safetensors") + SUFFIX)
 
 
 def write_source_features(path: Path, source: SourceFeatures) -> None:
-    """Write the file, atomically. Raises OutputError."""
+    """Write the file atomically. Raises OutputError."""
     tensors = {f"{_name(layer)}/features": np.asarray(table, np.float32) for layer, table in source.features.items()}
     for layer, gaussian in source.gaussians.items():
         for part in _GAUSSIAN:
@@ -108,10 +108,10 @@ def read_source_features(path: Path, weights_sha256: str) -> SourceFeatures:
 
     Args:
         path: see :func:`source_features_path`.
-        weights_sha256: of the weights that are in use.
+        weights_sha256: hash of the weights in use.
 
     Raises:
-        BackboneError: it cannot be read, is of another kind, is incomplete, or was made with other weights.
+        BackboneError: the file cannot be read, is of another kind, incomplete, or was made with other weights.
     """
     try:
         with safe_open(path, framework="np") as file:

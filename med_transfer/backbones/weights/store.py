@@ -1,4 +1,4 @@
-"""The folder where a user keeps published weights, so that a name alone is enough; filled only on request."""
+"""The folder in which a user stores published weights, so that a name alone is enough; filled only on request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from med_transfer.backbones.spec import BackboneSpec
 
 
 def store_folder() -> Path:
-    """``MED_TRANSFER_BACKBONES``, or ``med_transfer/backbones`` in the user's data folder (XDG base directories)."""
+    """Return ``$MED_TRANSFER_BACKBONES``, or ``med_transfer/backbones`` in the XDG data folder of the user."""
     chosen = os.environ.get("MED_TRANSFER_BACKBONES", "")
     if chosen:
         return Path(chosen).expanduser()
@@ -19,7 +19,7 @@ def store_folder() -> Path:
 
 
 def stored_weights(spec: BackboneSpec) -> Path | None:
-    """The imported weights of a backbone, its published file or folder in the user's folder, or what comes with it."""
+    """Return a backbone's weights: imported, else as published in the store folder, else shipped; None if absent."""
     names = [f"{spec.name}.safetensors", *(spec.weights.files if spec.weights else ())]
     shipped = spec.weights.shipped if spec.weights else None
     return next((path for name in names if (path := store_folder() / name).exists()), shipped)

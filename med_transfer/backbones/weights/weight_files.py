@@ -1,4 +1,4 @@
-"""Opens a weights file without ever running what is in it."""
+"""Read a weights file without ever executing code in it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CONTAINERS = ("state_dict", "net", "model", "network_weights")  # nnU-Net v2 wr
 
 
 class _TrainingLog:
-    """Stands for a number or array of numpy in a training log: read as nothing, so that none of numpy's code runs."""
+    """Placeholder for a NumPy scalar or array in a training log, so that unpickling runs no NumPy code."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -32,7 +32,7 @@ class _TrainingLog:
         pass
 
 
-# nnU-Net keeps its losses and Dice scores beside the tensors, as numpy's numbers; torch refuses their names otherwise.
+# nnU-Net stores losses and Dice scores beside the tensors as NumPy scalars, whose globals torch would refuse.
 _IGNORED_GLOBALS = (
     *("numpy.dtype", "numpy.ndarray"),
     *(f"numpy.{c}.multiarray.{name}" for c in ("core", "_core") for name in ("scalar", "_reconstruct")),
@@ -41,11 +41,11 @@ _SIGNATURES = (b"PK", b"\x80")  # zip archive (torch >= 1.6) and bare pickle (ol
 
 
 def open_weights(path: Path) -> BinaryIO:
-    """Open a weights file, the model of a bundle folder, or the encoder of a pretraining's folder.
+    """Open a weights file, the model of a bundle folder, or the encoder of a pretraining folder.
 
     Raises:
-        WeightsNotFound: nothing is there.
-        BackboneError: it cannot be opened.
+        WeightsNotFound: the file does not exist.
+        BackboneError: the file cannot be opened.
     """
     file = weights_in(path)
     try:
@@ -59,7 +59,7 @@ def open_weights(path: Path) -> BinaryIO:
 
 
 def weights_in(path: Path) -> Path:
-    """The weights file of a pretraining's folder or of a bundle's; any other path is that of a weights file."""
+    """Return the weights file in a pretraining or bundle folder; any other path is returned unchanged."""
     if not path.is_dir():
         return path
     pretrained = path / "encoder.safetensors"
@@ -67,7 +67,7 @@ def weights_in(path: Path) -> Path:
 
 
 def hash_weights(stream: BinaryIO) -> str:
-    """SHA-256 of an open file, from its beginning; leaves it rewound."""
+    """Return the SHA-256 of an open file from its beginning, and rewind it."""
     stream.seek(0)
     digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
     stream.seek(0)
@@ -76,7 +76,7 @@ def hash_weights(stream: BinaryIO) -> str:
 
 @contextmanager
 def safetensors_path(path: Path) -> Iterator[Path]:
-    """:func:`atomic_path` for the writer of safetensors, whose error of a full disk is not the system's.
+    """:func:`atomic_path` for safetensors, whose writer does not raise OSError if the disk is full.
 
     Raises:
         OutputError: the file cannot be written.
@@ -90,15 +90,15 @@ def safetensors_path(path: Path) -> Iterator[Path]:
 
 
 def read_tensors(stream: BinaryIO, where: str) -> dict[str, Tensor]:
-    """Names and tensors of an open weights file, taken out of the container that a training script put round them.
+    """Return the tensors of an open weights file by name, unwrapped from the containers of training scripts.
 
     Args:
         stream: an open file, at its beginning.
-        where: its name; one that ends in ``.safetensors`` is read as such, any other as a PyTorch file.
+        where: its name; ``.safetensors`` files are read as such, all others as PyTorch files.
 
     Raises:
-        UnsafeWeights: the file holds more than tensors, and would run code if it were simply unpickled.
-        BackboneError: the file is damaged, or no weights file.
+        UnsafeWeights: the file holds more than tensors, and unpickling it could run code.
+        BackboneError: the file is damaged, or is not a weights file.
     """
     content = _read_safetensors(stream, where) if where.lower().endswith(".safetensors") else _read_torch(stream, where)
     while isinstance(content, dict) and (key := next((k for k in _CONTAINERS if isinstance(content.get(k), dict)), "")):
@@ -125,7 +125,7 @@ def _read_torch(stream: BinaryIO, where: str) -> object:
             action="Get the file again; a web page or a Git LFS pointer may have been saved under its name",
         )
     try:
-        with warnings.catch_warnings():  # about old pickle protocols and TorchScript: both end in an error below
+        with warnings.catch_warnings():  # on old pickle protocols and TorchScript, which both end in an error below
             warnings.simplefilter("ignore")
             with torch.serialization.safe_globals([(_TrainingLog, name) for name in _IGNORED_GLOBALS]):
                 return torch.load(stream, map_location="cpu", weights_only=True)
