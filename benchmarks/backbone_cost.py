@@ -3,10 +3,10 @@
     OMP_NUM_THREADS=2 python benchmarks/backbone_cost.py > table.md
     OMP_NUM_THREADS=2 python benchmarks/backbone_cost.py ct-fm swin-ssl-5k --shape 96 96 96 --repeats 5
 
-Each network gets one scan of the shape of its own pretraining, or of 96 x 96 x 96 voxels where none is prescribed,
-with random weights: the values change nothing. Multiply-adds are counted without computing, on PyTorch's meta device.
-Networks above ``--most`` multiply-adds are counted only. Memory is the peak of the process above what it had before
-the pass, the weights not included; Linux only. Prints Markdown.
+Each network gets one scan of the shape used in its pretraining, or of 96 x 96 x 96 voxels if none is prescribed, with
+random weights, which do not affect the cost. Multiply-adds are counted without computing, on PyTorch's meta device.
+Networks above ``--most`` multiply-adds are only counted. Memory is the rise of the process's peak during the pass,
+weights not included; Linux only. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="backbones; all of them without any")
-    parser.add_argument("--shape", type=int, nargs=3, metavar=("DEPTH", "HEIGHT", "WIDTH"), help="the same for all")
+    parser.add_argument("names", nargs="*", help="backbones; default: all")
+    parser.add_argument("--shape", type=int, nargs=3, metavar=("DEPTH", "HEIGHT", "WIDTH"), help="one shape for all")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--most", type=float, default=500.0, help="10⁹ multiply-adds; above it nothing is timed")
+    parser.add_argument("--most", type=float, default=500.0, help="10⁹ multiply-adds; larger networks are not timed")
     return parser.parse_args()
 
 
@@ -60,7 +60,7 @@ def row(spec: BackboneSpec, shape: Triple, arguments: argparse.Namespace) -> str
 
 
 def measured(spec: BackboneSpec, shape: Triple, repeats: int) -> tuple[str, str]:
-    """Median seconds after one pass to warm up, and the memory of that first pass."""
+    """Median seconds after one warm-up pass, and the memory of that first pass."""
     encoder = load_backbone(spec.name, scratch=True).encoder.eval()
     x = torch.rand(1, spec.input.channels, *shape, generator=torch.Generator().manual_seed(0))
     memory = ""
@@ -77,7 +77,7 @@ def measured(spec: BackboneSpec, shape: Triple, repeats: int) -> tuple[str, str]
 
 
 def _start_peak() -> int | None:
-    """Let the peak of the resident memory start anew; its value in kilobytes, None where that is not known."""
+    """Reset the peak of the resident memory; its value in kilobytes, None where it is unknown."""
     reset = Path("/proc/self/clear_refs")
     if not reset.exists():
         return None

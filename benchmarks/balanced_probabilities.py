@@ -1,13 +1,14 @@
-"""What balanced training does to probabilities, and what the calibration makes of it: by simulation, and on a run.
+"""What balanced training does to probabilities, and how calibration corrects it: by simulation, and on a run.
 
     OMP_NUM_THREADS=1 python benchmarks/balanced_probabilities.py simulate
     OMP_NUM_THREADS=1 python benchmarks/balanced_probabilities.py run RUN COHORT.csv CACHE
 
-``before`` is the calibration of earlier versions: one temperature fitted to truth smoothed by one pseudo-scan a class,
-and no prior. ``now`` is today's. In the simulation a scan's logits are those of a network that was trained on equally
-frequent classes and is twice too sure; the classes' shares are 7, 8 and 85 % (as of nodule texture in LIDC); what is
-learned is measured on 20,000 new scans. ``run`` takes a finished run of one fold, calibrates its network anew on the
-run's validation scans and measures both on its test scans; CACHE keeps what the network sees. Prints Markdown.
+``before`` is the calibration of earlier versions: one temperature, fitted to truth smoothed by one pseudo-scan per
+class, without a prior. ``now`` is the current one. In the simulation a scan's logits are those of a network trained on
+equally frequent classes and overconfident by a factor of two; the class shares are 7, 8 and 85 % (as for nodule texture
+in LIDC); the fitted calibration is evaluated on 20,000 new scans. ``run`` takes a finished run of one fold,
+recalibrates its network on the run's validation scans and evaluates both calibrations on its test scans; CACHE stores
+the network's inputs. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.preprocessing import Preprocessing
 
 SHARES, SEPARATION, TOO_SURE = np.array([0.07, 0.08, 0.85]), 1.5, 2.0
-COST_OF_A_MISS = 10.0  # of a rare class; a false alarm costs 1
+COST_OF_A_MISS = 10.0  # for a rare class; a false alarm costs 1
 
 
 def before(logits: NDArray[np.float64], truth: NDArray[np.bool_]) -> TemperatureScaling:
-    """Temperature scaling as it was."""
+    """Temperature scaling of earlier versions."""
     target = (len(truth) * truth + 1) / (len(truth) + truth.shape[1])
 
     def loss(log_temperature: float) -> float:
@@ -53,7 +54,7 @@ def before(logits: NDArray[np.float64], truth: NDArray[np.bool_]) -> Temperature
 
 
 def now(logits: NDArray[np.float64], truth: NDArray[np.bool_], shares: NDArray[np.float64]) -> TemperatureScaling:
-    """Temperature scaling as it is; ``shares`` are those of the development scans."""
+    """The current temperature scaling; ``shares`` are those of the development scans."""
     fitted = fit("temperature", logits, truth, log_prior_ratio(shares, multilabel=False), multilabel=False)
     assert isinstance(fitted, TemperatureScaling)
     return fitted
@@ -64,7 +65,7 @@ def applied(calibrator: TemperatureScaling, logits: NDArray[np.float64]) -> NDAr
 
 
 def costs(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[float, float]:
-    """What the cheapest calls cost a scan, as promised by the probabilities and as paid."""
+    """Cost per scan of the cheapest calls, as promised by the probabilities and as paid."""
     common = truth.sum(axis=0).argmax()
     matrix = np.ones((truth.shape[1],) * 2)
     matrix[np.arange(len(matrix)) != common] = COST_OF_A_MISS
@@ -75,7 +76,7 @@ def costs(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple
 
 
 def simulate(draws: int, seed: int) -> None:
-    """Few and many validation scans."""
+    """Both calibrations with few and with many validation scans."""
     print(
         "| validation scans | calibration | temperature, 10th to 90th percentile | log loss above the least possible |"
     )

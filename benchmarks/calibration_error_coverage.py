@@ -1,11 +1,11 @@
-"""How often the 95 % interval of the expected calibration error holds the truth, by simulation.
+"""Coverage of the 95 % interval of the expected calibration error, by simulation.
 
     OMP_NUM_THREADS=1 python benchmarks/calibration_error_coverage.py > coverage.md
 
 Two classes; log odds are normal with standard deviation 1.5, and the outcome follows ``slope`` times the log odds, so
-that 1 is a perfect calibration and below 1 the network is too sure. With several scans a patient all of a patient's
-scans have the same log odds and outcome. The truth is the error of a million scans. Beside what is printed stands the
-plain percentile interval of the same draws. Prints Markdown.
+that 1 is perfect calibration and below 1 the network is overconfident. With several scans per patient, all of a
+patient's scans have the same log odds and outcome. The truth is the error over a million scans. The plain percentile
+interval of the same draws is given for comparison. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def error(claimed: NDArray[np.float64], came_true: NDArray[np.bool_]) -> float:
 def within(
     truth: float, claimed: NDArray[np.float64], came_true: NDArray[np.bool_], bootstrap: PatientBootstrap
 ) -> bool:
-    """Whether the plain percentile interval holds the truth."""
+    """Whether the plain percentile interval contains the truth."""
     excess = bin_excess(claimed, came_true)
     draws = bootstrap.distribution(lambda weights: np.abs(weights @ excess).sum(axis=1) / weights.sum(axis=1))
     interval = percentile_interval(draws)

@@ -1,11 +1,11 @@
-"""How near to none should few scans hold a temperature and a bias? The spreads of their priors, on nodules.
+"""How strongly should priors shrink temperature and bias with few scans? The spreads of the priors, on nodules.
 
     python benchmarks/label_savings.py --prepared lidc.npz --out OUT
     OMP_NUM_THREADS=1 python benchmarks/calibration_spreads.py --prepared lidc.npz --out OUT
 
-Takes the answers of ``label_savings.py`` to its test cases, whatever the arm, task and number of labels learned from.
-Of these cases' patients some are drawn, the calibration is fitted on their scans with the prior of their classes, and
-its log loss measured on the others. Prints Markdown: the mean over tasks, numbers of labels, splits and draws.
+Uses the answers of ``label_savings.py`` for its test cases, over all arms, tasks and numbers of labels. Some of these
+cases' patients are drawn, the calibration is fitted on their scans with the prior of their classes, and its log loss
+is measured on the others. Prints Markdown: the mean over tasks, numbers of labels, splits and draws.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SPREADS = ((0.001, 0.001), (0.25, 0.2), (0.25, 0.35), (0.5, 0.2), (0.5, 0.35), (
 
 
 def losses(crops: Crops, file: Path, task: str, split: int) -> dict[tuple[int, tuple[float, float]], list[float]]:
-    """Log losses by number of patients drawn and spreads; a draw without some class is left out."""
+    """Log losses by number of patients drawn and spreads; draws that lack a class are left out."""
     _, _, test = split_apart(crops, split)
     truth = np.eye(len(TASKS[task]), dtype=bool)[crops.labels[task][test]]
     logits = np.log(np.clip(np.load(file)["probabilities"].astype(np.float64), 1e-4, 1))

@@ -1,19 +1,19 @@
-"""How often prediction sets hold the true class: nominal against achieved, by simulation.
+"""Coverage of prediction sets, nominal and achieved, by simulation.
 
     OMP_NUM_THREADS=1 python benchmarks/conformal_coverage.py > coverage.md
     OMP_NUM_THREADS=1 python benchmarks/conformal_coverage.py --draws 100
 
-Three classes, alike in size; 20 normal features a scan, each class's mean at distance 2 from the others'. The network
-is a nearest-mean classifier that learned its means, so that it is too sure of itself with few scans. Three designs,
+Three classes of equal size; 20 normal features per scan, with each class's mean at distance 2 from the others. The
+network is a nearest-mean classifier that estimates its means, so it is overconfident with few scans. Three designs,
 each with n calibration patients of every class:
 
-- one network: it learned from other n scans a class; calibrated on n new ones.
-- five folds: as a run does it. Each calibration scan's probabilities come from the member that did not learn from it,
-  new scans get the mean of all five.
-- three scans a patient: one network; a patient's scans share three quarters of their variance.
+- one network: trained on n other scans per class; calibrated on n new ones.
+- five folds: as in a run. Each calibration scan's probabilities come from the member that was not trained on it; new
+  scans get the mean of all five.
+- three scans per patient: one network; a patient's scans share three quarters of their variance.
 
-Every draw is a new cohort; its coverage is taken over 1,000 new scans of each class. Beside the mean over draws and
-classes stand the tenth percentile over cohorts (a single hospital's luck) and the mean number of classes in a set.
+Every draw is a new cohort; its coverage is measured on 1,000 new scans of each class. Besides the mean over draws and
+classes, the table gives the tenth percentile over cohorts (one hospital with bad luck) and the mean set size.
 Prints Markdown.
 """
 
@@ -103,7 +103,7 @@ DESIGNS = {"one network": one_network, "five folds": five_folds, "three scans a 
 
 
 def scans(rng: np.random.Generator, patients: int, per_patient: int = 1) -> Scans:
-    """So many patients of every class; a patient's scans are neighbours."""
+    """Scans of a number of patients per class; a patient's scans are adjacent."""
     of = np.repeat(np.arange(CLASSES), patients * per_patient)
     x = rng.normal(size=(len(of), FEATURES))
     if per_patient > 1:
@@ -122,7 +122,7 @@ def probabilities(means: Array, x: Array) -> Array:
 
 
 def held(calibration: Array, known: Scans, patients: list[str], found: Array, new: Scans) -> list[Array]:
-    """Of each alpha the coverage of every class and the mean set size among new scans."""
+    """For each alpha, the coverage of every class and the mean set size among new scans."""
     truth, results = np.eye(CLASSES, dtype=bool)[known.of], []
     for alpha in ALPHAS:
         members = fit_prediction_sets(calibration, truth, patients, 1 - alpha).contains(found)

@@ -1,8 +1,8 @@
-"""The demonstration again with other phantoms and other random numbers: how often its gain holds.
+"""The demonstration with other phantoms and other random numbers: how often its gain holds.
 
     OMP_NUM_THREADS=1 python benchmarks/demonstration_seeds.py 11 12 13 14 15 --out /tmp/seeds
 
-Each seed has patients, random weights and augmentation of its own. Minutes a seed; after a kill it goes on.
+Each seed has its own patients, random weights and augmentation. Minutes per seed; resumes after a kill.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", type=int, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--few", type=int, nargs=3, metavar=("TRAIN", "VAL", "ALL"), help="target patients of a class")
+    parser.add_argument("--few", type=int, nargs=3, metavar=("TRAIN", "VAL", "ALL"), help="target patients per class")
     parser.add_argument("--epochs", type=int, help="of the network from scratch, without early stopping")
     arguments = parser.parse_args()
     change_target(arguments.few, arguments.epochs)
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def change_target(few: list[int] | None, epochs: int | None) -> None:
-    """Other numbers of patients to learn from and to judge; another budget for the network from scratch."""
+    """Other numbers of patients for training and evaluation; another budget for the network from scratch."""
     if few:
         parts = {"train_val_patients": tuple(few[:2]), "patients_per_class": few[2]}
         demonstration.TARGET = demonstration.TARGET.model_copy(update=parts)

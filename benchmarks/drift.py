@@ -1,19 +1,19 @@
-"""Drift: how often an alarm is false, and after how many scans a change is seen, by simulation.
+"""Drift detection: how often an alarm is false, and after how many scans a change is detected, by simulation.
 
     OMP_NUM_THREADS=1 python benchmarks/drift.py > drift.md
 
-The very detectors of ``predict --monitor``, at the limit that they have with 14 quantities, so that within n scans a
-false alarm of any of them comes with a chance of at most n / 100,000. Streams:
+The detectors are those of ``predict --monitor``, at their limit for 14 quantities, so that the probability of a false
+alarm of any of them within n scans is at most n / 100,000. Streams:
 
-- novelty, against the ranks of 60 or 200 development scans, of a network alone and of five fold models, whose ranks
-  (correlation 0.6) are averaged; scans are strange from the first one on, or after 500 that are not;
+- novelty, against the ranks of 60 or 200 development scans, for a single network and for five fold models whose ranks
+  (correlation 0.6) are averaged; scans are unusual from the first one on, or after 500 normal ones;
 - a number of the input, against the scans before: its mean moves by so many standard deviations after 500 scans;
-- the share of scans that cannot be used, 2 % before;
-- streams that are not exchangeable: three scans a patient that share most of their variance, one after
-  the other; two sites, one after the other, within the sorted names of a folder.
+- the share of unusable scans, 2 % before;
+- streams that are not exchangeable: three scans per patient that share most of their variance, one after the other; two
+  sites, one after the other, within the sorted names of a folder.
 
-Also the same without any change, 1,000 scans each, where the limit is lowered to 1 in 1,000 scans for this quantity
-alone, so that false alarms can be counted. Prints Markdown.
+The same streams are also run without any change, 1,000 scans each, with the limit lowered to 1 in 1,000 scans for this
+quantity alone, so that false alarms can be counted. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Draw = Callable[[np.random.Generator, int, float], Values]
 
 @dataclass(frozen=True)
 class Quantity:
-    """What is drawn, with how many scans of reference, and how it is watched."""
+    """What is drawn, with how many reference scans, and how it is monitored."""
 
     name: str
     draw: Draw
@@ -87,13 +87,13 @@ def quantities() -> Iterator[tuple[Quantity, tuple[float, ...]]]:
 
 
 def first_alarm(detector: Detector, values: Values, seed: int) -> float:
-    """After how many values; infinity: none."""
+    """Number of values until the first alarm; infinity if there is none."""
     rng = np.random.default_rng(seed)
     return next((n for n, value in enumerate(values, start=1) if detector.add(float(value), rng)), np.inf)
 
 
 def delay(quantity: Quantity, shift: float, before: int, draws: int) -> str:
-    """Detected, and the median and 90th percentile of the delay in scans."""
+    """Share detected, and the median and 90th percentile of the delay in scans."""
     delays = []
     for draw in range(draws):
         rng = np.random.default_rng([draw, before])
@@ -106,7 +106,7 @@ def delay(quantity: Quantity, shift: float, before: int, draws: int) -> str:
 
 
 def false_alarms(quantity: Quantity, draws: int, limit: float) -> str:
-    """Share of quiet streams with an alarm, with its 95 % interval (Clopper-Pearson)."""
+    """Share of unchanged streams with an alarm, with its 95 % interval (Clopper-Pearson)."""
     raised = 0
     for draw in range(draws):
         values = quantity.draw(np.random.default_rng([draw, 1]), QUIET, 0.0)

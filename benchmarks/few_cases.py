@@ -1,14 +1,14 @@
-"""How often intervals of overall measures hold, and equal networks are told apart, with few cases of a class.
+"""With few cases per class: coverage of intervals of overall measures, and false verdicts on equal networks.
 
     OMP_NUM_THREADS=1 python benchmarks/few_cases.py > few_cases.md
     OMP_NUM_THREADS=1 python benchmarks/few_cases.py --samples 100    # for a look
 
 Three classes, of which two have ``rarest`` patients and the third as many or ten times as many; each score is normal
 and ``separation`` higher for the true class. Scans of a patient correlate with 0.7, two networks with 0.5 or 0.9. The
-truth is the mean over large sets with the same shares of the classes. First table: coverage in % of nominal 95 %, and
-the median width; beside what is printed stand percentiles of 300 patient bootstraps. Second: how often two equally good
-networks give a verdict, gain or harm, where at most 5 % may, and how often the 95 % intervals of the differences hold
-0. Prints Markdown.
+truth is the mean over large sets with the same class shares. First table: coverage in % of nominal 95 %, and the median
+width; percentiles of 300 patient bootstraps are given for comparison. Second: how often two equally good networks get a
+verdict, gain or harm, where at most 5 % may, and how often the 95 % intervals of the differences contain 0. Prints
+Markdown.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WITHIN_PATIENT, DRAWS, LABELS = 0.7, 300, Labels(("a", "b", "c"))
 def networks(
     counts: tuple[int, ...], scans: int, separation: float, rng: np.random.Generator, correlations: tuple[float, ...]
 ) -> list[LabelledPredictions]:
-    """Predictions of equally good networks on one test set; each one's correlation with what all share."""
+    """Predictions of equally good networks on one test set, given their correlation with a shared component."""
     of_patient = np.repeat(np.arange(3), counts)
     truth = np.eye(3, dtype=bool)[np.repeat(of_patient, scans)]
     patients = [f"p{n:05d}" for n in np.repeat(np.arange(len(of_patient)), scans)]
@@ -52,7 +52,7 @@ def networks(
 
 
 def percentiles(predictions: LabelledPredictions, seed: int) -> list[Interval | None]:
-    """Of balanced sensitivity and macro AUC."""
+    """Percentile intervals of balanced sensitivity and macro AUC."""
     bootstrap = PatientBootstrap(predictions.patients, DRAWS, seed)
 
     def both(weights: NDArray[np.float64]) -> NDArray[np.float64]:

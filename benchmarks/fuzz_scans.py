@@ -1,11 +1,11 @@
-"""Thousands of damaged and hostile scans of every kind, and a table of what became of them.
+"""Thousands of damaged and hostile scans of every kind, and a table of the outcomes.
 
     python benchmarks/fuzz_scans.py [--count 2000] [--first 0] [--only dummy,detached]
 
-The kinds and what counts as wrong are in tests/scans/fuzzing.py and tests/scans/hostile.py; each runs in a process of
-its own, which reads through the worker process as the commands do. A crash, a hang, an error that is none of ours and a
-scan that is silently read as another one are wrong; their seeds are printed, and come again with ``--first SEED --count
-1``.
+The kinds and what counts as wrong are in tests/scans/fuzzing.py and tests/scans/hostile.py; each runs in its own
+process, which reads through the worker process as the commands do. A crash, a hang, an error outside the package's
+error tree, and a scan that is silently read as another one are wrong. Their seeds are printed and can be rerun with
+``--first SEED --count 1``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the hospital node keeps through kills, and how fast it receives, beside dcmtk's storescp in the same run.
+"""What the hospital node preserves through kills, and how fast it receives compared with dcmtk's storescp.
 
 python benchmarks/hospital_faults.py --kills 20 --slices 40 --associations 4
 python benchmarks/hospital_faults.py --malformed 1000
@@ -50,7 +50,7 @@ def node_config(folder: Path, port: int, pacs: int) -> NodeConfig:
 
 
 def work(folder: Path, port: int, pacs: int) -> None:
-    """The node without its network: it receives, sends and asks for commitment until it is killed."""
+    """The node's work without its network: it receives, sends and requests commitment until it is killed."""
     config = node_config(folder, port, pacs)
     queue = Queue(config.queue_file, config.retries)
     Receiver(config, queue)
@@ -93,7 +93,7 @@ def worker(folder: Path, port: int, pacs: int):
 
 
 def rates(folder: Path, scans: list[list[Path]]) -> None:
-    """Seconds for the same images, by turns."""
+    """Seconds for the same images, taking turns."""
     (folder / "scp").mkdir()
     scp_port, port = free_port(), free_port()
     command = ["storescp", "--fork", "-od", str(folder / "scp"), "-aet", "SCP", str(scp_port)]
@@ -115,7 +115,7 @@ def rates(folder: Path, scans: list[list[Path]]) -> None:
 
 
 def kills_while_receiving(folder: Path, files: list[Path], kills: int, rng: random.Random) -> None:
-    """What a modality was told is stored must be there; after all of it was sent again, each image once."""
+    """Images acknowledged as stored must exist; after all are sent again, each must exist once."""
     port, told = free_port(), set()
     for _ in range(kills):
         with worker(folder, port, 1) as node:
@@ -137,7 +137,7 @@ def kills_while_receiving(folder: Path, files: list[Path], kills: int, rng: rand
 
 
 def kills_while_sending(folder: Path, results: list[Path], kills: int, rng: random.Random) -> None:
-    """Results go out through kills and a PACS that goes down: each once, and committed."""
+    """Results are sent through kills and a PACS that goes down: each once, and committed."""
     port, pacs_port = free_port(), free_port()
     config = node_config(folder, port, pacs_port)
     queue = Queue(config.queue_file, config.retries)
@@ -168,7 +168,7 @@ def kills_while_sending(folder: Path, results: list[Path], kills: int, rng: rand
 
 
 def malformed_pdus(folder: Path, count: int, rng: random.Random) -> None:
-    """Each on a connection of its own; between them the node is asked for an echo."""
+    """Malformed PDUs, each on its own connection; between them the node is asked for an echo."""
     port, request, n_answered = free_port(), association_request(), 0
     with worker(folder, port, 1) as node:
         for number in range(count):
@@ -181,7 +181,7 @@ def malformed_pdus(folder: Path, count: int, rng: random.Random) -> None:
 
 
 def malformed_data_sets(folder: Path, count: int, rng: random.Random) -> None:
-    """Random bytes in the place of an image, in one association, and an image that follows them."""
+    """Random bytes instead of an image, in one association, followed by a valid image."""
     port, entity = free_port(), AE("CT1")
     entity.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     with worker(folder, port, 1):
@@ -207,8 +207,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--slices", type=int, default=40)
     parser.add_argument("--associations", type=int, default=4)
-    parser.add_argument("--malformed", type=int, default=0, help="so many PDUs and data sets instead")
-    parser.add_argument("--results", type=Path, default=None, help="SR and page files, to be sent")
+    parser.add_argument("--malformed", type=int, default=0, help="malformed PDUs and data sets to send instead")
+    parser.add_argument("--results", type=Path, default=None, help="folder of SR and page files to send")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", nargs=3)
     chosen = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Many studies at once: whether the hospital node loses any, how fast it receives beside storescp, and its memory.
+"""Many studies at once: whether the hospital node loses any, its receiving speed against storescp, and its memory.
 
 python benchmarks/hospital_load.py --studies 200 --slices 100 --associations 4
 """
@@ -22,7 +22,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def seconds_to_send(port: int, called: str, scans: list[list[Path]], repeat: int) -> float:
-    """Every association sends its scan so many times, each as a new study of a new patient."""
+    """Every association sends its scan repeatedly, each time as a new study of a new patient."""
     started = time.monotonic()
     invented = ["--repeat", str(repeat), "+IR", str(len(scans[0])), "+IS", "1", "+IP", "1"]
     senders = []
@@ -40,13 +40,13 @@ def memory_mib(process: int) -> float:
 
 
 def cpu_seconds(process: int) -> float:
-    """Of it and of its children that have ended."""
+    """Processor seconds of a process and of its children that have ended."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / _TICKS
 
 
 def storescp_rate(folder: Path, scans: list[list[Path]], repeat: int) -> float:
-    """Images a second."""
+    """Images per second."""
     folder.mkdir()
     port = free_port()
     command = ["storescp", "--fork", "-od", str(folder), "-aet", "SCP", str(port)]
@@ -63,7 +63,7 @@ def storescp_rate(folder: Path, scans: list[list[Path]], repeat: int) -> float:
 
 
 def load(folder: Path, scans: list[list[Path]], turns: int, repeat: int) -> None:
-    """By turns, so that what else the machine does is the same for both."""
+    """Node and storescp take turns, so that other work on the machine affects both alike."""
     port, per_turn = free_port(), repeat * sum(map(len, scans))
     ours, theirs, memory = [], [], []
     with worker(folder / "node", port, 1) as node:

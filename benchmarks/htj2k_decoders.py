@@ -1,9 +1,9 @@
-"""OpenJPEG and OpenJPH on HTJ2K: how long a frame takes, and how many damaged streams each refuses.
+"""OpenJPEG and OpenJPH on HTJ2K: time per frame, and how many damaged streams each refuses.
 
     python benchmarks/htj2k_decoders.py [--damaged 200] [--seed 0]
 
-Streams are damaged in seven ways; those that the check of the codestream's structure refuses before any decoder sees
-them are left out. What is decoded to other values without a word is what a reader must fear. Prints Markdown.
+Streams are damaged in seven ways; those refused by the check of the codestream's structure before decoding are left
+out. The dangerous outcome is a stream that is silently decoded to other values. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ KINDS = ("a byte", "eight bytes", "64 zeros", "64 times FF", "64 bytes swapped",
 
 
 def image(rows: int, columns: int) -> NDArray[np.uint16]:
-    """Smooth, with the noise of a CT, 12 bits."""
+    """A smooth 12-bit image with the noise of a CT."""
     y, x = np.mgrid[:rows, :columns]
     noise = np.random.default_rng(0).normal(0, 15, (rows, columns))
     return (2000 + 900 * np.sin(x / 40) * np.cos(y / 30) + noise).astype(np.uint16)
 
 
 def damaged(stream: bytes, kind: str, rng: random.Random) -> bytes:
-    changed, first = bytearray(stream), len(stream) // 8  # behind the main header
+    changed, first = bytearray(stream), len(stream) // 8  # after the main header
     at = rng.randrange(first, len(stream) - 400)
     if kind in ("a byte", "eight bytes"):
         for _ in range(1 if kind == "a byte" else 8):
@@ -45,7 +45,7 @@ def damaged(stream: bytes, kind: str, rng: random.Random) -> bytes:
     elif kind == "64 bytes swapped":
         changed[at : at + 128] = changed[at + 64 : at + 128] + changed[at : at + 64]
     elif kind == "zeros to the end":
-        at = rng.randrange(len(stream) - 500, len(stream) - 2)  # a longer run is refused as a hole
+        at = rng.randrange(len(stream) - 500, len(stream) - 2)  # a longer run is refused as a gap
         changed[at:-2] = bytes(len(stream) - 2 - at)
     else:  # the tile part's length put right, which alone would tell
         lost, part = rng.randrange(1, 200), changed.find(b"\xff\x90\x00\x0a")

@@ -1,13 +1,13 @@
-"""Scans a minute, from DICOM folders to a table: ``predict`` with each runtime, a MONAI script, TorchIO's loop, floors.
+"""Scans per minute from DICOM folders to a table: ``predict`` by runtime, a MONAI script, TorchIO's loop, lower bounds.
 
     python benchmarks/inference.py --scans 24 --rounds 3 > table.md
 
-CT of 200 slices of 512 x 512 (phantoms, each with noise of its own), one network (resnet18-w32, random weights) on 64 x
-96 x 96 voxels of the whole scan, all on the same grid; how far the probabilities of the others are from ours is in the
-table, since the libraries smooth differently before they make a scan smaller. Each arm is a process of its own, start
-included; arms take turns, figures are medians. Memory is the largest sum of proportional set sizes of its processes.
-An OpenVINO export that its check refuses is left out, which is said on standard error. ``--spoil 20`` damages one file
-in every twentieth scan: for ``predict`` alone, since the others end there. Needs torchio for its arm. Prints Markdown.
+CT of 200 slices of 512 x 512 (phantoms, each with its own noise), one network (resnet18-w32, random weights) on 64 x 96
+x 96 voxels of the whole scan, all on the same grid. The table states how far the probabilities of the others are from
+ours, since the libraries smooth differently before downsampling. Each arm is a process of its own, start included; arms
+take turns, figures are medians. Memory is the largest sum of proportional set sizes of its processes. An OpenVINO
+export that fails its check is left out, which is reported on standard error. ``--spoil 20`` damages one file in every
+twentieth scan: for ``predict`` only, since the others end there. The TorchIO arm needs torchio. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def write_bundle(folder: Path) -> Path:
 
 
 def export(bundle: Path, precision: str) -> bool:
-    """A copy of the bundle for OpenVINO in that precision, checked on a few of the scans; whether it may be used."""
+    """A copy of the bundle for OpenVINO in that precision, checked on a few of the scans; whether it passed."""
     folder = bundle.parent
     names = sorted(scan.name for scan in (folder / "scans").iterdir())[1:5]
-    rows = [f"scans/{name},{name}" for name in names]  # torch's own calls take the labels' place
+    rows = [f"scans/{name},{name}" for name in names]  # torch's own calls stand in for the labels
     (folder / "cohort.csv").write_text("\n".join(["scan,patient", *rows]) + "\n")
     shutil.copytree(bundle, exported(bundle, precision))
     command = [sys.executable, "-m", "med_transfer", "export", str(exported(bundle, precision)), "--to", "openvino"]
@@ -95,7 +95,7 @@ def predict(precision: str = "") -> Callable[[Path, Path, Path], dict[str, float
 
         of, runtime = (exported(bundle, precision), "openvino") if precision else (bundle, "torch")
         sys.argv = ["med-transfer", "predict", str(of), str(scans), "-o", str(out), "--runtime", runtime]
-        with contextlib.suppress(SystemExit):  # 1: some could not be read
+        with contextlib.suppress(SystemExit):  # 1: some scans could not be read
             med_transfer()
         with (out / "predictions.csv").open() as file:
             rows = [row for row in csv.DictReader(file) if row["status"] == "ok"]
@@ -105,7 +105,7 @@ def predict(precision: str = "") -> Callable[[Path, Path, Path], dict[str, float
 
 
 def monai_script(scans: Path, bundle: Path, out: Path) -> dict[str, float]:
-    """As its tutorials do it: dictionary transforms, a DataLoader of two workers, eager."""
+    """As in its tutorials: dictionary transforms, a DataLoader with two workers, eager mode."""
     from monai.data import DataLoader, Dataset
     from monai.transforms import (
         Compose,
@@ -152,13 +152,13 @@ def torchio_loop(scans: Path, bundle: Path, out: Path) -> dict[str, float]:
 
 
 def network_alone(scans: Path, bundle: Path, out: Path) -> dict[str, float]:
-    """The floor: tensors that are in memory already."""
+    """The lower bound: the network on tensors already in memory."""
     tensor = torch.zeros(1, 1, *SHAPE[::-1])
     return _forward(bundle, ((folder.name, tensor) for folder in sorted(scans.iterdir())))
 
 
 def bytes_alone(scans: Path, bundle: Path, out: Path) -> dict[str, float]:
-    """The other floor: every byte of every file, from the page cache where it fits."""
+    """The other lower bound: reading every byte of every file, from the page cache if it fits."""
     return {folder.name: float(sum(len(p.read_bytes()) for p in folder.iterdir())) for folder in scans.iterdir()}
 
 
@@ -187,7 +187,7 @@ ARMS: dict[str, Callable[[Path, Path, Path], dict[str, float]]] = {
 
 
 def measure(arm: str, scans: Path, bundle: Path, scratch: Path) -> dict[str, float | dict]:
-    """Seconds, processor seconds and peak memory of the arm's processes, and what it answered."""
+    """Seconds, processor seconds and peak memory of the arm's processes, and its answers."""
     with tempfile.TemporaryDirectory(dir=scratch) as out:
         answer = Path(out) / "answer.json"
         command = [sys.executable, __file__, "--work", arm, str(scans), str(bundle), out]
@@ -205,7 +205,7 @@ def measure(arm: str, scans: Path, bundle: Path, scratch: Path) -> dict[str, flo
 
 
 def tree_gib(pid: int) -> float:
-    """Proportional set size of a process and all below it; those that just ended count nothing."""
+    """Proportional set size of a process and its descendants; those that have just ended count as zero."""
     try:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         own = int(rollup.split("\nPss:")[1].split()[0]) / (1 << 20)
@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--spoil", type=int, default=0, help="damage a file in every so many scans")
+    parser.add_argument("--spoil", type=int, default=0, help="damage one file in every N scans")
     parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--work", nargs=4)
     chosen = parser.parse_args()

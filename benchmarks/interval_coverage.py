@@ -1,14 +1,14 @@
-"""How often each 95 % interval of the evaluation holds the truth, by simulation.
+"""Coverage of each 95 % interval of the evaluation, by simulation.
 
     OMP_NUM_THREADS=1 python benchmarks/interval_coverage.py > coverage.md
     OMP_NUM_THREADS=1 python benchmarks/interval_coverage.py --samples 200 --resamples 200    # for a look
 
-Proportions: hits of a binomial distribution; several scans a patient: a patient's own rate is drawn from a beta
-distribution with intra-class correlation 0.5. AUCs: normal scores, as many cases as others. Every sample is one
-hospital's test set: what is counted is how often the interval that would be printed for it holds the true value, and
-how wide it is. Of Wilson, Clopper-Pearson and Jeffreys the exact coverage stands beside the simulated one. Prints
-Markdown. Of two models on the same patients, also how often one that is worse by just the margin is called
-non-inferior, which should be 2.5 %.
+Proportions: binomial hits; with several scans per patient, a patient's own rate is drawn from a beta distribution with
+intra-class correlation 0.5. AUCs: normal scores, as many cases as others. Every sample is one hospital's test set; the
+table gives how often the interval that would be printed for it contains the true value, and its width. For Wilson,
+Clopper-Pearson and Jeffreys the exact coverage is given beside the simulated one. For two models on the same patients,
+the table also gives how often one that is worse by exactly the margin is called non-inferior, which should be 2.5 %.
+Prints Markdown.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Method = Callable[[], Interval | None]
 
 @dataclass
 class Tally:
-    """Of one method on one kind of sample."""
+    """Tally of one method on one kind of sample."""
 
     truth: float
     held: int = 0
@@ -75,7 +75,7 @@ class Tally:
 
 
 def proportions(size: int, truth: float, samples: int, resamples: int, seed: int) -> Iterator[tuple[str, str]]:
-    """One scan a patient. Hits are all that matters, so that each number of hits needs its intervals only once."""
+    """One scan per patient. Only the number of hits matters, so intervals are computed once per number."""
     rng = np.random.default_rng([seed, size, round(1000 * truth)])
     drawn = rng.binomial(size, truth, samples)
     for name, method in BINOMIAL.items():
@@ -88,7 +88,7 @@ def proportions(size: int, truth: float, samples: int, resamples: int, seed: int
 
 
 def _exact(method: Callable[[float, float], Interval | None], size: int, truth: float) -> float:
-    """Coverage by the sum over all numbers of hits; no simulation."""
+    """Exact coverage, by the sum over all numbers of hits."""
     hits = np.arange(size + 1)
     limits = np.array([method(float(k), size) for k in hits])
     return float(binom.pmf(hits, size, truth)[(limits[:, 0] <= truth) & (truth <= limits[:, 1])].sum())
@@ -105,7 +105,7 @@ def _resampled_rate(hits: int, size: int, resamples: int, rng: np.random.Generat
 def clustered_proportions(
     size: int, truth: float, samples: int, resamples: int, seed: int
 ) -> Iterator[tuple[str, str]]:
-    """Several scans a patient, alike within a patient."""
+    """Several scans per patient, correlated within a patient."""
     rng = np.random.default_rng([seed, size, round(1000 * truth), 3])
     strength = 1 / CORRELATION - 1
     own = rng.beta(truth * strength, (1 - truth) * strength, (samples, size))
@@ -151,12 +151,12 @@ def _bootstrap(size: int, resamples: int, seed: int) -> PatientBootstrap:
 
 
 def aucs(size: int, truth: float, samples: int, resamples: int, seed: int) -> Iterator[tuple[str, str]]:
-    """One scan a patient, half of them cases."""
+    """One scan per patient, half of them cases."""
     yield from _aucs_of(np.arange(size) % 2 == 0, truth, samples, resamples, [seed, size, round(1000 * truth), 7])
 
 
 def rare_aucs(size: int, truth: float, samples: int, resamples: int, seed: int) -> Iterator[tuple[str, str]]:
-    """One scan a patient, a tenth of them cases, four at least."""
+    """One scan per patient, a tenth of them cases, at least four."""
     known = np.arange(size) < max(4, size // 10)
     yield from _aucs_of(known, truth, samples, resamples, [seed, size, round(1000 * truth), 17])
 
@@ -220,7 +220,7 @@ def _on_logit(value: float, half: float) -> Interval | None:
 def sensitivity_differences(
     size: int, truth: float, samples: int, resamples: int, seed: int
 ) -> Iterator[tuple[str, str]]:
-    """Two models on the same cases; one is worse than the other by just the margin."""
+    """Two models on the same cases; one is worse than the other by exactly the margin."""
     rng = np.random.default_rng([seed, size, round(1000 * truth), 11])
     shared, own = rng.normal(size=(samples, size)), rng.normal(size=(2, samples, size))
     latent = np.sqrt(CORRELATION) * shared + np.sqrt(1 - CORRELATION) * own
@@ -236,7 +236,7 @@ def sensitivity_differences(
 
 
 def auc_differences(size: int, truth: float, samples: int, resamples: int, seed: int) -> Iterator[tuple[str, str]]:
-    """Two models on the same patients, half of them cases; one is worse than the other by just the margin."""
+    """Two models on the same patients, half of them cases; one is worse by exactly the margin."""
     rng = np.random.default_rng([seed, size, round(1000 * truth), 13])
     known = np.arange(size) % 2 == 0
     table = np.column_stack([~known, known])
@@ -297,7 +297,7 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=2000, help="test sets drawn for each row")
-    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap draws of each")
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap draws per test set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", type=int, nargs="+", default=range(1, 1 + len(PARTS)), help="of the six tables")
     asked = parser.parse_args()

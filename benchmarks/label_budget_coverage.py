@@ -1,8 +1,9 @@
-"""Do the 95 % intervals of ``labels budget`` hold the truth? Simulated cohorts of which the truth is known.
+"""Coverage of the 95 % intervals of ``labels budget``, on simulated cohorts with known truth.
 
-Patients of two classes in equal shares have 30 features, five of which lie ``SHIFT`` standard deviations apart for each
-class. The truth is the mean performance of the same probe trained on many other patients and tested on 3,000, and the
-law fitted to it. Asked for: what the law reaches with 2.5 times the training patients at hand.
+Patients of two classes in equal shares have 30 features; in each class five of its own are raised by ``SHIFT`` standard
+deviations. The truth is the mean performance of the same probe trained on many other patients and tested on 3,000, and
+the law fitted to it. The question put to ``labels budget`` is what the law reaches with 2.5 times the available
+training patients.
 
     OMP_NUM_THREADS=1 python benchmarks/label_budget_coverage.py --patients 60 120 --cohorts 100
 """
@@ -39,7 +40,7 @@ def patients(n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def true_laws(largest: int) -> dict[Measure, PowerLaw]:
-    """What the probe reaches on average, by the number of patients that it learned from."""
+    """The probe's mean performance, by the number of training patients."""
     rng = np.random.default_rng(99)
     unseen, truth = patients(3000, rng)
     sizes = np.unique(np.geomspace(SMALLEST, largest, 12).astype(int))
@@ -61,14 +62,14 @@ def _performance(size: int, unseen: np.ndarray, truth: np.ndarray, rng: np.rando
 
 
 def measured(n: int, seed: int, repeats: int) -> SubsetPredictions:
-    """The predictions that ``labels budget`` measures of one cohort."""
+    """The predictions that ``labels budget`` measures on one cohort."""
     features, truth = patients(n, np.random.default_rng((7, seed)))
     names = [f"p{number}" for number in range(n)]
     return probe_curve(features, truth, names, LABELS, CurvePlan(SMALLEST, 6, repeats, FOLDS, seed))
 
 
 def held(found: Forecast, now: float) -> tuple[bool, bool, bool, float]:
-    """Of the present performance, of the number of patients; whether the latter has an upper limit; width of now."""
+    """Coverage of current performance and number of patients; whether the latter is bounded; width of the former."""
     assert found.now is not None
     assert found.interval is not None
     (_, low, high), (least, most) = found.now, found.interval

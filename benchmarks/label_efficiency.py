@@ -1,19 +1,19 @@
-"""All arms at equal steps on LIDC nodules, texture and malignancy, 10, 30, 100 and all labels a class.
+"""All arms with equal steps on LIDC nodules: texture and malignancy, 10, 30, 100 and all labels per class.
 
-The steps are too few for ``scratch`` with many labels: what labels are worth is for ``label_savings.py``.
+There are too few steps for ``scratch`` with many labels: ``label_savings.py`` measures what labels are worth.
 
 Five splits by patient (40 % of the patients held out), the same splits and cases for every arm:
 
 - ``scratch``, ``small``: the same network (resnet18-w32), random or ``med-transfer-small``; everything else is equal.
-- ``small-full``, ``small-lp_ft``, ``small-lora``, ...: the same from ``med-transfer-small`` with a strategy of the
+- ``small-full``, ``small-lp_ft``, ``small-lora``, ...: the same from ``med-transfer-small``, with a strategy of the
   package at its own rates; ``small-layerwise_lr_decay`` is its default, as is ``astra-layerwise_lr_decay`` for Astra.
   ``lite0-attention``: that default on EfficientNet-Lite0 of ImageNet, attention over 8 slices enlarged to 64 x 64.
-- ``astra``: the whole of Astra fine-tuned, statistics of BatchNorm frozen; slow without a GPU.
+- ``astra``: all of Astra fine-tuned, with frozen BatchNorm statistics; slow without a GPU.
 - ``probe-random``, ``probe-small``, ``probe-astra``, ``probe-lite0``: logistic regression on frozen features; lite0 is
-  EfficientNet-Lite0 of ImageNet, a slice at a time.
+  EfficientNet-Lite0 of ImageNet, one slice at a time.
 - ``diameter``, ``handcrafted``: logistic regression on the diameter, random forest on mask and intensity statistics.
 
-Every answer is a file in ``OUT/answers``; what is there is not computed again, so several processes share the work.
+Every answer is a file in ``OUT/answers``; existing answers are not recomputed, so several processes share the work.
 
     MED_TRANSFER_DATA=DATA python benchmarks/label_efficiency.py --prepare lidc.npz
     python benchmarks/label_efficiency.py --prepared lidc.npz --out OUT --arms scratch small
@@ -66,7 +66,7 @@ ARMS = (
     "astra",
     "astra-layerwise_lr_decay",
 )
-ALL = 0  # labels a class: all there are
+ALL = 0  # labels per class: all available
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def features(encoder: nn.Module, spec: InputSpec, hu: Tensor) -> Tensor:
 def fine_tuned(
     crops: Crops, job: Job, training: np.ndarray, test: np.ndarray, weights: Path | None, device: torch.device
 ) -> np.ndarray:
-    """Train on a few cases, give the probabilities of the test cases [case, class]."""
+    """Train on a few cases; probabilities of the test cases [case, class]."""
     seed, how = 100 * job.split + job.n, setting(job)
     torch.manual_seed(seed)
     random, choose = torch.Generator(device).manual_seed(seed), np.random.default_rng(seed)
@@ -163,7 +163,7 @@ def fine_tuned(
 def by_strategy(
     crops: Crops, job: Job, training: np.ndarray, test: np.ndarray, weights: Path | None, device: torch.device
 ) -> np.ndarray:
-    """As :func:`fine_tuned`, by a strategy of the package."""
+    """As :func:`fine_tuned`, with a strategy of the package."""
     name, variant = job.arm.split("-", 1)
     slices, seed, how = name == "lite0", 100 * job.split + job.n, setting(job)
     variant, stages, shape = ("layerwise_lr_decay", (-1,), FINE_SHAPE) if slices else (variant, (-2, -1), SHAPE)
@@ -188,7 +188,7 @@ def probed(
 
 
 def frozen_features(crops: Crops, name: str, weights: Path | None, out: Path) -> np.ndarray:
-    """[case, feature], kept in ``out/features``."""
+    """Features [case, feature], cached in ``out/features``."""
     file = out / "features" / f"{name}.npy"
     if not file.exists():
         loaded = backbone(name, weights, seed=0)
@@ -218,7 +218,7 @@ def answer(crops: Crops, job: Job, arguments: argparse.Namespace) -> np.ndarray:
 
 
 def learned(crops: Crops, job: Job, cases: np.ndarray, test: np.ndarray, arguments: argparse.Namespace) -> np.ndarray:
-    """Learn from ``cases`` as the job's arm does, give the probabilities of the cases ``test`` [case, class]."""
+    """Train on ``cases`` as the job's arm does; probabilities of the cases ``test`` [case, class]."""
     weights = arguments.small_weights if "small" in job.arm else None
     if job.arm in ("diameter", "handcrafted"):
         return classic(crops, job, cases, test)
@@ -249,14 +249,14 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prepare", type=Path, help="read MED_TRANSFER_DATA, write the crops here and stop")
+    parser.add_argument("--prepare", type=Path, help="read MED_TRANSFER_DATA, write the crops to this file and exit")
     parser.add_argument("--prepared", type=Path, default=Path("lidc.npz"))
     parser.add_argument("--out", type=Path, default=Path("label_efficiency"))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS))
-    parser.add_argument("--n", nargs="+", type=int, default=[10, 30, 100, ALL], help="labels a class; 0: all")
+    parser.add_argument("--n", nargs="+", type=int, default=[10, 30, 100, ALL], help="labels per class; 0: all")
     parser.add_argument("--splits", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--small-weights", type=Path, help="instead of those that ship")
+    parser.add_argument("--small-weights", type=Path, help="instead of the weights that ship")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args()

@@ -1,9 +1,9 @@
-"""Tables of ``label_efficiency.py``, from the answers that are there: arms at equal and few steps.
+"""Tables of the answers of ``label_efficiency.py`` so far: arms at equal and few steps.
 
     python benchmarks/label_efficiency_report.py --prepared lidc.npz --out OUT
 
-Figures are means over the splits; intervals are 95 %, from 2,000 bootstrap draws of patients, the same draw in every
-split, so they hold for these splits of these patients. ``A + B`` is the mean of the probabilities of both.
+Figures are means over the splits; intervals are 95 %, from 2,000 bootstrap draws of patients, with the same draw in
+every split, so they hold for these splits of these patients. ``A + B`` is the mean of the probabilities of both.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ REPLICATES = 2000
 SPLITS = (0, 1, 2, 3, 4)
 LABELS = (10, 30, 100, 0)
 TOGETHER = " + "
-DEFAULT = "small-layerwise_lr_decay"  # what med-transfer finetune does unless told otherwise
-WITH_MASKS = ("diameter", "handcrafted")  # told where the nodule is, and how large
+DEFAULT = "small-layerwise_lr_decay"  # the default of med-transfer finetune
+WITH_MASKS = ("diameter", "handcrafted")  # given the location and size of the nodule
 PAIRS = (
     (DEFAULT, "scratch"),
     (DEFAULT, "small"),
@@ -45,7 +45,7 @@ Figure = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # truth, pr
 
 @dataclass(frozen=True)
 class Answers:
-    """Probabilities of the test cases by (arm, task, n), a list over the splits; only where every split is there."""
+    """Probabilities of the test cases by (arm, task, n), a list over the splits; only if every split is available."""
 
     crops: Crops
     folder: Path
@@ -61,7 +61,7 @@ class Answers:
         return [self.folder / f"{task}_{n or 'all'}_{number}_{arm}.npz" for number in self.splits]
 
     def cases(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of training and of test patients in a split."""
+        """Training cases and test cases of a split."""
         return split(self.crops, number)
 
     def _one(self, arm: str, task: str, n: int) -> list[np.ndarray] | None:
@@ -73,7 +73,7 @@ class Answers:
         return float(np.median([np.load(file)["seconds"] for file in files])) if files else None
 
     def measured(self, task: str, probabilities: list[np.ndarray], figure: Figure) -> np.ndarray:
-        """Mean over the splits, [1 + replicate]: what was found, then each draw."""
+        """Mean over the splits, [1 + replicate]: the observed value, then each draw."""
         each = []
         for number, one in zip(self.splits, probabilities, strict=True):
             _, test = self.cases(number)
@@ -97,7 +97,7 @@ def sensitivity(c: int) -> Figure:
 
 
 def auc_of_class(c: int) -> Figure:
-    """Against all other classes: whether it is told apart, wherever its threshold lies."""
+    """AUC against all other classes: how well the class is separated, whatever its threshold."""
 
     def figure(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return weighted_auc(truth == c, scores[:, c], weights)
@@ -152,7 +152,7 @@ def difference_table(answers: Answers, pairs: Iterable[tuple[str, str]]) -> list
 
 
 def choice_table(answers: Answers, arms: list[str]) -> list[str]:
-    """What the default misses of the best arm of each row: of the networks, and of all."""
+    """By how much the default falls short of the best arm of each row: of the networks, and of all."""
     lines = ["| task | labels a class | default | best network | misses | best of all | misses |", f"|{'---|' * 7}"]
     missed = []
     for task, n in product(TASKS, LABELS):
@@ -170,7 +170,7 @@ def choice_table(answers: Answers, arms: list[str]) -> list[str]:
 
 
 def mean_labels(answers: Answers, task: str) -> float:
-    """Training cases a class when all are used."""
+    """Training cases per class when all are used."""
     counts = []
     for number in answers.splits:
         training, _ = answers.cases(number)

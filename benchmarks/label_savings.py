@@ -1,18 +1,19 @@
-"""How many labels does transfer save, when every arm has settings and a number of steps of its own?
+"""How many labels does transfer save, if every arm has its own settings and number of steps?
 
-The LIDC nodules of ``label_efficiency.py``, texture and malignancy; 10, 30, 100 and all labels a class. A fifth of the
-patients, the tuning patients, are neither learned from nor tested on; five splits of the others hold out 40 % of them.
+The LIDC nodules of ``label_efficiency.py``, texture and malignancy; 10, 30, 100 and all labels per class. A fifth of
+the patients, the tuning patients, are used neither for training nor for testing; five splits of the others hold out
+40 % of them.
 
-- ``scratch`` and ``default``: the same network (resnet18-w32), random as the product's from-scratch baseline trains it,
-  or ``med-transfer-small`` with the product's default strategy. Both stop as the product does: after ``PATIENCE`` looks
-  (of ``LOOKS`` over ``MAX_STEPS``) without a rise of the smoothed macro AUC of the tuning patients; the best look's
-  weights are kept. The rate of each arm and number of labels is the one of ``RATES`` whose best look is highest, mean
-  of both tasks on split 0.
+- ``scratch`` and ``default``: the same network (resnet18-w32), random and trained as the product's from-scratch
+  baseline, or ``med-transfer-small`` with the product's default strategy. Both stop as the product does: after
+  ``PATIENCE`` looks (of ``LOOKS`` over ``MAX_STEPS``) without a rise of the smoothed macro AUC of the tuning patients;
+  the best look's weights are kept. The rate of each arm and number of labels is the one of ``RATES`` with the highest
+  best look, mean of both tasks on split 0.
 - ``frozen``, ``astra``: logistic regression on frozen features of ``med-transfer-small`` and of Astra;
-  ``handcrafted``: a forest or logistic regression on mask and intensity statistics. Each task and number of labels has
-  the setting of ``SETTINGS`` with the highest macro AUC of the tuning patients, mean of the splits.
+  ``handcrafted``: a forest or logistic regression on mask and intensity statistics. For each task and number of labels
+  the one of ``SETTINGS`` is used that has the highest macro AUC of the tuning patients, mean of the splits.
 
-Every answer is a file in ``OUT/answers``; what is there is not computed again.
+Every answer is a file in ``OUT/answers``; existing answers are not recomputed.
 
     python benchmarks/label_efficiency.py --prepare lidc.npz
     python benchmarks/label_savings.py --prepared lidc.npz --out OUT
@@ -45,7 +46,7 @@ from med_transfer.metrics.auc import weighted_macro_auc
 from med_transfer.model.classifier import Classifier
 from med_transfer.processor import keep_freed_memory
 
-ALL = 0  # labels a class: all there are
+ALL = 0  # labels per class: all available
 LABELS = (30, ALL, 10, 100)
 SPLITS = (0, 1, 2, 3, 4)
 NETWORKS = {"scratch": "scratch", "default": "layerwise_lr_decay"}
@@ -58,7 +59,7 @@ LEAVES, SHARES = (1, 2, 4, 8), ("sqrt", 0.5)
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: who learns what from how many labels, at which rate and most steps."""
+    """One training: arm, task, number of labels, learning rate and maximum number of steps."""
 
     arm: str
     task: str
@@ -74,7 +75,7 @@ class Cell:
 
 @dataclass
 class Watch:
-    """Looks at the tuning patients, keeps the best weights, says when to stop."""
+    """Evaluates the tuning patients, keeps the best weights, decides when to stop."""
 
     look: Callable[[], float]
     network: Classifier
@@ -102,7 +103,7 @@ def macro_auc(truth: np.ndarray, scores: np.ndarray) -> float:
 
 
 def train(crops: Crops, cell: Cell, precision: torch.dtype) -> dict[str, np.ndarray]:
-    """Train until the tuning patients' figure no longer rises; what the best look says of the test cases."""
+    """Train until the tuning patients' figure stops rising; the best look's probabilities of the test cases."""
     training, tuning, test = split_apart(crops, cell.split)
     cases, seed = few(crops, cell.task, cell.n, training, cell.split), 100 * cell.split + cell.n
     torch.manual_seed(seed)
@@ -134,7 +135,7 @@ def cubes(crops: Crops, cases: np.ndarray) -> torch.Tensor:
 
 
 def settings(arm: str) -> list[Any]:
-    """What an arm that is not a network may be: classifiers of scikit-learn."""
+    """Candidates for an arm that is not a network: scikit-learn classifiers."""
     linear = [
         make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight="balanced", max_iter=2000))
         for c in STRENGTHS
@@ -157,7 +158,7 @@ def simple_file(arm: str, task: str, n: int, number: int) -> str:
 
 
 def fit_simple(crops: Crops, x: np.ndarray, arm: str, task: str, n: int) -> list[dict[str, np.ndarray]]:
-    """The answer of every split, by the setting that is best on the tuning patients."""
+    """The answer of every split, with the setting that is best on the tuning patients."""
     truth, tried = crops.labels[task], []
     for model in settings(arm):
         answers, figures = [], []
@@ -177,7 +178,7 @@ def fit_simple(crops: Crops, x: np.ndarray, arm: str, task: str, n: int) -> list
 
 
 def best_rate(folder: Path, arm: str, n: int) -> float | None:
-    """The rate whose best look is highest, mean of both tasks on split 0; None until all were tried."""
+    """The rate with the highest best look, mean of both tasks on split 0; None until all have been tried."""
 
     def figure(rate: float) -> float:
         cells = [Cell(arm, task, n, SPLITS[0], rate, MAX_STEPS[n]) for task in TASKS]
@@ -233,8 +234,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, default=Path("lidc.npz"))
     parser.add_argument("--out", type=Path, default=Path("label_savings"))
-    parser.add_argument("--simple", nargs="*", default=["handcrafted", *SOURCES], help="arms that are no networks")
-    parser.add_argument("--n", nargs="*", type=int, default=list(LABELS), help="labels a class; 0: all")
+    parser.add_argument("--simple", nargs="*", default=["handcrafted", *SOURCES], help="arms that are not networks")
+    parser.add_argument("--n", nargs="*", type=int, default=list(LABELS), help="labels per class; 0: all")
     parser.add_argument("--splits", nargs="+", type=int, default=list(SPLITS))
     parser.add_argument(
         "--bf16", action="store_true", help="encoder in bf16; only where training_step.py finds it sound"

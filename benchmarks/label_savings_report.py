@@ -1,4 +1,4 @@
-"""Tables of ``label_savings.py``, of the numbers of labels whose splits are all there.
+"""Tables of ``label_savings.py``, for the numbers of labels whose splits are all available.
 
     python benchmarks/label_savings_report.py --prepared lidc.npz --out OUT
 
@@ -42,7 +42,7 @@ PAIRS = (
 
 
 class OwnBudgets(Answers):
-    """Networks by their chosen rate; splits that leave the tuning patients out."""
+    """Networks at their chosen rate; splits that exclude the tuning patients."""
 
     def files(self, arm: str, task: str, n: int) -> list[Path]:
         if arm not in NETWORKS:
@@ -55,7 +55,7 @@ class OwnBudgets(Answers):
         return training, test
 
     def macro_auc(self, arm: str, task: str, n: int) -> np.ndarray | None:
-        """[1 + replicate]; None unless every split is there."""
+        """Macro AUC [1 + replicate]; None unless every split is available."""
         answers = self.of(arm, task, n)
         return None if answers is None else self.measured(task, answers, macro_auc)
 
@@ -66,7 +66,7 @@ def table(head: list[str], rows: Iterable[list[str]]) -> list[str]:
 
 
 def saving_table(answers: OwnBudgets, arm: str = "default", base: str = "scratch") -> list[str]:
-    """How many labels the base needs for what the arm reaches, interpolated in the logarithm of the labels."""
+    """Labels that the base needs to match the arm, interpolated in the logarithm of the number of labels."""
     rows = []
     for task in TASKS:
         labels = [n or mean_labels(answers, task) for n in LABELS]
@@ -85,7 +85,7 @@ def saving_table(answers: OwnBudgets, arm: str = "default", base: str = "scratch
 
 
 def fewer_labels_table(answers: OwnBudgets, arm: str = "default", base: str = "scratch") -> list[str]:
-    """What the arm reaches with some labels, minus what the base reaches with the next larger number of them."""
+    """The arm's result with some labels, minus the base's with the next larger number of labels."""
     rows = []
     for task, (few, more) in product(TASKS, pairwise(sorted(LABELS, key=lambda n: n or np.inf))):
         reached, other = answers.macro_auc(arm, task, few), answers.macro_auc(base, task, more)
@@ -96,14 +96,14 @@ def fewer_labels_table(answers: OwnBudgets, arm: str = "default", base: str = "s
 
 
 def needed_labels(reached: float, rising: np.ndarray, labels: list[float]) -> float:
-    """Beyond the last point: just above the most labels, as no more is known."""
+    """Labels needed; beyond the last point just above the most labels, as no more is known."""
     if reached > rising[-1]:
         return labels[-1] * 1.0001
     return float(np.exp(np.interp(reached, rising, np.log(labels))))
 
 
 def training_table(answers: OwnBudgets) -> list[str]:
-    """Rates tried, figures of the tuning patients, and when the trainings had their best look."""
+    """Rates tried, figures of the tuning patients, and the step of the best look."""
     rows = []
     for arm, n in product(NETWORKS, LABELS):
         rate = best_rate(answers.folder, arm, n)
@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prepared", type=Path, default=Path("lidc.npz"))
     parser.add_argument("--out", type=Path, default=Path("label_savings"))
-    parser.add_argument("--splits", nargs="+", type=int, default=list(SPLITS), help="where not all were trained")
+    parser.add_argument("--splits", nargs="+", type=int, default=list(SPLITS), help="if not all were trained")
     arguments = parser.parse_args()
     crops = load(arguments.prepared)
     weights = drawn_patients(int(crops.patients.max()) + 1)

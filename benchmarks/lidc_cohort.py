@@ -2,7 +2,7 @@
 
     python benchmarks/lidc_cohort.py --label texture --out runs/lidc_texture
 
-Labels are radiologists' ratings, not pathology; the size of a crop gives away the size of its nodule.
+Labels are radiologists' ratings, not pathology; the size of a crop reveals the size of its nodule.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LIDC nodule crops as one array: read once, split by patient, drawn few, augmented.
+"""LIDC nodule crops as one array: read once, split by patient, subsampled, augmented.
 
 LIDC-IDRI (TCIA, CC BY 3.0; Armato et al. 2011, Med Phys 38:915). Labels are radiologists' ratings, not pathology.
 """
@@ -18,16 +18,16 @@ from torch import Tensor
 from med_transfer.pretraining.source.crops import rotation_matrices
 from med_transfer.pretraining.source.views import thick_slices
 
-STORED, SEEN = 40, 32  # voxels of 1 mm a side: kept for augmentation, and shown to a network
+STORED, SEEN = 40, 32  # voxels of 1 mm per side: stored for augmentation, and input of a network
 TASKS = {"texture": ("ground-glass", "part-solid", "solid"), "malignancy": ("low", "indeterminate", "high")}
 HELD_OUT = 0.4  # share of the patients
-TUNING = 0.2  # share of the patients that choose settings and steps, and that no split tests or learns from
+TUNING = 0.2  # share of the patients used to choose settings and steps; no split tests or trains on them
 TUNING_SEED = 2026
 
 
 @dataclass(frozen=True)
 class Crops:
-    """All crops: HU [case, 40, 40, 40] (S, P, L; 1 mm), features [case, feature], patients, labels a task."""
+    """All crops: HU [case, 40, 40, 40] (S, P, L; 1 mm), features [case, feature], patients, labels per task."""
 
     images: np.ndarray
     features: np.ndarray
@@ -37,7 +37,7 @@ class Crops:
 
 
 def prepare(data: Path, path: Path) -> None:
-    """Read crops and masks, bring the crops to 1 mm around their centres (edges repeated), write one small file."""
+    """Read crops and masks, resample the crops to 1 mm around their centres (edges repeated), write one small file."""
     import pandas as pd
 
     from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
@@ -58,7 +58,7 @@ def prepare(data: Path, path: Path) -> None:
         images.append(np.rint(to_cube(scan)[0].numpy()).astype(np.int16))
         features.append(handcrafted_features(scan.voxels, mask.voxels > 0, scan.spacing_mm[::-1]))
     arrays = {f"label_{task}": table[task].map(names.index).to_numpy(np.int8) for task, names in TASKS.items()}
-    patients = pd.factorize(table["patient"])[0].astype(np.int16)  # numbers, no identifiers
+    patients = pd.factorize(table["patient"])[0].astype(np.int16)  # numbers, not identifiers
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         path,
@@ -109,7 +109,7 @@ def load(path: Path) -> Crops:
 
 
 def split(crops: Crops, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cases of training and of test patients."""
+    """Training cases and test cases."""
     patients = np.unique(crops.patients)
     held_out = np.random.default_rng(seed).permutation(patients)[: round(HELD_OUT * len(patients))]
     test = np.isin(crops.patients, held_out)
@@ -117,9 +117,9 @@ def split(crops: Crops, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_apart(crops: Crops, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cases of training, tuning and test patients, alike in rare textures; the tuning patients are those of every seed.
+    """Training, tuning and test cases, with rare textures balanced; the tuning patients are the same for every seed.
 
-    A random cut would now and then leave seven part-solid nodules to choose by.
+    A random split would occasionally leave seven part-solid nodules for tuning.
     """
     rarity = np.argsort(np.argsort(np.bincount(crops.labels["texture"])))[crops.labels["texture"]]
     order = np.random.default_rng(TUNING_SEED)
@@ -134,7 +134,7 @@ def split_apart(crops: Crops, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def few(crops: Crops, task: str, n: int, training: np.ndarray, seed: int) -> np.ndarray:
-    """``n`` training cases of each class, or all there are (0: all); smaller n is a subset of larger n."""
+    """``n`` training cases of each class, or all available (0: all); smaller n is a subset of larger n."""
     random = np.random.default_rng((seed, 7))
     truth = crops.labels[task]
     drawn = [random.permutation(training[truth[training] == c]) for c in range(len(TASKS[task]))]
@@ -142,7 +142,7 @@ def few(crops: Crops, task: str, n: int, training: np.ndarray, seed: int) -> np.
 
 
 def augmented(hu: Tensor, random: torch.Generator) -> Tensor:
-    """A random view [batch, 1, 32, 32, 32] of stored cubes [batch, 1, 40, 40, 40], all in one interpolation."""
+    """A random view [batch, 1, 32, 32, 32] of stored cubes [batch, 1, 40, 40, 40], in a single interpolation."""
     n, device = len(hu), hu.device
 
     def uniform(*shape: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""One LIDC training with a strategy of the package: its start, what it lets learn, its rates, its penalties.
+"""One LIDC training with a strategy of the package: its start, what it trains, its rates, its penalties.
 
-Batches, augmentation, steps and loss are those of ``label_efficiency.py``, so that arms differ in the strategy alone.
+Batches, augmentation, steps and loss are those of ``label_efficiency.py``, so that arms differ only in the strategy.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from med_transfer.predictions.patient_folds import patient_folds
 from med_transfer.pretraining.source.views import encoder_input, reduce, window
 
 SHAPE = (16, 32, 32)  # 32 mm
-# for 2D networks, whose deepest maps are a 32nd of their input; finer takes hours without a GPU
+# for 2D networks, whose deepest maps are 1/32 of their input; finer takes hours without a GPU
 FINE_SHAPE = (8, 64, 64)
-STEPS_AN_EPOCH = 10  # what strategies that go by epochs count in
+STEPS_AN_EPOCH = 10  # the unit of strategies that count epochs
 TRANSFER: dict[str, dict] = {
     "layerwise_lr_decay": {},
     "full": {"strategy": "full"},
@@ -47,7 +47,7 @@ TRANSFER: dict[str, dict] = {
 
 
 def strategy_config(variant: str, steps: int, rate: float | None = None) -> FinetuneConfig:
-    """The package's own rates (or another), decays and statistics; a tenth of the steps warms up; no dropout."""
+    """The package's own rates (or the given one), decays and statistics; a tenth of the steps warms up; no dropout."""
     epochs, scratch = steps // STEPS_AN_EPOCH, variant == "scratch"
     training = {"epochs": epochs, "warmup_epochs": epochs / 10, "dropout": 0.0}
     transfer = {"strategy": "scratch"} if scratch else TRANSFER[variant]
@@ -58,13 +58,13 @@ def strategy_config(variant: str, steps: int, rate: float | None = None) -> Fine
 
 
 def as_input(hu: Tensor, spec: InputSpec, shape: tuple[int, int, int] = SHAPE) -> Tensor:
-    """HU cubes of 1 mm [batch, 1, z, y, x] in the encoder's own convention."""
+    """HU cubes of 1 mm [batch, 1, z, y, x] in the encoder's input convention."""
     x = window(resized(hu, shape), spec.window_hu, spec.output_range)
     return encoder_input(x, spec, torch.channels_last_3d)
 
 
 def resized(hu: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Means of slices where the grid is coarser, interpolated where it is finer."""
+    """Resize: slices averaged where the grid is coarser, interpolated where it is finer."""
     depth, height, width = (min(pair) for pair in zip(shape, hu.shape[2:], strict=True))
     hu = reduce(hu, (depth, height, width))
     return hu if hu.shape[2:] == shape else F.interpolate(hu, shape, mode="trilinear", align_corners=False)
@@ -72,12 +72,12 @@ def resized(hu: Tensor, shape: tuple[int, int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class TrainingSubset:
-    """What is to be learned from, how, and by a network with which input.
+    """The training data, the strategy, and the network with its input.
 
     Attributes:
         images: stored HU cubes [case, 1, 40, 40, 40], on the device.
         truth: class numbers [case].
-        patients: one entry a case.
+        patients: one entry per case.
         config: resolved.
         shape: of the input, voxels over 32 mm.
     """
@@ -90,11 +90,11 @@ class TrainingSubset:
     shape: tuple[int, int, int]
 
     def seen(self, hu: Tensor) -> Tensor:
-        """As the encoder sees cubes of 32 mm."""
+        """The encoder's input for cubes of 32 mm."""
         return as_input(hu, self.spec, self.shape)
 
     def centres(self, batch: int) -> Iterator[Tensor]:
-        """Every case without augmentation, as the encoder sees it."""
+        """Every case without augmentation, as the encoder's input."""
         return (self.seen(centre(part)) for part in self.images.split(batch))
 
 
@@ -112,7 +112,7 @@ def transferred(
     device: torch.device,
     shape: tuple[int, int, int] = SHAPE,
 ) -> np.ndarray:
-    """Train on the cases ``training``, give the probabilities of the cases ``test`` [case, class]."""
+    """Train on the cases ``training``; probabilities of the cases ``test`` [case, class]."""
     torch.manual_seed(seed)
     images = torch.from_numpy(crops.images[training]).to(device).float()[:, None]
     config, truth = strategy_config(variant, steps), crops.labels[task][training]
@@ -124,7 +124,7 @@ def transferred(
 
 
 def built(loaded: LoadedBackbone, pooled_stages: tuple[int, ...], lesson: TrainingSubset, classes: int) -> Classifier:
-    """The classifier as the strategy wants it, on the device of the images."""
+    """The classifier as the strategy needs it, on the device of the images."""
     network = Classifier(loaded.encoder, classes, pooled_stages, dropout=0.0)
     lesson.config.transfer.strategy.check(network.encoder)
     lesson.config.transfer.strategy.build(network)
@@ -133,7 +133,7 @@ def built(loaded: LoadedBackbone, pooled_stages: tuple[int, ...], lesson: Traini
 
 @torch.no_grad()
 def probabilities(network: Classifier, lesson: TrainingSubset, images: Tensor) -> np.ndarray:
-    """Of stored cubes [case, 1, 40, 40, 40] without augmentation, [case, class]."""
+    """Probabilities [case, class] of stored cubes [case, 1, 40, 40, 40] without augmentation."""
     network.eval()
     device = lesson.images.device
     logits = torch.cat([network(lesson.seen(centre(part.to(device)))) for part in images.split(32)])
@@ -141,7 +141,7 @@ def probabilities(network: Classifier, lesson: TrainingSubset, images: Tensor) -
 
 
 def prepare(network: Classifier, lesson: TrainingSubset, batch: int) -> list[Penalty]:
-    """Adapted statistics, a probe's head, what the strategy adds, and the penalties towards that start."""
+    """Adapted statistics, the probe's head, the strategy's additions, and the penalties towards that start."""
     if lesson.config.transfer.batch_norm == "bn_adapt":
         adapt_statistics(network.encoder, lesson.centres(batch))
     if lesson.config.transfer.strategy.head_from_probe:
@@ -160,10 +160,10 @@ def learn(
     stop: Callable[[int], bool] = lambda step: False,
     precision: torch.dtype = torch.float32,
 ) -> None:
-    """All steps, or until ``stop(steps made)``, over augmented batches with every class equally often."""
+    """Train for all steps, or until ``stop(steps made)``, on augmented batches with every class equally often."""
     device, training, transfer = lesson.images.device, lesson.config.training, lesson.config.transfer
     random, choose = torch.Generator(device).manual_seed(seed), np.random.default_rng(seed)
-    transfer.strategy.set_learning(network, training.epochs - 1)  # all that ever learns
+    transfer.strategy.set_learning(network, training.epochs - 1)  # every parameter that is ever trained
     decay = "l2_sp" not in transfer.regularise
     adamw, schedule = optimiser(network, training, transfer.strategy, STEPS_AN_EPOCH, decay=decay)
     for step in range(training.epochs * STEPS_AN_EPOCH):
@@ -191,7 +191,7 @@ def learn(
 
 @torch.no_grad()
 def probe_head(network: Classifier, lesson: TrainingSubset) -> LinearHead:
-    """A logistic head on frozen features; its strength by macro AUC over five folds of the training patients."""
+    """A logistic head on frozen features; its penalty by macro AUC over five folds of the training patients."""
     network.eval()
     x = torch.cat([network.features(part) for part in lesson.centres(32)]).cpu().numpy()
     truth = np.eye(lesson.truth.max() + 1, dtype=bool)[lesson.truth]

@@ -1,10 +1,10 @@
-"""What so many scans cost: ``predict`` on 1,000, 4,000 and 10,000 small scans, each with noise of its own.
+"""What many scans cost: ``predict`` on 1,000, 4,000 and 10,000 small scans, each with its own noise.
 
     python benchmarks/many_scans.py --counts 1000 4000 10000 > table.md
 
-CT of 24 slices of 48 x 48 as NIfTI, so that what does not depend on a scan's size is seen: reading processes, journal,
-guards, table. One network (resnet18-w32, random weights) on 16 x 16 x 16 voxels of the whole scan. Start and table
-included; memory is the largest sum of proportional set sizes of the processes. Prints Markdown.
+CT of 24 slices of 48 x 48 as NIfTI, so that the costs that do not depend on a scan's size show: reading processes,
+journal, guards, table. One network (resnet18-w32, random weights) on 16 x 16 x 16 voxels of the whole scan. Start and
+table included; memory is the largest sum of proportional set sizes of the processes. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def write_scans(folder: Path, count: int) -> None:
 
 
 def measure(scans: Path, bundle: Path, out: Path) -> str:
-    """The figures of a row."""
+    """The figures of one row."""
     command = [sys.executable, "-m", "med_transfer", "predict", str(bundle), str(scans), "-o", str(out)]
     before, started = os.times(), time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

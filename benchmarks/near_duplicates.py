@@ -1,10 +1,10 @@
-"""How well the perceptual hash tells altered copies of a scan from scans of other patients, on real scans.
+"""How well the perceptual hash distinguishes altered copies of a scan from scans of other patients, on real scans.
 
     MED_TRANSFER_DATA=... OMP_NUM_THREADS=1 python benchmarks/near_duplicates.py
 
-Of each group: the highest likeness of two scans of different patients (and how many pairs exceed the limit), then of
-each kind of copy the lowest likeness to its original and the share found. Scans are seen as a network sees them, fitted
-into the input (``whole``) and at fixed spacing (``fixed``). Prints Markdown.
+For each group: the highest similarity of two scans of different patients (and how many pairs exceed the limit), then
+for each kind of copy the lowest similarity to its original and the share found. Scans are hashed as a network sees
+them, fitted into the input (``whole``) and at fixed spacing (``fixed``). Prints Markdown.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GROUPS = {  # folder, files, and the fixed spacing in mm
     "CT crops around nodules": ("lidc_nodules/scans", "*.nii.gz", (1, 0.7, 0.7)),
     "the same crops in a field far too large": ("lidc_nodules/scans", "*.nii.gz", (3, 2, 2)),
 }
-COPIED = 24  # scans of a group that copies are made of
+COPIED = 24  # scans per group of which copies are made
 
 
 def looks(modality: str, spacing_mm: tuple[float, float, float]) -> dict[str, PreprocessingConfig]:
@@ -42,7 +42,7 @@ def looks(modality: str, spacing_mm: tuple[float, float, float]) -> dict[str, Pr
 
 
 def copies(scan: Volume, rng: np.random.Generator) -> Iterator[tuple[str, Volume]]:
-    """Each kind of copy; ``soft``, ``sharp`` and ``thick`` stand for other reconstructions of the same acquisition."""
+    """Each kind of copy; ``soft``, ``sharp`` and ``thick`` mimic other reconstructions of the same acquisition."""
     voxels, depth = scan.voxels.astype(np.float32), len(scan.voxels)
     yield "first slice off", _with(scan, voxels[1:], first=1)
     yield "last slice off", _with(scan, voxels[:-1])

@@ -1,18 +1,18 @@
-"""Which measure of novelty tells scans of another kind from held-out scans of the same kind, on real scans.
+"""Which measure of novelty distinguishes scans of another kind from held-out scans of the same kind, on real scans.
 
     MED_TRANSFER_DATA=FOLDER OMP_NUM_THREADS=1 python benchmarks/novelty.py nodules --out runs/novelty
     MED_TRANSFER_DATA=FOLDER OMP_NUM_THREADS=1 python benchmarks/novelty.py heads --out runs/novelty
 
-``nodules``: LIDC nodule crops under med-transfer-small at 16 x 32 x 32; ``heads``: whole head CT under
+``nodules``: LIDC nodule crops with med-transfer-small at 16 x 32 x 32; ``heads``: whole head CT with
 slices-efficientnet-lite0. The encoders are frozen, as in ``transfer.strategy=linear_probe``, so the features are those
 of the bundle whatever its labels. Settings of a measure (how many neighbours, which stages) are chosen on the tuning
-sets and the tuning patients alone, by the mean AUROC; what is reported are other patients and other sets.
+sets and the tuning patients alone, by the mean AUROC; results are reported for other patients and other sets.
 
 Each of ``--splits`` splits draws a third of the patients as held-out scans; the others are development scans in five
 folds, each ranked by a measure fitted on the other four, as in a run. A scan's novelty is the mean of its five ranks,
-and it abstains above 0.95. AUROC: of the distance, held-out scans against the set. Intervals: 2.5th to 97.5th
-percentile over the splits, each with its held-out patients and the set's scans drawn with replacement. ``envelope``:
-outside of the limits that the development scans set (med_transfer/bundle/envelope.py).
+and the scan is abstained on above 0.95. AUROC: of the distance, held-out scans against the set. Intervals: 2.5th to
+97.5th percentile over the splits, each with its held-out patients and the set's scans drawn with replacement.
+``envelope``: outside the limits set by the development scans (med_transfer/bundle/envelope.py).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def noise_alone(volume: Volume, rng: np.random.Generator) -> Volume:
 
 
 def rescaled(volume: Volume, factors: tuple[float, float, float]) -> Volume:
-    """The same voxels under a wrong spacing (column, row, slice)."""
+    """The same voxels with a wrong spacing (column, row, slice)."""
     affine = volume.affine.copy()
     affine[:3, :3] *= factors
     return replace(volume, affine=affine)
@@ -107,7 +107,7 @@ def corruptions(volume: Volume, rng: np.random.Generator) -> dict[str, Volume]:
 
 
 def places(volume: Volume, sizes_mm: NDArray, n: int, rng: np.random.Generator) -> Iterator[Volume]:
-    """Boxes in the body (above -300 HU), of sizes drawn from those of the development scans."""
+    """Boxes in the body (above -300 HU), with sizes drawn from those of the development scans."""
     body = np.argwhere(ndimage.uniform_filter(volume.voxels.astype(np.float32), 5) > -300)
     for centre in body[rng.choice(len(body), n)]:
         size = np.maximum(2, np.rint(sizes_mm[rng.integers(len(sizes_mm))] / volume.spacing_mm)).astype(int)[::-1]
@@ -121,7 +121,7 @@ def extent_mm(volume: Volume) -> NDArray[np.float64]:
 
 
 def other_kinds(task: str, data: Path, own: list[Volume], rng: np.random.Generator) -> Iterator[tuple[str, Volume]]:
-    """Name of the set and scan, one after the other."""
+    """Name of the set and scan, one at a time."""
     sizes = np.array([extent_mm(volume) for volume in own])
     abdomen = read_scan(data / "dicom" / "ct_abdomen_crlm_1004" / "image")
     sarcoma = sorted((data / "sts_ct").glob("*.nii.gz"))
@@ -158,7 +158,7 @@ def own_scans(task: str, data: Path) -> tuple[list[Volume], NDArray]:
 
 @torch.inference_mode()
 def prepare(task: str, data: Path, path: Path) -> None:
-    """Features of every stage and statistics of the input, of all scans, as one file."""
+    """Features of every stage and statistics of the input for all scans, as one file."""
     name, changes = TASKS[task]
     loaded = load_backbone(name)
     to_input = Preprocessing(PreprocessingConfig(**(loaded.spec.input.preprocessing | changes)))
@@ -176,7 +176,7 @@ def prepare(task: str, data: Path, path: Path) -> None:
     np.savez(path, kinds=names, facts=facts, patients=patients, labels=labels, **parts)  # pyright: ignore[reportArgumentType]
 
 
-# Measures: fitted on development features, they give a distance
+# Measures: fitted on development features, they return a distance
 
 
 def standardised(features: Features) -> tuple[Features, Score]:
@@ -185,13 +185,13 @@ def standardised(features: Features) -> tuple[Features, Score]:
 
 
 def of_features(features: Features, labels: NDArray, held_out: Features) -> Score:
-    """The measure of bundles before the input counted: low-rank Gaussian of the features."""
+    """The measure of bundles before input statistics were added: a low-rank Gaussian of the features."""
     novelty = Novelty(features.shape[1]).fit(torch.from_numpy(features).float(), torch.from_numpy(held_out).float())
     return lambda other: novelty.distance(torch.from_numpy(other)).numpy()
 
 
 def and_input(of: Fit) -> Fit:
-    """That measure's distance and the input's, added in units of what 95 % of held-out scans stay below."""
+    """That measure's distance plus the input's, each in units of the value that 95 % of held-out scans stay below."""
 
     def fit(features: Features, labels: NDArray, held_out: Features) -> Score:
         parts = [(slice(None, -STATISTICS), of), (slice(-STATISTICS, None), of_input)]
@@ -217,7 +217,7 @@ def mahalanobis(features: Features, labels: NDArray, held_out: Features) -> Scor
 
 
 def relative(features: Features, labels: NDArray, held_out: Features) -> Score:
-    """The nearest class's distance less that of all (Ren et al. 2021, arXiv:2106.09022)."""
+    """Distance to the nearest class minus that to all (Ren et al. 2021, arXiv:2106.09022)."""
     scaled, scale = standardised(features)
     means = np.stack([scaled[labels == name].mean(0) for name in np.unique(labels)])
     index = np.searchsorted(np.unique(labels), labels)
@@ -232,7 +232,7 @@ def relative(features: Features, labels: NDArray, held_out: Features) -> Score:
 
 
 def neighbours(k: int, unit: bool) -> Fit:
-    """Distance to the k-th nearest development scan (Sun et al. 2022, arXiv:2204.06507), on unit vectors or as is."""
+    """Distance to the k-th nearest development scan (Sun et al. 2022, arXiv:2204.06507), normalised or raw features."""
 
     def fit(features: Features, labels: NDArray, held_out: Features) -> Score:
         scaled, scale = standardised(features)
@@ -261,7 +261,7 @@ def _after(scale: Score, score: Score) -> Score:
 
 
 def candidates(n_stages: int) -> dict[str, list[tuple[str, tuple[int, ...], Fit]]]:
-    """For each measure the settings to choose from: words, parts of the features, and how it is fitted."""
+    """For each measure the settings to choose from: description, parts of the features, and how it is fitted."""
     deep = (n_stages - 2, n_stages - 1) if n_stages > 1 else (0,)
     every, inputs = tuple(range(n_stages)), (n_stages,)
     which = {"deepest": (n_stages - 1,), "two deepest": deep, "all": every, "shallow half": every[: n_stages // 2]}
@@ -295,7 +295,7 @@ def candidates(n_stages: int) -> dict[str, list[tuple[str, tuple[int, ...], Fit]
 
 
 class Measured:
-    """AUROC and share abstained of each set, over splits."""
+    """AUROC and share abstained on for each set, over splits."""
 
     def __init__(self, arrays: dict[str, NDArray], tuning: bool, splits: int) -> None:
         self.arrays, self.splits = arrays, splits
@@ -306,7 +306,7 @@ class Measured:
         self.sets = [name for name in dict.fromkeys(kinds) if name != "own" and (name in TUNING_SETS) == tuning]
 
     def run(self, parts: tuple[int, ...], fit: Fit) -> dict[str, NDArray[np.float64]]:
-        """Name to [split, (AUROC, share abstained)]; ``own`` has the share alone."""
+        """Name to [split, (AUROC, share abstained on)]; ``own`` has the share alone."""
         features = np.concatenate([self.arrays[f"part{part}"] for part in parts], axis=1).astype(float)
         results: dict[str, list] = {}
         for seed in range(self.splits):
@@ -353,7 +353,7 @@ class Measured:
 
 
 def outside_envelope(measured: Measured) -> dict[str, NDArray[np.float64]]:
-    """As :meth:`Measured.run`, the share outside of the envelope in place of the share that abstains."""
+    """As :meth:`Measured.run`, with the share outside the envelope instead of the share abstained on."""
     facts, own = [json.loads(text) for text in measured.arrays["facts"]], measured.arrays["kinds"] == "own"
     results: dict[str, list] = {}
     for seed in range(measured.splits):
@@ -376,7 +376,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--data", type=Path, default=os.environ.get("MED_TRANSFER_DATA"))
-    parser.add_argument("--out", type=Path, required=True, help="keeps the features")
+    parser.add_argument("--out", type=Path, required=True, help="folder for cached features")
     parser.add_argument("--splits", type=int, default=20)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -401,7 +401,7 @@ def main() -> None:
 
 
 def table(title: str, rows: dict[str, dict[str, NDArray]], counts: dict[str, int], column: int) -> str:
-    """Markdown: a line for each set, and their mean, ``own`` left out."""
+    """Markdown: one line per set, and the mean over sets except ``own``."""
     form = ".2f" if column == 0 else ".0%"
     lines = [f"\n{title}\n\n| set (scans) | {' | '.join(rows)} |", "| -- " * (len(rows) + 1) + "|"]
     for name, n in counts.items():

@@ -1,10 +1,10 @@
-"""In how many real scans head, brain and lungs are found, how large they are, and in how much processor time.
+"""In how many real scans head, brain and lungs are found, their size, and the processor time.
 
 MED_TRANSFER_DATA=... OMP_NUM_THREADS=1 python benchmarks/organs.py [--pictures FOLDER] [--scans FOLDER]
 
-Writes Markdown for docs/measured/organs.md: organs, and which part of the body a plan takes the scans for. ``--scans``
-takes the series of a folder of your own instead. ``--pictures`` writes the outline of each brain over twelve slices
-of its scan, to be looked at: a volume within the limits does not show that the outline is right.
+Writes Markdown for docs/measured/organs.md: organs, and which body part a plan takes the scans for. ``--scans`` uses
+the series of a folder of your own instead. ``--pictures`` writes the outline of each brain over twelve slices of its
+scan, for visual inspection: a volume within the limits does not show that the outline is right.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from med_transfer.scans.geometry import Grid
 
 
 def sources(data: Path) -> Iterator[tuple[str, list[Volume]]]:
-    """Name and scans of each."""
+    """Name and scans of each source."""
     yield "whole head CT", [read_scan(path) for path in sorted((data / "head_ct/scans").glob("*.nii.gz"))]
     tilted = find_series(data / "dicom/ct_head_ge_tilt_variable_spacing")
     yield "head CT, tilted, uneven slices", [read_scan(series, max_gap_mm=10) for series in tilted]
@@ -45,7 +45,7 @@ def sources(data: Path) -> Iterator[tuple[str, list[Volume]]]:
 
 
 def given(folder: Path) -> Iterator[tuple[str, list[Volume]]]:
-    """The CT series of a folder that can be read."""
+    """The readable CT series of a folder."""
     scans = []
     for series in find_series(folder):
         with contextlib.suppress(ScanError):
@@ -54,7 +54,7 @@ def given(folder: Path) -> Iterator[tuple[str, list[Volume]]]:
 
 
 def row(name: str, scans: list[Volume], organ: OrganName) -> str:
-    """One of the table."""
+    """One row of the table."""
     started = time.process_time()
     found = [find_organ(scan, organ) for scan in scans]
     seconds = (time.process_time() - started) / len(scans)

@@ -1,13 +1,14 @@
-"""How well the encoders of a run find lesions painted into healthy scans that they have not learned from.
+"""How well the encoders of a run find lesions painted into healthy scans that they were not trained on.
 
     python benchmarks/painted_held_out.py runs/head --cohort head_ct/cohort.csv
 
-No label of a sick scan has a say, so settings of the painting and ways to read the answers can be judged by it without
-a look at the patients that are reported. Of a run with ``backbone.pretrain=painted_lesions`` whose head reads answers,
-with the published network beside them or without: each scan of ``only_class`` that an encoder has not learned from, as
-it is, and with a denser lesion painted into as many neighbouring slices as it learned at once, four lesions a scan, the
-same for every run on a cohort. Prints the AUC of scans with and without a lesion for some ways to read a scan's slices,
-and for the first of them how often a scan's number is higher with it. The run itself is only read.
+No label of a diseased scan is used, so settings of the painting and ways to read the answers can be compared without
+looking at the patients that are reported. Works on a run with ``backbone.pretrain=painted_lesions`` whose head reads
+answers, with or without the published network beside them. Each scan of ``only_class`` that an encoder was not trained
+on is used as it is, and with a denser lesion painted into as many neighbouring slices as were trained on at once; four
+lesions per scan, the same for every run on a cohort. Prints the AUC of scans with and without a lesion for several ways
+to read a scan's slices, and for the first of them how often a scan's number is higher with the lesion. The run itself
+is only read.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from med_transfer.pretraining.painting.lesions import LesionPainter
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, reorient, window
 from med_transfer.progress import silent
 
-LEAST_AREA = 3e-4  # of a slice: what is smaller is no lesion to the pretraining
+LEAST_AREA = 3e-4  # of a slice: the pretraining counts nothing smaller as a lesion
 LEAST_TISSUE = 0.1  # of a slab, above 0 HU: there is something to paint into
 READINGS: dict[str, Callable[[NDArray], float]] = {
     "smooth maximum": lambda slices: float(np.log(np.exp(slices).mean())),
@@ -53,11 +54,11 @@ READINGS: dict[str, Callable[[NDArray], float]] = {
     "largest": lambda slices: float(slices.max()),
     "smooth maximum above the median": lambda slices: float(np.log(np.exp(slices).mean()) - np.median(slices)),
 }
-Pairs = list[tuple[NDArray, list[NDArray]]]  # of each scan the slices' answers without and with each lesion
+Pairs = list[tuple[NDArray, list[NDArray]]]  # for each scan the slices' answers without and with each lesion
 
 
 def answers(encoder: SliceEncoder, hu: Tensor, preprocessing: PreprocessingConfig) -> NDArray:
-    """Of each slice that shows something, how much is denser; ``hu`` is [1, 1, depth, height, width]."""
+    """For each non-empty slice, how much is denser; ``hu`` is [1, 1, depth, height, width]."""
     seen = torch.cat([window(hu, one.window_hu, one.output_range) for one in preprocessing.by_channel], dim=1)
     with torch.no_grad():
         denser = encoder(reorient(seen, CROP_ORIENTATION, preprocessing.orientation))[-1][0, 0].flatten()
@@ -65,7 +66,7 @@ def answers(encoder: SliceEncoder, hu: Tensor, preprocessing: PreprocessingConfi
 
 
 def with_lesion(hu: Tensor, size_mm: tuple[float, float, float], config: FinetuneConfig, seed: int) -> Tensor:
-    """The scan with a denser lesion somewhere."""
+    """The scan with a denser lesion at a random position."""
     settings, chance = config.backbone.pretraining, np.random.default_rng(seed)
     slab = min(settings.slab, hu.shape[2])
     shown = [k for k in range(hu.shape[2] - slab + 1) if (hu[0, 0, k : k + slab] > 0).float().mean() > LEAST_TISSUE]
@@ -79,7 +80,7 @@ def with_lesion(hu: Tensor, size_mm: tuple[float, float, float], config: Finetun
 
 
 def judged(run: Path, data: RunData, config: FinetuneConfig, number: int, lesions: int) -> Pairs:
-    """Of the scans that this encoder has not learned from."""
+    """Answers for the scans that this encoder was not trained on."""
     cohort, preprocessing, only = data.prepared.cohort, data.preprocessing, config.backbone.pretraining.only_class
     folder = run / "training" / fold_folder(number, repeat=1) / PRETRAINING_FOLDER
     encoder = cast(SliceEncoder, pretrained_encoder(data, config, number, folder, silent).eval())
@@ -110,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--cohort", type=Path, required=True)
-    parser.add_argument("--lesions", type=int, default=4, help="a scan")
+    parser.add_argument("--lesions", type=int, default=4, help="lesions per scan")
     arguments = parser.parse_args()
     cohort, config = Cohort.read(arguments.cohort), load_config(FinetuneConfig, arguments.run / "config.yaml")
     config, source = checked_start(cohort, config)

@@ -5,7 +5,7 @@
 
 Every library starts from int16 in memory in its own image type and ends with windowed float32 on the same grid.
 Calls are interleaved, figures are medians. Errors are the largest, relative to the window's width, against MONAI's
-eager chain in float64: over the voxels that lie inside the scan, and over all (libraries pad differently).
+eager chain in float64: over the voxels inside the scan, and over all voxels (libraries pad differently).
 Prints Markdown.
 """
 
@@ -63,15 +63,15 @@ class Scan:
 
 @dataclass(frozen=True)
 class Task:
-    """One question put to every library: which scan onto which grid. ``steps(dtype, lazy)`` is MONAI's chain."""
+    """One task for every library: which scan onto which grid. ``steps(dtype, lazy)`` is MONAI's chain."""
 
     name: str
     scan: Scan
     steps: Callable[[torch.dtype, bool], list]
-    options: dict | None  # of ResampleToGrid, where it can say the same
+    options: dict | None  # of ResampleToGrid, where it can express the same task
 
     def grid_ras(self) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-        """Affine (array index of MONAI's order, to RAS) and shape of MONAI's output."""
+        """Affine (from MONAI's array index to RAS) and shape of MONAI's output."""
         placed = self.scan.for_monai()
         for step in self.steps(torch.float64, True):
             placed = step(placed)
@@ -97,9 +97,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scan", type=Path, help="a CT instead of the phantom: DICOM folder, NIfTI, NRRD, MetaImage")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1, help="of torch and ITK; set OMP_NUM_THREADS too")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch and ITK; set OMP_NUM_THREADS too")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="tasks whose name holds this text")
+    parser.add_argument("--only", default="", help="only tasks whose name contains this text")
     return parser.parse_args()
 
 
@@ -107,7 +107,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def phantom(seed: int, shape: tuple[int, int, int] = (200, 512, 512)) -> Scan:
-    """A trunk with lungs, vessels' texture and noise, 0.7 x 0.7 x 1.25 mm."""
+    """A trunk with lungs, vessel texture and noise, 0.7 x 0.7 x 1.25 mm."""
     random = np.random.default_rng(seed)
     depth, height, width = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape)
     z, y, x = depth[:, None, None], height[:, None], width
@@ -131,7 +131,7 @@ def _from_file(path: Path) -> Scan:
 
 
 def turned(scan: Scan, linear: NDArray[np.float64]) -> Scan:
-    """The same voxels in a patient who lies otherwise: the affine's linear part is multiplied from the left."""
+    """The same voxels in a patient in another position: the affine's linear part is multiplied from the left."""
     affine = scan.affine.copy()
     affine[:3, :3] = linear @ affine[:3, :3]
     return Scan(scan.voxels, affine)
@@ -191,7 +191,7 @@ def _onto_box(scan: Scan, n: int) -> Callable[[torch.dtype, bool], list]:
 
 
 def libraries(task: Task) -> dict[str, Callable[[], NDArray[np.float32]]]:
-    """Each a call without arguments that gives [i, j, k] of MONAI's output; inputs are made beforehand."""
+    """A call without arguments per library that returns [i, j, k] of MONAI's output; inputs are made beforehand."""
     affine_ras, shape = task.grid_ras()
     image, window = task.scan.for_monai(), ScaleIntensityRange(*WINDOW_HU, 0.0, 1.0, clip=True)
     affine = geometry.swap_lps_ras(affine_ras)
@@ -210,7 +210,7 @@ def libraries(task: Task) -> dict[str, Callable[[], NDArray[np.float32]]]:
         mine = Compose([ResampleToGrid(**task.options), window])
         found["ours as MONAI transform"] = lambda: np.asarray(mine(image)[0])
     if "box" in task.steps.__qualname__:
-        del found["MONAI lazy"]  # SpatialResample needs its affine at the call; one step has nothing to be lazy about
+        del found["MONAI lazy"]  # SpatialResample needs its affine at the call; one step gains nothing from laziness
     return found
 
 
@@ -265,12 +265,12 @@ def _itk_image(voxels: NDArray, affine: geometry.Affine) -> SimpleITK.Image:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one library and task; errors are relative to the window's width."""
+    """Results for one library and task; errors are relative to the window's width."""
 
     ms: float
     error_inside: float
     error_everywhere: float
-    extra_memory_mb: float  # NaN where it cannot be had
+    extra_memory_mb: float  # NaN where unavailable
 
 
 def compare(task: Task, repeats: int) -> dict[str, Measured]:
@@ -301,7 +301,7 @@ def _table_of_times(found: dict[str, dict[str, Measured]]) -> list[str]:
 
 
 def _table_of_errors(found: dict[str, dict[str, Measured]]) -> list[str]:
-    """The worst of all tasks, and how much faster than the reference a library is, least to most."""
+    """The worst over all tasks, and the range of a library's speed-up over the reference."""
     rows = []
     for name in max(found.values(), key=len):
         mine = {task: one[name] for task, one in found.items() if name in one}
@@ -320,7 +320,7 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _inside(scan: Scan, grid: Grid) -> NDArray[np.bool_]:
-    """[i, j, k] of the output: which voxels lie among the scan's."""
+    """[i, j, k] of the output: which voxels lie inside the scan."""
     where = index_map(scan.affine, grid)
     along = [np.arange(n) for n in grid.shape]
     inside = np.ones(grid.shape, bool)
@@ -331,11 +331,11 @@ def _inside(scan: Scan, grid: Grid) -> NDArray[np.bool_]:
 
 
 def _with_memory(call: Callable[[], NDArray]) -> tuple[float, NDArray]:
-    """Peak of the resident memory during a call above what was there before, in MB; NaN but on Linux."""
+    """Rise of the peak resident memory during a call, in MB; NaN except on Linux."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not reset.exists():
         return float("nan"), call()
-    reset.write_text("5")  # the peak starts anew
+    reset.write_text("5")  # resets the peak
     before = _kilobytes(status, "VmHWM")
     result = call()
     return (_kilobytes(status, "VmHWM") - before) / 1024, result
@@ -346,9 +346,9 @@ def _kilobytes(status: Path, key: str) -> int:
 
 
 def aliasing(seed: int) -> list[str]:
-    """Waves that the output grid can hold, and waves that it cannot, each sampled exactly on the scan's grid.
+    """Waves that the output grid can represent, and waves that it cannot, each sampled exactly on the scan's grid.
 
-    The best answer is known: the first come out unchanged, the second vanish. Amplitudes fall with frequency.
+    The ideal result is known: the former are unchanged, the latter vanish. Amplitudes fall with frequency.
     """
     shape, affine = (72, 160, 160), np.diag([0.7, 0.7, 1.25, 1.0])
     out_shape = (48, 64, 64)
@@ -356,7 +356,7 @@ def aliasing(seed: int) -> list[str]:
     random = np.random.default_rng(seed)
     frequency = random.uniform(-0.5, 0.5, (400, 3)) / np.array(
         [0.7, 0.7, 1.25]
-    )  # cycles a mm, up to the scan's Nyquist
+    )  # cycles per mm, up to the scan's Nyquist frequency
     keeps = (np.abs(frequency) < 0.5 / np.array(SPACING_MM)).all(axis=1)
     fine = {True: _waves(frequency[keeps], shape, affine), False: _waves(frequency[~keeps], shape, affine)}
     ideal = _waves(frequency[keeps], grid.shape, grid.affine)
@@ -397,7 +397,7 @@ def _array_affine_ras(affine: geometry.Affine) -> NDArray[np.float64]:
 
 
 def _waves(frequency: NDArray[np.float64], shape: tuple[int, int, int], affine: geometry.Affine) -> NDArray[np.float32]:
-    """Sum of cosines at an axis-aligned grid's voxels, [depth, height, width]; the phase follows from the frequency."""
+    """Sum of cosines at the voxels of an axis-aligned grid, [depth, height, width]; phases depend on the frequency."""
     depth, height, width = (
         np.exp(2j * np.pi * np.outer(affine[axis, axis] * np.arange(n) + affine[axis, 3], frequency[:, axis]))
         for axis, n in zip((2, 1, 0), shape, strict=True)

@@ -1,4 +1,4 @@
-"""Was the ranking right? What was foretold before training against what fine-tuning then gave."""
+"""Was the ranking right? The prediction before training against the results of fine-tuning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from med_transfer.errors import UsageError
 
 @dataclass(frozen=True)
 class RankingQuality:
-    """How well a ranking foretold the results.
+    """How well a ranking predicted the results.
 
     Attributes:
         kendall_tau: see :func:`kendall_tau`; None where undefined.
@@ -34,10 +34,10 @@ class RankingQuality:
 
 
 def ranking_quality(order: Sequence[str], results: Mapping[str, float]) -> RankingQuality:
-    """Judge an order of names, best first, by the results (higher is better) that each of them came to.
+    """Compare an order of names, best first, with their results (higher is better).
 
     Raises:
-        UsageError: other names on one side, a name twice, or fewer than two.
+        UsageError: the names differ, one occurs twice, or there are fewer than two.
     """
     if sorted(order) != sorted(results) or len(order) < 2:
         raise UsageError(
@@ -57,7 +57,7 @@ def ranking_quality(order: Sequence[str], results: Mapping[str, float]) -> Ranki
 
 
 def kendall_tau(foretold: ArrayLike, achieved: ArrayLike) -> float | None:
-    """Kendall's tau-b, -1 (reversed) to 1 (the same order); None where one side is all ties.
+    """Kendall's tau-b, -1 (reversed) to 1 (the same order); None if one side is all ties.
 
     ::
 
@@ -69,9 +69,9 @@ def kendall_tau(foretold: ArrayLike, achieved: ArrayLike) -> float | None:
 
 
 def weighted_tau(foretold: ArrayLike, achieved: ArrayLike) -> float | None:
-    """Kendall's tau with pairs weighted 1 / (1 + r) + 1 / (1 + s), r and s their places from 0, the best first.
+    """Kendall's tau with pairs weighted 1 / (1 + r) + 1 / (1 + s), where r and s are their ranks from 0, best first.
 
-    A mistake among the best counts for more than one among the worst. None where one side is all ties.
+    A mistake among the best counts more than one among the worst. None if one side is all ties.
 
     Source: Vigna 2015, WWW, doi:10.1145/2736277.2741088; for ranking backbones, You et al. 2021, arXiv:2102.11005.
     """
@@ -79,7 +79,7 @@ def weighted_tau(foretold: ArrayLike, achieved: ArrayLike) -> float | None:
 
 
 def regret(foretold: ArrayLike, achieved: ArrayLike) -> float:
-    """The best result minus that of the one foretold to be best, at least 0; of several foretold alike, their mean."""
+    """The best result minus that of the predicted best, at least 0; with tied predictions, minus their mean."""
     first, second = _pair(foretold, achieved)
     return float(second.max() - second[first == first.max()].mean())
 

@@ -1,15 +1,15 @@
-"""How fast a CT series is read, side by side with what others use.
+"""How fast a CT series is read, side by side with other readers.
 
     python benchmarks/reading.py [--series FOLDER] [--rounds 5] [--only uncompressed,jpeg-ls] [--count 10000]
         [--slices 200] [--readers "med_transfer,SimpleITK series"]
 
-A series of 200 slices of 512 x 512 (a phantom with the noise of a CT, or the slices of FOLDER over and over) is written
-uncompressed and compressed, and read whole by each reader in a process of its own, in turns, with the files in the page
-cache. Seconds are medians over the rounds: by the clock, and of processor time, with its ratio to the first reader's in
-the same round. On a busy machine only the latter means something, and on one core (``taskset -c 0``). Memory is what
-the process grew by at its peak, in volumes. A reader that is not installed is left out, one that fails says so.
-``--count`` also times the survey of so many small files.
-MONAI's ITKReader needs the package itk, dcm2niix the program of that name, writing JPEG lossless dcmtk's dcmcjpeg.
+A series of 200 slices of 512 x 512 (a phantom with the noise of a CT, or the slices of FOLDER repeated) is written
+uncompressed and compressed, and read whole by each reader in its own process, taking turns, with the files in the page
+cache. Seconds are medians over the rounds: elapsed, and of processor time, with its ratio to the first reader's in the
+same round. On a busy machine only the latter is meaningful, and on one core (``taskset -c 0``). Memory is the rise of
+the process's peak, in volumes. A reader that is not installed is left out, one that fails is marked.
+``--count`` also times the survey of that many small files.
+MONAI's ITKReader needs the package itk, dcm2niix its program, and writing JPEG lossless dcmtk's dcmcjpeg.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ SYNTAXES = {
 
 
 def phantom() -> np.ndarray:
-    """[slice, row, column] of HU: a trunk with lungs and spine, and quantum noise of 15 HU."""
+    """HU [slice, row, column]: a trunk with lungs and spine, and quantum noise of 15 HU."""
     y, x = np.mgrid[-1:1:512j, -1:1:512j]
     plane = np.full((ROWS, COLUMNS), -1000.0)
     plane[np.hypot(x / 0.9, y / 0.65) < 1] = -100
@@ -122,7 +122,7 @@ def fill_pixels(dataset: Dataset, stored: np.ndarray, syntax: str) -> None:
         dataset.compress(RLELossless)
 
 
-# The readers: each gives the volume [slice, row, column], or None where it only writes a file ----------------------
+# The readers: each returns the volume [slice, row, column], or None if it only writes a file ----------------------
 
 
 def ours(folder: Path) -> np.ndarray:
@@ -204,10 +204,10 @@ def installed(name: str) -> bool:
 
 
 def work(name: str, folder: Path, warm_up: Path) -> dict[str, float | str]:
-    """In a process of its own: one reading of a small series to import everything, then the one that counts."""
+    """In a process of its own: read a small series to import everything, then measure one reading."""
     reader = READERS[name]
     reader(warm_up)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory_kib("VmRSS")
     started, spent = time.perf_counter(), processor_seconds()
     volume = reader(folder)
@@ -219,7 +219,7 @@ def work(name: str, folder: Path, warm_up: Path) -> dict[str, float | str]:
 
 
 def processor_seconds() -> float:
-    """Of this process and its children, those that have ended and those that live (proc(5), fields 14 to 17)."""
+    """Of this process and its children, ended and running (proc(5), fields 14 to 17)."""
     children = " ".join(path.read_text() for path in Path("/proc/self/task").glob("*/children")).split()
     stats = [Path("/proc", pid, "stat").read_text().rpartition(")")[2].split() for pid in ("self", *children)]
     return sum(int(ticks) for stat in stats for ticks in stat[11:15]) / os.sysconf("SC_CLK_TCK")
@@ -257,7 +257,7 @@ def measure(
 
 
 def table(results: dict[str, dict[str, list[dict]]]) -> str:
-    """Medians a reader and syntax, in Markdown: seconds, of processor time, its ratio to ours, memory in volumes."""
+    """Medians per reader and syntax, in Markdown: seconds, processor seconds, ratio to ours, memory in volumes."""
     lines = [
         "| | " + " | ".join(results) + " |",
         "|---|" + "---|" * len(results),
@@ -303,7 +303,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--slices", type=int, default=SLICES, help=f"at most {SLICES}")
     parser.add_argument("--only", default=",".join(SYNTAXES))
-    parser.add_argument("--readers", default=",".join(READERS), help="the others are held against the first")
+    parser.add_argument("--readers", default=",".join(READERS), help="the others are compared with the first")
     parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

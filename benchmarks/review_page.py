@@ -2,9 +2,9 @@
 
 python benchmarks/review_page.py --studies 10000 --people 50
 
-``at once``: everybody asks for the list again as soon as they have it; ``reading``: after a pause of five seconds on
-average (exponential), as somebody who works through a list. The page's own processor time a list says most where the
-machine has other work.
+``at once``: everybody requests the list again as soon as they have it; ``reading``: after a pause of five seconds on
+average (exponential), like somebody who works through a list. On a machine with other work, the page's own processor
+time per list is the most reliable figure.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PATHS = ("/", "/?state=predicted", "/?sort=patient_name&descending=false", "/?j
 
 
 def fill(node: NodeConfig, studies: int) -> None:
-    """Studies that never were."""
+    """Fill the queue with invented studies."""
     Queue(node.queue_file).close()
     draw = random.Random(0)
     with closing(sqlite3.connect(node.queue_file)) as database, database:
@@ -50,7 +50,7 @@ def fill(node: NodeConfig, studies: int) -> None:
 
 
 def person(url: str, secret: str, until: float, pause: float, waits: list[float], failed: list[int]) -> None:
-    """Asks until then; seconds of each wait."""
+    """Request the list until the given time; seconds of each wait."""
     draw = random.Random(secret)
     with requests.Session() as browser:
         browser.trust_env = False
@@ -67,13 +67,13 @@ def person(url: str, secret: str, until: float, pause: float, waits: list[float]
 
 
 def processor_seconds(pid: int) -> float:
-    """Of a process so far. Source: proc(5), utime and stime."""
+    """Processor seconds of a process so far. Source: proc(5), utime and stime."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(pid: int, url: str, secrets: list[str], seconds: float, pause: float) -> str:
-    """One line."""
+    """One line of the table."""
     before = processor_seconds(pid)
     waits: list[float] = []
     failed: list[int] = []

@@ -1,11 +1,11 @@
-"""Does ``med-transfer select`` foretell what is best after training, and what does its advice cost?
+"""Does ``med-transfer select`` predict what is best after training, and what does its advice cost?
 
 For each task, number of labels and split of label_efficiency.py, the candidates are measured on the training cases
 alone with the functions of ``select``: every layer, the same network with random weights as control, one order. The
 truth is the macro AUC on the test cases: of the linear probe (``frozen``), and of the network trained by the default
 strategy where every candidate was (``fine-tuned``). Random weights of the default's network are ranked too, though
-``select`` takes them as a control only. Advice: the first that beats its own random weights. Where none does, a user
-may train from scratch, or let ``finetune --on-harm fallback`` decide (selection_fallback.py): one table for each.
+``select`` uses them only as a control. Advice: the first that beats its own random weights. If none does, a user may
+train from scratch, or let ``finetune --on-harm fallback`` decide (selection_fallback.py): one table for each.
 
     python benchmarks/selection_agreement.py --prepared lidc.npz --out OUT
 """
@@ -52,12 +52,12 @@ SCORES = {
 }
 
 
-Key = tuple[str, int, int]  # task, labels a class, split
+Key = tuple[str, int, int]  # task, labels per class, split
 
 
 @dataclass(frozen=True)
 class Cases:
-    """What :func:`measure_layers` looks at of a cohort."""
+    """The part of a cohort that :func:`measure_layers` reads."""
 
     truth: np.ndarray
     patients: tuple[str, ...]
@@ -82,12 +82,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Cell:
-    """What ``select`` says on one cell.
+    """The output of ``select`` for one cell.
 
     Attributes:
         order: of all candidates, best first.
-        advice: the first that beats its random weights by more than a standard error; None where none does.
-        scores: each measure's figure of each candidate.
+        advice: the first that beats its random weights by more than a standard error; None if none does.
+        scores: each measure's value for each candidate.
     """
 
     order: tuple[str, ...]
@@ -96,7 +96,7 @@ class Cell:
 
 
 def stage_features(crops: Crops, name: str, folder: Path) -> list[StageFeatures]:
-    """Of every case; kept in ``folder/stages``."""
+    """Features of every case; cached in ``folder/stages``."""
     file = folder / "stages" / f"{name}.npz"
     if not file.exists():
         backbone = BACKBONES[name.removeprefix("random-")]
@@ -114,7 +114,7 @@ def stage_features(crops: Crops, name: str, folder: Path) -> list[StageFeatures]
 
 
 def cell(crops: Crops, features: dict[str, list[StageFeatures]], task: str, n: int, number: int) -> Cell:
-    """As ``select`` goes about it, on the training cases."""
+    """Rank the candidates as ``select`` does, on the training cases."""
     training, _ = split(crops, number)
     cases = few(crops, task, n, training, number)
     truth = np.eye(len(TASKS[task]), dtype=bool)[crops.labels[task][cases]]
@@ -142,7 +142,7 @@ def _against_control(name: str, best: dict[str, MeasuredLayer], activations_mib:
     return Measured(best[name], gain, error, activations_mib)
 
 
-# Against the truth --------------------------------------------------------------------------------------------
+# Comparison with the truth ------------------------------------------------------------------------------------
 
 
 def test_auc(crops: Crops, folder: Path, task: str, n: int, number: int, arm: str) -> float | None:
@@ -155,7 +155,7 @@ def test_auc(crops: Crops, folder: Path, task: str, n: int, number: int, arm: st
 
 
 def agreement(scores: dict[str, float], truth: dict[str, float]) -> tuple[float, float]:
-    """Kendall's tau-b, and the macro AUC that the first choice misses."""
+    """Kendall's tau-b, and the macro AUC lost by the first choice."""
     names = list(truth)
     tau = np.asarray(kendalltau([scores[name] for name in names], [truth[name] for name in names]))[0]
     chosen = max(names, key=lambda name: scores[name])
@@ -185,12 +185,12 @@ def by_fallback(crops: Crops, folder: Path, key: Key) -> str:
     """The arm that ``--on-harm fallback`` keeps."""
     found = verdict(crops, folder.parent / "inner", *key)
     if found is None:
-        return "not asked"  # no arm of that name was trained, and the table says so
+        return "not asked"  # no arm of that name was trained; the table says so
     return "scratch" if found.verdict == "harm" else DEFAULT
 
 
 def advice_table(crops: Crops, folder: Path, cells: dict[Key, Cell], where_none: Callable[[Key], str]) -> list[str]:
-    """What follows from the advice by the default strategy, against the best arm of each row.
+    """The result of following the advice with the default strategy, against the best arm of each row.
 
     Args:
         where_none: the arm that is trained in a cell without advice.
@@ -220,7 +220,7 @@ def advice_table(crops: Crops, folder: Path, cells: dict[Key, Cell], where_none:
 
 
 def _mean_auc(crops: Crops, folder: Path, task: str, n: int, arms: list[str]) -> float | None:
-    """Over the splits, an arm for each; None where one was not trained."""
+    """Mean over the splits, for each arm; None if one was not trained."""
     found = [test_auc(crops, folder, task, n, number, arm) for number, arm in zip(SPLITS, arms, strict=True)]
     known = [auc for auc in found if auc is not None]
     return float(np.mean(known)) if len(known) == len(found) else None

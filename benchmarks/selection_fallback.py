@@ -1,9 +1,9 @@
 """What does ``finetune --on-harm fallback`` keep where ``med-transfer select`` recommends nothing?
 
-For a cell (task, labels a class, split) of label_efficiency.py: five folds by patient over the training cases, the
-source and its baseline from scratch trained on four and asked about the fifth, and the verdict of ``transfer_gain`` on
-these answers. No test case is looked at. Epochs are not chosen on the fold, as ``finetune`` would: steps are the
-benchmark's.
+For a cell (task, labels per class, split) of label_efficiency.py: five folds by patient over the training cases, the
+source and its baseline from scratch trained on four and evaluated on the fifth, and the verdict of ``transfer_gain`` on
+these answers. No test case is used. Epochs are not chosen on the fold, as ``finetune`` would: the number of steps is
+the benchmark's.
 
     python benchmarks/selection_fallback.py --prepared lidc.npz --out OUT --cells malignancy,10,1 malignancy,10,3
 
@@ -31,14 +31,14 @@ ARMS = (DEFAULT, "scratch")  # the same network, with and without its source
 
 
 def training_cases(crops: Crops, job: Job) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Cases, truth [case, class] and patients."""
+    """Training cases, truth [case, class] and patients."""
     cases = few(crops, job.task, job.n, split(crops, job.split)[0], job.split)
     truth = np.eye(len(TASKS[job.task]), dtype=bool)[crops.labels[job.task][cases]]
     return cases, truth, [str(patient) for patient in crops.patients[cases]]
 
 
 def out_of_fold(crops: Crops, job: Job, arguments: argparse.Namespace) -> np.ndarray:
-    """Probabilities of the training cases, each by a network that did not see its patient [case, class]."""
+    """Probabilities [case, class] of the training cases, each from a network that did not see its patient."""
     cases, truth, patients = training_cases(crops, job)
     folds = patient_folds(truth, patients)
     found = np.zeros(truth.shape)
@@ -49,7 +49,7 @@ def out_of_fold(crops: Crops, job: Job, arguments: argparse.Namespace) -> np.nda
 
 
 def verdict(crops: Crops, folder: Path, task: str, n: int, number: int) -> TransferGain | None:
-    """Source against scratch on the training cases; None where ``OUT/inner`` lacks an answer."""
+    """Source against scratch on the training cases; None if ``OUT/inner`` lacks an answer."""
     jobs = [Job(arm, task, n, number) for arm in ARMS]
     files = [folder / job.file for job in jobs]
     if not all(file.exists() for file in files):

@@ -3,8 +3,8 @@
     OMP_NUM_THREADS=1 nice -n 15 python benchmarks/small_cohort_differences.py > differences.md
 
 Samples, models and truth are those of ``small_cohorts.py``; the second model's features share half of the first one's
-noise, and tell as much. Each interval is that of a test, half of it longer by 1, 1.2 and the root of 2. Prints
-Markdown.
+noise, and are as informative. Each interval is that of a test set, with its half-width multiplied by 1, 1.2 and the
+root of 2. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Interval
 
 FACTORS = (1.0, 1.2, 2**0.5)
-SHARED = 0.7  # correlation of both models' noise
+SHARED = 0.7  # correlation of the two models' noise
 Measured = tuple[str, float, Interval | None, float]
 
 
 def another(sample: Sample, separation: float, rng: np.random.Generator) -> Sample:
-    """The same patients through another network."""
+    """The same patients seen by another network."""
 
     def seen(features: Floats, truth: np.ndarray) -> Floats:
         signal = np.outer(truth, np.arange(FEATURES) < TELLING) * separation / np.sqrt(TELLING)
@@ -58,7 +58,7 @@ def measured(pair: tuple[Sample, Sample], repeats: int, seed: int) -> list[Measu
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=200)
-    parser.add_argument("--separations", type=float, nargs="+", default=[0.0, 1.5, 3.0], help="of the classes")
+    parser.add_argument("--separations", type=float, nargs="+", default=[0.0, 1.5, 3.0], help="distance of the classes")
     asked = parser.parse_args()
     print(
         "| separation | folds | measure | as of a test | by 1.2 | by the root of 2 |\n| -- | -- | -- | -- | -- | -- |"

@@ -1,12 +1,12 @@
-"""How to measure a model of 52 patients: a held-out third, 5 folds once, or 5 x 5 folds; by simulation.
+"""How to evaluate a model of 52 patients: a held-out third, 5 folds once, or 5 x 5 folds; by simulation.
 
     OMP_NUM_THREADS=1 nice -n 15 python benchmarks/small_cohorts.py > small_cohorts.md
 
-Every sample is one cohort of 52 patients (23 with the disease) with 64 normal features, as a frozen network gives, of
-which six tell something; the model is a logistic regression, trained as an ensemble of five folds as `finetune` does.
-What is wanted of an interval is that it holds the true value of the very ensemble that the cohort gives, which is
-measured on 4,000 new patients. That of the held-out third has learned from 35 patients, the others' from all 52.
-Coverage is counted over cohorts, as is how often the interval of an AUC lies above 0.5. Prints Markdown.
+Every sample is one cohort of 52 patients (23 with the disease) with 64 normal features, as from a frozen network, of
+which six are informative; the model is a logistic regression, trained as an ensemble of five folds as `finetune` does.
+An interval should contain the true value of the very ensemble that the cohort gives, which is measured on 4,000 new
+patients. The model of the held-out third was trained on 35 patients, the others on all 52. Coverage is counted over
+cohorts, as is how often the interval of an AUC lies above 0.5. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Floats = NDArray[np.float64]
 
 @dataclass
 class Tally:
-    """Of one way to measure: how far off, how wide, how often right."""
+    """Results of one way to evaluate: error, width, coverage."""
 
     errors: list[float] = field(default_factory=list)
     widths: list[float] = field(default_factory=list)
@@ -59,14 +59,14 @@ class Tally:
 
 @dataclass(frozen=True)
 class Model:
-    """Logistic regression, penalised as scikit-learn's with C = 0.1 and balanced classes; faster on so few rows."""
+    """Logistic regression, penalised like scikit-learn's with C = 0.1 and balanced classes; faster on so few rows."""
 
     weight: Floats
     bias: float
 
     @classmethod
     def learned(cls, features: Floats, truth: NDArray[np.bool_]) -> Model:
-        """By Newton's method."""
+        """Fit by Newton's method."""
         rows = np.column_stack([features, np.ones(len(features))])
         penalty = np.append(np.full(features.shape[1], 10.0), 1e-9)
         share, found = np.where(truth, 0.5 / truth.mean(), 0.5 / (1 - truth.mean())), np.zeros(rows.shape[1])
@@ -84,7 +84,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Sample:
-    """A cohort, new patients, and how a model is learned."""
+    """A cohort, new patients, and how a model is trained."""
 
     features: Floats
     truth: NDArray[np.bool_]
@@ -131,7 +131,7 @@ def printed(
 
 
 def mean_of_measures(repeats: list[Floats], truth: NDArray[np.bool_], seed: int) -> list[tuple[float, Interval | None]]:
-    """Each repeat measured by itself, then averaged; percentiles of patients resampled jointly over the repeats."""
+    """Measure each repeat, then average; percentiles of patients resampled jointly over the repeats."""
     bootstrap = PatientBootstrap([f"p{i:04d}" for i in range(len(truth))], 400, seed)
 
     def areas(weights: Floats) -> Floats:
@@ -148,7 +148,7 @@ def mean_of_measures(repeats: list[Floats], truth: NDArray[np.bool_], seed: int)
 
 
 def measured(sample: Sample, seed: int) -> dict[str, list[tuple[float, Interval | None, float]]]:
-    """Way to measure -> for AUC and balanced accuracy: value, interval, truth."""
+    """Evaluation method -> for AUC and balanced accuracy: value, interval, truth."""
     everyone = np.arange(PATIENTS)
     rest, third = next(StratifiedKFold(3, shuffle=True, random_state=seed).split(everyone, sample.truth))
     _, of_the_rest = sample.cross_fitted(rest, seed)
@@ -176,7 +176,7 @@ def measured(sample: Sample, seed: int) -> dict[str, list[tuple[float, Interval 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=400, help="cohorts drawn for each table")
-    parser.add_argument("--separations", type=float, nargs="+", default=[0.0, 1.5, 3.0], help="of the classes")
+    parser.add_argument("--separations", type=float, nargs="+", default=[0.0, 1.5, 3.0], help="distance of the classes")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     error = 100 * np.sqrt(0.95 * 0.05 / asked.samples)

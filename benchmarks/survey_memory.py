@@ -1,10 +1,10 @@
-"""How much memory ``med-transfer index`` needs a file, on a first look and on one at an unchanged tree.
+"""How much memory ``med-transfer index`` needs per file, on a first run and on a second one over an unchanged tree.
 
     python benchmarks/survey_memory.py [--files 10000,60000] [--slices 200]
 
-Trees of so many small DICOM files, in series of ``--slices``, are indexed as the command does it, in a process of its
-own. The KB a file are the rise of its memory from before to the peak, over the files; a first look has the index of
-headers to write, a second one reads it.
+Trees of that many small DICOM files, in series of ``--slices``, are indexed as by the command, in a process of its own.
+KB per file is the rise of its memory to the peak, divided by the number of files; a first run writes the index of
+headers, a second one reads it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from reading import memory_kib, write_series
 
 
 def make(folder: Path, n_files: int, n_slices: int) -> None:
-    """Series of so many slices, a folder each; UIDs of their own, all else alike."""
+    """Series of ``slices`` slices, one folder each; unique UIDs, everything else alike."""
     hu = np.random.default_rng(0).integers(-1000, 1000, (n_slices, 16, 16)).astype(np.int16)
     write_series(folder / "template", hu, ExplicitVRLittleEndian)
     paths = sorted((folder / "template").iterdir())
@@ -43,17 +43,17 @@ def make(folder: Path, n_files: int, n_slices: int) -> None:
 
 
 def index(folder: Path, out: Path) -> dict[str, float]:
-    """What the command does once it is loaded: KB a file by which memory rose at its peak, and seconds."""
+    """Run the command's code once it is loaded: KB per file by which memory rose at its peak, and seconds."""
     from med_transfer.cohorts.indexing import write_index
 
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, started = memory_kib("VmRSS"), time.perf_counter()
     n_files = write_index(folder, out).n_files
     return {"kb": (memory_kib("VmHWM") - before) / n_files, "s": time.perf_counter() - started}
 
 
 def measure(folder: Path, scratch: Path) -> dict[str, float]:
-    """One look, in a process of its own."""
+    """One run, in a process of its own."""
     environment = os.environ | {"MED_TRANSFER_CACHE": str(scratch / "cache")}
     command = [sys.executable, __file__, "--index", str(folder), str(scratch / "cohort.csv")]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)

@@ -1,12 +1,12 @@
-"""The time that a run is told to take beside what it took, from then on: three runs on real scans.
+"""The time that a run is estimated to take, and the time it then took: three runs on real scans.
 
     python benchmarks/time_told.py --data FOLDER --out runs/told
 
 FOLDER/head_ct/cohort.csv is a table of whole scans, FOLDER/lidc_nodules holds nodules with masks. *frozen* is what
-``--quick`` plans for so many of the first in two folds, *repeated folds* for all of them, with
-pictures of six errors; *fine-tuned* trains the planned network of nodules for three epochs of 64 draws in two folds.
-What is told holds an upper limit of the epochs; here none stops early. Both by the clock: on a busy machine told and
-taken are of different moments, so the load at the start is printed beside them.
+``--quick`` plans for a few of the former in two folds, *repeated folds* for all of them, with pictures of six errors;
+*fine-tuned* trains the planned network on nodules for three epochs of 64 draws in two folds. The estimate assumes the
+maximum number of epochs; here none stops early. Both are elapsed times: on a busy machine estimate and run see
+different loads, so the load at the start is printed beside them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ TINY = (
 
 
 def of_each_class(cohort: Cohort, n: int) -> Cohort:
-    """The first so many scans of each class."""
+    """The first scans of each class, up to a number."""
     chosen = [[i for i, case in enumerate(cohort.cases) if case.label == name][:n] for name in cohort.labels.names]
     return replace(cohort, cases=tuple(cohort.cases[i] for i in sorted(chain.from_iterable(chosen))))
 
 
 def told_and_taken(name: str, cohort: Cohort, overrides: tuple[str, ...], out: Path) -> str:
-    """A row."""
+    """One row of the table."""
     load = os.getloadavg()[0]
     planned = planned_config(cohort, overrides)
     started, used = time.monotonic(), time.process_time()
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/told"))
-    parser.add_argument("--each", type=int, default=6, help="scans of a class")
+    parser.add_argument("--each", type=int, default=6, help="scans per class")
     given = parser.parse_args()
     print("| run | scans | told, s | reading + training | taken, s | processor, s | load |\n" + "| -- " * 7 + "|")
     heads = of_each_class(Cohort.read(given.data / "head_ct" / "cohort.csv"), given.each)

@@ -1,15 +1,15 @@
-"""Seconds per draw and peak memory of training on this processor, before and after what makes it faster, in one run.
+"""Seconds per draw and peak memory of training on this processor, before and after each speed-up, in one run.
 
     nice -n 5 python benchmarks/training_speed.py --threads 1
 
 Each row is a process of its own, and the rows take turns for ``--rounds`` rounds; the smallest time counts, since other
-work only adds to it. Where the machine is busy, the processor's time on one thread says more than the clock; of rows
-with augmentation beside the step it lacks the other processes' share. A draw is one augmented scan that a step learns
-from, or one scan whose features are read. Inputs are noise of the size that is named; every tile and slice is computed.
-Peak memory is that of the process over what it had before the first step.
+work only adds to it. On a busy machine, processor time on one thread says more than elapsed time; in rows that augment
+beside the step it lacks the other processes' share. A draw is one augmented scan that a step trains on, or one scan
+whose features are computed. Inputs are noise of the size named; every tile and slice is computed. Peak memory is that
+of the process over what it had before the first step.
 
-The rows "front from memory" are what a cache of the frozen stages' maps could save at most: neither augmentation nor
-the frozen stages are computed.
+The rows "front from memory" show the most that caching the maps of the frozen stages could save: neither augmentation
+nor the frozen stages are computed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from med_transfer.processor import keep_freed_memory
 NODULE, BATCH, STEPS = (16, 32, 32), 16, 3
 HEAD = (30, 224, 224)
 LABELS = Labels(("a", "b"))
-Work = Iterator[int]  # does one piece of work at each turn, and says of how many draws
+Work = Iterator[int]  # does one piece of work per turn, and returns its number of draws
 
 
 def config_of(name: str, **sections: dict) -> FinetuneConfig:
@@ -86,7 +86,7 @@ def steps(*, frozen: int = 0, workers: int = 0, kept: bool = True, front_from_me
 
 
 def augmented() -> Work:
-    """The batches of a training, and no step."""
+    """The batches of a training, without a step."""
     truth = np.eye(2, dtype=bool)[np.arange(32) % 2]
     data = FoldData(LABELS, Part(scans(NODULE, 32), [(1.0, 1.0, 1.0)] * 32, truth))
     config = config_of("med-transfer-small")
@@ -95,7 +95,7 @@ def augmented() -> Work:
 
 
 def behind_the_front(network: Classifier, frozen: int, batch: tuple) -> Iterator[tuple]:
-    """The same batch for ever, as the last frozen stage gives it; the network begins behind that."""
+    """The same batch repeatedly, as the last frozen stage returns it; the network starts after that."""
     images, truth = batch
     encoder, front = network.encoder, network.encoder.stages()[:frozen]
     with torch.no_grad():
@@ -105,7 +105,7 @@ def behind_the_front(network: Classifier, frozen: int, batch: tuple) -> Iterator
     behind = encoder.stages()[frozen:]
 
     def forward(x: torch.Tensor) -> list[torch.Tensor]:
-        given = maps[2:]  # the stem's output is no map of a stage
+        given = maps[2:]  # the stem's output is not a stage's map
         for stage in behind:
             x = stage(x)
             given = [*given, x]
@@ -117,7 +117,7 @@ def behind_the_front(network: Classifier, frozen: int, batch: tuple) -> Iterator
 
 
 def features(runtime: FrozenRuntime, name: str, shape: tuple[int, int, int], pooling: str = "") -> Work:
-    """Features of new scans by a frozen network; the conversion is in the first turn, which does not count."""
+    """Features of new scans by a frozen network; the conversion happens in the first turn, which does not count."""
     keep_freed_memory()
     config = config_of(name, transfer={"strategy": "linear_probe"}, training={"batch_size": 2})
     config = config.model_copy(update={"backbone": config.backbone.model_copy(update={"runtime": runtime})})
@@ -159,7 +159,7 @@ ARMS: dict[str, Callable[[], Work]] = {
 
 
 def measure(arm: str, threads: int) -> dict[str, float]:
-    """In this process."""
+    """Measure in this process."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     started, work = time.perf_counter(), ARMS[arm]()
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--arm", choices=list(ARMS), help="measure this one, here, and print JSON")
+    parser.add_argument("--arm", choices=list(ARMS), help="measure this row in this process and print JSON")
     given = parser.parse_args()
     if given.arm:
         print(json.dumps(measure(given.arm, given.threads)))

@@ -1,12 +1,12 @@
-"""What a training step costs on this processor: MONAI's spatial transforms, memory layout, kept memory, and bf16.
+"""What a training step costs on this processor: MONAI's spatial transforms, memory layout, retained memory, and bf16.
 
     OMP_NUM_THREADS=2 python benchmarks/training_step.py
 
-Milliseconds, medians. Transforms run on one thread and a 36 x 36 x 36 image; a step is forward and backward of
-resnet18-w32 on 16 images of 32 x 32 x 32, with glibc as it is and then kept from giving memory back. Slices: 16 of 160
-x 160 in three windows through EfficientNet-Lite0, with random weights. bf16 is timed on two, since a processor that
-only emulates it is very slow. Last, whether equal steps give equal gradients whatever the memory held before
-(docs/decisions/0006).
+Milliseconds, medians. Transforms run on one thread and a 36 x 36 x 36 image. A step is forward and backward of
+resnet18-w32 on 16 images of 32 x 32 x 32, with glibc's default settings and then kept from returning memory. Slices: 16
+of 160 x 160 in three windows through EfficientNet-Lite0, with random weights. bf16 is timed on two images, since a
+processor that only emulates it is very slow. Finally, whether equal steps give equal gradients whatever memory held
+before (docs/decisions/0006).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def time_slices(layout: torch.memory_format, *, training: bool, repeats: int) ->
 
 
 def unequal_gradients(*, bf16: bool, repeats: int = 4) -> str:
-    """Of equal steps from equal weights, each after freed memory was filled with NaN."""
+    """Gradients that differ between equal steps from equal weights, after filling freed memory with NaN."""
     torch.manual_seed(0)
     network, images = load_backbone("resnet18-w32").encoder.train(), torch.randn(4, 1, 32, 32, 32)
 

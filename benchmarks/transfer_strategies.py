@@ -2,7 +2,7 @@
 
     python benchmarks/transfer_strategies.py --out /tmp/strategies
 
-A source network learns nine kinds of lesion; the target asks for three lesion textures. After a kill it goes on.
+A source network learns nine kinds of lesion; the target is three lesion textures. Resumes after a kill.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TARGET = PhantomConfig(
 
 # A small input and few epochs: minutes on two cores. Lesions are 8 to 28 mm wide, pixels over 3 mm.
 _INPUT = {"region": "roi", "shape": [16, 16, 16], "spacing_mm": [2.0, 2.0, 2.0]}
-_NETWORK = {"name": "resnet18-w32"}  # random values: the source is learned here
+_NETWORK = {"name": "resnet18-w32"}  # random weights: the source is trained here
 SOURCE_CONFIG = FinetuneConfig.model_validate(
     {
         "backbone": _NETWORK,
@@ -43,7 +43,7 @@ SOURCE_CONFIG = FinetuneConfig.model_validate(
             "label_smoothing": 0.0,
             "monitor": "macro_auc",
         },
-        # Light: the patients are many, and each is seen a few times only.
+        # Little augmentation: there are many patients, and each is seen only a few times.
         "augmentation": {
             "strength": 0.4,
             "mixup": 0.0,
@@ -114,7 +114,7 @@ def settings(transfer: dict, weights: Path | None, seed: int) -> FinetuneConfig:
 
 
 def report(name: str, seed: int, target: Path, config: FinetuneConfig, out: Path) -> None:
-    """One row. Seconds are of training alone, from the run's log; reading the scans is the same for all."""
+    """One row. Seconds are of training only, from the run's log; reading the scans is the same for all."""
     metrics = mt.finetune(target, config, out).metrics
     auc, sensitivity = metrics.macro_auc, metrics.balanced_accuracy
     gap = metrics.generalisation_gap.difference if metrics.generalisation_gap else None
@@ -130,7 +130,7 @@ def report(name: str, seed: int, target: Path, config: FinetuneConfig, out: Path
 
 
 def training_seconds(run: Path) -> float:
-    """From the written lock, after which training begins, to the written bundle."""
+    """From writing the lock, after which training begins, to writing the bundle."""
     return (run / "bundle").stat().st_mtime - (run / "cohort.lock.json").stat().st_mtime
 
 

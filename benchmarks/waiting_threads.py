@@ -1,9 +1,9 @@
-"""How long a network's threads may spin before they sleep, on cores that are free and on cores that others want, too.
+"""How long a network's threads should spin before they sleep, on free cores and on cores shared with other processes.
 
     python benchmarks/waiting_threads.py > table.md
 
 resnet18-w32 with random weights: a forward pass of 16 x 16 x 16 and of 64 x 96 x 96 voxels, and a training step of 8
-scans of 16 x 32 x 32, with as many threads as there are cores. *Others*: processes a core that count.
+scans of 16 x 32 x 32, with as many threads as there are cores. *Others*: counting processes per core.
 Medians of milliseconds; each cell is a process of its own. Prints Markdown.
 """
 
@@ -43,7 +43,7 @@ def milliseconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def measure() -> None:
-    """Prints three figures."""
+    """Print three figures."""
     torch.manual_seed(0)
     network = Classifier(load_backbone("resnet18-w32", scratch=True, seed=0).encoder, 2).eval()
     small, large, batch = (

@@ -1,13 +1,13 @@
-"""Whole scans with one label each: what ``plan`` chooses against other ways, all cross-fitted on the same folds.
+"""Whole scans with one label each: the choice of ``plan`` against alternatives, all cross-fitted on the same folds.
 
-Each arm is a run of ``finetune``, five times five folds by patient (once where a network is trained or pretrained, else
-it takes days), the planned config with the arm's own settings over it; a linear head chooses its own penalty on inner
-folds. The handcrafted baseline is that of the planned run. Finished runs are not trained again.
+Each arm is a run of ``finetune``, five times five folds by patient (once if a network is trained or pretrained, which
+would take days), with the arm's settings over the planned config; a linear head chooses its own penalty on inner folds.
+The handcrafted baseline is that of the planned run. Finished runs are not repeated.
 
     python benchmarks/whole_scans.py --data FOLDER --out runs/whole head_ct brain_mr --arms plan brain
 
-FOLDER/head_ct/cohort.csv and FOLDER/brain_mr/cohort.csv are tables of whole scans. ``--labels 10 20`` learns from so
-many patients a class. The table goes to stdout; ``med-transfer compare`` gives the paired intervals.
+FOLDER/head_ct/cohort.csv and FOLDER/brain_mr/cohort.csv are tables of whole scans. ``--labels 10 20`` trains on that
+many patients per class. The table goes to stdout; ``med-transfer compare`` gives the paired intervals.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 
 
 def few_labels(cohort: Cohort, n: int | None, seed: int = 0) -> Cohort:
-    """So many patients of each class, of the same order for every number."""
+    """A number of patients per class, from the same order for every number."""
     if n is None:
         return cohort
     order = np.random.default_rng(seed).permutation(len(cohort))
@@ -75,7 +75,7 @@ def few_labels(cohort: Cohort, n: int | None, seed: int = 0) -> Cohort:
 
 
 def run_arm(cohort: Cohort, arm: str, seed: int, folder: Path) -> tuple[Run, float]:
-    """The run, and the minutes that it took, plan included."""
+    """The run, and the minutes it took, including the plan."""
     done = folder / "minutes.json"
     started = time.monotonic()
     if not done.exists():
@@ -103,8 +103,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/whole"))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--seed", type=int, default=0, help="of the division into folds, and of the training")
-    parser.add_argument("--labels", nargs="*", type=int, default=[], help="patients a class; none: all")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the folds and of the training")
+    parser.add_argument("--labels", nargs="*", type=int, default=[], help="patients per class; default: all")
     arguments = parser.parse_args()
     for name in arguments.cohorts:
         whole = Cohort.read(arguments.data / name / "cohort.csv")
