@@ -1,1 +1,1 @@
-"""The evaluating job: predictions of scans with known labels, their metrics and their report."""
+"""Evaluation of labelled scans: predictions, metrics and report."""

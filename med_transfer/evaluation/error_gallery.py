@@ -1,4 +1,4 @@
-"""The errors that a report shows: which ones, with where the network looked."""
+"""Choose the errors that a report shows, and draw them with a map of where the network looked."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from med_transfer.progress import Progress, silent
 from med_transfer.report.run_summary import MapChecks, Miss
 from med_transfer.scans import geometry
 
-_DRAWS, _RANDOM_REGIONS = 1, 10  # for each error; over the errors of a gallery they add up
-_PICTURE = PictureStyle("jpeg", height_inches=1.2)  # two stand side by side on the page
+_DRAWS, _RANDOM_REGIONS = 1, 10  # per error; the checks are pooled over the gallery
+_PICTURE = PictureStyle("jpeg", height_inches=1.2)  # two fit side by side on the page
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Error:
     """One wrong call.
 
     Attributes:
-        scan: index.
-        kind: ``miss``: a class that is there and was not called; ``confident``: a wrong call that was sure of itself.
-        class_index: what is explained: the class called wrongly; where none was called, the one missed.
+        scan: index of the scan.
+        kind: ``miss`` for a class that is present but was not called, ``confident`` for a confident wrong call.
+        class_index: the class to explain: the one called wrongly, or if none was, the one missed.
     """
 
     scan: int
@@ -53,13 +53,14 @@ class Error:
 def chosen_errors(
     truth: NDArray[np.bool_], predicted: NDArray[np.bool_], probabilities: NDArray[np.float64], n: int
 ) -> list[Error]:
-    """At most ``n`` errors, each scan once: half of them misses, class by class, the rest the surest wrong calls.
+    """Choose at most ``n`` errors, each of another scan: half misses, taken from each class in turn, half confident.
 
-    A class's misses come in order of the probability that it got, least first.
+    The misses of a class are ordered by ascending probability of that class, the wrong calls by descending probability.
 
     Args:
-        truth, predicted: boolean [scan, class]; probabilities in [0, 1] of the same shape.
-        n: how many.
+        truth, predicted: boolean [scan, class].
+        probabilities: [scan, class], in [0, 1].
+        n: largest number of errors.
     """
     missed, wrongly = truth & ~predicted, predicted & ~truth
     by_class = [
@@ -93,20 +94,19 @@ def gallery(
     fold_of: Sequence[int] = (),
     progress: Progress = silent,
 ) -> tuple[list[Miss], MapChecks | None]:
-    """Pictures of at most ``n`` errors with a map over them, and how far these maps can be trusted.
+    """Return pictures of at most ``n`` errors with heat maps, and checks of how far the maps can be trusted.
 
-    The row of each is its scan's position in ``prepared``: whoever writes the table knows where in it that is.
-    The map is the attention where slices or tiles are pooled by one that was trained, and Grad-CAM elsewhere.
+    The map shows attention if slices or tiles are pooled by trained attention, else Grad-CAM. ``row`` of a result is
+    the scan's position in ``prepared``, which the caller converts to a row of the table.
 
     Args:
-        record: of the bundle that is evaluated.
-        ensemble: its network; on a GPU while it is explained, when there is one, and then on the CPU.
+        record: record of the evaluated bundle.
+        ensemble: its network; moved to a GPU if there is one, and afterwards to the CPU.
         prepared: the scans, as the network sees them.
-        predictions: of the same scans, in their order.
-        n: how many; with 0, or without an error, there is nothing and None.
-        fold_of: where the scans trained fold models, the one of each that did not train on it, which alone is
-            explained then; else empty.
-        progress: told of each map.
+        predictions: predictions of the same scans, in order.
+        n: largest number of errors; if 0, or without errors, the result is empty and None.
+        fold_of: for validation scans, the fold model of each that did not train on it and is explained; else empty.
+        progress: progress callback, called after each map.
     """
     if not n or not predictions:
         return [], None
@@ -145,7 +145,7 @@ def gallery(
 
 
 def _called(record: BundleRecord, predictions: Sequence[Prediction]) -> NDArray[np.bool_]:
-    """[scan, class], as each prediction says: its thresholds may be its own."""
+    """Calls [scan, class] as stated in each prediction, since thresholds may differ between scans."""
     named = [one.predicted.split(";") if record.labels.multilabel else [one.predicted] for one in predictions]
     return np.array([[name in names for name in record.classes] for names in named])
 
@@ -156,7 +156,7 @@ def _explained_errors(
     for seed, (error, ensemble) in enumerate(zip(errors, networks, strict=True)):
         device = next(ensemble.parameters()).device
         image = torch.from_numpy(prepared.tensors[error.scan].astype(np.float32)).to(device)
-        # each with random weights and regions of its own
+        # a seed of its own for each, for the random weights and regions
         checks = MapCheckSettings(draws=_DRAWS, n_random=_RANDOM_REGIONS, seed=seed)
         yield explain(ensemble, image, error.class_index, method, checks)
         progress("pictures of errors", seed + 1, len(errors))
@@ -165,7 +165,7 @@ def _explained_errors(
 def _picture(
     record: BundleRecord, scan: PreparedScan, explanation: Explanation
 ) -> tuple[bytes, Literal["region", "peak", "middle"], bool]:
-    """JPEG in the patient's proportions, through which point its planes go, and whether they are slices of a few."""
+    """JPEG in the patient's proportions, the point its planes pass through, and whether the scan has few slices."""
     preprocessing, voxels = record.preprocessing, scan.tensor[0].astype(np.float32)
     depth, height, width = voxels.shape
     spacing = preprocessing.spacing_mm or scan.voxel_mm

@@ -1,4 +1,4 @@
-"""Evaluating a bundle on scans it has not seen: predictions.csv, metrics.json and report.html."""
+"""Evaluate a bundle on scans it has not seen: predictions.csv, metrics.json and report.html."""
 
 from __future__ import annotations
 
@@ -44,19 +44,20 @@ _BATCH = 16
 
 @dataclass(frozen=True, eq=False)
 class EvaluationInput:
-    """A network's predictions of scans with labels, and what else is known of both: metrics and report are made of it.
+    """A network's predictions of labelled scans, and everything else that metrics and report are made from.
 
     Attributes:
-        record, ensemble: the bundle that is evaluated, and its network.
-        prepared: the scans, as the network sees them, with the scans that could not be used.
-        probabilities: [scan, class]; novelty: [scan]; see :func:`predict`.
-        summary: what the report says of the run.
-        baselines: name to probabilities [scan, class] on the same scans.
-        known_figures: figures that are not computed from these predictions.
-        curves: of the training.
-        cross_fitted: rows, and the record that decides on them, where the scans are validation scans; empty: ``record``
-            decides on all.
-        fold_of: of each validation scan the fold model that did not train on it; empty: the scans trained none.
+        record, ensemble: record and network of the evaluated bundle.
+        prepared: the scans, as the network sees them, including records of those that failed.
+        probabilities: [scan, class], see :func:`predict`.
+        novelty: [scan], in [0, 1].
+        summary: summary of the run for the report.
+        baselines: probabilities [scan, class] on the same scans, by name.
+        known_figures: contents of metrics.json that are not computed from these predictions.
+        curves: learning curves of the training.
+        cross_fitted: for validation scans, rows with the record whose thresholds apply to them; empty if ``record``
+            applies to all.
+        fold_of: for validation scans, the fold model of each that did not train on it; else empty.
     """
 
     record: BundleRecord
@@ -72,7 +73,7 @@ class EvaluationInput:
     fold_of: Sequence[int] = ()
 
     def answers(self, probabilities: NDArray[np.float64]) -> list[Prediction]:
-        """The scans' predictions with probabilities [scan, class]."""
+        """Return the scans' predictions for given probabilities [scan, class]."""
         records = dict.fromkeys(range(len(probabilities)), self.record)
         for rows, record in self.cross_fitted:
             records |= dict.fromkeys(rows.tolist(), record)
@@ -84,7 +85,7 @@ class EvaluationInput:
         ]
 
     def labelled(self, probabilities: NDArray[np.float64]) -> LabelledPredictions:
-        """Probabilities [scan, class] with the scans' truth, at the bundle's operating point."""
+        """Return given probabilities [scan, class] with the scans' truth, at the bundle's operating point."""
         cohort, point = self.prepared.cohort, self.record.operating_point
         predictions = LabelledPredictions.of(cohort.truth, probabilities, cohort.patients, cohort.labels, point)
         if not self.cross_fitted:
@@ -105,19 +106,23 @@ def evaluate(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Metrics:
-    """Write predictions, metrics and report of scans with labels.
+    """Write predictions, metrics and report of labelled scans, and return the metrics.
 
-    A bundle with a fusion gets it measured too. The table's ``predicted`` stays the network's own; metrics and report
-    are the fused model's where the fusion says so and every scan could be fused.
+    A fusion in the bundle is evaluated too. Column ``predicted`` of the table is always the network's own call; metrics
+    and report are those of the fused model if the fusion says so and every scan could be fused.
 
     Args:
-        given: what is evaluated.
+        given: the predictions to evaluate.
         out: folder to write to.
-        config: which intervals the rates get, and the prevalence to state predictive values at.
-        subgroups: columns to measure by; None: every suitable one.
-        explain: how many errors are shown.
-        seed: of the bootstrap.
-        progress: told how far the pictures are.
+        config: interval method of the rates, and prevalences at which to state predictive values.
+        subgroups: columns to report subgroups by; None for every suitable one.
+        explain: number of errors to show.
+        seed: random seed of the bootstrap.
+        progress: progress callback for the pictures of errors.
+
+    Raises:
+        UsageError: a prevalence is stated for an unknown class.
+        OutputError: a file cannot be written.
     """
     began = time.monotonic()
     record, prepared = given.record, given.prepared
@@ -127,7 +132,8 @@ def evaluate(
         predictions, reported, fusion = _fused(given, record.fusion, predictions, seed)
         reporting = _called_as_fused(given, record.fusion) if fusion.report == "fused" else given
     rows = _write_table(out / "predictions.csv", record, [*predictions, *prepared.failed])
-    # Of the network's own probabilities, also where the fused model is reported; not measured where they were learned.
+    # Prediction sets use the network's own probabilities, also if the fused model is reported. On the validation scans
+    # that their thresholds were learned from they are not measured.
     sets = None if given.cross_fitted else record.prediction_sets
     labelled = reporting.labelled(reported)
     metrics = compute_metrics(
@@ -159,7 +165,7 @@ def evaluate(
 def _abstained(
     labelled: LabelledPredictions, predictions: Sequence[Prediction], above: float | None
 ) -> Abstained | None:
-    """How many predictions abstain and why, and how good the others are."""
+    """Number of predictions that abstain, by reason, and performance on the others; None if none can abstain."""
     if above is None:
         return None
     answered = np.array([not prediction.abstained for prediction in predictions])
@@ -174,7 +180,7 @@ def _abstained(
 def _fused(
     given: EvaluationInput, fusion: Fusion, predictions: Sequence[Prediction], seed: int
 ) -> tuple[list[Prediction], NDArray[np.float64], FusionMetrics]:
-    """The predictions with their fused probabilities, the probabilities to report, and what the fusion is worth."""
+    """Predictions with fused probabilities added, probabilities [scan, class] to report, and metrics of the fusion."""
     scans = fusion_scans(given.prepared, given.probabilities)
     fused = fusion.fuse(scans)
     reported = fusion.report == "fused" and bool(fused.done.all())
@@ -184,7 +190,7 @@ def _fused(
 
 
 def _called_as_fused(given: EvaluationInput, fusion: Fusion) -> EvaluationInput:
-    """The fused model's probabilities have frequencies of their own to be called beyond."""
+    """Use the fused model's own balanced operating point, as its probabilities reflect other class frequencies."""
     record = given.record
     balanced = record.chosen_point is not None and record.chosen_point.rule == "balanced_argmax"
     point = fusion.balanced_point if balanced else record.operating_point
@@ -195,7 +201,7 @@ def _called_as_fused(given: EvaluationInput, fusion: Fusion) -> EvaluationInput:
 def predict(
     ensemble: Ensemble, prepared: PreparedCohort, progress: Progress = silent
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Probabilities [scan, class] and novelty [scan] of prepared scans; on a GPU when there is one."""
+    """Return probabilities [scan, class] and novelty [scan] of prepared scans, computed on a GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     ensemble = ensemble.to(device).eval()
     tensors, results = prepared.tensors, []
@@ -210,14 +216,14 @@ def predict(
 
 
 def fusion_scans(prepared: PreparedCohort, probabilities: NDArray[np.float64]) -> FusionScans:
-    """What a fusion needs to know of prepared scans."""
+    """Return the fusion inputs of prepared scans, with the network's probabilities [scan, class]."""
     cases = prepared.cohort.cases
     named = with_values([case.columns for case in cases])
     return FusionScans(probabilities, prepared.handcrafted, [case.within for case in cases], named)
 
 
 def as_development(prepared: PreparedCohort) -> Development:
-    """What the acquisition baseline learns from prepared scans."""
+    """Return prepared scans as training data of the acquisition baseline."""
     cohort = prepared.cohort
     return Development(prepared.acquisitions, cohort.truth, cohort.patients, cohort.labels)
 
@@ -249,8 +255,8 @@ def _fusion_metrics(
 
 
 def _write_table(path: Path, record: BundleRecord, predictions: Sequence[Prediction]) -> list[int]:
-    """The row that each prediction has in the table, which is in an order of its own; the header is row 1."""
-    path.unlink(missing_ok=True)  # evaluated anew, never resumed
+    """Write the table, which is sorted, and return the row of each prediction in it; the header is row 1."""
+    path.unlink(missing_ok=True)  # an evaluation never resumes an earlier table
     with PredictionTable(path, record.labels, fused=record.fusion is not None) as table:
         lines = [table.append(prediction) for prediction in predictions]
         table.finish()

@@ -1,4 +1,4 @@
-"""``evaluation.json``: which bundle and which cohort a folder's figures are of, so that others do not replace them."""
+"""``evaluation.json`` records the bundle and cohort of an evaluation folder, so that others do not overwrite it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ RECORD_FILE = "evaluation.json"
 
 
 class EvaluationRecord(BaseModel):
-    """What an evaluation's figures are of.
+    """Bundle and cohort of an evaluation.
 
     Attributes:
-        bundle: ``lock_hash`` of the bundle; it changes with every decision and weight of it.
-        cohort: hash of the table's full path, which may name a patient; empty: a cohort made in Python. Labels and
-            rows may be corrected and evaluated again.
+        bundle: ``lock_hash`` of the bundle, which changes with any decision or weight.
+        cohort: hash of the table's absolute path, as the path may contain a patient's name; empty for a cohort made in
+            Python. It does not depend on the content, so labels and rows may be corrected and evaluated again.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -31,18 +31,18 @@ class EvaluationRecord(BaseModel):
 
     @classmethod
     def of(cls, record: BundleRecord, cohort: Cohort) -> EvaluationRecord:
-        """Of a bundle on a cohort."""
+        """Return the record of a bundle evaluated on a cohort."""
         path = "" if cohort.path is None else str(Path(cohort.path).resolve())
         return cls(
             bundle=record.lock_hash, cohort=path and hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
         )
 
     def claim(self, folder: Path) -> None:
-        """Write it into the folder.
+        """Write the record into the folder.
 
         Raises:
-            UsageError: the folder holds the evaluation of another bundle or of another cohort.
-            OutputError: it cannot be written.
+            UsageError: the folder holds the evaluation of another bundle or cohort.
+            OutputError: the record cannot be written.
         """
         there = self._read(folder)
         other = [name for name in ("bundle", "cohort") if there and getattr(there, name) != getattr(self, name)]
@@ -57,7 +57,7 @@ class EvaluationRecord(BaseModel):
 
     @classmethod
     def _read(cls, folder: Path) -> EvaluationRecord | None:
-        """None: there is none, as in folders from before it was written, or it is damaged."""
+        """Read a folder's record; None if it is damaged or missing, as in folders of older versions."""
         try:
             return cls.model_validate_json((folder / RECORD_FILE).read_bytes())
         except (OSError, ValidationError):

@@ -1,4 +1,4 @@
-"""A bundle evaluated on another cohort: an external validation, or the run's own test patients once more."""
+"""Evaluate a bundle on another cohort, as external validation, or again on the run's own test patients."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What a user may choose of an evaluation on another cohort.
+    """User settings of an evaluation on another cohort.
 
     Attributes:
-        subgroups: columns to measure by; None: every suitable one.
-        allow_overlap: evaluate scans that the network has learned from too; metrics and report then say how many.
-        language: of the report.
-        config: which intervals the rates get, and the prevalence to state predictive values at.
-        gallery: number of errors, at most 12, that the report shows with where the network looked.
-        public_key: PEM file of whoever must have signed the bundle; None takes an unsigned one, too, and says so.
+        subgroups: columns to report subgroups by; None for every suitable one.
+        allow_overlap: also evaluate scans that the network was trained on; metrics and report then state how many.
+        language: language of the report.
+        config: interval method of the rates, and prevalences at which to state predictive values.
+        gallery: number of errors, at most 12, that the report shows with heat maps.
+        public_key: PEM file of the required signer's key; None also accepts an unsigned bundle, with a warning.
     """
 
     subgroups: Sequence[str] | None = None
@@ -84,26 +84,30 @@ def evaluate_bundle(
     settings: EvaluationSettings = EvaluationSettings(),
     progress: Progress = silent,
 ) -> Metrics:
-    """Predict a labelled cohort and write predictions.csv, metrics.json and report.html. It counts as test-set access.
+    """Predict a labelled cohort and write predictions.csv, metrics.json and report.html. Counts as test-set access.
 
     Args:
-        bundle: a bundle folder, or the run folder that holds one.
+        bundle: a bundle folder, or a run folder that contains one.
         cohort: the table; its classes must be the bundle's.
         out: folder to write to.
         settings: what is measured and shown.
-        progress: told how far it is.
+        progress: progress callback.
 
     Raises:
-        UsageError: no such column; a prevalence is stated of no class; the run's test access log is damaged; ``out``
-            holds an evaluation of another bundle or cohort.
-        PatientLeak: a patient or a scan that the bundle, its source or its pretraining was trained on.
-        CohortError, BundleError, NothingDone, OutputError: as their names say.
+        UsageError: a subgroup column does not exist, a prevalence is stated for an unknown class, the run's test access
+            log is damaged, the public key cannot be read, or ``out`` holds an evaluation of another bundle or cohort.
+        PatientLeak: the bundle, its source or its pretraining was trained on a patient or scan of the cohort.
+        CohortError: the table is unusable, or has other classes than the bundle.
+        BundleError: the bundle is damaged, was changed, or is not signed by the required key.
+        NothingDone: no scan can be used.
+        FolderInUse: another run is using ``out``.
+        OutputError: a file cannot be written.
     """
     started, out, config = time.monotonic(), Path(out), settings.config
     folder = bundle_folder(bundle)
     record = read_record(folder)
     if settings.public_key is not None:
-        verify_bundle(folder, settings.public_key)  # before anything is read
+        verify_bundle(folder, settings.public_key)  # before any scan is read
     if isinstance(cohort, Cohort):
         cohort = cohort.of_classes(record.labels)
     else:
@@ -111,7 +115,7 @@ def evaluate_bundle(
     check_subgroups(cohort, settings.subgroups)
     checked_prevalence(config.prevalence, cohort.labels)
     warn_of_other_spellings(cohort, record.trained_on.patient_hashes)
-    if not settings.allow_overlap:  # by patient, before anything is read
+    if not settings.allow_overlap:  # by patient, before any scan is read
         _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))
     with sole_writer(out, "an evaluation"), log_file(out / "run.log", delay=True):
         EvaluationRecord.of(record, cohort).claim(out)
@@ -138,7 +142,7 @@ def evaluate_bundle(
 def _predicted(
     record: BundleRecord, network: Ensemble, prepared: PreparedCohort, access: AccessCounts, progress: Progress
 ) -> EvaluationInput:
-    """The scans' predictions, and all that is known of them."""
+    """Predict the scans, and collect everything that the evaluation needs."""
     probabilities, novelty = predict(network, prepared, progress)
     overlap = _overlap(record, prepared)
     within, shortcuts = baselines_within(prepared.handcrafted, as_development(prepared))
@@ -156,7 +160,7 @@ def _predicted(
 
 @contextmanager
 def _test_access(record: BundleRecord, prepared: PreparedCohort, bundle: Path, out: Path) -> Iterator[AccessCounts]:
-    """Counted in the run folder; where there is none, or it cannot be written to, in the output folder."""
+    """Log the test-set access in the run folder, or in the output folder if there is none or it is read-only."""
     run = run_folder(bundle)
     of_run = run / ACCESS_LOG_FILE if run else None
     writable = of_run is not None and os.access(of_run if of_run.exists() else of_run.parent, os.W_OK)
@@ -180,9 +184,9 @@ def _test_access(record: BundleRecord, prepared: PreparedCohort, bundle: Path, o
 
 
 def _prevalence(record: BundleRecord, n_scans: int) -> dict[str, NDArray[np.float64]]:
-    """The baseline of who knows only how frequent the classes were in development; none where the bundle forgot.
+    """The prevalence baseline from the development scans; none if the bundle does not state their class shares.
 
-    The shares of the cohort at hand would be taken from the very labels that are to be predicted.
+    The shares of this cohort cannot be used: they come from the labels that are to be predicted.
     """
     if record.development is None:
         return {}

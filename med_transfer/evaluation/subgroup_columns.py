@@ -1,4 +1,4 @@
-"""Which columns divide a cohort into subgroups: those of the table, and how the scans were made."""
+"""Choose the columns that divide a cohort into subgroups: those of the table, and acquisition facts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from med_transfer.metrics.grouping import Grouping, group_column, is_private
 
 log = logging.getLogger(__name__)
 
-# Every further column weakens the correction for all; the rest of the facts can be asked for by name.
+# Every column makes the multiple-testing correction stricter for all; other facts can be requested by name.
 _FACTS_BY_DEFAULT = (
     *("manufacturer", "scanner_model", "kernel"),
     *("slice_thickness_mm", "slice_spacing_mm", "pixel_spacing_mm"),
@@ -23,10 +23,10 @@ _FACTS_BY_DEFAULT = (
 
 
 def check_subgroups(cohort: Cohort, columns: Sequence[str] | None) -> None:
-    """Before anything is read: whether these columns exist.
+    """Check, before any scan is read, that the subgroup columns exist.
 
     Raises:
-        UsageError: no column of the table, and no fact of a scan, has this name.
+        UsageError: a name is neither a column of the table nor an acquisition fact.
     """
     available = [*_table_columns(cohort), *TEXT_FACTS, *NUMBER_FACTS]
     for column in columns or ():
@@ -43,11 +43,15 @@ def check_subgroups(cohort: Cohort, columns: Sequence[str] | None) -> None:
 def cohort_subgroups(
     prepared: PreparedCohort, columns: Sequence[str] | None = None, channels: Collection[str] = ()
 ) -> list[Grouping]:
-    """Subgroups by the columns named, or by every suitable one.
+    """Return subgroups by the named columns, or by every suitable one.
 
-    Without names, a column that names scans (``channels``), holds names, identifiers or dates by its name, or does not
-    divide the scans, is left out, and the log says so; one that divides them as an earlier one does is only mentioned
-    there. A column that was named is always in the answer, but without subgroups where its values identify people.
+    Args:
+        prepared: the scans.
+        columns: names of table columns or acquisition facts. Named columns are always returned, but without subgroups
+            if their values identify people. None takes every suitable column: not those that suggest names, identifiers
+            or dates, and not those that do not divide the scans. A column that divides them like an earlier one is only
+            listed with that one.
+        channels: columns that name scans, which are never suitable.
     """
     names = (
         columns
@@ -70,7 +74,7 @@ def cohort_subgroups(
 
 
 def _distinct(groupings: Sequence[Grouping]) -> list[Grouping]:
-    """One of those that divide the scans alike; the test's correction should not count them twice."""
+    """Keep one of the columns that divide the scans alike, so that the correction does not count them twice."""
     first: dict[tuple[int, ...], Grouping] = {}
     for grouping in groupings:
         earlier = first.setdefault(grouping.partition, grouping)
@@ -84,7 +88,7 @@ def _table_columns(cohort: Cohort) -> list[str]:
 
 
 def _texts(prepared: PreparedCohort, column: str) -> list[str]:
-    """The column's text of every scan, empty where it says nothing; the table goes before the scan's own header."""
+    """Text of each scan in a column, empty if missing; the table takes precedence over acquisition facts."""
     if column in _table_columns(prepared.cohort):
         texts = [case.columns.get(column, "") for case in prepared.cohort.cases]
     else:

@@ -1,8 +1,8 @@
-"""``test_access_log.jsonl``: every time a network read test scans, under which decisions. Only ever appended to.
+"""``test_access_log.jsonl``: an append-only log of every time a network read test scans, and with which decisions.
 
-A test set answers one question without bias; each further answer that is acted upon costs some of that. So it is
-counted how often it was asked (Dwork et al. 2015, Science 349:636). A line tells the time, the decisions' hash, the
-test set's hash and the operating point; no patient.
+A test set gives an unbiased answer once; each further answer that is acted upon adds bias. Accesses are therefore
+counted (Dwork et al. 2015, Science 349:636). A line holds the time, the hashes of decisions and test set, and the
+operating point, but no patient data.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from med_transfer.model.operating_point import OperatingPoint
 log = logging.getLogger(__name__)
 
 ACCESS_LOG_FILE = "test_access_log.jsonl"
-_OLD_LOG_FILE = "test_openings.jsonl"  # its lines count; it is read and never written
+_OLD_LOG_FILE = "test_openings.jsonl"  # of older versions; counted, but never written
 
 
 class _Line(BaseModel):
@@ -35,15 +35,15 @@ class _Line(BaseModel):
 
 
 class Access(_Line):
-    """A network is about to read test scans.
+    """An access of a network to test scans.
 
     Attributes:
         by: the command.
-        own: whether patients of the run's own test set are among them; None where the bundle does not tell.
-        cohort_hash: of the test set; of the whole cohort's lock in a run.
-        n_scans: that it reads.
-        lock_hash: of the decisions; empty for a bundle from before there were locks.
-        operating_point: which decides how often a test set was read with another one.
+        own: whether patients of the run's own test set are among them; None if unknown.
+        cohort_hash: hash of the test set, or in a run that of the whole cohort's lock.
+        n_scans: number of scans read.
+        lock_hash: hash of the decisions; empty for a bundle older than locks.
+        operating_point: the operating point, by which accesses with another one are counted.
     """
 
     by: Literal["finetune", "evaluate"]
@@ -54,7 +54,7 @@ class Access(_Line):
     operating_point: OperatingPoint
 
     def is_of(self, other: Access) -> bool:
-        """Whether both are of one test set: the run's own, or the same scans."""
+        """Whether both accesses are to the same test set: the run's own, or the same scans."""
         return (self.own and other.own) or self.cohort_hash == other.cohort_hash
 
 
@@ -66,7 +66,7 @@ class _Accessed(_Line):
 
 
 class _Reported(_Line):
-    """The results of an access lie on the disk."""
+    """The results of an access were written."""
 
     event: Literal["reported"] = "reported"
     id: str
@@ -75,19 +75,19 @@ class _Reported(_Line):
 
 @contextmanager
 def record_access(file: Path, access: Access, elsewhere: Path | None = None) -> Iterator[AccessCounts]:
-    """Record an access before the block reads a test scan, and after it that there are results.
+    """Record an access before the block reads a test scan, and its results after the block.
 
-    An access without results, of the same scans under the same decisions, was interrupted: it is gone on with and not
-    counted twice.
+    If the last access was to the same scans with the same decisions and has no results, it was interrupted: it is
+    continued and not counted twice.
 
     Args:
-        file: to append to. A log next to it under the name of earlier versions is counted, too.
-        access: what is about to be read.
-        elsewhere: another log, which cannot be written to and is counted all the same.
+        file: log to append to. A log beside it under the name of older versions is counted too.
+        access: the access to record.
+        elsewhere: another log that is counted but cannot be written.
 
     Raises:
-        UsageError: the file was edited or damaged.
-        OutputError: it cannot be written; nothing has been read then.
+        UsageError: the log was edited or damaged.
+        OutputError: the log cannot be written; no test scan has been read then.
     """
     lines = _read(file)
     interrupted = _interrupted(lines, access)
@@ -101,7 +101,7 @@ def record_access(file: Path, access: Access, elsewhere: Path | None = None) -> 
 
 
 def count(access: Access, earlier: Sequence[Access]) -> AccessCounts:
-    """How often a test set was read, from an access and those before it."""
+    """Return how often a test set was read, from an access and the earlier ones."""
     same = [before for before in earlier if before.is_of(access)]
     return AccessCounts(
         n=len(same) + 1,
@@ -114,14 +114,14 @@ def count(access: Access, earlier: Sequence[Access]) -> AccessCounts:
 
 
 def _interrupted(lines: Sequence[_Accessed | _Reported], access: Access) -> str:
-    """Id of the last access of all when it is this one and has no results; else empty."""
+    """Id of the last logged access if it equals this one and has no results; else empty."""
     if lines and isinstance(lines[-1], _Accessed) and lines[-1].access == access:
         return lines[-1].id
     return ""
 
 
 def _read(file: Path) -> list[_Accessed | _Reported]:
-    """The lines of a log, after those of one under the old name."""
+    """Lines of a log, preceded by those of a log under the old name."""
     old = file.with_name(_OLD_LOG_FILE)
     if old.exists():
         log.warning("%s is now called %s: its lines are counted, new ones go there", old, file.name)
@@ -129,7 +129,7 @@ def _read(file: Path) -> list[_Accessed | _Reported]:
 
 
 def _read_file(file: Path) -> list[_Accessed | _Reported]:
-    """A last line without its end was cut off by a kill, before anything was read."""
+    """Lines of one file; an unterminated last line is ignored: writing was interrupted before any scan was read."""
     if not file.exists():
         return []
     try:
@@ -156,7 +156,7 @@ def _parse(line: bytes, file: Path, number: int) -> _Accessed | _Reported:
 
 
 def _append(file: Path, line: _Accessed | _Reported) -> None:
-    """One whole line, on the disk before anything else happens."""
+    """Append one whole line and sync it to disk."""
     text = line.model_dump_json().encode() + b"\n"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Runs side by side: differences with paired intervals, tests as a second opinion, and a page to read."""
+"""Comparison of runs: paired differences with intervals, tests as a second opinion, and a report page."""
 
 import lazy_loader
 

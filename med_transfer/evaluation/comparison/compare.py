@@ -1,4 +1,4 @@
-"""Every run against a reference, on the test scans that it shares with it."""
+"""Compare every run with a reference, on the test scans that both predicted."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from med_transfer.metrics.records.metrics import Metrics
 
 @dataclass(frozen=True)
 class Comparison:
-    """One run against the reference: differences are this run minus the reference; None for the reference itself.
+    """Comparison of a run with the reference. Differences are run minus reference; None for the reference itself.
 
     Attributes:
-        metrics: of the run, on its own test scans.
-        n_shared: test scans that both runs predicted: the differences and tests are about these.
+        metrics: metrics of the run on its own test scans.
+        n_shared: test scans that both runs predicted, on which differences and tests are computed.
         n_reference: test scans that the reference predicted.
         sensitivity: difference by class.
-        delong, mcnemar: second opinions, with Holm's correction over the runs that were compared.
-        reported: whose probabilities are compared: the ``network``'s or the ``fused`` model's, as the run reports.
-        margin: the largest loss that would not matter, as stated; None: none was.
-        pairing: of runs that were both cross-validated: in the same ``folds`` and repeats; by the ``first repeat``
-            alone, which both were divided alike for; or in ``other folds``. Else ``test``.
-        delong_margin: whether the macro AUC is less than the margin below the reference's; corrected likewise.
+        delong, mcnemar: tests as a second opinion, Holm-corrected over the compared runs.
+        reported: whether probabilities of the ``network`` or the ``fused`` model are compared, as the run reports.
+        margin: stated non-inferiority margin; None if none was stated.
+        pairing: for two cross-validated runs: ``folds`` if all folds and repeats are equal, ``first repeat`` if only
+            those of the first repeat are, which is then compared, else ``other folds``. For other runs ``test``.
+        delong_margin: test of whether the macro AUC is less than the margin below the reference's, also corrected.
     """
 
     run: Path
@@ -49,7 +49,7 @@ class Comparison:
 
     @property
     def is_reference(self) -> bool:
-        """Whether the others are compared with this run."""
+        """Whether this is the run that the others are compared with."""
         return self.macro_auc is None
 
     @property
@@ -59,15 +59,15 @@ class Comparison:
 
     @property
     def tests(self) -> list[PairedTest]:
-        """The second opinions that there are."""
+        """The tests that were performed."""
         return [test for test in (self.delong, self.mcnemar, self.delong_margin) if test is not None]
 
     def held_to_margin(self, difference: Estimate) -> NonInferiority | None:
-        """One of the differences against the margin; None where none was stated."""
+        """Return the non-inferiority verdict on one of the differences; None if no margin was stated."""
         return None if self.margin is None else non_inferiority(difference, self.margin)
 
     def as_record(self) -> dict[str, object]:
-        """For a program: plain values."""
+        """Return the comparison as JSON values."""
         records = {
             "macro_auc": self.metrics.macro_auc,
             "balanced_sensitivity": self.metrics.balanced_accuracy,
@@ -114,17 +114,19 @@ def compare_runs(
     seed: int = 0,
     n_boot: int = 2000,
 ) -> list[Comparison]:
-    """Each run's metrics and its paired difference to the reference, resampling patients. The reference comes first.
+    """Return each run's metrics and its paired differences to the reference, which comes first.
 
-    Runs whose test scans differ are compared on those that they share with the reference; how many is recorded.
+    Runs whose test scans differ are compared on those shared with the reference, and their number is recorded.
 
     Args:
-        reference: one of the runs, or another; None: the first.
-        margin: for non-inferiority: the largest loss in AUC or sensitivity that would not matter, in (0, 1).
+        runs: folders of finished runs.
+        reference: one of the runs, or another; None takes the first.
+        margin: non-inferiority margin, the largest loss in AUC or sensitivity that would not matter, in (0, 1).
+        seed, n_boot: seed and draws of the patient bootstrap.
 
     Raises:
-        UsageError: fewer than two runs, a margin out of range, a folder that is no finished run, other classes or
-            labels, no shared test scans, or a run that lacks the probabilities that it reports.
+        UsageError: there are fewer than two runs, the margin is out of range, a folder is not a finished run, classes
+            or labels differ, no test scans are shared, or a run lacks the probabilities that it reports.
     """
     if reference is not None:
         runs = [reference, *(run for run in runs if run.resolve() != reference.resolve())]
@@ -141,7 +143,7 @@ def compare_runs(
 
 
 def _corrected(compared: Sequence[Comparison], test: str) -> list[Comparison]:
-    """With Holm's correction of one test over the runs; every run has it, or none."""
+    """Apply Holm's correction to one test over the runs; either every run has it, or none."""
     tests = [paired_test for comparison in compared if (paired_test := getattr(comparison, test)) is not None]
     if not tests:
         return list(compared)

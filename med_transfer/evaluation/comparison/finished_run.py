@@ -1,4 +1,4 @@
-"""A finished run's test scans, and those that two runs share."""
+"""Test scans of a finished run, and those shared by two runs."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Pairing = Literal["test", "folds", "first repeat", "other folds"]
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """What was predicted and what is true, by scan.
+    """Predictions and truth of a finished run, by scan.
 
     Attributes:
-        folds: which part each scan was in, in each repeat of a cross-validation.
+        folds: role of each scan in each repeat of a cross-validation.
     """
 
     folder: Path
@@ -39,7 +39,7 @@ class FinishedRun:
 
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
-        """Raises UsageError: not the folder of a finished run, or one with several regions a scan."""
+        """Read a run folder. Raises UsageError if it is not a finished run, or has several regions per scan."""
         files = ("metrics.json", "predictions.csv", "cohort.lock.json")
         missing = [name for name in files if not (folder / name).exists()]
         if missing:
@@ -58,20 +58,20 @@ class FinishedRun:
 
     @property
     def labels(self) -> Labels:
-        """Its class names."""
+        """The run's classes."""
         return Labels(tuple(self.metrics.labels), self.metrics.multilabel)
 
     @property
     def reported(self) -> Literal["network", "fused"]:
-        """Whose probabilities the run's own metrics are of."""
+        """Whether the run's metrics are those of the network or of the fused model."""
         fusion = self.metrics.fusion
         return "fused" if fusion is not None and fusion.report == "fused" else "network"
 
     def probabilities(self, keys: list[Key]) -> NDArray[np.float64]:
-        """[scan, class], those that the run reports: the fused model's where its metrics are of that.
+        """Return the probabilities [scan, class] that the run reports, of the network or the fused model.
 
         Raises:
-            UsageError: a scan without fused probabilities in a run that reports them.
+            UsageError: a scan has no fused probabilities although the run reports them.
         """
         rows = [self.predictions[key] for key in keys]
         probabilities = [row.fused if self.reported == "fused" else row.probabilities for row in rows]
@@ -85,13 +85,13 @@ class FinishedRun:
         return np.array([[of_scan[name] for name in self.metrics.labels] for of_scan in probabilities])
 
     def calls(self, keys: list[Key]) -> NDArray[np.bool_] | None:
-        """[scan, class], of scans that were called by thresholds of their own; None: by the run's operating point."""
+        """Return the calls [scan, class] of a cross-validated run; None if the run's operating point applies to all."""
         if not self.metrics.out_of_fold:
             return None
         return self.labels.one_hot([_names(self.predictions[key].predicted, self.labels) for key in keys])
 
     def first_repeat(self) -> FinishedRun:
-        """With what the first repeat alone said. Raises UsageError: its table cannot be read."""
+        """Return the run with the predictions of its first repeat. Raises UsageError if the table cannot be read."""
         if self.metrics.repeats is None:
             return self
         rows = read_by_repeat(self.folder / REPEATS_FILE, self.metrics.labels)
@@ -109,7 +109,7 @@ class FinishedRun:
 
 
 def _require_one_row_a_scan(keys: list[Key], folder: Path) -> None:
-    """Of several regions of a scan neither table nor lock tells which is which."""
+    """Refuse several regions per scan, which neither the table nor the lock can tell apart."""
     scans = [key for key, n in Counter(keys).items() if n > 1]
     if scans:
         raise UsageError(
@@ -125,7 +125,10 @@ def _names(predicted: str, labels: Labels) -> str | list[str]:
 
 
 def in_the_same_folds(reference: FinishedRun, other: FinishedRun) -> tuple[FinishedRun, FinishedRun, Pairing]:
-    """Two cross-validated runs as far as they were divided alike: all repeats, the first alone, or as they are.
+    """Return two runs reduced to equal folds if possible, and the kind of pairing (see :class:`Comparison`).
+
+    Cross-validated runs are returned whole if all their folds are equal, or with only the first repeat if its folds
+    are; otherwise both runs are returned unchanged.
 
     Raises:
         UsageError: the table of a run's repeats cannot be read.
@@ -146,10 +149,10 @@ def _key(row: Prediction, truth: dict) -> Key:
 
 
 def shared_scans(reference: FinishedRun, other: FinishedRun) -> tuple[LabelledPredictions, LabelledPredictions]:
-    """The test scans that both predicted, as the reference and as the other scored them, each at its operating point.
+    """Return the predictions of both runs on their shared test scans, each at its own operating point.
 
     Raises:
-        UsageError: other classes, no shared test scan, or a scan that the two runs label differently.
+        UsageError: classes differ, no test scan is shared, or a scan has different labels in the two runs.
     """
     if reference.labels != other.labels:
         names = ", ".join(reference.metrics.labels)

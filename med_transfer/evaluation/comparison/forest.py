@@ -1,4 +1,4 @@
-"""A forest plot of differences as rows of a page: one common axis, one small drawing a row."""
+"""A forest plot of differences as rows of a page: one common axis, one small drawing per row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STEPS = (0.02, 0.05, 0.1, 0.2, 0.25, 0.5)
 
 @dataclass(frozen=True)
 class Row:
-    """A run's difference, its limits as shares of the axis in [0, 1]."""
+    """A run's difference; value and limits as positions along the axis in [0, 1]."""
 
     run: str
     estimate: Estimate
@@ -26,7 +26,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """One measure, all runs."""
+    """One measure for all runs."""
 
     measure: str
     rows: tuple[Row, ...]
@@ -34,9 +34,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Forest:
-    """Groups of rows over an axis from ``-limit`` to ``limit``; ``ticks`` are (share of the axis, value).
+    """Groups of rows over an axis from ``-limit`` to ``limit``.
 
-    ``margin_at`` is the share of the axis at minus the margin; None without a margin.
+    Attributes:
+        ticks: (position along the axis in [0, 1], value).
+        margin_at: position of minus the margin; None without a margin.
     """
 
     groups: tuple[Group, ...]
@@ -46,10 +48,12 @@ class Forest:
 
 
 def forest(comparisons: Sequence[Comparison], names: Sequence[str], t: Translator = ENGLISH) -> Forest:
-    """Macro AUC, balanced sensitivity and each class's sensitivity of every run minus the reference.
+    """Return the plot of macro AUC, balanced sensitivity and each class's sensitivity, run minus reference.
 
     Args:
-        names: of the runs, as the page calls them.
+        comparisons: the reference and the other runs.
+        names: names of the runs on the page.
+        t: translator.
     """
     pairs = [
         (name, comparison) for name, comparison in zip(names, comparisons, strict=True) if not comparison.is_reference
@@ -71,7 +75,7 @@ def forest(comparisons: Sequence[Comparison], names: Sequence[str], t: Translato
 
 
 def differences(comparison: Comparison, t: Translator = ENGLISH) -> dict[str, Estimate]:
-    """Measure, in words, to the difference of a run that is not the reference."""
+    """Return the differences of a run by name of the measure; empty for the reference."""
     overall = {t("Macro AUC"): comparison.macro_auc, t("Balanced sensitivity"): comparison.balanced_sensitivity}
     defined = {name: estimate for name, estimate in overall.items() if estimate is not None}
     return defined | {
@@ -80,7 +84,7 @@ def differences(comparison: Comparison, t: Translator = ENGLISH) -> dict[str, Es
 
 
 def _axis(estimates: Sequence[Estimate], margin: float) -> tuple[float, float]:
-    """Half the width of an axis that shows every interval whole and the margin, and the distance of its ticks."""
+    """Half the width of an axis that contains every interval and the margin, and the distance between ticks."""
     values = [
         abs(value) for estimate in estimates for value in (estimate.value, *(estimate.ci95 or ())) if value is not None
     ]

@@ -1,4 +1,4 @@
-"""``compare.html`` (one file, no network, no scripts), ``compare.md`` and ``compare.json``."""
+"""Write ``compare.html`` (one file, no network access, no scripts), ``compare.md`` and ``compare.json``."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ CHOICE_WARNING = sentence(
 
 
 def write_comparison(comparisons: Sequence[Comparison], out: Path | str, language: Language = "en") -> None:
-    """All three files, into a folder; the page in ``language``, the others in English.
+    """Write all three files into a folder; the page in ``language``, the others in English.
 
     Raises:
-        FolderInUse: another run is at work there.
-        OutputError: one cannot be written.
+        FolderInUse: another run is using the folder.
+        OutputError: a file cannot be written.
     """
     out = Path(out)
     record = {
@@ -78,7 +78,7 @@ def write_comparison(comparisons: Sequence[Comparison], out: Path | str, languag
 
 
 def names_of(comparisons: Sequence[Comparison]) -> list[str]:
-    """Each run's folder by as few of its last parts as tell the runs apart."""
+    """Return short names of the runs: as few trailing path components as distinguish them."""
     parts = [comparison.run.resolve().parts for comparison in comparisons]
     for depth in range(1, max(map(len, parts))):
         names = ["/".join(path[-depth:]) for path in parts]
@@ -88,17 +88,17 @@ def names_of(comparisons: Sequence[Comparison]) -> list[str]:
 
 
 def method_of(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -> str:
-    """How the figures were found."""
+    """Return a description of the statistical methods."""
     return t(METHOD) if comparisons[0].margin is None else f"{t(METHOD)} {t(MARGIN_METHOD)}"
 
 
 def scans_sentence(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -> str:
-    """On which scans the runs were compared."""
+    """Return sentences on the scans and folds on which the runs were compared."""
     return " ".join([_which_scans(comparisons, t), *_which_folds(comparisons, t)])
 
 
 def _which_folds(comparisons: Sequence[Comparison], t: Translator) -> list[str]:
-    """Of cross-validated runs, whether they were divided alike."""
+    """Sentences on whether cross-validated runs share their folds."""
     named = list(zip(names_of(comparisons), comparisons, strict=True))[1:]
     said = []
     for pairing, words in _PAIRINGS.items():
@@ -123,7 +123,7 @@ def _which_scans(comparisons: Sequence[Comparison], t: Translator) -> str:
 
 
 def as_page(comparisons: Sequence[Comparison], language: Language = "en") -> str:
-    """The page as text; equal input gives an equal page."""
+    """Return the HTML page; equal input gives an equal page."""
     t = report_translator(language).reading(_HERE / "compare")
     page = environment(_HERE, t=t)
     names, margin = names_of(comparisons), comparisons[0].margin
@@ -142,7 +142,7 @@ def as_page(comparisons: Sequence[Comparison], language: Language = "en") -> str
 
 
 def as_markdown(comparisons: Sequence[Comparison]) -> str:
-    """Runs, differences, and the second opinions."""
+    """Return runs, differences and tests as Markdown."""
     names, classes = names_of(comparisons), comparisons[0].metrics.labels
     runs: list[tuple[str, ...]] = [
         ("run", "test scans", "macro AUC", "balanced sensitivity", *(f"sensitivity {name}" for name in classes))
@@ -177,7 +177,7 @@ def as_markdown(comparisons: Sequence[Comparison]) -> str:
 
 
 def verdicts(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -> list[tuple[str, str, str, str]]:
-    """Run, measure, difference and what the margin says of it; empty without a margin."""
+    """Return rows of run, measure, difference and non-inferiority verdict; empty without a margin."""
     return [
         (name, measure, signed_text(difference, t, comparison.margin), t.said(verdict.sentence))
         for name, comparison in list(zip(names_of(comparisons), comparisons, strict=True))[1:]
@@ -191,7 +191,7 @@ def _test_row(name: str, test: PairedTest) -> tuple[str, ...]:
 
 
 def estimate_text(estimate: Estimate) -> str:
-    """For example ``0.87 (0.79 to 0.93)``."""
+    """Format an estimate, for example ``0.87 (0.79 to 0.93)``."""
     if estimate.value is None:
         return "undefined"
     limits = " to ".join(told_apart(limit, 2) for limit in estimate.interval or ())
@@ -199,7 +199,10 @@ def estimate_text(estimate: Estimate) -> str:
 
 
 def signed_text(estimate: Estimate, t: Translator = ENGLISH, margin: float | None = None) -> str:
-    """For example ``+0.03 (-0.02 to +0.08)``; with as many decimals as tell it from 0 and from minus the margin."""
+    """Format a difference, for example ``+0.03 (-0.02 to +0.08)``.
+
+    It has enough decimals to be distinguished from 0 and from minus the margin.
+    """
     if estimate.value is None:
         return t("undefined")
     of = (-1.0, 0.0, 1.0) if margin is None else (-1.0, -margin, 0.0, 1.0)
@@ -209,7 +212,7 @@ def signed_text(estimate: Estimate, t: Translator = ENGLISH, margin: float | Non
 
 
 def p_text(p: float | None) -> str:
-    """Three decimals; a dash where there is no test."""
+    """Format a p-value with three decimals; a dash if there is no test."""
     if p is None:
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
