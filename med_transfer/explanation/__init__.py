@@ -1,4 +1,4 @@
-"""Where a network looked: heat maps of a class, in the scan's own coordinates, and how far they can be trusted."""
+"""Heat maps of where a network looked for a class, in the scan's coordinates, and checks of their reliability."""
 
 import lazy_loader
 

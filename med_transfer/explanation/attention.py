@@ -1,4 +1,4 @@
-"""Attention: how much each slice or tile counts in what the network says of a scan, whatever the class.
+"""Attention maps: how much each slice or tile counts in the prediction of a scan, regardless of the class.
 
 Source: Ilse et al. 2018, Attention-based Deep Multiple Instance Learning, ICML, arXiv:1802.04712, section 2.4.
 """
@@ -18,28 +18,28 @@ from med_transfer.errors import ConfigError
 from med_transfer.explanation.heat import HeatMap, extent, painted
 from med_transfer.model.ensemble import Ensemble
 
-_ROUNDING = 1e-5  # a share that differs from an even one by less is even
+_ROUNDING = 1e-5  # smaller deviations from a uniform weight count as 0
 
 
 @dataclass(frozen=True)
 class Attention:
-    """An instance's weight as a share of an even one, less 1: 0 counts as much as the mean instance, -1 not at all.
+    """An instance's weight relative to a uniform one, minus 1: 0 for an average instance, -1 for no weight.
 
-    Mean over the fold models; where tiles overlap, their mean. Attention that has learned nothing gives an empty map.
+    The map is averaged over fold models, and over tiles where they overlap. Untrained attention gives an empty map.
     """
 
     name: ClassVar[str] = "attention"
 
     @torch.inference_mode()
     def __call__(self, ensemble: Ensemble, image: Tensor, class_index: int) -> HeatMap:
-        """See :class:`~med_transfer.explanation.heat.Method`.
+        """Return the map; see :class:`~med_transfer.explanation.heat.Method`. ``class_index`` is ignored.
 
         Raises:
             ConfigError: the network has no attention.
         """
         encoders = [_with_attention(fold_model.encoder) for fold_model in ensemble.fold_models]
         weights = torch.stack([encoder.instance_weights(encoder(image[None]))[0] for encoder in encoders])
-        counted = (weights > 0).sum(dim=1, keepdim=True)  # an empty one has a weight of zero
+        counted = (weights > 0).sum(dim=1, keepdim=True)  # skipped instances have weight 0
         shares = (weights.double() * counted - 1).mean(dim=0).cpu().numpy()
         depth, height, width = image.shape[1:]
         boxes = encoders[0].cuts((depth, height, width))
@@ -49,7 +49,7 @@ class Attention:
 
 
 def looks_by_attention(ensemble: Ensemble) -> bool:
-    """Whether every network pools slices or tiles by an attention that has learned something."""
+    """Whether every fold model pools slices or tiles by trained attention."""
     encoders = [fold_model.encoder for fold_model in ensemble.fold_models]
     return all(isinstance(encoder, InstanceEncoder) and encoder.has_learned_attention for encoder in encoders)
 

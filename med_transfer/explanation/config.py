@@ -1,4 +1,4 @@
-"""How many errors the report shows with maps."""
+"""Config of the error gallery in the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A map together with what is known of its worth."""
+"""A heat map together with checks of its reliability."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Explanation:
 
     Attributes:
         heat: the map on the input grid.
-        probability: of the class, calibrated, mean of the fold models, in [0, 1].
-        deletion: faithfulness; None when the map is empty or nobody asked.
-        sanity: dependence on the weights; None when the map is empty or nobody asked.
+        probability: calibrated probability of the class, averaged over fold models, in [0, 1].
+        deletion: faithfulness check; None if the map is empty or the check was not requested.
+        sanity: check of the dependence on weights; None if the map is empty or the check was not requested.
     """
 
     heat: HeatMap
@@ -32,7 +32,7 @@ class Explanation:
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What speaks against reading the map, one sentence each."""
+        """Reasons not to rely on the map, one sentence each."""
         return tuple(self._doubts())
 
     def _doubts(self) -> Iterator[str]:
@@ -57,14 +57,14 @@ def explain(
     method: Method,
     checks: MapCheckSettings = MapCheckSettings(),  # noqa: B008  frozen
 ) -> Explanation:
-    """The map of one input for one class, with its faithfulness and its dependence on the weights.
+    """Compute the map of one input for one class, and check its faithfulness and its dependence on the weights.
 
     Args:
-        ensemble: in evaluation mode, on the image's device.
-        image: [channel, depth, height, width], as the preprocessing gives it.
-        class_index: of the class.
-        method: how the map is made.
-        checks: how it is put to the test.
+        ensemble: network in evaluation mode, on the image's device.
+        image: preprocessed input [channel, depth, height, width].
+        class_index: index of the class to explain.
+        method: method that computes the map.
+        checks: settings of the checks.
     """
     heat = method(ensemble, image, class_index)
     with torch.inference_mode():

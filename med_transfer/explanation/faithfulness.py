@@ -1,4 +1,4 @@
-"""Deletion: does the probability fall when what the map calls important is hidden, more than when anything else is?
+"""Deletion check: whether hiding the map's important voxels lowers the probability more than hiding others.
 
 Source: Samek et al. 2017, Evaluating the Visualization of What a Deep Neural Network Has Learned, IEEE TNNLS 28:2660;
 Petsiuk et al. 2018, RISE, arXiv:1806.07421 (deletion).
@@ -17,22 +17,22 @@ from med_transfer.explanation.heat import HeatMap
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.features import in_parts
 
-RARE = 0.1  # a drop that more of the other regions reach is no more than chance
+RARE = 0.1  # if a larger share of random regions reaches the drop, it is no better than chance
 _BATCH = 8
 
 
 @dataclass(frozen=True)
 class MapCheckSettings:
-    """How a map is put to the test.
+    """Settings of the checks of a map.
 
     Attributes:
-        share: of the input's voxels, the map's most important ones, that is hidden, in (0, 1); less where fewer speak
-            for the class.
-        fill: what hidden voxels show, in the network's units; None: the mean of the input, of each channel.
-        n_random: regions elsewhere that the hidden one is held against; 0 leaves it out.
-        draws: of random weights for the sanity check, each costing as much as the map; 0 leaves it out. A smooth map
-            correlates with another by chance, so one draw says little.
-        seed: of the random regions and weights.
+        share: share of the input's voxels to hide, the map's most important ones, in (0, 1); less if fewer voxels
+            support the class.
+        fill: value of hidden voxels, in the network's units; None for the mean of each channel.
+        n_random: number of random regions to compare with; 0 skips the deletion check.
+        draws: number of random networks in the sanity check, each as expensive as the map; 0 skips it. Smooth maps
+            correlate by chance, so a single draw says little.
+        seed: random seed of regions and weights.
     """
 
     share: float = 0.05
@@ -44,12 +44,12 @@ class MapCheckSettings:
 
 @dataclass(frozen=True)
 class Deletion:
-    """What hiding the map's most important voxels did to the probability of the class.
+    """Effect on the class's probability of hiding the map's most important voxels.
 
     Attributes:
-        share: of the input's voxels that were hidden, in (0, 1).
-        drop: of the probability, in [-1, 1].
-        random_drops: the same for regions of the same size and shape elsewhere.
+        share: share of the input's voxels that were hidden, in (0, 1).
+        drop: drop of the probability, in [-1, 1].
+        random_drops: drops for regions of the same size and shape elsewhere.
     """
 
     share: float
@@ -58,17 +58,17 @@ class Deletion:
 
     @property
     def random_drop(self) -> float:
-        """Mean drop of the other regions."""
+        """Mean drop over the random regions."""
         return float(np.mean(self.random_drops))
 
     @property
     def as_large_at_random(self) -> float:
-        """Share of the other regions that made the probability fall at least as much, in [0, 1]."""
+        """Share of random regions with at least the same drop, in [0, 1]."""
         return float(np.mean(np.array(self.random_drops) >= self.drop))
 
     @property
     def beats_chance(self) -> bool:
-        """Whether at most a tenth of the other regions cost as much."""
+        """Whether at most a tenth of the random regions have at least the same drop."""
         return self.as_large_at_random <= RARE
 
 
@@ -80,17 +80,17 @@ def deletion(
     heat: HeatMap,
     checks: MapCheckSettings = MapCheckSettings(),
 ) -> Deletion | None:
-    """Hide the most important share of the input, and the same region moved elsewhere at random.
+    """Hide the most important share of the input, then the same region shifted to random places.
 
-    A region that is moved over an edge comes in again at the other side, so that size and shape stay.
+    A shifted region wraps around the edges, so that its size is kept.
 
     Args:
-        ensemble, image, class_index: as the map was made with.
+        ensemble, image, class_index: arguments with which the map was computed.
         heat: the map.
-        checks: what is hidden, by what, and how many other regions it is held against.
+        checks: share and fill of hidden voxels, and number of random regions.
 
     Returns:
-        None when nothing in the map speaks for the class: then there is nothing to hide.
+        None if no voxel of the map supports the class, as there is then nothing to hide.
     """
     if heat.empty:
         return None
@@ -111,7 +111,7 @@ def deletion(
 
 
 def _most_important(values: NDArray[np.float32], share: float) -> NDArray[np.bool_]:
-    """Of the voxels that speak for the class alone: hiding others would put the map down to what it does not show."""
+    """Mask of the most important voxels; only those that support the class, since the map does not claim others."""
     n = min(max(1, round(share * values.size)), int((values > 0).sum()))
     chosen = np.zeros(values.size, dtype=bool)
     chosen[np.argsort(-values.ravel(), kind="stable")[:n]] = True

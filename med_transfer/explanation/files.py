@@ -1,4 +1,4 @@
-"""A map as a NIfTI file that lies on the scan in any viewer."""
+"""Write a map as a NIfTI file that overlays the scan in any viewer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from med_transfer.scans.formats.nifti_file import write_nifti_file
 
 
 def write_map(path: Path, values: NDArray[np.float32], affine: geometry.Affine) -> None:
-    """Write a map on the scan's voxels as ``.nii.gz``; what the network did not see is 0, as overlays expect.
+    """Write a map on the scan's voxels as ``.nii.gz``; voxels that the network did not see are 0, as overlays expect.
 
     Args:
-        path: where to.
-        values: [depth, height, width]; NaN outside.
-        affine: the scan's, (i, j, k) to LPS mm; stored in RAS.
+        path: file to write.
+        values: [depth, height, width]; NaN outside the network's input.
+        affine: affine of the scan, (i, j, k) to LPS mm; stored in RAS.
 
     Raises:
         OutputError: the file cannot be written.

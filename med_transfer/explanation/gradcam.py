@@ -1,4 +1,4 @@
-"""Grad-CAM in 3D: which feature maps of a stage speak for a class, and where they are active.
+"""Grad-CAM in 3D: which feature maps of a stage support a class, and where they are active.
 
 Source: Selvaraju et al. 2017, Grad-CAM, ICCV, arXiv:1610.02391, equations 1 and 2.
 """
@@ -19,30 +19,30 @@ from med_transfer.explanation.heat import HeatMap, extent, painted
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 
-LEAST_VOXELS = 4  # a map that is coarser along an axis tells no place from another
+LEAST_VOXELS = 4  # per axis; coarser maps do not localise
 
 
 @dataclass(frozen=True)
 class GradCAM:
-    """ReLU of the feature maps of a stage, weighted by the mean gradient of the class's logit.
+    """ReLU of the sum of a stage's feature maps, weighted by the mean gradient of the class's logit.
 
-    The mean over the fold models is interpolated linearly to the input's voxels; where each voxel of it is a tile,
-    all of the tile has its value, and the mean where tiles overlap. Its unit has no meaning beyond its own map.
+    The mean over fold models is interpolated linearly to the input's voxels. If each of its voxels is a tile, the whole
+    tile gets its value, averaged where tiles overlap. Values are comparable only within a map.
 
     Attributes:
-        stage: counted from the stem, -1 the deepest. None: the deepest one that the logit depends on and that has at
-            least 4 voxels along each axis; where there is none, the finest, of several the deepest. The deepest stage
-            means most, but a small input leaves it a single voxel.
+        stage: index of the stage after the stem, -1 for the deepest. None takes the deepest stage that the logit
+            depends on and that has at least 4 voxels along each axis, else the finest one (the deepest of several).
+            Deeper stages are more meaningful, but for a small input the deepest has a single voxel.
     """
 
     name: ClassVar[str] = "gradcam"
     stage: int | None = None
 
     def __call__(self, ensemble: Ensemble, image: Tensor, class_index: int) -> HeatMap:
-        """See :class:`~med_transfer.explanation.heat.Method`.
+        """Return the map; see :class:`~med_transfer.explanation.heat.Method`.
 
         Raises:
-            ConfigError: there is no such stage, or the class's logit does not depend on it.
+            ConfigError: the stage does not exist, or the class's logit does not depend on it.
         """
         maps_of = _maps(ensemble, image)
         stages, activations = zip(
@@ -55,7 +55,7 @@ class GradCAM:
         small = torch.stack(activations).mean(0)
         size = (image.shape[1], image.shape[2], image.shape[3])
         boxes = ensemble.fold_models[0].encoder.cuts(size)
-        if len(boxes) == small.numel():  # tiles overlap, so that they are not even shares of the input
+        if len(boxes) == small.numel():  # each voxel is a slice or a tile; tiles overlap
             values = painted(small.flatten().cpu().numpy(), boxes, size)
             return HeatMap(values.astype(np.float32), extent(boxes[0]), stages[0])
         values = F.interpolate(small[None, None], size=size, mode="trilinear", align_corners=False)[0, 0]
@@ -64,9 +64,9 @@ class GradCAM:
 
 
 def _maps(ensemble: Ensemble, image: Tensor) -> list[list[Tensor]]:
-    """Of each fold model the feature maps, with a gradient; of an encoder that several share, the same."""
+    """Feature maps of each fold model, with gradients; a shared encoder is run once."""
     with torch.enable_grad():
-        # The gradient has to flow through frozen parameters too, so it starts at the input.
+        # Requiring a gradient of the input builds the graph even if all parameters are frozen.
         images = image[None].detach().clone().requires_grad_()
         of_encoder = {encoder: encoder(images) for encoder in {encoder for encoder, _ in ensemble.encoders}}
     return [[m for encoder, _ in model.encoders for m in of_encoder[encoder]] for model in ensemble.fold_models]
@@ -75,7 +75,7 @@ def _maps(ensemble: Ensemble, image: Tensor) -> list[list[Tensor]]:
 def _activation(
     classifier: Classifier, maps: Sequence[Tensor], class_index: int, stage: int | None
 ) -> tuple[int, Tensor]:
-    """The stage that was read, and the class's activation [depth, height, width] on its voxels."""
+    """The stage used, and the class's activation [depth, height, width] on its voxels."""
     with torch.enable_grad():
         logit = classifier.head(classifier.pool(list(maps)))[0, class_index]
     chosen, gradient = _gradient(logit, maps, stage)
@@ -84,7 +84,7 @@ def _activation(
 
 
 def _gradient(logit: Tensor, maps: Sequence[Tensor], wanted: int | None) -> tuple[int, Tensor]:
-    """The stage, and the logit's gradient on its map, of one map at a time: the encoder is not passed back."""
+    """The stage, and the logit's gradient on its map, without backpropagation through the encoder."""
 
     def on(number: int) -> Tensor | None:
         return torch.autograd.grad(logit, maps[number], retain_graph=True, allow_unused=True)[0]
@@ -101,7 +101,7 @@ def _gradient(logit: Tensor, maps: Sequence[Tensor], wanted: int | None) -> tupl
 
 
 def _in_order(maps: Sequence[Tensor]) -> list[int]:
-    """Those that tell one place from another, deepest first; then the others, finest first, of several the deepest."""
+    """Stages in order of preference: fine enough ones, deepest first; then the others, finest (and deepest) first."""
     fine = [number for number in range(len(maps)) if min(maps[number].shape[2:]) >= LEAST_VOXELS]
     others = sorted(set(range(len(maps))) - set(fine), key=lambda number: (maps[number][0, 0].numel(), number))
     return [*reversed(fine), *reversed(others)]

@@ -1,4 +1,4 @@
-"""A heat map on the network's input grid, and what every method that makes one looks like."""
+"""A heat map on the network's input grid, and the interface of the methods that compute one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Triple = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class HeatMap:
-    """How much each voxel of one input counts for one class; a single map, however many channels the input has.
+    """Relevance of each input voxel for one class; one map for all channels.
 
     Attributes:
-        values: float32 [depth, height, width] of the input. In the method's own unit; what is above 0 speaks for the
-            class, what is below 0 against it.
-        element_voxels: size of the smallest thing the map can tell apart, in input voxels along depth, height, width.
-        stage: of the encoder, whose feature maps were read; None where the method reads none.
+        values: float32 [depth, height, width] on the input grid, in the method's own unit. Positive values support the
+            class, negative ones oppose it.
+        element_voxels: resolution of the map, in input voxels along depth, height, width.
+        stage: stage of the encoder whose feature maps were used; None if the method uses none.
     """
 
     values: NDArray[np.float32]
@@ -33,14 +33,14 @@ class HeatMap:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing speaks for the class."""
+        """Whether no voxel supports the class."""
         return not bool((self.values > 0).any())
 
     @property
     def peak(self) -> Triple:
-        """Index (depth, height, width) of the voxel that speaks most for the class; NaN does not speak.
+        """Index (depth, height, width) of the voxel with the largest value, ignoring NaN.
 
-        Of many that do, as all of a slice, the one nearest to their middle: at a corner is nothing to be seen.
+        If many are equal, such as all voxels of a slice, it is the one nearest to their centre and not a corner.
         """
         most = np.argwhere(self.values == np.nanmax(self.values))
         depth, height, width = most[((most - most.mean(axis=0)) ** 2).sum(axis=1).argmin()]
@@ -48,23 +48,29 @@ class HeatMap:
 
 
 class Method(Protocol):
-    """How a map is made."""
+    """A method that computes a map."""
 
     name: ClassVar[str]
 
     def __call__(self, ensemble: Ensemble, image: Tensor, class_index: int) -> HeatMap:
-        """The map of one input.
+        """Return the map of one input.
 
         Args:
-            ensemble: in evaluation mode, on the image's device.
-            image: [channel, depth, height, width], as the preprocessing gives it.
-            class_index: of the class that is explained.
+            ensemble: network in evaluation mode, on the image's device.
+            image: preprocessed input [channel, depth, height, width].
+            class_index: index of the class to explain.
         """
         ...
 
 
 def painted(values: NDArray[np.floating], boxes: Sequence[Box], shape: Triple) -> NDArray[np.float64]:
-    """[depth, height, width] with each box, a slice or a tile, in its value, and the mean where boxes overlap."""
+    """Return [depth, height, width] with each box (slice or tile) filled with its value, averaged over overlaps.
+
+    Args:
+        values: [box].
+        boxes: boxes that together cover the volume.
+        shape: (depth, height, width).
+    """
     summed, covered = np.zeros(shape), np.zeros(shape)
     for value, box in zip(values, boxes, strict=True):
         summed[box] += value
@@ -73,6 +79,6 @@ def painted(values: NDArray[np.floating], boxes: Sequence[Box], shape: Triple) -
 
 
 def extent(box: Box) -> tuple[float, float, float]:
-    """Of a box in voxels, along depth, height, width."""
+    """Return the size of a box in voxels, along depth, height, width."""
     depth, height, width = (float(side.stop - side.start) for side in box)
     return depth, height, width

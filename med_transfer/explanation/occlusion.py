@@ -1,4 +1,4 @@
-"""Occlusion: a box is moved over the input, and where it hides the finding the class's probability falls.
+"""Occlusion maps: a box slides over the input, and the class's probability drops where it hides the finding.
 
 Source: Zeiler and Fergus 2014, Visualizing and Understanding Convolutional Networks, ECCV, section 4.2.
 """
@@ -20,7 +20,7 @@ from med_transfer.explanation.heat import HeatMap, Triple
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.progress import Progress, silent
 
-_SHARE_OF_SIDE = 4  # the window, where nobody states one, is a quarter of the shortest side
+_SHARE_OF_SIDE = 4  # the default window is a quarter of the shortest side
 _BATCH = 16
 
 
@@ -28,13 +28,13 @@ _BATCH = 16
 class Occlusion:
     """Drop of the ensemble's calibrated probability, in [-1, 1], when a box around a voxel is hidden.
 
-    The drop belongs to the middle of the box, and is interpolated linearly between the places that were tried.
+    The drop is assigned to the centre of the box, and interpolated linearly between the sampled positions.
 
     Attributes:
-        window, stride: of the box, in voxels along depth, height, width.
-        fill: what the box shows, in the network's units (for CT the lower end of ``output_range`` is air or darker);
-            None: the mean of what it hides, of each channel.
-        progress: told how many of the boxes are done.
+        window, stride: size and step of the box, in voxels along depth, height, width.
+        fill: value in the box, in the network's units (for CT the lower end of ``output_range`` is air or darker); None
+            for the mean of the hidden voxels of each channel.
+        progress: progress callback, called with the number of boxes done.
     """
 
     name: ClassVar[str] = "occlusion"
@@ -53,16 +53,17 @@ class Occlusion:
         fill: float | None = None,
         progress: Progress = silent,
     ) -> Occlusion:
-        """A cube of so many mm, rounded to voxels.
+        """Return the method with a cube whose size is given in mm, rounded to voxels.
 
         Args:
-            shape, spacing_mm: of the input, along depth, height, width.
-            window_mm: edge of the cube; None: a quarter of the input's shortest side.
-            stride_mm: from one place to the next; None: half the window.
-            fill, progress: see the class.
+            shape, spacing_mm: shape and spacing of the input, along depth, height, width.
+            window_mm: edge of the cube; None for a quarter of the input's shortest side.
+            stride_mm: step between positions; None for half the window.
+            fill, progress: as in the class.
 
         Raises:
-            ConfigError: a window larger than the input, or a stride larger than the window.
+            ConfigError: the window is larger than the input, the stride is larger than the window, or either is not
+                positive.
         """
         sides = [n * mm for n, mm in zip(shape, spacing_mm, strict=True)]
         window_mm = min(sides) / _SHARE_OF_SIDE if window_mm is None else window_mm
@@ -75,7 +76,7 @@ class Occlusion:
 
     @torch.inference_mode()
     def __call__(self, ensemble: Ensemble, image: Tensor, class_index: int) -> HeatMap:
-        """See :class:`~med_transfer.explanation.heat.Method`."""
+        """Return the map; see :class:`~med_transfer.explanation.heat.Method`."""
         whole = ensemble(image[None])[0, class_index].item()
         shape = tuple(image.shape[1:])
         starts = [_starts(*along) for along in zip(shape, self.window, self.stride, strict=True)]
@@ -103,13 +104,13 @@ def _voxels(mm: float, spacing_mm: tuple[float, float, float]) -> Triple:
 
 
 def _starts(n: int, size: int, step: int) -> list[int]:
-    """Where boxes begin along an axis; the last one ends at the input's edge."""
+    """Start positions of the boxes along an axis; the last one ends at the input's edge."""
     last = max(0, n - size)
     return sorted({*range(0, last, step), last})
 
 
 def _between(drops: NDArray[np.float64], middles: Sequence[NDArray], shape: Sequence[int]) -> NDArray[np.float32]:
-    """Linear interpolation between the boxes' middles, one axis after another; beyond the outermost it stays equal."""
+    """Interpolate linearly between the boxes' centres, axis by axis; constant beyond the outermost ones."""
     for axis, (middle, n) in enumerate(zip(middles, shape, strict=True)):
         drops = np.apply_along_axis(lambda line, middle=middle, n=n: np.interp(np.arange(n), middle, line), axis, drops)
     return drops.astype(np.float32)

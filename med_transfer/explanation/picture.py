@@ -1,4 +1,4 @@
-"""A heat map over a scan: three planes, or its few slices, as they are, and below the same with the map in colour."""
+"""Picture of a heat map over a scan: three planes, or a few slices, plain above and with the map in colour below."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 from med_transfer.scans import Region, geometry
 from med_transfer.scans.inspection.picture import Plane, Window, below_each_other, planes, side_by_side
 
-_FOR, _AGAINST = (255, 122, 0), (0, 114, 255)  # orange and blue are told apart by colour-blind readers too
+_FOR, _AGAINST = (255, 122, 0), (0, 114, 255)  # orange and blue, which colour-blind readers can distinguish
 _MOST_OPAQUE = 0.75
-_SLICES = 6  # or fewer along an axis: planes across them would be streaks
-_MOST_SHOWN = 3  # of these
+_SLICES = 6  # with at most so many along an axis, planes across them would be streaks
+_MOST_SHOWN = 3  # of such slices
 
 
 @dataclass(frozen=True)
 class PictureStyle:
-    """Kind of file, and height of the tallest plane at 150 pixels an inch; lower planes have larger letters."""
+    """File format, and height of the tallest plane at 150 pixels per inch; smaller pictures have larger letters."""
 
     kind: Literal["png", "jpeg"] = "png"
     height_inches: float = 2.4
@@ -35,20 +35,20 @@ def heat_picture(
     region: Region | None = None,
     style: PictureStyle = PictureStyle(),
 ) -> bytes:
-    """PNG or JPEG of two rows: axial, coronal and sagittal plane, plain above and with the map below.
+    """Return a PNG or JPEG with two rows: axial, coronal and sagittal plane, plain above and with the map below.
 
-    Of a scan of few slices up to three neighbouring slices take the place of the planes, see :func:`few_slices`.
-    Orange speaks for the class, blue against it; the strongest value of the whole map is the most opaque. Holds no
-    text but the letters of the patient's sides.
+    For a scan of few slices the planes are replaced by up to three neighbouring slices, see :func:`few_slices`. Orange
+    supports the class, blue opposes it; opacity is relative to the strongest value of the whole map. The picture has no
+    text except the letters of the patient's sides.
 
     Args:
-        voxels: [depth, height, width], stored in any direction.
-        heat: the map on the same voxels; NaN is shown as nothing.
-        affine: of both, (i, j, k) to LPS mm.
-        window: the values shown black and white.
-        through_mm: the point where the planes meet, LPS mm.
-        region: drawn as a box.
-        style: kind of file and size.
+        voxels: [depth, height, width], with any axis directions.
+        heat: the map on the same voxels; NaN is transparent.
+        affine: affine of both, (i, j, k) to LPS mm.
+        window: values shown as black and white.
+        through_mm: point where the planes intersect, in LPS mm.
+        region: region drawn as a box.
+        style: file format and size.
     """
     shown = _shown(voxels, affine, window, region, through_mm)
     strongest = float(np.nanmax(np.abs(heat))) if np.isfinite(heat).any() else 0.0
@@ -63,7 +63,7 @@ def heat_picture(
 
 
 def few_slices(voxels: NDArray, affine: geometry.Affine) -> int | None:
-    """Which plane the slices lie in, 0 axial, 1 coronal, 2 sagittal, where there are at most six; None of more."""
+    """Return the plane of the slices (0 axial, 1 coronal, 2 sagittal) if there are at most six, else None."""
     shape = geometry.canonical(voxels, affine)[0].shape
     return int(np.argmin(shape)) if min(shape) <= _SLICES else None
 
@@ -71,7 +71,7 @@ def few_slices(voxels: NDArray, affine: geometry.Affine) -> int | None:
 def _shown(
     voxels: NDArray, affine: geometry.Affine, window: Window, region: Region | None, through_mm: ArrayLike
 ) -> tuple[Plane, ...]:
-    """Three planes; of few slices up to three of them, from the lowest, the one through the point among them."""
+    """Three planes through the point; for a scan of few slices, up to three neighbouring slices around it."""
     across = few_slices(voxels, affine)
     if across is None:
         return planes(voxels, affine, window, region, through_mm)
@@ -87,7 +87,7 @@ def _shown(
 
 
 def _blend(grey: NDArray[np.uint8], share: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """RGB [row, column, 3]; a share of 0 is -1, one of 255 is 1."""
+    """Blend the map over a grey image, giving RGB [row, column, 3]; ``share`` 0 .. 255 stands for -1 .. 1."""
     signed = np.clip((share.astype(np.float32) - 128) / 127, -1, 1)[..., None]
     colour = np.where(signed > 0, np.array(_FOR, np.float32), np.array(_AGAINST, np.float32))
     opacity = _MOST_OPAQUE * np.abs(signed)

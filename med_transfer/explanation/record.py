@@ -1,4 +1,4 @@
-"""explanation.json: what a map is of, how it was made, and what it is worth."""
+"""explanation.json: what a map explains, how it was computed, and how reliable it is."""
 
 from __future__ import annotations
 
@@ -50,16 +50,17 @@ class SanityRecord(_Record):
 
 
 class ExplanationRecord(_Record):
-    """``explanation.json``. Names no scan and no patient.
+    """Content of ``explanation.json``, without names of scans or patients.
 
     Attributes:
-        probability: of the class, by the network alone, calibrated.
-        predicted: what the network calls at its operating point.
-        element_mm: the smallest thing the map can tell apart, along depth, height, width of the network's input.
-        stage, window_mm, stride_mm: of the method, as used (a cube rounded to voxels); None where it has none.
-        peak_lps_mm: where the map is strongest within the scan, and ``peak`` how strong.
+        probability: calibrated probability of the class, by the network alone.
+        predicted: the network's call at its operating point.
+        element_mm: resolution of the map, along depth, height, width of the network's input.
+        stage, window_mm, stride_mm: parameters of the method as used (a cube is rounded to voxels); None without them.
+        peak: largest value of the map within the scan.
+        peak_lps_mm: position of the peak.
         seen_centre_lps_mm, seen_size_mm: the box that the network saw; the map is 0 outside.
-        fused: whether the bundle's final answer is of a fusion, of which this map explains the network's part alone.
+        fused: whether the bundle's final answer comes from a fusion, of which this map explains only the network.
     """
 
     schema_version: Literal["1"] = Field(default="1", alias="schema")
@@ -85,7 +86,7 @@ class ExplanationRecord(_Record):
 
     @property
     def sentence(self) -> str:
-        """For a terminal: the class, its probability, where the map is strongest, and every doubt."""
+        """Class, probability, position of the peak, and all doubts, for the terminal."""
         x, y, z = self.peak_lps_mm
         place = f"{self.method} is strongest at {x:.0f}, {y:.0f}, {z:.0f} mm (LPS)"
         return " ".join([f"{self.class_name} {self.probability:.2f}; {place}.", *self.doubts])
@@ -100,13 +101,14 @@ def record_of(
     predicted: str,
     fused: bool,
 ) -> ExplanationRecord:
-    """The record of one map.
+    """Return the record of one map.
 
     Args:
         explanation: the map and its checks.
-        method, settings: it was made with.
-        grids: of the input that it is of, and of the scan: what lies beyond that is padding.
-        class_name: that it explains; ``predicted`` is what the network calls.
+        method, settings: method and settings that it was computed with.
+        grids: grids of the input and of the scan, outside which the input is padding.
+        class_name: the class that it explains.
+        predicted: the network's call.
         fused: whether the bundle has a fusion.
     """
     grid, scan = grids
@@ -149,7 +151,7 @@ def record_of(
 
 
 def seen_region(grid: Grid) -> Region:
-    """The box that the network sees; its axes are the patient's."""
+    """Return the box that the network sees, aligned with the patient's axes, in LPS mm."""
     size = np.abs(grid.affine[:3, :3]) @ np.array(grid.shape[::-1])
     return Region(_triple(geometry.centre_mm(grid.affine, grid.shape)), _triple(size))
 

@@ -1,4 +1,4 @@
-"""Does the map depend on what the network has learned? With random weights it must look different.
+"""Sanity check: a map that depends on what the network has learned must change if its weights are random.
 
 Source: Adebayo et al. 2018, Sanity Checks for Saliency Maps, NeurIPS, arXiv:1810.03292, section 3. All weights are
 randomised at once, which is the last step of the paper's cascade.
@@ -19,15 +19,15 @@ from med_transfer.explanation.faithfulness import MapCheckSettings
 from med_transfer.explanation.heat import HeatMap, Method
 from med_transfer.model.ensemble import Ensemble
 
-MOST_CORRELATED = 0.5  # above it, half of the map's ranks or more are given by architecture and scan alone
+MOST_CORRELATED = 0.5  # a higher rank correlation means that architecture and scan largely determine the map
 
 
 @dataclass(frozen=True)
 class Sanity:
-    """Spearman's rank correlation, in [-1, 1], of the map with that of the same network with random weights.
+    """Spearman's rank correlation, in [-1, 1], of the map with maps of the same network with random weights.
 
     Attributes:
-        correlations: one a draw of the weights. A map in which nothing varies counts as 0: it shows nothing.
+        correlations: one per draw of the weights; 0 if a map is constant.
     """
 
     correlations: tuple[float, ...]
@@ -46,12 +46,12 @@ class Sanity:
 def sanity(
     ensemble: Ensemble, image: Tensor, class_index: int, method: Method, heat: HeatMap, checks: MapCheckSettings
 ) -> Sanity | None:
-    """Make the map again with random weights; None when nothing in the map speaks for the class.
+    """Recompute the map with random weights; return None if no voxel of the map supports the class.
 
     Args:
-        ensemble, image, class_index, method: as the map was made with.
+        ensemble, image, class_index, method: arguments with which the map was computed.
         heat: the map.
-        checks: how often, at least once, and the seed of the first draw.
+        checks: number of draws, at least one, and the seed of the first.
     """
     if heat.empty:
         return None
@@ -60,15 +60,15 @@ def sanity(
 
 
 def randomised(ensemble: Ensemble, seed: int) -> Ensemble:
-    """A copy in which every layer has the random weights that it would start from, each fold model its own.
+    """Return a copy in which every layer of every fold model has new initial weights.
 
-    Parameters that no layer knows how to draw keep their values in another order. Torch's random state stays as it is.
+    Parameters of layers without an initialisation are permuted. Torch's global random state is not changed.
     """
     drawn = copy.deepcopy(ensemble)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         for fold_model in drawn.fold_models:
-            fold_model.encoder = copy.deepcopy(fold_model.encoder)  # frozen folds share one
+            fold_model.encoder = copy.deepcopy(fold_model.encoder)  # fold models may share a frozen encoder
             for module in fold_model.modules():
                 _draw(module)
     return drawn.eval()
@@ -85,7 +85,7 @@ def _draw(module: nn.Module) -> None:
 
 
 def rank_correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
-    """Spearman's rho of two maps, voxel by voxel; 0 where one of them is constant."""
+    """Return Spearman's rho of two maps over their voxels; 0 if one of them is constant."""
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     return float(np.corrcoef(stats.rankdata(first), stats.rankdata(second))[0, 1])

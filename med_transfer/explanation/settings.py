@@ -1,4 +1,4 @@
-"""How maps are made, as a user states it, for whatever grid the scan gets."""
+"""User settings of how maps are computed, independent of the input grid."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _DRAWS: dict[str, int] = {
     "gradcam": 3,
     "attention": 3,
     "occlusion": 1,
-}  # an occlusion map costs hundreds of passes, and so does a draw
+}  # an occlusion map takes hundreds of forward passes, and so does each draw
 
 
 @dataclass(frozen=True)
 class MapSettings:
-    """How maps are made.
+    """How maps are computed.
 
     Attributes:
-        method: ``gradcam``, ``occlusion``, or ``attention`` where slices or tiles are pooled by it.
-        stage: of Grad-CAM, see :class:`~med_transfer.explanation.GradCAM`.
-        window_mm, stride_mm: of occlusion, see :meth:`~med_transfer.explanation.Occlusion.in_mm`.
-        fill: what hidden voxels show: their ``mean``, or the ``floor`` of the input's window (air, for CT).
-        draws: of random weights for the sanity check; None: 1 for occlusion and 3 for the others. 0 leaves it out.
-        hidden: regions that hiding what the map shows is held against; 0 leaves that out.
+        method: ``gradcam``, ``occlusion``, or, for networks that pool slices or tiles by it, ``attention``.
+        stage: stage for Grad-CAM, see :class:`~med_transfer.explanation.GradCAM`.
+        window_mm, stride_mm: box for occlusion, see :meth:`~med_transfer.explanation.Occlusion.in_mm`.
+        fill: value of hidden voxels: their ``mean``, or the ``floor`` of the input's window (air, for CT).
+        draws: number of random networks in the sanity check; None for 1 with occlusion and 3 otherwise, 0 to skip it.
+        hidden: number of random regions in the deletion check; 0 skips it.
 
     Raises:
-        ConfigError: an unknown method or fill, a setting of another method, or negative draws or regions.
+        ConfigError: method or fill is unknown, a setting belongs to another method, or a number is negative.
     """
 
     method: MethodName = "gradcam"
@@ -61,7 +61,16 @@ class MapSettings:
                 raise ConfigError(f"{number} {what}", where=self.method, expected="at least 0")
 
     def on(self, grid: Grid, floor: float, progress: Progress = silent) -> Method:
-        """The method for an input on this grid."""
+        """Return the method for an input on this grid.
+
+        Args:
+            grid: the input grid.
+            floor: value of hidden voxels for ``fill="floor"``, in the network's units.
+            progress: progress callback.
+
+        Raises:
+            ConfigError: the window does not fit the input, or the stride the window.
+        """
         if self.method == "gradcam":
             return GradCAM(self.stage)
         if self.method == "attention":
@@ -72,5 +81,5 @@ class MapSettings:
 
     @property
     def n_draws(self) -> int:
-        """Random networks that the sanity check compares with: ``draws``, or what the method can afford."""
+        """Number of random networks in the sanity check: ``draws``, or the method's default."""
         return _DRAWS[self.method] if self.draws is None else self.draws
