@@ -1,4 +1,4 @@
-"""The network's output, handcrafted features and clinical columns as one small linear model, on by choice."""
+"""Optional fusion of the network's output, handcrafted features and clinical columns in a small linear model."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""A column of the cohort table as numbers: what is learned from the development scans, and how it is applied."""
+"""Encode a column of the cohort table as numbers: what is learned from the development scans, and its application."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from med_transfer.errors.numbers import is_number
 from med_transfer.errors.sentence import Sentence
 
 OTHER = "other/missing"
-FEWEST_PATIENTS = 2  # a category of fewer patients is one of the others
+FEWEST_PATIENTS = 2  # categories with fewer patients are pooled
 _MISSING = {"", "na", "n/a", "#n/a", "<na>", "nan", "null", "unknown", "?", "-", "."}
-_NONE = "none"  # a value among words, as of contrast or smoking; among numbers what Python writes for a missing one
-_MOSTLY = 0.5  # a column in which more than this share are numbers was meant as numbers
+_NONE = "none"  # a value among words (contrast, smoking); among numbers, Python's text for a missing value
+_MOSTLY = 0.5  # a column with a larger share of numbers was meant to be numeric
 
 
 class Record(BaseModel):
-    """Part of the bundle's record: plain values, unknown keys refused."""
+    """Base class of parts of the bundle's record: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Numbers(Record):
-    """A column of numbers, or a handcrafted feature.
+    """A numeric column, or a handcrafted feature.
 
     Attributes:
-        median: of the development scans; takes the place of a missing value.
-        with_missing: whether values were missing there; an indicator then tells the model so.
+        median: median of the development scans, which replaces missing values.
+        with_missing: whether values were missing there; an indicator feature is then added.
     """
 
     kind: Literal["numbers"] = "numbers"
@@ -43,28 +43,28 @@ class Numbers(Record):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the features it becomes."""
+        """Names of its features."""
         return (self.name, f"{self.name} missing") if self.with_missing else (self.name,)
 
     @classmethod
     def learn(cls, name: str, values: NDArray[np.float64]) -> Numbers:
-        """From values [scan], NaN where missing."""
+        """Learn the encoding from values [scan], NaN where missing."""
         finite = values[np.isfinite(values)]
         median = float(np.median(finite)) if len(finite) else 0.0
         return cls(name=name, median=median, with_missing=len(finite) < len(values))
 
     def encode(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[scan, feature] of values [scan], NaN where missing."""
+        """Return features [scan, feature] for values [scan], NaN where missing."""
         missing = ~np.isfinite(values)
         filled = np.where(missing, self.median, values)
         return np.stack([filled, missing], axis=1) if self.with_missing else filled[:, None]
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """As :meth:`encode`, of the table's texts."""
+        """Return features [scan, feature] for the table's texts."""
         return self.encode(np.array([math.nan if _no_number(text) else float(text) for text in texts]))
 
     def trouble(self, text: str) -> str:
-        """Why a value cannot be used at prediction; empty when it can."""
+        """Return why a value cannot be used in prediction; empty if it can."""
         if _no_number(text):
             missing = Sentence("column {name} has no value here, and never lacked one in training", name=self.name)
             return "" if self.with_missing else missing
@@ -72,7 +72,7 @@ class Numbers(Record):
 
 
 class Categories(Record):
-    """A column of categories; every level that too few patients had, or nobody, is one of the others."""
+    """A categorical column; levels that too few development patients had, or none, are pooled."""
 
     kind: Literal["categories"] = "categories"
     name: str
@@ -80,18 +80,18 @@ class Categories(Record):
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the features it becomes, one a level."""
+        """Names of its features, one per level."""
         return tuple(f"{self.name}={level}" for level in (*self.levels, OTHER))
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """One-hot [scan, level]; the last is for all others and for missing values."""
+        """Return a one-hot encoding [scan, level]; the last level is for other and missing values."""
         table = np.zeros((len(texts), len(self.levels) + 1))
         for row, text in enumerate(texts):
             table[row, self.levels.index(text) if text in self.levels else -1] = 1.0
         return table
 
     def trouble(self, text: str) -> str:
-        """Always empty: what is unknown has a level of its own."""
+        """Return an empty string: unknown values have a level of their own."""
         return ""
 
 
@@ -101,16 +101,16 @@ Column = Annotated[Numbers | Categories, Field(discriminator="kind")]
 def learn_column(
     name: str, texts: Sequence[str], patients: Sequence[str], rows: Sequence[object] | None = None, where: object = ""
 ) -> Column:
-    """What there is to know of a column before it can be a number.
+    """Learn the encoding of a column from the development scans.
 
     Args:
-        name: of the column.
-        texts, patients: of the development scans, one a scan.
-        rows: how a message names each scan.
+        name: name of the column.
+        texts, patients: value and patient of each development scan.
+        rows: how messages name each scan.
         where: the table, for messages.
 
     Raises:
-        CohortError: empty, constant, or numbers with something else among them.
+        CohortError: the column is empty, constant, or mostly numeric with other text in it.
     """
     texts = without_missing(texts)
     filled = [text for text in texts if text]
@@ -140,18 +140,18 @@ def learn_column(
 
 
 def with_values(columns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """A table's columns of each scan without those that are empty in every row: they are as good as not there."""
+    """Return each scan's columns without those that are empty in every row, which count as absent."""
     filled = {name for row in columns for name, text in row.items() if not is_missing(text)}
     return [{name: text for name, text in row.items() if name in filled} for row in columns]
 
 
 def is_missing(text: str) -> bool:
-    """Whether a cell says that there is no value."""
+    """Whether a cell is empty or marks a missing value."""
     return text.strip().casefold() in _MISSING
 
 
 def without_missing(texts: Sequence[str]) -> list[str]:
-    """A column's texts, empty where there is no value: ``none`` is one among words, and not among numbers."""
+    """Return a column's texts, empty where missing; ``none`` is a value among words but missing among numbers."""
     filled = ["" if is_missing(text) else text for text in texts]
     numbers = all(is_number(text) for text in filled if not _no_number(text))
     any_number = any(map(is_number, filled))

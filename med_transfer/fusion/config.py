@@ -1,4 +1,4 @@
-"""What is fused, typed and strict."""
+"""Config of the fusion."""
 
 from __future__ import annotations
 

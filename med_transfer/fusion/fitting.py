@@ -1,4 +1,4 @@
-"""Fitting the fusion: scikit-learn's logistic regression, beside the network or on what it had not been trained on."""
+"""Fit the fusion: logistic regression averaged with the network, or stacked on its out-of-fold outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from med_transfer.model.linear_head import LinearHead, cross_entropy, fit_head
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.patient_folds import held_out_in_turn, patient_counts, patient_folds
 
-MINIMUM_PATIENTS = 5  # of each class; for findings, with and without each
+MINIMUM_PATIENTS = 5  # per class; for findings, with and without each
 INVERSE_PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C, strongest penalty first
 _INNER_FOLDS = 5
 
@@ -30,13 +30,13 @@ class DevelopmentScans:
     """The scans that a fusion is fitted on.
 
     Attributes:
-        scans: what is known of them. For ``stacked`` probabilities must come from a network that was not trained on
-            the scan; NaN where there is none, and then the scan is left out of every combination with the network in
-            it. For ``mean`` they are not looked at.
+        scans: their inputs. For ``stacked``, probabilities must come from a network that was not trained on the scan;
+            scans where they are NaN are left out of every combination that includes the network. ``mean`` ignores
+            probabilities.
         truth: boolean [scan, class].
-        patients: one entry a scan.
+        patients: patient of each scan.
         labels: the classes.
-        handcrafted_names: of the columns of ``scans.handcrafted``.
+        handcrafted_names: names of the columns of ``scans.handcrafted``.
         rows, where: how messages name the scans and the table.
     """
 
@@ -49,22 +49,22 @@ class DevelopmentScans:
     where: object = ""
 
     def texts(self, name: str) -> list[str]:
-        """A column's text of each scan; empty where it has none."""
+        """Return a column's text of each scan; empty where missing."""
         return [columns.get(name, "") for columns in self.scans.columns]
 
 
 def fit_fusion(development: DevelopmentScans, config: FusionConfig, *, balanced: bool = True, seed: int = 0) -> Fusion:
-    """Fit every combination of the parts.
+    """Fit a model for every combination of the parts.
 
     Args:
         development: the scans to learn from.
         config: what to fuse.
-        balanced: weigh classes by inverse frequency.
-        seed: of the inner folds.
+        balanced: weight classes by inverse frequency.
+        seed: random seed of the inner folds.
 
     Raises:
-        TooFewPatients: too few scans to learn from.
-        CohortError: a column that cannot be used.
+        TooFewPatients: a class has too few patients.
+        CohortError: a column cannot be used.
 
     Source: Wolpert 1992, Neural Networks 5:241 (stacked generalisation); for equal weights Clemen 1989,
     International Journal of Forecasting 5:559; Claeskens et al. 2016, ibid. 32:754.
@@ -105,7 +105,7 @@ def fit_fusion(development: DevelopmentScans, config: FusionConfig, *, balanced:
 
 
 def learn_inputs(development: DevelopmentScans, config: FusionConfig) -> Inputs:
-    """Medians and levels of the development scans. Raises CohortError as :func:`learn_column`."""
+    """Learn the encoding of all inputs from the development scans. Raises CohortError like :func:`learn_column`."""
     scans, labels, handcrafted = development.scans, development.labels, []
     if "handcrafted" in config.use:
         names = development.handcrafted_names
@@ -125,16 +125,21 @@ def learn_inputs(development: DevelopmentScans, config: FusionConfig) -> Inputs:
 
 
 def combinations_of(use: Sequence[Part]) -> list[tuple[Part, ...]]:
-    """Every choice of parts, all of them first; not the network alone, which is there already."""
+    """Return every combination of parts, the full one first, without the network alone, which needs no model."""
     sizes = range(len(use), 0, -1)
     return [parts for size in sizes for parts in itertools.combinations(use, size) if parts != ("network",)]
 
 
 def mean_with_network(parts: tuple[Part, ...], inputs: Inputs, without_network: Combination) -> Combination:
-    """Half of the network's logits plus half of those of a model of the other parts, which is linear again.
+    """Return the mean of the network's logits and those of a model of the other parts, as one linear model.
 
-    Nothing is fitted on the network's outputs, so they need not be of held-out scans. A network that knows little has
-    small calibrated logits, and so has a model that knows little: each counts as much as it is sure.
+    Nothing is fitted to the network's outputs, so they need not come from held-out scans. A model with little
+    information has small calibrated logits, so each contributes according to its confidence.
+
+    Args:
+        parts: all parts, including the network.
+        inputs: encoding of the inputs.
+        without_network: the fitted model of the other parts.
     """
     names = inputs.names("network")
     before = sum(len(inputs.names(part)) for part in parts[: parts.index("network")])
@@ -161,7 +166,7 @@ def mean_with_network(parts: tuple[Part, ...], inputs: Inputs, without_network: 
 def require_patients(
     truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels, method: Method, where: object = ""
 ) -> None:
-    """Refuse a fusion that has too little to learn from: development scans, or for ``stacked`` out-of-fold ones.
+    """Check that there are enough patients to fit: of development scans, or for ``stacked`` of out-of-fold ones.
 
     Raises:
         TooFewPatients: a class has too few patients.
@@ -192,7 +197,7 @@ def _regression(
     prior: NDArray[np.float64] | None,
     seed: int,
 ) -> dict[str, Any]:
-    """The fields of a Combination that are fitted; ``prior``: what balanced classes leave out, None: they are not."""
+    """Fitted fields of a Combination; ``prior`` is the log prior ratio of balanced fitting, None if not balanced."""
     balanced = prior is not None
     if penalty == "auto":
         penalty = choose_penalty(features, truth, patients, multilabel=multilabel, balanced=balanced, seed=seed)
@@ -217,7 +222,7 @@ def choose_penalty(
     balanced: bool = True,
     seed: int = 0,
 ) -> float:
-    """The ``C`` with the least cross-entropy on left-out patients; a tie goes to the strongest penalty."""
+    """Return the ``C`` with the least cross-validated cross-entropy, by patient; ties go to the strongest penalty."""
     n_folds = min(_INNER_FOLDS, len(set(patients.tolist())))
     folds = held_out_in_turn(patient_folds(truth, patients.tolist(), n_folds, seed))
     losses = []
@@ -235,8 +240,8 @@ def choose_penalty(
 def _fit(
     features: NDArray[np.float64], truth: NDArray[np.bool_], strength: float, *, multilabel: bool, balanced: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], LinearHead]:
-    """Mean and scale [feature], and the regression on standardised features."""
+    """Mean and scale, each [feature], and the regression on standardised features."""
     mean, scale = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(scale > 1e-9 * np.maximum(np.abs(mean), 1), scale, 1.0)  # a constant feature says nothing
+    scale = np.where(scale > 1e-9 * np.maximum(np.abs(mean), 1), scale, 1.0)  # constant features are not scaled
     head = fit_head((features - mean) / scale, truth, strength, multilabel=multilabel, balanced=balanced)
     return mean, scale, head

@@ -1,4 +1,4 @@
-"""Columns that may give the answer away, or the patient: a model that reads them has learned nothing of use."""
+"""Detect columns that may reveal the label or identify the patient, which would make a model useless."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from med_transfer.errors.sentence import Sentence
 from med_transfer.fusion.clinical import is_missing, without_missing
 from med_transfer.metrics.auc import auc
 
-_MOST_CODES = 10  # a column of at most so many different values may be a code for the class
+_MOST_CODES = 10  # a column with at most this many distinct values may encode the class
 _SURE = 0.98
 _FEWEST_SCANS = 10
 
 
 def leaking_columns(texts: Mapping[str, Sequence[str]], truth: NDArray[np.bool_], patients: Sequence[str]) -> list[str]:
-    """One sentence for each suspicious column, naming the column and no value of it.
+    """Return a sentence for each suspicious column, which names the column but no value.
 
     Args:
-        texts: column to one value a scan.
-        truth: boolean [scan, class] of the same scans.
-        patients: one entry a scan.
+        texts: value of each scan, by column.
+        truth: boolean [scan, class].
+        patients: patient of each scan.
     """
     warnings = []
     for name, values in ((name, without_missing(of_column)) for name, of_column in texts.items()):
@@ -62,13 +62,13 @@ def _tells_class(values: Sequence[str], truth: NDArray[np.bool_]) -> bool:
 
 
 def _labellings(truth: NDArray[np.bool_]) -> list[NDArray]:
-    """The class of each scan, and each class against the rest, where there is something to tell apart."""
+    """The class of each scan, and each class against the rest; without labellings that are constant."""
     kinds = [np.unique(truth, axis=0, return_inverse=True)[1].ravel(), *truth.T.astype(int)]
     return [kind for kind in kinds if len(set(kind.tolist())) > 1]
 
 
 def _purity(texts: Sequence[str], kind: NDArray) -> float:
-    """Balanced accuracy of guessing for each value the label that it has most often."""
+    """Balanced accuracy of predicting, for each value, its most frequent label."""
     by_value = defaultdict(list)
     for text, label in zip(texts, kind.tolist(), strict=True):
         by_value[text].append(label)
@@ -78,7 +78,7 @@ def _purity(texts: Sequence[str], kind: NDArray) -> float:
 
 
 def _tells_patient(values: Sequence[str], patients: Sequence[str]) -> bool:
-    """One category a patient, or the number in the patient's name."""
+    """Whether categories correspond one-to-one to patients, or values equal the number in the patient's name."""
     if all(
         _digits(value) and _digits(value) == _digits(patient) for value, patient in zip(values, patients, strict=True)
     ):

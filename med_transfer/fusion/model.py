@@ -1,4 +1,4 @@
-"""The fitted fusion, as the bundle keeps it: plain numbers, applied with numpy alone."""
+"""The fitted fusion as stored in the bundle: plain numbers, applied with NumPy only."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _PLACES = {"mask": "within a mask", "roi": "within a region of interest", "whole
 
 @dataclass(frozen=True, eq=False)
 class FusionScans:
-    """What is known of scans.
+    """Inputs of a fusion.
 
     Attributes:
-        probabilities: calibrated, of the network [scan, class].
+        probabilities: calibrated probabilities of the network, [scan, class].
         handcrafted: [scan, feature], NaN where undefined.
-        within: what the handcrafted features of each scan describe: its mask, its region of interest, or all of it.
-        columns: of each scan, name to text; a name that is not there was not asked for, an empty text is missing.
+        within: where each scan's handcrafted features were measured: mask, region of interest, or whole scan.
+        columns: text of each scan by column name; an absent name was not given, an empty text is a missing value.
     """
 
     probabilities: NDArray[np.float64]
@@ -41,7 +41,7 @@ class FusionScans:
         return len(self.probabilities)
 
     def take(self, rows: NDArray[np.intp] | Sequence[int]) -> FusionScans:
-        """The scans at these positions."""
+        """Return the scans at these positions."""
         return FusionScans(
             self.probabilities[rows],
             self.handcrafted[rows],
@@ -51,14 +51,14 @@ class FusionScans:
 
 
 class Inputs(Record):
-    """How a scan becomes a row of numbers.
+    """How the inputs of a scan are encoded as a feature vector.
 
     Attributes:
-        use: the parts, in the order of the row.
-        classes, multilabel: of the network.
-        handcrafted: the features, with their medians.
-        within: what they described in training.
-        columns: the clinical columns, as learned.
+        use: the parts, in the order of the vector.
+        classes, multilabel: classes of the network.
+        handcrafted: the handcrafted features, with their medians.
+        within: where they were measured in training.
+        columns: learned encodings of the clinical columns.
     """
 
     use: tuple[Part, ...]
@@ -69,14 +69,14 @@ class Inputs(Record):
     columns: tuple[Column, ...] = ()
 
     def names(self, part: Part) -> tuple[str, ...]:
-        """Names of a part's features."""
+        """Return the names of a part's features."""
         if part == "network":
             return tuple(f"network {name}" for name in self.classes)
         learned = self.handcrafted if part == "handcrafted" else self.columns
         return tuple(name for column in learned for name in column.features)
 
     def block(self, part: Part, scans: FusionScans) -> NDArray[np.float64]:
-        """A part's features [scan, feature], before they are standardised."""
+        """Return a part's features [scan, feature], before standardisation."""
         if part == "network":
             return network_features(scans.probabilities, multilabel=self.multilabel)
         if part == "handcrafted":
@@ -87,7 +87,7 @@ class Inputs(Record):
         return np.hstack(blocks)
 
     def troubles(self, scans: FusionScans) -> list[str]:
-        """For each scan why it cannot be fused, empty when it can."""
+        """Return, for each scan, why it cannot be fused; empty if it can."""
         return [self._trouble(scans, row) for row in range(len(scans))]
 
     def _trouble(self, scans: FusionScans, row: int) -> str:
@@ -116,12 +116,12 @@ class Inputs(Record):
 
 
 def _not_given(name: str) -> Sentence:
-    """Of a table's columns, those that are empty in every row are left out, see ``clinical.with_values``."""
+    """Reason for an absent column; columns that are empty in every row are dropped by ``clinical.with_values``."""
     return Sentence("column {name} is not given, or empty in every row", name=name)
 
 
 def network_features(probabilities: NDArray[np.floating], *, multilabel: bool) -> NDArray[np.float64]:
-    """Calibrated logits [scan, class] again: log odds of findings, centred log-probabilities of classes."""
+    """Return calibrated logits [scan, class]: log odds of findings, or centred log probabilities of classes."""
     p = np.clip(np.asarray(probabilities, dtype=np.float64), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
     if multilabel:
         return np.log(p) - np.log1p(-p)
@@ -129,14 +129,16 @@ def network_features(probabilities: NDArray[np.floating], *, multilabel: bool) -
 
 
 class Combination(Record):
-    """A linear model on some of the parts: ``((x - mean) / scale) @ weight.T + bias``, then softmax or sigmoid.
+    """A linear model of some of the parts: ``((x - mean) / scale) @ weight.T + bias``, then softmax or sigmoid.
 
     Attributes:
-        parts: whose features it takes; ``features`` are their names.
+        parts: the parts whose features it uses.
+        features: names of the features.
         mean, scale: [feature], of the scans it was fitted on.
-        weight: [class, feature]; bias: [class].
+        weight: [class, feature].
+        bias: [class].
         inverse_penalty: scikit-learn's ``C``.
-        n_scans, n_patients: fitted on so many.
+        n_scans, n_patients: number of scans and patients it was fitted on.
     """
 
     parts: tuple[Part, ...]
@@ -150,7 +152,7 @@ class Combination(Record):
     n_patients: int
 
     def probabilities(self, features: NDArray[np.float64], *, multilabel: bool) -> NDArray[np.float64]:
-        """[scan, class] of features [scan, feature]."""
+        """Return probabilities [scan, class] for features [scan, feature]."""
         standard = (features - np.array(self.mean)) / np.array(self.scale)
         logits = standard @ np.array(self.weight).T + np.array(self.bias)
         if multilabel:
@@ -161,18 +163,18 @@ class Combination(Record):
 
 @dataclass(frozen=True, eq=False)
 class Fused:
-    """Probabilities [scan, class], NaN where a scan could not be fused, and why not (empty where it could)."""
+    """Fused probabilities [scan, class], NaN for scans that could not be fused, and the reasons (else empty)."""
 
     probabilities: NDArray[np.float64]
     reasons: list[str]
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        """Boolean [scan]."""
+        """Whether each scan could be fused, boolean [scan]."""
         return np.array([not reason for reason in self.reasons], dtype=bool)
 
     def complete(self, prediction: Prediction, row: int, classes: Sequence[str]) -> Prediction:
-        """A scan's record with its fused probabilities, or with the reason why there are none."""
+        """Return a scan's record with its fused probabilities, or with the reason why there are none."""
         if self.reasons[row]:
             why = Sentence("not fused: {why}", why=self.reasons[row])
             return replace(prediction, reason=joined(why, prediction.reason))
@@ -180,15 +182,16 @@ class Fused:
 
 
 class Fusion(Record):
-    """Everything that was fitted: the fusion, and the same without some of the parts, to be held against it.
+    """The fitted fusion, and models without some of its parts, for comparison.
 
     Attributes:
-        combinations: one for every choice of parts but the network alone, which needs none; the first has them all.
-        method: how they were made; of bundles from before there was a choice, ``stacked``.
-        report: whose figures are a report's main ones.
-        balanced: whether classes were weighed by inverse frequency.
-        shares: of the scans learned from that have each class, at which probabilities hold; empty in older bundles.
-        warnings: columns that may give the answer, or the patient, away.
+        combinations: one model per combination of parts, except the network alone; the first has all parts.
+        method: how parts are combined; older bundles are always ``stacked``.
+        report: whether the network (``image``) or the ``fused`` model is reported.
+        balanced: whether classes were weighted by inverse frequency.
+        shares: [class], share of the training scans with each class, for which probabilities are calibrated; empty in
+            older bundles.
+        warnings: columns that may reveal the label or identify the patient.
     """
 
     inputs: Inputs
@@ -201,12 +204,12 @@ class Fusion(Record):
 
     @property
     def balanced_point(self) -> OperatingPoint:
-        """What a combination finds beyond the classes' frequency."""
+        """Operating point that calls what is more probable than by class frequency; older bundles get the default."""
         labels = Labels(self.inputs.classes, self.inputs.multilabel)
         return OperatingPoint.balanced(labels, self.shares) if self.shares else OperatingPoint.default(labels)
 
     def fuse(self, scans: FusionScans) -> Fused:
-        """The fused answer of every scan whose inputs are all there."""
+        """Fuse every scan whose inputs are complete."""
         reasons = self.inputs.troubles(scans)
         probabilities = np.full((len(scans), len(self.inputs.classes)), np.nan)
         rows = np.array([row for row, reason in enumerate(reasons) if not reason], dtype=int)
@@ -215,11 +218,11 @@ class Fusion(Record):
         return Fused(probabilities, reasons)
 
     def apply(self, combination: Combination, scans: FusionScans) -> NDArray[np.float64]:
-        """Probabilities [scan, class] of one combination; every scan must have its inputs (``inputs.troubles``)."""
+        """Return probabilities [scan, class] of one combination; all inputs must be usable (``inputs.troubles``)."""
         features = np.hstack([self.inputs.block(part, scans) for part in combination.parts])
         return combination.probabilities(features, multilabel=self.inputs.multilabel)
 
     def by_parts(self, scans: FusionScans) -> dict[tuple[str, ...], NDArray[np.float64]]:
-        """Probabilities [scan, class] of every combination, and of the network alone."""
+        """Return probabilities [scan, class] of every combination, and of the network alone, by parts."""
         alone: dict[tuple[str, ...], NDArray[np.float64]] = {("network",): scans.probabilities}
         return alone | {combination.parts: self.apply(combination, scans) for combination in self.combinations}
