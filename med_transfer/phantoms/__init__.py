@@ -1,4 +1,4 @@
-"""Synthetic chest CT with known geometry, written as real DICOM or NIfTI: for the demo, the tests, the benchmarks."""
+"""Synthetic chest CT with known geometry, written as DICOM or NIfTI, for the demonstration, tests and benchmarks."""
 
 import lazy_loader
 

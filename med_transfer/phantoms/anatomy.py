@@ -1,8 +1,8 @@
-"""One person's chest as analytic shapes in millimetres.
+"""A person's chest as analytic shapes in millimetres.
 
-Coordinates are LPS with the origin in the middle of the thorax at the level of the carina: x grows to the
-Left, y to the Posterior, z to the Superior side. A *signed distance* is negative inside a shape; it is exact
-at the surface and approximate far from it.
+Coordinates are LPS, with the origin in the middle of the thorax at the level of the carina: x points to Left, y to
+Posterior, z to Superior. A *signed distance* is negative inside a shape, exact at the surface, and approximate far from
+it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ Sex = Literal["F", "M"]
 AIR_HU = -1000.0
 FAT_HU = -100.0
 MUSCLE_HU = 52.0
-APEX_MM, BASE_MM = 118.0, -105.0  # z between which there is lung
+APEX_MM, BASE_MM = 118.0, -105.0  # upper and lower limit of the lungs along z
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Sizes in mm, densities in Hounsfield units; ``texture`` is white noise for the lung's mottle.
+    """Anatomy of one person; sizes in mm, densities in HU.
 
     Attributes:
-        half_width, half_depth: of the body's outline.
-        fat: thickness under the skin.
-        cage_width, cage_depth: half axes of the inside of the rib cage.
-        heart_mm, heart_radii: centre and half axes.
+        half_width, half_depth: semi-axes of the body outline.
+        fat: thickness of the subcutaneous fat.
+        cage_width, cage_depth: semi-axes of the inside of the rib cage.
+        heart_mm, heart_radii: centre and semi-axes of the heart.
         dome_mm: z of the top of the diaphragm (right, left).
-        lung_hu, blood_hu, bone_hu: densities; blood depends on contrast medium.
-        tubes: airways, great vessels and the vessels of both lungs.
+        lung_hu, blood_hu, bone_hu: densities; that of blood depends on contrast medium.
+        tubes: airways, great vessels, and vessels of both lungs.
         rib_pitch: distance between ribs along z.
+        texture: white noise that gives the lung its mottle.
     """
 
     sex: Sex
@@ -57,12 +58,12 @@ class Anatomy:
 
     @property
     def spine_y(self) -> float:
-        """y of the middle of the vertebral bodies."""
+        """y of the centre of the vertebral bodies, in mm."""
         return self.cage_depth - 22.0
 
 
 def superellipse(x: NDArray, y: NDArray, width: float, depth: float, power: float = 2.0) -> NDArray:
-    """Signed distance to |x/width|^p + |y/depth|^p = 1, first-order exact at the curve."""
+    """Return the signed distance to |x/width|^p + |y/depth|^p = 1, exact to first order at the curve."""
     u, v = np.abs(x) / width + 1e-6, np.abs(y) / depth + 1e-6
     level = (u**power + v**power) ** (1 / power)
     slope = level ** (1 - power) * np.hypot(u ** (power - 1) / width, v ** (power - 1) / depth)
@@ -72,7 +73,7 @@ def superellipse(x: NDArray, y: NDArray, width: float, depth: float, power: floa
 def ellipsoid(
     x: NDArray, y: NDArray, z: NDArray, centre: tuple[float, float, float], radii: tuple[float, float, float]
 ) -> NDArray:
-    """Signed distance to an ellipsoid, first-order exact at the surface."""
+    """Return the signed distance to an ellipsoid, exact to first order at the surface."""
     u, v, w = ((c - m) / r for c, m, r in zip((x, y, z), centre, radii, strict=True))
     level = np.sqrt(u * u + v * v + w * w)
     slope = np.sqrt((u / radii[0]) ** 2 + (v / radii[1]) ** 2 + (w / radii[2]) ** 2) + 1e-6
@@ -80,17 +81,17 @@ def ellipsoid(
 
 
 def cage_distance(anatomy: Anatomy, x: NDArray, y: NDArray, z: NDArray) -> NDArray:
-    """Signed distance to the inside of the rib cage, which narrows towards the neck."""
+    """Return the signed distance to the inside of the rib cage, which narrows towards the neck."""
     return superellipse(x, y, anatomy.cage_width, anatomy.cage_depth, 2.3) + cage_narrowing(z)
 
 
 def cage_narrowing(z: NDArray) -> NDArray:
-    """By how many mm the rib cage is narrower at z than at the heart."""
+    """Return by how many mm the rib cage is narrower at z than at the heart."""
     return 0.0035 * np.maximum(z - 15, 0) ** 2
 
 
 def dome_distance(anatomy: Anatomy, x: NDArray, y: NDArray, z: NDArray) -> NDArray:
-    """Signed distance to what lies above the diaphragm."""
+    """Return the signed distance to the space above the diaphragm."""
     right, left = anatomy.dome_mm
     top = right + (left - right) * (x > 0).astype(np.float32)
     centre = 0.5 * anatomy.cage_width
@@ -99,7 +100,7 @@ def dome_distance(anatomy: Anatomy, x: NDArray, y: NDArray, z: NDArray) -> NDArr
 
 
 def lung_distance(anatomy: Anatomy, x: NDArray, y: NDArray, z: NDArray) -> NDArray:
-    """Signed distance to the surface of both lungs: the cage less mediastinum, heart, spine and diaphragm."""
+    """Return the signed distance to both lungs: the rib cage without mediastinum, heart, spine and abdomen."""
     depth = y / anatomy.cage_depth  # -1 at the sternum, 1 at the back
     waist = 1 - 0.75 * np.clip(-0.3 - depth, 0, 0.6)  # the lungs nearly meet behind the sternum
     mediastinum = np.abs(x) - anatomy.mediastinum * waist * (1 + 0.12 * np.cos(y / 14))
@@ -113,7 +114,7 @@ def lung_distance(anatomy: Anatomy, x: NDArray, y: NDArray, z: NDArray) -> NDArr
 
 
 def draw_anatomy(rng: np.random.Generator, sex: Sex) -> Anatomy:
-    """A random person."""
+    """Draw a random person."""
     size = rng.normal(1.0, 0.035) * (0.95 if sex == "F" else 1.02)
     fat = rng.uniform(8, 20)
     blood = rng.uniform(110, 180) if rng.random() < 0.5 else rng.uniform(38, 48)  # with or without contrast medium

@@ -1,4 +1,4 @@
-"""Paints a chest in Hounsfield units: air, table, soft tissue, lungs, vessels and bones, from outside to inside."""
+"""Paint a chest in Hounsfield units: air, table, soft tissue, lungs, vessels and bones, from outside to inside."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from med_transfer.phantoms.tubes import paint_tubes
 
 Volume = NDArray[np.float32]
 
-_SLAB_VOXELS = 6_000_000  # keeps the memory of a 512 x 512 x 300 phantom in bounds
+_SLAB_VOXELS = 6_000_000  # limits the memory of a 512 x 512 x 300 phantom
 _MOTTLE_STEP_MM = 9.0
 _MOTTLE_HU = 22.0
 
 
 def paint_chest(anatomy: Anatomy, grid: Grid, *, table: bool) -> Volume:
-    """The chest as a perfect scanner would see it: float32 [depth, height, width] in HU, edges one voxel wide."""
+    """Return the chest as a perfect scanner would image it: float32 HU [depth, height, width], edges one voxel wide."""
     depth, height, width = grid.shape
     volume = np.full(grid.shape, AIR_HU, dtype=np.float32)
     step = max(1, _SLAB_VOXELS // (height * width))
@@ -48,7 +48,7 @@ def _paint_slab(volume: Volume, anatomy: Anatomy, grid: Grid, table: bool) -> No
 
 
 def _paint(volume: Volume, distance: NDArray, hu: NDArray | float, edge_mm: float) -> None:
-    """Blend ``hu`` in where the signed distance is negative; the edge is a ramp of ``edge_mm``."""
+    """Blend in ``hu`` where the signed distance is negative; the edge is a ramp of width ``edge_mm``."""
     touched = np.min(distance, axis=0) < edge_mm / 2
     if not touched.any():
         return
@@ -60,7 +60,7 @@ def _paint(volume: Volume, distance: NDArray, hu: NDArray | float, edge_mm: floa
 
 
 def _paint_table(volume: Volume, anatomy: Anatomy, grid: Grid) -> None:
-    """A carbon-fibre shell round foam, hollow towards the patient."""
+    """Table: a carbon-fibre shell around foam, concave towards the patient."""
     height = anatomy.half_depth + 12 - 0.0016 * grid.x**2
     slab = np.maximum(np.abs(grid.y - height) - 9, np.abs(grid.x) - 205)
     _paint(volume, slab, -180.0, grid.pixel_mm)
@@ -68,7 +68,7 @@ def _paint_table(volume: Volume, anatomy: Anatomy, grid: Grid) -> None:
 
 
 def _paint_wall(volume: Volume, anatomy: Anatomy, grid: Grid) -> None:
-    """Skin, fat (with breasts), muscle."""
+    """Skin, fat (with breasts), and muscle."""
     x, y, edge = grid.x, grid.y, grid.pixel_mm
     body = superellipse(x, y, anatomy.half_width, anatomy.half_depth, 2.4)
     if anatomy.sex == "F":
@@ -84,7 +84,7 @@ def _paint_wall(volume: Volume, anatomy: Anatomy, grid: Grid) -> None:
 
 
 def _paint_inside(volume: Volume, anatomy: Anatomy, grid: Grid) -> None:
-    """Mediastinal fat, abdomen, heart, lungs."""
+    """Mediastinal fat, abdomen, heart, and lungs."""
     x, y, z = grid.x, grid.y, grid.z
     cage = cage_distance(anatomy, x, y, z)
     _paint(volume, cage + 1.5, FAT_HU + 15, grid.pixel_mm)
@@ -101,13 +101,13 @@ def _paint_inside(volume: Volume, anatomy: Anatomy, grid: Grid) -> None:
 
 
 def _lung_density(anatomy: Anatomy, grid: Grid) -> NDArray[np.float32]:
-    """Air and capillaries: denser where gravity pulls the blood (the back), mottled."""
+    """Density of the lung in HU: mottled, and higher posteriorly, where gravity pulls the blood."""
     gravity = 45 * np.clip(grid.y / anatomy.cage_depth, -1, 1)
     return (anatomy.lung_hu + gravity + _MOTTLE_HU * _mottle(anatomy.texture, grid)).astype(np.float32)
 
 
 def _mottle(texture: NDArray[np.float32], grid: Grid) -> NDArray[np.float32]:
-    """The white noise ``texture``, fixed in the body, interpolated linearly to the grid."""
+    """The white noise ``texture``, fixed to the body and interpolated linearly to the grid."""
     in_z, in_y, in_x = (
         _interpolation(c.ravel(), n) for c, n in zip((grid.z, grid.y, grid.x), texture.shape, strict=True)
     )
@@ -127,7 +127,7 @@ def _interpolation(coordinate: NDArray[np.float32], size: int) -> NDArray[np.flo
 
 
 def _paint_ribs(volume: Volume, anatomy: Anatomy, grid: Grid) -> None:
-    """Ribs: bands on the rib cage that descend from the spine to the front, where they end in cartilage."""
+    """Ribs: bands on the rib cage that descend from the spine to the front, ending in cartilage."""
     x, y = np.broadcast_arrays(grid.x[0], grid.y[0])
     shell = superellipse(x, y, anatomy.cage_width, anatomy.cage_depth, 2.3) - 5
     near = (shell > -75) & (shell < 10)
@@ -147,7 +147,7 @@ def _paint_ribs(volume: Volume, anatomy: Anatomy, grid: Grid) -> None:
 
 
 def _paint_spine(volume: Volume, anatomy: Anatomy, grid: Grid) -> None:
-    """Vertebrae with discs, canal and processes; sternum; scapulae."""
+    """Vertebrae with discs, canal and processes; sternum; and scapulae."""
     x, y, z, edge = grid.x, grid.y, grid.z, grid.pixel_mm
     bone, centre = anatomy.bone_hu, anatomy.spine_y
     body = superellipse(x, y - centre, 18, 15)

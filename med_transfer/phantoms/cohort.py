@@ -1,15 +1,15 @@
-"""Writes a cohort of synthetic chest CT scans with lung lesions: ``scans/`` and ``cohort.csv``.
+"""Write a cohort of synthetic chest CT scans with lung lesions: ``scans/`` and ``cohort.csv``.
 
-For the command line (``med-transfer phantom OUT``)::
+Like the command ``med-transfer phantom OUT``::
 
     from med_transfer.phantoms import PhantomConfig, write_cohort
 
     table = write_cohort(Path("OUT"), PhantomConfig(task="texture", patients_per_class=20), progress=show)
 
-``show(stage, done, total)`` is called after each scan. OUT must not exist, or be an empty folder; it appears
-only when it is complete. On one core a scan takes about 0.15 s at the default shape. Layout::
+``show(stage, done, total)`` is called after each scan. OUT must not exist, or be an empty folder; it is created only
+when complete. On one core a scan takes about 0.15 s at the default shape. Layout::
 
-    OUT/cohort.csv                 one row a scan: COLUMNS, and `split` and `mask` when they are asked for
+    OUT/cohort.csv                 one row per scan: COLUMNS, and on request `split` and `mask`
     OUT/scans/texture-0007-1/      a DICOM series, or texture-0007-1.nii.gz
     OUT/masks/texture-0007-1.nii.gz
     OUT/unlabelled/...             scans that are not in the table, for self-supervised pretraining
@@ -115,11 +115,11 @@ class PhantomConfig(BaseModel):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the cohort table."""
+        """Columns of the cohort table."""
         return (*COLUMNS, *["split"] * bool(self.train_val_patients), *["mask"] * self.masks)
 
     def part_of(self, patient: int) -> str:
-        """Where a patient goes by ``train_val_patients``; empty without."""
+        """Return a patient's split by ``train_val_patients``; empty if that is None."""
         if self.train_val_patients is None:
             return ""
         n_train, n_val = self.train_val_patients
@@ -143,10 +143,11 @@ def write_cohort(out: Path, config: PhantomConfig, progress: Progress | None = N
 
     Args:
         out: a folder that does not exist yet, or is empty.
-        progress: told how many scans are written; None: a bar in a terminal or notebook.
+        config: what the cohort contains.
+        progress: progress callback; None shows a bar in a terminal or notebook.
 
     Raises:
-        OutputError: ``out`` holds something already, or cannot be written (permission, disk full).
+        OutputError: ``out`` is not empty, or cannot be written (permission, disk full).
     """
     jobs = list(_jobs(config))
     with bars_unless(progress) as progress, _complete_or_absent(Path(out)) as folder:
@@ -163,7 +164,7 @@ def write_cohort(out: Path, config: PhantomConfig, progress: Progress | None = N
 
 
 def _jobs(config: PhantomConfig) -> Iterator[_Job]:
-    """Every scan of the cohort: the labelled patients, those with faults, those without a label."""
+    """Every scan of the cohort: labelled patients, then those with faulty scans, then unlabelled ones."""
     labelled = config.patients_per_class * len(config.labels)
     for patient in range(labelled):
         rng = _choices(config, patient)
@@ -177,12 +178,12 @@ def _jobs(config: PhantomConfig) -> Iterator[_Job]:
         yield _Job(patient, 0, _storage(config, _choices(config, patient)), labelled=False)
 
 
-CLICK_BOX_MM = 20.0  # about as wide as lesions are on average
-_FAULTY, _UNLABELLED = 8000, 9000  # numbers apart, so that a larger cohort begins with the same patients
+CLICK_BOX_MM = 20.0  # about the mean width of a lesion
+_FAULTY, _UNLABELLED = 8000, 9000  # first patient numbers, so that a larger cohort starts with the same patients
 
 
 def _choices(config: PhantomConfig, patient: int) -> np.random.Generator:
-    """Randomness of how a patient's scans are stored, apart from that of what they show."""
+    """Random generator for how a patient's scans are stored, independent of that for their content."""
     return np.random.default_rng((config.seed, patient, 1000))
 
 
@@ -192,7 +193,7 @@ def _storage(config: PhantomConfig, rng: np.random.Generator) -> str:
 
 
 def _with_patients(jobs: list[_Job], config: PhantomConfig) -> Iterator[tuple[_Job, Patient]]:
-    """Each job with its patient, who is made once for consecutive scans."""
+    """Each job with its patient, who is drawn once for consecutive scans."""
     number, patient = None, None
     for job in jobs:
         if patient is None or number != job.patient:
@@ -202,7 +203,7 @@ def _with_patients(jobs: list[_Job], config: PhantomConfig) -> Iterator[tuple[_J
 
 
 def _write_scan(folder: Path, job: _Job, patient: Patient, config: PhantomConfig) -> dict[str, object]:
-    """Write one scan, and its mask; its row of the table."""
+    """Write one scan and its mask, and return its row of the table."""
     scan = take_scan(patient, job.scan, config.shape, config.field_of_view_mm)
     identifier = f"{config.task}-{job.patient:04d}"
     name = f"{identifier}-{job.scan + 1}"
@@ -263,7 +264,7 @@ def _row(path: str, identifier: str, patient: Patient, scan: Scan) -> dict[str, 
 
 
 def _click(job: _Job, scan: Scan, config: PhantomConfig) -> dict[str, object]:
-    """The region's columns where it is a click: uniform in a ball around the lesion's middle."""
+    """Region columns of a simulated click, uniform in a ball around the lesion's centre; empty if not requested."""
     if config.click_error_mm is None:
         return {}
     rng = np.random.default_rng((config.seed, job.patient, 2000 + job.scan))
@@ -276,8 +277,8 @@ def _click(job: _Job, scan: Scan, config: PhantomConfig) -> dict[str, object]:
 
 @contextmanager
 def _complete_or_absent(out: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes ``out`` when the block ends well and vanishes when it does not."""
-    if not out.name:  # ".": what takes its place would be another one, under whoever stands in it
+    """Temporary folder to write into, renamed to ``out`` if the block succeeds and deleted if it fails."""
+    if not out.name:  # ".": replacing the current folder would leave processes in a deleted one
         raise OutputError("the folder that the command runs in", where=out, expected="another one, new or empty")
     partial = partial_path(out)
     try:
@@ -290,7 +291,7 @@ def _complete_or_absent(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise output_error(out, error) from error
     except OutputError as error:
-        if Path(error.where).is_relative_to(partial):  # which nobody will find there
+        if Path(error.where).is_relative_to(partial):  # the temporary path means nothing to the user
             raise OutputError(error.found, where=out, expected=error.expected, action=error.action) from error
         raise
     finally:

@@ -1,4 +1,4 @@
-"""The attributes of a CT series, module by module.
+"""DICOM attributes of a CT series, module by module.
 
 Source: DICOM PS3.3 A.3 (CT Image IOD), C.7.1 - C.7.5 (patient, study, series, frame of reference, equipment),
 C.7.6.2 (image plane), C.7.6.3 (image pixel), C.8.2.1 (CT image).
@@ -24,13 +24,13 @@ _PIXEL_PADDING_VALUE = 0x00280120
 
 @dataclass(frozen=True)
 class SeriesDetails:
-    """What a series says about itself beside its voxels; everything is invented.
+    """Metadata of a synthetic series.
 
     Attributes:
-        patient: becomes PatientID; PatientName is ``PHANTOM^`` and its digits.
-        seed, study, series: with ``patient`` they determine every UID.
-        age: years; empty in the file when None.
-        slice_thickness_mm: the distance between slices when None.
+        patient: PatientID; PatientName is ``PHANTOM^`` followed by its digits.
+        seed, study, series: together with ``patient`` they determine every UID.
+        age: age in years; None leaves it out of the file.
+        slice_thickness_mm: None takes the distance between slices.
     """
 
     patient: str = "0001"
@@ -44,23 +44,23 @@ class SeriesDetails:
     description: str = "Thorax phantom"
 
     def uid(self, *parts: object) -> str:
-        """A UID that depends only on these details and ``parts``."""
+        """Return a UID that depends only on seed, patient and ``parts``."""
         source = (self.seed, self.patient, *parts)
         return generate_uid(entropy_srcs=["med_transfer phantom", *(str(part) for part in source)])
 
     @property
     def study_uid(self) -> str:
-        """The same for every series of the study."""
+        """StudyInstanceUID, equal for every series of the study."""
         return self.uid("study", self.study)
 
     @property
     def series_uid(self) -> str:
-        """The same for every slice of the series."""
+        """SeriesInstanceUID, equal for every slice of the series."""
         return self.uid("study", self.study, "series", self.series)
 
 
 def common_header(details: SeriesDetails, affine: geometry.Affine, voxels: NDArray, *, signed: bool) -> Dataset:
-    """What all slices of a series have in common; ``signed`` pixels are stored as they are, others less -1024."""
+    """Return the attributes common to all slices; ``signed`` pixels have intercept 0, unsigned ones -1024."""
     header = Dataset()
     header.update(_patient_and_study(details))
     header.update(_series_and_equipment(details))
@@ -118,7 +118,7 @@ def _image(details: SeriesDetails, affine: geometry.Affine, voxels: NDArray, sig
     dataset = _dataset(
         SOPClassUID=CTImageStorage,
         ImageType=["ORIGINAL", "PRIMARY", "AXIAL"],
-        PixelSpacing=[_ds(row_mm), _ds(column_mm)],  # between rows first: PS3.3 10.7.1.3
+        PixelSpacing=[_ds(row_mm), _ds(column_mm)],  # row spacing first: PS3.3 10.7.1.3
         ImageOrientationPatient=[_ds(c) for c in cosines],
         SliceThickness=_ds(details.slice_thickness_mm or slice_mm),
         SamplesPerPixel=1,
@@ -141,7 +141,7 @@ def _image(details: SeriesDetails, affine: geometry.Affine, voxels: NDArray, sig
 
 
 def slice_header(details: SeriesDetails, affine: geometry.Affine, k: int, depth: int) -> Dataset:
-    """What belongs to slice ``k`` alone, without its pixels."""
+    """Return the attributes specific to slice ``k``, without its pixels."""
     position = geometry.to_world_mm(affine, (0, 0, k))
     normal = np.cross(affine[:3, 0], affine[:3, 1])
     normal /= np.linalg.norm(normal)
@@ -155,7 +155,7 @@ def slice_header(details: SeriesDetails, affine: geometry.Affine, k: int, depth:
 
 
 def _dataset(**elements: object) -> Dataset:
-    """Elements by the keywords of DICOM's dictionary."""
+    """Dataset of elements given by DICOM keyword."""
     dataset = Dataset()
     for keyword, value in elements.items():
         setattr(dataset, keyword, value)
@@ -163,5 +163,5 @@ def _dataset(**elements: object) -> Dataset:
 
 
 def _ds(value: float) -> str:
-    """A decimal string of at most 16 characters (PS3.5 6.2), as exact as that allows."""
+    """The most exact decimal string (DS) of at most 16 characters (PS3.5 6.2)."""
     return format_number_as_ds(float(value) + 0.0)  # + 0.0 turns -0.0 into 0.0

@@ -1,4 +1,4 @@
-"""Writes a volume as a DICOM CT series, one file a slice, valid enough for a PACS.
+"""Write a volume as a DICOM CT series, one file per slice, valid enough for a PACS.
 
 Source: DICOM PS3.10 7 (file format), PS3.5 8.2 (compressed pixel data).
 """
@@ -37,20 +37,23 @@ def write_dicom_series(
     details: SeriesDetails | None = None,
     transfer_syntax: str = ExplicitVRLittleEndian,
 ) -> list[Path]:
-    """Write ``voxels_hu`` [depth, height, width] as a series of single-slice files; the paths in order of k.
+    """Write a volume as a series of single-slice files, and return their paths in order of k.
 
-    File names carry no order. The folder may exist and hold other series. Stored values are unsigned with an
-    intercept of -1024; voxels below -1024 make the series signed with intercept 0.
+    File names do not reflect the order. The folder may exist and hold other series. Stored values are unsigned with an
+    intercept of -1024; if voxels are below -1024, they are signed with intercept 0.
 
     Args:
-        affine: voxel index (i, j, k) to LPS mm; the three axes at right angles (else the slices are sheared).
-        seed, patient: determine the UIDs; ignored when ``details`` is given.
-        transfer_syntax: UID; explicit little endian, or a lossless compression that pydicom can encode
+        folder: folder to write to.
+        voxels_hu: int16 HU [depth, height, width].
+        affine: voxel index (i, j, k) to LPS mm; if k is not orthogonal to the image plane, the series is sheared.
+        seed, patient: determine the UIDs; ignored if ``details`` is given.
+        details: metadata of the series.
+        transfer_syntax: transfer syntax UID: explicit little endian, or a lossless compression that pydicom can encode
             (RLE always; JPEG-LS and JPEG 2000 with their pylibjpeg plugins).
 
     Raises:
-        ConfigError: voxels are not int16, or the affine's rows and columns are not at right angles.
-        MissingExtra: no encoder for the transfer syntax.
+        ConfigError: voxels are not three-dimensional int16, or rows and columns are not orthogonal.
+        MissingExtra: there is no encoder for the transfer syntax.
         OutputError: the folder cannot be written.
     """
     details = details or SeriesDetails(patient=patient, seed=seed)
@@ -80,7 +83,7 @@ def _check(voxels: NDArray, affine: geometry.Affine) -> None:
 def _encode(
     voxels: NDArray[np.int16], affine: geometry.Affine, details: SeriesDetails, transfer_syntax: str
 ) -> Iterator[tuple[str, bytes]]:
-    """(file name, content) of every slice."""
+    """File name and content of every slice."""
     signed = int(voxels.min()) < UNSIGNED_INTERCEPT
     stored = voxels.astype("<i2") if signed else (voxels.astype(np.int32) - UNSIGNED_INTERCEPT).astype("<u2")
     common = common_header(details, affine, voxels, signed=signed)
@@ -100,7 +103,7 @@ def _even(content: bytes) -> bytes:
 
 
 def _elements(dataset: Dataset) -> dict[int, bytes]:
-    """Each element's tag and explicit little endian bytes: the common ones are encoded once a series."""
+    """Explicit little endian bytes of each element, by tag, so that common ones are encoded once per series."""
     encoded = {}
     for element in dataset:
         buffer = DicomBytesIO()

@@ -1,4 +1,4 @@
-"""Scans that are wrong on purpose, as they come out of a PACS on a bad day."""
+"""Deliberately damaged scans, like those that a PACS may return."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def drop_slice(files: list[Path]) -> None:
 
 
 def truncate(path: Path) -> None:
-    """Cut a file in the middle, as a transfer that broke off."""
+    """Truncate a file to half its size, like an interrupted transfer."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
 
 
 def write_text_file(path: Path) -> None:
-    """A text file whose name says DICOM."""
+    """Write a text file under a name that suggests DICOM."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("Exported by Phantom Vendor A. Call the help desk for questions.\n", encoding="utf-8")

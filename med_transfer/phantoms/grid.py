@@ -1,4 +1,4 @@
-"""The voxel grid on which a phantom is painted, in the anatomy's own coordinates."""
+"""The voxel grid on which a phantom is painted, in the anatomy's coordinates."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Grid:
     """Coordinates of the voxel centres in mm, ready to broadcast to [depth, height, width].
 
     Attributes:
-        x, y, z: float32 of shape [1, 1, width], [1, height, 1], [depth, 1, 1]; x grows to the Left,
-            y to the Posterior, z to the Superior side, each with even steps.
-        pixel_mm, slice_mm: the steps.
+        x, y, z: evenly spaced, float32 of shape [1, 1, width], [1, height, 1], [depth, 1, 1]; x points to Left, y to
+            Posterior, z to Superior.
+        pixel_mm, slice_mm: spacing in plane and between slices.
     """
 
     x: NDArray[np.float32]
@@ -28,20 +28,20 @@ class Grid:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Voxels along depth, height, width."""
+        """Number of voxels along depth, height, width."""
         return self.z.size, self.y.size, self.x.size
 
     @property
     def edge_mm(self) -> float:
-        """Width over which a voxel's box blurs an edge, whatever the edge's direction."""
+        """Width in mm over which a voxel blurs an edge, averaged over directions."""
         return (self.pixel_mm + self.slice_mm) / 2
 
     def slab(self, start: int, stop: int) -> Grid:
-        """The slices start .. stop - 1."""
+        """Return the grid of slices ``start`` to ``stop - 1``."""
         return Grid(self.x, self.y, self.z[start:stop], self.pixel_mm, self.slice_mm)
 
     def boxes(self, low: NDArray, high: NDArray) -> list[Box | None]:
-        """Index boxes [k, j, i] of the voxels between ``low`` and ``high`` [n, 3] (x, y, z mm); None where empty."""
+        """Return index boxes [k, j, i] of voxels between ``low`` and ``high`` [n, 3] (x, y, z mm); None if empty."""
         first = np.array([self.x.flat[0], self.y.flat[0], self.z.flat[0]], dtype=float)
         step = np.array([self.pixel_mm, self.pixel_mm, self.slice_mm])
         size = np.array(self.shape[::-1])
@@ -55,7 +55,7 @@ class Grid:
 
 
 def centred_grid(shape: tuple[int, int, int], pixel_mm: float, slice_mm: float, centre_mm: NDArray) -> Grid:
-    """A grid of ``shape`` [depth, height, width] whose middle lies at ``centre_mm`` (x, y, z)."""
+    """Return a grid of ``shape`` (depth, height, width) centred at ``centre_mm`` (x, y, z)."""
 
     def axis(size: int, step: float, centre: float) -> NDArray[np.float32]:
         return ((np.arange(size) - (size - 1) / 2) * step + centre).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Scanners: voxel sizes, blur, slice thickness, noise, and what lies outside the reconstruction circle."""
+"""Simulated scanners: voxel size, blur, slice thickness, noise, and the reconstruction circle."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from med_transfer.phantoms.grid import Grid, centred_grid
 from med_transfer.scans import geometry
 
 _CIRCLE_HU = -1024  # outside the reconstruction circle
-_ROI_HALF_MM = 24.0  # a scan covers at least this much above and below the lesion, where it is long enough
+_ROI_HALF_MM = 24.0  # a scan that is long enough covers at least this much above and below the lesion
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A reconstruction kernel: in-plane blur (standard deviation, mm), edge boost, and the grain of its noise."""
+    """A reconstruction kernel: in-plane blur (standard deviation, mm), edge enhancement, and noise spectrum."""
 
     name: str
     blur_mm: float
@@ -28,7 +28,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Scanner:
-    """A scanner as a site uses it; ``slice_mm`` holds its (spacing, thickness) protocols."""
+    """A scanner at a site; ``slice_mm`` holds its (spacing, thickness) protocols."""
 
     name: str
     manufacturer: str
@@ -76,13 +76,13 @@ SCANNERS: tuple[Scanner, ...] = (
 
 @dataclass(frozen=True)
 class Acquisition:
-    """How one scan is taken.
+    """Acquisition parameters of one scan.
 
     Attributes:
         affine: voxel index (i, j, k) to LPS mm in the scanner's frame.
-        shift_mm: from the anatomy's coordinates to the scanner's.
+        shift_mm: shift from the anatomy's coordinates to the scanner's.
         slice_thickness_mm: can exceed the distance between slices.
-        noise_hu: standard deviation.
+        noise_hu: standard deviation of the noise.
     """
 
     scanner: Scanner
@@ -101,9 +101,15 @@ def draw_acquisition(
     difficulty: float,
     field_of_view_mm: float | None = None,
 ) -> Acquisition:
-    """A random scanner and protocol whose scan of ``shape`` [depth, height, width] holds the lesion.
+    """Draw a random scanner and protocol for a scan that contains the lesion.
 
-    ``field_of_view_mm``: of a targeted reconstruction around the lesion, so wide and at least so long; None: the chest.
+    Args:
+        rng: random generator.
+        anatomy: the patient.
+        lesion_mm: centre of the lesion.
+        shape: (depth, height, width) of the scan.
+        difficulty: 0 .. 1, increases the noise.
+        field_of_view_mm: width, and least length, of a targeted reconstruction around the lesion; None for the chest.
     """
     depth, height, width = shape
     scanner = SCANNERS[int(rng.integers(len(SCANNERS)))]
@@ -134,7 +140,7 @@ def draw_acquisition(
 
 
 def _scan_centre(rng: np.random.Generator, lesion_z: float, length_mm: float) -> float:
-    """z of the scan's middle: over the lungs where it can be, always round the lesion."""
+    """z of the scan's centre: within the lungs if possible, and always such that the scan contains the lesion."""
     free = max(0.0, length_mm / 2 - _ROI_HALF_MM)
     wanted = lesion_z + rng.uniform(-free, free)
     low, high = BASE_MM + length_mm / 2 - 15, APEX_MM - length_mm / 2 + 15
@@ -143,7 +149,7 @@ def _scan_centre(rng: np.random.Generator, lesion_z: float, length_mm: float) ->
 
 
 def acquire(rng: np.random.Generator, ideal_hu: NDArray[np.float32], acquisition: Acquisition) -> NDArray[np.int16]:
-    """What the scanner makes of a perfect picture: blurred, noisy, int16 HU within -1024 .. 3071."""
+    """Simulate the acquisition of an ideal image: blur and noise; int16 HU within -1024 .. 3071."""
     kernel, grid = acquisition.scanner.kernel, acquisition.grid
     blur = kernel.blur_mm / grid.pixel_mm
     slice_blur = np.sqrt(max(acquisition.slice_thickness_mm**2 - grid.slice_mm**2, 0) / 12) / grid.slice_mm
@@ -158,14 +164,14 @@ def acquire(rng: np.random.Generator, ideal_hu: NDArray[np.float32], acquisition
 
 
 def ct_noise(rng: np.random.Generator, shape: tuple[int, ...], cutoff: float) -> NDArray[np.float32]:
-    """Noise of unit variance with CT's in-plane power spectrum: a ramp, cut off by the kernel; slices independent.
+    """Return unit-variance noise with CT's in-plane power spectrum, a ramp cut off by the kernel; slices independent.
 
     Source: Riederer, Pelc & Chesler 1978, Phys Med Biol 23:446 (the ramp of filtered back-projection).
     """
     _, height, width = shape
     frequency = np.hypot(fft.fftfreq(height)[:, None], fft.rfftfreq(width)[None]) / 0.5
     response = np.sqrt(frequency + 0.02) * np.exp(-((frequency / cutoff) ** 2))
-    multiplicity = np.full(width // 2 + 1, 2.0)  # rfft holds one of each pair of conjugate frequencies
+    multiplicity = np.full(width // 2 + 1, 2.0)  # rfft returns one of each conjugate pair
     multiplicity[0] = 1.0
     if width % 2 == 0:
         multiplicity[-1] = 1.0

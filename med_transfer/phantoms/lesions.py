@@ -1,9 +1,9 @@
-"""Lung lesions: a margin (the outline), a texture (the inside), and how they are painted into a chest.
+"""Lung lesions: margin (outline) and texture (interior), and how they are painted into a chest.
 
-Size has the same distribution in every class, and the property that is not the label varies freely: in the
-``texture`` task every class has all margins, in the ``shape`` task all textures. So no class can be told by size
-alone, and all tasks show the same kinds of pictures. In the ``appearance`` task a class is a margin with a texture, as
-a reader describes a nodule.
+Size has the same distribution in every class, and the property that is not the label varies freely: in the ``texture``
+task every class has all margins, in the ``shape`` task all textures. Hence no class can be recognised by size alone,
+and all tasks have similar images. In the ``appearance`` task a class is a margin with a texture, as a radiologist would
+describe a nodule.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CLASSES: dict[Task, tuple[str, ...]] = {
 }
 SMALLEST_MM, LARGEST_MM = 8.0, 28.0
 
-_SAMPLE_MM = 1.1  # a lesion is sampled this finely, then averaged over each voxel
+_SAMPLE_MM = 1.1  # a lesion is sampled at this spacing, then averaged over each voxel
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,18 @@ class Lesion:
     """One lesion; lengths in mm, or as a fraction of the radius where the name says ``ratio``.
 
     Attributes:
-        centre_mm: LPS, in the anatomy's coordinates.
-        stretch: [3, 3] maps mm from the centre to the unit ball of an ellipsoid of the lesion's volume.
-        directions: [n, 3] unit vectors of the lobes or spicules.
-        lobe_ratio, spicule_ratio: how far they stand out; 0 for none.
+        centre_mm: centre in LPS, in the anatomy's coordinates.
+        stretch: [3, 3], maps offsets in units of the radius to the unit ball of an ellipsoid of the same volume.
+        directions: [n, 3], unit vectors of the lobes or spicules.
+        lobe_ratio, spicule_ratio: how far lobes and spicules protrude; 0 for none.
         spicule_mm: half width of a spicule at its root.
-        solid_hu, ground_glass_hu: densities of the core and of what surrounds it.
-        core_ratio: radius of the solid core: 0 ground-glass, above 1 solid.
-        core_shift: of the core's centre, fractions of the radius.
-        cavity_ratio: radius of the air inside; 0 for none.
-        rim_mm: width over which the edge fades.
-        waves, mottle_hu: [m, 4] wave vectors (rad/mm) and phases of the uneven density, and its amplitude.
+        solid_hu, ground_glass_hu: densities of the core and of the part around it.
+        core_ratio: radius of the solid core; 0 for ground-glass, above 1 for solid.
+        core_shift: [3], shift of the core's centre, as fractions of the radius.
+        cavity_ratio: radius of the air-filled cavity; 0 for none.
+        rim_mm: width of the edge's transition.
+        waves: [m, 4], wave vectors (rad/mm) and phases of the density's mottle.
+        mottle_hu: amplitude of the mottle.
     """
 
     centre_mm: tuple[float, float, float]
@@ -66,12 +67,12 @@ class Lesion:
 
     @property
     def reach_mm(self) -> float:
-        """No part of the lesion is farther from its centre."""
+        """Upper bound on the distance of any part of the lesion from its centre."""
         return self.diameter_mm / 2 * (1.25 + max(self.lobe_ratio, self.spicule_ratio)) + self.rim_mm
 
 
 def draw_diameter_mm(rng: np.random.Generator) -> float:
-    """Diameter of a lesion of any class."""
+    """Draw the diameter of a lesion, independent of its class."""
     return round(SMALLEST_MM + (LARGEST_MM - SMALLEST_MM) * rng.beta(1.6, 1.4), 2)
 
 
@@ -83,7 +84,7 @@ def draw_lesion(
     diameter_mm: float,
     difficulty: float,
 ) -> Lesion:
-    """A random lesion of class ``label``; ``difficulty`` 0 .. 1 brings the classes closer to each other."""
+    """Draw a random lesion of class ``label``; ``difficulty`` 0 .. 1 makes the classes more alike."""
     if task == "texture":
         texture, margin = label, str(rng.choice(_MARGINS))
     elif task == "shape":
@@ -103,7 +104,7 @@ def _draw_margin(rng: np.random.Generator, margin: str, difficulty: float) -> di
     axes /= axes.prod() ** (1 / 3)
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     count = {"lobulated": int(rng.integers(4, 8)), "spiculated": int(rng.integers(8, 14))}.get(margin, 3)
-    shy = 1 - 0.45 * difficulty  # how far the margin's signs stand out
+    shy = 1 - 0.45 * difficulty  # how pronounced the features of the margin are
     return {
         "stretch": (rotation / axes) @ rotation.T,
         "directions": _spread_directions(rng, count),
@@ -132,7 +133,7 @@ def _draw_texture(rng: np.random.Generator, texture: str, difficulty: float) -> 
 
 
 def _spread_directions(rng: np.random.Generator, count: int) -> NDArray:
-    """Unit vectors that keep apart: a Fibonacci sphere, shaken and turned."""
+    """Well-separated unit vectors: a Fibonacci sphere with jitter and a random rotation."""
     n = np.arange(count) + 0.5
     height, turn = 1 - 2 * n / count, np.pi * (1 + 5**0.5) * n
     ring = np.sqrt(1 - height**2)
@@ -142,10 +143,10 @@ def _spread_directions(rng: np.random.Generator, count: int) -> NDArray:
 
 
 def paint_lesion(volume: NDArray[np.float32], grid: Grid, lesion: Lesion) -> NDArray[np.float32]:
-    """Paint the lesion in place; what is denser already (vessels, the chest wall) stays.
+    """Paint the lesion into ``volume`` in place; without a cavity, denser structures (vessels, chest wall) are kept.
 
     Returns:
-        The fraction of every voxel that the lesion fills (a cavity counts as lesion), shaped like ``volume``.
+        The fraction of each voxel that the lesion fills, including its cavity; same shape as ``volume``.
     """
     cover = np.zeros(grid.shape, dtype=np.float32)
     centre = np.array([lesion.centre_mm])
@@ -170,13 +171,13 @@ def paint_lesion(volume: NDArray[np.float32], grid: Grid, lesion: Lesion) -> NDA
 
 
 def _samples(centres: NDArray, step: float, count: int) -> NDArray:
-    """``count`` even samples within each voxel of width ``step``."""
+    """``count`` evenly spaced samples within each voxel of width ``step``."""
     within = ((np.arange(count) + 0.5) / count - 0.5) * step
     return (centres[:, None] + within).ravel()
 
 
 def _average(fine: NDArray, counts: list[int]) -> NDArray[np.float32]:
-    """Mean over the samples of each voxel."""
+    """Mean of the samples of each voxel."""
     a, b, c = counts
     shape = fine.shape
     blocks = fine.reshape(shape[0] // a, a, shape[1] // b, b, shape[2] // c, c)
@@ -206,17 +207,17 @@ def _appearance(lesion: Lesion, offset: NDArray[np.float32]) -> tuple[NDArray, N
 
 
 def _largest(values: NDArray) -> NDArray:
-    """Of each point's few, the last axis, along which NumPy's own maximum takes many times as long."""
+    """Maximum over the short last axis; NumPy's own is many times slower there."""
     return functools.reduce(np.maximum, np.moveaxis(values, -1, 0))
 
 
 def _sum(values: NDArray) -> NDArray:
-    """Likewise, to the same bits."""
+    """Sum over the short last axis, likewise; bitwise equal to NumPy's."""
     return functools.reduce(np.add, np.moveaxis(values, -1, 0))
 
 
 def _spicules(lesion: Lesion, level: NDArray, cosine: NDArray, radius: float) -> NDArray:
-    """Thin cones that radiate from the centre, where ``cosine`` to the nearest of their axes says it."""
+    """Fraction filled by spicules: thin cones from the centre; ``cosine`` is that to the nearest cone's axis."""
     along = level * cosine * radius
     across = level * np.sqrt(np.maximum(1 - cosine**2, 0)) * radius
     length = (1 + lesion.spicule_ratio) * radius

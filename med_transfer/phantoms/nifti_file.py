@@ -1,4 +1,4 @@
-"""Writes a volume as a NIfTI file."""
+"""Write a volume as a NIfTI file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from med_transfer.scans import geometry
 
 
 def write_nifti(path: Path, voxels: NDArray, affine: geometry.Affine) -> Path:
-    """Write ``voxels`` [depth, height, width] to ``path`` (.nii or .nii.gz); the bytes depend only on the arguments.
+    """Write a volume as .nii or .nii.gz, and return the path; equal arguments give equal bytes.
 
     Args:
-        voxels: int16 HU, or a boolean mask (stored as uint8).
+        path: file to write.
+        voxels: int16 HU [depth, height, width], or a boolean mask (stored as uint8).
         affine: voxel index (i, j, k) to LPS mm; stored in RAS, as qform and sform.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A synthetic patient, and scans of the patient: everything follows from the seed and the patient's number."""
+"""Synthetic patients and their scans, determined by the seed and the patient's number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_SHAPE: Shape = (40, 96, 96)
 
 @dataclass(frozen=True)
 class Patient:
-    """A person with one lesion. ``key`` (seed, task, number) drives everything random in the patient's scans."""
+    """A person with one lesion. ``key`` (seed, task, number) seeds all randomness in the patient's scans."""
 
     key: tuple[int, int, int]
     label: str
@@ -34,14 +34,14 @@ class Patient:
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan and its truth.
+    """One scan and its ground truth.
 
     Attributes:
         voxels: int16 HU [depth, height, width].
-        acquisition: scanner, affine, slice thickness.
-        lesion_mm: LPS mm of the lesion's centre, in the scan's coordinates.
-        lesion_size_mm: the lesion's diameter.
-        mask: the lesion, boolean, shaped like ``voxels``.
+        acquisition: acquisition parameters, including the affine.
+        lesion_mm: centre of the lesion in LPS mm, in the scan's coordinates.
+        lesion_size_mm: diameter of the lesion.
+        mask: boolean mask of the lesion, same shape as ``voxels``.
     """
 
     voxels: NDArray[np.int16]
@@ -57,7 +57,7 @@ class Scan:
 
 
 class PhantomVolume(NamedTuple):
-    """A phantom in memory: HU [depth, height, width], affine (i, j, k) to LPS mm, the lesion's centre and diameter."""
+    """A phantom in memory: HU [depth, height, width], affine (i, j, k) to LPS mm, centre and diameter of the lesion."""
 
     voxels: NDArray[np.int16]
     affine: NDArray[np.float64]
@@ -75,16 +75,18 @@ def phantom_volume(
     shape: Shape = DEFAULT_SHAPE,
     difficulty: float = 0.5,
 ) -> PhantomVolume:
-    """One scan in memory, without a cohort.
+    """Return one scan in memory, without writing a cohort.
 
     Args:
-        label: a class of the texture, the shape or the appearance task.
-        seed, patient, scan: other numbers give other people and other acquisitions of them.
-        shape: [depth, height, width].
+        label: a class of one of the tasks.
+        task: ``texture``, ``shape`` or ``appearance``; None takes the first task that has the label.
+        seed, patient: determine the person.
+        scan: number of the person's scan.
+        shape: (depth, height, width).
         difficulty: 0 easy .. 1 hard.
 
     Raises:
-        ConfigError: for an unknown label.
+        ConfigError: the label is unknown.
     """
     tasks: list[Task] = [kind for kind, names in CLASSES.items() if label in names and task in (None, kind)]
     if not tasks:
@@ -95,7 +97,7 @@ def phantom_volume(
 
 
 def draw_patient(seed: int, task: Task, number: int, *, label: str | None = None, difficulty: float = 0.5) -> Patient:
-    """Patient ``number`` of a cohort; the label goes round the classes unless it is given."""
+    """Draw patient ``number`` of a cohort; unless a label is given, patients cycle through the classes."""
     names = CLASSES[task]
     key = (seed, list(CLASSES).index(task), number)
     rng = np.random.default_rng(key)
@@ -111,7 +113,7 @@ def draw_patient(seed: int, task: Task, number: int, *, label: str | None = None
 
 
 def _place_lesion(rng: np.random.Generator, anatomy: Anatomy, diameter: float) -> tuple[float, float, float]:
-    """A random place in either lung, with the lesion (not its spicules) inside."""
+    """A random position in either lung where the lesion, without its spicules, fits inside."""
     width, depth = anatomy.cage_width, anatomy.cage_depth
     points = rng.uniform((-width, -depth, BASE_MM + 25), (width, depth, APEX_MM - 12), size=(4000, 3))
     clearance = -lung_distance(anatomy, points[:, 0], points[:, 1], points[:, 2])
@@ -121,7 +123,7 @@ def _place_lesion(rng: np.random.Generator, anatomy: Anatomy, diameter: float) -
 
 
 def _feed(rng: np.random.Generator, anatomy: Anatomy, lesion: Lesion, vessels: int) -> Anatomy:
-    """Vessels that pass through or beside the lesion, in every class alike."""
+    """Add vessels that pass through or beside the lesion, with the same distribution in every class."""
     tubes = [anatomy.tubes]
     for _ in range(vessels):
         through = np.array(lesion.centre_mm) + rng.normal(0, 0.35 * lesion.diameter_mm, 3)
@@ -135,9 +137,9 @@ def _feed(rng: np.random.Generator, anatomy: Anatomy, lesion: Lesion, vessels: i
 def take_scan(
     patient: Patient, number: int, shape: Shape = DEFAULT_SHAPE, field_of_view_mm: float | None = None
 ) -> Scan:
-    """Scan ``number`` of a patient; later scans come from any scanner, and the lesion has grown a little.
+    """Simulate scan ``number`` of a patient; each may use any scanner, and in later ones the lesion has grown a little.
 
-    ``field_of_view_mm``: see :func:`draw_acquisition`.
+    ``shape`` is (depth, height, width); for ``field_of_view_mm`` see :func:`draw_acquisition`.
     """
     rng = np.random.default_rng((*patient.key, 1 + number))
     growth = 1.0 if number == 0 else rng.uniform(1.0, 1.08)

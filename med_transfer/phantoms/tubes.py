@@ -1,4 +1,4 @@
-"""Tubes: vessels and airways, as straight segments with a radius at each end."""
+"""Vessels and airways as tubes: straight segments with a radius at each end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Distance = Callable[[NDArray], NDArray]
 
 @dataclass(frozen=True)
 class Tubes:
-    """Segments: ``start`` and ``end`` [n, 3] in mm, ``radius`` [n, 2] in mm at both ends, ``hu`` [n]."""
+    """Tube segments: ``start`` and ``end`` [n, 3] in mm, ``radius`` [n, 2] in mm at both ends, ``hu`` [n]."""
 
     start: NDArray
     end: NDArray
@@ -27,13 +27,13 @@ class Tubes:
 
 
 def tube(start: ArrayLike, end: ArrayLike, radius: ArrayLike, hu: float) -> Tubes:
-    """One segment; ``radius`` is one number or one for each end."""
+    """Return one segment; ``radius`` is one number, or one for each end, in mm."""
     radii = np.broadcast_to(np.asarray(radius, dtype=float), 2)
     return Tubes(np.array([start], dtype=float), np.array([end], dtype=float), radii[None], np.array([float(hu)]))
 
 
 def join(parts: list[Tubes]) -> Tubes:
-    """All segments of several sets, in order."""
+    """Return the segments of several sets, in order."""
     return Tubes(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("start", "end", "radius", "hu")))
 
 
@@ -46,14 +46,16 @@ def vessel_tree(
     roots: int = 11,
     generations: int = 5,
 ) -> Tubes:
-    """A pulmonary arterial tree that grows from a hilum and stays inside the lung.
+    """Draw a pulmonary arterial tree that grows from a hilum and stays inside the lung.
 
     Args:
-        hilum: root, mm.
-        outward: +1 for the left lung (x grows to the left), -1 for the right.
+        rng: random generator.
+        hilum: root of the tree, in mm.
+        outward: +1 for the left lung (x points to Left), -1 for the right.
         distance: signed distance of points [n, 3] to the lung's surface in mm, negative inside.
         hu: density of blood.
-        roots, generations: vessels at the hilum, and how often each divides.
+        roots: number of vessels at the hilum.
+        generations: number of generations of branches, including the roots.
     """
     direction = rng.normal(size=(roots, 3)) * (0.5, 0.8, 1.0) + (outward * 0.9, 0.0, 0.0)
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
@@ -76,8 +78,8 @@ def vessel_tree(
 def paint_tubes(volume: NDArray[np.float32], grid: Grid, tubes: Tubes) -> None:
     """Paint the segments into ``volume`` [k, j, i] (HU), in place.
 
-    A tube thinner than a voxel is painted wider and fainter, so that its cross-section (area x contrast)
-    is kept: the partial-volume effect.
+    A tube thinner than a voxel is painted wider and fainter, which preserves area x contrast of its cross-section: the
+    partial-volume effect.
     """
     edge = grid.edge_mm
     drawn_radius = np.sqrt(tubes.radius**2 + (edge / 2) ** 2)
@@ -91,13 +93,13 @@ def paint_tubes(volume: NDArray[np.float32], grid: Grid, tubes: Tubes) -> None:
         z, y, x = grid.z[box[0]], grid.y[:, box[1]], grid.x[:, :, box[2]]
         distance, along = _distance_to_segment(x, y, z, tubes.start[n], tubes.end[n])
         radius = thick[n] + along * taper[n]
-        cover = np.minimum(np.maximum(0.5 + (radius - distance) / edge, 0), 1) * strength[n]  # np.clip costs more here
+        cover = np.minimum(np.maximum(0.5 + (radius - distance) / edge, 0), 1) * strength[n]  # faster here than np.clip
         part = volume[box]
         part += cover * (float(tubes.hu[n]) - part)
 
 
 def _distance_to_segment(x: NDArray, y: NDArray, z: NDArray, start: NDArray, end: NDArray) -> tuple[NDArray, NDArray]:
-    """Distance in mm to the segment, and the position along it (0 start .. 1 end)."""
+    """Distance to the segment in mm, and position along it (0 at the start, 1 at the end)."""
     axis = (end - start).astype(np.float32)
     squared = max(float(axis @ axis), 1e-6)
     dx, dy, dz = x - np.float32(start[0]), y - np.float32(start[1]), z - np.float32(start[2])
