@@ -175,7 +175,7 @@ def _owner(file: BinaryIO) -> dict[str, str]:
     file.seek(0)
     try:
         return {str(key): str(value) for key, value in dict(json.loads(file.read() or b"{}")).items()}
-    except ValueError:
+    except (TypeError, ValueError):
         return {"process": "unknown"}
 
 

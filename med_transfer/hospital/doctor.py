@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import serialization
 from pydicom.uid import UID
 
 from med_transfer.atomic.sole_writer import sole_writer
-from med_transfer.errors import FolderInUse, MedTransferError
+from med_transfer.errors import FolderInUse, MedTransferError, OutputError
 from med_transfer.hospital import record
 from med_transfer.hospital.analysis import require_usable
 from med_transfer.hospital.association import associate, why_not
@@ -72,7 +72,11 @@ def examine_machine() -> Iterator[Finding]:
 def examine(node: NodeConfig) -> Iterator[Finding]:
     """Examine everything that node.yaml names; sends only C-ECHO and HTTP requests, without any patient data."""
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)
-    running = _runs(node)
+    try:
+        running = _runs(node)
+    except OutputError as error:
+        yield Finding("folder", "problem", None, str(error))
+        return
     text = "the node runs" if running else "no node runs here"
     yield Finding("running", "ok", float(running), f"{text}: {node.folder}")
     yield from _disk(node)
@@ -200,9 +204,12 @@ def _clock_of_disk(node: NodeConfig) -> Finding:
     if not node.folder.exists():
         return Finding("clock_disk", "ok", None, f"{node.folder} is not there yet")
     mark = node.folder / ".clock"
-    mark.touch()
-    skew = mark.stat().st_mtime - time.time()
-    mark.unlink()
+    try:
+        mark.touch()
+        skew = mark.stat().st_mtime - time.time()
+        mark.unlink()
+    except OSError as error:
+        return Finding("clock_disk", "problem", None, f"{mark} cannot be written: {error.strerror}")
     return _skew("clock_disk", skew, "the disk's")
 
 

@@ -11,6 +11,7 @@ import urllib.request
 
 from med_transfer.errors import ConfigError
 from med_transfer.hospital.config import FhirServer, NodeConfig
+from med_transfer.hospital.dicomweb import read_token
 from med_transfer.hospital.queue import Delivery, Queue
 from med_transfer.hospital.sender import deliver
 
@@ -20,12 +21,13 @@ class FhirSender:
 
     def __init__(self, node: NodeConfig, queue: Queue, server: FhirServer) -> None:
         self._node, self._queue, self._server = node, queue, server
+        self._token = read_token(server.token) if server.token else ""
         try:
-            self._token = server.token.read_text().strip() if server.token else ""
             trust = ssl.create_default_context(cafile=server.trusted)
         except (OSError, ValueError) as error:
-            where = f"fhir ({server.token or ''} {server.trusted or ''})"
-            raise ConfigError("cannot be read", where=where, expected="a token, and certificates as PEM") from error
+            raise ConfigError(
+                "cannot be read", where=f"fhir ({server.trusted})", expected="certificates as PEM"
+            ) from error
         no_proxy, follow_nobody = urllib.request.ProxyHandler({}), _NoRedirect()  # else others might get the token
         handlers = (no_proxy, follow_nobody, urllib.request.HTTPSHandler(context=trust))
         self._opener = urllib.request.build_opener(*handlers)

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal
 
@@ -68,8 +69,8 @@ def most_suspicious(rows: Sequence[Prediction], n: int) -> list[SuspiciousScan]:
         if (others := {name: p for name, p in row.probabilities.items() if name != usual})
     ]
     chosen: dict[tuple[str, str], SuspiciousScan] = {}
-    for pair in zip(*(sorted(kind, key=_first) for kind in (novel, likely) if kind), strict=True):
-        for scan in pair:
+    for pair in zip_longest(sorted(novel, key=_first), sorted(likely, key=_first)):
+        for scan in filter(None, pair):
             chosen.setdefault((scan.row.scan, scan.row.series_uid), scan)
     return list(chosen.values())[:n]
 

@@ -300,7 +300,8 @@ def _filled(mask: Mask, most_ml: float = np.inf) -> Mask:
     parts = _Parts.of(~mask, _IN_PLANE)
     edges = [parts.labels[:, [0, -1]], parts.labels[:, :, [0, -1]]]
     is_hole = parts.millilitres <= most_ml
-    is_hole[np.unique(np.concatenate([edge.ravel() for edge in edges])) - 1] = False
+    touching = np.unique(np.concatenate([edge.ravel() for edge in edges]))
+    is_hole[touching[touching > 0] - 1] = False  # 0 is the mask, where it reaches the edge
     return mask | parts.kept(is_hole)
 
 

@@ -101,8 +101,9 @@ def test_the_file_changes_while_the_owner_lives(tmp_path, monkeypatch):
         assert (tmp_path / LOCK_FILE).stat().st_mtime > 1
 
 
-def test_a_damaged_file_is_no_hindrance_and_an_error_frees_the_folder(tmp_path):
-    (tmp_path / LOCK_FILE).write_text("half a li")
+@pytest.mark.parametrize("damaged", ["half a li", "5", "null", "[1]", "\0"])
+def test_a_damaged_file_is_no_hindrance_and_an_error_frees_the_folder(tmp_path, damaged):
+    (tmp_path / LOCK_FILE).write_text(damaged)
     then = time.time() - 3600
     os.utime(tmp_path / LOCK_FILE, (then, then))
     with pytest.raises(ZeroDivisionError), sole_writer(tmp_path):

@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -401,6 +402,15 @@ def examined(command, path: Path, code: int) -> dict[str, list[tuple[str, object
 class Yesterday(SimpleHTTPRequestHandler):
     def date_time_string(self, timestamp: float | None = None) -> str:
         return "yesterday"
+
+
+def test_the_doctor_says_that_the_folder_cannot_be_written(node_config, command, tmp_path):
+    path, node = tmp_path / "node.yaml", node_config()
+    path.write_text(node.model_dump_json())
+    shutil.rmtree(node.folder)
+    node.folder.write_text("a file in its place")
+    found = examined(command, path, 1)
+    assert (found["folder"], "running" in found) == ([("problem", None)], False)
 
 
 def test_the_doctor_goes_on_where_a_peers_date_is_none(node_config, command, tmp_path):

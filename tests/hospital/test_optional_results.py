@@ -40,6 +40,7 @@ from med_transfer.inference import Predictor
 
 ALL = Results(segmentation=True, parametric_map=True, key_objects=True, encapsulated_pdf=True, fhir=True)
 DCIODVFY = shutil.which("dciodvfy")
+TOKEN = "a-secret-of-the-fhir-server"
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +303,7 @@ def fhir_server(*statuses: int) -> Iterator[FhirServer]:
 
 
 def test_a_fhir_server_gets_the_answers_once(state, analysed, node_config, tmp_path):
-    (tmp_path / "token").write_text("secret\n")
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
     with fhir_server(503, 302, 200) as server:
         url = f"http://127.0.0.1:{server.server_port}/fhir"
         config = node_config(
@@ -320,7 +321,7 @@ def test_a_fhir_server_gets_the_answers_once(state, analysed, node_config, tmp_p
         assert sender.send_due() == 0
         assert queue.counts() == {"sent": 1}
         path, token, posted = server.asked[-1]
-    assert (path, token) == ("/fhir", "Bearer secret")
+    assert (path, token) == ("/fhir", f"Bearer {TOKEN}")
     check(posted, analysed)
 
 
@@ -398,7 +399,13 @@ def test_a_fhir_server_must_be_reached_safely(node_config, url):
         node_config(fhir=[{"url": url}], results={"fhir": True})
 
 
-def test_a_token_that_is_not_there_is_named(node_config, tmp_path):
-    config = node_config(fhir=[{"url": "https://host/fhir", "token": tmp_path / "none"}], results={"fhir": True})
-    with pytest.raises(ConfigError, match="none"):
-        FhirSender(config, Queue(config.queue_file), config.fhir[0])
+def test_a_token_or_certificates_that_cannot_be_used_are_named(node_config, tmp_path):
+    (tmp_path / "short").write_text("abc\n")
+    for own, message in (
+        ({"token": tmp_path / "none"}, r"none: No such file"),
+        ({"token": tmp_path / "short"}, r"short: holds no token; expected one word of at least 16 ASCII characters"),
+        ({"trusted": tmp_path / "short"}, r"fhir \(.*short\): cannot be read; expected certificates as PEM"),
+    ):
+        config = node_config(fhir=[{"url": "https://host/fhir", **own}], results={"fhir": True})
+        with pytest.raises(ConfigError, match=message):
+            FhirSender(config, Queue(config.queue_file), config.fhir[0])

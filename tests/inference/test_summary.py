@@ -70,6 +70,7 @@ def test_the_most_novel_and_the_surest_of_a_rare_class_take_turns():
     assert chosen == [("4", "novel", ""), ("2", "likely", "b"), ("1", "novel", "")]
     assert len(most_suspicious(rows, 9)) == 4
     assert most_suspicious([rows[-1]], 9) == []
+    assert [one.row.scan for one in most_suspicious([*rows[:2], row("6", 0.7, None)], 9)] == ["1", "2", "6"]
 
 
 def test_the_sheet_shows_scans_maps_those_asked_for_and_makes_nothing_twice(command, tmp_path, monkeypatch):

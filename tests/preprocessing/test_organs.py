@@ -23,7 +23,7 @@ from whole_bodies import (
 
 from med_transfer.errors import ConfigError, OrganNotFound
 from med_transfer.preprocessing import InputConfig, Preprocessing, PreprocessingConfig
-from med_transfer.preprocessing.organs import LIMITS, NotFound, Organ, _Parts, find_organ
+from med_transfer.preprocessing.organs import LIMITS, NotFound, Organ, _filled, _Parts, find_organ
 from med_transfer.scans import Volume, find_series, geometry, read_scan
 from med_transfer.scans.geometry import Grid
 
@@ -159,6 +159,14 @@ def test_the_reason_has_its_measure_and_its_limits():
     assert found.limits == LIMITS["brain"].volume
     assert found.measured == pytest.approx(0.125 * 4 / 3 * np.pi * np.prod([66, 84, 64]) / 1000, rel=0.1)
     assert found.expected == f"300 to 2200 ml, not {found.measured:g}"
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.2, 0.9))
+def test_holes_of_each_slice_are_filled_as_scipy_fills_them(seed, share):
+    """Also where the mask reaches the edge of the field of view, and where it is everywhere."""
+    mask = np.random.default_rng(seed).random((3, 6, 7)) < share
+    for one in (mask, mask | True, mask & False):
+        np.testing.assert_array_equal(_filled(one), np.stack([ndimage.binary_fill_holes(part) for part in one]))
 
 
 def test_parts_are_measured_in_millilitres():
