@@ -66,7 +66,7 @@ def transfer_against_scratch(out: Path, progress: Progress = silent, language: L
         OutputError: the folder cannot be written.
     """
     ready, prepared = out / "run-first/prepared", out / "run/prepared"
-    if ready.exists() and not prepared.exists():  # by the first run, from the same scans in the same way
+    if ready.exists() and not prepared.exists():  # prepared by the first run, from the same scans in the same way
         try:
             shutil.copytree(ready, prepared)
         except OSError as error:

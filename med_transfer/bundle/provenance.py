@@ -12,9 +12,7 @@ from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, HeldOut, Provenance, 
 from med_transfer.cohorts import SOURCE_LOCK_FILE, Cohort, Images, SourceLock, seen_before
 from med_transfer.errors import CohortError
 
-LOCK_METADATA = (
-    "source_lock"  # key in the header of a pretrained encoder's file, which may be copied without its folder
-)
+LOCK_METADATA = "source_lock"  # metadata key in a pretrained encoder's file, which may be copied without its folder
 _LICENCES_METADATA = "licences"
 _ENCODER_FILE = "encoder.safetensors"
 

@@ -25,7 +25,7 @@ _KEYWORDS = {  # fact to DICOM keyword
     "tube_voltage_kv": "KVP",
     "field_strength_t": "MagneticFieldStrength",
 }
-_DIGITS = 4  # a spacing of 0.70312500001 is the same protocol as one of 0.703125
+_DIGITS = 4  # so that spacings of 0.70312500001 and 0.703125 count as one protocol
 
 Facts = Mapping[str, str | float]
 

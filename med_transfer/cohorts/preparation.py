@@ -166,7 +166,7 @@ def network_input(
         region = region_of_mask(mask)
     measured = features(volume, region, mask) if handcrafted else dict.fromkeys(FEATURE_NAMES, np.nan)
     return NetworkInput(
-        image=preprocessing.image(scans, region).astype(np.float16),  # exact: it holds nothing finer
+        image=preprocessing.image(scans, region).astype(np.float16),  # exact: its values have float16 precision
         path=str(volume.provenance.path),
         study_uid=volume.provenance.study_uid,
         series_uid=volume.provenance.series_uid,

@@ -299,7 +299,7 @@ def _folds(cohort: Cohort, among: NDArray, n_folds: int, seed: int) -> list[NDAr
     patients = np.array(cohort.patients)[among]
     order = np.argsort(patients, kind="stable")  # the result must not depend on the order of the rows
     strata, patients, among = _strata(cohort, among)[order], patients[order], among[order]
-    folds = patient_folds(strata, patients.tolist(), n_folds, seed)  # a stratum may be small: _require_classes judges
+    folds = patient_folds(strata, patients.tolist(), n_folds, seed)  # strata may be too small: _require_classes checks
     return [among[folds == number] for number in range(n_folds)]
 
 

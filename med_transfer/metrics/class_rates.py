@@ -98,7 +98,7 @@ def undefined_rate(predictions: LabelledPredictions, c: int, rate: str) -> str:
 
 @dataclass(frozen=True)
 class ClassRates:
-    """Every rate of every class; the resamples are drawn once."""
+    """All rates of all classes, from one set of resamples."""
 
     predictions: LabelledPredictions
     bootstrap: PatientBootstrap

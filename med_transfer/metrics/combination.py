@@ -56,7 +56,7 @@ class Parts:
             coefficients: [part].
             unseen: assumed correlation of two parts if one has no spread in the sample.
         """
-        distances = np.abs(self.limits - self.values[:, None])  # where a part is subtracted, its upper limit lowers
+        distances = np.abs(self.limits - self.values[:, None])  # a subtracted part's upper limit lowers the result
         down, up = (coefficients * np.where(coefficients > 0, *sides) for sides in (distances.T, distances.T[::-1]))
         correlation, value = self._correlation(unseen), float(coefficients @ self.values)
         low, high = (np.sqrt(max(side @ correlation @ side, 0.0)) for side in (down, up))

@@ -105,7 +105,7 @@ def compute_metrics(
         resampling: draws and seed of the patient bootstrap.
 
     Raises:
-        UsageError: a prevalence is of an unknown class, or a subgroup column has not one value per scan.
+        UsageError: a prevalence is of an unknown class, or a subgroup column does not have one value per scan.
     """
     labels, predictions = predictions.labels, replace(predictions, out_of_fold=known.out_of_fold)
     groupings = [Grouping.of(*item) for item in subgroups.items()] if isinstance(subgroups, Mapping) else subgroups
@@ -148,7 +148,7 @@ def _called(
 
     Baselines are fitted with balanced classes. If the prevalence of the development scans is known, their probabilities
     are shifted to it, like the network's, and the operating point is balanced. ``within`` means that they were
-    cross-validated within the cohort at hand.
+    cross-validated within this cohort.
     """
     probabilities, labels = baselines[name], predictions.labels
     shares = baselines.get(PREVALENCE_BASELINE)

@@ -1,4 +1,4 @@
-"""What a user may choose of the evaluation's statistics."""
+"""Config of the evaluation's statistics."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def _by_value(column: str, texts: Sequence[str], patients: Sequence[str]) -> Gro
     if len(frequent) < 2 and len(values) > _MOST_VALUES:
         why = Sentence("{n} different values, almost all of few patients", n=len(values))
         return Grouping(column, tuple(texts), (), unsuitable=why)
-    if rest < 2 or not frequent:  # pooling one value, or all, changes nothing or too much
+    if rest < 2 or not frequent:  # nothing to pool, or nothing but rare values
         frequent, rest = values, 0
     order = sorted(frequent, key=lambda text: (_number(text) if math.isfinite(_number(text)) else 0.0, text))
     names = tuple(text if text in frequent else OTHER if text else UNKNOWN for text in texts)
@@ -159,7 +159,7 @@ def _bands(column: str, numbers: NDArray[np.float64], patients: Sequence[str]) -
     else:
         limits, what = _round_terciles(finite), Sentence("cut near the terciles")
     joined = _joined(limits, numbers, patients, upto)
-    if not joined:  # too few patients for two bands: shown as halves, without measures
+    if not joined:  # too few patients for two bands: show halves, without measures
         joined, what = [_round_between(*np.quantile(finite, [0.4, 0.6]))], Sentence("cut near the median")
     texts, bands = _texts(joined, unit, upto=upto, years="age" in words), _band_of(numbers, joined, upto)
     names = tuple(UNKNOWN if band < 0 else texts[band] for band in bands)

@@ -19,27 +19,27 @@ _OF_CLASSES = "'argmax', 'balanced_argmax', 'class_threshold' or 'cost'"
 
 
 class OperatingPoint(BaseModel):
-    """How probabilities become calls.
+    """The rule that turns probabilities into calls (predicted classes).
 
-    Rules of one class a scan:
+    Rules for exclusive classes:
 
     - ``argmax``: the most probable class.
-    - ``balanced_argmax``: the class whose probability is the greatest multiple of its threshold, which is its
-      probability where the network speaks for no class. So frequency alone calls nothing: a rare class is called where
-      the scan looks like it, and with one network this is the class of its greatest logit.
-    - ``class_threshold``: a class whose probability reaches its threshold is called before any that has none; of
-      several, the one with the greatest multiple of its threshold (as ``cutoff`` of Breiman's random forest). When no
-      threshold is reached, the most probable class without a threshold; when every class has one, again the greatest
-      multiple. So a single threshold on one class alone decides whether that class is called.
+    - ``balanced_argmax``: the class with the largest ratio of probability to threshold. A class's threshold is its
+      probability where the network favours no class, so that class frequency has no influence: a rare class is called
+      if the scan looks like it. With a single network this is the class with the largest logit.
+    - ``class_threshold``: among the classes that reach their threshold, the one with the largest ratio of probability
+      to threshold (like ``cutoff`` of Breiman's random forest). If none does, the most probable class without a
+      threshold; if every class has one, again the one with the largest ratio. A single threshold therefore decides
+      alone whether its class is called.
     - ``cost``: the class with the least expected cost, the sum over true classes of probability x cost (Elkan 2001,
       The foundations of cost-sensitive learning, IJCAI).
 
-    Rule of several findings a scan: ``threshold``, every finding whose probability reaches its threshold.
+    Rule for several findings: ``threshold``, every finding whose probability reaches its threshold.
 
     Attributes:
-        thresholds: class or finding to probability in [0, 1]; above 0 for ``class_threshold`` and ``balanced_argmax``.
-        costs: true class to called class to cost, for ``cost``; a right call costs 0 where it is not given.
-        chosen_on: ``fixed`` before training, or on ``validation`` scans; never on the test scans.
+        thresholds: probability in [0, 1] by class or finding; above 0 for ``class_threshold`` and ``balanced_argmax``.
+        costs: cost by true class and called class, for ``cost``; a right call costs 0 unless stated.
+        chosen_on: ``fixed`` before training, or chosen on ``validation`` scans; never on test scans.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

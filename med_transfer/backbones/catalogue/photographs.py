@@ -118,7 +118,7 @@ def transferred(net: PlanarSource, way: Transfer) -> BackboneSpec:
     )
 
 
-# The ways -----------------------------------------------------------------------------------------------------
+# Ways to make a 2D network 3D ---------------------------------------------------------------------------------
 
 INFLATED = Transfer(
     "inflated",

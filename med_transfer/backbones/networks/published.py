@@ -91,7 +91,7 @@ class PublishedAndLearned(Encoder):
         return [width for encoder, own in self.apart(stages) for width in encoder.pooled_channels(own)]
 
     def apart(self, stages: Sequence[int]) -> list[tuple[Encoder, tuple[int, ...]]]:
-        """Return both encoders, each with its own stages."""
+        """Return both encoders, each with its own share of ``stages``, of which it needs at least one."""
         n = len(self.published.stage_channels)
         first, second = (s for s in stages if s < n), (s - n for s in stages if s >= n)
         return [(self.published, tuple(first)), (self.learned, tuple(second))]

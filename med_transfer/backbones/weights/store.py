@@ -26,7 +26,7 @@ def stored_weights(spec: BackboneSpec) -> Path | None:
 
 
 def weights_at_hand(spec: BackboneSpec) -> bool:
-    """Whether ``load_backbone`` finds weights by the name alone: an imported file, or an installed package."""
+    """Whether ``load_backbone`` finds weights by name alone: an imported or shipped file, or an installed package."""
     if spec.weights is None:
         return False
     if stored_weights(spec):

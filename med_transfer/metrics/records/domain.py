@@ -9,9 +9,7 @@ from pydantic import Field
 from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.records.estimate import Estimate, Record
 
-OUT_OF_DISTRIBUTION = (
-    0.95  # of greater novelty than this share of held-out scans; the rest of them is expected by chance
-)
+OUT_OF_DISTRIBUTION = 0.95  # a scan of greater novelty than this share of held-out scans; by chance 5 % of scans are
 
 
 class Spread(Record):

@@ -1,4 +1,4 @@
-"""How probabilities are calibrated, typed and strict."""
+"""Config of the calibration of probabilities."""
 
 from __future__ import annotations
 

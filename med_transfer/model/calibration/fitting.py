@@ -72,7 +72,7 @@ def fit_temperature(
     log T has a Gaussian prior around 0, and b one around ``prior``. With many scans they have no effect; with few they
     keep the fit near no scaling and the confidence finite.
 
-    Sources: Guo et al. 2017, ICML, PMLR 70:1321; with a bias a class Alexandari et al. 2020, ICML, PMLR 119:222.
+    Sources: Guo et al. 2017, ICML, PMLR 70:1321; with a bias per class Alexandari et al. 2020, ICML, PMLR 119:222.
     """
     target, n_classes = truth.astype(np.float64), truth.shape[1]
 
