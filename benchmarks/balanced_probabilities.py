@@ -65,7 +65,7 @@ def applied(calibrator: TemperatureScaling, logits: NDArray[np.float64]) -> NDAr
 
 
 def costs(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[float, float]:
-    """Cost per scan of the cheapest calls, as promised by the probabilities and as paid."""
+    """Cost per scan of the cheapest calls, as expected from the probabilities and as incurred."""
     common = truth.sum(axis=0).argmax()
     matrix = np.ones((truth.shape[1],) * 2)
     matrix[np.arange(len(matrix)) != common] = COST_OF_A_MISS
@@ -77,9 +77,7 @@ def costs(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple
 
 def simulate(draws: int, seed: int) -> None:
     """Both calibrations with few and with many validation scans."""
-    print(
-        "| validation scans | calibration | temperature, 10th to 90th percentile | log loss above the least possible |"
-    )
+    print("| validation scans | calibration | temperature, 10th to 90th percentile | log loss above the minimum |")
     print("| -- | -- | -- | -- |")
     rows = []
     for n in (20, 40, 75, 150, 300, 1000):
@@ -106,7 +104,7 @@ def simulate(draws: int, seed: int) -> None:
             print(f"| {n} | {name} | {low:.2f} to {high:.2f} | {v[:, 1].mean():.3f} |")
             spread = ", ".join(f"{a:+.2f} ± {s:.2f}" for a, s in zip(v[:, 4:].mean(0), v[:, 4:].std(0), strict=True))
             rows.append(f"| {n} | {name} | {spread} | {v[:, 2].mean():.3f} | {v[:, 3].mean():.3f} |")
-    print("\n| validation scans | calibration | log odds of share less those of mean probability | promised | paid |")
+    print("\n| validation scans | calibration | log odds of share minus those of mean | expected cost | actual |")
     print("| -- | -- | -- | -- | -- |")
     print("\n".join(rows))
 
@@ -144,7 +142,7 @@ def of_a_run(run: Path, table: Path, cache: Path) -> None:
         print(f"\n{name}: {calibrator}, bias {np.round(calibrator.bias, 2).tolist()}; macro AUC", end=" ")
         print(f"{shown(measures.macro_auc(scored))}; log loss {log_loss(p, truth[test]):.3f}")
         print(f"Brier score {shown(brier(scored, bootstrap))}; slope {shown(found.slope)}")
-        print(f"cost promised and paid {costs(p, truth[test])}; balanced accuracy", end=" ")
+        print(f"expected and actual cost {costs(p, truth[test])}; balanced accuracy", end=" ")
         print(shown(measures.balanced_accuracy(scored)), end="\n\n")
         print("| class | share | mean | intercept | sensitivity | if most probable | net benefit at 5, 10, 20 % |")
         print("| -- | -- | -- | -- | -- | -- | -- |")

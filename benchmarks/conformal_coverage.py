@@ -52,7 +52,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    print("| design | n a class | asked, % | exact for one network, % | reached, % | 10th percentile, % | set size |")
+    print(
+        "| design | n a class | nominal, % | exact for one network, % | observed, % | 10th percentile, % | set size |"
+    )
     print("|---|---|---|---|---|---|---|")
     for number, (name, design) in enumerate(DESIGNS.items()):
         for size in SIZES:

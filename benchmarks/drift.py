@@ -120,7 +120,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=60)
     draws = parser.parse_args().draws
-    print("| quantity | moves by | after | seen within 400 scans | scans until seen: median, 90 % |")
+    print("| quantity | shift | after | detected within 400 scans | delay in scans: median, 90 % |")
     print("| -- | -- | -- | -- | -- |")
     for quantity, shifts in quantities():
         for shift in shifts:

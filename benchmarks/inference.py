@@ -217,7 +217,7 @@ def tree_gib(pid: int) -> float:
 
 def table(results: dict[str, list[dict]], count: int) -> str:
     ours = results[next(iter(ARMS))][0]["answers"]
-    lines = ["| arm | scans | scans/min | s a scan | processor s a scan | peak GiB | furthest probability |"]
+    lines = ["| arm | scans | scans/min | s a scan | processor s a scan | peak GiB | largest difference |"]
     lines.append("| -- | -- | -- | -- | -- | -- | -- |")
     for arm, runs in results.items():
         seconds, spent, gib = (statistics.median(run[key] for run in runs) for key in ("seconds", "cpu", "gib"))

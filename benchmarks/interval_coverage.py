@@ -290,7 +290,7 @@ PARTS = {
         auc_differences,
         "AUC of the better",
     ),
-    "An AUC, a tenth of the patients are cases, four at least": (rare_aucs, "AUC"),
+    "An AUC, a tenth of the patients are cases, at least four": (rare_aucs, "AUC"),
 }
 
 
@@ -305,7 +305,7 @@ def main() -> None:
     print(
         f"{asked.samples} samples a row (a coverage of 95 % has a Monte Carlo error of {error:.1f}), "
         f"{asked.resamples} bootstrap draws a sample, seed {asked.seed}; nominal 95 %. "
-        "Each cell: coverage in % [median width]; after it, where it can be worked out, the exact coverage."
+        "Each cell: coverage in % [median width]; after it, where it can be computed, the exact coverage."
     )
     for title, (simulate, measure) in (list(PARTS.items())[part - 1] for part in asked.parts):
         print(f"\n### {title}\n", flush=True)

@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--cohorts", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=10)
     arguments = parser.parse_args()
-    print("| patients | measure | now held | number held | number bounded | width of now | intervals |")
+    print("| patients | measure | current covered | number covered | number bounded | width, current | intervals |")
     print("| -- | -- | -- | -- | -- | -- | -- |")
     with threadpool_limits(1):
         laws = true_laws(round(5 * max(arguments.patients)))

@@ -201,7 +201,7 @@ def main() -> None:
         "The default against the best": choice_table(answers, every),
         "Sensitivity of each class": class_table(answers, every, "sensitivity", sensitivity),
         "AUC of each class against the rest": class_table(answers, every, "AUC", auc_of_class),
-        "Seconds of a training": ["| arm | median, on whatever else the machine did |", "|---|---|", *seconds],
+        "Seconds per training": ["| arm | median, with other work on the machine |", "|---|---|", *seconds],
     }
     print("\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in sections.items()))
 

@@ -171,7 +171,7 @@ def agreement_table(crops: Crops, folder: Path, cells: dict[Key, Cell]) -> list[
             for measure, values in one.scores.items():
                 found.setdefault((kind, measure), []).append(agreement(values, truth))
     lines = [
-        "| truth | ranked by | cells | Kendall's tau, mean | regret of the first, mean (worst) |",
+        "| truth | ranked by | cells | Kendall's tau, mean | regret of the first choice, mean (worst) |",
         f"|{'---|' * 5}",
     ]
     for (kind, measure), pairs in found.items():

@@ -60,9 +60,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--separations", type=float, nargs="+", default=[0.0, 1.5, 3.0], help="distance of the classes")
     asked = parser.parse_args()
-    print(
-        "| separation | folds | measure | as of a test | by 1.2 | by the root of 2 |\n| -- | -- | -- | -- | -- | -- |"
-    )
+    print("| separation | folds | measure | as for a test | times 1.2 | times √2 |\n| -- | -- | -- | -- | -- | -- |")
     for separation in asked.separations:
         tallies: dict[tuple[str, str], list[Tally]] = {}
         for number in range(asked.samples):

@@ -69,7 +69,7 @@ def main() -> None:
     if arguments.index:
         print(json.dumps(index(Path(arguments.index[0]), Path(arguments.index[1]))))
         return
-    print("| files | first look | again |\n|---|---|---|")
+    print("| files | first survey | again |\n|---|---|---|")
     for count in map(int, arguments.files.split(",")):
         with tempfile.TemporaryDirectory() as scratch:
             make(Path(scratch, "tree"), count, arguments.slices)

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/told"))
     parser.add_argument("--each", type=int, default=6, help="scans per class")
     given = parser.parse_args()
-    print("| run | scans | told, s | reading + training | taken, s | processor, s | load |\n" + "| -- " * 7 + "|")
+    print("| run | scans | estimated, s | reading + training | actual, s | processor, s | load |\n" + "| -- " * 7 + "|")
     heads = of_each_class(Cohort.read(given.data / "head_ct" / "cohort.csv"), given.each)
     table = write_table(given.data / "lidc_nodules", "texture", given.out, with_masks=True)
     small = of_each_class(Cohort.read(table), 2 * given.each)

@@ -195,7 +195,7 @@ def main() -> None:
             done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
             found[arm].append(json.loads(done.stdout.splitlines()[-1]))
     print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {given.threads} threads\n")
-    print("| what | ms a draw by the clock | processor ms | peak MiB | first turn, s |\n| -- | -- | -- | -- | -- |")
+    print("| step | ms a draw, elapsed | processor ms | peak MiB | first turn, s |\n| -- | -- | -- | -- | -- |")
     for arm, rounds in found.items():
         clock, processor = (1000 * min(one[key] for one in rounds) for key in ("seconds", "processor"))
         row = f"{clock:.1f} | {processor:.1f} | {max(one['mib'] for one in rounds):.0f}"
