@@ -1,4 +1,4 @@
-"""Constraints for pip: the newest patch of the oldest version that pyproject.toml allows (``make test-minimal``)."""
+"""Constraints for pip: the newest patch of the oldest versions that pyproject.toml allows (``make test-minimal``)."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ BOUND = re.compile(r"^(?P<name>[\w.-]+)(?:\[[^]]*\])?>=(?P<version>[\w.]+)$")
 
 
 def lower_bounds(pyproject: Path) -> list[str]:
-    """``name==version.*``, sorted; of two bounds of one package the higher."""
+    """``name==version.*``, sorted; if a package has two bounds, the higher one."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     texts = [*project["dependencies"], *(text for extra in project["optional-dependencies"].values() for text in extra)]
     oldest: dict[str, str] = {}

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Proves every step of docker/Dockerfile where no engine and no registry is: `make image-check`, as root on Debian.
+# Tests every step of docker/Dockerfile without an engine or a registry: `make image-check`, as root on Debian.
 #
-# buildah builds both targets by chroot on a base made by debootstrap with this machine's Python; runc runs them. Needs
-# buildah, podman, debootstrap, runc, dcmtk's storescu and 45 GB; half an hour. TORCH_WHEELS: a folder with torch's CPU wheel,
-# where PyTorch's index cannot be reached. BUNDLE: a bundle that looks at whole scans, and SCANS a folder of DICOM, for it.
+# buildah builds both targets with chroot isolation on a base made by debootstrap with this machine's Python; runc runs them.
+# Needs buildah, podman, debootstrap, runc, dcmtk's storescu, 45 GB and half an hour. TORCH_WHEELS: a folder with torch's CPU
+# wheel, if PyTorch's index cannot be reached. BUNDLE: a bundle for whole scans, and SCANS: a folder of DICOM for it.
 set -euo pipefail
 export PODMAN_IGNORE_CGROUPSV1_WARNING=1
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -30,7 +30,7 @@ base() {
     ln -sf python3.11 "$work/rootfs/usr/local/bin/python3"
     chroot "$work/rootfs" ldconfig
     chroot "$work/rootfs" /usr/local/bin/python3 -m ensurepip --default-pip >"$work/pip.log" 2>&1
-    printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$work/rootfs/etc/pip.conf" # of a proxy, as here
+    printf '[global]\ncert = /etc/ssl/certs/ca-certificates.crt\n' >"$work/rootfs/etc/pip.conf" # for builds behind a proxy
     rm -rf "$work/rootfs"/var/cache/apt/* "$work/rootfs"/var/lib/apt/lists/*
     tar -C "$work/rootfs" -c . | pod import - localhost/base:trixie >/dev/null
     rm -rf "$work/rootfs"
@@ -54,7 +54,7 @@ batch() {
     say "batch: read-only, no capability, no network, user 1234"
     local run=(run --rm "${hard[@]}" --tmpfs /tmp --user 1234:1234 --volume "$BUNDLE:/bundle:ro" --volume "$SCANS:/scans:ro")
     install -d -o 1234 -g 1234 "$work/out"
-    pod create --name start "${hard[@]}" --tmpfs /tmp --user 1234:1234 localhost/med-transfer-batch --help >/dev/null # copies
+    pod create --name start "${hard[@]}" --tmpfs /tmp --user 1234:1234 localhost/med-transfer-batch --help >/dev/null # copies the image; not timed
     milliseconds pod start --attach start >"$work/start.txt" && tail -1 "$work/start.txt" && pod rm start >/dev/null
     pod "${run[@]}" --volume "$work/out:/work" localhost/med-transfer-batch predict /bundle /scans -o out
     cut -d, -f4-7 "$work/out/out/predictions.csv"
@@ -74,7 +74,7 @@ node() {
     pod start node >/dev/null
     inside() { pod exec node "$@"; }
     asked() { inside python3 -c "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9464/$1').read().decode())"; }
-    page() { # closed to who has not signed in: 401
+    page() { # without a sign-in: 401
         inside python3 -c "import http.client as h; c=h.HTTPConnection('127.0.0.1', 8443); c.request('GET', '$1'); \
 a=c.getresponse(); print('page $1:', a.status, len(a.read()), 'bytes')"
     }
@@ -97,4 +97,4 @@ trap 'pod rm --force --ignore node start >/dev/null 2>&1 || true' EXIT
 for step in ${STEPS:-base build_batch build_node batch node}; do
     case $step in build_*) build "${step#build_}" ;; *) "$step" ;; esac
 done
-[ -n "${KEEP:-}" ] || { trap - EXIT && chmod -R u+w "$work" && rm -rf "$work"; } # podman would make its folders again
+[ -n "${KEEP:-}" ] || { trap - EXIT && chmod -R u+w "$work" && rm -rf "$work"; } # podman would recreate its folders
