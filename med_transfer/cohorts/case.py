@@ -50,7 +50,7 @@ class Case:
     row: int = field(default=0, compare=False)
 
     def scan_in(self, column: str) -> tuple[Path, str] | None:
-        """Return path and series UID of the scan that a column names; None where the cell is empty.
+        """Return path and series UID of the scan that a column names; None if the cell is empty or the column absent.
 
         Besides ``scan`` with ``series_uid``, a table may have ``scan_<name>`` with ``series_uid_<name>``.
         """

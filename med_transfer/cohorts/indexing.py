@@ -194,7 +194,7 @@ def _row(choice: Choice, out: Path, whose: Identity) -> dict[str, str]:
         "series_uid": series.name,
         "study_uid": series.study_uid,
         "accession": whose.accession,
-        # Without a patient identifier, all series of a study belong to one patient; without a study, each file does.
+        # Without a patient identifier, each study counts as one patient; without a study, each file does.
         "patient": whose.patient or series.study_uid or scan,
         "modality": series.modality,
         "format": series.format,
