@@ -16,6 +16,8 @@ from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.duration import measure_cost
 from med_transfer.planning import Plan
 
+ONE = "training.batch_size=1"  # how many scans at once pass the network to be timed: here no stage of it is trained
+
 
 @pytest.fixture
 def cohort(tmp_path: Path, monkeypatch) -> Cohort:
@@ -53,7 +55,7 @@ def measured_once(costs, monkeypatch, own_seconds) -> None:
 
 
 def test_what_takes_too_long_to_pretrain_is_planned_without(cohort):
-    config, plan = config_for(FinetuneConfig, cohort, None, ["seed=3"])
+    config, plan = config_for(FinetuneConfig, cohort, None, [ONE, "seed=3"])
     assert config.backbone.has_answers
     whole = timed_config(cohort, config, plan)
     assert whole.duration.n_pretrained == 2
@@ -69,7 +71,7 @@ def test_what_takes_too_long_to_pretrain_is_planned_without(cohort):
 
 
 def test_what_takes_a_little_too_long_learns_fewer_steps(cohort):
-    config, plan = config_for(FinetuneConfig, cohort, None)
+    config, plan = config_for(FinetuneConfig, cohort, None, [ONE])
     whole, steps = timed_config(cohort, config, plan), config.backbone.pretraining.steps
     less = timed_config(cohort, config, plan, minutes=(whole.duration.seconds - 0.2 * whole.duration.pretraining) / 60)
     assert less.config.backbone.has_answers
