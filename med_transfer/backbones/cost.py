@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from med_transfer.backbones.spec import BackboneSpec, Triple
 
 DEFAULT_SHAPE: Triple = (96, 96, 96)
+_NOT_COUNTED = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU)
 
 
 def cost_shape(spec: BackboneSpec) -> Triple:
@@ -22,18 +26,25 @@ def multiply_adds(spec: BackboneSpec, shape: Triple | None = None) -> float:
 
     Counted on the meta device, which takes seconds.
     """
-    with torch.device("meta"):
-        encoder = _without_normalisation(spec.build().eval())
+    with torch.device("meta"), _NoRandomValues():
+        encoder = _only_counted_layers(spec.build().eval())
         x = torch.empty(1, spec.input.channels, *(shape or cost_shape(spec)))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(x)
     return counter.get_total_flops() / 2  # FLOPs count multiplication and addition separately
 
 
-def _without_normalisation(network: nn.Module) -> nn.Module:
-    """Remove batch normalisation, which is not counted but is the slowest operation on the meta device."""
+class _NoRandomValues(TorchFunctionMode):
+    """Skip random initialisation, which has no effect on the meta device but is slow there."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
+
+
+def _only_counted_layers(network: nn.Module) -> nn.Module:
+    """Remove normalisations and activations, not counted but the slowest operations on the meta device."""
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, _BatchNorm):
+            if isinstance(child, _NOT_COUNTED):
                 setattr(module, name, nn.Identity())
     return network
