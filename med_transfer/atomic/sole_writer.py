@@ -164,7 +164,7 @@ def _take_over(path: Path, file: BinaryIO) -> None:
     if owner.get("machine") != socket.gethostname() and still < _DEAD_AFTER_SECONDS:
         raise _in_use(path, owner)
     process = owner.get("process", "unknown")
-    log.warning("%s: left behind by process %s, which has ended", path, process)
+    log.warning("%s: taken over from process %s, which ended without removing it", path, process)
     if process.isdigit() and path.name == LOCK_FILE:  # a table's folder may have any subfolders
         for half_written in path.parent.rglob(f".{process}-*.partial.*"):
             remove_whole(half_written)
@@ -199,8 +199,8 @@ def _in_use(path: Path, owner: dict[str, str]) -> FolderInUse:
     who = f"process {owner.get('process', 'unknown')} on {owner.get('machine', 'an unknown machine')}"
     table = path.name.removesuffix(LOCK_FILE).removeprefix(".")
     return FolderInUse(
-        f"another run is at work here: {who}, since {owner.get('since', 'a moment ago')}",
+        f"another run is active here: {who}, since {owner.get('since', 'a moment ago')}",
         where=path.with_name(table) if table else path.parent,
         expected=f"one run at a time {'for a table' if table else 'in a folder'}",
-        action=f"Wait for it, or choose another -o; if it has ended all the same, remove {path.name}",
+        action=f"Wait for it, or choose another -o; if it is no longer running, remove {path.name}",
     )

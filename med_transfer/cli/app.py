@@ -88,12 +88,12 @@ def common(
         bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_say_version)
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no warnings on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Suppress progress and warnings on stderr.")] = False,
     read_seconds: Annotated[
-        float | None, typer.Option(min=0, help="Limit for reading one scan; 0: none.", show_default="300")
+        float | None, typer.Option(min=0, help="Time limit for reading one scan; 0: no limit.", show_default="300")
     ] = None,
     read_gib: Annotated[
-        float | None, typer.Option(min=0, help="Limit of memory for reading one scan; 0: none.", show_default="8")
+        float | None, typer.Option(min=0, help="Memory limit for reading one scan; 0: no limit.", show_default="8")
     ] = None,
 ) -> None:
     """Options before the command."""
@@ -185,7 +185,7 @@ def _program() -> Callable[[], object]:
 
 def _stopped() -> None:
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_DFL)  # one more ends what ends anyway, and says no more
-    _fail("stopped; run the same command again to go on", 128 + _received[0] if _received else INTERRUPTED)
+    _fail("stopped; run the same command again to continue", 128 + _received[0] if _received else INTERRUPTED)
 
 
 def _fail(message: str, code: int) -> None:

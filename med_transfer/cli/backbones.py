@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from med_transfer.selection.weights_check import Fit
 
 NAME = "backbones"
-app = typer.Typer(help="Backbones that a transfer can start from.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List, inspect, import and verify backbones.", no_args_is_help=True, rich_markup_mode=None)
 BackboneName = Annotated[str, typer.Argument(metavar="NAME", help="A name from the list.")]
 AcceptLicence = Annotated[
-    str, typer.Option("--accept-licence", help="Name of a restricted licence that you accept.", show_default=False)
+    str, typer.Option("--accept-licence", help="Name of the restricted licence that you accept.", show_default=False)
 ]
 
 
 @app.command("list", epilog=example("backbones list --json"))
 def list_(as_json: AsJson = False) -> None:
-    """One line a backbone: name, parameters, whether its weights are here, licence."""
+    """List backbones, one per line: name, parameters, whether the weights are available, licence."""
     from med_transfer.backbones import backbones, describe
     from med_transfer.cli.terminal import say, say_json
 
@@ -40,7 +40,7 @@ def list_(as_json: AsJson = False) -> None:
 
 @app.command(epilog=example("backbones show med-transfer-small"))
 def show(name: BackboneName, as_json: AsJson = False) -> None:
-    """Everything known about one backbone."""
+    """Show everything known about a backbone."""
     from med_transfer.backbones import describe, find_backbone
     from med_transfer.cli.terminal import say, say_json
 
@@ -58,11 +58,11 @@ def show(name: BackboneName, as_json: AsJson = False) -> None:
 def import_(
     name: BackboneName,
     file: Annotated[Path | None, typer.Argument(help="The published weights file.", show_default=False)] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch the file from its publisher first.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Download the file from its publisher first.")] = False,
     accept_licence: AcceptLicence = "",
     as_json: AsJson = False,
 ) -> None:
-    """Check a published file and keep its encoder, so that the name alone is enough from then on."""
+    """Check a published weights file and store its encoder, so that the name alone suffices from then on."""
     from med_transfer.backbones import download_weights, find_backbone
     from med_transfer.backbones.weights.licence import require_accepted
     from med_transfer.cli.terminal import progress_bars, say, say_json
@@ -114,13 +114,13 @@ def _imported(name: str, file: Path, accept_licence: str) -> tuple[Path, LoadRep
 @app.command(epilog=example("backbones verify med-transfer-small --scans SCANS"))
 def verify(
     name: BackboneName,
-    scans: Annotated[Path, typer.Option(help="A folder of scans of the kind that you will use.")],
+    scans: Annotated[Path, typer.Option(help="Folder of scans of the kind you will use.")],
     weights: Annotated[Path | None, typer.Option(help="Weights file or bundle.", show_default=False)] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most scans to look at.")] = 5,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of scans to check.")] = 5,
     accept_licence: AcceptLicence = "",
     as_json: AsJson = False,
 ) -> None:
-    """Do these weights fit these scans? Needs no labels: compares with the statistics that the network remembers."""
+    """Check whether weights suit scans, without labels, by the feature statistics stored in the network."""
     from dataclasses import asdict
 
     from med_transfer.backbones import find_backbone

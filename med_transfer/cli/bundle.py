@@ -10,29 +10,30 @@ import typer
 from med_transfer.cli.options import AsJson, example
 
 NAME = "bundle"
-app = typer.Typer(help="Sign a bundle, and verify who made it.", no_args_is_help=True, rich_markup_mode=None)
-Bundle = Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")]
+app = typer.Typer(help="Sign a bundle and verify who signed it.", no_args_is_help=True, rich_markup_mode=None)
+Bundle = Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")]
 
 
 @app.command(epilog=example("bundle keygen lab.key"))
 def keygen(
-    key: Annotated[Path, typer.Argument(help="Where to write the private key; KEY.pub is made beside it.")],
+    key: Annotated[Path, typer.Argument(help="File for the private key; KEY.pub is written beside it.")],
 ) -> None:
-    """Make a key pair of your own. Keep the private key; publish the public one where your readers trust it."""
+    """Generate a key pair. Keep the private key secret; publish the public key where recipients trust it."""
     from med_transfer.bundle.signature import make_key
     from med_transfer.cli.terminal import say
 
     public = make_key(key)
     say(f"{key}: private, for signing; keep it secret")
-    say(f"{public}: public, for verifying; give it to whoever gets your bundles, by another way than the bundle")
+    say(f"{public}: public, for verifying; give it to recipients of your bundles, separately from the bundle")
 
 
 @app.command(epilog=example("bundle sign runs/first --key lab.key"))
 def sign(
     bundle: Bundle,
-    key: Annotated[Path, typer.Option(help="Private Ed25519 key, PEM: of keygen, or of openssl.")],
+    key: Annotated[Path, typer.Option(help="Private Ed25519 key (PEM), from keygen or openssl.")],
     passphrase_file: Annotated[
-        Path | None, typer.Option(help="First line: the passphrase of an encrypted key.", show_default=False)
+        Path | None,
+        typer.Option(help="File whose first line is the passphrase of an encrypted key.", show_default=False),
     ] = None,
 ) -> None:
     """Sign every file of a bundle."""
@@ -51,11 +52,11 @@ def sign(
 def verify(
     bundle: Bundle,
     key: Annotated[
-        Path | None, typer.Option(help="Public key of whoever must have signed it, PEM.", show_default=False)
+        Path | None, typer.Option(help="Public key (PEM) of the expected signer.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Whether a bundle is as it was signed, and by whom. Exit code 1: it is not signed; 2: it does not hold."""
+    """Verify that a bundle is unchanged since it was signed, and by whom. Exit code 1: not signed; 2: invalid."""
     from med_transfer.bundle import bundle_folder, read_whole
     from med_transfer.bundle.signature import bundle_hash, verify_bundle
     from med_transfer.cli.terminal import say, say_json
@@ -70,5 +71,5 @@ def verify(
         say(f"{folder}: unsigned; nothing proves who made it. SHA-256 of all files {named}")
     else:
         whose = "the key that was given" if signer.known else "a key that proves nothing until --key says whose it is"
-        say(f"{folder}: as it was signed with key {signer.fingerprint}, {whose}. SHA-256 of all files {named}")
+        say(f"{folder}: unchanged since signed with key {signer.fingerprint}, {whose}. SHA-256 of all files {named}")
     raise typer.Exit(0 if signer else 1)

@@ -19,19 +19,19 @@ EXAMPLE = "runs/first runs/second --margin 0.05 -o side-by-side"
 def command(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     reference: Annotated[
-        Path | None, typer.Option(help="Run that the others are held against; the first by default.")
+        Path | None, typer.Option(help="Run that the others are compared with; default: the first.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for compare.html, compare.md and compare.json.")
+        Path | None, typer.Option("--out", "-o", help="Output folder for compare.html, compare.md and compare.json.")
     ] = None,
     margin: Annotated[
         float | None,
-        typer.Option(help="Largest loss that would not matter, stated beforehand: is a run non-inferior?"),
+        typer.Option(help="Non-inferiority margin, stated beforehand: the largest loss that would not matter."),
     ] = None,
     language: ReportLanguage = "en",
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs on the test scans they share, with paired intervals over patients and tests."""
+    """Compare runs on the test scans that they share, with paired intervals over patients and tests."""
     from med_transfer.cli.terminal import say, say_json
     from med_transfer.evaluation.comparison import compare_runs
     from med_transfer.evaluation.comparison.report import scans_sentence, write_comparison

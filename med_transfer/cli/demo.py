@@ -19,22 +19,22 @@ NAME = "demo"
 EXAMPLE = "-o runs/demo --language zh-TW"
 
 _VERDICTS = {
-    "gain": "Transfer helped: on the same test patients it beats the same network trained from random values.",
-    "none": "No gain shown: the difference to the same network trained from random values may be chance.",
-    "harm": "Transfer harmed: on the same test patients the same network trained from random values is better.",
+    "gain": "Transfer helped: on the same test patients, it beats the same network trained from scratch.",
+    "none": "No gain shown: the difference from the same network trained from scratch may be due to chance.",
+    "harm": "Transfer harmed: on the same test patients, the same network trained from scratch is better.",
 }
 _AGAINST_HANDCRAFTED = {
     1: "It also beats the handcrafted baseline, a linear model of size and density.",
-    0: "It is not shown to differ from the handcrafted baseline, a linear model of size and density.",
+    0: "No difference was shown from the handcrafted baseline, a linear model of size and density.",
     -1: "The handcrafted baseline, a linear model of size and density, is better.",
 }
 
 
 def command(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for everything.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")] = Path("runs/demo"),
     language: ReportLanguage = "en",
 ) -> None:
-    """Tell the whole story on synthetic CT: source, transfer, compare with scratch, report, predict."""
+    """Run the whole workflow on synthetic CT: transfer, comparison with training from scratch, report, prediction."""
     import time
 
     from med_transfer.api.demonstration import predict_unseen, transfer, transfer_against_scratch
@@ -46,21 +46,24 @@ def command(
     def elapsed() -> str:
         return f"{time.monotonic() - started:.0f} s"
 
-    say("The whole job on synthetic chest CT, two minutes or so. What is remarked meanwhile is in each run's run.log.")
-    say("Source: med-transfer-small comes with the package; it has learned nodules painted into other people's CT.")
+    say("The complete workflow on synthetic chest CT, about two minutes. Messages go to each run's run.log.")
+    say(
+        "Source: med-transfer-small comes with the package; it was pretrained on nodules painted into CT of other "
+        "patients."
+    )
     with _remarks_in_the_logs(), progress_bars() as progress:
         first = transfer(out, progress, language).metrics
-    say(f"1. Target: few labelled patients, three densities. The source's features and a linear head: {elapsed()}")
-    say(f"  macro AUC {estimate_text(first.macro_auc)} on {first.n_patients} patients kept apart")
+    say(f"1. Target: few labelled patients, three densities. A linear head on the source's features: {elapsed()}")
+    say(f"  macro AUC {estimate_text(first.macro_auc)} on {first.n_patients} held-out patients")
     with _remarks_in_the_logs(), progress_bars() as progress:
         target = transfer_against_scratch(out, progress, language)
-    say(f"2. Did the transfer help? The same network learns the target from random values: {elapsed()}")
+    say(f"2. Did transfer help? The same network, trained from scratch on the target: {elapsed()}")
     say_metrics(target.metrics)
     _say_verdicts(target.metrics)
     with _remarks_in_the_logs(), progress_bars() as progress:
         batch = predict_unseen(out, target, progress)
     refused = batch.n_rejected + batch.n_failed
-    say(f"3. Unseen scans: {batch.n_ok} predicted, {refused} refused with a reason: {batch.table}")
+    say(f"3. Unseen scans: {batch.n_ok} predicted, {refused} rejected with a reason: {batch.table}")
     say(f"report: {target.report.resolve()}")
     say(f"done in {elapsed()}")
 

@@ -15,11 +15,11 @@ EXAMPLE = "-c node.yaml"
 
 def command(
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="The node's node.yaml.", show_default=False)
+        Path | None, typer.Option("--config", "-c", help="node.yaml of the node.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what works and what does not; exit code 1 where something has to be mended. Nothing is changed."""
+    """Check this machine and, with -c, a hospital node; exit code 1 if there is a problem. Nothing is changed."""
     from med_transfer.cli.terminal import say, say_json
     from med_transfer.hospital import require_extra
 

@@ -22,23 +22,27 @@ EXAMPLE = "runs/first other-hospital/cohort.csv -o runs/first-elsewhere"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
-    cohort: Annotated[Path, typer.Argument(help="cohort.csv of labelled scans that the bundle never saw.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv of labelled scans that the bundle has never seen.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")],
     subgroups: Subgroups = None,
     prevalence: Prevalence = None,
     interval: IntervalOfRates = None,
     allow_overlap: Annotated[
-        bool, typer.Option("--allow-overlap", help="Evaluate scans that were seen in training too, and say so.")
+        bool,
+        typer.Option("--allow-overlap", help="Evaluate scans that were seen in training, too; the report says so."),
     ] = False,
     gallery: Annotated[
-        int, typer.Option(min=0, max=12, help="Errors to show in the report, with where the network looked.")
+        int,
+        typer.Option(
+            min=0, max=12, help="Number of errors to show in the report, with maps of where the network looked."
+        ),
     ] = 6,
     language: ReportLanguage = "en",
     key: SignedWith = None,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a bundle on patients it was not trained on: per-class sensitivity, report, predictions."""
+    """Evaluate a bundle on patients that it was not trained on: per-class sensitivity, report, predictions."""
     from med_transfer.cli.summary import say_metrics
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.evaluation.external import EvaluationSettings, evaluate_bundle

@@ -14,48 +14,58 @@ EXAMPLE = "runs/first scan.nii.gz --mask nodule.nii.gz -o maps"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
     scans: Annotated[
-        Path, typer.Argument(help="One scan, a folder tree, or a cohort.csv (regions of interest, no labels needed).")
+        Path,
+        typer.Argument(help="A scan, a folder tree, or a cohort.csv (with regions of interest; labels not needed)."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for map.nii.gz, picture.png, explanation.json.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Output folder for map.nii.gz, picture.png and explanation.json.")
+    ],
     mask: Mask = None,
     roi: Roi = None,
     method: Annotated[
         Literal["gradcam", "occlusion", "attention"],
-        typer.Option(help="How the map is made; attention: of slices or tiles that are pooled by it."),
+        typer.Option(help="Method of the map; attention: for networks that pool slices or tiles by attention."),
     ] = "gradcam",
     class_name: Annotated[
-        str | None, typer.Option("--class", help="The class to explain; default: the one called.", show_default=False)
+        str | None, typer.Option("--class", help="Class to explain; default: the called class.", show_default=False)
     ] = None,
     stage: Annotated[
         int | None,
         typer.Option(
-            help="Grad-CAM: stage of the network, -1 the deepest; default: the deepest that is fine enough.",
+            help="Grad-CAM: stage of the network, -1: the deepest; default: the deepest that is fine enough.",
             show_default=False,
         ),
     ] = None,
     window_mm: Annotated[
         float | None,
-        typer.Option(help="Occlusion: edge of the hidden cube; default: a quarter of the input.", show_default=False),
+        typer.Option(
+            help="Occlusion: edge length of the hidden cube; default: a quarter of the input.", show_default=False
+        ),
     ] = None,
     stride_mm: Annotated[
-        float | None, typer.Option(help="Occlusion: between places; default: half the cube.", show_default=False)
+        float | None,
+        typer.Option(
+            help="Occlusion: distance between positions of the cube; default: half its edge.", show_default=False
+        ),
     ] = None,
     fill: Annotated[
-        Literal["mean", "floor"], typer.Option(help="What is shown instead: the mean, or the window's lower end (air).")
+        Literal["mean", "floor"],
+        typer.Option(help="Value that replaces hidden voxels: the mean, or the lower end of the window (air)."),
     ] = "mean",
     draws: Annotated[
         int | None,
         typer.Option(
-            help="Random weights in the sanity check; default: 3, for occlusion 1; 0: none.", show_default=False
+            help="Number of random weights in the sanity check; default: 3 (occlusion: 1); 0: no check.",
+            show_default=False,
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     key: SignedWith = None,
     as_json: AsJson = False,
 ) -> None:
-    """Map where the network looks, in the scan's coordinates, and say how far the map can be trusted."""
+    """Map where the network looks, in the scan's coordinates, and check how far the map can be trusted."""
     from med_transfer.api import explain
     from med_transfer.cli.terminal import progress_bars, say, say_json
 

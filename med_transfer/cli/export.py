@@ -14,20 +14,20 @@ EXAMPLE = "runs/first --to openvino --precision int8"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
-    to: Annotated[Literal["openvino", "onnx"], typer.Option(help="The runtime that will compute the network.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
+    to: Annotated[Literal["openvino", "onnx"], typer.Option(help="Runtime to export to.")],
     precision: Annotated[
-        Literal["fp32", "bf16", "int8"], typer.Option(help="Of its arithmetic; bf16 with openvino only.")
+        Literal["fp32", "bf16", "int8"], typer.Option(help="Numerical precision; bf16 with openvino only.")
     ] = "fp32",
     scans: Annotated[
         Path | None,
         typer.Option(
-            help="Table of scans to check it with, best labelled; default: the run's validation scans.",
+            help="Table of scans for the check, preferably labelled; default: the run's validation scans.",
             show_default=False,
         ),
     ] = None,
     sign_key: Annotated[
-        Path | None, typer.Option(help="Private key to sign a signed bundle with again.", show_default=False)
+        Path | None, typer.Option(help="Private key to re-sign a signed bundle.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -32,15 +32,17 @@ EXAMPLE = "cohort.csv -o runs/first --set training.epochs=30"
 OnHarm = Annotated[
     Literal["report", "fallback"] | None,
     typer.Option(
-        help="When transfer harms on the validation scans: report it, or keep the network from scratch (fallback).",
+        help=(
+            "If transfer harms on the validation scans: report it, or keep the network trained from scratch (fallback)."
+        ),
         show_default=False,
     ),
 ]
 
 
 def command(
-    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; the same folder again resumes.")],
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; give the same folder again to resume.")],
     config: Config = None,
     overrides: Overrides = None,
     on_harm: OnHarm = None,
@@ -49,7 +51,7 @@ def command(
     interval: IntervalOfRates = None,
     language: Annotated[
         Literal["en", "zh-TW"] | None,
-        typer.Option(help="Language of the report; the same as --set report.language=.", show_default=False),
+        typer.Option(help="Language of the report; same as --set report.language=.", show_default=False),
     ] = None,
     minutes: Minutes = None,
     quick: Quick = False,
@@ -60,7 +62,7 @@ def command(
 ) -> None:
     """Fine-tune a pretrained backbone on a labelled cohort and report per-class sensitivity.
 
-    Without --config the program plans one from the scans and prints it first, as ``med-transfer plan`` does.
+    Without --config, a config is planned from the scans and printed first, as by ``med-transfer plan``.
     """
     from med_transfer.api.planned import begun, config_for, keep_plan, timed_config, with_quick
     from med_transfer.cli.summary import say_run

@@ -19,32 +19,39 @@ EXAMPLE = "SCANS -o cohort.csv --labels labels.csv"
 
 def command(
     scans: Annotated[Path, typer.Argument(help="Folder tree of scans.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="cohort.csv to write.")] = Path("cohort.csv"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Cohort table to write.")] = Path("cohort.csv"),
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Table with label and series_uid, scan, study_uid, accession or patient.", show_default=False
+            help="Table with a column label, and series_uid, scan, study_uid, accession or patient.", show_default=False
         ),
     ] = None,
     series_rules: Annotated[
         Path | None,
-        typer.Option(help="YAML file: which series of a study to list; see configs/series/.", show_default=False),
+        typer.Option(
+            help="YAML file of rules that choose the series of a study; see configs/series/.", show_default=False
+        ),
     ] = None,
     max_gap_mm: Annotated[
-        float, typer.Option(min=0.0, help="Interpolate uneven slices where no gap is wider; 0 rejects them.")
+        float,
+        typer.Option(min=0.0, help="Interpolate unevenly spaced slices if no gap is wider than this; 0 rejects them."),
     ] = 0.0,
     key_file: Annotated[
         Path | None,
         typer.Option(
-            help="Secret under which the same patient has the same pseudonym in every table. "
-            "Default: patients.key beside the table, made where there is none.",
+            help=(
+                "Secret key for pseudonyms: tables made with the same key give a patient the same pseudonym. Default: "
+                "patients.key beside the table, created if there is none."
+            ),
             show_default=False,
         ),
     ] = None,
-    keep_patient_ids: Annotated[bool, typer.Option("--keep-patient-ids", help="Write PatientID as it is.")] = False,
+    keep_patient_ids: Annotated[
+        bool, typer.Option("--keep-patient-ids", help="Write PatientID unchanged, without pseudonyms.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find every series with its verdict, choose one a study, link labels, and write cohort.csv and a quality table."""
+    """Find all series, check each, choose one per study, link labels, and write cohort.csv and a quality table."""
     from dataclasses import asdict
 
     from med_transfer.cli.terminal import progress_bars, say, say_json
@@ -69,12 +76,15 @@ def command(
             say(f"{folder}: could not be opened")
         say(str(index.cohort))
         if index.before is not None:
-            say(f"{index.before}: the table that was there, whose labels are others")
-        say(f"{index.quality}: every series, its verdict and why")
+            say(f"{index.before}: the previous table, whose labels differ")
+        say(f"{index.quality}: every series, with its verdict and reason")
         if index.key is not None:
-            say(f"{index.key}: the key of the patients' pseudonyms; keep it secret, and for the next index of them")
+            say(
+                f"{index.key}: the key of the patients' pseudonyms; keep it secret, and reuse it for the next index of "
+                "these patients"
+            )
         if labels is None and index.n_listed:
-            say("next: a sheet with a column label, and the same command with --labels SHEET")
+            say("next: write a sheet with a column label, and run the same command with --labels SHEET")
         elif index.n_listed:
             say(f"next: {finetune_command(index.cohort, '-o', 'runs/first')}")
     raise typer.Exit(index.exit_code)

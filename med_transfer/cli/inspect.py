@@ -27,19 +27,22 @@ Summarise = Callable[..., "ScanSummary"]  # view=True for one with pictures
 def command(
     scan: Annotated[Path, typer.Argument(help="A scan, a folder tree, or a cohort.csv (labels not needed).")],
     picture: Annotated[
-        Path | None, typer.Option(help="PNG of three planes of the first usable series.", show_default=False)
+        Path | None,
+        typer.Option(help="PNG file to write: three planes of the first usable series.", show_default=False),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="One page: every series, with pictures and histogram.", show_default=False)
+        Path | None,
+        typer.Option(help="HTML page to write: every series, with pictures and histogram.", show_default=False),
     ] = None,
     max_gap_mm: Annotated[
-        float, typer.Option(min=0.0, help="Interpolate uneven slices where no gap is wider; 0 rejects them.")
+        float,
+        typer.Option(min=0.0, help="Interpolate unevenly spaced slices if no gap is wider than this; 0 rejects them."),
     ] = 0.0,
-    limit: Annotated[int, typer.Option(min=0, help="Most series with pictures on the page.")] = 50,
+    limit: Annotated[int, typer.Option(min=0, help="Maximum number of series with pictures on the page.")] = 50,
     language: ReportLanguage = "en",
     as_json: AsJson = False,
 ) -> None:
-    """Show the series found, the verdict on each, spacing, orientation and values."""
+    """Show the series found, with verdict, spacing, orientation and values of each."""
     from med_transfer.cli.terminal import progress_bars
     from med_transfer.errors import ScanNotFound
     from med_transfer.scans import survey

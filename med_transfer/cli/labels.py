@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NAME = "labels"
 log = logging.getLogger(__name__)
 app = typer.Typer(
-    help="How many more labelled patients are needed, and which scans to label next.",
+    help="Estimate how many more labelled patients are needed, and choose which scans to label next.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -25,38 +25,46 @@ app = typer.Typer(
 
 @app.command(epilog=example("labels budget cohort.csv --target 0.85 -o label-budget"))
 def budget(
-    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder; the same folder again goes on.")] = Path(
-        "label-budget"
-    ),
-    backbone: Annotated[str | None, typer.Option(help="Its name; else the config's.", show_default=False)] = None,
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Output folder; give the same folder again to resume.")
+    ] = Path("label-budget"),
+    backbone: Annotated[
+        str | None, typer.Option(help="Name of the backbone; default: that of the config.", show_default=False)
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Weights file, bundle or run folder.", show_default=False)
     ] = None,
-    target: Annotated[float, typer.Option(help="Performance to reach.")] = 0.85,
-    measure: Annotated[str, typer.Option(help="sensitivity (of each class) or macro_auc.")] = "sensitivity",
+    target: Annotated[float, typer.Option(help="Target performance.")] = 0.85,
+    measure: Annotated[
+        str, typer.Option(help="Target measure: sensitivity (of each class) or macro_auc.")
+    ] = "sensitivity",
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="Only this class; may be repeated.", show_default=False)
+        list[str] | None, typer.Option("--class", help="Consider only this class; repeatable.", show_default=False)
     ] = None,
     finetune: Annotated[
-        bool, typer.Option("--finetune", help="Measure by real fine-tunings (slow), not by linear probes.")
+        bool, typer.Option("--finetune", help="Measure by fine-tuning (slow) instead of linear probes.")
     ] = False,
     smallest: Annotated[
-        int | None, typer.Option(help="Patients in the smallest subset; else 5, or two a class.", show_default=False)
+        int | None,
+        typer.Option(help="Patients in the smallest subset; default: 5, or two per class.", show_default=False),
     ] = None,
-    sizes: Annotated[int, typer.Option(help="How many sizes of subsets; a forecast takes at least 4.")] = 6,
+    sizes: Annotated[int, typer.Option(help="Number of subset sizes; a forecast needs at least 4.")] = 6,
     repeats: Annotated[
-        int | None, typer.Option(help="Else 10 of probes, 1 of fine-tunings.", show_default=False)
+        int | None,
+        typer.Option(help="Repeats of each size; default: 10 with probes, 1 with fine-tuning.", show_default=False),
     ] = None,
-    multiple: Annotated[float, typer.Option(help="Follow a curve up to so many times the present patients.")] = 5.0,
+    multiple: Annotated[
+        float, typer.Option(help="Extrapolate up to this multiple of the present number of patients.")
+    ] = 5.0,
     config: Config = None,
     overrides: Overrides = None,
     plan: UsePlan = True,
     as_json: AsJson = False,
 ) -> None:
-    """How many more labelled patients a target takes, from the training folds of a cohort.
+    """Estimate from the training folds of a cohort how many more labelled patients a target needs.
 
-    Without --config the program plans one from the scans and prints it first, as ``med-transfer plan`` does.
+    Without --config, a config is planned from the scans and printed first, as by ``med-transfer plan``.
     """
     from med_transfer.bundle import bundle_folder
     from med_transfer.cli.terminal import progress_bars, say_json
@@ -125,23 +133,23 @@ def _say_budget(measured: Budget) -> None:
 
 @app.command("next", epilog=example("labels next runs/first UNLABELLED -n 20 -o next.csv"))
 def next_(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
-    scans: Annotated[Path, typer.Argument(help="A folder tree of unlabelled scans, or a table of them.")],
-    n: Annotated[int, typer.Option("-n", help="How many scans to choose.")] = 20,
+    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
+    scans: Annotated[Path, typer.Argument(help="Folder tree or table of unlabelled scans.")],
+    n: Annotated[int, typer.Option("-n", help="Number of scans to choose.")] = 20,
     out: Annotated[Path, typer.Option("--out", "-o", help="Table to write.")] = Path("next.csv"),
     out_of_distribution_above: Annotated[
         float | None,
         typer.Option(
-            help="Novelty above which a scan is listed apart; else the bundle's, or 0.99.", show_default=False
+            help="Novelty above which a scan is listed separately; default: the bundle's, or 0.99.", show_default=False
         ),
     ] = None,
     strange_above: Annotated[float | None, typer.Option(hidden=True)] = None,
-    seed: Annotated[int, typer.Option(help="Another seed draws another choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed; another seed gives another choice.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     key: SignedWith = None,
     as_json: AsJson = False,
 ) -> None:
-    """Which unlabelled scans to label next: those the bundle is unsure of, unlike each other, one a patient."""
+    """Choose which scans to label next: uncertain to the bundle, unlike each other, one per patient."""
     from dataclasses import asdict
 
     from med_transfer.cli.terminal import progress_bars, say, say_json
@@ -165,14 +173,14 @@ def next_(
     if as_json:
         say_json(asdict(chosen))
     else:
-        say(f"{chosen.n_chosen} scans to label, the first one first: {chosen.table}")
+        say(f"{chosen.n_chosen} scans to label, most useful first: {chosen.table}")
         if chosen.n_chosen < n:
-            say("fewer than asked for: there are no more patients, or the rest repeats these or is certain")
+            say("fewer than requested: there are no more patients, or the remaining scans repeat these or are certain")
         if chosen.n_out_of_distribution:
             beyond = f"{chosen.n_out_of_distribution} scans are out-of-distribution, perhaps out of scope"
             say(f"{beyond}: {chosen.out_of_distribution}")
         if chosen.n_trained_on:
-            say(f"{chosen.n_trained_on} scans left out: the bundle learned from them, or from their patients")
+            say(f"{chosen.n_trained_on} scans left out: the bundle was trained on them, or on their patients")
         if chosen.failed:
             say(f"{len(chosen.failed)} scans could not be used: {chosen.left_out}")
     raise typer.Exit(1 if chosen.failed else 0)

@@ -14,13 +14,13 @@ EXAMPLE = "predictions/shard-1-of-2 predictions/shard-2-of-2 -o predictions-merg
 
 
 def command(
-    shards: Annotated[list[Path], typer.Argument(help="The folders of all shards, as predict --shard wrote them.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the whole predictions.csv.")],
+    shards: Annotated[list[Path], typer.Argument(help="Folders of all shards, as written by predict --shard.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="New folder for the merged predictions.csv.")],
     also: Also = None,
     language: ReportLanguage = "en",
     as_json: AsJson = False,
 ) -> None:
-    """Put the shards of a batch together; refused while one is missing, unfinished or of another bundle."""
+    """Merge the shards of a batch; refused if one is missing, unfinished or from another bundle."""
     from med_transfer.cli.terminal import say, say_json
     from med_transfer.inference.shards import merge
     from med_transfer.inference.summary import write_beside

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from med_transfer.hospital.review.access.audit import AuditTrail
 
 NAME = "node"
-app = typer.Typer(help="What the hospital node has done and has to do.", no_args_is_help=True, rich_markup_mode=None)
-NodeFile = Annotated[Path, typer.Option("--config", "-c", help="The node's node.yaml.")]
+app = typer.Typer(
+    help="Operate the hospital node: status, records, images, users and bundles.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+NodeFile = Annotated[Path, typer.Option("--config", "-c", help="node.yaml of the node.")]
 
 
 def _queue(config: Path) -> Queue:
@@ -32,7 +36,7 @@ def _queue(config: Path) -> Queue:
 
 @app.command(epilog=example("node status -c node.yaml"))
 def status(config: NodeFile, as_json: AsJson = False) -> None:
-    """How many studies are where, what is stuck and why. Names no patient."""
+    """Show how many studies are in which state, and what is stuck and why. No patient names."""
     from med_transfer.cli.terminal import say, say_json
     from med_transfer.hospital.queue.workitems import Workitems
 
@@ -67,22 +71,27 @@ def status(config: NodeFile, as_json: AsJson = False) -> None:
 
 
 @app.command(epilog=example("node retry -c node.yaml"))
-def retry(config: NodeFile, study: Annotated[str, typer.Argument(help="One study, as status names it.")] = "") -> None:
-    """Try dead letters again, at once."""
+def retry(
+    config: NodeFile, study: Annotated[str, typer.Argument(help="Study, as named by node status; default: all.")] = ""
+) -> None:
+    """Retry dead letters now."""
     from med_transfer.cli.terminal import say
 
-    say(f"{_queue(config).retry(study)} to be tried again")
+    say(f"{_queue(config).retry(study)} to be retried")
 
 
 @app.command(epilog=example("node export -c node.yaml -o record.jsonl"))
 def export(
     config: NodeFile,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .jsonl file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write (.jsonl).")],
     accesses: Annotated[
-        bool, typer.Option("--accesses", help="Who did what on the review page, as FHIR AuditEvent resources.")
+        bool,
+        typer.Option(
+            "--accesses", help="Export the accesses to the review page instead, as FHIR AuditEvent resources."
+        ),
     ] = False,
 ) -> None:
-    """Write the record, an entry a line."""
+    """Export the record, one entry per line."""
     import json
 
     from med_transfer.atomic import write_text
@@ -99,10 +108,10 @@ def export(
 @app.command(epilog=example("node labels -c node.yaml -o labels.csv"))
 def labels(
     config: NodeFile,
-    out: Annotated[Path, typer.Option("--out", "-o", help="A .csv file, which finetune takes.")],
-    route: Annotated[str, typer.Option(help="Of node.yaml, where it has several.")] = "",
+    out: Annotated[Path, typer.Option("--out", "-o", help="Cohort table to write (.csv), for finetune.")],
+    route: Annotated[str, typer.Option(help="Route of node.yaml, if it has several.")] = "",
 ) -> None:
-    """Write what reviewers said on the page as a cohort table, patients under pseudonyms."""
+    """Export the reviewers' verdicts as a cohort table, with patients under pseudonyms."""
     from med_transfer.cli.terminal import say
     from med_transfer.hospital import require_extra
 
@@ -116,13 +125,16 @@ def labels(
     _audit_trail(config).tell_here("exported labels", detail=f"{exported.rows} labels")
     say(f"{exported.rows} labels: {out}")
     if exported.without_images:
-        say(f"{exported.without_images} more of studies whose images are deleted here; fetch them to use their labels")
+        say(
+            f"{exported.without_images} more are of studies whose images have been deleted here; fetch these to use "
+            "their labels"
+        )
     say(f"{exported.key}: the key of the patients' pseudonyms; keep it secret")
 
 
 @app.command(epilog=example("node audit -c node.yaml"))
 def audit(config: NodeFile) -> None:
-    """Check that no entry of the records was changed, and say their last hashes, to be kept elsewhere."""
+    """Check that no entry of the records was changed, and print their last hashes, to be kept elsewhere."""
     from med_transfer.cli.terminal import say
     from med_transfer.hospital.config import read_node_config
 
@@ -131,7 +143,7 @@ def audit(config: NodeFile) -> None:
         audits["entries of the review page"] = _audit_trail(config).audit()
     for what, result in audits.items():
         if result.broken:
-            say(f"{result.entries} {what}: number {result.broken} does not follow from the one before it, was changed")
+            say(f"{result.entries} {what}: number {result.broken} does not follow from the one before: it was changed")
         else:
             say(f"{result.entries} {what}, unbroken; last hash {result.last_hash}")
     raise typer.Exit(1 if any(result.broken for result in audits.values()) else 0)
@@ -141,11 +153,14 @@ def audit(config: NodeFile) -> None:
 def prune(
     config: NodeFile,
     days: Annotated[
-        float | None, typer.Option(min=0, help="After the end of a study; default: study.keep_days of node.yaml.")
+        float | None,
+        typer.Option(min=0, help="Days to keep images after a study is done; default: study.keep_days of node.yaml."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be deleted, without deleting it.")
+    ] = False,
 ) -> None:
-    """Delete the images of studies that are done, now; what is not sent or not committed stays, and so do results."""
+    """Delete images of completed studies now; anything not yet sent or committed is kept, as are results."""
     import time
 
     from med_transfer.cli.terminal import say
@@ -176,7 +191,7 @@ def prune(
 
 @app.command(epilog=example("node page -c node.yaml"))
 def page(config: NodeFile) -> None:
-    """Serve the review page alone, as serve does beside the node where node.yaml has a page; until it is stopped."""
+    """Serve only the review page until stopped; serve does so beside the node if node.yaml has a page."""
     import os
 
     from med_transfer.cli.terminal import say
@@ -193,9 +208,9 @@ def page(config: NodeFile) -> None:
     serve_page(node, say)
 
 
-people = typer.Typer(help="Who may use the review page.", no_args_is_help=True, rich_markup_mode=None)
+people = typer.Typer(help="Manage the users of the review page.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(people, name="user")
-UserName = Annotated[str, typer.Argument(help="As the audit record will have it.")]
+UserName = Annotated[str, typer.Argument(help="User name, as it appears in the audit record.")]
 
 
 def _audit_trail(config: Path) -> AuditTrail:
@@ -230,10 +245,10 @@ def add_user(
     config: NodeFile,
     role: Annotated[
         Literal["reader", "reviewer", "operator"],
-        typer.Option(help="reader: sees; reviewer: judges, too; operator: sees who did what, too."),
+        typer.Option(help="reader: view; reviewer: view and judge; operator: also see who did what."),
     ] = "reader",
 ) -> None:
-    """Let somebody in, or give a new role and password; the password is asked for, or read from stdin."""
+    """Add a user, or change role and password; the password is prompted for, or read from stdin."""
     import sys
     from getpass import getpass
 
@@ -254,7 +269,7 @@ def add_user(
 
 @people.command("list", epilog=example("node user list -c node.yaml"))
 def list_users(config: NodeFile) -> None:
-    """Who may sign in with a password."""
+    """List the users who may sign in with a password."""
     from med_transfer.cli.terminal import say
 
     for user in _access(config).users.all():
@@ -263,7 +278,7 @@ def list_users(config: NodeFile) -> None:
 
 @people.command("remove", epilog=example("node user remove ann -c node.yaml"))
 def remove_user(name: UserName, config: NodeFile) -> None:
-    """Let somebody in no more; their sessions end at once, and what they did stays in the record."""
+    """Remove a user; their sessions end at once, and what they did stays in the record."""
     from med_transfer.cli.terminal import say
     from med_transfer.errors import UsageError
 
@@ -271,17 +286,17 @@ def remove_user(name: UserName, config: NodeFile) -> None:
     if not access.users.remove(name):
         raise UsageError(f"no user {name}", action="med-transfer node user list names them")
     access.audit.tell_here("removed user", detail=name)
-    say(f"{name} may sign in no more")
+    say(f"{name} may no longer sign in")
 
 
 @app.command(epilog=example("node use runs/second -c node.yaml"))
 def use(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
     config: NodeFile,
-    route: Annotated[str, typer.Option(help="Of node.yaml, where it has several.")] = "",
+    route: Annotated[str, typer.Option(help="Route of node.yaml, if it has several.")] = "",
     key: SignedWith = None,
 ) -> None:
-    """Take a bundle from the next study on, also while the node runs; the one before is kept."""
+    """Switch to a bundle from the next study on, even while the node runs; the previous one is kept."""
     import os
 
     from med_transfer.cli.terminal import say
@@ -299,9 +314,9 @@ def use(
 
 @app.command(epilog=example("node rollback -c node.yaml"))
 def rollback(
-    config: NodeFile, route: Annotated[str, typer.Option(help="Of node.yaml, where it has several.")] = ""
+    config: NodeFile, route: Annotated[str, typer.Option(help="Route of node.yaml, if it has several.")] = ""
 ) -> None:
-    """Take the bundle again that was in use before, from the next study on."""
+    """Switch back to the previous bundle from the next study on."""
     from med_transfer.cli.terminal import say
     from med_transfer.hospital import require_extra
 
@@ -315,9 +330,11 @@ def rollback(
 @app.command(epilog=example("node withdraw -c node.yaml --route chest"))
 def withdraw(
     config: NodeFile,
-    route: Annotated[str, typer.Option(help="That node.yaml names no more; without it: from before it had any.")] = "",
+    route: Annotated[
+        str, typer.Option(help="Route that node.yaml no longer names; default: the time before it had routes.")
+    ] = "",
 ) -> None:
-    """Have studies predicted anew that have an answer of a route that is no more: what takes its place says so."""
+    """Predict again the studies answered by a route that no longer exists; the new results say what they replace."""
     import time
 
     from med_transfer.cli.terminal import say
@@ -331,9 +348,9 @@ def withdraw(
     departed = queue.departed({name: in_use.get(name, "") for name in node.rules_by_route})
     gone = [one for one in departed if one.route == route and one.heir is None]
     asked, without_images = queue.take_back(gone, time.time())
-    say(f"{asked} studies are predicted anew")
+    say(f"{asked} studies will be predicted again")
     if without_images:
-        say(f"{without_images} more have no images here any more; what node fetch gets is predicted anew, too")
+        say(f"{without_images} more no longer have images here; after node fetch, these are predicted again, too")
 
 
 @app.command(epilog=example("node fetch -c node.yaml --dates 20260101-20260131 --modality CT"))
@@ -341,11 +358,11 @@ def fetch(
     config: NodeFile,
     study: Annotated[str, typer.Option(help="StudyInstanceUID.")] = "",
     accession: Annotated[str, typer.Option(help="Accession number.")] = "",
-    dates: Annotated[str, typer.Option(help="Study date, 20260131, or two: 20260101-20260131.")] = "",
-    modality: Annotated[str, typer.Option(help="CT, MR or PT: studies that have such a series.")] = "",
-    most: Annotated[int, typer.Option(min=1, help="No more studies than this.")] = 100,
+    dates: Annotated[str, typer.Option(help="Study date (20260131) or range (20260101-20260131).")] = "",
+    modality: Annotated[str, typer.Option(help="CT, MR or PT: only studies with such a series.")] = "",
+    most: Annotated[int, typer.Option(min=1, help="Maximum number of studies.")] = 100,
 ) -> None:
-    """Ask the PACS for studies and get them to the node, which must be running where it is asked by C-MOVE."""
+    """Fetch studies from the PACS to the node; with C-MOVE, the node must be running."""
     import os
 
     from med_transfer.cli.terminal import say
@@ -363,8 +380,8 @@ def fetch(
 
 
 @app.command(epilog=example("node backup -c node.yaml -o BACKUP"))
-def backup(config: NodeFile, out: Annotated[Path, typer.Option("--out", "-o", help="A new or empty folder.")]) -> None:
-    """Copy the queue, the record and all images, results and bundles, also while the node runs. Names patients."""
+def backup(config: NodeFile, out: Annotated[Path, typer.Option("--out", "-o", help="New or empty folder.")]) -> None:
+    """Back up queue, record, images, results and bundles, even while the node runs. Contains patient names."""
     import os
 
     from med_transfer.cli.terminal import say
@@ -378,8 +395,8 @@ def backup(config: NodeFile, out: Annotated[Path, typer.Option("--out", "-o", he
 
 
 @app.command(epilog=example("node restore BACKUP -c node.yaml"))
-def restore(backup: Annotated[Path, typer.Argument(help="What node backup has written.")], config: NodeFile) -> None:
-    """Put a backup where node.yaml says that the node keeps its things, and where nothing is yet."""
+def restore(backup: Annotated[Path, typer.Argument(help="Folder written by node backup.")], config: NodeFile) -> None:
+    """Restore a backup to the node's folder in node.yaml, which must still be empty."""
     import os
 
     from med_transfer.cli.terminal import say
@@ -395,15 +412,17 @@ def restore(backup: Annotated[Path, typer.Argument(help="What node backup has wr
 
 @app.command("process", epilog=example("node process runs/first IN OUT"))
 def process_folder(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
     images: Annotated[
-        Path | None, typer.Argument(help="DICOM files; without it, the environment of mercure or a MAP says where.")
+        Path | None, typer.Argument(help="Folder of DICOM files; default: from the environment of mercure or a MAP.")
     ] = None,
-    out: Annotated[Path | None, typer.Argument(help="For SR, page and result.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Argument(help="Output folder for the DICOM SR, the page and result.json.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     key: SignedWith = None,
 ) -> None:
-    """One folder in, results as DICOM out: a module for mercure, or a MONAI application package."""
+    """Process one folder and write results as DICOM: a module for mercure, or a MONAI application package."""
     import os
 
     from med_transfer.cli.terminal import say

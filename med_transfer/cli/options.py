@@ -24,62 +24,82 @@ Settings = TypeVar("Settings", bound="FinetuneConfig")
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; see configs/.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="key=value over the config, for example --set training.epochs=20.", show_default=False),
+    typer.Option(
+        "--set",
+        help="Override a setting of the config: key=value, for example --set training.epochs=20; repeatable.",
+        show_default=False,
+    ),
 ]
 Subgroups = Annotated[
     str | None,
-    typer.Option(help="Columns to measure by, for example age,sex; default: all suitable ones.", show_default=False),
+    typer.Option(
+        help="Columns of the subgroups, for example age,sex; default: all suitable columns.", show_default=False
+    ),
 ]
 ReportLanguage = Annotated[Literal["en", "zh-TW"], typer.Option("--language", help="Language of the report.")]
 Prevalence = Annotated[
     list[str] | None,
-    typer.Option(help="CLASS=0.1: give PPV and NPV at this prevalence of a class too; repeatable.", show_default=False),
+    typer.Option(
+        help="CLASS=0.1: also report PPV and NPV at this prevalence of the class; repeatable.", show_default=False
+    ),
 ]
 IntervalOfRates = Annotated[
     Literal["wilson", "clopper-pearson", "jeffreys"] | None,
-    typer.Option("--interval", help="Interval of the rates; default: wilson.", show_default=False),
+    typer.Option("--interval", help="Confidence interval of the rates; default: wilson.", show_default=False),
 ]
 Mask = Annotated[
-    Path | None, typer.Option(help="Of one scan: file of the finding's mask, to look there.", show_default=False)
+    Path | None,
+    typer.Option(help="For a single scan: mask of the finding, as the region of interest.", show_default=False),
 ]
 Roi = Annotated[
     str | None,
     typer.Option(
-        help="Of one scan: where to look, x,y,z,size in mm in DICOM patient coordinates (LPS).",
+        help="For a single scan: region of interest as x,y,z,size in mm, DICOM patient coordinates (LPS).",
         metavar="x,y,z,size",
         show_default=False,
     ),
 ]
 SignedWith = Annotated[
     Path | None,
-    typer.Option("--key", help="Public key: only a bundle that is signed with it is used.", show_default=False),
+    typer.Option("--key", help="Public key: refuse a bundle that is not signed with it.", show_default=False),
 ]
 Engine = Annotated[
-    Literal["local", "ray"], typer.Option(help="ray: on the machines of a Ray cluster, over a folder that all share.")
+    Literal["local", "ray"], typer.Option(help="ray: run on the machines of a Ray cluster, which share a folder.")
 ]
 RayAddress = Annotated[
     str | None,
     typer.Option(
         metavar="HOST:PORT",
-        help="Head of the Ray cluster; default: of the one that this machine is part of.",
+        help="Address of the head of the Ray cluster; default: the cluster of this machine.",
         show_default=False,
     ),
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(min=0.1, help="The whole run may take so long here; what has to go is said.", show_default=False),
+    typer.Option(
+        min=0.1,
+        help="Time budget for the whole run on this machine; what it leaves out is reported.",
+        show_default=False,
+    ),
 ]
 Quick = Annotated[
-    bool, typer.Option("--quick", help="Only a linear head on frozen features, no baseline: a first report, soon.")
+    bool,
+    typer.Option(
+        "--quick", help="Train only a linear head on frozen features, without baseline, for a quick first report."
+    ),
 ]
 UsePlan = Annotated[
-    bool, typer.Option("--plan/--no-plan", help="Without --config: look at the scans and choose what suits them.")
+    bool,
+    typer.Option(
+        "--plan/--no-plan",
+        help="Without --config: plan a config from the scans (--plan) or use the defaults (--no-plan).",
+    ),
 ]
 Also = Annotated[
     list[str] | None,
-    typer.Option(help="parquet or xlsx: the table in this format, too; repeatable.", show_default=False),
+    typer.Option(help="Also write the table as parquet or xlsx; repeatable.", show_default=False),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="The result as JSON on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
 def example(words: str) -> str:

@@ -14,16 +14,16 @@ EXAMPLE = "cohort.csv -o plan.yaml --minutes 30"
 
 
 def command(
-    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Config file to write.", show_default="print it")
+        Path | None, typer.Option("--out", "-o", help="Config file to write.", show_default="standard output")
     ] = None,
     overrides: Overrides = None,
     minutes: Minutes = None,
     quick: Quick = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at a cohort and write the config that suits it, each choice with its reason, and the time it will take."""
+    """Write a config that suits a cohort, with the reason for each choice and the estimated time."""
     from med_transfer.api.planned import planned_config
     from med_transfer.atomic import require_writable, write_text
     from med_transfer.cli.terminal import progress_bars, say, say_json
@@ -62,7 +62,7 @@ def _refuse_to_lose(out: Path) -> None:
         load_config(FinetuneConfig, out)
     except ConfigError as error:
         raise UsageError(
-            f"something else than a config of finetune is there ({error.found})",
+            f"there is already something other than a config of finetune ({error.found})",
             where=out,
             expected="a new name for the config to write",
             action="Choose another -o",

@@ -33,27 +33,29 @@ EXAMPLE = "runs/first NEW_SCANS -o predictions"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, or the run folder that holds one.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
     scans: Annotated[
-        Path, typer.Argument(help="A folder tree, one scan, or a cohort.csv (regions of interest, no labels needed).")
+        Path,
+        typer.Argument(help="A scan, a folder tree, or a cohort.csv (with regions of interest; labels not needed)."),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for predictions.csv; the same folder again resumes.")
+        Path,
+        typer.Option("--out", "-o", help="Output folder for predictions.csv; give the same folder again to resume."),
     ],
     mask: Mask = None,
     roi: Roi = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     runtime: Annotated[
         Literal["auto", "torch", "openvino", "onnx"],
-        typer.Option(help="What computes the network; auto: the fastest that the bundle was exported for."),
+        typer.Option(help="Runtime of the network; auto: the fastest that the bundle was exported to."),
     ] = "auto",
     key: SignedWith = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Processes that read scans; default: one a core.", show_default=False),
+        typer.Option(min=1, help="Number of processes that read scans; default: one per core.", show_default=False),
     ] = None,
     shard: Annotated[
-        str, typer.Option(help="i/n: only that part of the scans, into OUT/shard-i-of-n.", show_default=False)
+        str, typer.Option(help="i/n: predict only part i of n, into OUT/shard-i-of-n.", show_default=False)
     ] = "1/1",
     sbatch: Annotated[
         int | None,
@@ -61,7 +63,7 @@ def command(
             "--write-sbatch",
             min=1,
             metavar="N",
-            help="Predict nothing; write OUT/predict.sbatch, a SLURM job array of N shards.",
+            help="Only write OUT/predict.sbatch, a SLURM job array of N shards.",
             show_default=False,
         ),
     ] = None,
@@ -69,30 +71,36 @@ def command(
     ray_address: RayAddress = None,
     also: Also = None,
     watching: Annotated[
-        bool, typer.Option("--watch", help="For ever: predict what arrives in the folder, when it is complete.")
+        bool,
+        typer.Option("--watch", help="Keep running: predict scans that arrive in the folder once they are complete."),
     ] = False,
     quiet_seconds: Annotated[
         float | None,
         typer.Option(
-            help="With --watch: a scan is complete when nothing has changed its files for so long.", show_default="60"
+            help="With --watch: a scan is complete when its files have not changed for this long.", show_default="60"
         ),
     ] = None,
     poll_seconds: Annotated[
-        float | None, typer.Option(help="With --watch: between two looks at the folder.", show_default="10")
+        float | None, typer.Option(help="With --watch: interval between checks of the folder.", show_default="10")
     ] = None,
     pictures: Annotated[
-        int, typer.Option(min=0, help="Scans to show in summary.html: the least like training, the surest.")
+        int,
+        typer.Option(
+            min=0,
+            help="Number of scans to show in summary.html: the least like training, and the most confident.",
+        ),
     ] = 12,
     explained: Annotated[
-        int, typer.Option("--explain", min=0, metavar="N", help="Maps of the N most suspicious scans, into OUT/maps.")
+        int,
+        typer.Option("--explain", min=0, metavar="N", help="Write maps of the N most suspicious scans to OUT/maps."),
     ] = 0,
     language: ReportLanguage = "en",
     monitor: Annotated[
-        bool, typer.Option("--monitor", help="Watch for scans that become other than before: drift.json, drift.prom.")
+        bool, typer.Option("--monitor", help="Monitor drift of the scans: write drift.json and drift.prom.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Predict every scan; one that cannot be used is recorded with its reason and the rest goes on."""
+    """Predict every scan; a scan that cannot be used is recorded with a reason, and the others are still predicted."""
     from dataclasses import replace
 
     from med_transfer.bundle import bundle_folder, read_record

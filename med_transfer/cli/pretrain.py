@@ -18,15 +18,20 @@ EXAMPLE = "SCANS -c configs/pretraining/contrastive.yaml -o runs/pretrained"
 
 def command(
     scans: Annotated[
-        Path, typer.Argument(help="A folder of scans, a cohort.csv (labels, masks), or an .npz of source scans.")
+        Path, typer.Argument(help="Folder of scans, a cohort.csv (labels, masks), or an .npz of source scans.")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the encoder; the same folder again resumes.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Output folder for the encoder; give the same folder again to resume.")
+    ],
     config: Config = None,
     overrides: Overrides = None,
     method: Annotated[
         str | None,
         typer.Option(
-            help="distillation, supervised, masked_autoencoding, contrastive, painted_nodules or painted_lesions.",
+            help=(
+                "Pretraining method: distillation, supervised, masked_autoencoding, contrastive, painted_nodules or "
+                "painted_lesions."
+            ),
             show_default=False,
         ),
     ] = None,
@@ -34,12 +39,12 @@ def command(
         Path | None, typer.Option(help="Weights of the teacher (distillation).", show_default=False)
     ] = None,
     probe: Annotated[
-        Path | None, typer.Option(help="cohort.csv whose labels are probed on the way.", show_default=False)
+        Path | None, typer.Option(help="cohort.csv for a linear probe during pretraining.", show_default=False)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Make a backbone from source scans, labelled or not; torchrun ... -m med_transfer pretrain uses several GPUs."""
+    """Pretrain a backbone on source scans, labelled or not; torchrun ... -m med_transfer pretrain uses several GPUs."""
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.config import load_config
     from med_transfer.errors import ConfigError

@@ -17,17 +17,21 @@ EXAMPLE = "cohort.csv -c configs/lidc_texture.yaml -o preview"
 
 
 def command(
-    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for preview.html and a picture of each scan.")],
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Output folder for preview.html and a picture of each scan.")
+    ],
     config: Config = None,
     overrides: Overrides = None,
-    per_class: Annotated[int, typer.Option(min=1, help="Scans of each class; --set seed=1 shows others.")] = 2,
-    draws: Annotated[int, typer.Option(min=0, help="Augmented views of each scan.")] = 2,
+    per_class: Annotated[
+        int, typer.Option(min=1, help="Number of scans of each class; --set seed=1 shows others.")
+    ] = 2,
+    draws: Annotated[int, typer.Option(min=0, help="Number of augmented views of each scan.")] = 2,
     language: ReportLanguage = "en",
     plan: UsePlan = True,
     as_json: AsJson = False,
 ) -> None:
-    """Show what the network sees: pictures per class before and after augmentation, sizes in mm, what is lost."""
+    """Show what the network sees: pictures of each class before and after augmentation, sizes in mm, lost detail."""
     from med_transfer.api.planned import config_for
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.cohorts import Cohort

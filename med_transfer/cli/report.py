@@ -17,11 +17,11 @@ def command(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run, or of an evaluation.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder to write to; else the report there is replaced.", show_default=False),
+        typer.Option("--out", "-o", help="Output folder; default: replace the report in RUN.", show_default=False),
     ] = None,
     language: ReportLanguage = "en",
 ) -> None:
-    """Write a report again, in another language; nothing is trained, no scan is read, the test set is not opened."""
+    """Write a report again, or in another language, without training, reading scans or opening the test set."""
     from med_transfer.cli.terminal import say
     from med_transfer.report.writing import write_again
 

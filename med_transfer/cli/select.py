@@ -18,24 +18,30 @@ EXAMPLE = "cohort.csv -o selection --weights resnet18-w32=runs/source"
 
 
 def command(
-    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the result and for the features.")] = Path(
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder for the result and the features.")] = Path(
         "selection"
     ),
     backbones: Annotated[
-        str | None, typer.Option("--backbones", help="Only these, by comma; else all whose weights are at hand.")
+        str | None,
+        typer.Option(
+            "--backbones", help="Backbones to rank, separated by commas; default: all whose weights are available."
+        ),
     ] = None,
     weights: Annotated[
-        list[str] | None, typer.Option("--weights", help="NAME=PATH: a file, bundle or run folder of your own.")
+        list[str] | None,
+        typer.Option(
+            "--weights", help="NAME=PATH: your own weights file, bundle or run folder for a backbone; repeatable."
+        ),
     ] = None,
     config: Config = None,
     overrides: Overrides = None,
     plan: UsePlan = True,
     as_json: AsJson = False,
 ) -> None:
-    """Rank backbones for a cohort before training, on its training folds only.
+    """Rank backbones for a cohort before training, using its training folds only.
 
-    Without --config the program plans one from the scans and prints it first, as ``med-transfer plan`` does.
+    Without --config, a config is planned from the scans and printed first, as by ``med-transfer plan``.
     """
     from med_transfer.api.planned import PLAN_FILE
     from med_transfer.cli.terminal import progress_bars, say, say_json

@@ -14,17 +14,17 @@ EXAMPLE = "runs/first -c node.yaml"
 
 
 def command(
-    config: Annotated[Path, typer.Option("--config", "-c", help="The node's node.yaml.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="node.yaml of the node.")],
     bundle: Annotated[
-        Path | None, typer.Argument(help="A bundle, or the run folder that holds one; without it: the one in use.")
+        Path | None, typer.Argument(help="Bundle, or run folder that contains one; default: the one in use.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     key: SignedWith = None,
     log: Annotated[
-        Literal["text", "json"] | None, typer.Option(help="Form of the log on stderr; default: as node.yaml says.")
+        Literal["text", "json"] | None, typer.Option(help="Format of the log on stderr; default: as in node.yaml.")
     ] = None,
 ) -> None:
-    """Receive studies by DICOM, predict each, and send the result to the PACS; until it is stopped."""
+    """Run the hospital node until stopped: receive studies by DICOM, predict each, send results to the PACS."""
     import logging
     import os
     import signal

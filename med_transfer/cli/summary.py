@@ -30,7 +30,7 @@ def say_run(run, *, as_json: bool) -> None:
 
 def _by_split(repeats: Repeats | None) -> str:
     areas = [area for area in repeats.macro_auc if area is not None] if repeats else []
-    return f", by which split {told_apart(min(areas), 2)} to {told_apart(max(areas), 2)}" if areas else ""
+    return f", range over repeats {told_apart(min(areas), 2)} to {told_apart(max(areas), 2)}" if areas else ""
 
 
 def say_metrics(metrics: Metrics) -> None:
@@ -77,7 +77,7 @@ def say_abstained(n_abstained: int, n_ok: int, limit: float | None, reasons: Map
         return
     novel = f"more out-of-distribution than {whole_percent(limit)} of held-out scans ({reasons.get('novelty', 0)})"
     outside = [f"{code.removeprefix('outside_')} ({n})" for code, n in reasons.items() if code != "novelty"]
-    envelope = f"; outside of the input envelope: {', '.join(outside)}" if outside else ""
+    envelope = f"; outside the input envelope: {', '.join(outside)}" if outside else ""
     say(f"{n_abstained} of {n_ok} predictions abstain: {novel}{envelope}")
 
 

@@ -27,24 +27,30 @@ EXAMPLE = "cohort.csv -o search --minutes 60"
 
 
 def command(
-    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row a scan, its patient and label.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the search; the same folder again goes on.")],
+    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the search; give the same folder again to resume.")
+    ],
     config: Config = None,
     overrides: Overrides = None,
     plan: UsePlan = True,
     minutes: Annotated[
-        float | None, typer.Option(min=0, help="Time for this call; without --trials an hour.", show_default=False)
+        float | None,
+        typer.Option(
+            min=0, help="Time budget of this call; default: an hour, unless --trials is given.", show_default=False
+        ),
     ] = None,
     trials: Annotated[
-        int | None, typer.Option(min=0, help="Trials beside the default config, in all calls.", show_default=False)
+        int | None,
+        typer.Option(min=0, help="Number of trials besides the default config, over all calls.", show_default=False),
     ] = None,
     engine: Engine = "local",
     ray_address: RayAddress = None,
     as_json: AsJson = False,
 ) -> None:
-    """Search strategy, rates and augmentation on the training patients; the test scans are left alone.
+    """Search for strategy, learning rates and augmentation on the training patients; the test scans are not used.
 
-    Without --config the program plans one from the scans and prints it first, as ``med-transfer plan`` does.
+    Without --config, a config is planned from the scans and printed first, as by ``med-transfer plan``.
     """
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.cohorts.kept_scans import keeping_scans
@@ -68,7 +74,7 @@ def command(
             tuning = tune(table, settings, out, minutes=limit, trials=trials, progress=progress, machines=machines)
     except KeyboardInterrupt:
         if (out / "best.yaml").exists():
-            say(f"kept: {out / 'best.yaml'} holds the best so far, {out / 'tuning.md'} every trial")
+            say(f"kept: {out / 'best.yaml'} contains the best config so far, {out / 'tuning.md'} every trial")
         raise  # the program says that the same command goes on
     if as_json:
         say_json(as_record(tuning))

@@ -96,8 +96,9 @@ def _altered_copies(prepared: PreparedCohort, split: Split) -> tuple[tuple[int, 
     if pairs:
         together = [f"{cases[first]} with {cases[second]}" for first, second in pairs]
         log.warning(
-            "two patients' scans on two sides of the split look like altered copies (another reconstruction, a slice "
-            "fewer): %s. If they are of one patient, name that patient in both rows: otherwise figures are too good",
+            "scans of two patients on different sides of the split look like altered copies (another reconstruction, "
+            "one slice fewer): %s. If they are of one patient, name that patient in both rows; otherwise the figures "
+            "are too optimistic",
             few(together, NAMED),
         )
     return tuple((cases[first].row, cases[second].row) for first, second in pairs)

@@ -118,7 +118,7 @@ class Duration:
         parts += [f"from-scratch baseline {_minutes(self.baseline)}"] if self.baseline else []
         parts += [f"pictures of errors {_minutes(self.maps)}"] if self.maps else []
         without = f"; {_minutes(self.seconds - self.baseline)} without the baseline" if self.baseline else ""
-        return f"about {_minutes(self.seconds)} on this machine at most ({', '.join(parts)}){without}"
+        return f"at most about {_minutes(self.seconds)} on this machine ({', '.join(parts)}){without}"
 
 
 def prepare_seconds(cohort: Cohort, preprocessing: PreprocessingConfig) -> float:
@@ -334,18 +334,18 @@ def _smaller_and_smaller(
     if config.from_scratch_baseline:
         yield baseline
     if config.explain.gallery:
-        pictures = [GivenUp("explain.gallery", 0, "the report shows no error with a map")]
+        pictures = [GivenUp("explain.gallery", 0, "the report shows no errors with maps")]
         config = _without(config, pictures)
         yield pictures
     if (config.split.repeats or 1) > 1:
-        once = [GivenUp("split.repeats", 1, "each patient is measured in one division into folds")]
+        once = [GivenUp("split.repeats", 1, "each patient is evaluated in a single set of folds")]
         config = _without(config, once)
         yield once
     if config.transfer.strategy.trains:
         yield from _less_training(minutes, config, cohort, divided, cost, baseline)
     if config.backbone.pretrain:
         yield from _shorter_pretraining(minutes, config, divided, cost)
-        yield [GivenUp("backbone.pretrain", None, "the encoder does not learn painted lesions")]
+        yield [GivenUp("backbone.pretrain", None, "the encoder is not pretrained on painted lesions")]
 
 
 def _shorter_pretraining(
@@ -355,7 +355,11 @@ def _shorter_pretraining(
     whole, steps = estimate(config, divided(config.split), cost), config.backbone.pretraining.steps
     fewer = math.floor(steps * (60 * minutes - (whole.seconds - whole.pretraining)) / whole.pretraining)
     if LEAST_PRETRAINING_STEPS <= fewer < steps:
-        yield [GivenUp("backbone.pretraining.steps", fewer, f"the encoders learn {fewer} steps instead of {steps}")]
+        yield [
+            GivenUp(
+                "backbone.pretraining.steps", fewer, f"the encoders are pretrained for {fewer} steps instead of {steps}"
+            )
+        ]
 
 
 def _less_training(

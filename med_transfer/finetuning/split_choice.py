@@ -61,17 +61,17 @@ def split_sentence(config: FinetuneConfig, cohort: Cohort) -> str:
     split, n_patients = split_cohort(cohort, config.split), len(set(cohort.patients))
     few = f"{n_patients} patients, {'under' if n_patients < FEW_PATIENTS else 'not under'} {FEW_PATIENTS}"
     if any(case.split for case in cohort.cases):
-        few += "; the table's split column says who is where"
+        few += "; the table's split column decides"
     if split.test:
         n_test = len({cohort.patients[case] for case in split.test})
-        return f"split: {n_test} patients are kept apart for the test, split.test_fraction {_shown(config)} ({few})"
+        return f"split: {n_test} patients are held out for the test, split.test_fraction {_shown(config)} ({few})"
     folds, repeats = split.n_fold_models, len(split.repeats)
     cost = f"each repeat trains {folds} networks" if trains_networks(config) else "no network is trained"
     times = f"drawn {repeats} times, the mean is reported" if repeats > 1 else "drawn once"
     parts = f"in {folds} folds {times} (split.repeats; {cost})" if folds > 1 else "in one validation part"
     return (
-        f"split: no patient is kept apart for a test, split.test_fraction 0 ({few}): development evidence, "
-        f"each patient measured by networks that did not train on it, {parts}"
+        f"split: no patients are held out for a test, split.test_fraction 0 ({few}): development evidence, "
+        f"each patient predicted by networks that were not trained on it, {parts}"
     )
 
 

@@ -64,7 +64,7 @@ def _require_layout(database: sqlite3.Connection, path: Path) -> None:
 
 
 def _sign(database: sqlite3.Connection) -> None:
-    """Store this version of med-transfer and the layout."""
+    """Store the version of the program and that of the layout."""
     database.execute("CREATE TABLE IF NOT EXISTS written_by (version TEXT NOT NULL)")
     if database.execute("SELECT version FROM written_by").fetchall() != [(_OWN_VERSION,)]:
         with transaction(database):

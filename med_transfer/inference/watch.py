@@ -124,7 +124,7 @@ class _Tree:
             items = []
         away = [item.case.path for item in items if item.damage and self._holds_scans(item.case.path)]
         if away:
-            log.warning("%s: cannot be opened now; the scans in it are waited for", away[0])
+            log.warning("%s: cannot be opened now; waiting for the scans in it", away[0])
             return False
         self.items = {item.name: item for item in items}
         keys = {name: item.key(self.predictor.preprocessing) for name, item in self.items.items()}

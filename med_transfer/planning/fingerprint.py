@@ -239,7 +239,7 @@ def require_alike(found: CohortFingerprint, where: object = "") -> None:
                 f"{what}: {', '.join(f'{n} scans {name}' for name, n in counts)}",
                 where=where,
                 expected="scans of one kind in one table",
-                action="Divide the table, or write a config of your own and give it by -c",
+                action="Divide the table, or write your own config and pass it with -c",
             )
 
 

@@ -78,8 +78,8 @@ class PlannedFor(StrictModel):
                     f"the config was planned for {what} {planned}, and the table has {found}",
                     where=where,
                     expected="a cohort of the kind that it was planned for",
-                    action="Plan anew with `med-transfer plan`; to use its settings all the same, take the section "
-                    "planned_for out of the file",
+                    action="Plan again with `med-transfer plan`; to use these settings anyway, remove the section "
+                    "planned_for from the file",
                 )
         pairs = [
             ("class names", sorted(self.classes), sorted(here.classes)),

@@ -33,7 +33,7 @@ LEAST_FOUND = 0.98  # of the scans: where thresholds miss an organ, it is mostly
 
 SLICES, REGION = "slices-efficientnet-lite0", "med-transfer-small"
 SLICE_PIXELS = 224  # the photographs of ImageNet
-LESION_PIXELS, LESION_STEPS, LESION_ENCODERS = 160, 1600, 2  # what two cores learn from in half an hour
+LESION_PIXELS, LESION_STEPS, LESION_ENCODERS = 160, 1600, 2  # small enough for two cores in half an hour
 LEAST_CANVASES, MOST_ANSWERED = 10, 3  # patients who have nothing; classes that two numbers can tell apart
 NOTHING = {*("none", "normal", "healthy", "negative", "control", "controls", "0", "no", "n", "false"), "正常"}
 WITHOUT = {"no", "without"}  # and what, as in no_haemorrhage
@@ -102,7 +102,7 @@ def modality(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
 def intensities(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """Windows of the body part as channels for CT, each scan's own scale for the rest."""
     if cohort.modality != "CT":
-        why = "values without a unit: each scan is scaled by itself"
+        why = "values without a unit: each scan is scaled individually"
         further = [Choice("input.channels", list(cohort.channels), "a scan of each of these columns in every row")]
         return [Choice("input.normalisation", "zscore", why), *(further if len(cohort.channels) > 1 else [])]
     if network_kind(cohort, chosen) != "slices" or len(cohort.channels) > 1:
@@ -110,7 +110,7 @@ def intensities(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     windows = WINDOWS[cohort.body_region]
     channels = [{"column": "scan", "window_hu": list(window)} for _, window in windows]
     names = ", ".join(f"{name} {low:g} to {high:g} HU" for name, (low, high) in windows)
-    seen = cohort.body_region if cohort.body_region != "unknown" else "a part of the body that was not recognised"
+    seen = cohort.body_region if cohort.body_region != "unknown" else "an unrecognised part of the body"
     return [Choice("input.channels", channels, f"windows for {seen}: {names}; red, green and blue of the network")]
 
 
@@ -132,8 +132,8 @@ def size(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     if kind == "tiles":
         return _size_of_tiles(cohort, chosen)
     return [
-        Choice("input.fit", "isotropic", "one voxel size on all sides: proportions are kept"),
-        Choice("input.shape", list(WHOLE_SHAPE), "what two cores can train on"),
+        Choice("input.fit", "isotropic", "isotropic voxels: proportions are kept"),
+        Choice("input.shape", list(WHOLE_SHAPE), "small enough to train on two cores"),
     ]
 
 
@@ -144,9 +144,9 @@ def _size_of_region(cohort: CohortFingerprint) -> list[Choice]:
     covered = REGION_SHAPE[1] * spacing[1]
     why = f"{covered:.0f} mm: nine tenths of the regions are at most {longest:.0f} mm long"
     return [
-        Choice("input.spacing_mm", spacing, why + ("" if factor > 1 else ", and so did the backbone learn")),
-        Choice("input.shape", list(REGION_SHAPE), "as the backbone learned"),
-        Choice("input.outside", "edge", "beyond a crop's edge the last voxels are repeated"),
+        Choice("input.spacing_mm", spacing, why + ("" if factor > 1 else ", as in the backbone's pretraining")),
+        Choice("input.shape", list(REGION_SHAPE), "as in the backbone's pretraining"),
+        Choice("input.outside", "edge", "beyond the edge of a crop, the last voxels are repeated"),
     ]
 
 
@@ -154,12 +154,12 @@ def _size_of_slices(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     depth_mm = _box_in_view(cohort, chosen)[_depth_axis(cohort)]
     slices = round(depth_mm / cohort.spacing_mm[0])
     depth = min(MOST_SLICES, max(LEAST_SLICES, slices))
-    of_median = "as the median scan has" if depth == slices else f"for the {slices} of the median scan"
-    why = f"{depth} slices, {of_median}: every scan is resampled to so many; the size of ImageNet"
+    of_median = "as in the median scan" if depth == slices else f"instead of the {slices} of the median scan"
+    why = f"{depth} slices, {of_median}: every scan is resampled to this number; in-plane size as for ImageNet"
     return [
-        Choice("input.fit", "proportional", "shapes within a slice stay as they are"),
+        Choice("input.fit", "proportional", "proportions within a slice are kept"),
         Choice("input.shape", [depth, SLICE_PIXELS, SLICE_PIXELS], why),
-        Choice("input.outside", "floor", "beyond the scan is air"),
+        Choice("input.outside", "floor", "beyond the scan there is air"),
     ]
 
 
@@ -170,9 +170,9 @@ def _size_of_tiles(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
         for mm, tile, spacing in zip(box, REGION_SHAPE, REGION_SPACING_MM, strict=True)
     ]
     return [
-        Choice("input.spacing_mm", list(REGION_SPACING_MM), "as the backbone learned"),
+        Choice("input.spacing_mm", list(REGION_SPACING_MM), "as in the backbone's pretraining"),
         Choice("input.shape", shape, f"whole tiles over {' x '.join(f'{mm:.0f}' for mm in box)} mm"),
-        Choice("input.outside", "floor", "beyond the scan is air, and such tiles are skipped"),
+        Choice("input.outside", "floor", "beyond the scan there is air, and such tiles are skipped"),
     ]
 
 
@@ -191,12 +191,12 @@ def _depth_axis(cohort: CohortFingerprint) -> int:
 def backbone(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """Whose weights to start from: photographs on every slice for whole scans, nodules for regions."""
     kind = network_kind(cohort, chosen)
-    start = (REGION, "it learned nodules in CT")
+    start = (REGION, "pretrained on nodules in CT")
     if kind == "slices":
-        start = (SLICES, "whole scans: a network of photographs on every slice")
+        start = (SLICES, "whole scans: a network pretrained on photographs, applied to every slice")
     choices = [] if chosen else [Choice("backbone.name", *start)]
     if kind in ("slices", "tiles"):
-        alike = f"what stands out in one of the {kind}, beside what all have"
+        alike = f"combines what stands out in single {kind} with what all share"
         choices.append(Choice("backbone.instance_pooling", "mean_max", alike))
     return choices
 
@@ -208,9 +208,7 @@ def strategy(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     few = f"{cohort.rarest} patients of the rarest class"
     return [
         Choice("transfer.strategy.name", "linear_probe", f"{few}: frozen features and a linear head, in minutes"),
-        Choice(
-            "from_scratch_baseline", False, "nothing is trained but the head; set true to measure the transfer gain"
-        ),
+        Choice("from_scratch_baseline", False, "only the head is trained; set true to measure the transfer gain"),
     ]
 
 
@@ -236,14 +234,20 @@ def pretraining(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     depth = next(choice.value[0] for choice in _size_of_slices(cohort, chosen) if choice.key == "input.shape")
     return [
         Choice("backbone.pretrain", "painted_lesions", f"few labels, and class {healthy!r} to paint lesions into"),
-        Choice("backbone.pretraining.only_class", healthy, "by its name, nothing is found in these scans"),
-        Choice("backbone.pretraining.encoders", LESION_ENCODERS, "each for the folds that hold out nobody it has seen"),
-        Choice("backbone.pretraining.steps", LESION_STEPS, "more help, and take longer"),
+        Choice("backbone.pretraining.only_class", healthy, "by its name, scans without findings"),
+        Choice(
+            "backbone.pretraining.encoders",
+            LESION_ENCODERS,
+            "each serves the folds whose held-out patients it has not seen",
+        ),
+        Choice("backbone.pretraining.steps", LESION_STEPS, "more steps help, but take longer"),
         Choice("backbone.pretraining.head_reads", "answers_and_published", "denser, lighter, and as photographs"),
         Choice("backbone.instance_pooling", "log_mean_exp", "a smooth maximum: a finding is in few slices"),
-        Choice("transfer.probe.inverse_strengths", [1.0], "two numbers leave nothing to choose; both heads vote"),
-        Choice("calibration.method", "none", "their heads, fitted as probabilities, leave nothing to scale"),
-        Choice("input.shape", [depth, LESION_PIXELS, LESION_PIXELS], "what two cores learn from in half an hour"),
+        Choice(
+            "transfer.probe.inverse_strengths", [1.0], "with two inputs there is nothing to choose; both heads vote"
+        ),
+        Choice("calibration.method", "none", "the heads already give fitted probabilities"),
+        Choice("input.shape", [depth, LESION_PIXELS, LESION_PIXELS], "small enough for two cores in half an hour"),
     ]
 
 
@@ -251,7 +255,7 @@ def flips(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """A lesson seen in a mirror, where sides do not matter to the classes."""
     sided = [name for name in cohort.patients_of_class if SIDES & {word.lower() for word in _WORD.findall(name)}]
     if sided:
-        return [Choice("augmentation.flips", [], f"class {sided[0]!r} speaks of a side")]
+        return [Choice("augmentation.flips", [], f"class {sided[0]!r} refers to a side")]
     if network_kind(cohort, chosen) == "region":
         return [Choice("augmentation.flips", [0, 1, 2], "a finding in its region has no left and right")]
     return []
@@ -261,7 +265,7 @@ def monitored(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """The validation figure that stops the training."""
     if network_kind(cohort, chosen) != "region" or cohort.rarest >= FEW_OF_A_CLASS:
         return []
-    why = f"steadier than sensitivity with {cohort.rarest} patients of the rarest class"
+    why = f"more stable than sensitivity with {cohort.rarest} patients of the rarest class"
     return [Choice("training.monitor", "macro_auc", why)]
 
 

@@ -103,7 +103,7 @@ def as_markdown(tuning: Tuning) -> str:
         f"{tuning.stopped[:1].upper()}{tuning.stopped[1:]}.",
         "The test scans were not in it: neither their voxels nor their labels reached a trial."
         if tuning.tested
-        else "No scan was kept apart for a test.",
+        else "No scans were held out for a test.",
         f"**{summary(tuning)}**",
         f"> {warning(tuning)}",
     ]

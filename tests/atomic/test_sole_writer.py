@@ -42,7 +42,7 @@ def other_run(tmp_path):
 
 
 def test_a_second_run_is_told_who_is_at_work(tmp_path, other_run):
-    message = rf"out: another run is at work here: process {other_run.pid} on .*, since 20.*Wait for it, or choose"
+    message = rf"out: another run is active here: process {other_run.pid} on .*, since 20.*Wait for it, or choose"
     with pytest.raises(FolderInUse, match=message), sole_writer(tmp_path / "out"):
         pass
     assert (tmp_path / "out" / LOCK_FILE).exists()
@@ -64,7 +64,7 @@ def test_also_within_one_process(tmp_path):
 
 def test_a_table_is_held_without_the_folder_that_it_lies_in(tmp_path):
     message = (
-        r"new/a\.csv: another run is at work here: process \d+ on .*one run at a time for a table.*remove \.a\.csv\.in-"
+        r"new/a\.csv: another run is active here: process \d+ on .*one run at a time for a table.*remove \.a\.csv\.in-"
     )
     table, other = tmp_path / "new/a.csv", tmp_path / "new/b.csv"
     with (
@@ -134,7 +134,7 @@ def test_a_folder_that_is_closed():
 def test_the_commands_refuse_a_folder_in_use(tmp_path, other_run, command, cohort_csv):
     outcome = command("finetune", cohort_csv, "-o", tmp_path / "out", "--set", "backbone.name=resnet18-w8")
     assert outcome.code == 2
-    assert "another run is at work here" in outcome.err
+    assert "another run is active here" in outcome.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {LOCK_FILE, "deep"}
 
 

@@ -80,7 +80,7 @@ def test_one_scan_becomes_a_map_a_picture_and_a_record(bundle, tmp_path, command
     with sole_writer(tmp_path / "out"):
         refused = command("explain", bundle, scan, "-o", tmp_path / "out", "--class", "benign", *QUICK)
     assert refused.code == 2
-    assert "another run is at work here" in refused.err
+    assert "another run is active here" in refused.err
     assert "malignant 0." in found.out
     assert "gradcam is strongest at" in found.out
     record = json.loads((tmp_path / "out/explanation.json").read_text())

@@ -30,15 +30,15 @@ def config(kind: type[FinetuneConfig] = FinetuneConfig, /, **sections) -> Finetu
         (
             52,
             config(**PROBE),
-            "split: no patient is kept apart for a test, split.test_fraction 0 (52 patients, under 60): development "
-            "evidence, each patient measured by networks that did not train on it, in 5 folds drawn 5 times, "
+            "split: no patients are held out for a test, split.test_fraction 0 (52 patients, under 60): development "
+            "evidence, each patient predicted by networks that were not trained on it, in 5 folds drawn 5 times, "
             "the mean is reported (split.repeats; no network is trained)",
         ),
         (52, config(), "in 5 folds drawn once (split.repeats; each repeat trains 5 networks)"),
         (
             60,
             config(**PROBE),
-            "split: 12 patients are kept apart for the test, split.test_fraction 0.2 (60 patients, not",
+            "split: 12 patients are held out for the test, split.test_fraction 0.2 (60 patients, not",
         ),
         (52, config(fusion={"use": ["network", "handcrafted"]}), "split.test_fraction 0.2 (52 patients, under 60)"),
         (52, config(TuneConfig, **PROBE), "split.test_fraction 0.2 (52 patients, under 60)"),
@@ -62,6 +62,4 @@ def test_a_folder_in_which_something_was_trained_keeps_its_split(tmp_path):
 def test_what_a_table_says_itself_is_named():
     tests = [Case(f"t{i}.nii", Path(f"t{i}.nii"), f"t{i}", "ab"[i % 2], split="test") for i in range(4)]
     table = Cohort((*cohort(20, "train").cases, *tests), Labels(("a", "b")))
-    assert "under 60; the table's split column says who is where" in split_sentence(
-        choose_split(config(), table), table
-    )
+    assert "under 60; the table's split column decides" in split_sentence(choose_split(config(), table), table)

@@ -424,7 +424,7 @@ def test_an_answer_of_a_route_that_is_no_more_is_taken_back_when_its_study_is_pr
     path.write_text(node._config.model_dump_json())
     assert told in command("doctor", "-c", path).out
     assert "node.yaml has the route 'any-ct'" in command("node", "withdraw", "-c", path, "--route", "any-ct").err
-    assert command("node", "withdraw", "-c", path, "--route", "few-slices").out == "1 studies are predicted anew\n"
+    assert command("node", "withdraw", "-c", path, "--route", "few-slices").out == "1 studies will be predicted again\n"
     still, gone = predict(node, [])
     assert (still["outputs"], gone["because"]) == (first[0]["outputs"], ["route-removed"])
     assert gone["bundle"] == first[1]["bundle"]
@@ -434,7 +434,7 @@ def test_an_answer_of_a_route_that_is_no_more_is_taken_back_when_its_study_is_pr
         (named,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
         assert named.ReferencedSOPInstanceUID == first[1]["outputs"][0]
     _sent(node)
-    assert command("node", "withdraw", "-c", path, "--route", "few-slices").out == "0 studies are predicted anew\n"
+    assert command("node", "withdraw", "-c", path, "--route", "few-slices").out == "0 studies will be predicted again\n"
     assert "does not name" not in command("doctor", "-c", path).out
     assert predict_again(node)["outputs"] == still["outputs"], "what was taken back is not taken back once more"
     node = _changed(node, routes=[ANY_CT, FEW_SLICES])
@@ -474,7 +474,7 @@ def test_a_study_without_images_is_taken_back_when_they_are_here_again(two_route
     path = tmp_path / "node.yaml"
     path.write_text(node._config.model_dump_json())
     told = command("node", "withdraw", "-c", path, "--route", "few-slices").out
-    assert told.startswith("0 studies are predicted anew\n1 more have no images here any more; what node fetch gets")
+    assert told.startswith("0 studies will be predicted again\n1 more no longer have images here; after node fetch")
     _, gone = predict(node, sorted((tmp_path / "scan").iterdir()))
     assert gone["because"] == ["route-removed"]
     node.queue.close()

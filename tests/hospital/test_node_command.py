@@ -44,7 +44,7 @@ def test_status_says_what_is_stuck(command, config, stuck):
 
 
 def test_retry(command, config, stuck):
-    assert command("node", "retry", "-c", config, "s1").out == "1 to be tried again\n"
+    assert command("node", "retry", "-c", config, "s1").out == "1 to be retried\n"
     assert stuck.counts() == {"complete": 1}
 
 

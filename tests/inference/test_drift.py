@@ -142,7 +142,7 @@ def test_state_of_another_bundle_or_none_begins_anew_and_says_so(record, tmp_pat
     monitor.observe(Prediction("a", status="failed"))
     monitor.save()
     assert DriftMonitor(record, "another", tmp_path).state.statuses["failed"] == 0
-    assert "of another bundle; monitoring begins anew" in caplog.text
+    assert "of another bundle; monitoring starts again" in caplog.text
     (tmp_path / STATE_FILE).write_text("{")
     assert DriftMonitor(record, "b", tmp_path).state.statuses["failed"] == 0
     assert "cannot be read" in caplog.text

@@ -331,7 +331,7 @@ def test_a_scan_unlike_all_that_was_held_out_abstains_by_default(command, finish
     nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "noise.nii")
     outcome = command("predict", finished.bundle, tmp_path / "noise.nii", "-o", tmp_path / "out")
     assert read_rows(tmp_path / "out/predictions.csv")[0]["abstained"] == "true"
-    said = "1 of 1 predictions abstain: more out-of-distribution than 95% of held-out scans (1); outside of the input "
+    said = "1 of 1 predictions abstain: more out-of-distribution than 95% of held-out scans (1); outside the input "
     assert outcome.out.splitlines()[3].startswith(said + "envelope: ")
     row = read_rows(tmp_path / "out/predictions.csv")[0]
     assert row["abstained_because"].startswith("novelty;outside_")
@@ -413,7 +413,7 @@ def test_quiet_means_quiet(command, cohort_csv, finished):
     assert (outcome.code, outcome.err) == (0, "")
 
 
-STOPPED = "error: stopped; run the same command again to go on"
+STOPPED = "error: stopped; run the same command again to continue"
 
 
 def endless_training(table: Path, out: Path) -> tuple[list[str], Callable[[], bool]]:

@@ -259,7 +259,7 @@ def test_signing_a_bundle(command, finished, unseen_csv, desk):
     keygen, sign, verify, predict = block("docs/security.md", "sh").commands()
     assert "lab.key.pub: public, for verifying" in typed(command, keygen)
     assert "RUN/bundle: signed with key" in typed(command, sign)
-    assert "BUNDLE: as it was signed with key" in typed(command, verify)
+    assert "BUNDLE: unchanged since signed with key" in typed(command, verify)
     assert "6 ok" in typed(command, predict)
 
 

@@ -41,10 +41,10 @@ def test_index_lists_one_series_a_study(command, export, rules, tmp_path):
     assert outcome.out.splitlines() == [
         "1 series listed, 1 not chosen, 0 without a label, 1 rejected, 1 other files; 15 files in all",
         str(tmp_path / "c/cohort.csv"),
-        f"{tmp_path}/c/cohort.quality.csv: every series, its verdict and why",
-        f"{tmp_path}/c/patients.key: the key of the patients' pseudonyms; keep it secret, and for the next index of "
-        "them",
-        "next: a sheet with a column label, and the same command with --labels SHEET",
+        f"{tmp_path}/c/cohort.quality.csv: every series, with its verdict and reason",
+        f"{tmp_path}/c/patients.key: the key of the patients' pseudonyms; keep it secret, and reuse it for the "
+        "next index of these patients",
+        "next: write a sheet with a column label, and run the same command with --labels SHEET",
     ]
     (row,) = read_rows(tmp_path / "c/cohort.csv")
     assert (row["series_uid"], row["scan"]) == ("1.2.3.1", "../export/B30f")

@@ -73,7 +73,9 @@ def test_only_a_config_is_written_over(command, cohort_csv, tmp_path):
     table.write_bytes(cohort_csv.read_bytes().replace(b"scans/", f"{cohort_csv.parent}/scans/".encode()))
     before = table.read_bytes()
     outcome = command("plan", table, "-o", table, *SMALL)
-    assert (outcome.code, "something else than a config of finetune is there" in outcome.err) == (2, True), outcome.err
+    assert (outcome.code, "there is already something other than a config of finetune" in outcome.err) == (2, True), (
+        outcome.err
+    )
     assert table.read_bytes() == before
 
 

@@ -194,8 +194,8 @@ def test_ctrl_c_keeps_what_was_found_and_says_how_to_go_on(cohort_csv, tmp_path)
     words = ["tune", cohort_csv, "-o", tmp_path / "s", *settings(*SMALL, "split.folds=2")]
     outcome = stopped(words, (tmp_path / "s/best.yaml").exists, signal.SIGINT, tmp_path)
     assert outcome.code == 130, outcome.err
-    assert f"kept: {tmp_path / 's/best.yaml'} holds the best so far" in outcome.out
-    assert outcome.err.splitlines()[-1] == "error: stopped; run the same command again to go on"
+    assert f"kept: {tmp_path / 's/best.yaml'} contains the best config so far" in outcome.out
+    assert outcome.err.splitlines()[-1] == "error: stopped; run the same command again to continue"
     assert "Traceback" not in outcome.err
     assert trials(tmp_path / "s")[0]["state"] == "complete"
 

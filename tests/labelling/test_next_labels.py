@@ -45,7 +45,7 @@ def test_next_ranks_scans_one_a_patient_and_says_why(command, finished, unseen_c
     assert len({row["patient"] for row in rows}) == 4
     assert " or " in rows[0]["reason"]
     assert "unlike those ranked before it" in rows[1]["reason"]
-    assert "4 scans to label, the first one first" in outcome.out
+    assert "4 scans to label, most useful first" in outcome.out
 
     again = command("labels", "next", finished.bundle, unseen_csv, "-n", 4, "-o", tmp_path / "b.csv", *USUAL, "--json")
     assert json.loads(again.out)["n_chosen"] == 4

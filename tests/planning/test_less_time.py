@@ -65,7 +65,9 @@ def test_what_takes_too_long_to_pretrain_is_planned_without(cohort):
     assert (less.config.input.shape or ())[1:] == (224, 224)
     assert less.config.backbone.instance_pooling == "mean_max"
     assert less.config.seed == 3
-    assert "backbone.pretrain: null (to keep the time: the encoder does not learn painted lesions)" in less.sentences
+    assert (
+        "backbone.pretrain: null (to keep the time: the encoder is not pretrained on painted lesions)" in less.sentences
+    )
     assert less.plan is not None
     assert less.plan.values["backbone"]["pretrain"] is None
 

@@ -103,10 +103,14 @@ def test_size_of_slices_is_as_many_as_lie_in_view():
     thick = cohort([scan(spacing_mm=(30.0, 0.4, 0.4))] * 20)
     assert chosen(rules.size, thick)["input.shape"][0] == rules.LEAST_SLICES
     for facts, why in (
-        (cohort(), "26 slices, as the median scan has: every scan is resampled to so many; the size of ImageNet"),
+        (
+            cohort(),
+            "26 slices, as in the median scan: every scan is resampled to this number; in-plane size as for ImageNet",
+        ),
         (
             chest(),
-            "48 slices, for the 270 of the median scan: every scan is resampled to so many; the size of ImageNet",
+            "48 slices, instead of the 270 of the median scan: every scan is resampled to this number; "
+            "in-plane size as for ImageNet",
         ),
     ):
         assert why in [choice.reason for choice in rules.size(facts, "")]

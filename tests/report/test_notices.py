@@ -68,7 +68,7 @@ def test_a_class_that_is_never_called_is_a_warning_even_where_transfer_helped():
 def test_probabilities_of_few_patients_and_a_run_without_test_patients_are_said():
     metrics = metrics_of(three_classes())
     few = "Probabilities are calibrated on few patients"
-    none_kept = "Development results only: no patients were held out as a test set"
+    none_kept = "Development evidence only: no patients were held out as a test set"
     assert not {few, none_kept} & by_title(metrics).keys()
     known = {"calibrated_on": {"healthy": 30, "benign": 4, "malignant": 9}, "out_of_fold": True}
     shown = by_title(metrics.model_copy(update=known))
@@ -84,7 +84,7 @@ def test_of_a_repeated_cross_validation_the_first_screen_says_how_far_the_splits
     metrics = metrics_of(three_classes()).model_copy(update={"out_of_fold": True, "repeats": repeats})
     evidence = replace(sample(), metrics=metrics)
     first, *_ = notices(evidence)
-    assert first.title.startswith("Development results only")
+    assert first.title.startswith("Development evidence only")
     assert "the mean of 3 networks that were not trained on it" in first.text
     figures = {name: beneath for name, _, beneath in figures_of_the_run(evidence, ENGLISH)}
     assert figures["Macro AUC"].endswith("; range over repeats 0.740 to 0.790")

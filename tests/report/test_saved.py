@@ -46,7 +46,7 @@ def test_written_again_it_is_what_it_would_have_been(tmp_path, command, kind):
     with sole_writer(tmp_path / "again"):
         refused = command("report", tmp_path / "en", "-o", tmp_path / "again")
     assert refused.code == 2
-    assert "another run is at work here" in refused.err
+    assert "another run is active here" in refused.err
 
     before = (tmp_path / "en/report.html").read_bytes()
     write_again(tmp_path / "en", "zh-TW")

@@ -98,7 +98,7 @@ def test_where_nobody_was_kept_apart_no_finetune_of_them_is_said_to_tell(unbroke
     assert "The test scans were not in it" in as_markdown(unbroken)
     text = as_markdown(replace(unbroken, tested=False))
     assert "none of them were kept apart, and all had a say in the choice. Only patients of another cohort can" in text
-    assert "No scan was kept apart for a test." in text
+    assert "No scans were held out for a test." in text
     assert "test scans" not in text
 
 

@@ -146,10 +146,10 @@ def _read(path: Path, identity: str) -> DriftState | None:
     try:
         state = DriftState.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        log.warning("%s: cannot be read (%s); monitoring begins anew", path, type(error).__name__)
+        log.warning("%s: cannot be read (%s); monitoring starts again", path, type(error).__name__)
         return None
     if state.bundle != identity:
-        log.warning("%s: of another bundle; monitoring begins anew", path)
+        log.warning("%s: of another bundle; monitoring starts again", path)
         return None
     return state
 

@@ -173,7 +173,7 @@ def _performance(evidence: Evidence, t: Translator) -> str:
     within = _subgroups(evidence, t)
     by_class = t("Test scans: 'Rates by class'")
     if evidence.metrics.out_of_fold:
-        by_class = t("Out-of-fold scans, none kept apart for a test: 'Rates by class'")
+        by_class = t("Out-of-fold scans, none held out for a test: 'Rates by class'")
     return "; ".join([by_class, *([within] if within else [])])
 
 

@@ -102,7 +102,7 @@ def _out_of_fold(metrics: Metrics, t: Translator) -> Notice | None:
             "patients.",
             n=metrics.repeats.n,
         )
-    title = t("Development results only: no patients were held out as a test set")
+    title = t("Development evidence only: no patients were held out as a test set")
     return Notice("warning", title, f"{what} {whose}")
 
 
