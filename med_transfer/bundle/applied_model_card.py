@@ -14,7 +14,7 @@ from med_transfer.errors.numbers import threshold, told_apart, whole_percent
 from med_transfer.metrics.records.estimate import Estimate
 
 NAMESPACE = "https://mc.chai.org/v0.1/schema.xsd"
-THEIRS = "Not stated: to be filled in by who releases the model."
+THEIRS = "Not stated: to be filled in by whoever releases the model."
 _REPORT = "report.html and metrics.json of the run"
 
 Fields = Mapping[str, "str | Fields"]
@@ -60,7 +60,7 @@ def _fields(record: BundleRecord) -> Fields:
         },
         "UsesAndDirections": {
             "IntendedUseAndWorkflow": record.intended_use,
-            "PrimaryIntendedUsers": "Researchers. Every answer is to be read by a physician who sees the images.",
+            "PrimaryIntendedUsers": "Researchers. Every answer must be reviewed by a physician who sees the images.",
             "HowToUse": "med-transfer predict BUNDLE SCANS -o OUT; behind a PACS: serve BUNDLE -c node.yaml",
             "TargetedPatientPopulation": _population(record),
             "CautionedOutOfScopeSettings": "Scans unlike the cohort's in spacing, scanner, body part or disease. "
@@ -86,7 +86,7 @@ def _fields(record: BundleRecord) -> Fields:
 
 def _summary(record: BundleRecord) -> str:
     calibrated = "a probability" if record.calibration.method == "none" else "a calibrated probability"
-    abstains = ", and abstains where the scan is unlike those that it was developed on"
+    abstains = ", and abstains if the scan is unlike the development scans"
     return (
         f"{record.intended_use} Gives {calibrated} of each class ({', '.join(record.classes)}) for one scan"
         f"{'' if record.abstain_above_novelty is None else abstains}."
@@ -107,10 +107,12 @@ def _facts(record: BundleRecord) -> Fields:
         "DevelopmentDataCharacterization": _population(record),
         "BiasMitigationApproaches": "Patients are kept apart between folds. What prevalence alone, handcrafted "
         f"features and a network from scratch would do: {_REPORT}.",
-        "OngoingMaintenance": "None by itself: the bundle does not change. predict --monitor watches for drift; "
-        "another bundle takes its place by node use, and node rollback goes back.",
+        "OngoingMaintenance": (
+            "None by itself: the bundle does not change. predict --monitor watches for drift; node use replaces the "
+            "bundle, and node rollback restores the previous one."
+        ),
         "Security": "No pickle; hashes of all files in the record; may be signed (bundle sign).",
-        "Transparency": "med_transfer.json in the bundle holds every decision, and a lock on them.",
+        "Transparency": "med_transfer.json in the bundle contains every decision, and a lock on them.",
     }
 
 
@@ -132,7 +134,7 @@ def _population(record: BundleRecord) -> str:
 
 def _metrics(record: BundleRecord) -> Fields:
     point = record.chosen_point
-    process = "Each validation scan predicted by a network that had not trained on it or on others of its patient."
+    process = "Each validation scan predicted by a network that was not trained on any scan of its patient."
     if point is None:
         known, data, goal = THEIRS, THEIRS, str(record.operating_point)
     else:
@@ -149,23 +151,23 @@ def _metrics(record: BundleRecord) -> Fields:
         "UsefulnessUsabilityEfficacy": {
             "MetricGoal": goal,
             "Result": known,
-            "Interpretation": "Where the operating point was chosen on these scans, they are rather too high.",
+            "Interpretation": "If the operating point was chosen on these scans, the rates tend to be too high.",
             "TestType": "Internal",
             "TestingDataDescription": data,
             "ValidationProcessAndJustification": process,
         },
         "FairnessEquity": {
-            "MetricGoal": "Rates of each subgroup with its interval",
+            "MetricGoal": "Rates of each subgroup with their intervals",
             "Result": f"Not in the bundle: {_REPORT}.",
-            "Interpretation": "A small subgroup has a wide interval, which is no sign of equality.",
+            "Interpretation": "A small subgroup has a wide interval, which does not show equality.",
             **elsewhere,
         },
         "SafetyReliability": {
-            "MetricGoal": "No answer where the scan is unlike those of the development",
+            "MetricGoal": "No answer if the scan is unlike the development scans",
             "Result": f"Abstains above novelty {threshold(novelty)}"
             if novelty is not None
             else "Does not abstain for novelty.",
-            "Interpretation": "Novelty finds some scans that are unlike, not all.",
+            "Interpretation": "Novelty detects some unlike scans, not all.",
             **elsewhere,
         },
     }

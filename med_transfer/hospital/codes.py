@@ -36,16 +36,16 @@ PROCEDURES = {
     "PT": Code("82918005", "SCT", "Positron emission tomography"),
 }
 REASONS = {  # why there is no answer, by the name of the error or by a code of the node itself
-    "GeometryRejected": "The slices make no volume that can be used",
+    "GeometryRejected": "The slices do not form a usable volume",
     "InputRejected": "Not the kind of scan that the bundle is for",
     "OrganNotFound": "The organ was not found",
     "ScanNotFound": "No series of images",
     "UnreadableScan": "Damaged, cannot be read",
-    "MissingCodec": "Compressed in a way that cannot be read",
+    "MissingCodec": "Compressed in an unsupported format",
     "UnusableVoxels": "Voxel values cannot be used",
-    "NoAnswer": "The network gave no number",
-    "not-chosen": "No series is one that the rules ask for",
-    "route-removed": "The node does not use this bundle any more",
+    "NoAnswer": "The network's output was not a number",
+    "not-chosen": "No series matches the rules",
+    "route-removed": "The node no longer uses this bundle",
 }
 IMAGING = Code("363679005", "SCT", "Imaging procedure")
 

@@ -76,7 +76,7 @@ def test_it_claims_neither_abstention_nor_calibration_where_there_is_none(bundle
     changes = {"abstain_above_novelty": 0.95, "calibration": TemperatureScaling(temperature=2.0)}
     other = schema.to_dict(applied_model_card(record.model_copy(update=changes)))["ModelSummary"]["Summary"]
     assert "Gives a calibrated probability of each class" in other
-    assert other.endswith("for one scan, and abstains where the scan is unlike those that it was developed on.")
+    assert other.endswith("for one scan, and abstains if the scan is unlike the development scans.")
 
 
 def test_what_it_says_is_what_the_record_says(bundle, schema):

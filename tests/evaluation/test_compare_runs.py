@@ -182,7 +182,7 @@ def test_only_shared_scans_are_compared_and_the_count_is_said(runs):
         (N, N, N),
         (N - 10, N, N - 10),
     ]
-    sentence = "each is compared on those it shares with the reference only: strong 45 of 45, fewer 35 of 45"
+    sentence = "each run is compared only on those that it shares with the reference: strong 45 of 45, fewer 35 of 45"
     assert sentence in scans_sentence(result)
     assert scans_sentence(result[:2]) == "All runs were tested on the same 45 scans."
 
@@ -423,8 +423,8 @@ def test_cross_validated_runs_are_paired_by_repeat_and_fold(tmp_path):
     assert compared[2].balanced_sensitivity.value == pytest.approx(called[0] - called[1])
     said = scans_sentence(compared)
     assert "alike: cross-validated in the reference's folds" in said
-    assert "once: cross-validated with another number of repeats than the reference" in said
-    assert "elsewhere: cross-validated in other folds than the reference" in said
+    assert "once: cross-validated with a different number of repeats from the reference" in said
+    assert "elsewhere: cross-validated in different folds from the reference" in said
     assert [test.p_value for comparison in compared for test in comparison.tests] == [None] * 6
     assert "not given where a patient has several scans or a run was cross-validated" in method_of(compared)
 

@@ -121,7 +121,7 @@ def test_where_training_augments_nothing_nothing_is_shown(cohort_csv, config):
     off = config.model_copy(update={"augmentation": config.augmentation.model_copy(update={"strength": 0.0})})
     plain = mt.preview(cohort_csv, off, per_class=1)
     assert len(plain.scans[0].augmented) == 0
-    assert "With this config nothing is augmented." in plain.html()
+    assert "With this config, nothing is augmented." in plain.html()
 
 
 # Which scans --------------------------------------------------------------------------------------------------------
@@ -323,7 +323,7 @@ def test_a_network_of_slices_shows_each_slice(cohort_csv):
     page = shown.html()
     assert len(shown.cuts) == 10
     assert page.count('<figure class="parts">') == 3
-    assert "takes 10 parts one by one" in page
+    assert "processes 10 parts one by one" in page
     assert "the middle slice of each; 10 of 10 are shown, and 0 more are empty" in page
 
 

@@ -98,7 +98,7 @@ def test_the_report_says_what_a_batch_run_says(written, predictor, study, tmp_pa
         else:
             assert said == {
                 "Analysis": "Not analysed",
-                "Reason why there is no answer": "The slices make no volume that can be used",
+                "Reason why there is no answer": "The slices do not form a usable volume",
             }
         comment = [item for item in group[0].ContentSequence if item.name.meaning == "Comment"]
         assert [item.value for item in comment] == ([" ".join(row.reason.split())] if row.reason else [])

@@ -255,7 +255,7 @@ def test_canceled_with_the_reason_why_there_is_no_answer(server, worker, tmp_pat
         assert server.state(uid) == "CANCELED"
         step = server.item(uid).ProcedureStepProgressInformationSequence[0]
         said[uid] = step.ReasonForCancellation, step.ProcedureStepDiscontinuationReasonCodeSequence[0].CodeValue
-    assert said[rejected] == ("The slices make no volume that can be used (GeometryRejected)", "110521")
+    assert said[rejected] == ("The slices do not form a usable volume (GeometryRejected)", "110521")
     assert said[nothing] == ("The input is not exactly one study (not_one_study)", "110514")
     assert said[missing] == ("The study did not come in time (input_not_in_time)", "110523")
     done = server.item(rejected).UnifiedProcedureStepPerformedProcedureSequence[0]

@@ -35,7 +35,7 @@ def test_plan_writes_a_config_and_says_why_and_how_long(planned):
     assert outcome.code == 0, outcome.err
     assert "18 scans of 18 patients; ground-glass 6, part-solid 6, solid 6" in outcome.out
     assert "input.region: roi (the table gives one for all 18 scans)" in outcome.out
-    assert "this will take about" in outcome.out
+    assert "this will take at most about" in outcome.out
     config = load_config(FinetuneConfig, path)
     assert (config.backbone.name, config.input.region, config.input.shape) == (
         "med-transfer-small",
@@ -130,7 +130,7 @@ def test_a_setting_under_its_old_name_is_kept_in_the_file(command, cohort_csv, p
 def test_less_time_than_anything_takes_is_refused_before_training(command, cohort_csv, tmp_path):
     outcome = command("finetune", cohort_csv, "-o", tmp_path / "run", "--plan", "--minutes", 0.1, *SMALL)
     assert outcome.code == 2
-    assert re.search(r"--minutes: 0\.1 minutes; expected at least \d+: about", outcome.err)
+    assert re.search(r"--minutes: 0\.1 minutes; expected at least \d+: at most about", outcome.err)
     assert not (tmp_path / "run").exists()
 
 
@@ -146,7 +146,7 @@ def test_a_given_config_is_timed_too(command, cohort_csv, planned, tmp_path):
     words = ("finetune", cohort_csv, "-c", planned[0], "-o", tmp_path / "run", "--plan", *quick)
     outcome = command(*words)
     assert outcome.code == 0, outcome.err
-    assert outcome.out.index("this will take about") < outcome.out.index("bundle: ")
+    assert outcome.out.index("this will take at most about") < outcome.out.index("bundle: ")
 
 
 @pytest.mark.parametrize("words", [("select",), ("tune",), ("labels", "budget"), ("finetune",), ("preview",)])

@@ -77,7 +77,7 @@ def test_a_copy_under_another_name_is_not_chosen_twice(command, finished, unseen
     chosen = [row["patient"] for row in read_rows(tmp_path / "next.csv")]
     original = {f"copy-{number}": row["patient"] for number, row in enumerate(rows)}
     assert len(chosen) == len({original.get(patient, patient) for patient in chosen}) == 6
-    assert "fewer than asked for" in outcome.out
+    assert "fewer than requested" in outcome.out
 
 
 def test_out_of_distribution_scans_are_listed_apart(command, finished, unseen_csv, tmp_path):
@@ -138,7 +138,7 @@ def test_a_second_call_reads_no_scan_and_a_damaged_one_is_counted(command, finis
 
 
 def test_a_table_that_another_run_makes_is_left_to_it(tmp_path):
-    with sole_writer_of(tmp_path / "next.csv"), pytest.raises(FolderInUse, match="next.csv: another run is at work"):
+    with sole_writer_of(tmp_path / "next.csv"), pytest.raises(FolderInUse, match="next.csv: another run is active"):
         next_labels(tiny_bundle(tmp_path / "bundle"), write_scan(tmp_path / "a.nii"), tmp_path / "next.csv")
     assert not list(tmp_path.glob("next*"))
 

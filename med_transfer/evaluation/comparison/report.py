@@ -22,39 +22,39 @@ from med_transfer.report.writing import report_translator
 SCHEMA = 1
 _PAIRINGS = {
     "folds": sentence(
-        "{runs}: cross-validated in the reference's folds, so each patient is compared between networks that learned "
-        "from the same others."
+        "{runs}: cross-validated in the reference's folds, so each patient is compared between networks trained on "
+        "the same other patients."
     ),
     "first repeat": sentence(
-        "{runs}: cross-validated with another number of repeats than the reference. Differences are of the first "
-        "repeat of both, in which the folds are the same; figures in the table of runs are of all repeats."
+        "{runs}: cross-validated with a different number of repeats from the reference. Differences use the first "
+        "repeat of both, in which the folds are the same; figures in the table of runs use all repeats."
     ),
     "other folds": sentence(
-        "{runs}: cross-validated in other folds than the reference, so a part of each difference is by how they were "
-        "drawn. Give both runs the same split.seed and split.folds."
+        "{runs}: cross-validated in different folds from the reference, so part of each difference is due to how the "
+        "folds were drawn. Give both runs the same split.seed and split.folds."
     ),
 }
 _HERE = Path(__file__).parent
 _TEMPLATE = "compare.html.jinja"
 METHOD = sentence(
-    "Differences are of the run minus the reference, on the test scans that both predicted, in the same resampled "
-    "patients. Intervals are 95 %: of macro AUC the wider of DeLong's interval and percentiles; of balanced "
-    "sensitivity Clopper-Pearson limits of all rates, combined; of sensitivities with one scan a patient Newcombe's "
-    "score interval for pairs, else the wider of percentiles and Clopper-Pearson limits; they are not corrected for "
-    "the number of runs and measures. DeLong's test (macro AUC) and McNemar's exact test (scans called right) are a "
-    "second opinion, not given where a patient has several scans or a run was cross-validated; their p values are "
-    "corrected for the number of runs by Holm's method, each test by itself. An interval that holds 0 shows no "
-    "difference, which is not the same as showing that there is none."
+    "Differences are the run minus the reference, on the test scans that both predicted, in the same resampled "
+    "patients. Intervals are 95 %: for macro AUC, the wider of DeLong's interval and percentiles; for balanced "
+    "sensitivity, the combined Clopper-Pearson limits of all rates; for sensitivities, Newcombe's score interval for "
+    "pairs or, with several scans per patient, the wider of percentiles and Clopper-Pearson limits. They are not "
+    "corrected for the number of runs and measures. DeLong's test (macro AUC) and McNemar's exact test (scans called "
+    "correctly) are a second opinion, not given where a patient has several scans or a run was cross-validated; their "
+    "p values are corrected for the number of runs by Holm's method, separately for each test. An interval that "
+    "includes 0 shows no difference, which is not the same as showing that there is none."
 )
 MARGIN_METHOD = sentence(
     "Non-inferiority: the lower limit of the 95 % interval of the difference lies above minus the margin, a one-sided "
-    "test at 2.5 % (Piaggio et al. 2012). It means what it says only for a margin, and for one measure, that were "
-    "stated before the test scans were seen; the verdicts are not corrected for the number of measures. In simulations "
-    "with 20 or 50 patients a worse AUC near 1 was called non-inferior in up to 8 % of samples, not in 2.5 %."
+    "test at 2.5 % (Piaggio et al. 2012). It is valid only for a margin, and for one measure, stated before the test "
+    "scans were seen; the verdicts are not corrected for the number of measures. In simulations with 20 or 50 "
+    "patients, a worse AUC near 1 was called non-inferior in up to 8 % of samples instead of 2.5 %."
 )
 CHOICE_WARNING = sentence(
-    "To pick the run that looks best here is a choice made on test scans: its figure is then too good, and another "
-    "cohort has to evaluate it."
+    "Picking the run that looks best here is a choice made on test scans: its figure is then too optimistic, and it "
+    "must be evaluated on another cohort."
 )
 
 
@@ -116,8 +116,8 @@ def _which_scans(comparisons: Sequence[Comparison], t: Translator) -> str:
         for name, comparison in zip(names_of(comparisons)[1:], other_runs, strict=True)
     )
     return t(
-        "The runs' test scans differ, so each is compared on those it shares with the reference only: {counts} of the "
-        "reference's scans. Figures in the table of runs are on each run's own test scans.",
+        "The runs' test scans differ, so each run is compared only on those that it shares with the reference: "
+        "{counts} of the reference's scans. Figures in the table of runs are on each run's own test scans.",
         counts=counts,
     )
 

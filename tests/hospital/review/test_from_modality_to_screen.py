@@ -140,7 +140,7 @@ def sign_in_and_judge(tab, url: str, study: str) -> None:
     press_until(tab, "button[value=agree]")
     tab.keyboard.press("Enter")
     tab.wait_for_selector(".notice[role=alert]")
-    assert "Kept: you agree." in tab.inner_text(".notice[role=alert]")
+    assert "Saved: you agree." in tab.inner_text(".notice[role=alert]")
 
 
 @pytest.mark.timeout(900)
@@ -209,12 +209,12 @@ def test_a_scan_is_seen_and_judged_while_page_and_node_are_killed(tmp_path):
                 told[next(s for s, f in answers(queue).items() if test(f))] for test in (is_rejected, is_doubted)
             )
             assert "Not analysed" in refused
-            assert "The slices make no volume that can be used" in refused
+            assert "The slices do not form a usable volume" in refused
             assert "Abstained: the scan is unlike the training data" in doubted
             assert "Outside of the development scans: middle grey value (median)" in doubted
             listed = seen(tab, url)
             assert "3 studies, 3 on this page" in listed
-            assert "The slices make no volume that can be used" in listed
+            assert "The slices do not form a usable volume" in listed
             assert "novelty to the network" in seen(tab, f"{url}/load")
             nothing_is_left_in_english(browser, url, cookie, [*told, ""])
         browser.close()

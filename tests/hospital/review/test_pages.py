@@ -68,7 +68,7 @@ def test_a_search_for_a_name_is_in_no_address(page):
     assert "garcia" not in "".join(re.findall(r'(?:href|action)="([^"]*)"', found.text)).lower()
     events = list(page.access.audit.events())
     assert "garcia" not in str(events).lower()
-    assert "No study fits." in browser.form("/", "/", search="100%").text
+    assert "No matching studies." in browser.form("/", "/", search="100%").text
 
 
 def test_counts_are_no_sign_that_somebody_is_there(page):

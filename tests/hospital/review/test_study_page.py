@@ -155,7 +155,7 @@ def test_the_scans_that_the_bundle_may_show_are_shown_and_no_others(page, study)
     reader, place = page.browser("rita"), place_of(study, page)
     shown, cases = facts(page, study).series[0], made_up_cases()
     said = unescape(reader.get(f"/study/{study}").text)
-    assert "75.0% had the same label; by chance it would be 50.0%" in said
+    assert "75.0% had the same label; by chance, 50.0% would" in said
     assert len(shown.similar) == 3
     for one in shown.similar:
         assert f"<strong>{one.label}</strong> · similarity {one.similarity:.2f}" in said

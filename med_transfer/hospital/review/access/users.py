@@ -105,6 +105,6 @@ class Users:
         if not SHORTEST <= len(password) <= LONGEST:
             raise UsageError(f"a password has {SHORTEST} to {LONGEST} characters")
         if password.casefold() in (name.casefold(), name.casefold() * 2) or len(set(password)) < 5:
-            raise UsageError("a password is not the name, nor a few characters over and over")
+            raise UsageError("a password is not the user name, nor a few characters repeated")
         with _AT_ONE_TIME:
             return self._hasher.hash(password)
