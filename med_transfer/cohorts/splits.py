@@ -25,16 +25,16 @@ class SplitConfig(BaseModel):
     """How a cohort is divided.
 
     Attributes:
-        kind: ``kfold`` trains one fold model a fold, each validated on its own fold; ``holdout`` trains one.
+        kind: ``kfold`` trains one model per fold, each validated on its own fold; ``holdout`` trains one.
         folds: fold models of the ensemble (kfold only).
         test_fraction: share of the scans that no fold model ever sees, rounded to one part in a whole number (0.3 is
             a third); 0 keeps none, and every case is then evaluated by the fold models that did not train on it (with
             holdout: the validation cases), with calibration and thresholds from other patients. None: by the table, 0
             for kfold with fewer than 60 patients, else 0.2.
-        val_fraction: share of the development scans that steer the training (holdout only), rounded likewise.
-        repeats: with a test_fraction of 0, how often the cases are divided into folds anew, each time with the next
-            seed; a case's probability is the mean. None: 1, but 5 where test_fraction is automatic and 0 and no network
-            is trained.
+        val_fraction: share of the development scans used for validation (holdout only), rounded likewise.
+        repeats: with a test_fraction of 0, number of times that the cases are divided into folds, each time with the
+            next seed; a case's probability is the mean. None: 1, but 5 where test_fraction is automatic and 0 and no
+            network is trained.
         seed: the same seed gives the same split, whatever the order of the rows.
     """
 

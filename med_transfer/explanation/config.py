@@ -11,7 +11,7 @@ class ExplainConfig(BaseModel):
     """Pictures of errors in the report.
 
     Attributes:
-        gallery: how many errors are shown, each with the map of where the network looked; 0: none.
+        gallery: number of errors to show, each with a map of where the network looked; 0: none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

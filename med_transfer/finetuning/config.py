@@ -34,8 +34,8 @@ class FoldPretrainingConfig(StrictModel):
     """How the network learns painted lesions before the folds are trained; see docs/pretraining.md.
 
     Attributes:
-        encoders: how many networks are pretrained, each for several folds, from patients that none of these folds holds
-            out; None: one for each fold, from all of its training patients. Two cost two fifths of five.
+        encoders: number of networks to pretrain, each for several folds, on patients that none of these folds holds
+            out; None: one per fold, on all of its training patients. Two take two fifths of the time of five.
         head_reads: ``features``: the network's pooled feature maps. ``answers``: of each slice how much is denser and
             how much is lighter than its surroundings, as the network learned to answer; two numbers, of which labels
             have little left to find. Of slices-... and linear_probe. ``answers_and_published``: beside these the
@@ -44,10 +44,10 @@ class FoldPretrainingConfig(StrictModel):
         steps: of four slabs each.
         learning_rate: the highest one, of AdamW.
         slab: neighbouring slices of one.
-        only_class: lesions are painted into training scans of this class alone, for example of patients who have
-            nothing; None: of all classes. Where the table has findings: ``none``, the scans without any.
-        canvas_share: share of these patients that is painted into, chosen by seed. The scans of the others are new to
-            the encoder, so that what is trained on its features learns from scans of both kinds.
+        only_class: paint lesions only into training scans of this class, for example patients without findings; None:
+            all classes. If the table has findings: ``none``, the scans without any.
+        canvas_share: share of these patients whose scans are painted into, chosen by seed. The scans of the others are
+            new to the encoder, so that a head trained on its features sees scans of both kinds.
         lesions: what is painted.
     """
 
@@ -67,18 +67,19 @@ class BackboneConfig(StrictModel):
     Attributes:
         name: an entry of ``med-transfer backbones list``.
         weights: a checkpoint, an encoder in safetensors, or the bundle of an earlier run (its backbone is the source).
-        accept_licence: name of the weights' licence where it is restricted: you have read it and accept it.
-        pooled_stages: which feature maps the head sees; None takes the entry's own choice.
-        instance_pooling: of slices-... and tiles-...: how the features of a scan's slices or tiles become one row,
-            without those that are empty: ``attention`` (learned, by ``attention_probe`` or in training), ``mean``,
-            ``max``, ``mean_max`` (both, joined), ``log_mean_exp`` (a smooth maximum, of features of unit spread) or
-            ``top_k`` (of each feature the mean of its three largest). None: attention, over empty slices too.
-        tile_overlap: of tiles-...: share of a tile's edge that its neighbours show too at least; more sees a finding
-            whole in one tile more often, and costs time. None: a quarter.
-        pretrain: ``painted_lesions``: before each fold the network learns lesions painted into its training scans.
+        accept_licence: name of the weights' licence, if restricted, to confirm that you have read and accept it.
+        pooled_stages: feature maps that the head uses; None: those of the backbone's entry.
+        instance_pooling: for slices-... and tiles-...: how the features of a scan's slices or tiles are combined,
+            leaving out empty ones: ``attention`` (learned, by ``attention_probe`` or in training), ``mean``, ``max``,
+            ``mean_max`` (both, joined), ``log_mean_exp`` (a smooth maximum, of features of unit spread) or ``top_k``
+            (of each feature the mean of its three largest). None: attention, over empty slices too.
+        tile_overlap: for tiles-...: minimum overlap of neighbouring tiles, as a share of a tile's edge; with more
+            overlap, a finding is more often seen whole in one tile, at the cost of time. None: a quarter.
+        pretrain: ``painted_lesions``: before each fold, the network is pretrained on lesions painted into its training
+            scans.
         pretraining: how; only with ``pretrain``.
-        runtime: what computes the features of a frozen network on a processor. OpenVINO is faster (docs/benchmarks.md),
-            and its features differ in the sixth digit; a network that learns is always computed by torch.
+        runtime: runtime that computes the features of a frozen network on a CPU. OpenVINO is faster
+            (docs/benchmarks.md), and its features differ in the sixth digit; a network in training always uses torch.
     """
 
     name: str = "med-transfer-small"
@@ -121,8 +122,8 @@ class AugmentationConfig(StrictModel):
         translation: share of the input's size.
         flips: array axes that may be mirrored. Empty by default: left and right differ in patients.
         elastic: probability of a smooth grid distortion.
-        elastic_size: its share of a grid cell, of which there are four along the input's longest side in mm, and as
-            long ones along the others.
+        elastic_size: its size as a share of a grid cell; there are four cells along the input's longest side in mm, and
+            cells of the same length along the others.
         intensity_shift: in units of ``output_range``.
         intensity_scale, gamma: relative change.
         noise: standard deviation in units of ``output_range``.
@@ -155,25 +156,25 @@ class TrainingConfig(StrictModel):
     """The optimisation and when it stops.
 
     Attributes:
-        epochs: at most; one epoch draws ``max(training scans, epoch_scans)`` scans.
-        epoch_scans: at least so many in an epoch, so that an epoch of a small cohort still has enough steps.
-        batch_size: scans a step; lower it where memory runs out.
+        epochs: maximum number; one epoch draws ``max(training scans, epoch_scans)`` scans.
+        epoch_scans: minimum number of scans drawn in an epoch, so that an epoch of a small cohort has enough steps.
+        batch_size: scans per step; reduce it if memory runs out.
         weight_decay: of AdamW, without biases and normalisation layers.
-        warmup_epochs: in which the learning rate rises to its height, before it falls along a cosine.
-        gradient_clip: largest norm of a step's gradient.
-        dropout: share of the pooled features that the head does not see, in training.
-        label_smoothing: share of a label that is spread over all classes, against over-confidence.
+        warmup_epochs: epochs in which the learning rate rises to its maximum, before it falls along a cosine.
+        gradient_clip: maximum norm of a step's gradient.
+        dropout: dropout rate of the pooled features in training.
+        label_smoothing: label smoothing, the share of a label that is spread over all classes; reduces overconfidence.
         balance: classes are drawn equally often (``sampling``), weighted in the loss (``weights``), or left alone.
         averaging: weights that are validated and kept: the last step's (``none``), their exponential mean over steps
             (``ema``), or their mean over the last epochs at a constant rate, without early stopping (``swa``).
         ema_decay: weight of the past at each step.
         swa_start: share of the epochs after which averaging begins.
-        gap_limit: balanced sensitivity on training scans above that on validation scans by more than this is warned of.
-        monitor: the validation figure that early stopping and the choice of weights look at.
+        gap_limit: warn if balanced sensitivity is higher on training than on validation scans by more than this.
+        monitor: validation measure used for early stopping and for choosing the weights to keep.
         smoothing: weight of the past in the exponential mean of that figure (0: none).
         patience: epochs without improvement before stopping.
-        precision: ``auto`` is half precision on a GPU (bf16 where it has it) and fp32 on a CPU.
-        workers: processes that augment scans; none: chosen by the number of cores.
+        precision: ``auto``: half precision on a GPU (bf16 if supported), fp32 on a CPU.
+        workers: number of processes that augment scans; None: chosen from the number of cores.
     """
 
     epochs: Annotated[int, Field(ge=1)] = 60
@@ -217,13 +218,14 @@ class FinetuneConfig(StrictModel):
             run folder that has been trained.
         evaluation: which intervals the rates get, and the prevalence to state predictive values at.
         explain: how many errors the report shows, with where the network looked.
-        subgroups: columns of the table, or facts of the scans, to measure by; None: every suitable one.
+        subgroups: columns of the table, or acquisition parameters of the scans, whose subgroups are reported; None:
+            every suitable one.
         abstain_above_novelty: predictions on scans that are more out-of-distribution than this share of held-out scans
-            abstain, and so do those on scans outside of the bundle's input envelope; None: never.
-        similar_cases: the bundle keeps a picture and the label of every development scan; the review page of a hospital
-            node shows, beside a new scan, those most like it. Pictures of patients then go where the bundle goes.
+            abstain, and so do those on scans outside the bundle's input envelope; None: never.
+        similar_cases: the bundle stores a picture and the label of every development scan; the review page of a
+            hospital node shows those most similar to a new scan. The bundle then contains patient images.
         seed: of random weights, the order of scans and augmentation; the same seed repeats a run.
-        planned_for: the cohort that a plan was made for; training another one with it is warned of or refused.
+        planned_for: the cohort that a plan was made for; training on a different one causes a warning or is refused.
     """
 
     renamed_keys: ClassVar[dict[str, str]] = {"scratch_twin": "from_scratch_baseline"}

@@ -74,10 +74,10 @@ class AlignConfig(StrictModel):
     """Alignment with unlabelled scans while fine-tuning: their features are made to look like the labelled ones'.
 
     Attributes:
-        method: ``mmd`` (Long et al. 2015), ``coral`` (covariances alone, Sun & Saenko 2016) or ``dann`` (a domain
-            classifier to be fooled, Ganin et al. 2016).
+        method: ``mmd`` (Long et al. 2015), ``coral`` (covariances alone, Sun & Saenko 2016) or ``dann`` (an adversarial
+            domain classifier, Ganin et al. 2016).
         weight: against the loss on labels.
-        unlabelled: a cohort table (labels are not read) or a folder of scans; none of a test patient.
+        unlabelled: a cohort table (labels are not read) or a folder of scans; scans of test patients are not allowed.
     """
 
     method: Literal["mmd", "coral", "dann"]
@@ -109,14 +109,14 @@ class TransferConfig(StrictModel):
 
     Attributes:
         strategy: one of med_transfer/finetuning/strategies by its ``name``, with its settings; the name alone will do.
-        regularise: penalties that hold the network to its source (``l2_sp``, ``delta``) or shrink what hardly varies
-            (``bss``).
+        regularise: penalties that keep the network close to its source (``l2_sp``, ``delta``) or shrink what hardly
+            varies (``bss``).
         batch_norm: ``source`` normalises with the source's statistics, ``bn_adapt`` with those of the training scans
             (both stay fixed), ``train`` with each batch's; ``auto`` is ``source``, or ``train`` from scratch.
-        align: pull the features of labelled and of unlabelled scans together while fine-tuning.
+        align: draw the features of labelled and unlabelled scans together during fine-tuning.
         mapping: map frozen features before a linear probe.
-        on_harm: ``report`` keeps the transferred network whatever the verdict; ``fallback`` keeps the one from scratch
-            when transfer harms on the validation scans; without a source there is nothing to choose.
+        on_harm: ``report`` keeps the transferred network whatever the verdict; ``fallback`` keeps the one trained from
+            scratch if transfer harms on the validation scans. Without a source there is nothing to choose.
     """
 
     strategy: AnyStrategy = Auto()

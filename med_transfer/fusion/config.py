@@ -22,7 +22,7 @@ class FusionConfig(BaseModel):
             ``stacked``: one model of everything, the network's out-of-fold logits among it; it learns how much each
             part counts, which takes many patients.
         penalty: scikit-learn's ``C``, small is strong; ``auto`` chooses it by cross-validation over patients.
-        report: whose figures are the report's main ones; both are always shown.
+        report: model whose figures are the main ones of the report; both are always shown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -20,8 +20,8 @@ class EvaluationConfig(BaseModel):
 
     Attributes:
         interval: of sensitivity, specificity, PPV and NPV: ``wilson``, ``clopper-pearson`` or ``jeffreys``.
-        prevalence: class to its share in the patients that the model is meant for; PPV and NPV are given there too.
-        interval_width: that the sample-size statement plans for, in (0, 1).
+        prevalence: class to its prevalence in the intended population; PPV and NPV are also reported for it.
+        interval_width: desired width of the interval in the sample-size section, in (0, 1).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

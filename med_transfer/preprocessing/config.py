@@ -69,14 +69,14 @@ class InputConfig(_Config, frozen=True):
     """What the network sees; None is left to the backbone. Every triple is in array order: depth, height, width.
 
     Attributes:
-        orientation: the side to which the array axes grow; ``SPL`` is the order of plain axial CT.
+        orientation: the side towards which each array axis increases; ``SPL`` is the usual order of axial CT.
         spacing_mm: voxel size; where the backbone names none either, the whole region is fitted into ``shape``.
         fit: the region is fitted into ``shape``, whatever spacing the backbone names: ``stretch`` fits each axis by
             itself; ``proportional`` has one voxel size in the plane (height, width) and another along the depth, so
             that shapes in a slice stay as they are; ``isotropic`` has one for all. None is ``stretch`` where neither
             you nor the backbone names a spacing.
         shape: voxels of the network's input.
-        modality: DICOM series of another modality are rejected; None takes every one. Other files state none.
+        modality: DICOM series of another modality are rejected; None: accept all. Other formats state no modality.
         normalisation: which values are clipped to and mapped linearly to ``output_range``: a fixed ``window``, or each
             scan's own mean and ``clip_sd`` standard deviations to both sides (``zscore``; see ``window.py``). None:
             ``zscore`` for MR without a window of yours, ``window`` otherwise.
@@ -90,10 +90,11 @@ class InputConfig(_Config, frozen=True):
             ``head``, ``brain`` and ``lungs`` are found in a CT by thresholds, and a scan without them is rejected;
             ``whole`` on the middle of the scan (for files already cropped to what matters);
             ``auto`` is ``roi`` where the table gives regions or masks and ``whole`` where it gives none.
-        isolate: what is not ``head``, ``brain`` or ``lungs``, or with ``roi`` not in the table's mask, becomes the
-            lower end of the window; networks on slices and tiles skip and do not pool what lies outside.
-        outside: beyond the scan's edge, ``edge`` repeats the last voxel, ``floor`` fills the window's lower end.
-        max_gap_mm: a series with uneven gaps is interpolated where none is wider, and rejected otherwise (0: always).
+        isolate: everything outside ``head``, ``brain`` or ``lungs``, or with ``roi`` outside the table's mask, becomes
+            the lower end of the window; networks on slices and tiles skip and do not pool what lies outside.
+        outside: beyond the scan's edge: ``edge`` repeats the last voxel, ``floor`` fills with the window's lower end.
+        max_gap_mm: a series with unevenly spaced slices is interpolated if no gap is wider than this, and otherwise
+            rejected (0: always rejected).
     """
 
     orientation: str | None = None

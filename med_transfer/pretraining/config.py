@@ -165,7 +165,7 @@ class PretrainingConfig(StrictModel):
         batch: crops a step of each process.
         learning_rate: the highest one, of AdamW.
         weight_decay: of AdamW, without biases and normalisation layers.
-        gradient_clip: largest norm of a step's gradient.
+        gradient_clip: maximum norm of a step's gradient.
         seed: of random weights, crops and views; the same seed repeats a pretraining on one process.
         warm_up: share of the training in which the learning rate rises.
         ema: decay of the running mean of the weights, which is what is saved.

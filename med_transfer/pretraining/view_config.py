@@ -90,10 +90,11 @@ class LesionConfig(StrictModel):
 
     Attributes:
         painted: share of the slabs that may have some.
-        lesions: at most so many in one of these, each with a chance of 0.6: of three, one slab in sixteen has none.
-        forms: how often each form of painting/lesions.py; relative, those that are not named never.
+        lesions: maximum number in one of these, each with a probability of 0.6: with three, one slab in sixteen has
+            none.
+        forms: relative frequency of each form of painting/lesions.py; forms that are not named do not occur.
         tissue_hu: a lesion's middle lies in tissue of this density.
-        tissue_range_hu: what differs by less from the tissue at the middle belongs to it.
+        tissue_range_hu: voxels that differ by less from the tissue at the middle belong to it.
         lighter: share of the lesions that are lighter than their tissue.
         denser_hu, lighter_hu: by how much.
         radius_mm: of blobs and rims, log-uniform.

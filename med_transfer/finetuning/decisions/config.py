@@ -22,13 +22,13 @@ class OperatingPointConfig(BaseModel):
     """The ``operating_point`` section. What is chosen is chosen on validation scans, never on test scans.
 
     Attributes:
-        rule: ``balanced_argmax``, the class whose probability is the greatest multiple of what its frequency alone
-            says (findings above that): what the network looks for, whatever is rare; ``argmax``, the most probable
-            class (findings at 0.5), which seldom is a rare one; ``youden``, for each class against the rest the
-            threshold of the greatest sensitivity + specificity - 1; ``sensitivity``, the highest threshold at which a
-            class is found often enough; ``cost``, the class with the least expected cost; ``thresholds``, as stated.
+        rule: ``balanced_argmax``, the class whose probability is the greatest multiple of what its frequency alone says
+            (findings above that): what the network looks for, whatever is rare; ``argmax``, the most probable class
+            (findings at 0.5), which is seldom a rare one; ``youden``, for each class against the rest the threshold of
+            the greatest sensitivity + specificity - 1; ``sensitivity``, the highest threshold at which a class is found
+            often enough; ``cost``, the class with the lowest expected cost; ``thresholds``, as stated.
         for_class: ``class`` in a file: whose sensitivity; None, with several findings a scan only, every finding's.
-        at_least: the sensitivity that is wanted on validation scans, above 0 and at most 1.
+        at_least: target sensitivity on validation scans, above 0 and at most 1.
         costs: true class to called class to cost; a right call costs 0 unless stated. One class a scan only.
         thresholds: class or finding to probability; see :class:`med_transfer.model.operating_point.OperatingPoint`.
     """

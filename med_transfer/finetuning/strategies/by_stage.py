@@ -70,7 +70,8 @@ class AttentionProbe(Frozen):
     arXiv:1802.04712, on frozen features as in Lu et al. 2021, Nat Biomed Eng 5:555 (CLAM).
 
     Attributes:
-        steps: of gradient descent at most; how many is chosen by folds of the training patients.
+        steps: maximum number of gradient descent steps; the number is chosen by cross-validation of the training
+            patients.
     """
 
     name: Literal["attention_probe"] = "attention_probe"
@@ -97,7 +98,7 @@ class FreezableStages(DecayingRates):
     BatchNorm: scale and shift learn, statistics follow ``transfer.batch_norm``; a frozen stage keeps its own.
 
     Attributes:
-        freeze_stages: how many stages, from the input, never learn.
+        freeze_stages: number of stages, from the input, that stay frozen.
     """
 
     freeze_stages: Stage = 0
@@ -149,7 +150,7 @@ class GradualUnfreezing(FreezableStages):
     Earlier stages also learn slower, as in the paper. Source: Howard & Ruder 2018, arXiv:1801.06146.
 
     Attributes:
-        epochs_per_stage: after how many epochs the next stage, from the deepest to the stem, learns too.
+        epochs_per_stage: number of epochs after which the next stage, from the deepest to the stem, is unfrozen.
     """
 
     name: Literal["gradual_unfreezing"] = "gradual_unfreezing"

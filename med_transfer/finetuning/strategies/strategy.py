@@ -21,8 +21,8 @@ class Strategy(StrictModel):
     it.
 
     Attributes:
-        learning_rate: of the head and the deepest stage; None: ``default_rate``. One that is stated is the from-scratch
-            baseline's too.
+        learning_rate: of the head and the deepest stage; None: ``default_rate``. If stated, it is also the from-scratch
+            baseline's.
         head_from_probe: the head starts from the logistic regression on the frozen features.
         trains: whether there is a training by gradients at all.
         refuses: other parts of ``transfer`` that do not go with it, and why.
@@ -85,7 +85,7 @@ class DecayingRates(Strategy):
     Features near the input are the most general ones.
 
     Attributes:
-        stage_decay: rate of a stage as a share of the next deeper one's.
+        stage_decay: learning rate of a stage as a share of that of the next deeper one.
     """
 
     stage_decay: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -18,7 +18,8 @@ class CalibrationConfig(BaseModel):
             class), ``isotonic`` (a rising curve a class), or ``auto``: the simplest within one standard error of the
             least cross-validated log loss. A method that has too few patients to learn from falls back to
             ``temperature``, and says so.
-        set_coverage: share of the scans of each class whose prediction set is to hold the class, in [0.5, 1).
+        set_coverage: target coverage: share of the scans of each class whose prediction set should contain the class,
+            in [0.5, 1).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
