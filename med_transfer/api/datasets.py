@@ -129,7 +129,7 @@ def _check(file: Path, dataset: Dataset) -> None:
         found = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != dataset.md5:
         raise DatasetNotFound(
-            f"MD5 {found}", where=file, expected=dataset.md5, action="Remove it; what is fetched anew may be whole"
+            f"MD5 {found}", where=file, expected=dataset.md5, action="Remove it and download it again"
         )
 
 

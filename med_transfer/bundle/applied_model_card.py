@@ -63,14 +63,14 @@ def _fields(record: BundleRecord) -> Fields:
             "PrimaryIntendedUsers": "Researchers. Every answer must be reviewed by a physician who sees the images.",
             "HowToUse": "med-transfer predict BUNDLE SCANS -o OUT; behind a PACS: serve BUNDLE -c node.yaml",
             "TargetedPatientPopulation": _population(record),
-            "CautionedOutOfScopeSettings": "Scans unlike the cohort's in spacing, scanner, body part or disease. "
-            f"The network takes {record.preprocessing.modality or 'any modality'}.",
+            "CautionedOutOfScopeSettings": "Scans that differ from the cohort in spacing, scanner, body part or "
+            f"disease. The network accepts {record.preprocessing.modality or 'any modality'}.",
         },
         "Warnings": {
-            "KnownRisksAndLimitations": "May be wrong, also where it is sure. Wrong answers at the operating point are "
+            "KnownRisksAndLimitations": "May be wrong, even when confident. Wrong answers at the operating point are "
             f"as frequent as KeyMetrics says, on other scans more frequent: {_REPORT}.",
-            "KnownBiasesOrEthicalConsiderations": f"Rates by subgroup: {_REPORT}. What the cohort does not hold was "
-            "not looked at.",
+            "KnownBiasesOrEthicalConsiderations": f"Rates by subgroup: {_REPORT}. Groups that are not in the "
+            "cohort were not examined.",
             "ClinicalRiskLevel": THEIRS,
         },
         "TrustIngredients": {"AISystemFacts": _facts(record), "TransparencyInformation": _transparency(record)},

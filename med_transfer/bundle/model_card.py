@@ -41,8 +41,8 @@ def model_card(record: BundleRecord, cohort: Cohort) -> str:
         f"# Classifier of {as_text(', '.join(record.classes))}\n\n{as_text(record.intended_use)}\n\n"
         f"{table([('', ''), *model_card_rows(record)])}\n\n"
         f"## Cohort\n\n{table([('class', 'scans', 'patients'), *counts])}\n\n"
-        "How well it does, on whom, and with what uncertainty stands in the run's report.html and metrics.json.\n"
-        "Scans unlike the cohort's, in spacing, scanner, body part or disease, are outside of what was tested.\n"
+        "The run's report.html and metrics.json show how well it performs, on whom, and how uncertain that is.\n"
+        "Scans that differ from the cohort in spacing, scanner, body part or disease are outside what was tested.\n"
     )
 
 

@@ -151,7 +151,7 @@ def _parse(line: bytes, file: Path, number: int) -> _Accessed | _Reported:
             f"line {number} is damaged",
             where=file,
             expected="lines as they were written",
-            action="Restore the file: it tells how often the test set was read",
+            action="Restore the file: it records how often the test set was read",
         ) from None
 
 

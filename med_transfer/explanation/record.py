@@ -18,9 +18,9 @@ from med_transfer.scans.geometry import Grid
 
 MAP_FILE, PICTURE_FILE, RECORD_FILE = "map.nii.gz", "picture.png", "explanation.json"
 STATEMENT = (
-    "The map shows where the network found what it takes for the class, where hiding the scan lowers the probability, "
-    "or how much each slice or tile counts. It does not show why the network answers so, nor that the place is a "
-    "finding. Research use only."
+    "The map shows where the network found what it takes for evidence of the class, where hiding the scan lowers the "
+    "probability, or the weight of each slice or tile. It does not show why the network gives this answer, nor that "
+    "the place is a finding. Research use only."
 )
 
 

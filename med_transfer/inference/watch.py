@@ -76,7 +76,7 @@ def watch(
     if settings.shard != WHOLE:
         raise UsageError("a shard", where="--shard", expected="without --watch: shards are of scans that all are there")
     if out.resolve().is_relative_to(folder.resolve()):
-        raise UsageError("within the folder that is watched", where=out, expected="another place for what is written")
+        raise UsageError("within the folder that is watched", where=out, expected="a different output folder")
     tree, complete = _Tree(folder, predictor, watching), None
     attempts: Counter[str] = Counter()
 

@@ -12,8 +12,10 @@ from med_transfer.labelling.label_forecast import MOST_MULTIPLE, MULTIPLE, Forec
 
 Way = Literal["linear probe", "fine-tuning"]
 WAY_MEANS: dict[Way, str] = {
-    "linear probe": "Measured by linear probes on frozen features. Fine-tuning also changes the features and usually "
-    "does better, so take the numbers for an upper limit of what is needed, and the curve for a lower one.",
+    "linear probe": (
+        "Measured by linear probes on frozen features. Fine-tuning also changes the features and usually performs "
+        "better, so read the numbers as an upper limit of what is needed, and the curve as a lower limit."
+    ),
     "fine-tuning": "Measured by fine-tuning on subsets of the patients.",
 }
 LEAST_SMALLEST = 5

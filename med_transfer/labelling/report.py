@@ -16,8 +16,9 @@ from med_transfer.metrics.intervals import percentile_interval
 SCHEMA = 1
 MODEL = "asymptote - (asymptote - start) * (patients / smallest) ** -rate"
 LIMITS = (
-    "Holds for patients like those at hand: classes in the same shares, the same scanners. The interval covers who was "
-    "judged and which of the patients at hand were learned from, not the choice of the curve."
+    "Holds for patients like the present ones: classes in the same proportions, the same scanners. The interval "
+    "covers which of the present patients were used for training and which for evaluation, not the choice of the "
+    "curve."
 )
 
 
@@ -87,7 +88,7 @@ def sentence(forecast: Forecast, measure: str) -> str:
     if forecast.now is None:
         return f"{head}cannot say how many patients a {what} of {target} takes: {forecast.reason}."
     now, low, high = forecast.now
-    present = f"{what} is {now:.2f} ({low:.2f} to {high:.2f}) with the {forecast.samples.labelled} {kind} at hand"
+    present = f"{what} is {now:.2f} ({low:.2f} to {high:.2f}) with the present {forecast.samples.labelled} {kind}"
     if forecast.outcome == "reached":
         return f"{head}{present}; the target of {target} is reached{_how_surely(forecast, low)}."
     if forecast.outcome == "forecast":

@@ -14,9 +14,10 @@ from med_transfer.selection.record import BackboneScore, LayerScore, Selection, 
 
 SCHEMA = 1
 RULE = (
-    "The cross-validated linear probe's macro AUC decides; what lies within one standard error of the best is a tie, "
-    "decided by LogME where it gives at least one nat of evidence over all scans, else by cost. A backbone that does "
-    "not beat its own random weights by more than the standard error of the difference is not recommended."
+    "The macro AUC of a cross-validated linear probe decides. Backbones within one standard error of the best are "
+    "tied; ties are decided by LogME if it gives at least one nat of evidence over all scans, otherwise by cost. A "
+    "backbone that does not beat its own random weights by more than the standard error of the difference is not "
+    "recommended."
 )
 _HEAD = (
     "backbone",

@@ -15,16 +15,16 @@ from med_transfer.tuning.space import applied
 
 SCHEMA = 1
 _BIASED = (
-    "The winner's figure is biased upwards: the same inner folds chose the epochs, measured every trial and picked the "
-    "best of them. It is no estimate of how good the classifier is. "
+    "The winner's figure is biased upwards: the same inner folds chose the epochs, measured every trial and picked "
+    "the best one. It does not estimate how good the classifier is. "
 )
 _TESTED = (
     "Only the outer test scans of one final finetune, which no trial has seen, are. Tuning again after having looked "
     "at them makes them part of the tuning."
 )
 _UNTESTED = (
-    "Nor is what a finetune of these patients says of itself: none of them were kept apart, and all had a say in the "
-    "choice. Only patients of another cohort can tell (med-transfer evaluate); else keep some apart "
+    "Nor are the figures of a finetune on these patients: none were held out, and all influenced the choice. Only "
+    "patients of another cohort give such an estimate (med-transfer evaluate); otherwise, hold some out "
     "(split.test_fraction above 0) and tune again in a new folder."
 )
 _METHOD = "mean over inner folds of the differences, corrected resampled t interval (Nadeau & Bengio 2003)"
@@ -101,7 +101,7 @@ def as_markdown(tuning: Tuning) -> str:
         f"{len(tuning.trials)} trials ({states}) on {tuning.n_scans} development scans of {tuning.n_patients} patients."
         f" Each trial's figure is the {_objective(tuning)}. Strategies: {', '.join(tuning.strategies)}. "
         f"{tuning.stopped[:1].upper()}{tuning.stopped[1:]}.",
-        "The test scans were not in it: neither their voxels nor their labels reached a trial."
+        "The test scans were not used: neither their voxels nor their labels reached a trial."
         if tuning.tested
         else "No scans were held out for a test.",
         f"**{summary(tuning)}**",
@@ -132,9 +132,11 @@ def summary(tuning: Tuning) -> str:
     if best is default:
         return f"No trial beat the default config, which reached {best.value:.3f}. best.yaml is the default."
     if gained.ci95 is None or gained.ci95[0] <= 0:
-        meaning = "That is not shown to be better than the default, even before the search's optimism is counted."
+        meaning = (
+            "This is not shown to be better than the default, even before accounting for the optimism of the search."
+        )
     else:
-        meaning = "The interval does not count that the best of several trials was picked."
+        meaning = "The interval does not account for picking the best of several trials."
     reached = f"Trial {best.number} reached {best.value:.3f}, the default {default.value:.3f}"
     return f"{reached}: {advantage_text(gained)}. {meaning}"
 

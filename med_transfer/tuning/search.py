@@ -72,9 +72,9 @@ class Search:
             with self.deadline.noting_interrupts():
                 stopped = self._try_until_done(trials)
         except OutOfTime:
-            stopped = f"the time of {self.deadline.minutes:g} minutes was over; the same command goes on"
+            stopped = f"the time of {self.deadline.minutes:g} minutes was over; the same command continues"
         except KeyboardInterrupt:
-            self._write("it was stopped by hand; the same command goes on")
+            self._write("it was stopped by hand; the same command continues")
             raise
         result = self._write(stopped)
         if result.best is None:
@@ -82,7 +82,7 @@ class Search:
                 f"no trial is complete: {stopped}",
                 where=self.out,
                 expected="time for at least the default config",
-                action="Run the same command again to go on, give more --minutes, or see trials.csv",
+                action="Run the same command again to continue, give more --minutes, or see trials.csv",
             )
         return result
 

@@ -304,7 +304,7 @@ def test_gap_between_training_and_validation():
     assert gap.validation_loss == pytest.approx((np.log1p(np.exp(-4)) + np.log1p(np.exp(4))) / 2)
     assert gap.exceeded
     assert "a gap of +0.50 (limit 0.20)" in gap.sentence
-    assert "learned their training scans by heart" in gap.sentence
+    assert "memorised their training scans" in gap.sentence
     assert not measure_gap([(right, truth)], [(half, truth)], labels, limit=0.5).exceeded
     nothing = GeneralisationGap(
         training_sensitivity=None, validation_sensitivity=None, training_loss=1, validation_loss=1, limit=0

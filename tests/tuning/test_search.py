@@ -95,9 +95,9 @@ def test_tables_tell_the_same_as_the_trials(unbroken):
 
 def test_where_nobody_was_kept_apart_no_finetune_of_them_is_said_to_tell(unbroken):
     assert "Only the outer test scans of one final finetune" in as_markdown(unbroken)
-    assert "The test scans were not in it" in as_markdown(unbroken)
+    assert "The test scans were not used" in as_markdown(unbroken)
     text = as_markdown(replace(unbroken, tested=False))
-    assert "none of them were kept apart, and all had a say in the choice. Only patients of another cohort can" in text
+    assert "none were held out, and all influenced the choice. Only patients of another cohort give" in text
     assert "No scans were held out for a test." in text
     assert "test scans" not in text
 
@@ -129,7 +129,7 @@ def test_a_stopped_trial_is_kept_and_finished_later(unbroken, tmp_path):
         search(tmp_path, progress=stop).run(3)
     (row,) = rows(tmp_path)
     assert (row["state"], bool(row["fold_1"]), row["fold_2"]) == ("unfinished", True, "")
-    assert "stopped by hand; the same command goes on" in (tmp_path / "tuning.md").read_text().lower()
+    assert "stopped by hand; the same command continues" in (tmp_path / "tuning.md").read_text().lower()
     told = []
     whole = search(tmp_path, progress=lambda stage, *_, **__: told.append(stage)).run(3)
     assert trials_of(whole) == trials_of(unbroken)

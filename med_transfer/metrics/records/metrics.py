@@ -162,7 +162,7 @@ class GeneralisationGap(Record):
         )
         if not self.exceeded:
             return gap
-        return Sentence("{gap}: the networks have learned their training scans by heart", gap=gap)
+        return Sentence("{gap}: the networks have memorised their training scans", gap=gap)
 
 
 class Failed(Record):
