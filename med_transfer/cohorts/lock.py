@@ -218,8 +218,8 @@ def warn_of_other_spellings(cohort: Cohort, patient_hashes: Iterable[str]) -> No
     alike = {spelt[other] for other in recognise(spelt.keys() - names, hashes)} - recognise(names, hashes).keys()
     if alike:
         log.warning(
-            "%d patients are called as ones that were learned from but for capital letters or spaces, and count as "
-            "others: %s. If they are the same people, give them the same names",
+            "%d patients have names that differ from those of training patients only in capital letters or spaces, and "
+            "count as other patients: %s. If they are the same people, give them the same names",
             len(alike),
             few([str(case) for case in cohort.cases if case.patient in alike]),
         )

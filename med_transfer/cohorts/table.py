@@ -269,7 +269,7 @@ def _check_no_measurements(sheet: Sheet, rows: Mapping[str, Sequence[int]]) -> N
             f"{len(rows)} different numbers as labels in {sum(map(len, rows.values()))} rows",
             where=sheet.path,
             expected="one class of a few a scan",
-            action="Where they are measurements, make classes of them, such as low, middle and high",
+            action="If they are measurements, convert them to classes, such as low, middle and high",
         )
 
 

@@ -159,7 +159,7 @@ class MissingLabel(CohortError):
 
 
 class DatasetNotFound(CohortError):
-    """No public data set of this name, or its file cannot be had or is another.
+    """No public data set of this name, or its file cannot be obtained or is not the published one.
 
     Remedy: ``mt.datasets.names()`` lists them; without a connection put the file that the message names into the
     folder that it names.
@@ -276,7 +276,7 @@ class ScanNotFound(ScanError):
 
 
 class NotAScan(ScanError):
-    """The file is something else than its name says.
+    """The file is not what its name says.
 
     Remedy: give the scan itself, or rename the file for what it is.
     """
@@ -290,7 +290,7 @@ class UnreadableScan(ScanError):
 
 
 class ScanAborted(ScanError):
-    """Took too much time or memory, crashed what reads it, or failed as nobody foresaw; a resumed run tries again.
+    """Took too much time or memory, crashed its reader, or failed unexpectedly; a resumed run tries again.
 
     Remedy: run the same command again; raise ``--read-seconds`` or ``--read-gib`` for scans that need more.
     """

@@ -77,7 +77,7 @@ def require_made_from(out: Path, part: Part, found: str, *, started: bool) -> No
     """
     noted = _noted(out)
     if started and part not in noted:
-        log.warning("%s does not say what it was made from (%s): taken for the same as now", out, part)
+        log.warning("%s does not say what it was made from (%s): assumed to be the same as now", out, part)
     if started and noted.get(part, found) != found:
         raise UsageError(
             f"the folder holds a run {_ANOTHER[part]}",

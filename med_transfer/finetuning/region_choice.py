@@ -24,7 +24,7 @@ def choose_region(config: Config, cohort: Cohort) -> Config:
         raise ConfigError(
             f"{len(without)} of {len(cohort)} rows have no region or mask, and the others do: {without[0]} ...",
             where="input.region",
-            expected="one in every row, or a word that says what is meant",
+            expected="one in every row, or a setting that says what is meant",
             action="--set input.region=roi leaves these scans out; input.region=whole makes no use of any region",
         )
     region = "whole" if without else "roi"

@@ -128,7 +128,7 @@ def learn_column(
     if np.mean(numeric) > _MOSTLY:
         odd = next(n for n, text in enumerate(texts) if text and not is_number(text))
         raise CohortError(
-            f"{rows[odd] if rows else f'scan {odd + 1}'} has something else than a number in column {name!r}",
+            f"{rows[odd] if rows else f'scan {odd + 1}'} has something other than a number in column {name!r}",
             where=where,
             expected="a number as in most rows, or an empty cell",
         )

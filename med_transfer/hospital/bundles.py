@@ -117,7 +117,7 @@ class Bundles:
             except Exception as error:  # also MemoryError, as both are loaded: predictions must go on
                 self._failed.add(wanted)
                 why = error.found if isinstance(error, MedTransferError) else type(error).__name__
-                log.error("bundle %s cannot be used, the node goes on with %s: %s", wanted, mark, why)
+                log.error("bundle %s cannot be used, the node continues with %s: %s", wanted, mark, why)
 
     @property
     def predictors(self) -> dict[str, Predictor]:

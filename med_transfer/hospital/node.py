@@ -137,7 +137,7 @@ class Node:
             try:
                 job()
             except Exception as error:  # if the thread ended, its job would never be done again
-                log.error("unexpected %s; the node goes on", type(error).__name__)
+                log.error("unexpected %s; the node continues", type(error).__name__)
                 log.debug("unexpected", exc_info=True)
                 self._stopped.wait(_POLL_SECONDS * 10)
             self._stopped.wait(_POLL_SECONDS)

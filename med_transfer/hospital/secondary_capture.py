@@ -157,7 +157,7 @@ def _of_map(analysis: Analysis) -> list[str]:
     if analysis.heat is None:
         return []
     record = analysis.heat.record
-    says = f"colours: orange speaks for {record.class_name}, blue against it (Grad-CAM); it need not be the finding."
+    says = f"colours: orange supports {record.class_name}, blue opposes it (Grad-CAM); it need not be the finding."
     return _wrapped(" ".join([says, *record.doubts]), 4)
 
 

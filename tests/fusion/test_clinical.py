@@ -51,7 +51,7 @@ def test_the_wrong_columns_are_named():
         learn_column("site", ["a"] * 6, PATIENTS, where="cohort.csv")
     with pytest.raises(CohortError, match="column 'age' has no value in any development scan; expected at least two"):
         learn_column("age", ["", "NA", "?", "", "", ""], PATIENTS)
-    with pytest.raises(CohortError, match="row 4 has something else than a number in column 'age'"):
+    with pytest.raises(CohortError, match="row 4 has something other than a number in column 'age'"):
         learn_column("age", ["50", "60", "7O", "80", "50", ""], PATIENTS, [f"row {n}" for n in range(2, 8)])
 
 

@@ -306,7 +306,7 @@ def test_no_scan_or_none_that_can_be_used(command, tmp_path):
 def test_a_folder_that_holds_something_else(command, pretrained, chest_source, tmp_path):
     dump_config(mt.FinetuneConfig(), tmp_path / "config.yaml")
     outcome = command("pretrain", chest_source, "-o", tmp_path, *settings(*SMALL))
-    refused(outcome, 2, "the folder holds something else than a pretraining", "Choose another -o")
+    refused(outcome, 2, "the folder holds something other than a pretraining", "Choose another -o")
     outcome = command("pretrain", chest_source, "-o", pretrained, *settings(*SMALL, "seed=7"))
     refused(outcome, 2, "checkpoint of another run", "Give the arguments it was started with, or another folder")
 

@@ -87,7 +87,7 @@ def test_side_by_side_and_in_turn_are_the_same_training_also_of_one_whose_proces
     monkeypatch.setattr(ScanWorker, "_answer", kill_one)
     with caplog.at_level(logging.WARNING):
         pretrain_each(jobs(tmp_path / "side"), 1, listen)
-    of_killed = "an encoder's process ended before its pretraining did, which goes on in this process"
+    of_killed = "an encoder's process ended before its pretraining did, which continues in this process"
     assert caplog.messages.count(of_killed) == 1
     assert all("libtorch" in libraries for libraries in loaded)
     assert not [name for name in ("torchvision", "rpds") if name in "".join(loaded)]  # of MONAI what a command loads

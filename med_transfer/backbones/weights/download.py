@@ -37,7 +37,7 @@ def download_weights(spec: BackboneSpec, progress: Progress = silent) -> Path:
     """
     source = spec.weights
     if source is None or not source.download_url:
-        page = f"It is to be had from {source.url} by hand" if source else "It starts from random values"
+        page = f"Download it from {source.url} by hand" if source else "It starts from random values"
         raise WeightsNotFound(f"backbone {spec.name} has no address to download from", action=page)
     target = store_folder() / source.file
     try:
