@@ -1,4 +1,4 @@
-"""Settings that leave parts of the augmentation out."""
+"""Settings that switch parts of the augmentation off."""
 
 ONLY_SPATIAL = {
     "elastic": 0,

@@ -1,4 +1,4 @@
-"""A network that has learned two findings, a bright and a dark ball, each of which may be anywhere."""
+"""A network that has learned two findings, a bright and a dark ball, each at any position."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _member(seed: int, steps: int) -> Classifier:
             truth = rng.random((16, 2)) < 0.5
             images = [scene(rng, _anywhere(rng) if b else None, _anywhere(rng) if d else None) for b, d in truth]
             logits = classifier(torch.from_numpy(np.stack(images)))
-            # Softened labels: a network that is too sure of itself shows no drop when part of a finding is hidden.
+            # Smoothed labels: an overconfident network shows no drop when part of a finding is hidden.
             loss = nn.functional.binary_cross_entropy_with_logits(
                 logits, torch.from_numpy(0.1 + 0.8 * truth.astype(np.float32))
             )

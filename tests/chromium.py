@@ -1,4 +1,4 @@
-"""Chromium without a window, driven through a pipe by its own protocol (Chrome DevTools Protocol): no driver needed."""
+"""Headless Chromium, driven through a pipe by its own protocol (Chrome DevTools Protocol): no driver needed."""
 
 from __future__ import annotations
 

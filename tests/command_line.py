@@ -23,7 +23,7 @@ from med_transfer.cohorts import CohortLock, recognise
 from med_transfer.cohorts.lock import LockedCase
 
 TINY = (
-    "backbone.name=resnet18-w8",  # random values, so that what these runs learn is their own
+    "backbone.name=resnet18-w8",  # random weights, so that these runs learn everything themselves
     "input.shape=[16,16,16]",
     "input.region=whole",
     "training.epochs=2",

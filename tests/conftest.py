@@ -1,4 +1,4 @@
-"""A small cohort and finished runs on it, made once a session, and the command line as a function."""
+"""A small cohort and finished runs on it, made once per session, and the command line as a function."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from med_transfer.phantoms import PhantomConfig, write_cohort
 from med_transfer.phantoms.nifti_file import write_nifti
 from med_transfer.scans import geometry, read_scan
 
-# The same examples on every machine, and no limit of time that a busy one misses: what fails, fails for everyone.
+# The same examples on every machine and no time limit that a busy one misses: failures are reproducible.
 # `pytest --hypothesis-profile default` looks for new ones.
 hypothesis_settings.register_profile(
     "reproducible", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -43,17 +43,17 @@ sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What the tests import stays: to look through its million objects for garbage again and again takes a second each time.
+# Imported objects stay alive: each garbage collection over these million objects would take a second.
 gc.disable()
 
-# Hashing the names of a small cohort takes as long as training on it: an eighth will do, a hash tells its own cost.
+# Hashing the names of a small cohort takes as long as training on it: an eighth will do, and a hash states its cost.
 hashed_names._LOG2_COST = 10
 
 # Of scans so small, more are few: two processes take longer to start than to read all of a test's. Commands that run in
 # a process of their own start them as ever, and so does a test with the fixture ``reading_processes``.
 FEW, folder_of_scans._FEW = folder_of_scans._FEW, 30
 
-# They begin first, the longest at the top: one that began last would keep one worker busy while the others are done.
+# These start first, longest on top: one that started last would keep one worker busy after the others are done.
 LONG_FILES = (
     "test_notebooks.py",
     "runtimes/test_cluster.py",
@@ -119,7 +119,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(request: pytest.FixtureRequest) -> None:
-    _seed(request.config)  # whichever test asks first, a shared fixture is the same
+    _seed(request.config)  # a shared fixture does not depend on which test asks first
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,4 +1,4 @@
-"""The blocks of README and docs: what each says, whether it is run or only checked, and why."""
+"""The code blocks of README and docs: their content, whether they are run or only checked, and why."""
 
 from __future__ import annotations
 

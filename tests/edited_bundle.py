@@ -1,4 +1,4 @@
-"""A bundle whose record was edited by someone who knows of the lock: every hash in it is right again."""
+"""A bundle whose record was edited by someone who knows of the lock: all hashes in it were recomputed."""
 
 from __future__ import annotations
 

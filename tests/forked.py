@@ -1,7 +1,7 @@
-"""Python in processes of their own that have loaded what commands load: most of them would do little else.
+"""Python processes with everything loaded that commands load: otherwise most of them would do little but import.
 
-They are forks of a server that does nothing but import, so that no thread, lock or port of the tests is theirs. What is
-tested of a start itself, and of the end of the interpreter, starts Python anew.
+They are forks of a server that does nothing but import, so that they share no thread, lock or port with the tests.
+Tests of start-up itself, and of the interpreter's exit, start a new Python.
 """
 
 from __future__ import annotations

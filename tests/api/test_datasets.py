@@ -1,4 +1,4 @@
-"""Cohorts by name: phantoms, and files laid out as MedMNIST's, from a real server on this machine."""
+"""Cohorts by name: phantoms, and files in MedMNIST's layout, from a real server on this machine."""
 
 import hashlib
 import http.server

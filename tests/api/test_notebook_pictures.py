@@ -1,4 +1,4 @@
-"""What a notebook shows of an object that stands at the end of a cell, through IPython's own formatter."""
+"""What a notebook displays for an object at the end of a cell, through IPython's own formatter."""
 
 import xml.etree.ElementTree as ElementTree
 from io import BytesIO

@@ -26,7 +26,7 @@ def test_file_appears_whole_and_alone(tmp_path):
 def test_who_may_read_a_file_is_what_the_umask_says_whatever_wrote_it(tmp_path):
     def write(path, **mode):
         with atomic_path(path, **mode) as temporary:
-            save_file({"x": np.zeros(1)}, temporary)  # makes a file of its own, mode 0600
+            save_file({"x": np.zeros(1)}, temporary)  # creates its own file, mode 0600
         return stat.S_IMODE(path.stat().st_mode)
 
     before = os.umask(0o027)
@@ -79,7 +79,7 @@ def test_a_new_file_is_never_seen_half_written(tmp_path, monkeypatch):
 def test_a_write_that_ends_early_without_a_number_is_taken_for_a_full_disk(tmp_path):
     said = "a.npy: cannot be written: OSError. Free disk space, or choose another folder"
     with pytest.raises(OutputError, match=said), atomic_path(tmp_path / "a.npy"):
-        raise OSError("6912 requested and 0 written")  # as NumPy says it
+        raise OSError("6912 requested and 0 written")  # NumPy's message
 
 
 def test_text_is_utf8_with_plain_line_ends(tmp_path):
@@ -127,7 +127,7 @@ def test_a_new_file_is_on_the_disk_under_its_name_or_not_at_all(tmp_path, monkey
     monkeypatch.setattr(os, "fsync", flush)
     path = tmp_path / "incoming/study/1.dcm"
     create_file(path, b"image", 0o666)
-    assert flushed == [(str(path), 5)]  # whole, under the name that it keeps
+    assert flushed == [(str(path), 5)]  # complete, under its final name
 
     def fails(opened):
         raise OSError(errno.EIO, os.strerror(errno.EIO))

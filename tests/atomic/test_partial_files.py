@@ -19,7 +19,7 @@ def test_what_a_killed_process_was_writing_goes_when_the_next_one_writes_beside_
     own = partial_path(tmp_path / "b.json")  # the first of this process in the folder
     assert not list(tmp_path.iterdir())
 
-    own.touch()  # others are still at work: this process, and one on another machine
+    own.touch()  # still in use: by this process, and by one on another machine
     elsewhere = own.with_name(".1-ffff00000000.partial.b.json" if "-0000" in own.name else ".1-000000000000.partial.b")
     elsewhere.touch()
     remove_left_behind(tmp_path)

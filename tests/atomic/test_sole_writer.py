@@ -1,4 +1,4 @@
-"""One run at a time in a folder: who is at work is told, and what a dead run left is no hindrance."""
+"""One run at a time in a folder: the error names who is at work, and a dead run's leftovers do not block a new one."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_second_run_is_told_who_is_at_work(tmp_path, other_run):
     other_run.send_signal(signal.SIGKILL)
     other_run.wait()
     (left,) = (tmp_path / "out" / "deep").iterdir()
-    with sole_writer(tmp_path / "out"):  # its file is still there, the process is not
+    with sole_writer(tmp_path / "out"):  # its file still exists, the process does not
         assert json.loads((tmp_path / "out" / LOCK_FILE).read_text())["process"] == os.getpid()
         assert not left.exists()
     assert not (tmp_path / "out" / LOCK_FILE).exists()
@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 @pytest.mark.usefixtures("as_nobody")
 def test_a_folder_that_is_closed():
-    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to nobody
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are open to everybody
         shut, inside = Path(name) / "shut", Path(name) / "shut/run"
         shut.mkdir(mode=0)
         for folder in (shut, inside):

@@ -1,4 +1,4 @@
-"""Writes an nnU-Net v2 model as nnU-Net itself leaves it: plans.json, dataset.json, fold_0/checkpoint_final.pth."""
+"""Writes an nnU-Net v2 model as nnU-Net itself does: plans.json, dataset.json, fold_0/checkpoint_final.pth."""
 
 from __future__ import annotations
 

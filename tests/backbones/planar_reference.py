@@ -1,4 +1,4 @@
-"""Independent 2D networks of photographs, with torch's functions alone: torchvision's ResNet and EfficientNet-Lite0.
+"""Independent 2D networks of photographs, with torch's functions only: torchvision's ResNet and EfficientNet-Lite0.
 
 Nothing here comes from med_transfer, MONAI or timm, so that the encoders made of such networks can be compared with it.
 """

@@ -1,4 +1,4 @@
-"""An independent residual network: names and shapes written out, the forward pass with torch's functions alone.
+"""An independent residual network: names and shapes written out, the forward pass with torch's functions only.
 
 Nothing here comes from med_transfer or MONAI, so that the encoders can be compared with it.
 """

@@ -1,4 +1,4 @@
-"""Independent encoders of SegResNet and SegResNetDS: names and shapes written out, forward with torch alone."""
+"""Independent encoders of SegResNet and SegResNetDS: names and shapes written out, the forward pass with torch only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""2D kernels from three sides: an independent dense kernel, and the plain 2D convolution in each plane."""
+"""2D kernels in three planes, against an independent dense kernel and the plain 2D convolution in each plane."""
 
 import pytest
 import torch
@@ -73,7 +73,7 @@ def test_flat_keeps_the_depth():
 def test_padding_as_in_tensorflow(size):
     conv = nn.Conv2d(6, 6, 3, stride=2, groups=6)
     x = randn(1, 6, size, size, size)
-    before = 0 if size % 2 == 0 else 1  # of 13 voxels the stride of 2 leaves one more to pad
+    before = 0 if size % 2 == 0 else 1  # with 13 voxels a stride of 2 needs one more voxel of padding
     padded = F.pad(x, (before, 1) * 3)
     torch.testing.assert_close(AcsConv3d(conv, same=True)(x), dense(conv, padding=0)(padded), rtol=1e-4, atol=1e-5)
 

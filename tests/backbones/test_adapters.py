@@ -1,4 +1,4 @@
-"""Where adapters stand: after what makes each map, in every backbone there is."""
+"""Where adapters are inserted: after the part that makes each map, in every backbone."""
 
 import pytest
 import torch

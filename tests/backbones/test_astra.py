@@ -1,4 +1,4 @@
-"""The inflated ResNet of Merlin and Astra, and Astra's weights where they are installed."""
+"""The inflated ResNet of Merlin and Astra, and Astra's weights if they are installed."""
 
 import importlib.util
 import sys
@@ -67,7 +67,7 @@ def test_one_channel_file_is_refused_with_the_reason():
 @pytest.mark.parametrize("part", [1, 2, 3])
 def test_missing_extra_says_what_to_install(monkeypatch, part):
     monkeypatch.setitem(sys.modules, SHARD.format(part), None)
-    for present in range(1, part):  # so that the test is the same with and without the real packages
+    for present in range(1, part):  # so that the test does not depend on the real packages
         monkeypatch.setitem(sys.modules, SHARD.format(present), sys.modules[__name__])
     monkeypatch.setattr(sys.modules[__name__], "FILE", __file__, raising=False)
     with pytest.raises(MissingExtra, match=r"astra-p\d is not installed.*pip install 'med-transfer\[astra\]'"):

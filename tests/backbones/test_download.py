@@ -1,4 +1,4 @@
-"""Weights that a user asks for, from a real server on this machine."""
+"""Weights downloaded at the user's request, from a real server on this machine."""
 
 import contextlib
 import http.server
@@ -33,7 +33,7 @@ class Server(http.server.SimpleHTTPRequestHandler):
             self.send_header("Location", MOVED_TO[self.path])
             self.end_headers()
         else:
-            with contextlib.suppress(ConnectionError):  # one who has seen that it is too large hangs up
+            with contextlib.suppress(ConnectionError):  # a client that has seen that it is too large hangs up
                 super().do_GET()
 
 

@@ -1,4 +1,4 @@
-"""What holds for every backbone, and the slim network that is the default on a CPU."""
+"""Properties of every backbone, and the slim network that is the default on a CPU."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def encoder(spec, shapes_only):
 def test_entry_tells_the_truth_about_the_network(spec, encoder):
     assert sum(p.numel() for p in encoder.parameters()) == spec.parameters
     x = torch.empty(2, spec.input.channels, *spec.input.minimum_shape, device="meta")
-    with torch.no_grad():  # and as in use: a third of the time
+    with torch.no_grad():  # and as in real use: a third of the time
         maps = encoder.eval()(x)
     assert tuple(m.shape[1] for m in maps) == spec.stage_channels == encoder.stage_channels
     # The smallest shape is the total stride, or twice that: one voxel has no deviation to normalise an instance by
@@ -75,7 +75,7 @@ def test_seed_decides_the_random_values_and_nothing_else():
     expected = torch.rand(1)
     torch.manual_seed(5)
     first, again, other = (load_backbone("resnet18-w32", seed=seed).encoder.state_dict() for seed in (1, 1, 2))
-    assert torch.rand(1) == expected  # the caller's random stream is untouched
+    assert torch.rand(1) == expected  # the caller's random state is untouched
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
 

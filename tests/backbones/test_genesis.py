@@ -1,4 +1,4 @@
-"""Models Genesis and SuPreM: the published layouts load in full and give what the original gives for a scan."""
+"""Models Genesis and SuPreM: the published layouts load in full and give the original's output for a scan."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Any 2D network as a 3D one: what each slice gives, along which axis what is strided, and what is refused."""
+"""Any 2D network as a 3D one: the output for each slice, the strided axes, and what is refused."""
 
 import copy
 from functools import partial

@@ -1,4 +1,4 @@
-"""Several channels: n equal ones give what one gives, in every family; and weights of any number find their way."""
+"""Several channels: n equal ones give the output of one, in every family; weights for any number of channels load."""
 
 from functools import partial
 
@@ -78,7 +78,7 @@ def test_equal_channels_give_the_features_of_one(name):
 
 @pytest.mark.parametrize("name", ONE_OF_A_KIND)
 def test_every_entry_takes_two_channels_and_says_how_large_it_is_then(name, shapes_only):
-    one = shapes_only(name)  # skips where timm is missing
+    one = shapes_only(name)  # skipped if timm is missing
     spec = with_channels(find_backbone(name), 2)
     with torch.device("meta"):
         encoder = spec.build()

@@ -1,4 +1,4 @@
-"""What a network of slices answers that has learned painted lesions, against the heads that it learned with."""
+"""The answers of a network of slices that learned painted lesions, against the heads that it learned with."""
 
 import copy
 
@@ -85,7 +85,7 @@ def test_an_empty_slice_answers_nothing(encoder, heads):
 @torch.no_grad()
 def test_standardised_on_scans_they_answer_with_a_mean_of_zero_and_slices_with_a_spread_of_one(encoder):
     scans = [rand(1, 1, 3, 64, 64, seed=n) * (n + 1) for n in range(6)]
-    scans[0][:, :, 2] = 0.0  # which counts for nothing
+    scans[0][:, :, 2] = 0.0  # which does not count
     parts, shares = map(torch.cat, zip(*map(encoder.answer_parts, scans), strict=True))
     encoder.answers.standardise(parts, shares)
     maps = [encoder(scan) for scan in scans]
@@ -97,7 +97,7 @@ def test_standardised_on_scans_they_answer_with_a_mean_of_zero_and_slices_with_a
     widths = weighed.std(0, correction=0)
     torch.testing.assert_close(widths, widths[:1].expand_as(widths))  # no part outweighs another
     answers = LesionAnswers(CHANNELS)
-    answers.standardise(torch.ones(4, 3, PARTS, 2), torch.full((4, 3), 1 / 3))  # all alike: nothing is divided by zero
+    answers.standardise(torch.ones(4, 3, PARTS, 2), torch.full((4, 3), 1 / 3))  # all equal: no division by zero
     assert (answers.scale > 0).all()
 
 

@@ -1,4 +1,4 @@
-"""Which tensors fit, what is said about them, and an own network as a source."""
+"""Which tensors fit, what is reported about them, and a user's own network as a source."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""MedicalNet's published layout loads in full, and gives what the original network gives."""
+"""MedicalNet's published layout loads in full and gives the original network's output."""
 
 import pytest
 import torch

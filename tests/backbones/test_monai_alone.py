@@ -1,4 +1,4 @@
-"""A command loads MONAI without what it does not use of it; others find everything."""
+"""A command loads MONAI without the parts that it does not use; other code finds everything."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""nnU-Net v2: the folder is read, the network it describes is built, its tensors load, and it computes the same."""
+"""nnU-Net v2: the folder is read, the network it describes is built, its tensors load, and its output is the same."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from unet_reference import NNUNet, nnunet_forward, nnunet_names
 from med_transfer.backbones import backbones, import_backbone, load_backbone
 from med_transfer.errors import BackboneError, WeightsNotFound
 
-DOUBLING = replace(PLAIN, widths=(8, 16, 16))  # widths that the older form can say
+DOUBLING = replace(PLAIN, widths=(8, 16, 16))  # widths that the older form can express
 CASES = {
     "plain": (PLAIN, architecture),
     "plain, older form": (DOUBLING, older_architecture),
@@ -178,7 +178,7 @@ def test_usual_plan_has_the_names_of_the_usual_network(shapes_only):
     assert ours == theirs
 
 
-# What cannot be used ------------------------------------------------------------------------------------------
+# What is refused -----------------------------------------------------------------------------------------------
 
 
 def changed(**changes):

@@ -1,4 +1,4 @@
-"""From an nnU-Net's folder to a bundle that no longer needs it."""
+"""From an nnU-Net folder to a bundle that no longer needs it."""
 
 import json
 

@@ -1,6 +1,6 @@
-"""The tensors of a published file give what the original network gives: small siblings, the same builders.
+"""The tensors of a published file give the original network's output: small siblings, the same builders.
 
-Twice: against forward passes written with torch's functions alone, and, where the original is a class of MONAI or
+Twice: against forward passes written with torch's functions only, and, where the original is a class of MONAI or
 torchvision, against what that class itself computes on the way to its output.
 """
 

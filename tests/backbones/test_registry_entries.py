@@ -1,4 +1,4 @@
-"""The registry's entries and their description for a person."""
+"""The registry's entries and their human-readable description."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The default comes with the package, is what its record says, and remembers whose scans it has seen."""
+"""The default ships with the package, matches its record, and remembers whose scans it has seen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The file of source features: what is written is read, and what does not belong to the weights is refused."""
+"""The file of source features: what is written is read, and a file for other weights is refused."""
 
 from __future__ import annotations
 

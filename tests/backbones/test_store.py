@@ -1,4 +1,4 @@
-"""Imported weights: checked once, then the name is enough."""
+"""Imported weights: verified once, then the name is enough."""
 
 import pytest
 import safetensors
@@ -65,5 +65,5 @@ def test_the_users_data_folder_unless_another_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert store_folder() == tmp_path / "med_transfer/backbones"
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("MED_TRANSFER_BACKBONES", "~/weights")  # as a file of settings has it, which no shell reads
+    monkeypatch.setenv("MED_TRANSFER_BACKBONES", "~/weights")  # as written in a config, which no shell expands
     assert store_folder() == tmp_path / "home/weights"

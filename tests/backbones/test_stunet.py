@@ -1,4 +1,4 @@
-"""STU-Net: the nnU-Net v1 files load in full, whatever numpy left in them, and give the original forward pass."""
+"""STU-Net: the nnU-Net v1 files load in full, whatever numpy objects they contain, and give the original output."""
 
 import argparse
 

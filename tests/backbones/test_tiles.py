@@ -1,4 +1,4 @@
-"""A 3D network on tiles of a scan: where they lie, which are skipped, how they pool, and what training costs."""
+"""A 3D network on tiles of a scan: where they lie, which are skipped, how they are pooled, and the cost of training."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Files of weights as they are found in the world: whole, cut off, of another kind, hostile."""
+"""Weights files as found in practice: complete, truncated, of another kind, hostile."""
 
 import argparse
 import io

@@ -1,4 +1,4 @@
-"""The order before training, and how it is judged by what fine-tuning gave."""
+"""The ranking before training, and its comparison with the results of fine-tuning."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_order_holds_everyone_and_not_the_order_of_asking(listed, scans, ran
     assert rank(mixed, scans) == placed
 
 
-# Its judgement
+# Its evaluation
 
 
 def tau_by_pairs(first, second):

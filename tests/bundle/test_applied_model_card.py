@@ -1,4 +1,4 @@
-"""The model card of the Coalition for Health AI: valid, true, and honest about what only others can say."""
+"""The model card of the Coalition for Health AI: valid, true, and open about what only others can state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundle: whole or not at all, no pickle, nothing changed unnoticed, and a source for the next transfer."""
+"""The bundle: whole or not at all, no pickle, no unnoticed change, and a source for the next transfer."""
 
 import copy
 import hashlib

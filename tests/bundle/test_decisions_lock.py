@@ -57,7 +57,7 @@ def test_what_was_changed_is_named(run):
         require_lock(changed, run / "record", run)
     with pytest.raises(BundleError, match=r"changed after it was locked; expected decisions with SHA-256"):
         require_lock(changed, run / "record")
-    relocked = changed | {"lock_hash": lock_hash(changed)}  # who edits one file alike is found by the other
+    relocked = changed | {"lock_hash": lock_hash(changed)}  # one file edited consistently is detected by the other
     with pytest.raises(BundleError, match="before the test: classes, lock_hash, operating_point"):
         require_lock(relocked, run / "record", run)
     with pytest.raises(BundleError, match="before the test: lock_hash"):

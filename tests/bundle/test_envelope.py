@@ -1,4 +1,4 @@
-"""The input envelope: what a scan's facts are, how often like scans are outside, and what is said of the others."""
+"""The input envelope: a scan's facts, how often similar scans fall outside, and what is said of those that do."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_all_facts_together_raise_no_more_false_alarms_than_stated(n):
     each = [
         any(not a <= s[k] <= b for k, a, b in zip(fitted.numbers, *limits_each, strict=True)) for s in like(500, rng)
     ]
-    assert np.mean(each) > 0.2  # what one limit for each fact would have cost
+    assert np.mean(each) > 0.2  # the cost of a separate limit for each fact
 
 
 def test_a_scan_outside_is_named_by_fact_with_its_limits():
@@ -79,7 +79,7 @@ def test_a_scan_outside_is_named_by_fact_with_its_limits():
     said = thick["outside_slice_mm"]
     assert isinstance(said, Sentence)
     assert said.startswith("slice_mm 9 lies outside of 2.")
-    assert fitted.outside(input_facts(volume(spacing=(0.72, 0.72, 2.5)))) == {}  # what never varied may by a tenth
+    assert fitted.outside(input_facts(volume(spacing=(0.72, 0.72, 2.5)))) == {}  # constant facts may vary by a tenth
     eight_bit = volume()
     eight_bit = replace(eight_bit, voxels=np.clip((eight_bit.voxels + 1000) / 8, 0, 255))
     assert "outside_value_p01" in fitted.outside(input_facts(eight_bit))

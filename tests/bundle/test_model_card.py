@@ -1,4 +1,4 @@
-"""What the model card says of the network's input."""
+"""What the model card says about the network's input."""
 
 import pytest
 

@@ -1,8 +1,8 @@
-"""A run folder and a bundle from before the modules, the words and the config's keys had their names of today.
+"""A run folder and a bundle from before modules, terms and config keys got their current names.
 
 ``old_run`` was made on phantoms by version 0.1.0: a linear probe on med-transfer-small in two folds, with its
 from-scratch baseline, a fusion, thresholds chosen on validation scans, prediction sets and abstention. The encoder of
-its weights is the shipped one and is not kept a second time: see :func:`assemble_weights`.
+its weights is the shipped one and is not stored a second time: see :func:`assemble_weights`.
 """
 
 from __future__ import annotations
@@ -111,9 +111,9 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
         yield path, value
 
 
-LEFT_OUT = re.compile(r"decision_curves|\.slope|^\.abstained")  # of under 10 patients; what no old file has
+LEFT_OUT = re.compile(r"decision_curves|\.slope|^\.abstained")  # of fewer than 10 patients; missing from all old files
 HASH_OF_VOXELS = ".test_set_access.cohort_hash"
-# Percentiles stood there, which held far less than 95 % with few cases (docs/statistics.md); the values are the same.
+# It used percentiles, whose coverage was far below 95 % with few cases (docs/statistics.md); the values are the same.
 NEW_INTERVALS = re.compile(
     r"\.(balanced_accuracy|balanced_sensitivity|macro_auc|macro_auc_gain|auc|balanced_accuracy_gain|facts\.\w+|ece)"
     r"\.(ci95|method|reason)"
@@ -215,8 +215,8 @@ def test_an_old_run_goes_on_to_the_same_predictions(
     assert len(written) == len(before) == 12
     for row, row_before in zip(written, before, strict=True):
         assert row["scan"] == row_before["scan"]
-        assert 0 <= float(row["novelty"]) <= 1  # another number on purpose: a run of today looks at the input, too
-    # The head's strength is chosen by other patients since, and its calibration has learned restraint: sizes differ.
+        assert 0 <= float(row["novelty"]) <= 1  # another number by design: the input's statistics are included now
+    # The head's penalty is now chosen on other patients and its calibration is regularised: magnitudes differ.
     columns = [name for name in before[0] if name.startswith("p_")]
     now, then = (np.array([[float(row[name]) for name in columns] for row in table]) for table in (written, before))
     assert np.corrcoef(now.ravel(), then.ravel())[0, 1] > 0.8

@@ -1,4 +1,4 @@
-"""Weights remember whom they have learned from, however they are named and however often they were handed on."""
+"""Weights remember whose scans they were trained on, whatever their name and however often they were passed on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures of bundles: openssl and sha256sum agree, every change is found, and who is not signed is told so."""
+"""Signatures of bundles: openssl and sha256sum agree, every change is found, and an unsigned bundle is reported."""
 
 import itertools
 import logging
@@ -114,7 +114,7 @@ def test_a_signed_bundle_is_verified_and_loads(signed, keys, caplog):
     assert anyone is not None
     assert (signer.known, anyone.known, signer.fingerprint) == (True, False, anyone.fingerprint)
     assert len(signer.fingerprint) == 32
-    with caplog.at_level(logging.INFO, logger="med_transfer"):  # a node in this process may have set another
+    with caplog.at_level(logging.INFO, logger="med_transfer"):  # a node in this process may have set another one
         load_network(signed, keys[1])
     assert f"is signed with key {signer.fingerprint}" in caplog.text
     assert "unsigned" not in caplog.text

@@ -1,4 +1,4 @@
-"""Facts of how a scan was made, from a real file's header, kept with the prepared scan."""
+"""Acquisition facts from a real file's header, stored with the prepared scan."""
 
 import re
 from dataclasses import replace

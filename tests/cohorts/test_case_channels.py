@@ -1,4 +1,4 @@
-"""Several scans of a case: where the table names them, and that none of them slips through a lock or a leak check."""
+"""Several scans per case: where the table names them, and that none escapes a lock or a leak check."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hashes of patients: slow to guess, each cohort with its own, and still compared in both directions."""
+"""Hashes of patients: slow to guess, salted per cohort, and still comparable in both directions."""
 
 import hashlib
 import json
@@ -52,7 +52,7 @@ def test_nobody_is_found_by_the_hash_of_before_nor_by_that_of_another_cohort():
     hashes = {case.patient_hash for case in lock.cases}
     assert hashes.isdisjoint(old_hash(patient) for patient in PATIENTS)
     assert hashes.isdisjoint(case.patient_hash for case in lock_of(PATIENTS, [*IMAGES[:29], ("x",)]).cases)
-    assert lock == lock_of(PATIENTS, IMAGES)  # the same cohort is the same lock
+    assert lock == lock_of(PATIENTS, IMAGES)  # the same cohort gives the same lock
 
 
 def test_a_guess_is_no_faster_than_an_honest_comparison():

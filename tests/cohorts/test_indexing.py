@@ -1,4 +1,4 @@
-"""From a hospital's export to a cohort table: what is listed, why, and that no file tells whose scans they are."""
+"""From a hospital's export to a cohort table: what is listed, why, and that no file reveals whose scans they are."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_the_same_patient_has_the_same_pseudonym_in_every_table_beside_one_key(i
     again = index(rules=SeriesRules())
     assert {row["patient"] for row in rows(again.cohort)} <= set(patients)
     assert key.read_text() == secret
-    key.unlink()  # without the secret they are others
+    key.unlink()  # without the secret they differ
     assert {row["patient"] for row in rows(index().cohort)}.isdisjoint(patients)
     with pytest.raises(
         CohortError, match=r"nokey: key cannot be read \(No such file.*Name the key of an earlier index"
@@ -452,7 +452,7 @@ def test_a_table_that_somebody_has_labelled_is_not_written_over(index):
 def test_a_label_that_somebody_has_corrected_in_the_table_stays_beside_it(index, tmp_path):
     sheet = tmp_path / "sheet.csv"
     sheet.write_text("scan,label\n../export/n.nii,high\n")
-    index()  # without labels there is nothing to lose
+    index()  # without labels nothing can be lost
     first = index(labels=sheet)
     written = first.cohort.read_bytes()
     assert (first.before, index(labels=sheet).before) == (None, None)
@@ -465,7 +465,7 @@ def test_a_label_that_somebody_has_corrected_in_the_table_stays_beside_it(index,
     assert index(labels=sheet).before is None
     assert before.read_bytes() == corrected
     sheet.write_text("scan,label\n../export/n.nii,middle\n")
-    again = index(labels=sheet).before  # the table of the sheet of before, not what was corrected by hand
+    again = index(labels=sheet).before  # the table from the previous sheet, not the manual corrections
     assert (again.name, again.read_bytes(), before.read_bytes()) == ("cohort.before2.csv", written, corrected)
 
 

@@ -1,4 +1,4 @@
-"""What a scan is known again by, in a hundredth of the time that its content hash takes."""
+"""How a scan is recognised, in a hundredth of the time that its content hash takes."""
 
 from __future__ import annotations
 

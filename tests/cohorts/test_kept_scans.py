@@ -1,4 +1,4 @@
-"""A scan that was looked at is prepared from memory: it is neither read nor searched for organs again."""
+"""A scan that has already been read is prepared from memory: it is not read or searched for organs again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of files in a job's folder that are no longer as they were written."""
+"""What is reported about files in a job's folder that no longer match what was written."""
 
 from __future__ import annotations
 

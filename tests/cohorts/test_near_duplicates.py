@@ -1,4 +1,4 @@
-"""Altered copies of a scan are noticed across a split; other patients are not taken for copies."""
+"""Altered copies of a scan are noticed across a split; scans of other patients are not mistaken for copies."""
 
 import csv
 import os

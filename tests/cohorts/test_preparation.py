@@ -1,4 +1,4 @@
-"""What is recorded of a scan that cannot be used, and said of one that was filed twice."""
+"""What is recorded for an unusable scan, and reported for one that was filed twice."""
 
 import shutil
 from pathlib import Path

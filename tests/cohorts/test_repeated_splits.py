@@ -1,4 +1,4 @@
-"""Small cohorts: no patient is kept apart, and the folds may be drawn again and again."""
+"""Small cohorts: no separate test patients, and folds that may be drawn repeatedly."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def patients(n: int) -> Cohort:
 def test_the_table_decides_whether_patients_are_kept_apart(n, config, cheap, decided):
     resolved = config.resolved(patients(n), cheap=cheap)
     assert (resolved.test_fraction, resolved.repeats) == decided
-    assert resolved.resolved(patients(500)) == resolved  # once decided, another table changes nothing
+    assert resolved.resolved(patients(500)) == resolved  # once decided, it does not depend on another table
     assert split_cohort(patients(n), resolved) == split_cohort(patients(n), resolved)
     assert bool(split_cohort(patients(n), config).test) == (decided[0] > 0)
 

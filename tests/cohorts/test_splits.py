@@ -239,7 +239,7 @@ def test_lung_nodules(nodule_cohort, label):
         assert np.abs(cohort.truth[list(part)].mean(axis=0) - overall).max() < 0.07
 
 
-# Who steers a training whose validation patients are evaluated
+# Patients that steer a training whose validation patients are evaluated
 
 
 @quick

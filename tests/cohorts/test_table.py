@@ -104,7 +104,7 @@ def test_regions_masks_and_other_columns(tmp_path):
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_spreadsheet_dialects_read_alike(tmp_path, delimiter, newline, encoding):
-    text = "scan,patient,label,\na.nii.gz, 007 , low ,\n,,,\nb.nii.gz,7,höher,\n\n"  # with what spreadsheets leave
+    text = "scan,patient,label,\na.nii.gz, 007 , low ,\n,,,\nb.nii.gz,7,höher,\n\n"  # with spreadsheet artefacts
     cohort = Cohort.read(table(tmp_path, text.replace(",", delimiter).replace("\n", newline).encode(encoding)))
     assert cohort.patients == ("007", "7")
     assert [case.row for case in cohort.cases] == [2, 4]

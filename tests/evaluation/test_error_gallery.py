@@ -1,4 +1,4 @@
-"""Which errors a report shows, and that each comes with a map of the network that made it."""
+"""Which errors a report shows, and that each has a map from the network that made it."""
 
 import copy
 import dataclasses
@@ -130,7 +130,7 @@ def test_an_error_is_named_by_its_row_in_the_table_which_is_sorted(prepared, tmp
     failed = (Prediction("a.nii", "Other", status="failed", reason="is cut off"),)
     prepared = dataclasses.replace(prepared, cohort=Cohort(cases, LABELS), failed=failed)
     probabilities = np.where(prepared.cohort.truth, 0.9, 0.1)
-    probabilities[1] = [0.95, 0.2]  # z.nii alone is called wrongly
+    probabilities[1] = [0.95, 0.2]  # only z.nii is called wrongly
     shown = []
     monkeypatch.setattr(evaluation, "write_report", lambda path, evidence: shown.extend(evidence.misses))
     summary = RunSummary("title", "question", "backbone", "MIT", {})

@@ -1,4 +1,4 @@
-"""Subgroups come from the table and from the scans' headers, without saying the same thing twice."""
+"""Subgroups come from the table and from the scans' headers, without duplicates."""
 
 import numpy as np
 import pytest

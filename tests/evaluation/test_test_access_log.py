@@ -1,4 +1,4 @@
-"""How often a test set was read: counted right whatever was interrupted, and no line is lost."""
+"""How often a test set was read: counted correctly after any interruption, with no line lost."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ MOVED = OperatingPoint(rule="class_threshold", thresholds={"solid": 0.3}, chosen
 
 @pytest.fixture
 def file(tmp_path):
-    return tmp_path / "runs" / "run" / ACCESS_LOG_FILE  # in a folder that nobody has made
+    return tmp_path / "runs" / "run" / ACCESS_LOG_FILE  # in a folder that does not exist
 
 
 def access(lock: str = "a", point: OperatingPoint = ARGMAX, *, own: bool | None = True, cohort: str = "c") -> Access:

@@ -1,4 +1,4 @@
-"""The attention over slices and tiles as a map on the input's voxels, against plain loops, and what is known of it."""
+"""Attention over slices and tiles as a map on the input's voxels, against plain loops, and its record."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""``med-transfer explain``: maps that lie on the scan in any viewer, pictures, records, and what is refused."""
+"""``med-transfer explain``: maps that overlay the scan in any viewer, pictures, records, and what is refused."""
 
 import csv
 import json

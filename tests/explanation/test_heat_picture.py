@@ -1,4 +1,4 @@
-"""The picture shows the map in colour where it is, and the scan untouched where it is not."""
+"""The picture shows the map in colour where there is one, and the scan unchanged elsewhere."""
 
 import io
 

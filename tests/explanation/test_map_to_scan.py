@@ -1,4 +1,4 @@
-"""A map comes to lie on the scan's own voxels, however they are stored; SimpleITK and scipy are the references."""
+"""A map is placed on the scan's own voxels, however they are stored; SimpleITK and scipy are the references."""
 
 from pathlib import Path
 

@@ -40,7 +40,7 @@ def image() -> torch.Tensor:
 def test_each_finding_has_its_map_where_it_lies(ensemble, image, method, class_index):
     heat = method(ensemble, image, class_index)
     assert heat.values.shape == image.shape[1:]
-    reach = RADIUS + max(heat.element_voxels)  # as far as the map can tell
+    reach = RADIUS + max(heat.element_voxels)  # to the map's precision
     assert np.linalg.norm(np.array(heat.peak) - PLACES[class_index]) <= reach
     other = BRIGHT + DARK - class_index
     assert heat.values[ball(PLACES[class_index])].mean() > 3 * heat.values[ball(PLACES[other])].mean()

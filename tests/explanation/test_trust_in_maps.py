@@ -1,4 +1,4 @@
-"""Deletion and the test with random weights tell a map that follows the network from one that does not."""
+"""Deletion and randomised weights distinguish a map that follows the network from one that does not."""
 
 import copy
 import re

@@ -1,4 +1,4 @@
-"""Alignment losses against naive sums, their gradients, and what they are for: a classifier on a shifted target."""
+"""Alignment losses against naive sums, their gradients, and their purpose: a classifier on a shifted target."""
 
 from __future__ import annotations
 

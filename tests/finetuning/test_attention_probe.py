@@ -1,4 +1,4 @@
-"""Attention over the features of slices or tiles that a frozen network gave once."""
+"""Attention over features of slices or tiles that were computed once by a frozen network."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_it_ends_where_left_out_patients_are_told_no_better():
 @pytest.mark.parametrize(("balanced", "rare"), [(True, 0.5), (False, 0.34)])
 def test_classes_count_alike_where_that_is_asked_for(balanced, rare):
     alike = torch.ones(50, 3, 4)
-    truth = np.eye(2, dtype=bool)[(np.arange(50) % 5 == 0).astype(int)]  # ten of fifty, and nothing tells them apart
+    truth = np.eye(2, dtype=bool)[(np.arange(50) % 5 == 0).astype(int)]  # ten of fifty, and nothing distinguishes them
     course = Course(400, dropout=0.0, balanced=balanced)
     head = fit_attention(Bags.of([alike], alike), truth, ["one patient"] * 50, course).head  # no folds: all steps
     with torch.no_grad():  # on its way from .5 to .2, at the learning rate's pace
@@ -147,7 +147,7 @@ def test_a_run_computes_instances_once_and_keeps_the_encoder(tmp_path, monkeypat
     encoder.pool_by("attention")
     settings = {"name": "attention_probe", "steps": 20}
     trained = train_folds(run_data, small_config(settings), replace(source, encoder=encoder), tmp_path, silent)
-    assert sum(computed) == 24  # not once a fold
+    assert sum(computed) == 24  # not once per fold
     for fold_model in trained.fold_models:
         learned = fold_model.classifier.encoder.state_dict()
         moved = {name for name, tensor in encoder.state_dict().items() if not tensor.equal(learned[name])}

@@ -1,4 +1,4 @@
-"""Augmented views: of the right shape, from the margin and not from padding, harmless at strength 0."""
+"""Augmented views: of the right shape, from the margin and not from padding, unchanged at strength 0."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
-"""How far each field moves a view, at several strengths: never beyond what it says, and nearly as far.
+"""How far each field changes a view, at several strengths: never beyond its stated limit, and nearly up to it.
 
-The views are of an image whose three channels are the voxels' own coordinates, so that a view says where each of its
+The views are of an image whose three channels are the voxels' own coordinates, so that a view shows where each of its
 voxels came from; or of grey values whose change can be undone.
 """
 

@@ -1,4 +1,4 @@
-"""What is in a training batch: each scan with the size of its own voxels, made by as many processes as help."""
+"""The content of a training batch: each scan with its own voxel size, made by as many processes as help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the network will see: the backbone's own input with the config's overrides."""
+"""The network's input: the backbone's own, with the config's overrides."""
 
 from dataclasses import replace
 from pathlib import Path

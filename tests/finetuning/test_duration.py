@@ -1,4 +1,4 @@
-"""The time of a run: counted from the split and the batches, and kept."""
+"""The estimated time of a run: from the split and the batches, and stored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 
 COST = Cost(read=0.5, forward=0.1, step=2.0)
-LEAST_MISSED = ("from_scratch_baseline", "explain.gallery")  # of what a run can do without
+LEAST_MISSED = ("from_scratch_baseline", "explain.gallery")  # of parts that a run can omit
 COHORT = made_up_cohort(["a", "b"] * 60).cohort
 
 
@@ -65,7 +65,7 @@ def test_each_fold_of_each_repeat_has_a_linear_head_of_its_own():
     frozen = config(strategy="linear_probe", from_scratch_baseline=False, split=repeated)
     found = estimate(frozen, split_cohort(COHORT, frozen.split), Cost(0.5, 0.1, 0.0, head=2.0))
     assert found.training == pytest.approx(120 * 0.1 + 5 * 3 * 2.0)
-    without, trained = Cost(0.5, 0.1, 2.0), config()  # whose head starts from random values
+    without, trained = Cost(0.5, 0.1, 2.0), config()  # whose head starts from random weights
     split = split_cohort(COHORT, trained.split)
     assert estimate(trained, split, replace(without, head=2.0)) == estimate(trained, split, without)
 

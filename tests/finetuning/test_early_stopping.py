@@ -1,4 +1,4 @@
-"""When training stops and whose weights are kept, with figures of the validation scans that are written down here."""
+"""When training stops and whose weights are kept, given validation figures that are written out here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run whose source is blind to the question: with ``fallback`` its bundle is the network from scratch."""
+"""A run whose source is blind to the task: with ``fallback`` its bundle is the network from scratch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folds that are not in the order of the table: what a network said of a scan stays with that scan and its patient."""
+"""Folds that are not in table order: a network's output for a scan stays with that scan and its patient."""
 
 from __future__ import annotations
 

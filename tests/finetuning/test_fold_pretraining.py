@@ -1,4 +1,4 @@
-"""Before each fold's training its encoder learns painted lesions, from that fold's training scans alone."""
+"""Before each fold's training its encoder learns painted lesions, from that fold's training scans only."""
 
 from __future__ import annotations
 

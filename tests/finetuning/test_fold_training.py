@@ -1,4 +1,4 @@
-"""What the training of a fold tells on its way, and what it leaves behind."""
+"""What the training of a fold reports as it runs, and what it leaves behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fusion learns from out-of-fold outputs alone: not from what a network knows by heart, never from a test scan."""
+"""The fusion is fitted on out-of-fold outputs only: never on scans a network trained on, never on a test scan."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ def test_what_a_network_knows_by_heart_gets_little_weight(by_heart):
     knows = abs(fusion.combinations[0].weight[0][feature])
     assert weight_of(fusion, "network") < 0.5 * knows
 
-    seen = run_data.prepared.subset(range(N)).without_margin(
-        (MARGIN,) * 3
-    )  # the mistake: outputs for scans learned from
+    seen = run_data.prepared.subset(range(N)).without_margin((MARGIN,) * 3)  # the mistake: outputs for training scans
     order = [row for part in run_data.split.validation for row in part]
     mistaken = replace(trained, validation=predict(trained.ensemble, seen)[0][order])
     assert weight_of(fuse_run(run_data, CONFIG, mistaken), "network") > 2 * weight_of(fusion, "network")
@@ -148,4 +146,4 @@ def test_columns_are_checked_before_training(by_heart, caplog):
     check_fusion(with_cases(run_data, told).prepared.cohort, run_data.split, CONFIG, warn=True)
     assert "column ward tells the class of almost every development scan" in caplog.text
     assert caplog.text.count("column age") == 0
-    check_fusion(none.prepared.cohort, run_data.split, small_config())  # nothing is asked of it without a fusion
+    check_fusion(none.prepared.cohort, run_data.split, small_config())  # it is not needed without a fusion

@@ -1,4 +1,4 @@
-"""A run's prediction sets come from its validation scans alone."""
+"""A run's prediction sets come from its validation scans only."""
 
 import logging
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The training step's loss, its monitored figure and what counts as better."""
+"""The training step's loss, its monitored figure, and what counts as better."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Low-rank changes and adapters: identity at the start, exact when merged, only theirs learns."""
+"""Low-rank changes and adapters: identity at the start, exact when merged, and only their parameters are trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipe of several phases, from the table to predictions of a bundle, as a user runs it."""
+"""The recipe for several phases, from the table to predictions of a bundle, as a user runs it."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Settings of strategies under their old keys are taken, with a warning that names the new one."""
+"""Strategy settings under their old keys are accepted, with a warning that names the new key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ``operating_point`` section as it is typed."""
+"""The ``operating_point`` section as a user types it."""
 
 import pytest
 

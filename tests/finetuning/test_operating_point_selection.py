@@ -1,4 +1,4 @@
-"""Thresholds from validation scans, against scikit-learn and against every threshold there is."""
+"""Thresholds from validation scans, against scikit-learn and an exhaustive search."""
 
 import numpy as np
 import pytest

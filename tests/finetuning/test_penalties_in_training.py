@@ -1,4 +1,4 @@
-"""Penalties through the training loop: each does what it is for, and DELTA's attention is the probe's."""
+"""Penalties through the training loop: each has its intended effect, and DELTA's attention is the probe's."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Transfers whose outcome is known: a source that knows the signal, one that is blind to it or has it upside down,
-labels without meaning."""
+"""Transfers with a known outcome: a source that knows the signal, one that is blind to it or has it inverted,
+labels without meaning.
+"""
 
 from __future__ import annotations
 

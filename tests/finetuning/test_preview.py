@@ -1,4 +1,4 @@
-"""What ``preview`` shows is what training gets, to the bit, and what it says of it is so."""
+"""``preview`` shows what training gets, bit for bit, and what it says about it is true."""
 
 from __future__ import annotations
 

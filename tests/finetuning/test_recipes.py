@@ -1,4 +1,4 @@
-"""Every recipe in configs/ that fine-tunes is one that a run accepts."""
+"""Every fine-tuning recipe in configs/ is accepted by a run."""
 
 import csv
 import json

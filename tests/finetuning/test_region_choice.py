@@ -1,4 +1,4 @@
-"""Where the network looks, when nobody says so: at the table's regions where it has them."""
+"""Where the network looks by default: at the table's regions, if it has them."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def cohort(*places: str) -> Cohort:
 def test_the_table_decides(places, chosen):
     config = choose_region(FinetuneConfig(), cohort(*places))
     assert config.input.region == chosen
-    assert choose_region(config, cohort("none", "none")) == config  # once decided, another table changes nothing
+    assert choose_region(config, cohort("none", "none")) == config  # once decided, it does not depend on another table
 
 
 def test_a_table_that_gives_some_scans_a_region_and_others_none_needs_a_word():

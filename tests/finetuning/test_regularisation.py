@@ -1,4 +1,4 @@
-"""Penalties against formulas written anew in numpy, and what a strong one does."""
+"""Penalties against formulas reimplemented in numpy, and the effect of a strong one."""
 
 from __future__ import annotations
 

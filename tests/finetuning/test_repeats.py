@@ -1,4 +1,4 @@
-"""The same patients in other folds: the mean of what networks without a patient said of him."""
+"""The same patients in other folds: the mean output of networks that did not see a patient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training that is killed goes on where it was, and ends as one that was not."""
+"""A training that is killed resumes where it was, and ends like an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_another_region_of_the_same_scans_is_another_run(cohort_csv, tmp_path, s
     moved = [{**row, "roi_size_mm": str(1.5 * float(row["roi_size_mm"]))} for row in rows]
     with pytest.raises(UsageError, match=refusal):
         mt.finetune(write_rows(table, moved), out=tmp_path / "out", overrides=overrides)
-    killed(write_rows(table, rows[::-1]), tmp_path / "out", FIRST, 2, overrides)  # only the order is another
+    killed(write_rows(table, rows[::-1]), tmp_path / "out", FIRST, 2, overrides)  # only the order differs
 
 
 def test_a_bundle_that_is_not_of_a_run_there_is_not_replaced(cohort_csv, tmp_path):

@@ -1,4 +1,4 @@
-"""The development scans that a run's bundle may show: only when asked for, and how far they can be relied on."""
+"""The development scans that a run's bundle may show: only on request, and how reliable they are."""
 
 import io
 import shutil

@@ -1,4 +1,4 @@
-"""Whom a run is measured on, when nobody says so: with few patients everybody, by networks that did not see them."""
+"""Whom a run is evaluated on by default: with few patients all of them, by networks that did not see them."""
 
 from __future__ import annotations
 

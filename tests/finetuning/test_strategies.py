@@ -1,4 +1,4 @@
-"""What each strategy freezes, what learns and when, and which combinations are refused."""
+"""What each strategy freezes, what it trains and when, and which combinations are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strategies through the training loop: what is kept on disk, resumed, averaged and reported."""
+"""Strategies through the training loop: what is stored on disk, resumed, averaged and reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hash of a prepared scan is computed once for each array, and never given to another one."""
+"""The hash of a prepared scan is computed once per array, and never reused for another one."""
 
 import gc
 import tracemalloc

@@ -1,4 +1,4 @@
-"""The loss of a training step is the one that numpy gives: mixup, smoothed targets, class weights, what is added."""
+"""The loss of a training step equals numpy's: mixup, smoothed targets, class weights, added penalties."""
 
 from __future__ import annotations
 

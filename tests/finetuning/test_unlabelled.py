@@ -1,4 +1,4 @@
-"""Unlabelled scans through a run: who may be among them, what a batch holds, resuming, and what the bundle rebuilds."""
+"""Unlabelled scans in a run: which are allowed, what a batch holds, resuming, and what the bundle rebuilds."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def test_scans_of_the_development_part_are_left_out_with_their_number(phantom_pl
 def test_a_run_does_not_go_on_with_other_unlabelled_scans(phantom_plan, unseen_csv, tmp_path):
     found = prepared_with(phantom_plan, unseen_csv, tmp_path)
     lock_unlabelled(found, tmp_path / "lock.json")
-    lock_unlabelled(found.subset(reversed(range(len(found.scans)))), tmp_path / "lock.json")  # order is no matter
+    lock_unlabelled(found.subset(reversed(range(len(found.scans)))), tmp_path / "lock.json")  # in any order
     with pytest.raises(UsageError, match="the folder holds a run with other unlabelled scans; expected a new folder"):
         lock_unlabelled(found.subset(range(3)), tmp_path / "lock.json")
 

@@ -1,4 +1,4 @@
-"""Scans with a known truth: a network that knows a little, two handcrafted features, an age, a site, and noise."""
+"""Scans with a known truth: a weakly informative network, two handcrafted features, an age, a site, and noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns as numbers: what is missing, what was never seen, what gives the answer away."""
+"""Columns as numbers: missing values, values never seen, columns that reveal the answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fusion is scikit-learn's own regression, adds what is there to add, and nothing where there is nothing."""
+"""The fusion is scikit-learn's own regression; it adds information where there is some, and nothing otherwise."""
 
 from __future__ import annotations
 
