@@ -1,4 +1,4 @@
-"""DICOM series as a hospital exports them: headers full of what must never come out, several series a study."""
+"""DICOM series as a hospital exports them: headers full of data that must never leak, several series per study."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydicom.sequence import Sequence
 
 from med_transfer.phantoms.dicom_series import write_dicom_series
 
-SECRETS = {  # one in every kind of text element that says who or when
+SECRETS = {  # one in every kind of text element that states who or when
     "PatientName": "SECRETNAME^JANE",
     "PatientID": "SECRETID-4711",
     "OtherPatientIDs": "SECRETOTHERID",

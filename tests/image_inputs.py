@@ -1,4 +1,4 @@
-"""``python -m image_inputs FOLDER``: a bundle of random values and two studies, for ``make image-check``."""
+"""``python -m image_inputs FOLDER``: a bundle with random weights and two studies, for ``make image-check``."""
 
 from __future__ import annotations
 

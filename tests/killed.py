@@ -12,7 +12,7 @@ from collections.abc import Callable
 def killed_at(moment: int, job: Callable[[], object]) -> bool:
     """Whether a process that does the job got as far as its ``moment``-th fsync, and was killed there."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads, which are no matter here
+        warnings.simplefilter("ignore", DeprecationWarning)  # this process has threads, which do not matter here
         child = os.fork()
     if child == 0:
         try:
@@ -22,7 +22,7 @@ def killed_at(moment: int, job: Callable[[], object]) -> bool:
             job()
             os._exit(0)
         finally:
-            os._exit(1)  # whatever was raised: a second pytest on the first one's pipes would be worse
+            os._exit(1)  # on any error: a second pytest on the first one's pipes would be worse
     ended = os.waitpid(child, 0)[1]
     assert os.WIFSIGNALED(ended) or os.waitstatus_to_exitcode(ended) == 0
     return os.WIFSIGNALED(ended)

@@ -1,4 +1,4 @@
-"""What the server of tests/forked.py imports: what commands do, and of an extra that is missing nothing."""
+"""What the server of tests/forked.py imports: what commands import, except for extras that are missing."""
 
 import contextlib
 import importlib

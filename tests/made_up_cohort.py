@@ -1,4 +1,4 @@
-"""Prepared scans without images: what the table and the headers say, and nothing else."""
+"""Prepared scans without images: only what the table and the headers say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The affine that MONAI expects, by which its results are compared with ours."""
+"""The affine that MONAI expects, for comparing its results with ours."""
 
 import numpy as np
 

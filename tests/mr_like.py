@@ -1,4 +1,4 @@
-"""Phantoms of CT as scans of other contrasts: MR without a unit, and a second phase."""
+"""CT phantoms turned into scans of other contrasts: MR without a unit, and a second phase."""
 
 from __future__ import annotations
 

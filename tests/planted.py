@@ -1,4 +1,4 @@
-"""Whether something that was planted, as a patient's name or birth date, has come out."""
+"""Whether something that was planted, such as a patient's name or birth date, has leaked."""
 
 from __future__ import annotations
 

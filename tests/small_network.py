@@ -1,4 +1,4 @@
-"""A small network with what strategies touch: a stem, two stages, BatchNorm with statistics of its own."""
+"""A small network with the parts that strategies act on: a stem, two stages, BatchNorm with its own statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan on made-up tensors: noise, and in one class a checkerboard of voxels, invisible to a mean over space."""
+"""A plan on made-up tensors: noise, and in one class a checkerboard of voxels, invisible to a spatial mean."""
 
 from __future__ import annotations
 

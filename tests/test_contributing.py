@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md taken at its word: what it says is done to a copy of the package, and then works."""
+"""CONTRIBUTING.md followed literally: its steps are applied to a copy of the package, which then works."""
 
 import json
 import re

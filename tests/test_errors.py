@@ -1,4 +1,4 @@
-"""Errors: shape of a message, trip between processes, tree as its docstring draws it. Labels: against scikit-learn."""
+"""Errors: form of a message, transfer between processes, the tree as its docstring draws it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table in docs/architecture.md is law: no module imports what does not stand before it in the flow."""
+"""The table in docs/architecture.md is enforced: a module imports only what comes before it in the flow."""
 
 import ast
 import functools

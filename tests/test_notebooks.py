@@ -1,6 +1,6 @@
-"""The notebooks are what their scripts say, and run from top to bottom on phantoms.
+"""The notebooks match their scripts, and run from top to bottom on phantoms.
 
-They are stored without output: pictures and figures depend on the machine, and here every change runs them anew.
+They are stored without output: pictures and figures depend on the machine, and every change runs them again here.
 """
 
 import os

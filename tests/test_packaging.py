@@ -229,7 +229,7 @@ def test_every_extra_that_is_named_exists():
     assert {extra for names in named for extra in names.split(",")} <= set(EXTRAS)
 
 
-OF_AN_EXTRA = PACKAGE / "hospital"  # a room whose door says what to install, before anything of it is imported
+OF_AN_EXTRA = PACKAGE / "hospital"  # a room whose __init__ says what to install before anything in it is imported
 
 
 def test_every_imported_package_is_declared():

@@ -1,4 +1,4 @@
-"""Cores are counted, threads sleep when they wait, and memory freed by one step serves the next."""
+"""Cores are counted, threads sleep while they wait, and memory freed by one step serves the next."""
 
 import os
 import platform
@@ -71,7 +71,7 @@ def test_a_network_takes_no_more_threads_than_the_container_may_use(monkeypatch,
     for given, expected in (({}, "1"), ({"OMP_NUM_THREADS": "3"}, "3")):
         monkeypatch.setattr(os, "environ", given)
         processor.settle_threads()
-        assert os.environ["OMP_NUM_THREADS"] == expected  # whoever says how many is obeyed
+        assert os.environ["OMP_NUM_THREADS"] == expected  # an explicit number is respected
     assert python("import torch; print(torch.get_num_threads())", OMP_NUM_THREADS="1") == "1"
 
 

@@ -1,4 +1,4 @@
-"""How a job's stage gets another name; who sees bars who asked for none."""
+"""How a job's stage gets another name; who sees progress bars without asking."""
 
 import fcntl
 import logging
@@ -128,7 +128,7 @@ def test_a_job_whose_length_nobody_knows_counts_on(tmp_path):
         (line,) = screen_after(seen_on_a_terminal("-c", job.format(bars=bars)))
         assert re.search(r"looking.*3/\?", line), line
     piped = subprocess.run([sys.executable, "-c", job.format(bars=OF_A_COMMAND)], capture_output=True, check=True)
-    assert piped.stderr == b""  # it was over before anybody would have asked
+    assert piped.stderr == b""  # it had ended before anybody would have asked
     slow = f"import itertools, time\ntime.monotonic = itertools.count(0, 31).__next__\n{job.format(bars=OF_A_COMMAND)}"
     piped = subprocess.run([sys.executable, "-c", slow], capture_output=True, check=True, text=True)
     assert piped.stderr.splitlines() == ["looking 1", "looking 2", "looking 3"]

@@ -1,4 +1,4 @@
-"""The pages of docs/reference say what the code does: all of it, and nothing that it no longer does."""
+"""The pages of docs/reference match the code: all of it, and nothing that no longer exists."""
 
 from pathlib import Path
 

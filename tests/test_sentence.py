@@ -1,4 +1,4 @@
-"""A sentence is text to everyone but a page that says it in another language."""
+"""A sentence is plain text to everyone except a page that renders it in another language."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""The documents as a site: every page in the navigation, every link and anchor right, nothing fetched."""
+"""The documentation as a site: every page in the navigation, every link and anchor valid, nothing fetched."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A bundle of random values, and scans of noise for it."""
+"""A bundle with random weights, and scans of noise for it."""
 
 from __future__ import annotations
 

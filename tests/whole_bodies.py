@@ -1,4 +1,4 @@
-"""Whole parts of a body as CT whose organs are known by construction: a head with a brain, a chest with lungs."""
+"""CT of whole body parts with organs known by construction: a head with a brain, a chest with lungs."""
 
 from __future__ import annotations
 

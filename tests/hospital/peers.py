@@ -27,7 +27,7 @@ from cryptography.x509.oid import NameOID
 from med_transfer.phantoms.ct_header import SeriesDetails
 from med_transfer.phantoms.dicom_series import write_dicom_series
 
-# pynetdicom brings tools of the same names into the environment's own folder
+# pynetdicom installs tools of the same names into the environment's folder
 _ELSEWHERE = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if p != str(Path(sys.executable).parent))
 ORTHANC = shutil.which("Orthanc") or shutil.which("orthanc")
 DCMTK = shutil.which("storescu", path=_ELSEWHERE)
@@ -168,7 +168,7 @@ def orthanc(
         until(lambda: _answers(pacs))
         yield pacs
     finally:
-        process.kill()  # it takes seconds to end by itself, and what it has is on the disk
+        process.kill()  # it takes seconds to end by itself, and its data are on disk
         process.wait()
 
 

@@ -1,4 +1,4 @@
-"""A receiver and its queue, without the rest of a node, and what a PACS tells one."""
+"""A receiver and its queue without the rest of a node, and what it answers to a PACS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``med-transfer serve`` as a process of its own, which need not import everything anew, and its node.yaml."""
+"""``med-transfer serve`` as its own process, which need not import everything again, and its node.yaml."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def written(folder: Path, port: int, pacs: int, /, **settings: object) -> Path:
         "callers": [{"ae_title": "CT1", "address": "127.0.0.1"}],
         "destinations": [{"ae_title": "ORTHANC", "address": "127.0.0.1", "port": pacs, "storage_commitment": True}],
         "limits": {"disk_free_gib": 0},
-        "study": {"quiet_seconds": 600},  # every study is announced: no test waits, or is too slow, for it
-        "results": {"heat_map": "off"},  # its own tests are elsewhere, and it takes most of the time
+        "study": {"quiet_seconds": 600},  # every study is announced: no test depends on the quiet time
+        "results": {"heat_map": "off"},  # tested elsewhere, and it takes most of the time
         "retries": {"first_seconds": 0.5, "longest_seconds": 2, "commitment_seconds": 5},
     }
     path = folder / "node.yaml"

@@ -1,4 +1,4 @@
-"""Which bundle the node uses: exchanged while it runs, taken back, the same after a restart; several by route."""
+"""Which bundle the node uses: replaced while it runs, rolled back, the same after a restart; several by route."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_bundle_is_exchanged_taken_back_and_the_same_after_a_restart(
     told = predict(node, scans[0])
     for delivery in node.queue.deliveries():
         node.queue.sent(delivery, 200)
-    assert command("node", "use", second_bundle, "-c", path).code == 0  # in another process, for all the node knows
+    assert command("node", "use", second_bundle, "-c", path).code == 0  # as if in another process
     told += predict(node, scans[1])  # the same study, a late series
     first, second = (entry["bundle"] for entry in (told[0], told[-1]))
     assert first != second
@@ -187,7 +187,7 @@ def test_an_answer_that_was_replaced_is_sent_again_when_its_bundle_is_back(
             queue.sent(delivery, 200)
         told.append(predict_again(node))
     (first,), (second,), (third,), (fourth,) = (entry["outputs"] for entry in told)
-    assert len({first, second, third}) == 3  # under the first one's UID the PACS would not be sent it
+    assert len({first, second, third}) == 3  # under the first one's UID it would not be sent to the PACS
     assert third == fourth
     assert not queue.to_send("PACS@127.0.0.1:1", 1e12)  # asked for once more, to the same end
     predecessor = dcmread(config.folder / f"results/{third}.dcm").PredecessorDocumentsSequence[0]
@@ -333,7 +333,7 @@ def test_what_is_asked_for_and_cannot_be_used_has_a_result_that_says_why(node_co
     node.queue.close()
 
 
-KINDS = {  # what a site has sent; each alone must take back what it said
+KINDS = {  # what was sent to a site; each must withdraw its own result
     "report": {"structured_report": True},
     "page": {"secondary_capture": True},
     "document": {"encapsulated_pdf": True},
@@ -515,7 +515,7 @@ def test_a_bundle_that_cannot_be_read_for_the_page_now_is_read_later(node_config
     record = config.bundle_copy(mark) / "med_transfer.json"
     aside = record.rename(record.with_suffix(".aside"))
     assert bundle_record(config, mark) is None
-    record.mkdir()  # as where a drive does not answer: it is there, and cannot be read
+    record.mkdir()  # like a drive that does not answer: it exists, but cannot be read
     assert bundle_record(config, mark) is None
     record.rmdir()
     aside.rename(record)
@@ -537,7 +537,7 @@ def test_memory_that_does_not_hold_the_new_bundle_leaves_the_present_one_at_work
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(bundles, "load_bundle", full)  # a GPU that is full is not at hand
+    monkeypatch.setattr(bundles, "load_bundle", full)  # no full GPU is available here
     loaded.refresh()
     assert (loaded.predictors[""] is at_work, loaded.mark("")) == (True, bundle_mark(first_bundle))
     queue.close()

@@ -1,4 +1,4 @@
-"""The conformance statement is what the code does."""
+"""The conformance statement matches the code."""
 
 from __future__ import annotations
 

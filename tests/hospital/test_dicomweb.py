@@ -1,4 +1,4 @@
-"""DICOMweb with a real Orthanc, both ways, and a server of ours that takes no more than it should."""
+"""DICOMweb with a real Orthanc, in both directions, and our own server, which accepts no more than it should."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Serving:
         self._server.close()
         del self._server
         with warnings.catch_warnings(action="ignore", category=ResourceWarning):
-            gc.collect()  # connections of senders that keep TLS open; else another test is told of them
+            gc.collect()  # connections of senders that keep TLS open; otherwise another test gets their warnings
 
 
 def posted(url: str, *contents: bytes, token: str = TOKEN, kind: str = "multipart/related", boundary: str = "=edge"):
@@ -266,7 +266,7 @@ def test_a_result_counts_as_sent_only_when_the_answer_says_so(node_config, queue
     assert web.store(result) != ""
     nowhere = WebPacs(node_config(), WebPeer(kind="dicomweb", url=f"{url}/nowhere"), queue)
     assert nowhere.store(dcmread(file)) == "http_404"
-    monkeypatch.setattr(DICOMwebClient, "store_instances", lambda *_: Dataset())  # as some servers answer
+    monkeypatch.setattr(DICOMwebClient, "store_instances", lambda *_: Dataset())  # some servers answer like this
     assert web.store(dcmread(file)) == "not_confirmed"
 
 

@@ -1,4 +1,4 @@
-"""MR, PET and enhanced objects through the node: from the modality to a report and what goes with it."""
+"""MR, PET and enhanced objects through the node: from the modality to a report and the objects beside it."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_what_a_pacs_took_before_a_kill_is_taken_back_when_a_late_image_comes(bu
     reports_alone = {"heat_map": "off", "secondary_capture": False, "of_rejected": False}
     config = written(tmp_path, port, pacs_port, destinations=[to_pacs], results=reports_alone)
     queue, scan = Queue(read_node_config(config).queue_file), series(tmp_path / "scan")
-    late = dcmread(scan[3])  # another image at the same place: the study can be judged no more
+    late = dcmread(scan[3])  # another image at the same position: the study can no longer be analysed
     late.SOPInstanceUID = late.file_meta.MediaStorageSOPInstanceUID = "1.2.3.99"
     late.PixelData = bytes(reversed(late.PixelData))
     late.save_as(tmp_path / "late.dcm")

@@ -1,4 +1,4 @@
-"""node.yaml: closed until opened, and every mistake named."""
+"""node.yaml: closed until opened, and every mistake is named."""
 
 from __future__ import annotations
 

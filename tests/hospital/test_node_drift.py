@@ -1,4 +1,4 @@
-"""A node sees that the scans have moved, over a restart, and says so to a monitor and on the page of its load."""
+"""A node notices that the scans have drifted, across a restart, and tells a monitor and the page about its load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What those who run a node see of it: figures, liveness, readiness, a log that names nobody; and how it stops."""
+"""What operators see of a node: metrics, liveness, readiness, a log without names; and how it stops."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_figures_log_status_and_record_name_nobody(bundle, node_config, command,
         retries={"attempts": 1, "predictions": 1, "first_seconds": 0.1},
     )
     taken, refused, odd = (planted(tmp_path / f"{n}", study=n) for n in (1, 2, 3))
-    for file in odd:  # a reader's message would hold what it cannot read
+    for file in odd:  # a reader's message would contain what it cannot read
         content = file.read_bytes()
         assert content.count(b"1.5\\1.5") == 1
         file.write_bytes(content.replace(b"1.5\\1.5", b"Quirin "))
@@ -441,7 +441,7 @@ def test_the_doctor_of_a_node_that_works_and_of_one_that_does_not(bundle, node_c
     found = examined(command, path, 1)
     assert found["bundle"][0][0] == found["echo"][0][0] == "problem"  # none is in use yet, nobody answers
     assert found["running"] == [("ok", 0.0)]
-    assert found["tls_certificate"] == [("warning", pytest.approx(2, abs=0.1))]  # two days are soon
+    assert found["tls_certificate"] == [("warning", pytest.approx(2, abs=0.1))]  # two days count as soon
     with pacs(pacs_port), working(good, bundle) as node, sole_writer(good.folder):
         found = examined(command, path, 0)
         assert found["bundle"] == [("ok", node.queue.bundles("")[0])]

@@ -1,4 +1,4 @@
-"""What a site may ask for beside report and page: read back with highdicom, judged by dciodvfy, taken by a PACS."""
+"""Optional results beside report and page: read back with highdicom, checked by dciodvfy, stored by a PACS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The PACS is asked: what a study holds, which studies there are, and to send one; by DIMSE and by DICOMweb."""
+"""Queries to the PACS: the contents of a study, the list of studies, and sending one; by DIMSE and DICOMweb."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_study_is_found_counted_and_fetched(node_config, pacs, kind):
         assert asked.find(StudyQuery(modality="MR")) == []
         (uid,) = asked.find(StudyQuery(study_uid=everything[0]))
         images = asked.images(uid)
-        assert len(images) == 3  # the node does not wait for what it would not take
+        assert len(images) == 3  # the node does not wait for what it would not accept
         assert asked.images("1.2.3.4.5") == set()
         assert asked.fetch(uid) == Fetched(3, 0)  # nor ask for it: Orthanc would then send nothing
         assert {sop_uid for sop_uid, _ in queue.instances(study_id(uid))} == images

@@ -1,4 +1,4 @@
-"""What the hospital's papers name as evidence exists: files, and tests in them."""
+"""The evidence named in the hospital's documents exists: files, and tests in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue keeps its promises: each step once, nothing lost over a kill, a late instance opens the study again."""
+"""The queue keeps its guarantees: each step once, nothing lost in a kill, a late instance reopens the study."""
 
 from __future__ import annotations
 
@@ -420,7 +420,7 @@ def test_a_commitment_that_is_refused_is_sent_again_and_a_strangers_answer_is_no
     assert queue.counts() == {"sent": 1}
     queue.answered("2.25.7", "PACS", set(), {"2.25.1": 0x0112}, 110)
     (waiting,) = queue.to_send(PACS[0], 1000)
-    assert waiting.attempts == 2  # the question and the refusal, so that it does not go round for ever
+    assert waiting.attempts == 2  # the question and the refusal, so that it does not repeat forever
     assert queue.studies()[0].reason == "commitment_refused_0112"
 
 

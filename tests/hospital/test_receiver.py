@@ -214,7 +214,7 @@ def test_an_image_that_comes_again_in_another_encoding_is_the_same(node_config, 
     config, (file, *_) = node_config(), series(tmp_path / "scan", slices=1)
     image = dcmread(file)
     image.add_new(0x00090010, "LO", "MAKER")
-    image.add_new(0x00091001, "SH", "its own")  # which implicit VR does not name the kind of
+    image.add_new(0x00091001, "SH", "its own")  # whose VR implicit encoding does not state
     for tag in (0x00280106, 0x00280120):  # smallest value and padding: nor whether these have a sign
         image.add_new(tag, "SS" if image.PixelRepresentation else "US", 7)
     item = Dataset()
@@ -305,8 +305,8 @@ def test_priority_is_the_sites_word_for_a_caller_else_the_callers(node_config, t
 def test_unknown_classes_and_private_syntaxes_are_not_negotiated(node_config, tmp_path):
     config, (image, *_) = node_config(), map(dcmread, series(tmp_path / "scan", slices=1))
     entity = AE("CT1")
-    entity.add_requested_context("1.2.826.0.1.3680043.9.9999.1")  # a class of its own
-    entity.add_requested_context(CTImageStorage, ["1.2.826.0.1.3680043.9.9999.2"])  # an encoding of its own
+    entity.add_requested_context("1.2.826.0.1.3680043.9.9999.1")  # a private class
+    entity.add_requested_context(CTImageStorage, ["1.2.826.0.1.3680043.9.9999.2"])  # a private encoding
     for uid in (CTImageStorage, AVAILABILITY):
         entity.add_requested_context(uid, [DeflatedExplicitVRLittleEndian])  # may unpack to a thousand times its size
     entity.add_requested_context(CTImageStorage)
@@ -398,7 +398,7 @@ def test_tls_asks_for_a_certificate(node_config, tmp_path):
         assert echoscu(config.port, more=known)
         assert not echoscu(config.port, more=["+tls", str(stranger_key), str(stranger_pem), "+cf", str(node_pem)])
         assert not echoscu(config.port)
-        with socket.create_connection(("127.0.0.1", config.port)):  # silent: keeps nobody else waiting
+        with socket.create_connection(("127.0.0.1", config.port)):  # a silent peer keeps nobody else waiting
             assert echoscu(config.port, more=known)
 
 
@@ -477,7 +477,7 @@ def test_an_association_that_is_aborted_within_an_image_leaves_nothing(node_conf
 
 
 def test_malformed_pdus_end_only_their_own_connection(node_config):
-    # as many at a time as a node takes, and far from the time-out: those who hung up keep nobody out
+    # as many at a time as a node accepts, well before the time-out: closed connections block nobody
     config = node_config(limits={"disk_free_gib": 0, "network_seconds": 100, "associations": 10})
     rng, request = random.Random(5), association_request()
     with receiving(config):

@@ -1,4 +1,4 @@
-"""Results to the standard: read back with highdicom, looked at with dcmtk, equal to what a batch run writes."""
+"""Results that conform to the standard: read back with highdicom, checked with dcmtk, equal to a batch run's."""
 
 from __future__ import annotations
 

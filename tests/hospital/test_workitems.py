@@ -1,4 +1,4 @@
-"""Work items of a worklist elsewhere: claimed, performed, completed or canceled, through all that may come between."""
+"""Work items of a remote worklist: claimed, performed, completed or cancelled, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_only_what_is_the_nodes_is_claimed_and_once(server, worker):
     server.items["1.2.5"], server.overlooks = server.items[own] | malformed, True
     first, first_items, _ = worker("a")
     second, second_items, queue = worker("b")
-    second.choose()  # both have seen it, and the other is faster
+    second.choose()  # both have seen it, and the other one was faster
     first.work_due()
     second.work_due()
     first.work_due()
@@ -194,7 +194,7 @@ def test_a_claim_and_an_end_whose_answers_were_lost_count(server, worker, tmp_pa
     performer, items, queue = worker()
     performer.work_due()
     assert [item.state for item in items.open()] == ["claiming"]
-    again, items, queue = worker()  # killed, and started anew
+    again, items, queue = worker()  # killed and restarted
     until(lambda: again.work_due() or states(items) == {"waiting": 1})
     receive(queue)
     predict(queue, tmp_path / "a")
@@ -233,7 +233,7 @@ def test_canceled_on_request_before_it_is_predicted_and_not_after(server, worker
     performer.work_due()
     assert (server.state(late), states(items)) == ("COMPLETED", {"canceled": 1, "completed": 1})
     assert server.ask_to_cancel(late) == 409
-    anew = server.add(work("1.2.4", "1.2.9"))  # somebody wants the study all the same
+    anew = server.add(work("1.2.4", "1.2.9"))  # somebody still wants the study
     until(lambda: performer.work_due() or server.state(anew) == "IN PROGRESS")
     performer.work_due()
     assert [(s.state, s.reason) for s in queue.studies() if s.study_uid == "1.2.9"] == [("received", "")]

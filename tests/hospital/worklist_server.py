@@ -1,6 +1,6 @@
-"""A worklist for tests that answers as the tables of PS3.18 11 and PS3.4 CC say, and takes nothing else.
+"""A worklist for tests that answers by the tables of PS3.18 11 and PS3.4 CC, and accepts nothing else.
 
-No UPS-RS server can be had from the package registries, so this one was written from the standard for these tests.
+The package registries have no UPS-RS server, so this one was written from the standard for these tests.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class WorklistServer:
 
     async def _retrieve(self, request: web.Request) -> web.Response:
         _, item = self._found(request)
-        shown = {tag: value for tag, value in item.items() if tag != TRANSACTION}  # 11.5: the Owner alone knows it
+        shown = {tag: value for tag, value in item.items() if tag != TRANSACTION}  # 11.5: known to the Owner only
         return web.json_response([shown], content_type="application/dicom+json")
 
     async def _update(self, request: web.Request) -> web.Response:

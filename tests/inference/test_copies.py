@@ -1,4 +1,4 @@
-"""Scans that are the same are found, and each file is read once, however many there are of one size."""
+"""Identical scans are found, and each file is read once, however many have the same size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drift: alarms keep their rate while nothing moves, come soon when something does, and the state outlives a run."""
+"""Drift: alarms keep their rate while nothing changes, come soon after a change, and the state outlives a run."""
 
 import math
 

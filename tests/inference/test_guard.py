@@ -1,4 +1,4 @@
-"""A scan of another kind never comes out as a confident class: it abstains, and the table says why."""
+"""A scan of another kind never becomes a confident call: the bundle abstains, and the table says why."""
 
 from __future__ import annotations
 
@@ -108,4 +108,4 @@ def test_an_abdomen_and_heads_under_a_nodule_bundle_abstain(nodules):
     in_heads = [predictor.predict(place) for head in heads for place in places(head, size_mm, 2)]
     assert [answer.novelty for answer in (*in_abdomen, *in_heads) if not answer.abstained] == []
     false_alarms = np.mean([predictor.predict(nodule).abstained for nodule in others])
-    assert false_alarms < 0.25  # about 0.07 are meant to
+    assert false_alarms < 0.25  # about 0.07 by design

@@ -1,4 +1,4 @@
-"""Inference reads what it needs: records, but nothing that trains, evaluates, reports or does statistics."""
+"""Inference reads the records it needs, but nothing that trains, evaluates, reports or computes statistics."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""From a scan file to its row in predictions.csv: docs/architecture.md lists every file of ours on the way."""
+"""From a scan file to its row in predictions.csv: docs/architecture.md lists all our files on the path."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ BOOKKEEPING = {  # of resuming and merging
     *("bundle/files.py", "inference/shards.py", "inference/copies.py"),
 }
 GUARDS = {"scans/search/files.py", "cohorts/input_facts.py", "bundle/envelope.py"}
-MOST_FILES = 30  # as few as a reader can follow; lower it when a file goes
+MOST_FILES = 30  # as few as a reader can follow; lower it when a file is removed
 ARCHITECTURE = Path(__file__).parents[2] / "docs" / "architecture.md"
 
 

@@ -1,4 +1,4 @@
-"""A bundle that looks at an organ alone: batch, training scans, heat map; a scan without the organ is a row."""
+"""A bundle for a single organ: batch, training scans, heat map; a scan without the organ gets a row."""
 
 import json
 

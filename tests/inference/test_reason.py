@@ -1,4 +1,4 @@
-"""What the verdict says of a scan that is used stands beside its prediction."""
+"""The verdict on a scan that is used is given beside its prediction."""
 
 import nibabel
 import numpy as np

@@ -1,4 +1,4 @@
-"""What is remarked of many scans is one line on the terminal; the log beside the predictions has each."""
+"""A remark on many scans is one line on the terminal; the log beside the predictions has each."""
 
 import logging
 

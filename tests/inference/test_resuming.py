@@ -1,4 +1,4 @@
-"""The same output folder again: a row stays only where the same bundle would make it of the same files."""
+"""Running into the same output folder again: a row is kept only if the same bundle would make it of the same files."""
 
 import os
 import shutil

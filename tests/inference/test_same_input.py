@@ -1,4 +1,4 @@
-"""Training and inference see one and the same input, to the bit."""
+"""Training and inference see the same input, bit for bit."""
 
 import pytest
 import torch

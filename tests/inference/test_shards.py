@@ -1,4 +1,4 @@
-"""A batch in shards: nothing is lost unnoticed, and the table is that of one run."""
+"""A batch in shards: nothing is lost unnoticed, and the table equals that of a single run."""
 
 import itertools
 import json
@@ -68,7 +68,7 @@ def test_which_shard_a_scan_is_in_hangs_on_its_name_alone():
     assert set.union(*parts) == set(names)
     assert sum(map(len, parts)) == 6000
     assert all(1100 < len(part) < 1300 for part in parts)
-    assert Shard(1, 8).holds("a.nii.gz", "")  # for ever: folders of an older version must go on
+    assert Shard(1, 8).holds("a.nii.gz", "")  # permanently: folders of an older version must resume
 
 
 @pytest.mark.parametrize("text", ["0/8", "9/8", "3", "a/b", "3/0", "-1/8", "1/2/3"])

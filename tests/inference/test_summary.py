@@ -1,4 +1,4 @@
-"""summary.html: counts, reasons that are alike together, the strangest scans first; from the commands."""
+"""summary.html: counts, similar reasons grouped, the most novel scans first; from the commands."""
 
 import re
 from pathlib import Path

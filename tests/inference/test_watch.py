@@ -1,4 +1,4 @@
-"""A folder that fills: a scan is predicted when it is complete, again when more of it comes, and nothing is lost."""
+"""A folder that fills: a scan is predicted when it is complete, again when more files arrive, and nothing is lost."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What cannot work ends in one line that says why, the documented exit code, and nothing half-written."""
+"""Impossible input ends in one line that says why, the documented exit code, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def test_device_that_this_machine_lacks(command, finished, unseen_csv, tmp_path)
 
 
 def test_a_processor_that_was_asked_for_is_taken_where_there_is_a_gpu_too(command, tmp_path, monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # one that cannot be spoken to
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # one that does not answer
     scan, bundle = write_scan(tmp_path / "scan.nii.gz"), tiny_bundle(tmp_path / "bundle")
     outcome = command("predict", bundle, scan, "-o", tmp_path / "out", "--device", "cpu")
     assert outcome.code == 0, outcome.err
@@ -442,7 +442,7 @@ def test_refused_run_leaves_the_folder_to_the_corrected_one(edited, finetune):
     table = edited(lambda rows: None)
     rows = read_rows(table)
     for row in rows:
-        row["scan"] = str(table)  # not one that can be used
+        row["scan"] = str(table)  # not a usable one
         row["series_uid"] = row["patient"]
     refused(finetune(write_rows(table, rows), "seed=1"), NOTHING, "none of 18 scans can be used")
     outcome = finetune(edited(lambda rows: None), "training.epochs=1")

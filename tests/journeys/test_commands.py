@@ -1,4 +1,4 @@
-"""One journey a command, over a small phantom cohort, from what is typed to what lies on the disk."""
+"""One journey per command, on a small phantom cohort, from what is typed to what is on disk."""
 
 from __future__ import annotations
 

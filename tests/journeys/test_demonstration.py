@@ -1,4 +1,4 @@
-"""The demo's story on few and small scans; ``make demo`` runs the real one."""
+"""The demo's workflow on few, small scans; ``make demo`` runs the real one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_demo_tells_the_whole_story(small_demo, prepared, command, tmp_path):
     assert "left out" in (tmp_path / "demo/run/run.log").read_text(encoding="utf-8")
     first, rest = outcome.out.split("2. Did the transfer help?")
     alone = json.loads((tmp_path / "demo/run-first/metrics.json").read_text())
-    assert alone["transfer_gain"] is None  # nothing is claimed of it: no network from scratch stands beside it
+    assert alone["transfer_gain"] is None  # no claim about transfer: there is no network from scratch to compare with
     assert f"macro AUC {alone['macro_auc']['value']:.2f}" in first
     assert "Unseen scans: 3 predicted, 2 rejected with a reason" in outcome.out
     report = tmp_path / "demo/run/report.html"

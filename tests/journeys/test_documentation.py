@@ -1,7 +1,7 @@
-"""Every block of README and docs works: it is run here on small runs, or checked, with the reason beside it.
+"""Every code block of README and docs works: it is run here on small runs, or only checked, for the reason beside it.
 
-``pytest --collect-only`` lists which. A command that is only checked goes through the parser of the program, its config
-through the models; of a benchmark the script and its options must be there.
+``pytest --collect-only`` lists which. A command that is only checked goes through the program's parser, its config
+through the models; for a benchmark the script and its options must exist.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``med-transfer evaluate``: subgroups, scans that were seen before, and how far off the cohort is."""
+"""``med-transfer evaluate``: subgroups, scans seen before, and how far the cohort is from development."""
 
 from __future__ import annotations
 

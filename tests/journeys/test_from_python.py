@@ -1,4 +1,4 @@
-"""The same journeys from Python: the names of ``import med_transfer as mt``, and the bundle as MONAI sees it."""
+"""The same journeys from Python: the names of ``import med_transfer as mt``, and the bundle as MONAI reads it."""
 
 from __future__ import annotations
 

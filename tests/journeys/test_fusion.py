@@ -1,4 +1,4 @@
-"""A run with fusion from the command line to predictions: with and without what the fusion needs."""
+"""A run with fusion from the command line to predictions, with and without what the fusion needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that someone else chose, of files, classes and columns: no spreadsheet, terminal or browser obeys them."""
+"""Names chosen by somebody else, of files, classes and columns: no spreadsheet, terminal or browser executes them."""
 
 from __future__ import annotations
 

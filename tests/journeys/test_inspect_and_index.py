@@ -1,4 +1,4 @@
-"""``inspect`` and ``index`` as they are typed, over a hospital's export."""
+"""``inspect`` and ``index`` as a user types them, on a hospital's export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever the program advises to type is one of its commands, with options that this command has."""
+"""Every command that the program suggests exists, with the options suggested."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""An operating point from the command line to a second look: chosen, locked, read, counted, and not to be changed."""
+"""An operating point from the command line to a second look: chosen, locked, read, counted, and unchangeable."""
 
 from __future__ import annotations
 

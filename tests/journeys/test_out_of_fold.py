@@ -1,4 +1,4 @@
-"""``split.test_fraction=0``: every patient is learned from, and each is measured by what others taught."""
+"""``split.test_fraction=0``: every patient is trained on, and evaluated by networks that did not see them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``med-transfer plan``, and ``finetune`` without a config: what is chosen is said, kept, and trained."""
+"""``med-transfer plan``, and ``finetune`` without a config: the choice is reported, stored, and trained."""
 
 from __future__ import annotations
 

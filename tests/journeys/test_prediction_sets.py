@@ -1,4 +1,4 @@
-"""Prediction sets from a run's validation scans into its bundle, and from there into every table and report."""
+"""Prediction sets from a run's validation scans, through its bundle, to every table and report."""
 
 from __future__ import annotations
 

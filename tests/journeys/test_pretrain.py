@@ -1,4 +1,4 @@
-"""``med-transfer pretrain``: what is written, what is refused, whose scans may not judge afterwards."""
+"""``med-transfer pretrain``: what is written, what is refused, whose scans may not be used for evaluation later."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ main()
     assert load_file(tmp_path / "out/encoder.safetensors")
 
 
-# what cannot work
+# what is refused
 
 
 def refused(outcome, code: int, *found: str) -> None:

@@ -1,4 +1,4 @@
-"""Where the network looks: chosen by the table, told first, and given by hand for one scan."""
+"""Where the network looks: chosen by the table, reported first, and given by hand for a single scan."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``med-transfer tune`` from a table to a config that ``finetune`` takes, its refusals, and a Ctrl-C."""
+"""``med-transfer tune``: from a table to a config that ``finetune`` accepts, its refusals, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def test_a_trial_that_was_begun_from_another_source_is_refused_without_a_journal
 ):
     out = tmp_path / "search"
     shutil.copytree(tuned.folder, out)
-    (out / "study.journal").unlink()  # as where it was damaged
-    (out / "training/0-fold-0").mkdir(parents=True, exist_ok=True)  # what a kill leaves
+    (out / "study.journal").unlink()  # as if it was damaged
+    (out / "training/0-fold-0").mkdir(parents=True, exist_ok=True)  # left behind by a kill
     made_from = json.loads((out / "made_from.json").read_text())
     (out / "made_from.json").write_text(json.dumps(made_from | {"source": "another"}))
     words = settings(*SMALL, *SPACE, f"backbone.weights={finished.bundle}")

@@ -1,4 +1,4 @@
-"""What to label next: uncertain, unlike each other, one a patient, and the same every time."""
+"""What to label next: uncertain scans, unlike each other, one per patient, and reproducible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``labels budget`` from what is typed to what lies on the disk: both ways, the test scans, the errors."""
+"""``labels budget`` from what is typed to what is on disk: both methods, the test scans, the errors."""
 
 from __future__ import annotations
 
@@ -278,7 +278,7 @@ def test_no_other_job_writes_to_the_folder_until_the_budget_is_written(
     assert [label_budget(Cohort.read(cohort_csv), config, tmp_path / "out", settings_)] == written
 
 
-# What is wrong is said
+# Errors are reported
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The power law finds what was planted, never falls and stays within bounds; the forecast says when it cannot say."""
+"""The power law recovers what was planted, never decreases, stays in bounds; the forecast says when it cannot tell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``labels next`` on phantoms: who is chosen, who is listed apart, and what is said when nobody is left."""
+"""``labels next`` on phantoms: which scans are chosen, which are listed separately, and what if none is left."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_a_scan_of_another_modality_is_left_out_as_predict_rejects_it(tmp_path):
     assert [(one.scan, one.status, one.found) for one in found.failed] == [("ct", "rejected", "modality CT")]
 
 
-# Nobody is left
+# No scan is left
 
 
 def test_scans_that_taught_the_bundle_are_left_out(command, finished, cohort_csv, tmp_path):

@@ -1,4 +1,4 @@
-"""Nested subsets by patient; the probe's curve is scikit-learn's on the same subsets, done by hand."""
+"""Nested subsets by patient; the probe's curve equals scikit-learn's on the same subsets, computed by hand."""
 
 from __future__ import annotations
 

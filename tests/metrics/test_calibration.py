@@ -149,7 +149,7 @@ def test_the_interval_of_the_calibration_error_holds_the_error_of_many_scans(tru
     for sample in range(200):
         low, high = calibration_error_interval(*calls_of(rng, 200, true_slope), PatientBootstrap(patients, 300, sample))
         held += low <= many <= high
-    assert held >= 182  # 95 % less 2.6 standard errors
+    assert held >= 182  # 95 % minus 2.6 standard errors
 
 
 @pytest.mark.parametrize(("true_slope", "least"), [(1.0, 0.0), (-0.5, 0.05)])

@@ -1,4 +1,4 @@
-"""The measures of each class as they stand in metrics.json: their values, their intervals, and what bad input gives."""
+"""The measures of each class as in metrics.json: their values, their intervals, and the results for bad input."""
 
 import numpy as np
 import pytest

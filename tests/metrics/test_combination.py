@@ -1,4 +1,4 @@
-"""Intervals of balanced sensitivity and macro AUC hold with few cases; the gain's verdict keeps its 5 %."""
+"""Intervals of balanced sensitivity and macro AUC keep their coverage with few cases; the gain's verdict its 5 %."""
 
 import numpy as np
 import pytest
@@ -88,7 +88,7 @@ def test_repeated_scans_count_once_and_independent_ones_fully():
         *(np.repeat(array, 3, axis=0) for array in (once.truth, once.probabilities)), np.repeat(once.patients, 3), THREE
     )
     width_once, width_often = (np.ptp(balanced_accuracy(one).ci95) for one in (once, often))
-    assert width_once <= width_often < 1.3 * width_once  # a design effect of few patients is itself unsure
+    assert width_once <= width_often < 1.3 * width_once  # a design effect from few patients is itself uncertain
     many = LabelledPredictions.of(often.truth, often.probabilities, [f"q{n}" for n in range(len(often))], THREE)
     assert np.ptp(balanced_accuracy(many).ci95) < 0.75 * width_once
     assert macro_auc(often).ci95 == pytest.approx(macro_auc(once).ci95)

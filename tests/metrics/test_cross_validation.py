@@ -1,4 +1,4 @@
-"""Who is held out when: whole patients, each once."""
+"""Which patients are held out in which fold: whole patients, each once."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Net benefit against its definition by a confusion matrix, and what must hold of any decision curve."""
+"""Net benefit against its definition by a confusion matrix, and properties of any decision curve."""
 
 import numpy as np
 import pytest
@@ -77,6 +77,6 @@ def test_a_class_of_few_patients_has_neither_a_curve_nor_a_slope():
     assert found.classes["malignant"].slope.reason == "fewer than 10 patients with or without the class"
     assert found.classes["benign"].slope.value is not None
     assert found.slope.value is not None
-    twice = np.repeat(few, 2)  # scans do not make up for patients
+    twice = np.repeat(few, 2)  # more scans do not replace patients
     again = Simulated(data.truth[twice], data.probabilities[twice], np.array(data.patients)[twice], THREE)
     assert list(curves_of(again)) == ["healthy", "benign"]

@@ -1,4 +1,4 @@
-"""A cohort held against the development cohort: what is outside, strange, more frequent, or not known."""
+"""A cohort compared with the development cohort: what is outside, novel, more frequent, or unknown."""
 
 import numpy as np
 import pytest

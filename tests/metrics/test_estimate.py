@@ -1,4 +1,4 @@
-"""Which interval of an estimate is said, and that rounding says no more than was found."""
+"""Which interval of an estimate is shown, and that rounding claims no more precision than was found."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Verdicts by where the interval lies, and DeLong's one-sided test against sums over all pairs."""
+"""Verdicts by the position of the interval, and DeLong's one-sided test against sums over all pairs."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Of cross-validated patients an AUC is as surely known as its interval says only where that is wider."""
+"""The interval of an AUC of cross-validated patients keeps its coverage only if it is widened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DeLong against its definition, McNemar against the binomial, Holm by hand, and what a second opinion refuses."""
+"""DeLong against its definition, McNemar against the binomial, Holm by hand, and invalid input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predictive values at a stated prevalence: Bayes' rule, and limits against the delta method done numerically."""
+"""Predictive values at a stated prevalence: Bayes' rule, and limits against a numerical delta method."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Calibration slope and intercept against statsmodels, and where there is none."""
+"""Calibration slope and intercept against statsmodels, and cases in which they do not exist."""
 
 import numpy as np
 import pytest

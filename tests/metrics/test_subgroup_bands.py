@@ -1,4 +1,4 @@
-"""Columns become subgroups: bands at round limits, values as they are, the rare ones together."""
+"""Columns become subgroups: bands at round limits, values as they are, rare ones combined."""
 
 import numpy as np
 import pytest

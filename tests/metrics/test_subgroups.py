@@ -1,4 +1,4 @@
-"""Subgroups against SciPy and statsmodels, and what their test does without and with a difference."""
+"""Subgroups against SciPy and statsmodels, and their test with and without a difference."""
 
 import numpy as np
 import pytest

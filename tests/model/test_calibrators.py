@@ -1,4 +1,4 @@
-"""Calibration on validation scans: each method against an independent reference, and which one is taken when."""
+"""Calibration on validation scans: each method against an independent reference, and when each is chosen."""
 
 import logging
 

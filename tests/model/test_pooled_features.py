@@ -1,4 +1,4 @@
-"""Features by an encoder alone: how many scans it gets at a time, and that they do not hang on it."""
+"""Features from an encoder alone: how many scans it gets at a time, and that they do not depend on that."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Probabilities of a network that was trained on equal classes, where the classes are not equally frequent."""
+"""Probabilities of a network trained on balanced classes, when the classes are not equally frequent."""
 
 from __future__ import annotations
 

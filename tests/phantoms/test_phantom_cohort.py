@@ -1,4 +1,4 @@
-"""A cohort on disk: the table tells the truth, the same config gives the same bytes, failures leave nothing."""
+"""A cohort on disk: the table is correct, the same config gives the same bytes, failures leave nothing behind."""
 
 import csv
 import hashlib

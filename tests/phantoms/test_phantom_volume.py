@@ -1,4 +1,4 @@
-"""A phantom in memory: the lesion is where it says, the densities are those of a chest, the seed decides all."""
+"""A phantom in memory: the lesion is where it says, densities are those of a chest, the seed fixes everything."""
 
 import numpy as np
 import pytest

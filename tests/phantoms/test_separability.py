@@ -1,4 +1,4 @@
-"""The classes are neither given away by simple numbers nor hidden: room for a network, and for transfer learning."""
+"""The classes are neither given away by simple figures nor hidden: there is room for a network, and for transfer."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Fingerprints of cohorts that nobody scanned."""
+"""Fingerprints of invented cohorts."""
 
 from __future__ import annotations
 

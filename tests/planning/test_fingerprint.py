@@ -1,4 +1,4 @@
-"""Facts read from scans: of phantoms with known geometry, and of real cohorts where they are at hand."""
+"""Facts read from scans: from phantoms with known geometry, and from real cohorts if available."""
 
 from __future__ import annotations
 

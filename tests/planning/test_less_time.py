@@ -1,4 +1,4 @@
-"""A plan that pretrains the network, for whoever has less time, or says otherwise."""
+"""A plan that pretrains the network, for users with less time or other settings."""
 
 from __future__ import annotations
 

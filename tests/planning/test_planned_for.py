@@ -1,4 +1,4 @@
-"""A plan knows the cohort that it was made for; another one is told apart, or refused where it cannot fit."""
+"""A plan knows the cohort it was made for; another one is recognised, or refused if it cannot fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One test a rule: from facts to a setting."""
+"""One test per rule: from facts to a setting."""
 
 from __future__ import annotations
 
@@ -182,9 +182,9 @@ def test_scans_without_the_organ_are_counted_and_not_rounded_away():
         (("no haemorrhage", "haemorrhage"), "no haemorrhage"),
         (("without_bleeding", "bleeding"), "without_bleeding"),
         (("出血", "正常"), "正常"),
-        (("nodule", "normal pressure hydrocephalus"), ""),  # words that only begin so
+        (("nodule", "normal pressure hydrocephalus"), ""),  # words that only begin like that
         (("north", "notch"), ""),
-        (("none", "normal", "stroke"), ""),  # two of them: neither is sure to have nothing
+        (("none", "normal", "stroke"), ""),  # two of them: neither is certain to mean no finding
     ],
 )
 def test_the_class_that_has_nothing_is_found_by_its_name(names, healthy):

@@ -1,4 +1,4 @@
-"""The table again as Parquet and as a sheet of Excel."""
+"""The table as Parquet and as an Excel sheet."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Folds by patient, where kinds are rare or patients few."""
+"""Folds by patient, with rare kinds or few patients."""
 
 import numpy as np
 import pytest

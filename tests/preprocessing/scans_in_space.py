@@ -1,4 +1,4 @@
-"""Small scans that lie in the patient in every way the tests need, and references for resampling them."""
+"""Small scans in every position that the tests need, and references for resampling them."""
 
 import numpy as np
 from scipy import ndimage

@@ -1,4 +1,4 @@
-"""Channels on one grid: against SimpleITK, and what cannot be laid over the first scan."""
+"""Channels on one grid: against SimpleITK, and what cannot be placed on the first scan."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +48,7 @@ def on_grid_by_sitk(volume: Volume, affine: np.ndarray, shape_kji) -> np.ndarray
     return sitk.GetArrayFromImage(resampled)
 
 
-RIGID = [name for name, affine in EVERY_WAY.items() if geometry.shear_degrees(affine) < 1e-6]  # all that ITK knows
+RIGID = [name for name, affine in EVERY_WAY.items() if geometry.shear_degrees(affine) < 1e-6]  # all that ITK supports
 
 
 @pytest.mark.parametrize("first", RIGID)

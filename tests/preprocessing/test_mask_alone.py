@@ -1,4 +1,4 @@
-"""Only what the table's mask holds is seen, and pooled."""
+"""Only what the table's mask covers is seen, and pooled."""
 
 from __future__ import annotations
 

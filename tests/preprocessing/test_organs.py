@@ -1,4 +1,4 @@
-"""Head, brain and lungs by thresholds: against organs known by construction, in scans stored in every way."""
+"""Head, brain and lungs by thresholds: against organs known by construction, in scans stored in every orientation."""
 
 import os
 from pathlib import Path

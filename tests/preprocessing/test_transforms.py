@@ -1,4 +1,4 @@
-"""MONAI transforms: the grid is MONAI's own, the values are its own where there is no low-pass."""
+"""MONAI transforms: the grid is MONAI's, and so are the values if there is no low-pass."""
 
 import nibabel
 import numpy as np

@@ -1,4 +1,4 @@
-"""Z-scores of a scan's own foreground: against numpy, scipy and MONAI, and by what must not matter."""
+"""Z-scores of a scan's own foreground: against numpy, scipy and MONAI, and by invariances."""
 
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def test_windows_are_undone_and_each_value_is_that_of_the_finest_window_that_hol
         for window, output in (((-1000, 1000), (0, 4)), ((-50, 150), (-1, 1)))
     )
     coarse = (hu.clip(-1000, 1000) + 1000) * 4 / 2000
-    coarse[(hu > -50) & (hu < 150)] += 0.1  # 50 HU off where the other one says it better
+    coarse[(hu > -50) & (hu < 150)] += 0.1  # 50 HU off where the other one is more precise
     exact = (hu.clip(-50, 150) + 50) * 2 / 200 - 1
     for channels, configs in (([coarse, exact], [wide, fine]), ([exact, coarse], [fine, wide])):
         undone = undo_windows(np.stack(channels), configs)

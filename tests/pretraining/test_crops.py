@@ -1,4 +1,4 @@
-"""Crops: geometry against scipy, chosen places, limits, seeds."""
+"""Crops: geometry against scipy, sampled positions, limits, seeds."""
 
 from __future__ import annotations
 

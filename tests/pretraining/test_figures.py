@@ -1,4 +1,4 @@
-"""What a pretraining is judged by, against scikit-learn on the same answers of an untrained network."""
+"""The figures that judge a pretraining, against scikit-learn on the same answers of an untrained network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Painted lesions: what is said to be painted is what was painted, the scan's noise stays, and a network learns it."""
+"""Painted lesions: the reported ones are those painted, the scan's noise stays, and a network learns them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_mask_says_where_the_scan_was_changed_and_in_which_direction(form):
     change = painted - hu
     denser, lighter = lesions.mask[:, :1], lesions.mask[:, 1:]
     assert lesions.present.any()
-    for said, other, sign in ((denser, lighter, 1), (lighter, denser, -1)):  # where two lesions overlap, both are said
+    for said, other, sign in ((denser, lighter, 1), (lighter, denser, -1)):  # where two overlap, both are reported
         alone = said > other
         assert (sign * change[alone] > 0).sum() >= 0.95 * alone.sum()
     assert lighter.any() == (form != "filling")
@@ -155,7 +155,7 @@ def test_the_same_seed_paints_the_same():
     hu, size_mm = heads()
     painted = []
     for elsewhere, seed in enumerate((1, 1, 2)):
-        torch.manual_seed(elsewhere)  # its own seed alone says what is painted
+        torch.manual_seed(elsewhere)  # only its own seed determines what is painted
         painted.append(painter(seed=seed)(hu, size_mm)[0])
     first, again, other = painted
     assert torch.equal(first, again)

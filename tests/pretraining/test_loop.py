@@ -1,4 +1,4 @@
-"""One step of the loop, its budget and what it tells, by the formulas; what a checkpoint holds."""
+"""One step of the loop, its budget and what it reports, by the formulas; the content of a checkpoint."""
 
 from __future__ import annotations
 

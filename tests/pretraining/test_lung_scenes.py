@@ -1,4 +1,4 @@
-"""Painted lung and nodules lie where they should and have the densities they should."""
+"""Painted lung and nodules are where they should be and have the right densities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each method learns what it is asked on scans it has not seen, changes the encoder, and ends the same after a kill."""
+"""Each method learns its task on unseen scans, changes the encoder, and ends the same after a kill."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_killed_run_ends_like_one_that_was_not(chest, labelled, tmp_path, meth
         try:
             tiny_training(method, source, tmp_path / "killed", progress=killed, **settings).run()
         finally:
-            os._exit(1)  # whatever was raised: a second pytest on the first one's pipes would be worse
+            os._exit(1)  # on any error: a second pytest on the first one's pipes would be worse
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     left = torch.load(tmp_path / "killed/checkpoint.pt", weights_only=True)
     assert json.loads(left["course"])["step"] == (9 if often else 7)
@@ -190,7 +190,7 @@ def test_a_checkpoint_of_a_version_with_fewer_settings_is_gone_on_from(chest, tm
     torch.save(state | {"settings": json.dumps([config, *others], sort_keys=True)}, checkpoint)
     before = checkpoint.read_bytes()
     tiny_training("contrastive", chest, tmp_path, steps=2).run()
-    assert checkpoint.read_bytes() == before  # it has ended, and is left as it is
+    assert checkpoint.read_bytes() == before  # it is finished, and left unchanged
     for changes in ({"gradient_clip": 0.5}, {"contrastive": {"embedding": 16, "shift": 0.5}}):
         with pytest.raises(BackboneError, match="checkpoint of another run"):
             tiny_training("contrastive", chest, tmp_path, steps=2, **changes).run()

@@ -1,4 +1,4 @@
-"""What is said to be painted is what was painted."""
+"""The nodules reported are those that were painted."""
 
 from __future__ import annotations
 

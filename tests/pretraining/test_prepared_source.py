@@ -1,4 +1,4 @@
-"""A source on disk: read once, streamed, with patients, regions and masks where the table gives them."""
+"""A source on disk: read once, streamed, with patients, regions and masks if the table has them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_folder_is_read_once_and_its_patients_are_remembered(phantoms, tmp_pat
     patients = [row["patient"] for row in rows(phantoms)]
     assert sorted(recognise(patients, first.patient_hashes)) == sorted(patients)
     assert len(first.patient_hashes) == len(patients)
-    monkeypatch.setattr(reading_module, "read_scan", None)  # a second look reads no scan
+    monkeypatch.setattr(reading_module, "read_scan", None)  # a second run reads no scan
     again = prepare_source(phantoms.parent / "scans", config(), tmp_path).scans
     for ours, theirs in zip(again.scans, first.scans, strict=True):
         assert_lies_in_its_file(ours.voxels)
@@ -83,11 +83,11 @@ def test_what_is_damaged_is_prepared_again_and_not_left_out(phantoms, tmp_path, 
     assert len(whole) == 3
     for path, content in whole.items():
         for damaged in (content[: len(content) // 2], b"", b'["x"]', content.replace(b"2.0", b"3.0")):
-            path.unlink()  # what is mapped into memory is not cut short
+            path.unlink()  # a memory-mapped file is not truncated
             path.write_bytes(damaged)
             again = prepare_source(phantoms, config(**MASKED), tmp_path)
             assert (again.left_out, again.scans.taught) == ((), first.taught)
-            assert suffix == ".places.npz" or path.read_bytes() == content  # an archive tells when it was made
+            assert suffix == ".places.npz" or path.read_bytes() == content  # an archive contains its creation time
 
 
 def test_a_damaged_salt_is_named_for_another_would_make_two_of_each_patient(phantoms, tmp_path):

@@ -1,4 +1,4 @@
-"""The linear probe's scans: those that a fine-tuning may learn from, and no test scan."""
+"""The linear probe's scans: those that a fine-tuning may train on, and no test scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pretrainings side by side come to the numbers of those in turn, and leave nothing behind when they are stopped."""
+"""Parallel pretrainings give the same numbers as sequential ones, and leave nothing behind when stopped."""
 
 from __future__ import annotations
 

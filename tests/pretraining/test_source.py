@@ -1,4 +1,4 @@
-"""Source scans: one orientation, one hash whatever the file, written and read back."""
+"""Source scans: one orientation, one hash for any file format, written and read back."""
 
 from __future__ import annotations
 

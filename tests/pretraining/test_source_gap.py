@@ -1,4 +1,4 @@
-"""What is kept of the source's looks: of the encoder as it was written, and a measure of how far other scans lie."""
+"""The stored statistics of the source: of the encoder as written, and a measure of the distance of other scans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The curve of a pretraining, and when nothing is gained any more, by hand."""
+"""The curve of a pretraining, and when it no longer improves, by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_the_curve_has_the_mean_losses_of_so_many_steps_and_of_those_before_a_me
     for step in range(LOG_STEPS + 2):
         state.add({"loss": torch.tensor(float(step)), "place": torch.tensor(2.0)})
     state.seconds = 1.5
-    again = TrainingState.from_json(state.to_json())  # as a run that goes on finds it
+    again = TrainingState.from_json(state.to_json())  # as a resumed run finds it
     again.measured({"explained": 0.25}, "explained", None)
     assert again.curve == [
         {"step": LOG_STEPS, "seconds": 0.0, "loss": (LOG_STEPS - 1) / 2, "place": 2.0},
@@ -26,9 +26,9 @@ def test_the_curve_has_the_mean_losses_of_so_many_steps_and_of_those_before_a_me
 @pytest.mark.parametrize(
     ("figures", "gained", "ended"),
     [
-        ((0.5, 0.75, 1.0, 0.75), (True, False, True, False), False),  # as much as the least gain is none yet
+        ((0.5, 0.75, 1.0, 0.75), (True, False, True, False), False),  # a gain equal to the minimum does not count
         ((0.5, 0.5, 0.25), (True, False, False), True),
-        ((0.5, 0.25, 1.0, 1.0), (True, False, True, False), False),  # patience begins anew
+        ((0.5, 0.25, 1.0, 1.0), (True, False, True, False), False),  # patience restarts
         ((0.0, -0.5, None), (True, False, True), False),  # what was not measured is kept
     ],
 )

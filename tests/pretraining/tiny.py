@@ -1,4 +1,4 @@
-"""Networks, settings and runs that are small enough for a test."""
+"""Networks, settings and runs small enough for a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report in a real browser: nothing overflows, nothing is fetched, nothing complains, and it prints."""
+"""The report in a real browser: no overflow, no request, no console message, and it prints."""
 
 import dataclasses
 import itertools
@@ -63,7 +63,7 @@ def test_nothing_overflows_complains_or_is_fetched(page, reports, language, widt
     assert [event for name in complaints for event in page.told(name)] == []
 
 
-# Elements, other than in a box that scrolls, that stick out of the window. Opens all that is folded away first.
+# Elements that overflow the window, except in scrolling boxes. Opens everything that is folded first.
 OPEN_ALL = 'document.querySelectorAll("details").forEach(one => one.open = true);'
 OUTSIDE = f"""
 {OPEN_ALL}
@@ -91,7 +91,7 @@ def test_the_words_of_the_flow_diagram_stay_in_their_boxes(page, reports):
         assert page.value(WORDS_OUTSIDE) == []
 
 
-# Lines of the diagram that are not within one of its boxes; the ground of the whole drawing is none.
+# Lines of the diagram that are not within one of its boxes; the drawing's background does not count as a box.
 WORDS_OUTSIDE = """
 (() => {
   const svg = document.querySelector("#flow svg"), all = svg.getBoundingClientRect();
@@ -114,7 +114,7 @@ def test_it_is_read_and_used_by_keyboard(page, reports):
     page.press("Enter", 13)
     page.send("Input.dispatchKeyEvent", type="char", text="\r")
     assert page.value("document.querySelector('details').open")
-    page.value("location.hash = '#calibration'")  # a link into what is folded away opens it
+    page.value("location.hash = '#calibration'")  # a link into a folded part opens it
     assert page.value("document.querySelector('#calibration-part').open")
     assert not page.value("document.querySelector('#methods-part').open")
     reached = page.value("[...document.querySelectorAll('.scroll')].every(one => one.tabIndex === 0)")

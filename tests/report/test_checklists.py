@@ -1,4 +1,4 @@
-"""The checklists are complete, filled only from the record, and in both languages."""
+"""The checklists are complete, filled in only from the record, and in both languages."""
 
 import csv
 import dataclasses

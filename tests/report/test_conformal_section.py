@@ -1,4 +1,4 @@
-"""What the report says of decision curves, prediction sets and abstention."""
+"""The report on decision curves, prediction sets and abstention."""
 
 import csv
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the report says of its maps."""
+"""The report on its maps."""
 
 from dataclasses import replace
 

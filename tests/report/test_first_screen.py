@@ -1,4 +1,4 @@
-"""The first screen answers: what was asked, on whom, at which threshold, how many were found, was transfer worth it."""
+"""The first screen answers: what was asked, on whom, at which threshold, how many were found, did transfer help."""
 
 import re
 from dataclasses import replace
@@ -172,7 +172,7 @@ def test_a_finding_that_no_scan_has_is_said_so():
 def test_what_limits_the_claim_stands_before_everything_that_flatters_it(tmp_path):
     good = three_classes(signal=3)
     probabilities = good.probabilities.copy()
-    probabilities[:, 1] = 0.3 * (1 - good.probabilities[:, 1])  # the surer, the less
+    probabilities[:, 1] = 0.3 * (1 - good.probabilities[:, 1])  # the more certain, the fewer
     others = good.probabilities[:, [0, 2]] / good.probabilities[:, [0, 2]].sum(axis=1, keepdims=True)
     probabilities[:, [0, 2]] = others * (1 - probabilities[:, [1]])
     data = type(good)(good.truth, probabilities, good.patients, good.labels)

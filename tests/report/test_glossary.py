@@ -1,4 +1,4 @@
-"""Each word of the glossary has one tooltip, at its first use, in either language; it opens without a script."""
+"""Each glossary term has one tooltip, at its first use, in either language; it opens without a script."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What the page says of likelihood ratios, ranking, another prevalence, and what so many patients can show."""
+"""The page on likelihood ratios, ranking, another prevalence, and what a number of patients can show."""
 
 import csv
 

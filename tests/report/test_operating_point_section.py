@@ -1,4 +1,4 @@
-"""What the page says of the operating point, of its lock, and of how often the test set was read."""
+"""The page on the operating point, its lock, and how often the test set was read."""
 
 import csv
 from dataclasses import replace

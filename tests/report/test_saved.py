@@ -1,4 +1,4 @@
-"""A finished report is written again from what it was made of: in another language, to the same bytes."""
+"""A finished report is rewritten from its evidence: in another language, or to the same bytes."""
 
 from __future__ import annotations
 

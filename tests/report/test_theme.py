@@ -1,4 +1,4 @@
-"""Contrast of every pair of colours that stand on each other (WCAG 2.2, success criteria 1.4.3 and 1.4.11)."""
+"""Contrast of every pair of colours drawn on one another (WCAG 2.2, success criteria 1.4.3 and 1.4.11)."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every sentence of the pages has its translation, with the same placeholders, and no catalogue has more."""
+"""Every sentence of the pages has its translation, with the same placeholders, and no catalogue has extra ones."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""What the page says of subgroups and shortcuts, on the first screen and in their sections."""
+"""The page on subgroups and shortcuts, on the first screen and in their sections."""
 
 import numpy as np
 from report_samples import Page, evidence, metrics_of, sample, write

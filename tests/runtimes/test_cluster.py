@@ -1,4 +1,4 @@
-"""A real Ray cluster of two nodes: the same answers as without it, whatever happens to it."""
+"""A real Ray cluster of two nodes: the same results as without it, whatever happens to it."""
 
 import importlib.util
 import json
@@ -33,7 +33,7 @@ from med_transfer.tuning.inner_folds import without_test_scans
 from med_transfer.tuning.search import Search
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs the extra ray")
-MEMORY = 80 << 20  # the least that Ray takes
+MEMORY = 80 << 20  # the minimum that Ray accepts
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +181,7 @@ def test_a_machine_that_is_lost_in_the_middle_costs_no_scan(machines, nodes, tmp
 
 
 def test_a_job_that_ends_every_process_is_given_up_and_an_error_of_ours_comes_back(machines, monkeypatch):
-    monkeypatch.setattr("med_transfer.runtimes.cluster._ATTEMPTS", 2)  # a process each, which imports all anew
+    monkeypatch.setattr("med_transfer.runtimes.cluster._ATTEMPTS", 2)  # one process each, with its own imports
     results = dict(machines.each(on_which, ["fatal", "sound"], "none"))
     assert isinstance(results["fatal"], TaskLost)
     assert results["sound"] != os.getpid()

@@ -1,4 +1,4 @@
-"""A bundle's network for another runtime: the same answers, checked at export, refused where they are not."""
+"""A bundle's network for another runtime: the same answers, checked at export, refused otherwise."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def test_changed_or_foreign_exports_are_refused(bundle: Path):
         (folder / "export.json").write_text(json.dumps(record | change))
         with pytest.raises(BundleError, match=words):
             Predictor(bundle, "cpu")
-    assert Predictor(bundle, "cpu", runtime="torch")  # which reads none of it
+    assert Predictor(bundle, "cpu", runtime="torch")  # which does not read it
 
 
 def test_a_bundle_of_a_newer_schema_says_so(bundle: Path):

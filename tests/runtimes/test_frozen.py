@@ -1,4 +1,4 @@
-"""A frozen network's features in training, computed by OpenVINO: the same, and the network stays torch's own."""
+"""A frozen network's features in training, computed by OpenVINO: the same, and the network stays torch's."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_features_are_those_of_torch(tmp_path, name):
         config = small_config("linear_probe", backbone={"name": name, "runtime": runtime})
         reader = FeatureSource(tmp_path, config, PreprocessingConfig(shape=shape))
         read[runtime] = reader.cached(classifier, tensors)
-    assert len(list(tmp_path.iterdir())) == 2  # neither takes the other's for its own
+    assert len(list(tmp_path.iterdir())) == 2  # neither uses the other's cache
     assert not torch.equal(read["torch"], read["openvino"])
     torch.testing.assert_close(read["openvino"], read["torch"], rtol=1e-3, atol=1e-4)
     assert all(torch.equal(values, before[key]) for key, values in classifier.state_dict().items())

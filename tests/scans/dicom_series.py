@@ -1,4 +1,4 @@
-"""Writes DICOM series with a known geometry, and reads them back with SimpleITK for comparison."""
+"""Writes DICOM series with known geometry, and reads them back with SimpleITK for comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import SimpleITK
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-SECRETS = ("DOE^JANE", "PID-4711", "19620331")  # name, identifier, birth date: must never come out
+SECRETS = ("DOE^JANE", "PID-4711", "19620331")  # name, identifier, birth date: must never leak
 
 PLANES = {
     "axial": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)),
@@ -90,7 +90,7 @@ def _common(affine: np.ndarray, modality: str, series_uid: str, signed: bool) ->
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     common.PixelSpacing = [spacing[1], spacing[0]]
     common.ImageOrientationPatient = [*(affine[:3, 0] / spacing[0]), *(affine[:3, 1] / spacing[1])]
-    common.SliceThickness = 9.0  # a lie, as often: the affine must come from the positions
+    common.SliceThickness = 9.0  # wrong, as often in practice: the affine must come from the positions
     return common
 
 

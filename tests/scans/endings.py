@@ -1,4 +1,4 @@
-"""What may end a process that reads scans, by name; the child of an isolated call imports this module."""
+"""Ways to end a process that reads scans, by name; the child of an isolated call imports this module."""
 
 from __future__ import annotations
 

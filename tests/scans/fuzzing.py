@@ -1,10 +1,10 @@
-"""Reads thousands of damaged scans in a process of bounded memory and tells what became of each.
+"""Reads thousands of damaged scans in a process of bounded memory and reports the outcome of each.
 
     python tests/scans/fuzzing.py FOLDER FIRST_SEED KIND=COUNT ...
 
-Prints one JSON line a kind: how many were read, read with a word of warning, refused, ended together with the process
-that read them, and every seed that came to anything else. Of the kinds in hostile.py it is known what was put in:
-whatever else is read without a warning is wrong.
+Prints one JSON line per kind: how many were read, read with a remark, refused, or ended the process that read them, and
+every seed with any other outcome. For the kinds in hostile.py the original content is known: anything else that is read
+without a remark is wrong.
 """
 
 from __future__ import annotations
@@ -189,8 +189,8 @@ def main(kind: str, first: int, count: int, scratch: Path) -> None:
 if __name__ == "__main__":
     Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGALRM, hang)
-    logging.getLogger("med_transfer").addHandler(logging.NullHandler())  # what we say ourselves is meant to be read
-    warnings.simplefilter("error")  # a library that warns would print to the user's terminal
+    logging.getLogger("med_transfer").addHandler(logging.NullHandler())  # our own messages are meant to be read
+    warnings.simplefilter("error")  # a library's warnings would appear on the user's terminal
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for argument in sys.argv[3:]:
         name, _, number = argument.partition("=")

@@ -1,7 +1,7 @@
-"""Scans that someone or something has spoilt, each with what a reader may make of it.
+"""Scans that someone or something has damaged, each with what a reader may make of it.
 
-Each function fills a folder and returns what an unremarked volume of it must be: the voxels and the affine that were
-put in, or None where nothing may be read without a word of warning. What is drawn by chance comes from ``rng``.
+Each function fills a folder and returns what a volume read without a remark must be: the original voxels and affine, or
+None if nothing may be read without a remark. Random choices come from ``rng``.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from pydicom.uid import (
 
 from med_transfer.scans import Provenance, Volume, geometry
 
-SHAPE = (6, 7, 9)  # 63 pixels a frame: frames do not begin at a byte
+SHAPE = (6, 7, 9)  # 63 pixels per frame: frames do not start on a byte boundary
 FRAME = "1.2.826.0.1.3680043.8.498.1"
 ORGANS = ("Liver", "Tumour", "Vessel")
 

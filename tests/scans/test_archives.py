@@ -1,4 +1,4 @@
-"""Scans in zip and tar archives are read as from a folder; an archive that would do harm is refused."""
+"""Scans in zip and tar archives are read as from a folder; a harmful archive is refused."""
 
 from __future__ import annotations
 

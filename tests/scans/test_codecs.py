@@ -1,4 +1,4 @@
-"""Frames of every transfer syntax against other decoders; damaged ones refused, never half an image."""
+"""Frames of every transfer syntax against other decoders; damaged ones are refused, never half an image."""
 
 from __future__ import annotations
 
@@ -388,7 +388,7 @@ def test_files_of_pydicom(name):
         pytest.skip("this installation of pydicom lacks the file")
     frame, pixels = first_frame(pydicom.dcmread(path))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's, about the very oddities that these files are for
+        warnings.simplefilter("ignore")  # pydicom's, about the very faults that these files test
         reference = pixel_array(path, index=0)
     tolerance = 1 if pixels.syntax == uid.JPEGExtended12Bit else 0
     np.testing.assert_allclose(decode(frame, pixels).astype(np.int64), reference.astype(np.int64), atol=tolerance)
@@ -672,7 +672,7 @@ def test_a_decoder_that_gives_another_shape_is_not_believed(monkeypatch):
         decode(frame, pixels)
 
 
-# What is not asked for
+# What is not requested
 
 
 def test_colour_and_odd_layouts_are_refused():

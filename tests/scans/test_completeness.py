@@ -1,4 +1,4 @@
-"""Slices that are lost at an end, halves and copies: volumes that look whole and are not."""
+"""Slices lost at an end, halves and copies: volumes that look whole and are not."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def with_dicomdir(folder, **tags):
     """A series as a disc holds it: DICOMDIR, and files in a folder beside it."""
     stated = {"StudyID": "1", "SeriesNumber": 1, "StudyDate": "20200101", "StudyTime": "101500", "AccessionNumber": ""}
     disc = FileSet()
-    with disc._stage["t"]:  # else its end is a warning
+    with disc._stage["t"]:  # otherwise its end gives a warning
         for path in write_series(folder / "raw", **stated, **tags):
             disc.add(path)
         disc.write(folder / "disc")

@@ -1,4 +1,4 @@
-"""Values that are no measurements are rejected, kinds of values are never mixed, and the rest is said."""
+"""Values that are not measurements are rejected, kinds of values are never mixed, other findings are remarks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A series in words: numbers as another library has them, and nothing of the patient."""
+"""A series in words: numbers as another library gives them, and nothing about the patient."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_hounsfield_units_where_they_are_meant_or_look_like_it():
     body[5:15, 5:15, 5:15] = 40
     assert is_hounsfield(volume(body, ""))
     assert not is_hounsfield(volume(body + 1000, ""))
-    assert is_hounsfield(volume(body + 1000, "CT"))  # wrong, but meant so: the verdict tells
+    assert is_hounsfield(volume(body + 1000, "CT"))  # wrong, but as stored: the verdict says so
     assert not is_hounsfield(volume(body, "MR"))
 
 

@@ -1,4 +1,4 @@
-"""The walk over elements gives what pydicom gives, on pydicom's own files and on files bent by chance."""
+"""The element parser gives pydicom's values, on pydicom's own files and on randomly corrupted ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_equal_on_every_file_that_pydicom_tests_itself_with():
         assert ours.values == theirs.values, path.name
         assert (ours.syntax, ours.has_pixels) == (theirs.syntax, theirs.has_pixels), path.name
         walked += ours.pixels_at is not None
-    assert walked > 60  # so that the fallback is not what was compared with itself
+    assert walked > 60  # so that the fallback is not compared with itself
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])

@@ -1,7 +1,7 @@
 """Damaged and hostile scans: each is read or refused, in bounded time and memory, with no crash and no traceback.
 
-And none is read as something else than what was put in without a word. In a process of its own, so that a crash is seen
-and memory can be bounded. Thousands of each: ``python benchmarks/fuzz_scans.py``.
+And none is silently read as something other than the original. In a separate process, so that a crash is detected and
+memory can be bounded. Thousands of each: ``python benchmarks/fuzz_scans.py``.
 """
 
 from __future__ import annotations

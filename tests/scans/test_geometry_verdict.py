@@ -1,4 +1,4 @@
-"""Each way in which slices fail to form a volume gets its own reason, with slices and distances named."""
+"""Each way in which slices fail to form a volume has its own reason, naming slices and distances."""
 
 from __future__ import annotations
 

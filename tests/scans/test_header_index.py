@@ -1,4 +1,4 @@
-"""A second look at an unchanged tree opens no file again, and a changed file is never taken for the old one."""
+"""A second survey of an unchanged tree opens no file again, and a changed file is never taken for the old one."""
 
 from __future__ import annotations
 
@@ -130,9 +130,9 @@ def test_what_another_version_of_the_program_judged_is_not_believed(tree, opened
         "metadata.version = lambda name: '99' if name == 'med-transfer' else here(name);"
         f"from med_transfer.scans import survey; survey({str(tree)!r})"
     )
-    subprocess.run([sys.executable, "-c", look], check=True)  # an upgrade and a look
+    subprocess.run([sys.executable, "-c", look], check=True)  # an upgrade and a survey
     survey(tree)
-    assert opened  # neither does the older one believe the newer
+    assert opened  # nor does the older version trust the newer one's index
 
 
 def test_another_file_of_the_same_size_and_time_is_read_again(tree):

@@ -1,4 +1,4 @@
-"""A folder with one of everything that ends a naive reader: each is a row, and the good scans are predicted."""
+"""A folder with everything that ends a naive reader: each gets a row, and the good scans are predicted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values that are no Hounsfield units are told by where air and body lie, and plain CT never is."""
+"""Values that are not Hounsfield units are recognised by the values of air and body; plain CT never is."""
 
 from __future__ import annotations
 

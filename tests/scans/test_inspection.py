@@ -1,4 +1,4 @@
-"""The page of an inspection: what it says, shows and leaves out."""
+"""The page of an inspection: what it states, shows and omits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading in a process of its own: what comes back, and what happens when nothing can."""
+"""Reading in a separate process: what is returned, and what happens when nothing can be."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_a_fork_gets_a_child_of_its_own():
             os.write(writing, str(isolated(os.getpid)).encode())
             isolation._own[os.getpid()].close()
         finally:
-            os._exit(0)  # whatever was raised: a second pytest on the first one's pipes would be worse
+            os._exit(0)  # on any error: a second pytest on the first one's pipes would be worse
     os.waitpid(fork, 0)
     assert int(os.read(reading, 99)) != ours
     assert isolated(os.getpid) == ours

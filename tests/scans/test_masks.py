@@ -1,4 +1,4 @@
-"""One entry for every kind of mask, placed on a scan as SimpleITK places it."""
+"""One function for every kind of mask, placed on a scan as SimpleITK places it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DICOM files that lie obliquely in the patient, as far as the network: against SimpleITK."""
+"""DICOM files oblique to the patient's axes, up to the network's input: against SimpleITK."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from med_transfer.scans.geometry import Grid
 
 TURNS = {"about x": (10, 0, 0), "about y": (0, 25, 0), "about z": (0, 0, -15), "about all": (12, -18, 25)}
 HALF = 2.0**-11  # a network's input is rounded to float16: by at most so much of its value
-FINE = PreprocessingConfig(  # nowhere coarser than the scan: no low-pass, which SimpleITK has none of
+FINE = PreprocessingConfig(  # nowhere coarser than the scan: no low-pass, which SimpleITK lacks
     spacing_mm=(0.6, 0.5, 0.5),
     shape=(28, 40, 44),
     orientation="SPL",

@@ -1,4 +1,4 @@
-"""A landmark shows where a radiologist looks for it, whatever way the scan is stored."""
+"""A landmark appears where a radiologist looks for it, however the scan is stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one door for every format, and each way in which it can stay shut."""
+"""The single entry point for every format, and each way in which it can refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real scans, where the folder with them is at hand, against SimpleITK and dicom2nifti's results."""
+"""Real scans, if their folder is available, against the results of SimpleITK and dicom2nifti."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a spoilt scan is refused, and what is remarked on one that is read, has no English left in Chinese."""
+"""The reason why a damaged scan is refused, and remarks on one that is read, contain no English in Chinese."""
 
 import random
 

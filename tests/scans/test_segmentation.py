@@ -1,4 +1,4 @@
-"""DICOM SEG written and read by highdicom, against what read_mask makes of it."""
+"""DICOM SEG written and read by highdicom, against read_mask."""
 
 from __future__ import annotations
 

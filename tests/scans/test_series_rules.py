@@ -1,4 +1,4 @@
-"""Which series of a study is taken, and that every one is told why."""
+"""Which series of a study is chosen, and that every series gets a reason."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_study_uid_that_two_patients_share_is_two_studies(tmp_path):
         ({"slice_spacing_mm": [1.0, None]}, series(spacing_mm=1.0 - 1e-9), series(spacing_mm=0.9)),
         ({"contrast": True}, series(ContrastBolusAgent="Iohexol"), series(ContrastBolusAgent="NONE")),
         ({"contrast": False}, series(), series(ContrastBolusAgent="Iohexol")),
-        ({"contrast": False}, series(), series(format="nifti")),  # which says nothing of it
+        ({"contrast": False}, series(), series(format="nifti")),  # which says nothing about it
         ({"plane": "axial"}, series(), series(affine=np.eye(4)[[2, 0, 1, 3]])),
         ({"plane": "axial"}, series(), series(affine=None)),
         ({"n_slices": [None, 60]}, series(n_slices=60), series(n_slices=61)),
@@ -180,7 +180,7 @@ def test_a_description_decides_and_is_never_quoted(tmp_path):
         assert "SECRET" not in " ".join(said(found, rules(**lists)).values())
     reasons = said(found, rules(exclude=[{"description": "mip"}]))
     assert reasons["1.2.3.2"] == "not chosen: excluded by rule 1, a description that matches"
-    assert SECRETS["SeriesDescription"].startswith("SECRETSERIESTEXT")  # so that the search above can fail
+    assert SECRETS["SeriesDescription"].startswith("SECRETSERIESTEXT")  # so that the search above is able to fail
 
 
 KERNELS, SPACINGS = ("B30f", "B70f"), (1.0, 2.0, 5.0)

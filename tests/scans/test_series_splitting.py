@@ -1,4 +1,4 @@
-"""What a scanner or an archive puts under one series UID comes apart again, and what belongs together stays so."""
+"""What a scanner or an archive combines under one series UID is separated, and what belongs together stays together."""
 
 from __future__ import annotations
 

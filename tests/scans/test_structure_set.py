@@ -1,4 +1,4 @@
-"""RTSTRUCT built from shapes whose volume and middle are known, and from masks whose outline is traced."""
+"""RTSTRUCT built from shapes with known volume and centre, and from masks whose outline is traced."""
 
 from __future__ import annotations
 

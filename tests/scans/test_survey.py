@@ -1,4 +1,4 @@
-"""What a search of a folder tree finds, groups and leaves out."""
+"""What a search of a folder tree finds, groups and omits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""By what a scan is known again in another file, folder or format, and what it shows of itself."""
+"""How a scan is recognised in another file, folder or format, and what it displays."""
 
 from __future__ import annotations
 

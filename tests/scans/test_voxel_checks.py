@@ -1,4 +1,4 @@
-"""Which values can be a scan."""
+"""Which values can be those of a scan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weights are at hand, and the words that a recommendation is given in."""
+"""Which weights are available, and the wording of a recommendation."""
 
 from __future__ import annotations
 

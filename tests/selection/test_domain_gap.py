@@ -1,4 +1,4 @@
-"""Distances between source and target features against their plain formulas, and what must not matter."""
+"""Distances between source and target features against their plain formulas, and invariances."""
 
 from __future__ import annotations
 

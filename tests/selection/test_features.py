@@ -1,4 +1,4 @@
-"""What a network makes of a scan, and that it is worked out once."""
+"""A network's features of a scan, and that they are computed once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers, findings, the source's head and features: each figure of a candidate against another way to it."""
+"""Layers, findings, the source's head and features: each figure of a candidate, computed another way."""
 
 from __future__ import annotations
 

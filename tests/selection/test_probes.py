@@ -1,4 +1,4 @@
-"""Probes against scikit-learn used directly; folds never divide a patient; resampling is paired."""
+"""Probes against direct use of scikit-learn; folds never divide a patient; resampling is paired."""
 
 from __future__ import annotations
 

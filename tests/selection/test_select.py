@@ -1,4 +1,4 @@
-"""``select`` from what is typed to what lies on the disk: the ranking, the cache, the test scans, the errors."""
+"""``select`` from what is typed to what is on disk: the ranking, the cache, the test scans, the errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each measure against another way to the same number, on arrays small enough to follow, and what must not matter."""
+"""Each measure against another derivation of the same number, on arrays small enough to follow, and invariances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scans through a network that remembers them, and through one that does not."""
+"""Scans through a network whose statistics remember them, and through one whose do not."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Real trials of a small network on made-up scans: what is tried, kept, stopped and gone on with."""
+"""Real trials of a small network on made-up scans: what is tried, stored, stopped and resumed."""
 
 from __future__ import annotations
 
@@ -233,7 +233,7 @@ def test_time_ends_a_search(tmp_path):
 
 def test_what_was_found_in_time_is_given(tmp_path, monkeypatch):
     over = SimpleNamespace(monotonic=lambda: float("inf") if (tmp_path / "best.yaml").exists() else 0.0)
-    monkeypatch.setattr("med_transfer.tuning.deadline.time", over)  # once something was found, however slow the machine
+    monkeypatch.setattr("med_transfer.tuning.deadline.time", over)  # after a first result, however slow the machine
     found = search(tmp_path, minutes=0.03).run(None)
     assert "the time of 0.03 minutes was over" in found.stopped
     assert found.default is not None

@@ -1,4 +1,4 @@
-"""What is drawn goes together, stays in its limits, and is refused early where it cannot work."""
+"""Sampled settings are compatible, stay within their limits, and are refused early if they cannot work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node's folder with a study in it, as it is after its prediction."""
+"""A node's folder with a study in it, as after its prediction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A review page at work on loopback, and people who browse it: real uvicorn, real HTTP."""
+"""A running review page on loopback, and people who browse it: real uvicorn, real HTTP."""
 
 from __future__ import annotations
 

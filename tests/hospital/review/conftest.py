@@ -1,4 +1,4 @@
-"""One page serves the tests of a file."""
+"""One page serves all tests of a file."""
 
 from __future__ import annotations
 

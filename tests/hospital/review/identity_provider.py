@@ -1,4 +1,4 @@
-"""An OpenID provider on loopback: authorization code flow with PKCE, real signatures, and mistakes where told."""
+"""An OpenID provider on loopback: authorization code flow with PKCE, real signatures, and mistakes on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Studies that never were, in a queue as the node would have them: for lists, searches and planted names."""
+"""Invented studies in a queue as the node would have them: for lists, searches and planted names."""
 
 from __future__ import annotations
 

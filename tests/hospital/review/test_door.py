@@ -1,4 +1,4 @@
-"""The review page's door, tried as a stranger would: who gets in, and what a browser or a raw socket may do.
+"""Access to the review page, tested as an outsider would: who gets in, and what a browser or a raw socket may do.
 
 Source: OWASP Web Security Testing Guide 4.2, sections 4.3 to 4.7.
 """
@@ -23,7 +23,7 @@ from starlette.routing import Mount
 from med_transfer.hospital.review.access.gate import SAFE, GuardedRoute
 from med_transfer.hospital.review.guard import LARGEST_BODY
 
-# Whom a route is for; one that is not named here fails the tests.
+# Who may use a route; a route that is missing here fails the tests.
 PUBLIC = {"/login", "/first", "/language", "/oidc/login", "/oidc/answer", "/health", "/style.css"}
 ROLES = {
     "/": "reader",
@@ -183,7 +183,7 @@ def test_guessing_must_wait_and_locks_out_nobody_else(tmp_path, clock):
         clock.seconds += 1.01
         assert guessing.sign_in("rita", "guess").status_code == 401
         assert int(guessing.sign_in("rita").headers["Retry-After"]) >= 2  # longer than before
-        # Many machines, then many names from one: whoever has signed in where they are still gets in.
+        # Many machines, then many names from one: people who have signed in from a machine before still get in.
         for n in range(16):
             page.access.limits.failed("rita", f"10.0.0.{n}")
         assert page.browser(address="127.0.0.10").sign_in("rita").status_code == 429
@@ -219,7 +219,7 @@ def test_guesses_at_once_are_counted_as_guesses_in_turn(tmp_path):
                 for one, token in zip(browsers, tokens, strict=True)
             ]
         assert sorted(guess.result().status_code for guess in guesses) == [401] * 5 + [429] * 15
-        assert page.events().count(("slow", "not signed in")) == 5  # who is held back fills no record
+        assert page.events().count(("slow", "not signed in")) == 5  # blocked attempts do not fill the record
 
 
 def test_an_unknown_name_takes_as_long_and_is_not_written_down(page):
@@ -228,7 +228,7 @@ def test_an_unknown_name_takes_as_long_and_is_not_written_down(page):
     for name in ("slow", "no such body"):
         browser = page.browser(address="127.0.0.11")
         browser.get("/login")
-        began = time.process_time()  # the page answers in this process; what others compute is no matter
+        began = time.process_time()  # the page answers in this process; the load of others does not count
         assert browser.sign_in(name, "wrong password").text.count("Name or password is wrong.") == 1
         seconds.append(time.process_time() - began)
     assert seconds[1] > seconds[0] / 4

@@ -1,4 +1,4 @@
-"""What reviewers say becomes a cohort table: the last label of a series, under pseudonyms, of images that are here."""
+"""Reviewers' judgements become a cohort table: the last label per series, under pseudonyms, of images present here."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_reader_of_finetune_takes_it(node, queue, tmp_path):
     assert [case.series_uid for case in cohort.cases] == ["1.9.1", "1.9.2", "1.9.3"]
     assert cohort.cases[1].path.resolve() == node.folder / "incoming" / "s2"
     first, second, third = cohort.patients
-    assert first == third != second  # two studies of one patient are never told apart
+    assert first == third != second  # two studies of one patient are not separated
     assert "lanted" not in out.read_text()
     assert "PLANTED" not in out.read_text()
     again = export_labels(node, queue, out)

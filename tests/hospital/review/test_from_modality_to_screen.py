@@ -1,4 +1,4 @@
-"""A scan's whole way: modality -> node -> page -> a person's eyes and judgement, while page and node are killed."""
+"""A scan's whole path: modality -> node -> page -> a reader and their judgement, while page and node are killed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = [
 ]
 WITHOUT_WEBGL = ("--no-sandbox", "--disable-gpu", "--disable-3d-apis", "--disable-dev-shm-usage")
 RATE = {"value": 0.875, "ci95": [0.64, 0.96], "method": "Wilson", "reason": ""}
-ENGLISH = re.compile(r"\b[A-Za-z]+(?: [a-z]+){2,}")  # three words in a row are a sentence that was forgotten
+ENGLISH = re.compile(r"\b[A-Za-z]+(?: [a-z]+){2,}")  # three words in a row are an untranslated sentence
 
 
 def bundle_with_rates(folder: Path) -> Path:

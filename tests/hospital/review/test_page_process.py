@@ -1,4 +1,4 @@
-"""The page as a process beside the node, and the commands that let people in."""
+"""The page as a process beside the node, and the commands that grant access."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_page_that_is_killed_starts_again_and_ends_with_its_node(config, capfd
         os.kill(page.pid, 0)
     told = capfd.readouterr()
     assert "Create the first operator at http://127.0.0.1" in told.out + told.err
-    assert "error" not in told.out + told.err  # to be told to stop is none
+    assert "error" not in told.out + told.err  # a request to stop is not a failure
 
 
 def test_a_page_that_cannot_be_started_now_is_started_later(config, monkeypatch):

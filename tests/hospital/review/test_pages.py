@@ -1,4 +1,4 @@
-"""The review page's own pages as a person and a browser get them; names of strangers do nothing there."""
+"""The review page's pages as a person and a browser get them; names chosen by others have no effect there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signing in by a real OpenID provider on loopback, and by one whose answers are not to be trusted."""
+"""Sign-in by a real OpenID provider on loopback, and by one whose answers cannot be trusted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_who_signs_in_has_the_role_that_the_provider_says(hospital):
     assert 'href="/oidc/login?next=/load"' in browser.get("/login?next=/load").text
     answer = browser.get(hospital.answer(browser))
     assert (answer.status_code, answer.headers["Location"]) == (303, "/load")
-    assert "SameSite=lax" in answer.headers["Set-Cookie"]  # a strict one would not come along from another site
+    assert "SameSite=lax" in answer.headers["Set-Cookie"]  # a strict cookie would not be sent from another site
     text = browser.get("/load").text
     assert "doctor" in text
     assert "reviewer" in text
@@ -67,7 +67,7 @@ def test_an_answer_is_good_once_and_for_the_browser_that_asked(hospital):
     answer = hospital.answer(browser)
     thief.get("/login")
     assert thief.get(answer).status_code == 403
-    assert browser.get(answer).status_code == 403  # the thief has used it up
+    assert browser.get(answer).status_code == 403  # the attacker has used it up
     answer = hospital.answer(browser)
     assert browser.get(answer).status_code == 303
     assert browser.get(answer).status_code == 403

@@ -1,4 +1,4 @@
-"""What the page's process loads, also for a bundle's record, and what it does where there is none."""
+"""What the page's process loads, including for a bundle's record, and what it does without one."""
 
 from __future__ import annotations
 

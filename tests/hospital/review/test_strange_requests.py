@@ -1,6 +1,6 @@
-"""Requests that nobody would think of, drawn from the page's OpenAPI schema: none is answered with a 5xx.
+"""Unusual requests, generated from the page's OpenAPI schema: none is answered with a 5xx.
 
-``MED_TRANSFER_STRANGE_REQUESTS=10000`` draws so many instead of a few hundred.
+``MED_TRANSFER_STRANGE_REQUESTS=10000`` generates that many instead of a few hundred.
 """
 
 from __future__ import annotations

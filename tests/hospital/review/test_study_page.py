@@ -1,4 +1,4 @@
-"""One study on the page, in a real browser and without one: open, see, judge, export."""
+"""One study on the page, in a real browser and without one: open, view, judge, export."""
 
 from __future__ import annotations
 
@@ -292,7 +292,7 @@ def _look(tab, config: NodeConfig, study: str) -> None:
     assert tab.inner_text("#value") == f"{PLANTED_HU} HU"
     assert tab.inner_text("#share") == "100 %"
     tab.keyboard.press("2")  # axial
-    tab.fill("#centre", "5000")  # all is black but the map
+    tab.fill("#centre", "5000")  # everything is black except the map
     tab.press("#centre", "Tab")
     tab.evaluate("document.querySelector('#opacity').value = 100")
     tab.dispatch_event("#opacity", "input")

@@ -1,4 +1,4 @@
-"""The page's list: filters, search, sort, pages by key; quick with ten thousand studies; names stay there."""
+"""The page's list: filters, search, sorting, keyset pagination; fast with ten thousand studies; names stay private."""
 
 from __future__ import annotations
 
