@@ -33,7 +33,7 @@ def test_a_key_has_its_type_unit_and_default():
     (group,) = (group for group in groups(InputConfig) if not group.name)
     gap = next(key for key in group.keys if key.name == "max_gap_mm")
     assert (gap.kind, gap.unit, gap.default) == ("number ≥ 0", "mm", "`0`")
-    assert gap.meaning.startswith("a series with uneven gaps is interpolated where none is wider")
+    assert gap.meaning.startswith("a series with unevenly spaced slices is interpolated if no gap is wider than this")
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
