@@ -1,4 +1,4 @@
-"""The published network beside a further trained one, against the published network by itself."""
+"""The published network beside one that has learned more, against the published network by itself."""
 
 import copy
 
