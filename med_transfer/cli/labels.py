@@ -145,7 +145,7 @@ def next_(
     ] = None,
     strange_above: Annotated[float | None, typer.Option(hidden=True)] = None,
     seed: Annotated[int, typer.Option(help="Random seed; another seed gives another choice.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu or cuda.")] = "auto",
     key: SignedWith = None,
     as_json: AsJson = False,
 ) -> None:

@@ -419,7 +419,7 @@ def process_folder(
     out: Annotated[
         Path | None, typer.Argument(help="Output folder for the DICOM SR, the page and result.json.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu or cuda.")] = "auto",
     key: SignedWith = None,
 ) -> None:
     """Process one folder and write results as DICOM: a module for mercure, or a MONAI application package."""

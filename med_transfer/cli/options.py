@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings", bound="FinetuneConfig")
 
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; see configs/.", show_default=False)]
+Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML config file; see configs/.", show_default=False)
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
@@ -78,7 +80,7 @@ Minutes = Annotated[
     float | None,
     typer.Option(
         min=0.1,
-        help="Time budget for the whole run on this machine; what it leaves out is reported.",
+        help="Time budget in minutes for the whole run on this machine; what is left out is reported.",
         show_default=False,
     ),
 ]

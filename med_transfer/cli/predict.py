@@ -44,7 +44,7 @@ def command(
     ],
     mask: Mask = None,
     roi: Roi = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu or cuda.")] = "auto",
     runtime: Annotated[
         Literal["auto", "torch", "openvino", "onnx"],
         typer.Option(help="Runtime of the network; auto: the fastest that the bundle was exported to."),

@@ -41,7 +41,7 @@ def command(
     probe: Annotated[
         Path | None, typer.Option(help="cohort.csv for a linear probe during pretraining.", show_default=False)
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Pretrain a backbone on source scans, labelled or not; torchrun ... -m med_transfer pretrain uses several GPUs."""

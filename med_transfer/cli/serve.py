@@ -18,7 +18,7 @@ def command(
     bundle: Annotated[
         Path | None, typer.Argument(help="Bundle, or run folder that contains one; default: the one in use.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu or cuda.")] = "auto",
     key: SignedWith = None,
     log: Annotated[
         Literal["text", "json"] | None, typer.Option(help="Format of the log on stderr; default: as in node.yaml.")

@@ -37,7 +37,9 @@ def command(
     minutes: Annotated[
         float | None,
         typer.Option(
-            min=0, help="Time budget of this call; default: an hour, unless --trials is given.", show_default=False
+            min=0,
+            help="Time budget of this call in minutes; default: 60, unless --trials is given.",
+            show_default=False,
         ),
     ] = None,
     trials: Annotated[
