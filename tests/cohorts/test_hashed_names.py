@@ -98,7 +98,7 @@ def test_a_patient_spelt_otherwise_than_in_training_is_told_and_not_counted(lear
         "1 patients have names that differ from those of training patients only in capital letters or spaces"
         in caplog.text
     )
-    assert f"others: {cohort.cases[1]}. If they are the same" in caplog.text
+    assert f"other patients: {cohort.cases[1]}. If they are the same" in caplog.text
     assert asked not in caplog.text
     caplog.clear()
     warn_of_other_spellings(cohort.subset([0, 2]), hashes)
