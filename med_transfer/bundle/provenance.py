@@ -31,7 +31,7 @@ def source_provenance(weights: Path | None) -> Provenance | None:
     if (bundle := _bundle(weights)) is not None:
         return read_record(bundle).trained_on
     encoder = _encoder(weights)
-    locks = [lock for lock in (_with_cluster_interval(encoder), _inside(encoder)) if lock]
+    locks = [lock for lock in (_beside(encoder), _inside(encoder)) if lock]
     if not locks:
         return None
     return Provenance(
@@ -96,7 +96,7 @@ def _header(encoder: Path) -> dict[str, str]:
         return {}
 
 
-def _with_cluster_interval(encoder: Path) -> SourceLock | None:
+def _beside(encoder: Path) -> SourceLock | None:
     lock = encoder.with_name(SOURCE_LOCK_FILE)
     return SourceLock.read(lock) if encoder.name == _ENCODER_FILE and lock.is_file() else None
 

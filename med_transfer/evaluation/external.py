@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.bundle import (
@@ -33,7 +34,7 @@ from med_transfer.cohorts import (
     prepare_cohort,
     warn_of_other_spellings,
 )
-from med_transfer.errors import PatientLeak
+from med_transfer.errors import PatientLeak, UsageError
 from med_transfer.errors.sentence import Sentence, few
 from med_transfer.evaluation.evaluate import EvaluationInput, as_development, evaluate, predict
 from med_transfer.evaluation.evaluation_record import EvaluationRecord
@@ -49,6 +50,7 @@ from med_transfer.metrics.records.domain import Domain, Overlap
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.page import Language
+from med_transfer.page.language import translator
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, log_file, silent
 from med_transfer.report.run_summary import RunSummary, cohort_counts, cohort_name, origin, participant_flow
@@ -94,8 +96,9 @@ def evaluate_bundle(
         progress: progress callback.
 
     Raises:
-        UsageError: a subgroup column does not exist, a prevalence is stated for an unknown class, the run's test access
-            log is damaged, the public key cannot be read, or ``out`` holds an evaluation of another bundle or cohort.
+        UsageError: there is no such language, the gallery is too large, a subgroup column does not exist, a prevalence
+            is stated for an unknown class, the run's test access log is damaged, the public key cannot be read, or
+            ``out`` holds an evaluation of another bundle or cohort.
         PatientLeak: the bundle, its source or its pretraining was trained on a patient or scan of the cohort.
         CohortError: the table is unusable, or has other classes than the bundle.
         BundleError: the bundle is damaged, was changed, or is not signed by the required key.
@@ -103,7 +106,7 @@ def evaluate_bundle(
         FolderInUse: another run is using ``out``.
         OutputError: a file cannot be written.
     """
-    started, out, config = time.monotonic(), Path(out), settings.config
+    started, out, config, explain = time.monotonic(), Path(out), settings.config, _checked(settings)
     folder = bundle_folder(bundle)
     record = read_record(folder)
     if settings.public_key is not None:
@@ -128,7 +131,6 @@ def evaluate_bundle(
             made = origin(cohort.path, bundle=run_folder(folder) or folder, evaluation=out)
             seconds = time.monotonic() - started
             summary = replace(given.summary, origin=made, seconds=seconds, language=settings.language)
-            explain = ExplainConfig(gallery=settings.gallery)
             return evaluate(
                 replace(given, summary=summary),
                 out,
@@ -192,6 +194,15 @@ def _prevalence(record: BundleRecord, n_scans: int) -> dict[str, NDArray[np.floa
         return {}
     shares = [record.development.prevalence[name] for name in record.classes]
     return {PREVALENCE_BASELINE: np.tile(shares, (n_scans, 1))}
+
+
+def _checked(settings: EvaluationSettings) -> ExplainConfig:
+    """Check before any scan is read what would otherwise end the evaluation at the report. Raises UsageError."""
+    translator(settings.language)
+    try:
+        return ExplainConfig(gallery=settings.gallery)
+    except ValidationError:
+        raise UsageError(f"a gallery of {settings.gallery!r} errors", expected="a number from 0 to 12") from None
 
 
 def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[Images]) -> None:

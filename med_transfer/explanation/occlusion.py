@@ -18,6 +18,7 @@ from torch import Tensor
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.heat import HeatMap, Triple
 from med_transfer.model.ensemble import Ensemble
+from med_transfer.model.features import in_parts
 from med_transfer.progress import Progress, silent
 
 _SHARE_OF_SIDE = 4  # the default window is a quarter of the shortest side
@@ -84,7 +85,8 @@ class Occlusion:
         probabilities: list[float] = []
         for first in range(0, len(corners), _BATCH):
             hidden = torch.stack([self._hidden(image, corner) for corner in corners[first : first + _BATCH]])
-            probabilities += ensemble(hidden)[:, class_index].tolist()
+            for part in in_parts(hidden, ensemble.fold_models[0].encoder):
+                probabilities += ensemble(part)[:, class_index].tolist()
             self.progress("hiding boxes", len(probabilities), len(corners))
         drops = whole - np.array(probabilities).reshape([len(along) for along in starts])
         middles = [np.array(along) + (size - 1) / 2 for along, size in zip(starts, self.window, strict=True)]

@@ -16,6 +16,7 @@ from typing import Literal, Protocol, TypeVar, get_args, runtime_checkable
 from pydantic import RootModel
 
 from med_transfer.config import load_config
+from med_transfer.errors import UsageError
 
 Language = Literal["en", "zh-TW"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
@@ -79,7 +80,14 @@ def catalogue_path(place: Path, language: Language) -> Path:
 
 
 def translator(language: Language) -> Translator:
-    """A translator with the sentences that every page has. Raises ConfigError for a catalogue that cannot be read."""
+    """A translator with the sentences that every page has.
+
+    Raises:
+        UsageError: there is no such language.
+        ConfigError: a catalogue cannot be read.
+    """
+    if language not in LANGUAGES:
+        raise UsageError(f"language {language!r}", expected=" or ".join(LANGUAGES))
     return Translator(language, {} if language == "en" else _reasons(language)).reading(_HERE / "layout")
 
 

@@ -111,6 +111,14 @@ def test_occlusion_hides_each_channel_by_its_own_mean_and_interpolates_between_p
     assert heat.values[2, 1, 1] == pytest.approx(between, abs=1e-6)
 
 
+def test_large_inputs_are_hidden_in_one_by_one(ensemble, image, monkeypatch):
+    whole, sizes = WINDOW(ensemble, image, BRIGHT).values, []
+    monkeypatch.setattr("med_transfer.model.features._VOXELS_ON_CPU", image[0].numel() + 1)
+    with ensemble.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]))):
+        np.testing.assert_allclose(WINDOW(ensemble, image, BRIGHT).values, whole, atol=1e-5)
+    assert set(sizes) == {1}
+
+
 def test_occlusion_tells_how_far_it_is(ensemble, image):
     told = []
     method = Occlusion((8, 8, 8), (4, 4, 4), progress=lambda stage, done, total: told.append((done, total)))

@@ -166,6 +166,22 @@ def test_a_table_that_was_read_before_is_evaluated_by_the_classes_of_the_bundle(
         mt.evaluate(bundle, others, tmp_path / "others")
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"gallery": 13}, "a gallery of 13 errors; expected a number from 0 to 12"),
+        ({"gallery": "many"}, "a gallery of 'many' errors; expected a number"),
+        ({"language": "fr"}, "language 'fr'; expected en or zh-TW"),
+    ],
+)
+def test_a_setting_of_an_evaluation_that_is_none_is_refused_before_any_scan_is_read(setting, message, tmp_path):
+    bundle = tiny_bundle(tmp_path / "bundle")
+    rows = [{"scan": str(write_scan(tmp_path / "1.nii.gz", 1)), "patient": "p", "label": "benign"}]
+    with pytest.raises(UsageError, match=message):
+        mt.evaluate(bundle, write_rows(tmp_path / "cohort.csv", rows), tmp_path / "out", **setting)
+    assert not (tmp_path / "out").exists()
+
+
 def test_transfer_classifier_is_a_scikit_learn_estimator(cohort_csv, unseen_csv, tmp_path):
     config = mt.FinetuneConfig.model_validate(
         {

@@ -80,7 +80,7 @@ class FinishedRun:
                 f"{sum(not of_scan for of_scan in probabilities)} test scans without fused probabilities",
                 where=self.folder / "predictions.csv",
                 expected="one for every scan, as metrics.json reports them",
-                action="Judge the run again",
+                action="Evaluate the run again",
             )
         return np.array([[of_scan[name] for name in self.metrics.labels] for of_scan in probabilities])
 
