@@ -39,7 +39,7 @@ def test_a_run_without_test_patients_is_measured_out_of_fold(rule, command: Comm
     assert "18 out-of-fold scans of 18 patients, each by a network not trained on it" in done.out
     assert metrics["test_set_access"] is None
     page = without_tooltips((tmp_path / "run" / "report.html").read_text())
-    assert "Development results only: no patients were held out as a test set" in page
+    assert "Development evidence only: no patients were held out as a test set" in page
     assert "All rates on this page are from scans that the answering networks were not trained on." in page
     assert "test scans" not in page.replace("all but the test scans", "")  # the glossary
     if rule == "balanced_argmax":
