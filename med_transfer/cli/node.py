@@ -345,9 +345,9 @@ def withdraw(
     if route in node.rules_by_route:
         raise UsageError(f"node.yaml has the route {route!r}", expected="one that was taken out of it")
     in_use = queue.bundles_in_use()
-    departed = queue.departed({name: in_use.get(name, "") for name in node.rules_by_route})
-    gone = [one for one in departed if one.route == route and one.heir is None]
-    asked, without_images = queue.take_back(gone, time.time())
+    removed = queue.removed_route_answers({name: in_use.get(name, "") for name in node.rules_by_route})
+    gone = [one for one in removed if one.route == route and one.heir is None]
+    asked, without_images = queue.withdraw_answers(gone, time.time())
     say(f"{asked} studies will be predicted again")
     if without_images:
         say(f"{without_images} more no longer have images here; after node fetch, these are predicted again, too")

@@ -68,7 +68,7 @@ class Analysis:
         because = self.prediction.abstained_because if self.prediction.status == "ok" else self.refusal
         return tuple(filter(None, because.split(";")))
 
-    def told_of_missing(self, images: int) -> Analysis:
+    def with_missing_images(self, images: int) -> Analysis:
         """Return the analysis with a remark that this many images of the study were missing, if any."""
         if not images:
             return self
@@ -129,7 +129,7 @@ def analyse(
     return answers + ([_refusal(damaged, reasons, "UnreadableScan")] if damaged else [])
 
 
-def taken_back(folder: Path) -> Analysis:
+def withdrawal(folder: Path) -> Analysis:
     """A refusal that replaces the answer of a bundle no longer in use; ``folder`` holds the study's files."""
     reason = "the node does not use this bundle any more, and its earlier answer counts no longer"
     return Analysis(_refused(reason), _headers(sorted(folder.iterdir())), refusal="route-removed")
@@ -223,13 +223,13 @@ def _header(file: Path) -> Dataset:
     """Read a header; type 2 attributes of patient and study that are missing or invalid are set to empty (unknown)."""
     header = dcmread(file, stop_before_pixels=True)
     for keyword in _PATIENT_AND_STUDY:
-        if keyword not in header or not _is_sound(keyword, header[keyword].value):
+        if keyword not in header or not _is_valid(keyword, header[keyword].value):
             setattr(header, keyword, "")
     _ = header.SOPInstanceUID, header.StudyInstanceUID  # an image without them cannot be referred to
     return header
 
 
-def _is_sound(keyword: str, value: object) -> bool:
+def _is_valid(keyword: str, value: object) -> bool:
     """Whether DICOM allows the value: ``U`` is not a Patient's Sex, and 00000000 is not a date."""
     try:
         _KINDS.get(keyword, str)(value)

@@ -43,6 +43,6 @@ def associate(
             association.release()
 
 
-def why_not(association: Association) -> str:
+def rejection_code(association: Association) -> str:
     """Why an association was not established, as a code for status and record."""
     return "rejected" if association.is_rejected else "unreachable"

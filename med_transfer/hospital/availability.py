@@ -16,10 +16,10 @@ from med_transfer.hospital.storage_classes import STORAGE_CLASSES
 
 AVAILABILITY = UID("1.2.840.10008.5.1.4.33")
 INVALID = 0x0106  # attribute value, DICOM PS3.7 C.5.11
-_COMING = ("ONLINE", "NEARLINE")
+_AVAILABLE = ("ONLINE", "NEARLINE")
 
 
-def hear_availability(event: evt.Event, node: NodeConfig, queue: Queue) -> tuple[int, None]:
+def handle_availability(event: evt.Event, node: NodeConfig, queue: Queue) -> tuple[int, None]:
     """Handle N-CREATE: expect every image that the notification names, of the SOP classes that the node accepts."""
     if not sends_images(event.assoc):
         return NOT_AUTHORISED, None
@@ -27,7 +27,7 @@ def hear_availability(event: evt.Event, node: NodeConfig, queue: Queue) -> tuple
         notice = event.attribute_list
         study_uid = str(notice.StudyInstanceUID)
         named = [image for series in notice.ReferencedSeriesSequence for image in series.ReferencedSOPSequence]
-        coming = {str(image.ReferencedSOPInstanceUID) for image in named if _is_coming(image)}
+        coming = {str(image.ReferencedSOPInstanceUID) for image in named if _is_available(image)}
     except Exception:  # a data set from outside may hold anything
         return INVALID, None
     if not UID(study_uid).is_valid or len(named) > node.limits.study_instances:
@@ -36,5 +36,5 @@ def hear_availability(event: evt.Event, node: NodeConfig, queue: Queue) -> tuple
     return SUCCESS, None
 
 
-def _is_coming(image: Dataset) -> bool:
-    return image.ReferencedSOPClassUID in STORAGE_CLASSES and image.get("InstanceAvailability", "ONLINE") in _COMING
+def _is_available(image: Dataset) -> bool:
+    return image.ReferencedSOPClassUID in STORAGE_CLASSES and image.get("InstanceAvailability", "ONLINE") in _AVAILABLE

@@ -101,7 +101,7 @@ def _restored_before(node: NodeConfig, sums: Mapping[str, str]) -> set[str]:
         OSError: a file cannot be read.
     """
     files = {path.relative_to(node.folder): path for path in node.folder.rglob("*") if path.is_file()}
-    there = {name.as_posix(): path for name, path in files.items() if not _is_passing(name)}
+    there = {name.as_posix(): path for name, path in files.items() if not _is_temporary(name)}
     if node.queue_file.exists() or any(sums.get(name) != sha256_of(path) for name, path in there.items()):
         _require_empty(node.folder)
     return set(there)
@@ -145,11 +145,11 @@ def _files(folder: Path) -> Iterator[Path]:
     """Completely written files, without those of databases."""
     for path in folder.rglob("*"):
         is_database = path.suffix in (".sqlite", ".sqlite-wal", ".sqlite-shm")
-        if path.is_file() and not is_database and not _is_passing(path.relative_to(folder)):
+        if path.is_file() and not is_database and not _is_temporary(path.relative_to(folder)):
             yield path
 
 
-def _is_passing(path: Path) -> bool:
+def _is_temporary(path: Path) -> bool:
     """Whether a path is temporary: a lock, or a file or folder that is still being written."""
     return path.name == LOCK_FILE or any(".partial." in part for part in path.parts)
 

@@ -14,7 +14,7 @@ STORAGE_COMMITMENT, COMMITMENT_INSTANCE = UID("1.2.840.10008.1.20.1"), UID("1.2.
 INVALID = 0x0115  # argument value
 
 
-def hear(event: evt.Event, queue: Queue, sender: str = "") -> tuple[int, None]:
+def handle_commitment(event: evt.Event, queue: Queue, sender: str = "") -> tuple[int, None]:
     """Handle N-EVENT-REPORT, which lists the instances that the sender commits to and those that it does not.
 
     Args:

@@ -49,7 +49,7 @@ __all__ = [
     "Tls",
     "WebPeer",
     "WebServer",
-    "not_opened",
+    "port_error",
     "read_node_config",
 ]
 
@@ -93,7 +93,7 @@ class StudyRules(Section):
     keep_days: Annotated[float, Field(ge=0)] | None = 7.0
 
     @model_validator(mode="after")
-    def _waits_out_the_quiet_time(self) -> StudyRules:
+    def _check_longest_wait(self) -> StudyRules:
         if self.longest_seconds < self.quiet_seconds:
             raise ValueError(
                 f"longest_seconds ({self.longest_seconds:g}) below quiet_seconds ({self.quiet_seconds:g}): a study "
@@ -143,7 +143,7 @@ class Results(Section):
     codes: dict[str, CodedEntry] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _has_its_map(self) -> Results:
+    def _check_heat_map(self) -> Results:
         if self.heat_map == "off" and (self.segmentation or self.parametric_map or self.key_objects):
             raise ValueError("segmentation, parametric_map and key_objects are of the heat map, and heat_map is off")
         return self
@@ -234,7 +234,7 @@ class NodeConfig(Section):
     stop_seconds: Seconds = 20.0
 
     @model_validator(mode="after")
-    def _fits(self) -> NodeConfig:
+    def _check_sections(self) -> NodeConfig:
         if any(peer.tls for peer in self.dicom_peers) and self.tls is None:
             raise ValueError("a destination or pacs with tls, and no section tls with the node's certificate")
         if self.workitems and (self.shadow or not self.destinations):
@@ -286,7 +286,7 @@ class NodeConfig(Section):
         return self.folder / "drift" / mark
 
 
-def not_opened(error: OSError, bind: str, port: int, section: str = "") -> ConfigError:
+def port_error(error: OSError, bind: str, port: int, section: str = "") -> ConfigError:
     """The error for a port that is in use, or an address that is not this machine's."""
     where = f"{section}, {bind} port {port}" if section else f"{bind} port {port}"
     return ConfigError(error.strerror or "cannot be opened", where=where, expected="a free port")
@@ -302,15 +302,15 @@ def require_route(node: NodeConfig, route: str) -> None:
 
 def read_node_config(path: Path) -> NodeConfig:
     """Read ``node.yaml``; relative paths in it are relative to its folder. Raises ConfigError."""
-    return _from(Path(os.path.abspath(path)).parent, load_config(NodeConfig, path))  # noqa: PTH100  no links
+    return _resolve_paths(Path(os.path.abspath(path)).parent, load_config(NodeConfig, path))  # noqa: PTH100  no links
 
 
-def _from(base: Path, value: Any) -> Any:
+def _resolve_paths(base: Path, value: Any) -> Any:
     """Return the value with its relative paths made relative to ``base``."""
     if isinstance(value, Path):
         return base / value
     if isinstance(value, tuple):
-        return tuple(_from(base, item) for item in value)
+        return tuple(_resolve_paths(base, item) for item in value)
     if isinstance(value, Section):
-        return value.model_copy(update={name: _from(base, item) for name, item in value})
+        return value.model_copy(update={name: _resolve_paths(base, item) for name, item in value})
     return value

@@ -14,7 +14,7 @@ from med_transfer.hospital.config import Limits
 from med_transfer.hospital.pacs import FIND, MOVE
 from med_transfer.hospital.receiver import STATUS, VERIFICATION
 from med_transfer.hospital.sender import RESULT_CLASSES
-from med_transfer.hospital.storage_classes import OF_MAKERS, STORAGE_CLASSES, TRANSFER_SYNTAXES
+from med_transfer.hospital.storage_classes import STORAGE_CLASSES, TRANSFER_SYNTAXES, VENDOR_CLASSES
 
 _STATUSES = [
     ("0000", "stored, or stored before with the same content in any encoding; or ignored"),
@@ -42,7 +42,7 @@ Generated from the code by `python -m med_transfer.hospital.conformance`. Resear
 
 Images are stored as they were received.
 
-{_passed_over()}
+{_ignored_classes()}
 
 ## Transfer syntaxes of received images
 
@@ -139,11 +139,12 @@ use any.
 """
 
 
-def _passed_over() -> str:
+def _ignored_classes() -> str:
     text = f"""Every other storage class of the standard, and the private ones that vendors add to a study
-({", ".join(OF_MAKERS)}), is negotiated in every transfer syntax, answered with 0000 and **ignored**: the node keeps
-only what it can predict, and forwarding a whole study must not fail because of its dose report. The node is not an
-archive, and not a provider of Storage Commitment. Any other class or syntax is refused at association negotiation."""
+({", ".join(VENDOR_CLASSES)}), is negotiated in every transfer syntax, answered with 0000 and **ignored**: the node
+keeps only what it can predict, and forwarding a whole study must not fail because of its dose report. The node is not
+an archive, and not a provider of Storage Commitment. Any other class or syntax is refused at association
+negotiation."""
     return _filled(text)
 
 

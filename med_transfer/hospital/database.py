@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 # Version of the database layout, SQLite's user_version. It stays the same when a column or table is added, which older
 # versions ignore. It increases with a change that an older version would damage or fail on.
 LAYOUT = 1
-_NOT_NOW = {  # source: SQLite, Result and Error Codes
+_WRITE_ERRORS = {  # source: SQLite, Result and Error Codes
     *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL),
     *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN),
 }
@@ -120,7 +120,7 @@ def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 def _refused(path: Path, error: sqlite3.Error) -> OutputError | None:
     """The error if the file is intact but cannot be written now, as on a full disk or when it is locked; else None."""
-    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in _NOT_NOW:  # low byte: primary code
+    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in _WRITE_ERRORS:  # low byte: primary code
         return None
     return OutputError(
         f"cannot be written ({error})", where=path, action="Look at the disk and who else uses the file; leave it there"
@@ -133,7 +133,7 @@ def _file_of(database: sqlite3.Connection) -> Path:
 
 
 @dataclass(eq=False)
-class _Waiting:
+class _PendingWrite:
     """A pending write, and its outcome."""
 
     work: Callable[[sqlite3.Connection], Any]
@@ -155,14 +155,14 @@ class SharedCommit(Generic[Result]):
     def __init__(
         self, lock: AbstractContextManager[Any], writing: Callable[[], AbstractContextManager[sqlite3.Connection]]
     ) -> None:
-        self._lock, self._writing, self._waiting = lock, writing, deque[_Waiting]()
+        self._lock, self._writing, self._waiting = lock, writing, deque[_PendingWrite]()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Return the result of ``work`` within a transaction; if that fails, all writes in it raise the error."""
-        own = _Waiting(work)
+        own = _PendingWrite(work)
         self._waiting.append(own)
         with self._lock:
             if not own.written and own.error is None:

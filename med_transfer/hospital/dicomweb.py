@@ -17,8 +17,8 @@ from pydicom.dataset import Dataset
 
 from med_transfer.errors import ConfigError
 from med_transfer.hospital.config import NodeConfig, WebPeer
-from med_transfer.hospital.incoming import Unfit, keep, keep_aside, received_file
-from med_transfer.hospital.pacs import Fetched, PacsFailed, StudyQuery, is_taken
+from med_transfer.hospital.incoming import RejectedInstance, keep, keep_aside, received_file
+from med_transfer.hospital.pacs import Fetched, PacsFailed, StudyQuery, is_accepted
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.server import disk_is_full
 
@@ -44,14 +44,14 @@ class WebPacs:
     def images(self, study_uid: str) -> set[str]:
         """See Pacs."""
         search = partial(self._client.search_for_instances, study_uid)
-        return {uid for uid, image in self._all(search, "SOPInstanceUID").items() if is_taken(image)}
+        return {uid for uid, image in self._all(search, "SOPInstanceUID").items() if is_accepted(image)}
 
     def _all(self, search: Callable[..., list[dict[str, dict]]], keyword: str) -> dict[str, Dataset]:
         """Matches by UID, fetched page by page until one has nothing new, since some services ignore the offset."""
         found: dict[str, Dataset] = {}
         n_answers, more = 0, True
         while more:
-            with answering():
+            with pacs_errors():
                 answers = [Dataset.from_json(answer) for answer in search(offset=n_answers)]
                 page = {str(answer[keyword].value): answer for answer in answers if keyword in answer}
             more = not page.keys() <= found.keys()
@@ -64,7 +64,7 @@ class WebPacs:
     def fetch(self, study_uid: str) -> Fetched:
         """See Pacs; images go directly into the queue, with the same checks as received ones."""
         fetched = Fetched(0, 0)
-        with answering():
+        with pacs_errors():
             for dataset in self._client.iter_study(study_uid, media_types=(("application/dicom", "*"),)):
                 if disk_is_full(self._node):
                     raise PacsFailed("disk_nearly_full")
@@ -77,10 +77,10 @@ class WebPacs:
         try:
             received = received_file(buffer.getvalue())
             kept = keep(node.folder, self._queue, received, now, node.limits.study_instances)
-        except Unfit as unfit:
-            if unfit.reason == "class_not_supported":  # such as a vendor's private class
+        except RejectedInstance as rejected:
+            if rejected.reason == "class_not_supported":  # such as a vendor's private class
                 return Fetched(0, 0)
-            keep_aside(node.folder, self._queue, unfit.reason, "pacs", buffer.getvalue(), now)
+            keep_aside(node.folder, self._queue, rejected.reason, "pacs", buffer.getvalue(), now)
             return Fetched(0, 1)
         return Fetched(int(kept), 0)
 
@@ -88,7 +88,7 @@ class WebPacs:
         """Store a result; return an empty string if the answer confirms that it was stored, else a code of why not."""
         uid = str(result.SOPInstanceUID)
         try:
-            with answering():
+            with pacs_errors():
                 answer = self._client.store_instances([result])
         except PacsFailed as failed:
             return failed.reason
@@ -143,7 +143,7 @@ def _plain_content_type(response: requests.Response, *_: Any, **__: Any) -> None
 
 
 @contextmanager
-def answering() -> Iterator[None]:
+def pacs_errors() -> Iterator[None]:
     """Turn errors of the connection or of the answer into PacsFailed with a code."""
     try:
         yield

@@ -28,13 +28,13 @@ from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.errors import FolderInUse, MedTransferError, OutputError
 from med_transfer.hospital import record
 from med_transfer.hospital.analysis import require_usable
-from med_transfer.hospital.association import associate, why_not
+from med_transfer.hospital.association import associate, rejection_code
 from med_transfer.hospital.config import FhirServer, NodeConfig, Peer, WebPeer
 from med_transfer.hospital.database import read_only
 from med_transfer.hospital.dicomweb import read_token
-from med_transfer.hospital.queue.departing import departed
+from med_transfer.hospital.queue.departing import removed_route_answers
 from med_transfer.hospital.receiver import VERIFICATION
-from med_transfer.hospital.routing import told_of_departed
+from med_transfer.hospital.routing import removed_routes_message
 from med_transfer.hospital.storage_classes import TRANSFER_SYNTAXES
 from med_transfer.hospital.tls import client_context
 from med_transfer.inference import load_bundle
@@ -226,7 +226,7 @@ def _echo(node: NodeConfig, peer: Peer) -> Finding:
                 answer = association.send_c_echo().get("Status", "no answer")
                 said = "answers" if answer == 0 else f"answers {answer}"
             else:
-                answer, said = None, why_not(association)
+                answer, said = None, rejection_code(association)
     except MedTransferError as error:
         answer, said = None, error.found
     return Finding("echo", "ok" if answer == 0 else "problem", said, f"C-ECHO to {peer.name}: {said}")
@@ -258,13 +258,13 @@ def _queue(node: NodeConfig) -> Iterator[Finding]:
     try:
         with closing(read_only(node.queue_file)) as database:
             audit, marks = record.audit(database), dict(database.execute(in_use).fetchall())
-            gone = departed(database, {route: marks.get(route, "") for route in node.rules_by_route})
+            gone = removed_route_answers(database, {route: marks.get(route, "") for route in node.rules_by_route})
     except MedTransferError as error:
         yield Finding("queue", "problem", None, str(error))
         return
     text = f"entry {audit.broken} was changed" if audit.broken else f"{audit.entries} entries, unbroken"
     yield Finding("record", "problem" if audit.broken else "ok", audit.entries, f"the record: {text}")
-    if told := told_of_departed(gone):
+    if told := removed_routes_message(gone):
         yield Finding("departed_routes", "warning", len(gone), told)
     for route in node.rules_by_route:
         named = f" for {route}" if route else ""

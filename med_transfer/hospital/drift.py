@@ -22,7 +22,7 @@ from med_transfer.predictions.record import Prediction
 log = logging.getLogger(__name__)
 
 
-def watched(analyses: Sequence[Analysis], study_uid: str) -> list[Prediction]:
+def drift_predictions(analyses: Sequence[Analysis], study_uid: str) -> list[Prediction]:
     """Predictions with PatientID and study UID, by which a monitor counts each patient once; keep in memory only."""
     patients = [str(analysis.images[0].PatientID) if analysis.images else "" for analysis in analyses]
     return [

@@ -122,7 +122,7 @@ def _observation(analysis: Analysis, header: ResultHeader, class_codes: dict[str
 
 def _components(analysis: Analysis, header: ResultHeader, class_codes: dict[str, CodedEntry]) -> list[Json]:
     prediction, ok = analysis.prediction, analysis.prediction.status == "ok"
-    why = own.WHY_ABSTAINED if ok else own.WHY_NOT_ANALYSED
+    why = own.ABSTENTION_REASON if ok else own.REFUSAL_REASON
     components = [_coded(why, own.reason_code(reason)) for reason in analysis.reasons]
     if not ok:
         return components

@@ -23,7 +23,7 @@ from med_transfer.hospital.drift import drift_states
 from med_transfer.inference.drift.prometheus import exposition as drift_exposition
 
 _PREDICT_SECONDS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600)
-_WAY_SECONDS = (10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
+_DELIVERY_SECONDS = (10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 _REMEMBERED = 4096  # latest studies for which the time of receipt is kept until their results are sent
 _IN_USE = "SELECT route, mark, 1 FROM bundle WHERE number IN (SELECT max(number) FROM bundle GROUP BY route)"
 _UNFINISHED = ("received", "complete", "predicted")
@@ -50,7 +50,7 @@ class Figures(Collector):
         self._way = Histogram(
             "receive_to_sent_seconds",
             "From the last image of a study to each result that was taken.",
-            buckets=_WAY_SECONDS,
+            buckets=_DELIVERY_SECONDS,
             **name,
         )
         self._registry.register(self)

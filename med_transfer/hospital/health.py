@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from med_transfer.hospital.config import Metrics, NodeConfig, not_opened
+from med_transfer.hospital.config import Metrics, NodeConfig, port_error
 from med_transfer.hospital.figures import Figures
 
 _REQUEST_SECONDS = 5.0  # time-out of a request
@@ -53,12 +53,12 @@ class HealthServer:
         try:
             self._server = _Server((settings.bind, settings.port), _Handler)
         except OSError as error:
-            raise not_opened(error, settings.bind, settings.port, "metrics") from None
+            raise port_error(error, settings.bind, settings.port, "metrics") from None
         self._figures = Figures(node, pulse.seconds)
         self._server.answers = {
             "/metrics": lambda: (200, "text/plain; version=0.0.4; charset=utf-8", self._figures.exposition()),
-            "/live": lambda: _told({f"{thread} is stuck": False for thread in pulse.stuck()}),
-            "/ready": lambda: _told(readiness()),
+            "/live": lambda: _answer({f"{thread} is stuck": False for thread in pulse.stuck()}),
+            "/ready": lambda: _answer(readiness()),
         }
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         self._thread.start()
@@ -101,6 +101,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Log nothing, since probes come every few seconds."""
 
 
-def _told(conditions: dict[str, bool]) -> Answer:
+def _answer(conditions: dict[str, bool]) -> Answer:
     good = all(conditions.values())
     return 200 if good else 503, "application/json", json.dumps({"ok": good, **conditions}).encode() + b"\n"

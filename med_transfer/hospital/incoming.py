@@ -20,7 +20,7 @@ from pydicom.uid import UID
 from med_transfer.atomic import create_file
 from med_transfer.errors import OutputError
 from med_transfer.hospital.queue import Described, Instance, Queue
-from med_transfer.hospital.storage_classes import PASSED_OVER, STORAGE_CLASSES, TRANSFER_SYNTAXES
+from med_transfer.hospital.storage_classes import IGNORED_CLASSES, STORAGE_CLASSES, TRANSFER_SYNTAXES
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Received:
     study_uid: str = ""
 
 
-class Unfit(Exception):
+class RejectedInstance(Exception):
     """An instance that is refused; ``reason`` is a code."""
 
     def __init__(self, reason: str) -> None:
@@ -65,7 +65,7 @@ class Unfit(Exception):
 
 
 def received_file(content: bytes, study_uid: str = "") -> Received:
-    """Parse a complete DICOM file, as received by DICOMweb. Raises Unfit."""
+    """Parse a complete DICOM file, as received by DICOMweb. Raises RejectedInstance."""
     try:
         header = dcmread(io.BytesIO(content), stop_before_pixels=True, specific_tags=["SOPInstanceUID"])
         meta = header.file_meta
@@ -73,11 +73,11 @@ def received_file(content: bytes, study_uid: str = "") -> Received:
         sop_class, syntax = str(meta.MediaStorageSOPClassUID), str(meta.TransferSyntaxUID)
         sop_uid = str(meta.MediaStorageSOPInstanceUID)
     except Exception:  # corrupt bytes make a parser raise nearly anything
-        raise Unfit("damaged") from None
-    if sop_class not in (*STORAGE_CLASSES, *PASSED_OVER):
-        raise Unfit("class_not_supported")
+        raise RejectedInstance("damaged") from None
+    if sop_class not in (*STORAGE_CLASSES, *IGNORED_CLASSES):
+        raise RejectedInstance("class_not_supported")
     if syntax not in TRANSFER_SYNTAXES and sop_class in STORAGE_CLASSES:
-        raise Unfit("syntax_not_supported")
+        raise RejectedInstance("syntax_not_supported")
     return Received(sop_class, sop_uid, syntax, content, content[start:], study_uid=study_uid)
 
 
@@ -87,22 +87,22 @@ def study_id(study_uid: str) -> str:
 
 
 def describe(received: Received) -> Instance:
-    """Describe an instance by its header. Raises Unfit if the header is damaged or contradicts the command."""
+    """Describe an instance by its header. Raises RejectedInstance if that is damaged or contradicts the command."""
     try:
         tags = [*_TAGS, *_SHOWN.values()]
         header = dcmread(io.BytesIO(received.content), stop_before_pixels=True, specific_tags=tags)
         own = {keyword: str(header.get(keyword, "") or "") for keyword in _TAGS}
     except Exception:  # corrupt bytes make a parser raise nearly anything
-        raise Unfit("damaged") from None
+        raise RejectedInstance("damaged") from None
     uids = [own[keyword] for keyword in _TAGS[:4]]
     if not all(uids):
-        raise Unfit("uid_missing")
+        raise RejectedInstance("uid_missing")
     if not all(UID(uid).is_valid for uid in (*uids, received.sop_uid)):
-        raise Unfit("uid_invalid")
+        raise RejectedInstance("uid_invalid")
     if (own["SOPClassUID"], own["SOPInstanceUID"]) != (received.sop_class, received.sop_uid):
-        raise Unfit("not_as_announced")
+        raise RejectedInstance("not_as_announced")
     if received.study_uid not in ("", own["StudyInstanceUID"]):
-        raise Unfit("not_as_announced")
+        raise RejectedInstance("not_as_announced")
     study = own["StudyInstanceUID"]
     patient = "\0".join((study, own["PatientID"], own["IssuerOfPatientID"]))
     return Instance(
@@ -150,10 +150,10 @@ def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) 
         Whether it is kept; False for objects of classes that are accepted and discarded.
 
     Raises:
-        Unfit: it is refused.
+        RejectedInstance: it is refused.
         OutputError: it cannot be written.
     """
-    if received.sop_class in PASSED_OVER:
+    if received.sop_class in IGNORED_CLASSES:
         log.info("an object that holds no image to predict was passed over: %s", UID(received.sop_class).name)
         return False
     instance = describe(received)
@@ -173,7 +173,7 @@ def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) 
     if added == "conflict" and _is_here(folder, queue, instance, received.content):
         added = "known"
     if added not in ("new", "known"):
-        raise Unfit(added.replace(" ", "_"))
+        raise RejectedInstance(added.replace(" ", "_"))
     return True
 
 
@@ -181,7 +181,7 @@ def _is_here(folder: Path, queue: Queue, instance: Instance, content: bytes) -> 
     """Whether the study has the same image in another encoding; modality and PACS may use different ones."""
     file = queue.file_of(instance.study, instance.sop_uid)
     try:
-        return bool(file) and _said(_read(folder / file)) == _said(_read(io.BytesIO(content)))
+        return bool(file) and _standard_values(_read(folder / file)) == _standard_values(_read(io.BytesIO(content)))
     except Exception:  # corrupt bytes make a parser raise nearly anything
         return False
 
@@ -191,10 +191,10 @@ def _read(file: Path | io.BytesIO) -> Dataset:
     return correct_ambiguous_vr(dcmread(file), is_little_endian=True)
 
 
-def _said(dataset: Dataset) -> dict[int, object]:
+def _standard_values(dataset: Dataset) -> dict[int, object]:
     """Values of all standard elements, including pixels; private ones differ between encodings of the same image."""
     return {
-        int(element.tag): [_said(item) for item in element.value] if element.VR == "SQ" else element.value
+        int(element.tag): [_standard_values(item) for item in element.value] if element.VR == "SQ" else element.value
         for element in dataset
         if not element.tag.is_private and element.tag.element != 0  # group length
     }
@@ -233,7 +233,7 @@ def sweep(folder: Path, queue: Queue) -> int:
 
 
 @dataclass(frozen=True)
-class Ended:
+class FinishedStudy:
     """A finished study, and the disk space that its images take."""
 
     study: str
@@ -241,16 +241,16 @@ class Ended:
     bytes: int
 
 
-def ended(folder: Path, queue: Queue, before: float) -> list[Ended]:
+def ended(folder: Path, queue: Queue, before: float) -> list[FinishedStudy]:
     """Studies that were finished before the given time, with no storage commitment pending."""
     found = []
     for study in queue.to_forget(before):
         sizes = [path.stat().st_size for path in (folder / "incoming" / study).glob("*")]
-        found.append(Ended(study, len(sizes), sum(sizes)))
+        found.append(FinishedStudy(study, len(sizes), sum(sizes)))
     return found
 
 
-def forget(folder: Path, queue: Queue, before: float) -> list[Ended]:
+def forget(folder: Path, queue: Queue, before: float) -> list[FinishedStudy]:
     """Delete the images of studies finished before the given time; return those studies. Reopened ones are kept."""
     gone = []
     for one in ended(folder, queue, before):

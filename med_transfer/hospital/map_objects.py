@@ -64,7 +64,7 @@ def _segmentation(analysis: Analysis, header: ResultHeader, number: int) -> Segm
         segment_number=1,
         segment_label=own.long_string(f"Grad-CAM {heat.record.class_name}"),
         segmented_property_category=own.SPATIAL,
-        segmented_property_type=own.SPEAKS_FOR,
+        segmented_property_type=own.EVIDENCE_FOR_CLASS,
         algorithm_type=SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=AlgorithmIdentificationSequence(
             name="med_transfer", version=header.version, family=codes.DCM.ArtificialIntelligence

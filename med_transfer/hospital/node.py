@@ -18,7 +18,7 @@ from med_transfer.hospital.pacs import PacsFailed
 from med_transfer.hospital.peers import pacs_of, sender_to
 from med_transfer.hospital.queue import Queue, Study
 from med_transfer.hospital.receiver import Receiver
-from med_transfer.hospital.routing import Routing, told_of_departed
+from med_transfer.hospital.routing import Routing, removed_routes_message
 from med_transfer.hospital.server import disk_is_full
 from med_transfer.hospital.stow import StowServer
 from med_transfer.hospital.workitems.performer import Performer
@@ -52,7 +52,7 @@ class Node:
         self._bundles = Bundles(config, self.queue, bundle, device, key)
         self._routing = Routing(config, self.queue, self._bundles)
         self._warn_of_codes()
-        if said := told_of_departed(self.queue.go_on(self._bundles.marks)):
+        if said := removed_routes_message(self.queue.follow_renamed_routes(self._bundles.marks)):
             log.warning(said)
         self._drift = DriftWatch(config)
         sweep(config.folder, self.queue)

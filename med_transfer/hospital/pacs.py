@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 from pynetdicom.association import Association
 
-from med_transfer.hospital.association import associate, why_not
+from med_transfer.hospital.association import associate, rejection_code
 from med_transfer.hospital.config import NodeConfig, Peer
 from med_transfer.hospital.storage_classes import STORAGE_CLASSES
 
@@ -99,14 +99,14 @@ class DicomPacs:
         """See Pacs; an image whose class the PACS does not return is included if its series may contain images."""
         with associate(self._node, self._peer, self._tls, [FIND]) as association:
             found = list(_images(association, study_uid))
-        return {str(image.SOPInstanceUID) for _, images in found for image in images if is_taken(image)}
+        return {str(image.SOPInstanceUID) for _, images in found for image in images if is_accepted(image)}
 
     def fetch(self, study_uid: str) -> Fetched:
         """See Pacs; requests only what the node accepts, since some PACSs otherwise send nothing at all."""
         fetched = Fetched(0, 0)
         with associate(self._node, self._peer, self._tls, [FIND, MOVE]) as association:
             for series_uid, images in list(_images(association, study_uid)):
-                wanted = [str(image.SOPInstanceUID) for image in images if is_taken(image)]
+                wanted = [str(image.SOPInstanceUID) for image in images if is_accepted(image)]
                 keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid}
                 if len(wanted) == len(images):
                     fetched += self._move(association, _identifier("SERIES", **keys))
@@ -123,7 +123,7 @@ class DicomPacs:
         return Fetched(done, failed)
 
 
-def is_taken(answer: Dataset) -> bool:
+def is_accepted(answer: Dataset) -> bool:
     """Whether the node would accept the image of an answer; an empty SOPClassUID is unknown and counts as accepted."""
     known = answer.get("SOPClassUID", "") or STORAGE_CLASSES[0]
     return known in STORAGE_CLASSES and bool(answer.get("SOPInstanceUID", ""))
@@ -137,7 +137,7 @@ def _has_modality(answer: Dataset, modality: str) -> bool:
 
 def _ask(association: Association, level: str, **keys: str) -> Iterator[Dataset]:
     if not association.is_established:
-        raise PacsFailed(why_not(association))
+        raise PacsFailed(rejection_code(association))
     for status, answer in association.send_c_find(_identifier(level, **keys), FIND):
         _require(status, (*_PENDING, 0x0000))
         if answer is not None:

@@ -34,11 +34,11 @@ def keep_map(folder: Path, study: str, basis: str, number: int, analysis: Analys
     if analysis.heat is None or analysis.volume is None or not np.nanmax(analysis.heat.values, initial=0) > 0:
         return ""
     file = f"viewer/{study}/{basis[:16]}-{number}.nii.gz"
-    write_nifti_file(folder / file, _in_steps(analysis.heat.values), analysis.volume.affine, 1 / _STEPS)
+    write_nifti_file(folder / file, _quantised(analysis.heat.values), analysis.volume.affine, 1 / _STEPS)
     return file
 
 
-def _in_steps(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _quantised(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     """The map divided by its maximum, in 255 steps; evidence against the class, and NaN, become 0."""
     share = np.clip(np.nan_to_num(heat) / np.nanmax(heat), 0, 1)
     return np.rint(share * _STEPS).astype(np.uint8)

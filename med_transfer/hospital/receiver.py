@@ -14,21 +14,21 @@ from pynetdicom.dimse_primitives import C_STORE
 
 from med_transfer.errors import OutputError
 from med_transfer.hospital.association import PLAIN_SYNTAXES
-from med_transfer.hospital.availability import AVAILABILITY, hear_availability
-from med_transfer.hospital.commitment import STORAGE_COMMITMENT, hear
-from med_transfer.hospital.config import NodeConfig, not_opened
-from med_transfer.hospital.incoming import Received, Unfit, keep, keep_aside
+from med_transfer.hospital.availability import AVAILABILITY, handle_availability
+from med_transfer.hospital.commitment import STORAGE_COMMITMENT, handle_commitment
+from med_transfer.hospital.config import NodeConfig, port_error
+from med_transfer.hospital.incoming import Received, RejectedInstance, keep, keep_aside
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.server import (
     NOT_AUTHORISED,
     SUCCESS,
     LimitedSocket,
     NodeServer,
+    accept_ignored_classes,
     admit,
     disk_is_full,
-    free_place,
     known_caller,
-    offer_to_pass_over,
+    release_unrequested,
     sends_images,
 )
 from med_transfer.hospital.storage_classes import STORAGE_CLASSES, TRANSFER_SYNTAXES
@@ -74,13 +74,13 @@ class Receiver:
             server = _application_entity(self._node).make_server(
                 address,
                 evt_handlers=[
-                    (evt.EVT_CONN_CLOSE, free_place),
-                    (evt.EVT_REQUESTED, offer_to_pass_over),
+                    (evt.EVT_CONN_CLOSE, release_unrequested),
+                    (evt.EVT_REQUESTED, accept_ignored_classes),
                     (evt.EVT_REQUESTED, admit, [self._node]),
                     (evt.EVT_C_ECHO, lambda event: SUCCESS),
                     (evt.EVT_C_STORE, self._store),
-                    (evt.EVT_N_EVENT_REPORT, hear, [self._queue]),
-                    (evt.EVT_N_CREATE, hear_availability, [self._node, self._queue]),
+                    (evt.EVT_N_EVENT_REPORT, handle_commitment, [self._queue]),
+                    (evt.EVT_N_CREATE, handle_availability, [self._node, self._queue]),
                     (evt.EVT_DIMSE_RECV, _next_message),
                 ],
                 server_class=NodeServer,
@@ -89,7 +89,7 @@ class Receiver:
             )
             return cast(NodeServer, server)
         except OSError as error:
-            raise not_opened(error, *address) from None
+            raise port_error(error, *address) from None
 
     @property
     def is_open(self) -> bool:
@@ -127,10 +127,10 @@ class Receiver:
         )
         try:
             keep(self._node.folder, self._queue, received, now, self._node.limits.study_instances)
-        except Unfit as unfit:
-            log.warning("an instance was set aside: %s", unfit.reason)
-            keep_aside(self._node.folder, self._queue, unfit.reason, caller, received.content, now)
-            return _answer(STATUS[unfit.reason], unfit.reason)
+        except RejectedInstance as rejected:
+            log.warning("an instance was set aside: %s", rejected.reason)
+            keep_aside(self._node.folder, self._queue, rejected.reason, caller, received.content, now)
+            return _answer(STATUS[rejected.reason], rejected.reason)
         return SUCCESS
 
     def _priority(self, event: evt.Event, request: C_STORE) -> int:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from med_transfer.bundle import BundleRecord, read_record
 from med_transfer.errors import MedTransferError
-from med_transfer.hospital.analysis import Analysis, analyse, taken_back
+from med_transfer.hospital.analysis import Analysis, analyse, withdrawal
 from med_transfer.hospital.bundles import Bundles
 from med_transfer.hospital.config import NodeConfig
-from med_transfer.hospital.drift import watched
+from med_transfer.hospital.drift import drift_predictions
 from med_transfer.hospital.pictures import keep_map
 from med_transfer.hospital.queue import Departed, Queue, ResultFile, SeriesAnswer, Study
 from med_transfer.hospital.result_header import ResultHeader
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class OfRoute:
+class RouteResults:
     """One route's result files, its answer for each series, and the predictions for its drift monitor."""
 
     results: Sequence[ResultFile] = ()
@@ -42,14 +42,14 @@ class _Route:
     identity: str
 
 
-def told_of_departed(departed: Sequence[Departed]) -> str:
+def removed_routes_message(answers: Sequence[Departed]) -> str:
     """Message to the operator about answers of removed routes; empty if there are none. Renamed routes do not count."""
-    departed = [one for one in departed if one.heir is None]
-    if not departed:
+    answers = [one for one in answers if one.heir is None]
+    if not answers:
         return ""
-    routes = ", ".join(repr(route) for route in sorted({one.route for one in departed}))
+    routes = ", ".join(repr(route) for route in sorted({one.route for one in answers}))
     return (
-        f"{len({one.study for one in departed})} studies have answers of routes that node.yaml does not name "
+        f"{len({one.study for one in answers})} studies have answers of routes that node.yaml does not name "
         f"({routes}); each stays as it is until its study is predicted anew, as by med-transfer node withdraw"
     )
 
@@ -60,13 +60,13 @@ class Routing:
     def __init__(self, config: NodeConfig, queue: Queue, bundles: Bundles) -> None:
         self._config, self._queue, self._bundles = config, queue, bundles
 
-    def answers(self, study: Study) -> dict[str, OfRoute]:
+    def answers(self, study: Study) -> dict[str, RouteResults]:
         """Answers by route: of the routes in node.yaml, and withdrawals for removed routes that have an answer."""
-        gone = self._queue.go_on(self._bundles.marks, study.id)
-        made = {route: self._of_route(study, route, bundle) for route, bundle in self._bundles.predictors.items()}
-        return made | {one.route: self._taken_back(study, one) for one in gone}
+        gone = self._queue.follow_renamed_routes(self._bundles.marks, study.id)
+        made = {route: self._predict_route(study, route, bundle) for route, bundle in self._bundles.predictors.items()}
+        return made | {one.route: self._withdrawn(study, one) for one in gone}
 
-    def _of_route(self, study: Study, route: str, predictor: Predictor) -> OfRoute:
+    def _predict_route(self, study: Study, route: str, predictor: Predictor) -> RouteResults:
         """Predict for a route; empty if its rules choose no series and it has no earlier answer to withdraw."""
         config, rules = self._config, self._config.rules_by_route[route]
         missing = self._queue.missing(study.id)
@@ -74,27 +74,29 @@ class Routing:
         others = bool(config.routes) and not self._queue.earlier_results(study, route)
         analyses = analyse(self._images(study), predictor, rules, config.results.heat_map, others)
         if not analyses:
-            return OfRoute()
-        analyses = [analysis.told_of_missing(missing) for analysis in analyses]
+            return RouteResults()
+        analyses = [analysis.with_missing_images(missing) for analysis in analyses]
         own = _Route(route, self._bundles.mark(route), predictor.record, predictor.identity)
-        return replace(self._written(study, own, basis, analyses), predictions=watched(analyses, study.study_uid))
+        return replace(
+            self._written(study, own, basis, analyses), predictions=drift_predictions(analyses, study.study_uid)
+        )
 
-    def _taken_back(self, study: Study, gone: Departed) -> OfRoute:
+    def _withdrawn(self, study: Study, gone: Departed) -> RouteResults:
         """Withdraw a removed route's answer; empty if its bundle is gone, so that other routes still answer."""
         try:
             record = read_record(self._config.bundle_copy(gone.bundle))
         except MedTransferError as error:
             text = "study %s: the answer of route %r cannot be taken back: %s"
             log.error(text, study.id, gone.route, error.found, extra={"study": study.id})
-            return OfRoute()
+            return RouteResults()
         basis = basis_of(self._queue.instances(study.id), gone.identity, self._config)
         own = _Route(gone.route, gone.bundle, record, gone.identity)
-        return self._written(study, own, f"{basis} taken back", [taken_back(self._images(study))])
+        return self._written(study, own, f"{basis} taken back", [withdrawal(self._images(study))])
 
     def _images(self, study: Study) -> Path:
         return self._config.folder / "incoming" / study.id
 
-    def _written(self, study: Study, own: _Route, basis: str, analyses: Sequence[Analysis]) -> OfRoute:
+    def _written(self, study: Study, own: _Route, basis: str, analyses: Sequence[Analysis]) -> RouteResults:
         config, earlier = self._config, self._queue.earlier_results(study, own.name)
         header = ResultHeader.of(
             *(own.record, own.identity),
@@ -112,4 +114,4 @@ class Routing:
             )
             for n, analysis in enumerate(analyses)
         ]
-        return OfRoute([replace(result, route=own.name) for result in results], answers)
+        return RouteResults([replace(result, route=own.name) for result in results], answers)

@@ -26,7 +26,7 @@ from med_transfer.scans.inspection.page import view_of
 from med_transfer.scans.inspection.picture import side_by_side
 
 _INCHES, _DPI = (10.24, 10.24), 100
-_OF_CHINESE = ("Noto Sans Mono CJK TC", "Noto Sans CJK TC", "Noto Sans TC", "PingFang TC", "Microsoft JhengHei")
+_CHINESE_FONTS = ("Noto Sans Mono CJK TC", "Noto Sans CJK TC", "Noto Sans TC", "PingFang TC", "Microsoft JhengHei")
 _COLUMNS, _CLASSES, _REASONS, _REFUSALS = 100, 8, 6, 8  # characters per line; maxima per page
 
 
@@ -91,7 +91,7 @@ def _drawn(said: Sequence[str], analysis: Analysis | None = None) -> Figure:
 def _fonts() -> list[str]:
     """A monospaced font, and this machine's fonts with Chinese characters as fallback."""
     here = set(font_manager.get_font_names())
-    return ["DejaVu Sans Mono", *(name for name in _OF_CHINESE if name in here)]
+    return ["DejaVu Sans Mono", *(name for name in _CHINESE_FONTS if name in here)]
 
 
 @functools.cache
@@ -123,7 +123,7 @@ def lines(analysis: Analysis, header: ResultHeader) -> list[str]:
     abstained = ["ABSTAINED: the scan is unlike the training data"] if prediction.abstained else []
     called = _wrapped(f"predicted: {prediction.predicted or 'nothing'} ({header.operating_point})", 3)
     reasons = [line for reason in prediction.reason.split("; ") for line in _wrapped(reason, 2)][:_REASONS]
-    return [*abstained, *reasons, *_codes(analysis), *called, *_classes(analysis, header), *_of_map(analysis), made_by]
+    return [*abstained, *reasons, *_codes(analysis), *called, *_classes(analysis, header), *_legend(analysis), made_by]
 
 
 def lines_of_refused(analyses: Sequence[Analysis], header: ResultHeader) -> list[str]:
@@ -152,7 +152,7 @@ def _classes(analysis: Analysis, header: ResultHeader) -> list[str]:
     return [*filter(None, [head]), *rows, *more, *filter(None, [header.rates_of])]
 
 
-def _of_map(analysis: Analysis) -> list[str]:
+def _legend(analysis: Analysis) -> list[str]:
     """Meaning of the colours, and doubts about the map."""
     if analysis.heat is None:
         return []

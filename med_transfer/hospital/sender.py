@@ -23,8 +23,8 @@ from pydicom.uid import (
 from pynetdicom import evt
 from pynetdicom.association import Association
 
-from med_transfer.hospital.association import associate, why_not
-from med_transfer.hospital.commitment import COMMITMENT_INSTANCE, STORAGE_COMMITMENT, hear
+from med_transfer.hospital.association import associate, rejection_code
+from med_transfer.hospital.commitment import COMMITMENT_INSTANCE, STORAGE_COMMITMENT, handle_commitment
 from med_transfer.hospital.config import Destination, NodeConfig, WebPeer
 from med_transfer.hospital.dicomweb import WebPacs
 from med_transfer.hospital.queue import Delivery, Queue
@@ -35,8 +35,8 @@ RESULT_CLASSES = (
     *(Comprehensive3DSRStorage, SecondaryCaptureImageStorage),
     *(SegmentationStorage, ParametricMapStorage, KeyObjectSelectionDocumentStorage, EncapsulatedPDFStorage),
 )
-_TAKEN = (0x0000, 0xB000, 0xB006, 0xB007)  # success and its warnings, PS3.4 table B.2-1
-_THERE = ("refused_0111", "refused_B00E")  # duplicate SOP instance, PS3.7 C.5; the same by STOW-RS from Azure
+_ACCEPTED_STATUSES = (0x0000, 0xB000, 0xB006, 0xB007)  # success and its warnings, PS3.4 table B.2-1
+_DUPLICATES = ("refused_0111", "refused_B00E")  # duplicate SOP instance, PS3.7 C.5; the same by STOW-RS from Azure
 _SAME_ASSOCIATION_SECONDS = 1.0  # how long the requesting association stays open for an answer about commitment
 _LOOK_SECONDS = 0.05  # polling interval for that answer, which may come on another association
 
@@ -62,14 +62,14 @@ class Sender:
     def _store(self, association: Association, delivery: Delivery) -> str:
         """Send one result; return a code of why it was not accepted, empty if it was."""
         if not association.is_established:
-            return why_not(association)
+            return rejection_code(association)
         try:
             answer = association.send_c_store(dcmread(self._node.folder / delivery.file))
         except ValueError:  # no presentation context for it
             return "class_not_supported"
         if "Status" not in answer:
             return "no_answer"
-        return "" if answer.Status in _TAKEN else f"refused_{answer.Status:04X}"
+        return "" if answer.Status in _ACCEPTED_STATUSES else f"refused_{answer.Status:04X}"
 
     def _ask(self, sent: Sequence[Delivery]) -> None:
         """Request storage commitment; the request is stored before it is sent, since the answer may come at once."""
@@ -87,7 +87,7 @@ class Sender:
                     time.sleep(_LOOK_SECONDS)
 
     def _associate(self, classes: Sequence[str]) -> AbstractContextManager[Association]:
-        answer = (evt.EVT_N_EVENT_REPORT, hear, [self._queue, self._destination.ae_title])
+        answer = (evt.EVT_N_EVENT_REPORT, handle_commitment, [self._queue, self._destination.ae_title])
         return associate(self._node, self._destination, self._tls, classes, [answer])
 
 
@@ -120,7 +120,7 @@ def deliver(queue: Queue, delivery: Delivery, send: Callable[[Delivery], str]) -
         return False
     try:
         reason = send(delivery)
-        reason = "" if reason in _THERE else reason  # the UID identifies the content
+        reason = "" if reason in _DUPLICATES else reason  # the UID identifies the content
     except Exception as error:
         log.debug("unexpected", exc_info=True, extra={"study": delivery.study})
         reason = f"unexpected_{type(error).__name__}"

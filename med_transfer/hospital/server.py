@@ -22,7 +22,7 @@ from pynetdicom.sop_class import register_uid, uid_to_service_class
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from med_transfer.hospital.config import Caller, NodeConfig, Peer
-from med_transfer.hospital.storage_classes import PASSED_OVER
+from med_transfer.hospital.storage_classes import IGNORED_CLASSES
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ UNKNOWN_CALLER, UNKNOWN_CALLED, BUSY = (0x01, 0x01, 0x03), (0x01, 0x01, 0x07), (
 _LARGEST_REQUEST = 1 << 20  # bytes of an A-ASSOCIATE-RQ; 128 presentation contexts take some 50 kB
 
 
-for _number, _uid in enumerate(sorted(PASSED_OVER)):  # else pynetdicom aborts on such an object
+for _number, _uid in enumerate(sorted(IGNORED_CLASSES)):  # else pynetdicom aborts on such an object
     if uid_to_service_class(_uid) is not StorageServiceClass:
         register_uid(_uid, f"PassedOver{_number}", StorageServiceClass)
 
@@ -138,7 +138,7 @@ def admit(event: evt.Event, node: NodeConfig) -> None:
         _reject(association, BUSY, "the disk is nearly full")
 
 
-def offer_to_pass_over(event: evt.Event) -> None:
+def accept_ignored_classes(event: evt.Event) -> None:
     """Accept the ignored storage classes that the requestor proposes, in the transfer syntaxes that it proposes.
 
     Supporting all of them in advance would copy thousands of UIDs per association: 170 ms on a slow core.
@@ -146,13 +146,13 @@ def offer_to_pass_over(event: evt.Event) -> None:
     association, proposed = event.assoc, defaultdict(list)
     request = cast(A_ASSOCIATE, association.requestor.primitive)
     for context in request.presentation_context_definition_list:
-        if context.abstract_syntax in PASSED_OVER:
+        if context.abstract_syntax in IGNORED_CLASSES:
             proposed[context.abstract_syntax] += context.transfer_syntax
     others = [build_context(uid, syntaxes) for uid, syntaxes in proposed.items()]
     association.acceptor.supported_contexts = [*association.acceptor.supported_contexts, *others]
 
 
-def free_place(event: evt.Event) -> None:
+def release_unrequested(event: evt.Event) -> None:
     """Release a connection that was closed before its request was complete; else it counts until the time-out."""
     if event.assoc.requestor.primitive is None:
         event.assoc.dul.to_user_queue.put(None)  # pyright: ignore[reportArgumentType] - as on time-out

@@ -16,9 +16,9 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from pydicom.dataset import Dataset
 
 from med_transfer.errors import OutputError
-from med_transfer.hospital.config import NodeConfig, WebServer, not_opened
+from med_transfer.hospital.config import NodeConfig, WebServer, port_error
 from med_transfer.hospital.dicomweb import read_token
-from med_transfer.hospital.incoming import Unfit, keep, keep_aside, received_file
+from med_transfer.hospital.incoming import RejectedInstance, keep, keep_aside, received_file
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.receiver import OUT_OF_RESOURCES, STATUS
 from med_transfer.hospital.server import disk_is_full
@@ -70,7 +70,7 @@ class StowServer:
             await web.TCPSite(runner, settings.bind, settings.port, ssl_context=tls, shutdown_timeout=1.0).start()
         except OSError as error:
             await runner.cleanup()
-            raise not_opened(error, settings.bind, settings.port, "web") from None
+            raise port_error(error, settings.bind, settings.port, "web") from None
         return runner
 
     def close(self) -> None:
@@ -133,11 +133,11 @@ class StowServer:
             received = received_file(content, study_uid)
             keep(node.folder, self._queue, received, now, node.limits.study_instances)
             failure = 0
-        except Unfit as unfit:
-            log.warning("an instance was not taken: %s", unfit.reason)
-            failure = STATUS[unfit.reason]
-            if unfit.reason not in ("class_not_supported", "syntax_not_supported"):
-                keep_aside(node.folder, self._queue, unfit.reason, "web", content, now)
+        except RejectedInstance as rejected:
+            log.warning("an instance was not taken: %s", rejected.reason)
+            failure = STATUS[rejected.reason]
+            if rejected.reason not in ("class_not_supported", "syntax_not_supported"):
+                keep_aside(node.folder, self._queue, rejected.reason, "web", content, now)
         except OutputError:
             log.error("an instance cannot be written")
             failure = OUT_OF_RESOURCES

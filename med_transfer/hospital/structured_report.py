@@ -95,10 +95,10 @@ def _evaluations(
 ) -> list[sr.QualitativeEvaluation]:
     prediction, reasons = analysis.prediction, [own.reason_code(reason) for reason in analysis.reasons]
     if prediction.status != "ok":
-        said = [(own.ANALYSIS, own.NOT_ANALYSED), *((own.WHY_NOT_ANALYSED, reason) for reason in reasons)]
+        said = [(own.ANALYSIS, own.NOT_ANALYSED), *((own.REFUSAL_REASON, reason) for reason in reasons)]
         return [sr.QualitativeEvaluation(name, value) for name, value in said]
     said = [(own.ANALYSIS, own.ANALYSED), (own.ABSTAINED, own.YES if prediction.abstained else own.NO)]
-    said += [(own.WHY_ABSTAINED, reason) for reason in reasons]
+    said += [(own.ABSTENTION_REASON, reason) for reason in reasons]
     found = prediction.predicted.split(";") if prediction.predicted else []
     if header.multilabel:
         said += [

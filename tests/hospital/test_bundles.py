@@ -461,7 +461,7 @@ def test_a_route_under_another_name_goes_on_with_its_answers(two_routes, second_
     report = dcmread(node._config.folder / f"results/{later['outputs'][0]}.dcm")
     (named,) = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert named.ReferencedSOPInstanceUID == first[1]["outputs"][0]
-    assert node.queue.departed(node._bundles.marks) == []
+    assert node.queue.removed_route_answers(node._bundles.marks) == []
     assert "does not name" not in caplog.text
     node.queue.close()
 
@@ -487,7 +487,7 @@ def test_an_answer_whose_bundle_is_gone_costs_no_other(two_routes, tmp_path, cap
     (only,) = predict(node, series(tmp_path / "late", series=2))[:1]
     assert only["status"] == "ok"
     assert "the answer of route 'few-slices' cannot be taken back" in caplog.text
-    assert len(node.queue.departed(node._bundles.marks)) == 1
+    assert len(node.queue.removed_route_answers(node._bundles.marks)) == 1
     node.queue.close()
 
 

@@ -483,7 +483,7 @@ def test_what_is_predicted_again_to_the_same_end_has_all_its_tries(queue):
     assert queue.counts() == {"dead": 1}
     assert queue.judged(Feedback("ann", "s1", 1, 0, "rerun"), 300) is False, "there is no answer to judge"
     with queue.writing() as writing:
-        answering.ask_again(writing, "s1", 300)
+        answering.predict_again(writing, "s1", 300)
         receiving.supersede(writing, "s1")
     predicted(queue, 300)
     (again,) = queue.to_send(PACS[0], 300)

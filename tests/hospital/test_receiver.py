@@ -37,7 +37,7 @@ from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import keep, keep_aside, received_file, study_id, sweep
 from med_transfer.hospital.queue import Added, Queue
 from med_transfer.hospital.receiver import Receiver
-from med_transfer.hospital.storage_classes import OF_MAKERS
+from med_transfer.hospital.storage_classes import VENDOR_CLASSES
 
 pytestmark = pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
 
@@ -253,7 +253,8 @@ def another_item(image: Dataset) -> None:
 
 
 def test_objects_without_an_image_to_predict_are_passed_over(node_config, tmp_path):
-    dose, csa, old, strange = "1.2.840.10008.5.1.4.1.1.88.67", OF_MAKERS[0], "1.2.840.10008.5.1.4.1.1.6", "1.2.3.4.5"
+    dose, csa, old = "1.2.840.10008.5.1.4.1.1.88.67", VENDOR_CLASSES[0], "1.2.840.10008.5.1.4.1.1.6"
+    strange = "1.2.3.4.5"
     config, (file, *_) = node_config(), series(tmp_path / "scan", slices=1)
     entity = AE("CT1")
     for uid in (dose, csa, old, strange):

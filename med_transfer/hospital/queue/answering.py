@@ -31,7 +31,7 @@ def undescribed(database: sqlite3.Connection) -> list[tuple[str, str]]:
 def put_answers(database: sqlite3.Connection, study: Study, answers: Sequence[SeriesAnswer]) -> None:
     """Store the answers of a study's revision, and update its line of the worklist."""
     _put(database, study.id, study.revision, answers)
-    sum_up(database, study.id, [answer.facts for answer in answers])
+    update_worklist(database, study.id, [answer.facts for answer in answers])
 
 
 def _put(database: sqlite3.Connection, study: str, revision: int, answers: Sequence[SeriesAnswer]) -> None:
@@ -46,7 +46,7 @@ def _put(database: sqlite3.Connection, study: str, revision: int, answers: Seque
         )
 
 
-def sum_up(database: sqlite3.Connection, study: str, facts: Sequence[Any]) -> None:
+def update_worklist(database: sqlite3.Connection, study: str, facts: Sequence[Any]) -> None:
     """Update a study's line of the worklist from one series: if possible one with an answer, else one that abstains."""
     ranked = sorted(facts, key=lambda fact: (fact.get("status") != "ok", bool(fact.get("abstained"))))
     chosen = ranked[0] if ranked else {}
@@ -76,7 +76,7 @@ def take_over(database: sqlite3.Connection) -> None:
         last = max((int(str(entry["revision"])) for entry in told), default=0)
         facts = [entry for entry in told if entry["revision"] == last]
         _put(database, study, last, [SeriesAnswer(entry) for entry in facts])
-        sum_up(database, study, facts)
+        update_worklist(database, study, facts)
 
 
 def judge(database: sqlite3.Connection, said: Feedback, now: float) -> bool:
@@ -127,7 +127,7 @@ def answers(database: sqlite3.Connection, study: str, revision: int) -> list[Ser
     return [SeriesAnswer(json.loads(row[0]), *row[1:]) for row in rows]
 
 
-def may_ask_again(database: sqlite3.Connection, study: str) -> bool:
+def can_predict_again(database: sqlite3.Connection, study: str) -> bool:
     """Whether a study is finished and all of its images are still on disk."""
     row = database.execute(
         "SELECT 1 FROM study WHERE id = ? AND state IN ('predicted', 'sent', 'committed', 'dead') "
@@ -137,7 +137,7 @@ def may_ask_again(database: sqlite3.Connection, study: str) -> bool:
     return row.fetchone() is not None
 
 
-def ask_again(database: sqlite3.Connection, study: str, now: float) -> None:
+def predict_again(database: sqlite3.Connection, study: str, now: float) -> None:
     """Have a study predicted again, as a new revision."""
     database.execute(
         "UPDATE study SET state = 'complete', revision = revision + 1, attempts = 0, next_try = 0, reason = '', "

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from med_transfer.hospital import record
 from med_transfer.hospital.queue import answering, receiving
 from med_transfer.hospital.queue.kinds import Departed
-from med_transfer.hospital.queue.predicting import SOMEBODY_HAS_IT
+from med_transfer.hospital.queue.predicting import MAY_BE_DELIVERED
 
 
-def departed(database: sqlite3.Connection, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
+def removed_route_answers(database: sqlite3.Connection, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
     """Answers of removed routes that a destination has or may have, and that were not withdrawn.
 
     Args:
@@ -21,7 +21,7 @@ def departed(database: sqlite3.Connection, bundles: Mapping[str, str], study: st
     """
     rows = database.execute(
         f"SELECT study, route, max(revision) FROM result WHERE {'study = ? AND' if study else ''} "
-        f"route NOT IN ({', '.join('?' for _ in bundles)}) AND {SOMEBODY_HAS_IT} "
+        f"route NOT IN ({', '.join('?' for _ in bundles)}) AND {MAY_BE_DELIVERED} "
         "GROUP BY study, route ORDER BY study, route",
         [study, *bundles] if study else list(bundles),
     ).fetchall()
@@ -30,21 +30,23 @@ def departed(database: sqlite3.Connection, bundles: Mapping[str, str], study: st
         said = [one for one in answering.answers(database, of_study, revision) if one.route == route]
         if any(one.facts.get("status") == "ok" for one in said):
             mark, identity = said[0].bundle, str(said[0].facts.get("bundle", ""))
-            same = [name for name, other in bundles.items() if mark == other and _is_silent(database, of_study, name)]
+            same = [
+                name for name, other in bundles.items() if mark == other and _has_no_results(database, of_study, name)
+            ]
             found.append(Departed(of_study, route, mark, identity, next(iter(same), None)))
     return found
 
 
-def _is_silent(database: sqlite3.Connection, study: str, route: str) -> bool:
+def _has_no_results(database: sqlite3.Connection, study: str, route: str) -> bool:
     said = database.execute("SELECT 1 FROM result WHERE study = ? AND route = ?", (study, route))
     return said.fetchone() is None
 
 
-def go_on(database: sqlite3.Connection, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
+def follow_renamed_routes(database: sqlite3.Connection, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
     """Move answers of renamed routes to the new name; return the remaining answers of removed routes."""
     left = []
-    for one in departed(database, bundles, study):
-        if one.heir is None or not _is_silent(database, one.study, one.heir):
+    for one in removed_route_answers(database, bundles, study):
+        if one.heir is None or not _has_no_results(database, one.study, one.heir):
             left.append(one)
             continue
         for table in ("result", "answer"):
@@ -54,12 +56,12 @@ def go_on(database: sqlite3.Connection, bundles: Mapping[str, str], study: str =
     return left
 
 
-def ask_again(database: sqlite3.Connection, studies: Iterable[str], now: float) -> tuple[int, int]:
+def predict_again(database: sqlite3.Connection, studies: Iterable[str], now: float) -> tuple[int, int]:
     """Have studies predicted again; return how many, and how many cannot be, since their images were deleted."""
     asked = without = 0
     for study in studies:
-        if answering.may_ask_again(database, study):
-            answering.ask_again(database, study, now)
+        if answering.can_predict_again(database, study):
+            answering.predict_again(database, study, now)
             receiving.supersede(database, study)
             record.append(database, "to be taken back", study=study)
             asked += 1

@@ -56,7 +56,7 @@ def fail(database: sqlite3.Connection, study: Study, reason: str, now: float, ne
         record.append(database, "not predicted", study=study.id, reason=reason, dead=dead)
 
 
-SOMEBODY_HAS_IT = (  # as far as is known; older versions do not maintain may_be_there, but their states tell
+MAY_BE_DELIVERED = (  # as far as is known; older versions do not maintain may_be_there, but their states tell
     "EXISTS (SELECT 1 FROM delivery WHERE delivery.sop_uid = result.sop_uid "
     "AND (may_be_there OR delivery.state IN ('sent', 'committed')))"
 )
@@ -66,7 +66,7 @@ def earlier_results(database: sqlite3.Connection, study: Study, route: str) -> l
     """A route's results of earlier revisions that a destination has or may have, the latest last."""
     rows = database.execute(
         "SELECT sop_uid, sop_class, file, route, revision FROM result "
-        f"WHERE study = ? AND revision < ? AND route = ? AND {SOMEBODY_HAS_IT} ORDER BY revision, rowid",
+        f"WHERE study = ? AND revision < ? AND route = ? AND {MAY_BE_DELIVERED} ORDER BY revision, rowid",
         (study.id, study.revision, route),
     )
     return [ResultFile(*row) for row in rows]

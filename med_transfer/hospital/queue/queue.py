@@ -27,9 +27,9 @@ from med_transfer.hospital.queue.kinds import (
     State,
     Study,
 )
-from med_transfer.hospital.queue.schema import by_the_letter, opened
+from med_transfer.hospital.queue.schema import escape_like, opened
 
-AT_ONCE = 50  # deliveries handled before the most urgent ones are looked up again
+BATCH_SIZE = 50  # deliveries handled before the most urgent ones are looked up again
 
 
 class Queue:
@@ -231,28 +231,28 @@ class Queue:
         rows = self._rows("SELECT mark FROM bundle WHERE route = ? GROUP BY mark ORDER BY max(number) DESC", route)
         return [row[0] for row in rows]
 
-    def departed(self, bundles: Mapping[str, str]) -> list[Departed]:
+    def removed_route_answers(self, bundles: Mapping[str, str]) -> list[Departed]:
         """Answers of removed routes that were not withdrawn; ``bundles``: mark in use for each route of node.yaml."""
         with self._lock:
-            return departing.departed(self._database, bundles)
+            return departing.removed_route_answers(self._database, bundles)
 
-    def go_on(self, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
-        """Move answers of renamed routes to the new name; return what :meth:`departed` gives then."""
+    def follow_renamed_routes(self, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
+        """Move answers of renamed routes to the new name; return what :meth:`removed_route_answers` gives then."""
         with self.writing() as database:
-            return departing.go_on(database, bundles, study)
+            return departing.follow_renamed_routes(database, bundles, study)
 
-    def take_back(self, departed: Iterable[Departed], now: float) -> tuple[int, int]:
+    def withdraw_answers(self, answers: Iterable[Departed], now: float) -> tuple[int, int]:
         """Have the studies predicted again; return how many, and how many cannot be, as their images were deleted."""
         with self.writing() as database:
-            return departing.ask_again(database, sorted({one.study for one in departed}), now)
+            return departing.predict_again(database, sorted({one.study for one in answers}), now)
 
     # Sending --------------------------------------------------------------------------------------------------
 
     def to_send(self, destination: str, now: float) -> list[Delivery]:
-        """Due deliveries to a destination, most urgent first; at most ``AT_ONCE``, so that urgent ones can overtake."""
+        """Due deliveries to a destination, most urgent first, ``BATCH_SIZE`` at most: new urgent ones can overtake."""
         self._set_clock("delivery", now)
         where = "destination = ? AND delivery.state = 'waiting' AND delivery.next_try <= ?"
-        return self._deliveries(where, destination, now, most=AT_ONCE)
+        return self._deliveries(where, destination, now, most=BATCH_SIZE)
 
     def begin(self, delivery: Delivery) -> bool:
         """Note on disk that a delivery is about to be sent, so that a crash cannot hide that it may have been accepted.
@@ -264,9 +264,9 @@ class Queue:
             return sending.begin(database, delivery)
 
     def to_commit(self, destination: str, now: float) -> list[Delivery]:
-        """Deliveries due for a first or repeated request for storage commitment; at most ``AT_ONCE``."""
+        """Deliveries due for a first or repeated request for storage commitment; at most ``BATCH_SIZE``."""
         where = "destination = ? AND delivery.state = 'sent' AND commitment AND delivery.next_try <= ?"
-        return self._deliveries(where, destination, now, most=AT_ONCE)
+        return self._deliveries(where, destination, now, most=BATCH_SIZE)
 
     def sent(self, delivery: Delivery, now: float) -> None:
         """Note that the destination has accepted a delivery."""
@@ -296,8 +296,8 @@ class Queue:
             failed: failure reason by SOPInstanceUID, DICOM PS3.3 C.14.1.1.
             now: seconds since 1970.
         """
-        where = f"{sending.ASKED_UNDER} AND destination LIKE ? ESCAPE '\\'"
-        like = by_the_letter(sender) + "@%"
+        where = f"{sending.HAS_TRANSACTION_UID} AND destination LIKE ? ESCAPE '\\'"
+        like = escape_like(sender) + "@%"
         asked = self._deliveries(where, transaction_uid, like) if transaction_uid else []
         for delivery in asked:
             if delivery.sop_uid in failed:
@@ -308,7 +308,7 @@ class Queue:
 
     def is_unanswered(self, transaction_uid: str) -> bool:
         """Whether a request for commitment under this UID is still unanswered."""
-        return bool(self._deliveries(sending.ASKED_UNDER, transaction_uid))
+        return bool(self._deliveries(sending.HAS_TRANSACTION_UID, transaction_uid))
 
     # For people -----------------------------------------------------------------------------------------------
 
@@ -336,11 +336,11 @@ class Queue:
         """
         with self.writing() as database:
             again = said.kind == "rerun"
-            if again and not answering.may_ask_again(database, said.study):
+            if again and not answering.can_predict_again(database, said.study):
                 return False
             kept = answering.judge(database, said, now)
             if kept and again:
-                answering.ask_again(database, said.study, now)
+                answering.predict_again(database, said.study, now)
                 receiving.supersede(database, said.study)
         return kept
 

@@ -39,13 +39,13 @@ CREATE TABLE IF NOT EXISTS bundle (number INTEGER PRIMARY KEY, route TEXT NOT NU
 CREATE TABLE IF NOT EXISTS aside (
     number INTEGER PRIMARY KEY, time REAL NOT NULL, reason TEXT NOT NULL, caller TEXT NOT NULL, file TEXT NOT NULL);
 """
-_OF_WHAT_IS_TO_DO = """
+_PENDING_INDEXES = """
 CREATE INDEX IF NOT EXISTS study_state ON study (state, changed);
 CREATE INDEX IF NOT EXISTS study_next_try ON study (next_try) WHERE next_try > 0;
 CREATE INDEX IF NOT EXISTS delivery_state ON delivery (state, destination, next_try);
 CREATE INDEX IF NOT EXISTS delivery_next_try ON delivery (next_try) WHERE next_try > 0;
 """  # for queries that run several times a second and match only a small part of the tables
-_FOR_PEOPLE = """
+_REVIEW_SCHEMA = """
 CREATE TABLE IF NOT EXISTS worklist (
     study TEXT PRIMARY KEY REFERENCES study, received REAL NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
     patient_name TEXT NOT NULL DEFAULT '', patient_id TEXT NOT NULL DEFAULT '', accession TEXT NOT NULL DEFAULT '',
@@ -83,7 +83,7 @@ CREATE TRIGGER IF NOT EXISTS feedback_no_update BEFORE UPDATE ON feedback
 CREATE TRIGGER IF NOT EXISTS feedback_no_delete BEFORE DELETE ON feedback
     BEGIN SELECT RAISE(ABORT, 'feedback is append-only'); END;
 """
-_ADDED_LATER = {  # columns that queues of earlier versions lack
+_ADDED_COLUMNS = {  # columns that queues of earlier versions lack
     "delivery": {"may_be_there": "INTEGER NOT NULL DEFAULT 1"},  # earlier versions do not store what they begin to send
     "expected": {"announced": "REAL NOT NULL DEFAULT 0"},
     "result": {"route": "TEXT NOT NULL DEFAULT ''"},
@@ -91,7 +91,7 @@ _ADDED_LATER = {  # columns that queues of earlier versions lack
 }
 
 
-def by_the_letter(text: str) -> str:
+def escape_like(text: str) -> str:
     """Escape text for ``LIKE ... ESCAPE '\\'``, so that it matches literally."""
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
@@ -104,14 +104,14 @@ def opened(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     with opening(path, "queue of a node") as writer:
         writer.executescript(f"{_SCHEMA}{record.SCHEMA}")
         _add_columns(writer)
-        writer.executescript(_OF_WHAT_IS_TO_DO)
-        writer.executescript(_FOR_PEOPLE)
+        writer.executescript(_PENDING_INDEXES)
+        writer.executescript(_REVIEW_SCHEMA)
         answering.take_over(writer)
         return writer, connected(path)
 
 
 def _add_columns(database: sqlite3.Connection) -> None:
-    for table, columns in _ADDED_LATER.items():
+    for table, columns in _ADDED_COLUMNS.items():
         there = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
         for name in columns.keys() - there:
             database.execute(f"ALTER TABLE {table} ADD COLUMN {name} {columns[name]}")

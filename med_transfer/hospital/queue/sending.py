@@ -19,7 +19,7 @@ def deliveries(database: sqlite3.Connection, where: str, *values: object, most: 
 
 
 # Matches the UID of any request so far: an archive may answer only after it has been asked again.
-ASKED_UNDER = "instr(' ' || transaction_uid || ' ', ' ' || ? || ' ') AND delivery.state IN ('sent', 'dead')"
+HAS_TRANSACTION_UID = "instr(' ' || transaction_uid || ' ', ' ' || ? || ' ') AND delivery.state IN ('sent', 'dead')"
 _OUTDATED = (  # replaced by a later revision: sending it now would restore a withdrawn answer
     "EXISTS (SELECT 1 FROM result JOIN study ON study.id = result.study "
     "WHERE result.sop_uid = delivery.sop_uid AND result.revision < study.revision)"

@@ -20,7 +20,7 @@ from med_transfer.hospital.queue.queue import Queue
 WorkState = Literal["claiming", "claimed", "waiting", "completed", "canceled", "lost"]
 _OPEN = "state IN ('claiming', 'claimed', 'waiting')"
 _LONGEST_WAIT = 86400
-_NOT_OUT = "NOT (delivery.state = 'committed' OR delivery.state = 'sent' AND NOT commitment)"
+_UNDELIVERED = "NOT (delivery.state = 'committed' OR delivery.state = 'sent' AND NOT commitment)"
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,10 @@ class Workitems:
             row = database.execute(f"SELECT {columns} FROM study WHERE id = ?", (item.study,)).fetchone()
             return Study(*row) if row else None
 
-    def results_are_out(self, study: Study) -> bool:
+    def are_results_delivered(self, study: Study) -> bool:
         """Whether every destination has its results of this revision, and has committed to them if asked to."""
         with self._queue.reading() as database:
-            return study.state in ("predicted", "sent", "committed") and not _rows_of(database, study, _NOT_OUT)
+            return study.state in ("predicted", "sent", "committed") and not _rows_of(database, study, _UNDELIVERED)
 
     def outputs(self, study: Study) -> list[Delivery]:
         """Results of this revision that destinations have accepted."""
@@ -165,7 +165,7 @@ class Workitems:
             facts = [answer.facts for answer in answering.answers(database, study.id, study.revision)]
         if any(fact.get("status") == "ok" for fact in facts):
             return []
-        return _each_once(str(code) for fact in facts for code in _codes(fact.get("because"))) or ["not-chosen"]
+        return _distinct(str(code) for fact in facts for code in _codes(fact.get("because"))) or ["not-chosen"]
 
 
 def _rows_of(database: sqlite3.Connection, study: Study, where: str) -> list[Delivery]:
@@ -176,5 +176,5 @@ def _codes(because: object) -> list[object]:
     return list(because) if isinstance(because, list | tuple) else []
 
 
-def _each_once(codes: Iterable[str]) -> list[str]:
+def _distinct(codes: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(codes))

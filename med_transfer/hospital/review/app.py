@@ -26,7 +26,7 @@ from med_transfer.hospital.review.study import Volumes
 # A route is closed to visitors without a session unless it is marked as public, see access/gate.py.
 ROUTERS = (worklist_page.router, study_page.router, node_pages.router, access_routes.router)
 # Switches off the telemetry of newer FastAPI versions, whose spans and logs would contain requests.
-_NOBODY_TOLD: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+_NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
 
 
 def review_app(node: NodeConfig, queue: Queue) -> FastAPI:
@@ -46,13 +46,13 @@ def review_app(node: NodeConfig, queue: Queue) -> FastAPI:
         volumes.close()
         access.close()
 
-    app = FastAPI(title="med-transfer review page", openapi_url=None, lifespan=life, telemetry=_NOBODY_TOLD)
+    app = FastAPI(title="med-transfer review page", openapi_url=None, lifespan=life, telemetry=_NO_TELEMETRY)
     app.router.route_class = GuardedRoute
     app.state.node, app.state.queue, app.state.access, app.state.volumes = node, queue, access, volumes
     app.add_middleware(Guard, page=page)
     app.add_exception_handler(SignInFirst, _sign_in_first)
     app.add_exception_handler(AnyHTTPException, _refused)
-    app.add_exception_handler(RequestValidationError, _not_understood)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
     for router in ROUTERS:  # include_router would match each request's route three times
         app.router.routes.extend(router.routes)
     app.add_api_route("/health", _health, include_in_schema=False)
@@ -90,6 +90,6 @@ async def _refused(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)
 
 
-async def _not_understood(request: Request, _: Exception) -> Response:
+async def _invalid_request(request: Request, _: Exception) -> Response:
     """Answer 422 without FastAPI's details, which repeat the request and may identify a patient."""
     return await _refused(request, HTTPException(422, "not_understood"))

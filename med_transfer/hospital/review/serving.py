@@ -15,7 +15,7 @@ import uvicorn
 
 from med_transfer.atomic.sole_writer import LOCK_FILE
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.config import NodeConfig, ReviewPage, not_opened
+from med_transfer.hospital.config import NodeConfig, ReviewPage, port_error
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.review.app import review_app
 from med_transfer.hospital.review.patience import PatientProtocol
@@ -90,7 +90,7 @@ def _listening(page: ReviewPage) -> socket.socket:
             break
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
-                raise not_opened(error, page.bind, page.port, "page") from None
+                raise port_error(error, page.bind, page.port, "page") from None
             time.sleep(_HANDOVER_SECONDS / 100)
     # Inherited by connections; asyncio sets it only for sockets with an explicit protocol. Without it, a page's second
     # packet waits for the acknowledgement of its first, which browsers delay by 40 ms.

@@ -22,7 +22,7 @@ from med_transfer.hospital.review.bundle_records import bundle_cases
 from med_transfer.hospital.review.guard import policy
 from med_transfer.hospital.review.pages import render
 from med_transfer.hospital.review.study import SeriesFacts, StudyFacts, Volumes, answer_of, study_facts
-from med_transfer.hospital.review.worklist import Wish, day, next_study, person
+from med_transfer.hospital.review.worklist import WorklistQuery, day, next_study, person
 from med_transfer.hospital.server import disk_is_full
 
 router = APIRouter(route_class=GuardedRoute)
@@ -51,7 +51,7 @@ def show(request: Request, study: StudyId, answer: Annotated[int, Query(ge=0, le
         study=facts,
         series=chosen,
         windows=WINDOWS_HU,
-        following=next_study(_queue(request), Wish(), study),
+        following=next_study(_queue(request), WorklistQuery(), study),
         outcome=request.query_params.get("said", ""),
         longest=_LONGEST_COMMENT,
         person=person(facts.line.patient_name),
@@ -111,7 +111,7 @@ def similar_case(request: Request, study: StudyId, revision: Number, number: Num
     return Response(cases.pictures[case], media_type="image/jpeg")
 
 
-class Said(BaseModel):
+class FeedbackForm(BaseModel):
     """Fields of the feedback form."""
 
     revision: Annotated[int, Field(ge=0)]
@@ -123,7 +123,7 @@ class Said(BaseModel):
 
 @router.post("/study/{study}/feedback")
 @at_least("reviewer")
-def judge(request: Request, study: StudyId, said: Annotated[Said, Form()]) -> Response:
+def judge(request: Request, study: StudyId, said: Annotated[FeedbackForm, Form()]) -> Response:
     """Store a reviewer's feedback permanently."""
     facts, number, comment = _facts(request, study), said.number, said.comment.strip()
     series = next((one for one in facts.series if (facts.revision, one.number) == (said.revision, number)), None)
@@ -144,7 +144,7 @@ def judge(request: Request, study: StudyId, said: Annotated[Said, Form()]) -> Re
 _UNFIT = object()
 
 
-def _label(said: Said, series: SeriesFacts) -> object:
+def _label(said: FeedbackForm, series: SeriesFacts) -> object:
     """Label given by the feedback: on agreement the predicted one, None for none, ``_UNFIT`` if invalid.
 
     For a multi-label bundle an empty label, without any finding, is valid.

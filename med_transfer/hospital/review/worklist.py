@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from med_transfer.hospital.queue import Queue, State
-from med_transfer.hospital.queue.schema import by_the_letter
+from med_transfer.hospital.queue.schema import escape_like
 
 Sort = Literal["received", "patient_name", "study_date", "state", "top_class", "top_probability"]
 Judged = Literal["", "yes", "no", "agree", "disagree"]
@@ -58,7 +58,7 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wish:
+class WorklistQuery:
     """A query of the worklist.
 
     Attributes:
@@ -92,23 +92,23 @@ class Page:
     total: int
 
 
-def page(queue: Queue, wish: Wish) -> Page:
+def page(queue: Queue, query: WorklistQuery) -> Page:
     """The requested page; the first one if the study in ``after`` does not exist."""
-    conditions, values = _conditions(wish)
+    conditions, values = _conditions(query)
     with queue.reading() as database:
         total = _total(queue, _version(database), _where(conditions), tuple(values))
-        key = _key(database, wish)
+        key = _key(database, query)
         if key is not None:
-            conditions.append(f"({wish.sort}, study) {'<' if wish.descending else '>'} (?, ?)")
-            values += [key, wish.after]
-        direction = "DESC" if wish.descending else "ASC"
+            conditions.append(f"({query.sort}, study) {'<' if query.descending else '>'} (?, ?)")
+            values += [key, query.after]
+        direction = "DESC" if query.descending else "ASC"
         rows = database.execute(
             f"SELECT {', '.join(_COLUMNS)} FROM worklist {_where(conditions)} "
-            f"ORDER BY {wish.sort} {direction}, study {direction} LIMIT ?",
-            (*values, wish.size + 1),
+            f"ORDER BY {query.sort} {direction}, study {direction} LIMIT ?",
+            (*values, query.size + 1),
         ).fetchall()
-    lines = tuple(map(Line._make, rows[: wish.size]))
-    return Page(lines, lines[-1].study if len(rows) > wish.size else "", total)
+    lines = tuple(map(Line._make, rows[: query.size]))
+    return Page(lines, lines[-1].study if len(rows) > query.size else "", total)
 
 
 def line(queue: Queue, study: str) -> Line | None:
@@ -156,28 +156,28 @@ def _called(queue: Queue, _: int) -> list[str]:
         return [row[0] for row in rows]
 
 
-def next_study(queue: Queue, wish: Wish, study: str) -> str:
+def next_study(queue: Queue, query: WorklistQuery, study: str) -> str:
     """The next study in the same list; empty if there is none."""
-    lines = page(queue, replace(wish, after=study, size=1)).lines
+    lines = page(queue, replace(query, after=study, size=1)).lines
     return lines[0].study if lines else ""
 
 
-def _conditions(wish: Wish) -> tuple[list[str], list[object]]:
+def _conditions(query: WorklistQuery) -> tuple[list[str], list[object]]:
     wanted: list[tuple[str, object]] = []
-    if wish.state:
-        wanted.append(("state = ?", wish.state))
-    if wish.top_class:
-        wanted.append(("top_class = ?", wish.top_class))
-    if wish.since is not None:
-        wanted.append(("received >= ?", wish.since))
-    if wish.until is not None:
-        wanted.append(("received < ?", wish.until))
+    if query.state:
+        wanted.append(("state = ?", query.state))
+    if query.top_class:
+        wanted.append(("top_class = ?", query.top_class))
+    if query.since is not None:
+        wanted.append(("received >= ?", query.since))
+    if query.until is not None:
+        wanted.append(("received < ?", query.until))
     conditions, values = [one for one, _ in wanted], [value for _, value in wanted]
-    if wish.judged:
-        conditions.append(_JUDGED[wish.judged])
-    if wish.search:
+    if query.judged:
+        conditions.append(_JUDGED[query.judged])
+    if query.search:
         conditions.append("searched LIKE ? ESCAPE '\\'")
-        values.append(f"%{by_the_letter(wish.search)}%")
+        values.append(f"%{escape_like(query.search)}%")
     return conditions, values
 
 
@@ -185,10 +185,10 @@ def _where(conditions: list[str]) -> str:
     return f"WHERE {' AND '.join(conditions)}" if conditions else ""
 
 
-def _key(database: sqlite3.Connection, wish: Wish) -> object | None:
-    if not wish.after:
+def _key(database: sqlite3.Connection, query: WorklistQuery) -> object | None:
+    if not query.after:
         return None
-    row = database.execute(f"SELECT {wish.sort} FROM worklist WHERE study = ?", (wish.after,)).fetchone()
+    row = database.execute(f"SELECT {query.sort} FROM worklist WHERE study = ?", (query.after,)).fetchone()
     return row[0] if row else None
 
 

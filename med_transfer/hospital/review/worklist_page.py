@@ -30,7 +30,7 @@ _COLUMNS: tuple[tuple[worklist.Sort, str], ...] = (
 )
 
 
-class Asked(BaseModel):
+class ListParameters(BaseModel):
     """Parameters of the list in the URL; none identifies a patient."""
 
     state: State | Literal[""] = ""
@@ -40,12 +40,12 @@ class Asked(BaseModel):
     descending: bool = True
     after: Annotated[str, Field(max_length=64)] = ""
 
-    def wish(self) -> worklist.Wish:
+    def query(self) -> worklist.WorklistQuery:
         """Convert to a query of the worklist."""
-        return worklist.Wish(**self.model_dump())
+        return worklist.WorklistQuery(**self.model_dump())
 
 
-class Searched(Asked):
+class SearchParameters(ListParameters):
     """With a search term, which may be a name and therefore comes in the body of a request."""
 
     search: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)] = ""
@@ -53,15 +53,15 @@ class Searched(Asked):
 
 @router.get("/", response_class=HTMLResponse)
 @at_least("reader")
-def show(request: Request, asked: Annotated[Asked, Query()]) -> Response:
+def show(request: Request, asked: Annotated[ListParameters, Query()]) -> Response:
     """Show one page of the worklist."""
     tell(request, "saw worklist")
-    return _page(request, Searched(**asked.model_dump()))
+    return _page(request, SearchParameters(**asked.model_dump()))
 
 
 @router.post("/", response_class=HTMLResponse)
 @at_least("reader")
-def search(request: Request, asked: Annotated[Searched, Form()]) -> Response:
+def search(request: Request, asked: Annotated[SearchParameters, Form()]) -> Response:
     """Show one page of the studies that match a search."""
     tell(request, "saw worklist", detail="searched" if asked.search else "")
     return _page(request, asked)
@@ -75,9 +75,9 @@ def counts(request: Request) -> dict[str, int]:
     return _counts(request)
 
 
-def _page(request: Request, asked: Searched) -> Response:
+def _page(request: Request, asked: SearchParameters) -> Response:
     queue, language = request.app.state.queue, language_of(request)
-    page = worklist.page(queue, asked.wish())
+    page = worklist.page(queue, asked.query())
     return render(
         request,
         "worklist.html.jinja",

@@ -60,7 +60,7 @@ class ReviewPage(Section):
     oidc: Oidc | None = None
 
     @model_validator(mode="after")
-    def _is_safe(self) -> ReviewPage:
+    def _check_security(self) -> ReviewPage:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key: both or none")
         address = ipaddress.ip_address(self.bind)

@@ -109,7 +109,7 @@ class WebPeer(Section):
     key: Path | None = None
 
     @model_validator(mode="after")
-    def _is_safe(self) -> WebPeer:
+    def _check_security(self) -> WebPeer:
         host = self.url.split("/")[2].rpartition(":")[0] or self.url.split("/")[2]
         if self.url.startswith("http:") and host not in ("127.0.0.1", "localhost", "[::1]"):
             raise ValueError(f"{self.url} would carry names in the clear; expected https")
@@ -156,7 +156,7 @@ class WebServer(Section):
     trusted: Path | None = None
 
     @model_validator(mode="after")
-    def _is_safe(self) -> WebServer:
+    def _check_security(self) -> WebServer:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key: both or none")
         if self.certificate is None and (self.trusted is not None or not ipaddress.ip_address(self.bind).is_loopback):

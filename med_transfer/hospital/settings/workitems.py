@@ -34,7 +34,7 @@ class Workitems(Section):
     as_array: bool = False
 
     @model_validator(mode="after")
-    def _says_which(self) -> Workitems:
+    def _check_criteria(self) -> Workitems:
         if self.label is None and self.station is None and self.procedure is None:
             raise ValueError("neither label nor station nor procedure: which items are the node's?")
         return self

@@ -37,7 +37,7 @@ _SENTENCES = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedItem:
     """A work item as requested by the worklist.
 
     Attributes:
@@ -57,7 +57,7 @@ class Asked:
     work_code: Dataset | None = field(repr=False)
 
     @classmethod
-    def of(cls, item: Dataset) -> Asked:
+    def of(cls, item: Dataset) -> RequestedItem:
         """Parse a work item; missing attributes are empty."""
         uids = [str(one.get("StudyInstanceUID", "") or "") for one in _items(item, "InputInformationSequence")]
         work = _items(item, "ScheduledWorkitemCodeSequence")
@@ -133,7 +133,12 @@ def canceled(reason: str, now: float) -> Dataset:
 
 
 def performed(
-    node: NodeConfig, station: CodedEntry | None, asked: Asked, begun: float, now: float, outputs: Sequence[Dataset]
+    node: NodeConfig,
+    station: CodedEntry | None,
+    asked: RequestedItem,
+    begun: float,
+    now: float,
+    outputs: Sequence[Dataset],
 ) -> Dataset:
     """Changes that report the performed procedure: station, work code, start and end in seconds since 1970, outputs."""
     own = Code(node.ae_title, PRIVATE, node.ae_title)

@@ -33,7 +33,7 @@ class EventChannel:
         self._peer, self._cancel, self._url, self._lock = peer, cancel, "", threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._listening: asyncio.Task | None = None
-        self._thread = threading.Thread(target=self._loop.run_forever, name="hear of work items", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="work item events", daemon=True)
         self._thread.start()
 
     def open(self, url: str) -> None:

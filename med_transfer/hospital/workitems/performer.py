@@ -15,7 +15,7 @@ from med_transfer.hospital.queue import Queue, Study
 from med_transfer.hospital.queue.workitems import Workitem, Workitems, WorkState
 from med_transfer.hospital.settings import workitems as settings
 from med_transfer.hospital.workitems.contents import (
-    Asked,
+    RequestedItem,
     canceled,
     fits,
     performed,
@@ -77,12 +77,12 @@ class Performer:
         except PacsFailed as failed:
             log.warning("the worklist cannot be searched: %s", failed.reason)
 
-    def _search(self, room: int) -> Iterator[Asked]:
+    def _search(self, room: int) -> Iterator[RequestedItem]:
         """Yield items to claim, urgent ones first, each after retrieving and checking it completely."""
         if room <= 0:
             return
         answers = self._service.search(search_keys(self._worklist))
-        found = [Asked.of(item) for item in answers if fits(item, self._worklist, whole=False)]
+        found = [RequestedItem.of(item) for item in answers if fits(item, self._worklist, whole=False)]
         new = [asked for asked in found if UID(asked.uid).is_valid and not self._items.is_known(asked.uid)]
         for seen in sorted(new, key=lambda asked: not asked.urgent):
             try:
@@ -90,14 +90,14 @@ class Performer:
             except PacsFailed as failed:  # one item must not block the others
                 log.warning("a work item cannot be looked at: %s", failed.reason)
                 continue
-            asked = Asked.of(whole)
+            asked = RequestedItem.of(whole)
             if (asked.uid, asked.state) == (seen.uid, "SCHEDULED") and asked.ready and fits(whole, self._worklist):
                 yield asked
                 room -= 1
             if not room:
                 return
 
-    def _begin(self, asked: Asked) -> None:
+    def _begin(self, asked: RequestedItem) -> None:
         """Store a claim, which is sent afterwards."""
         study_uid = asked.study_uids[0] if len(asked.study_uids) == 1 and UID(asked.study_uids[0]).is_valid else ""
         study = study_id(study_uid) if study_uid else ""
@@ -150,7 +150,7 @@ class Performer:
             self._get_input(item)
         elif study.state == "dead":
             self._cancel(item, study.reason, study)
-        elif self._items.results_are_out(study):
+        elif self._items.are_results_delivered(study):
             self._finish(item, study)
         else:
             self._tell(item, *_STAGES[study.state])
@@ -177,7 +177,7 @@ class Performer:
 
     def _end(self, item: Workitem, state: NewState, reason: str, study: Study | None) -> None:
         """Report the outcome of an item, then its final state; safe to repeat after a crash."""
-        asked = Asked.of(self._service.retrieve(item.uid))
+        asked = RequestedItem.of(self._service.retrieve(item.uid))
         if asked.state not in _ENDS:
             now, out = time.time(), self._items.outputs(study) if study else []
             made = references(self._node, item.study_uid, out)
@@ -190,7 +190,7 @@ class Performer:
     def _give_up(self, item: Workitem, refusal: str) -> None:
         """Handle a refusal: another performer has the item, it is gone, it has ended, or the server lost the claim."""
         try:
-            state = Asked.of(self._service.retrieve(item.uid)).state
+            state = RequestedItem.of(self._service.retrieve(item.uid)).state
         except PacsFailed as failed:
             state = "" if failed.reason in REFUSED else "unknown"
         if state in ("unknown", "SCHEDULED"):

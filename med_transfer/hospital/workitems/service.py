@@ -10,7 +10,7 @@ from urllib.parse import quote, urlsplit
 import requests
 from pydicom.dataset import Dataset
 
-from med_transfer.hospital.dicomweb import answering, web_session
+from med_transfer.hospital.dicomweb import pacs_errors, web_session
 from med_transfer.hospital.pacs import PacsFailed
 from med_transfer.hospital.settings.workitems import Workitems
 
@@ -64,7 +64,7 @@ class WorkitemService:
 
     def _read(self, path: str, keys: Mapping[str, str] | None = None) -> list[Dataset]:
         answer = self._send("GET", path, params=keys)
-        with answering():
+        with pacs_errors():
             found = answer.json() if answer.content else []
             return [Dataset.from_json(item) for item in (found if isinstance(found, list) else [found])]
 
@@ -75,7 +75,7 @@ class WorkitemService:
         if content is not None:
             headers["Content-Type"] = _JSON
             body = self._encoded(content)
-        with answering():
+        with pacs_errors():
             answer = self._session.request(
                 *(method, f"{self._root}/{path}"),
                 params=dict(params or {}),

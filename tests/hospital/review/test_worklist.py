@@ -16,7 +16,7 @@ import pytest
 from med_transfer.hospital.incoming import describe_earlier, keep, received_file
 from med_transfer.hospital.queue import Described, Feedback, Instance, Queue, ResultFile, SeriesAnswer
 from med_transfer.hospital.review import worklist
-from med_transfer.hospital.review.worklist import Wish
+from med_transfer.hospital.review.worklist import WorklistQuery
 
 ANNA = Described("Planted^Anna", "PLANTED-17", "ACC-9", "20260102", "CT", "Head after a fall")
 FIRST = Instance("1.2.3.1", "s1", "1.2.3", "1.2.3.9", "mark", "ct", "implicit", "h", "incoming/s1/1.dcm", ANNA)
@@ -84,21 +84,21 @@ def many(queue: Queue, count: int) -> None:
             )
 
 
-WISHES = [
-    Wish(),
-    Wish(state="dead"),
-    Wish(top_class="bleed", judged="no", sort="top_probability"),
-    Wish(since=2000, until=2100, sort="patient_name", descending=False),
-    Wish(search="name017", sort="study_date"),
-    Wish(search="nobody has this"),
-    *(Wish(sort=sort, after="s05000") for sort in get_args(worklist.Sort)),
+QUERIES = [
+    WorklistQuery(),
+    WorklistQuery(state="dead"),
+    WorklistQuery(top_class="bleed", judged="no", sort="top_probability"),
+    WorklistQuery(since=2000, until=2100, sort="patient_name", descending=False),
+    WorklistQuery(search="name017", sort="study_date"),
+    WorklistQuery(search="nobody has this"),
+    *(WorklistQuery(sort=sort, after="s05000") for sort in get_args(worklist.Sort)),
 ]
 
 
 def test_ten_thousand_studies_are_no_reason_to_wait(queue):
     many(queue, 10_000)
-    for wish in WISHES:
-        assert least_seconds(lambda wish=wish: worklist.page(queue, wish)) < 0.020, wish
+    for query in QUERIES:
+        assert least_seconds(lambda query=query: worklist.page(queue, query)) < 0.020, query
     assert least_seconds(lambda: uncounted() or worklist.counts(queue)) < 0.020
     assert worklist.counts(queue) == dict.fromkeys(("committed", "dead", "predicted", "received", "sent"), 2000)
 
@@ -128,28 +128,31 @@ def least_seconds(query: Callable[[], object]) -> float:
     return min(tries)
 
 
-@pytest.mark.parametrize("wish", WISHES[:5])
-def test_pages_hold_every_study_once_and_in_order(queue, wish):
+@pytest.mark.parametrize("query", QUERIES[:5])
+def test_pages_hold_every_study_once_and_in_order(queue, query):
     many(queue, 500)
-    wish, seen = replace(wish, size=7, since=20 if wish.since else None), []
+    query, seen = replace(query, size=7, since=20 if query.since else None), []
     while True:
-        page = worklist.page(queue, wish)
+        page = worklist.page(queue, query)
         seen += page.lines
         if not page.following:
             break
-        assert worklist.next_study(queue, wish, page.lines[-1].study) not in {line.study for line in seen}
-        wish = replace(wish, after=page.following)
-    whole = worklist.page(queue, replace(wish, after="", size=1000))
+        assert worklist.next_study(queue, query, page.lines[-1].study) not in {line.study for line in seen}
+        query = replace(query, after=page.following)
+    whole = worklist.page(queue, replace(query, after="", size=1000))
     assert [line.study for line in seen] == [line.study for line in whole.lines]
     assert len(seen) == whole.total > 0
-    keys = [(getattr(line, wish.sort), line.study) for line in seen]
-    assert keys == sorted(keys, reverse=wish.descending)
-    assert all(line.state == wish.state for line in seen if wish.state)
+    keys = [(getattr(line, query.sort), line.study) for line in seen]
+    assert keys == sorted(keys, reverse=query.descending)
+    assert all(line.state == query.state for line in seen if query.state)
 
 
 def test_a_search_takes_signs_as_they_are(queue):
     queue.add(FIRST, 50)
-    found = {text: worklist.page(queue, Wish(search=text)).total for text in ("anna", "ACC-9", "fall", "%", "_", "'")}
+    found = {
+        text: worklist.page(queue, WorklistQuery(search=text)).total
+        for text in ("anna", "ACC-9", "fall", "%", "_", "'")
+    }
     assert found == {"anna": 1, "ACC-9": 1, "fall": 1, "%": 0, "_": 0, "'": 0}
 
 
@@ -181,11 +184,12 @@ def test_names_stay_in_the_list(queue, tmp_path, caplog):
     with caplog.at_level(logging.DEBUG):
         keep(tmp_path / "node", queue, received_file(scan.read_bytes()), 1, 10)
         describe_earlier(tmp_path / "node", queue)
-    (line,) = worklist.page(queue, Wish()).lines
+    (line,) = worklist.page(queue, WorklistQuery()).lines
     assert (line.patient_name, line.description) == ("Planted^Anna", "PlantedDescription\\Abdomen")
     queue.complete(100, 0)
     answered(queue, FACTS)
-    page = worklist.page(queue, Wish(search="Planted"))
-    told = [caplog.text, repr(page), repr(page.lines), repr(Wish(search="Planted")), repr(line), repr(queue.entries())]
+    query = WorklistQuery(search="Planted")
+    page = worklist.page(queue, query)
+    told = [caplog.text, repr(page), repr(page.lines), repr(query), repr(line), repr(queue.entries())]
     told += [repr(queue.studies()), repr(ANNA), repr(FIRST), repr(queue.deliveries())]
     assert not [text for text in told if "Planted" in text or "PLANTED" in text]

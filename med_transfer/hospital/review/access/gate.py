@@ -67,7 +67,7 @@ class GuardedRoute(APIRoute):
             session = await _visitor(request, by_itself)
             if meant_for != "public" and session is None:
                 raise SignInFirst
-            await _require_meant(request)
+            await _require_same_origin(request)
             if meant_for != "public" and session is not None and not session.may(meant_for):
                 await run_in_threadpool(tell, request, "refused", detail=self.path)
                 raise HTTPException(403, "role")
@@ -102,7 +102,7 @@ async def _visitor(request: Request, by_itself: bool) -> Session | None:
     return session
 
 
-async def _require_meant(request: Request) -> None:
+async def _require_same_origin(request: Request) -> None:
     """Require that a change comes from this page, by same origin and CSRF token. Source: OWASP CSRF."""
     if request.method in SAFE:
         return

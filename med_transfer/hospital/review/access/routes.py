@@ -21,7 +21,7 @@ from med_transfer.page import LANGUAGES
 
 router = APIRouter(route_class=GuardedRoute)
 HOME, MOST_EVENTS = "/", 500
-_OF_FORMS: dict[str, object] = {
+_FORM_DEFAULTS: dict[str, object] = {
     "goal": HOME,
     "wrong": False,
     "wait_seconds": 0,
@@ -199,6 +199,6 @@ def _form(request: Request, template: str, status: int = 200, **values: object) 
     access = access_of(request)
     secret = request.cookies.get(access.cookie.name) or new_secret()
     request.state.csrf = csrf_token(secret)
-    page = render(request, template, status, **_OF_FORMS | values, oidc=access.page.oidc is not None)
+    page = render(request, template, status, **_FORM_DEFAULTS | values, oidc=access.page.oidc is not None)
     access.cookie.put(page, secret)
     return page

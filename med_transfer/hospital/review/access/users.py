@@ -15,7 +15,7 @@ from med_transfer.hospital.review.access.database import Database, digest
 
 SHORTEST, LONGEST = 12, 512  # characters of a password
 _NAME = "._-@"  # allowed in a name, in addition to letters and digits
-_AT_ONE_TIME = threading.BoundedSemaphore(2)  # hashing takes 64 MiB and a core each
+_HASHING_SLOTS = threading.BoundedSemaphore(2)  # hashing takes 64 MiB and a core each
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Users:
         """The user if the password is right, else None. Takes as long for an unknown name, so as not to reveal it."""
         rows = self._database.rows("SELECT name, role, password FROM user WHERE name = ?", name)
         hashed = rows[0][2] if rows else self._nobody
-        with _AT_ONE_TIME:
+        with _HASHING_SLOTS:
             try:
                 right = len(password) <= LONGEST and self._hasher.verify(hashed, password)
             except (VerificationError, InvalidHashError):
@@ -106,5 +106,5 @@ class Users:
             raise UsageError(f"a password has {SHORTEST} to {LONGEST} characters")
         if password.casefold() in (name.casefold(), name.casefold() * 2) or len(set(password)) < 5:
             raise UsageError("a password is not the user name, nor a few characters repeated")
-        with _AT_ONE_TIME:
+        with _HASHING_SLOTS:
             return self._hasher.hash(password)
