@@ -22,7 +22,7 @@ from med_transfer.errors import NothingDone, ScanAborted, ScanError, UnreadableS
 from med_transfer.inference.copies import Copies
 from med_transfer.inference.listing import ScanToPredict, ScanWithRegion, path_of, scans_to_predict
 from med_transfer.inference.shards import TABLE_FILE, WHOLE, Shard, begin
-from med_transfer.inference.workers import Reader, in_turn
+from med_transfer.inference.workers import Reader, as_completed
 from med_transfer.predictions.origins import RowOrigins
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable, why_abstained
@@ -277,15 +277,15 @@ class _Batch:
         config, handcrafted = self.predictor.preprocessing.config, self.predictor.needs_handcrafted
         read = partial(_read, config=config, handcrafted=handcrafted)
         if len(few) < _FEW or scan_worker() is None:
-            inputs = ((job, read(job, _plainly)) for job in jobs)
+            inputs = ((job, read(job, _direct_call)) for job in jobs)
         else:
             processes = [ScanWorker(loads=read_input.__module__) for _ in range(self.settings.workers or cores())]
-            inputs = in_turn([Reader(read, process) for process in processes], jobs)
+            inputs = as_completed([Reader(read, process) for process in processes], jobs)
         for job, (given, seconds) in inputs:
             yield job, _answer(job[0], given, seconds, self.predictor)
 
 
-def _plainly(function: Callable[..., NetworkInput], *arguments: Any, where: object, **options: Any) -> NetworkInput:
+def _direct_call(function: Callable[..., NetworkInput], *arguments: Any, where: object, **options: Any) -> NetworkInput:
     return function(*arguments, **options)
 
 

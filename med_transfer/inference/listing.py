@@ -39,7 +39,7 @@ class ScanWithRegion:
     mask: Path | None = None
     roi_mm: tuple[float, float, float, float] | None = None
 
-    def given_to(self, item: ScanToPredict) -> ScanToPredict:
+    def apply_to(self, item: ScanToPredict) -> ScanToPredict:
         """Return the item as if its table row had given the mask and region."""
         centre, size = (self.roi_mm[:3], self.roi_mm[3]) if self.roi_mm else (None, None)
         return replace(item, case=replace(item.case, mask=self.mask, roi_centre_mm=centre, roi_size_mm=size))
@@ -131,7 +131,7 @@ def _with_region(alone: ScanWithRegion, items: Sequence[ScanToPredict], *, of_ta
     if of_table or len(items) > 1:
         what = "a table, which has columns for it" if of_table else f"{len(items)} scans"
         raise UsageError(f"a mask or region for {what}", where=alone.path, expected="one scan")
-    return alone.given_to(items[0])
+    return alone.apply_to(items[0])
 
 
 def _in_table(table: Path, config: PreprocessingConfig) -> list[ScanToPredict]:

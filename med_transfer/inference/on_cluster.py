@@ -19,7 +19,7 @@ from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _PredictorSpec:
     """What each machine needs to load the same predictor."""
 
     bundle: Path
@@ -50,42 +50,42 @@ class OnCluster:
             UsageError, BundleError: a machine lacks the scans or the bundle, or has a different bundle.
         """
         predictor, device = self.predictor, self.predictor.device.type
-        asked = _Asked(
+        spec = _PredictorSpec(
             predictor.folder.absolute(), device, predictor.runtime, predictor.identity, self.scans.absolute()
         )
         gpus = 1.0 if device == "cuda" else 0.0
-        for job, result in self.machines.each(_answer, jobs, asked, gpus=gpus, most=workers):
-            yield job, (_given_up(job, result) if isinstance(result, TaskLost) else result)
+        for job, result in self.machines.each(_answer, jobs, spec, gpus=gpus, most=workers):
+            yield job, (_failed_row(job, result) if isinstance(result, TaskLost) else result)
 
 
-def _answer(job: Job, asked: _Asked) -> Answered:
-    predictor, process = _loaded(asked)
+def _answer(job: Job, spec: _PredictorSpec) -> Answered:
+    predictor, process = _loaded(spec)
     return read_and_answer(job, predictor, process.call)
 
 
 @lru_cache(maxsize=1)
-def _loaded(asked: _Asked) -> tuple[Predictor, ScanWorker]:
+def _loaded(spec: _PredictorSpec) -> tuple[Predictor, ScanWorker]:
     """Load the bundle, once per process."""
-    require_there(asked.bundle)
-    require_there(asked.scans)
+    require_there(spec.bundle)
+    require_there(spec.scans)
     remarks = logging.getLogger("med_transfer")
     level = remarks.level
     remarks.setLevel(logging.ERROR)  # the calling process has logged them already
     try:
-        predictor = Predictor(asked.bundle, asked.device, runtime=asked.runtime)
+        predictor = Predictor(spec.bundle, spec.device, runtime=spec.runtime)
     finally:
         remarks.setLevel(level)
-    if predictor.identity != asked.identity:
+    if predictor.identity != spec.identity:
         raise UsageError(
             f"computed by {predictor.chosen.name} with another bundle, export or precision",
-            where=asked.bundle,
+            where=spec.bundle,
             expected="the same on every machine",
             action="Compare the bundle's folder there, or use --runtime torch",
         )
     return predictor, ScanWorker(loads=read_input.__module__)
 
 
-def _given_up(job: Job, lost: TaskLost) -> Answered:
+def _failed_row(job: Job, lost: TaskLost) -> Answered:
     """A failed row, marked to be tried again by the next run."""
     item = job[0]
     error = ScanAborted(

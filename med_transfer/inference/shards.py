@@ -158,12 +158,12 @@ def _require_alike(records: Mapping[Path, BatchRecord]) -> None:
             "number of shards": (first.of, record.of),
             "bundle": (first.bundle[:12], record.bundle[:12]),
             "version of this program": (first.version, record.version),
-            "settings": (_words(first.settings), _words(record.settings)),
+            "settings": (_settings_text(first.settings), _settings_text(record.settings)),
             "scans": ((first.n_listed, first.listing[:12]), (record.n_listed, record.listing[:12])),
         }.items():
             if one != other:
                 raise UsageError(
-                    f"another {what} than in {place.name}: {_said(other)}, and there {_said(one)}",
+                    f"another {what} than in {place.name}: {_value_text(other)}, and there {_value_text(one)}",
                     where=folder,
                     expected="shards of one batch",
                     action="Run the odd one again in a new folder; scans that came or went meanwhile need all again",
@@ -193,11 +193,11 @@ def _incomplete(folder: Path, record: BatchRecord, found: str) -> UsageError:
     )
 
 
-def _words(settings: Mapping[str, str]) -> str:
+def _settings_text(settings: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in sorted(settings.items()))
 
 
-def _said(value: object) -> str:
+def _value_text(value: object) -> str:
     return f"{value[0]} scans ({value[1]})" if isinstance(value, tuple) else str(value)
 
 

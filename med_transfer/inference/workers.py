@@ -28,7 +28,7 @@ class Worker(Protocol[Taken, Result]):
         ...
 
 
-def in_turn(workers: Sequence[Worker[Job, Result]], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+def as_completed(workers: Sequence[Worker[Job, Result]], jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
     """Yield each job with its result, in order of completion; an exception in a worker ends the iteration.
 
     At most ``AHEAD`` jobs per worker are in flight, however many jobs there are and however slowly results are taken.

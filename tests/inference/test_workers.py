@@ -13,7 +13,7 @@ from command_line import read_rows
 from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.inference import BatchSettings, load_bundle
-from med_transfer.inference.workers import AHEAD, in_turn
+from med_transfer.inference.workers import AHEAD, as_completed
 from med_transfer.scans.isolation import worker as scan_worker
 from med_transfer.scans.isolation.limits import GIB, IN_PROCESS, SECONDS
 from med_transfer.scans.isolation.scan_worker import ScanWorker
@@ -31,12 +31,12 @@ class Squares:
 
 
 def test_each_job_is_done_once_however_many_workers_there_are():
-    assert sorted(in_turn([Squares(), Squares()], range(10))) == [(n, n * n) for n in range(10)]
+    assert sorted(as_completed([Squares(), Squares()], range(10))) == [(n, n * n) for n in range(10)]
 
 
 def test_no_more_is_under_way_than_a_few_jobs_a_worker():
     taken = []
-    results = in_turn([Squares(), Squares()], (taken.append(n) or n for n in range(1000)))
+    results = as_completed([Squares(), Squares()], (taken.append(n) or n for n in range(1000)))
     for n_done in range(1, 20):
         next(results)
         assert len(taken) <= AHEAD * 2 + n_done
@@ -50,7 +50,7 @@ def test_what_a_worker_raises_ends_the_batch():
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(in_turn([Broken()], range(3)))
+        list(as_completed([Broken()], range(3)))
     assert not [thread for thread in threading.enumerate() if "_work" in thread.name]
 
 

@@ -52,7 +52,7 @@ class DriftMonitor:
     def __init__(self, record: BundleRecord, identity: str, folder: Path) -> None:
         self._record, self._folder, self._saved = record, folder, time.monotonic()
         self._recent: deque[str] = deque(maxlen=_RECENT_PATIENTS)  # in memory only: drift.json holds no names
-        self.state = _read(folder / STATE_FILE, identity) or _begun(record, identity)
+        self.state = _read(folder / STATE_FILE, identity) or _initial_state(record, identity)
 
     def observe(self, prediction: Prediction) -> None:
         """Count one scan, log a warning for each quantity that it shows to have drifted, and save now and then."""
@@ -108,7 +108,7 @@ class DriftMonitor:
             yield f"p_{name}", probability
 
 
-def _begun(record: BundleRecord, identity: str) -> DriftState:
+def _initial_state(record: BundleRecord, identity: str) -> DriftState:
     envelope = record.input_envelope
     n_quantities = 2 + (envelope.false_alarms is not None) + len(envelope.numbers) + len(record.classes)
     limit = float(SCANS_PER_FALSE_ALARM * n_quantities)
