@@ -25,7 +25,7 @@ from med_transfer.finetuning.fold_training import is_trained
 from med_transfer.finetuning.folds import Folds, train_fold
 from med_transfer.finetuning.repeats import repeat_file
 from med_transfer.progress import Progress, silent
-from med_transfer.runtimes.cluster import Cluster, TaskLost, require_there
+from med_transfer.runtimes.cluster import Cluster, TaskLost, require_on_machine
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def in_turns(jobs: Sequence[Job], folds: Sequence[Folds]) -> list[list[Job]]:
 def _train(job: Job, given: tuple[tuple[Folds, ...], Path]) -> bool:
     """Train one fold; returns whether it finished, and so is in its folder."""
     (place, number), (folds, out) = job, given
-    require_there(out)
+    require_on_machine(out)
     try:
         train_fold(folds[place], number, TrainingProgress("", silent))
     except TrainingDiverged:

@@ -14,7 +14,7 @@ from med_transfer.errors.sentence import Sentence
 from med_transfer.inference.folder import Answered, Job, read_and_answer
 from med_transfer.inference.predictor import Predictor
 from med_transfer.runtimes import Runtime
-from med_transfer.runtimes.cluster import Cluster, TaskLost, require_there
+from med_transfer.runtimes.cluster import Cluster, TaskLost, require_on_machine
 from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 
@@ -66,8 +66,8 @@ def _answer(job: Job, spec: _PredictorSpec) -> Answered:
 @lru_cache(maxsize=1)
 def _loaded(spec: _PredictorSpec) -> tuple[Predictor, ScanWorker]:
     """Load the bundle, once per process."""
-    require_there(spec.bundle)
-    require_there(spec.scans)
+    require_on_machine(spec.bundle)
+    require_on_machine(spec.scans)
     remarks = logging.getLogger("med_transfer")
     level = remarks.level
     remarks.setLevel(logging.ERROR)  # the calling process has logged them already

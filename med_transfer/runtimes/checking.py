@@ -24,8 +24,8 @@ from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress
 from med_transfer.runtimes.record import Check
 
-MOST_FALL = 0.01  # largest accepted fall of a class's sensitivity
-MOST_DIFFERENCE = {"fp32": 0.001, "bf16": 0.05, "int8": 0.15}  # largest accepted difference of a probability
+MAX_SENSITIVITY_DROP = 0.01  # largest accepted fall of a class's sensitivity
+MAX_PROBABILITY_DIFFERENCE = {"fp32": 0.001, "bf16": 0.05, "int8": 0.15}  # largest accepted difference of a probability
 _FOLD = "fold-"
 
 
@@ -170,10 +170,10 @@ def _largest_difference(first: NDArray[np.float64], second: NDArray[np.float64])
 def objections(check: Check, precision: str) -> list[str]:
     """Reasons why an exported network may not be used; empty if it may."""
     found = []
-    if check.probability_difference > (most := MOST_DIFFERENCE[precision]):
+    if check.probability_difference > (most := MAX_PROBABILITY_DIFFERENCE[precision]):
         found.append(f"a probability differs by {check.probability_difference:.2g} (at most {most:g})")
     for name, (before, after) in check.sensitivity.items():
-        if before - after > MOST_FALL:
+        if before - after > MAX_SENSITIVITY_DROP:
             of = "sensitivity" if check.against == "labels" else "agreement with torch"
-            found.append(f"{of} of {name} falls from {before:.3f} to {after:.3f} (by at most {MOST_FALL:g})")
+            found.append(f"{of} of {name} falls from {before:.3f} to {after:.3f} (by at most {MAX_SENSITIVITY_DROP:g})")
     return found

@@ -14,7 +14,7 @@ from med_transfer.errors import BundleError, ConfigError
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.runtimes.cores import computed_by, distinct
 from med_transfer.runtimes.engines import ENGINES, computable, core_file, missing, missing_package
-from med_transfer.runtimes.record import AGAIN, EXPORT_FILE, ExportRecord, read_exports, require_files
+from med_transfer.runtimes.record import EXPORT_AGAIN, EXPORT_FILE, ExportRecord, read_exports, require_files
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _require_encoders(folder: Path, export: ExportRecord, network: Ensemble) -> 
             f"fold models are given encoders {list(export.encoders)}",
             where=folder / EXPORT_FILE,
             expected="those of the bundle",
-            action=AGAIN,
+            action=EXPORT_AGAIN,
         )
 
 

@@ -91,7 +91,7 @@ def cluster(address: str = AUTO) -> Iterator[Cluster]:
     ray = _import_ray()
     if address != AUTO:
         _require_port(address)
-    with _without_chatter():
+    with _messages_to_log():
         connected = ray.is_initialized()  # by the user's own Python code
         if not connected:
             _connect(ray, address)
@@ -201,7 +201,7 @@ def _run(
         theirs = ", ".join(f"{package} {version}" for package, version in own.items())
         ours = ", ".join(f"{package} {version}" for package, version in caller.versions.items())
         raise UsageError(f"{theirs} installed", where=f"machine {name}", expected=f"{ours}, as where the run started")
-    require_there(caller.folder)
+    require_on_machine(caller.folder)
     os.chdir(caller.folder)
     os.environ.update(caller.environment)
     torch.set_num_threads(cores)
@@ -212,7 +212,7 @@ def _run(
 _own_versions = lru_cache(versions)
 
 
-def require_there(path: Path) -> None:
+def require_on_machine(path: Path) -> None:
     """Raise UsageError if this machine of the cluster lacks a file or folder."""
     if not path.exists():
         raise UsageError(
@@ -296,7 +296,7 @@ def _last_line(text: str) -> str:
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
+def _messages_to_log() -> Iterator[None]:
     """Send Ray's messages about lost machines to the log, to keep them out of the results on standard output."""
     with redirect_stdout(_Filtered(sys.stdout)):
         yield

@@ -70,7 +70,7 @@ class OpenVino:
         """Quantise by nncf."""
         openvino = import_package("openvino")
         model = _openvino_core().read_model(path)
-        in_8_bits = _in_8_bits(model, [example.numpy() for example in examples])
+        in_8_bits = _quantised_int8(model, [example.numpy() for example in examples])
         openvino.save_model(in_8_bits, quantised, compress_to_fp16=False)
 
     def load(self, path: Path, precision: Precision) -> Features:
@@ -132,7 +132,7 @@ class Onnx:
         onnx = import_package("onnx")
         model = onnx.load(path)
         name = model.graph.input[0].name
-        onnx.save(_in_8_bits(model, [{name: example.numpy()} for example in examples]), quantised)
+        onnx.save(_quantised_int8(model, [{name: example.numpy()} for example in examples]), quantised)
 
     def load(self, path: Path, precision: Precision) -> Features:
         """Load the network, to compute in fp32 or as quantised."""
@@ -148,7 +148,7 @@ class Onnx:
         return features
 
 
-def _in_8_bits(model: Any, examples: Sequence[Any]) -> Any:
+def _quantised_int8(model: Any, examples: Sequence[Any]) -> Any:
     """Quantise a model with nncf, with three non-default settings that matter on real scans (docs/runtimes.md).
 
     - The bias of each layer is corrected by the output of the quantised network up to it, not by an estimate.

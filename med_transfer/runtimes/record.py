@@ -15,7 +15,7 @@ Format = Literal["openvino", "onnx"]
 
 EXPORT_FILE, MODELS_FOLDER = "export.json", "models"
 SCHEMA = "1"
-AGAIN = "Export it again, or delete the folder"
+EXPORT_AGAIN = "Export it again, or delete the folder"
 
 
 class _Record(BaseModel):
@@ -90,7 +90,7 @@ def read_exports(bundle: Path, weights_sha256: str) -> list[tuple[Path, ExportRe
     for path in sorted((bundle / MODELS_FOLDER).glob(f"*/{EXPORT_FILE}")):
         record = _read(path)
         if record.weights_sha256 != weights_sha256:
-            raise BundleError("was exported from other weights", where=path, action=AGAIN)
+            raise BundleError("was exported from other weights", where=path, action=EXPORT_AGAIN)
         found.append((path.parent, record))
     return found
 
@@ -100,10 +100,13 @@ def require_files(folder: Path, record: ExportRecord) -> None:
     for name, sha256 in record.files.items():
         path = folder / name
         if not path.is_file():
-            raise BundleError("the exported network is missing", where=path, action=AGAIN)
+            raise BundleError("the exported network is missing", where=path, action=EXPORT_AGAIN)
         if sha256_of(path) != sha256:
             raise BundleError(
-                "the exported network was changed", where=path, expected=f"SHA-256 {sha256[:12]}...", action=AGAIN
+                "the exported network was changed",
+                where=path,
+                expected=f"SHA-256 {sha256[:12]}...",
+                action=EXPORT_AGAIN,
             )
 
 
@@ -112,14 +115,14 @@ def sha256_of(path: Path) -> str:
     try:
         return atomic.sha256_of(path)
     except OSError as error:
-        raise BundleError(error.strerror or "cannot be read", where=path, action=AGAIN) from None
+        raise BundleError(error.strerror or "cannot be read", where=path, action=EXPORT_AGAIN) from None
 
 
 def _read(path: Path) -> ExportRecord:
     try:
         return ExportRecord.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise BundleError(error.strerror or "cannot be read", where=path, action=AGAIN) from None
+        raise BundleError(error.strerror or "cannot be read", where=path, action=EXPORT_AGAIN) from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
@@ -130,4 +133,4 @@ def _read(path: Path) -> ExportRecord:
                 expected=f"schema {SCHEMA!r}",
                 action="Update med-transfer, or export the bundle again with this version",
             ) from None
-        raise BundleError(f"{key or 'record'}: {first['msg']}", where=path, action=AGAIN) from None
+        raise BundleError(f"{key or 'record'}: {first['msg']}", where=path, action=EXPORT_AGAIN) from None
