@@ -17,7 +17,7 @@ from med_transfer.progress import Progress, silent
 from med_transfer.scans import Identity, Ignored, Series, Verdict, geometry, identity, survey
 from med_transfer.scans.isolation import isolated
 from med_transfer.scans.search.description import count_files
-from med_transfer.scans.search.links import how_to_follow
+from med_transfer.scans.search.links import follow_links_advice
 from med_transfer.scans.search.pseudonyms import own_key, pseudonym, read_key
 from med_transfer.scans.search.series_rules import Choice, SeriesRules, choose
 
@@ -126,7 +126,7 @@ def _write_index(
             Sentence("no series among {n} files", n=len(contents.ignored)),
             where=scans,
             expected="DICOM, NIfTI, NRRD or MetaImage",
-            action=how_to_follow(contents.ignored),
+            action=follow_links_advice(contents.ignored),
         )
     owners = list(_owners(contents.series, progress))
     series = [

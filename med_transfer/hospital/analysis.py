@@ -28,7 +28,7 @@ from med_transfer.inference.listing import ScanToPredict, scans_to_predict
 from med_transfer.predictions.record import Prediction
 from med_transfer.scans import Region, Volume
 from med_transfer.scans.isolation import confined
-from med_transfer.scans.search.series_rules import SeriesRules, choose, is_asked_for
+from med_transfer.scans.search.series_rules import SeriesRules, choose, may_match
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _chosen(items: Sequence[ScanToPredict], rules: SeriesRules | None) -> tuple[
     with_series = [item for item in items if item.series is not None]
     choices = choose([item.series for item in with_series if item.series is not None], rules)
     chosen = [item for item, choice in zip(with_series, choices, strict=True) if choice.chosen]
-    chosen = chosen or [item for item in with_series if item.series and is_asked_for(item.series, rules)]
+    chosen = chosen or [item for item in with_series if item.series and may_match(item.series, rules)]
     damaged = [item.damage for item in items if item.series is None]
     return chosen, [choice.reason for choice in choices if not choice.chosen] + damaged
 

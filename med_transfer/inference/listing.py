@@ -22,7 +22,7 @@ from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import Region, Series, Volume, survey
-from med_transfer.scans.search.links import how_to_follow
+from med_transfer.scans.search.links import follow_links_advice
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _in_folder(scans: Path, config: PreprocessingConfig, progress: Progress) -> 
             Sentence("no scan among {n} files", n=len(found.ignored)),
             where=scans,
             expected="DICOM series, .nii, .nii.gz, .nrrd or .mha files",
-            action=how_to_follow(found.ignored),
+            action=follow_links_advice(found.ignored),
         )
     return items, len(found.ignored) - len(damaged)
 

@@ -21,7 +21,7 @@ from med_transfer.inference.folder import BatchSettings, FolderOutcome, Predicts
 from med_transfer.inference.listing import ScanToPredict, scans_to_predict
 from med_transfer.inference.shards import WHOLE
 from med_transfer.progress import Progress, silent
-from med_transfer.scans.search.links import files_to_look_at
+from med_transfer.scans.search.links import visible_files
 from med_transfer.scans.stamps import stamps
 
 log = logging.getLogger(__name__)
@@ -139,6 +139,6 @@ class _Tree:
 def _files_of(folder: Path) -> bytes:
     """Hash of the names and stamps of all files."""
     digest = hashlib.sha256()
-    for path in files_to_look_at(folder):
+    for path in visible_files(folder):
         digest.update(repr((str(path), stamps([path]))).encode("utf-8", "surrogateescape"))
     return digest.digest()

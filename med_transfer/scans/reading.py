@@ -16,7 +16,7 @@ from med_transfer.scans.formats.nifti import read_nifti
 from med_transfer.scans.library_noise import silence_readers
 from med_transfer.scans.search.damaged_files import damaged_slices
 from med_transfer.scans.search.files import require_exists
-from med_transfer.scans.search.links import how_to_follow
+from med_transfer.scans.search.links import follow_links_advice
 from med_transfer.scans.search.survey import inspect_file, survey
 from med_transfer.scans.series import Ignored, Series, Survey
 from med_transfer.scans.stamps import NamedStamp, stamps
@@ -147,7 +147,7 @@ def _nothing(path: Path, series_uid: str, ignored: Sequence[Ignored]) -> ScanNot
         Sentence("no image among {n} files", n=len(ignored)),
         where=path,
         expected="DICOM, NIfTI, NRRD or MetaImage",
-        action=how_to_follow(ignored),
+        action=follow_links_advice(ignored),
     )
 
 

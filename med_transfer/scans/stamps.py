@@ -9,7 +9,7 @@ from pathlib import Path
 from med_transfer.errors import ScanError
 from med_transfer.scans.dicom.elements import Stamp, stamp_of
 from med_transfer.scans.formats.itk import stored_data
-from med_transfer.scans.search.links import files_to_look_at
+from med_transfer.scans.search.links import visible_files
 
 NamedStamp = tuple[str, *Stamp]
 
@@ -29,7 +29,7 @@ def _files(path: Path) -> Iterator[Path]:
     if path.suffix.lower() in _DETACHED and path.is_file():
         yield from (path, *_data_files(path))
     elif path.is_dir():
-        yield from files_to_look_at(path)
+        yield from visible_files(path)
     else:
         yield path
 

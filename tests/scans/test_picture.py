@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from med_transfer.scans import Region, geometry
-from med_transfer.scans.inspection.picture import jpeg, planes, side_by_side, sides, with_room
+from med_transfer.scans.inspection.picture import jpeg, pad_to_box, planes, side_by_side, sides
 
 SPACING = (1.5, 2.0, 3.0)
 SHAPE = (16, 20, 24)  # depth, height, width of the LPS scan
@@ -167,7 +167,7 @@ def test_a_box_that_reaches_beyond_the_scan_gets_room():
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
     region = Region((10.0, -5.0, 12.0), (10.0, 40.0, 200.0))  # within along x, beyond to the front, beyond along z
     for plain in planes(np.full((12, 20, 30), 5), affine, (0, 10), region):
-        roomy = with_room(plain)
+        roomy = pad_to_box(plain)
         mm = roomy.width_mm / roomy.image.shape[1]
         assert mm == pytest.approx(plain.width_mm / plain.image.shape[1])
         rows, columns = np.nonzero(roomy.image)
@@ -179,4 +179,4 @@ def test_a_box_that_reaches_beyond_the_scan_gets_room():
         above = (top * roomy.height_mm - rows.min() * mm) / plain.height_mm
         assert (before, above) == pytest.approx(plain.box[:2])
         assert (right - left) * roomy.width_mm == pytest.approx((plain.box[2] - plain.box[0]) * plain.width_mm)
-    assert with_room(planes(np.zeros((4, 4, 4)), affine, (0, 1))[0]).box is None
+    assert pad_to_box(planes(np.zeros((4, 4, 4)), affine, (0, 1))[0]).box is None

@@ -15,7 +15,7 @@ from med_transfer.config import load_config
 from med_transfer.errors import ConfigError, UnknownKey
 from med_transfer.page.language import translator
 from med_transfer.scans import Series, Verdict, find_series
-from med_transfer.scans.search.series_rules import Rule, SeriesRules, choose, is_asked_for
+from med_transfer.scans.search.series_rules import Rule, SeriesRules, choose, may_match
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs/series").glob("*.yaml"))
 
@@ -93,12 +93,12 @@ def test_what_cannot_be_used_is_asked_for_by_what_is_known_of_it():
     """It has no plane and no spacing; all else must be as the rules have it."""
     bad = replace(SHARP, affine=None, verdict=Verdict(rejections=("2 slices missing",)))
     volume = {"plane": "axial", "slice_spacing_mm": [None, 3]}
-    assert is_asked_for(bad, rules(require=[volume | {"modality": "CT"}]))
-    assert is_asked_for(bad, rules(require=[volume], exclude=[{"plane": "axial"}]))
-    assert not is_asked_for(bad, rules(require=[volume | {"modality": "MR"}]))
-    assert not is_asked_for(bad, rules(require=[volume], exclude=[{"kernel": "b70"}]))
-    assert not is_asked_for(SHARP, rules(require=[{"plane": "coronal"}]))  # its plane is known
-    assert not is_asked_for(replace(bad, n_slices=3), rules(require=[volume | {"n_slices": [40, None]}]))
+    assert may_match(bad, rules(require=[volume | {"modality": "CT"}]))
+    assert may_match(bad, rules(require=[volume], exclude=[{"plane": "axial"}]))
+    assert not may_match(bad, rules(require=[volume | {"modality": "MR"}]))
+    assert not may_match(bad, rules(require=[volume], exclude=[{"kernel": "b70"}]))
+    assert not may_match(SHARP, rules(require=[{"plane": "coronal"}]))  # its plane is known
+    assert not may_match(replace(bad, n_slices=3), rules(require=[volume | {"n_slices": [40, None]}]))
 
 
 def test_the_reasons_are_said_in_chinese_too():

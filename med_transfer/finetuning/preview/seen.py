@@ -21,7 +21,7 @@ from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.scans import Region, geometry
 from med_transfer.scans.geometry import Grid
-from med_transfer.scans.inspection.picture import Plane, planes, with_room
+from med_transfer.scans.inspection.picture import Plane, pad_to_box, planes
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def see(case: Case, row: int, look: Look) -> SeenScan:
         augmented=random_views(prepared, look, look.config.seed + row),
         grid=grid,
         scans={
-            column: tuple(map(with_room, planes(volumes[column].voxels, volumes[column].affine, window, _view(grid))))
+            column: tuple(map(pad_to_box, planes(volumes[column].voxels, volumes[column].affine, window, _view(grid))))
             for column, window in windows.items()
         },
         facts=facts,

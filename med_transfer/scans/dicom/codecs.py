@@ -37,7 +37,7 @@ from med_transfer.scans.dicom.jpeg_integrity import LOSSLESS, require_complete
 
 _BASELINE, _EXTENDED, _JPEG_LS = 0xC0, 0xC1, 0xF7
 _RLE_HEADER_BYTES = 64
-_NO_PICTURE_HERE = ("MPEG", "HEVC", "JPIP", "SMPTE")  # video, or the address of a server instead of pixels
+_NON_IMAGE_SYNTAXES = ("MPEG", "HEVC", "JPIP", "SMPTE")  # video, or the address of a server instead of pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def require_decoder(syntax: str, where: object) -> None:
             where=where,
             action='Install it with: pip install -U "imagecodecs"',
         )
-    holds_no_picture = any(word in name for word in _NO_PICTURE_HERE)
+    holds_no_picture = any(word in name for word in _NON_IMAGE_SYNTAXES)
     raise MissingCodec(
         Sentence("{name} is video or streamed from a server", name=name)
         if holds_no_picture

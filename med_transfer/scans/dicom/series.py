@@ -72,13 +72,13 @@ def _beside_strays(volume: Series, strays: Sequence[Series]) -> Series:
     """
     first = volume.slices[0]
     for stray in strays:
-        alike = [replace(s, orientation=first.orientation) for s in stray.slices if _looks(s) == _looks(first)]
+        alike = [replace(s, orientation=first.orientation) for s in stray.slices if _match_key(s) == _match_key(first)]
         if alike and slices_verdict(arrange((*volume.slices, *alike))).usable:
             return volume.among(Verdict(remarks=(_STRAY,)))
     return volume
 
 
-def _looks(slice_: Slice) -> tuple:
+def _match_key(slice_: Slice) -> tuple:
     return slice_.study_uid, slice_.modality, slice_.is_localizer, slice_.rows, slice_.columns, slice_.spacing_mm
 
 

@@ -125,12 +125,12 @@ def _geometry(reader: SimpleITK.ImageFileReader, data: StoredData) -> tuple[geom
         affine,
         channels=reader.GetNumberOfComponents(),
         is_complex="complex" in SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()),
-        placed=_format(Path(reader.GetFileName())) == "metaimage" or _names_the_body(reader),
+        placed=_format(Path(reader.GetFileName())) == "metaimage" or _has_anatomical_axes(reader),
     )
     return affine, verdict.joined(of_units)
 
 
-def _names_the_body(reader: SimpleITK.ImageFileReader) -> bool:
+def _has_anatomical_axes(reader: SimpleITK.ImageFileReader) -> bool:
     """Whether an NRRD file's axes are anatomical; ITK converts RAS and LAS to LPS, but not scanner-xyz."""
     return reader.HasMetaDataKey("NRRD_space") and reader.GetMetaData("NRRD_space").startswith(
         "left-posterior-superior"

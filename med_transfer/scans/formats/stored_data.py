@@ -120,14 +120,14 @@ def read_values(data: StoredData, dtype: np.dtype, shape: Sequence[int], where: 
         parts = [_read_bytes(path, data, size // len(data.files)) for path in data.files]
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise UnreadableScan(
-            Sentence("truncated or corrupt data ({error})", error=_told(error)), where=where
+            Sentence("truncated or corrupt data ({error})", error=_error_text(error)), where=where
         ) from error
     content = parts[0] if len(parts) == 1 else np.concatenate(parts)
     values = content.view(dtype.newbyteorder(">" if data.big_endian else "<")).reshape(shape)
     return values.astype(dtype.newbyteorder("="), copy=not values.flags.writeable)
 
 
-def _told(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return words_of(error) if type(error) is ValueError else type(error).__name__
 
 

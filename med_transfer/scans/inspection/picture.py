@@ -93,7 +93,7 @@ def planes(
     return tuple(_plane(voxels, affine, window, at, extent, order) for order in axes)
 
 
-def with_room(plane: Plane, most: float = 4.0) -> Plane:
+def pad_to_box(plane: Plane, most: float = 4.0) -> Plane:
     """Pad a plane with black so that its box, which may extend beyond the image, fits; returned unchanged without one.
 
     Args:

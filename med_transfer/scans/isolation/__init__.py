@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from med_transfer.errors import MedTransferError, ScanAborted
 from med_transfer.errors.sentence import Sentence
-from med_transfer.scans.isolation.child import is_child, words
+from med_transfer.scans.isolation.child import error_location, is_child
 from med_transfer.scans.isolation.limits import IN_PROCESS
 from med_transfer.scans.isolation.scan_worker import ScanWorker
 
@@ -54,7 +54,7 @@ def isolated(
     """:meth:`ScanWorker.call` of this process's worker; a plain call if :func:`worker` is None."""
     if own := worker():
         return own.call(function, *arguments, where=where, longer=longer, **options)
-    with _foreseen(where, Sentence("read")):
+    with _unexpected_as_aborted(where, Sentence("read")):
         return function(*arguments, **options)
 
 
@@ -69,12 +69,12 @@ def isolated_map(
 @contextlib.contextmanager
 def confined(where: object) -> Iterator[None]:
     """Raise ScanAborted in place of any unexpected error, so that a batch continues with the next scan."""
-    with _foreseen(where, Sentence("processed")):
+    with _unexpected_as_aborted(where, Sentence("processed")):
         yield
 
 
 @contextlib.contextmanager
-def _foreseen(where: object, what: str) -> Iterator[None]:
+def _unexpected_as_aborted(where: object, what: str) -> Iterator[None]:
     try:
         yield
     except MedTransferError:
@@ -82,4 +82,6 @@ def _foreseen(where: object, what: str) -> Iterator[None]:
     except Exception as error:
         if is_child() and isinstance(error, MemoryError):  # the child reports its memory limit itself
             raise
-        raise ScanAborted(Sentence("cannot be {what} ({error})", what=what, error=words(error)), where=where) from error
+        raise ScanAborted(
+            Sentence("cannot be {what} ({error})", what=what, error=error_location(error)), where=where
+        ) from error

@@ -88,7 +88,7 @@ def _outcome(results: Iterator[Any], seconds: float) -> tuple[str, Any]:
     except MemoryError:
         return "memory", None
     except Exception as error:  # corrupt bytes make a parser raise nearly anything
-        return "unforeseen", words(error)
+        return "unforeseen", error_location(error)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -119,7 +119,7 @@ def is_child() -> bool:
     return _serving
 
 
-def words(error: Exception) -> str:
+def error_location(error: Exception) -> str:
     """An error's class, file and line; not its message, which may quote a patient's name or date."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""

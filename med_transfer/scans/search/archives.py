@@ -79,7 +79,7 @@ def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits(), taken: Take
     stat = archive.stat()
     key = (archive.resolve(), stamp_of(stat))
     if key not in _UNPACKED:
-        _forget_the_gone()
+        _remove_stale()
         folder, taken = temporary_folder(), taken or Taken()
         try:
             taken.files, taken.bytes = isolated(
@@ -95,7 +95,7 @@ def unpacked(archive: Path, limits: ArchiveLimits = ArchiveLimits(), taken: Take
 _UNPACKED: dict[tuple[Path, Stamp], Path] = {}
 
 
-def _forget_the_gone() -> None:
+def _remove_stale() -> None:
     """Remove unpacked files of archives that have changed or vanished; a watched folder would fill the disk."""
     for archive, stamp in list(_UNPACKED):
         try:
@@ -174,11 +174,11 @@ def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
         is_link = (info.external_attr >> 16) & 0o170000 == 0o120000
         if not info.is_dir() and not is_link:
             with opened.open(info) as stream:
-                yield _Member(_apart(info.filename, named[info.filename]), info.file_size, stream)
+                yield _Member(_unique_name(info.filename, named[info.filename]), info.file_size, stream)
             named[info.filename] += 1
 
 
-def _apart(name: str, before: int) -> str:
+def _unique_name(name: str, before: int) -> str:
     """Prefix a file name with the number of earlier files of that name; the suffix, which tells the format, stays."""
     folder, slash, own = name.rpartition("/")
     return f"{folder}{slash}{before}~{own}" if before else name

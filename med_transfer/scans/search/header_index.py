@@ -34,7 +34,7 @@ FileContent = tuple[Slice, ...] | Series | str  # images, a volume file, or why 
 _SCHEMA = 9  # increase it when the meaning of Slice or of an entry changes
 # Part of the key because verdicts on volume files are stored, and another version may judge differently.
 _VERSION = importlib.metadata.version("med-transfer")
-_MADE_BY = zlib.crc32(f"{_SCHEMA} {_VERSION}".encode()) >> 1  # SQLite's user_version is a signed 32-bit number
+_USER_VERSION = zlib.crc32(f"{_SCHEMA} {_VERSION}".encode()) >> 1  # SQLite's user_version is a signed 32-bit number
 _MIN_FILES = 64  # for fewer, reading the headers is as fast as reading an index
 _KEPT = 100  # number of trees
 _CREATE = "CREATE TABLE files (name BLOB PRIMARY KEY, stamp TEXT, entry BLOB) WITHOUT ROWID"
@@ -106,11 +106,11 @@ class HeaderIndex:
             return
         try:
             self._read.executemany(_INSERT, filter(None, map(self._row, self._unchanged)))
-            self._read.execute(f"PRAGMA user_version = {_MADE_BY}")
+            self._read.execute(f"PRAGMA user_version = {_USER_VERSION}")
             self._read.commit()
             with atomic_path(self._path, mode=0o600) as temporary:
                 self._read.execute("VACUUM INTO ?", (str(temporary),))
-            _forget_the_oldest(self._path.parent)
+            _evict_oldest(self._path.parent)
         except (OutputError, OSError, sqlite3.Error) as error:
             log.debug("index of headers not kept: %s", error)
 
@@ -142,7 +142,7 @@ def _opened(path: Path | None) -> tuple[sqlite3.Connection | None, int]:
         if path is None or not path.is_file():
             return None, 0
         stored = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-        if stored.execute("PRAGMA user_version").fetchone()[0] != _MADE_BY:
+        if stored.execute("PRAGMA user_version").fetchone()[0] != _USER_VERSION:
             return None, 0
         return stored, stored.execute("SELECT count(*) FROM files").fetchone()[0]
     except (OSError, sqlite3.Error):  # not permitted, truncated or damaged: the headers are read instead
@@ -167,7 +167,7 @@ def _series(path: Path, stored: _VolumeFile) -> Series:
     return Series(path, (path,), stored.format, "", "", "", stored.n_slices, stored.verdict, affine=affine)
 
 
-def _forget_the_oldest(folder: Path) -> None:
+def _evict_oldest(folder: Path) -> None:
     for path in folder.glob("*.json"):  # written by earlier versions
         path.unlink(missing_ok=True)
     trees = sorted(folder.glob("*.sqlite"), key=lambda path: path.stat().st_mtime, reverse=True)

@@ -18,7 +18,7 @@ BROKEN = Sentence("broken link")
 _ELSEWHERE = Sentence("link to a folder elsewhere, not followed ({setting}=1 follows it)", setting=FOLLOW)
 
 
-def files_to_look_at(
+def visible_files(
     folder: Path,
     left_out: Callable[[Path, str], None] = lambda *_: None,
     unreadable: Callable[[Path, OSError], None] = lambda *_: None,
@@ -35,7 +35,7 @@ def files_to_look_at(
     def is_wanted(entry: os.DirEntry[str]) -> bool:
         if entry.name.startswith("."):
             return False
-        reason = passed_over(Path(entry.path), tree) if entry.is_symlink() else ""
+        reason = reason_not_followed(Path(entry.path), tree) if entry.is_symlink() else ""
         if reason:
             left_out(Path(entry.path), reason)
         return not reason
@@ -43,7 +43,7 @@ def files_to_look_at(
     return files_below(folder, is_wanted, unreadable)
 
 
-def passed_over(link: Path, tree: str) -> str:
+def reason_not_followed(link: Path, tree: str) -> str:
     """Why a link is not followed; empty if it is.
 
     Args:
@@ -62,7 +62,7 @@ def passed_over(link: Path, tree: str) -> str:
     return ""
 
 
-def how_to_follow(ignored: Iterable[Ignored]) -> str:
+def follow_links_advice(ignored: Iterable[Ignored]) -> str:
     """Advice if links to folders elsewhere were not followed; else empty."""
     if any(file.reason == _ELSEWHERE for file in ignored):
         return Sentence("{setting}=1 follows the links to folders elsewhere", setting=FOLLOW)

@@ -167,7 +167,7 @@ def choose(series: Sequence[Series], rules: SeriesRules | None = None) -> list[C
     return [by_series[id(candidate)] for candidate in series]
 
 
-def is_asked_for(series: Series, rules: SeriesRules) -> bool:
+def may_match(series: Series, rules: SeriesRules) -> bool:
     """Whether the rules admit a series as far as is known: slices that form no volume have no plane or spacing."""
 
     def may_meet(rule: Rule) -> bool:
@@ -226,9 +226,9 @@ def _ranked(candidates: Sequence[Series], rules: SeriesRules, usable: int) -> li
     if not runners_up:
         return [Choice(best, True, Sentence("chosen: {why}", why=_alone(best, usable)))]
     over, under = _difference(best, runners_up[0], rules)
-    other = _told_apart(runners_up[0], best)
+    other = _distinguishing_name(runners_up[0], best)
     reason = Sentence("chosen: prefers {better} over {worse} of {other}", better=over, worse=under, other=other)
-    return [Choice(best, True, reason), *(_passed_over(series, best, rules) for series in runners_up)]
+    return [Choice(best, True, reason), *(_not_chosen(series, best, rules) for series in runners_up)]
 
 
 def _alone(series: Series, usable: int) -> Sentence:
@@ -239,9 +239,9 @@ def _alone(series: Series, usable: int) -> Sentence:
     return Sentence("the only one of {n} usable that the rules admit", n=usable)
 
 
-def _passed_over(series: Series, best: Series, rules: SeriesRules) -> Choice:
+def _not_chosen(series: Series, best: Series, rules: SeriesRules) -> Choice:
     over, under = _difference(best, series, rules)
-    other = _told_apart(best, series)
+    other = _distinguishing_name(best, series)
     reason = Sentence("not chosen: prefers {better} of {other} over {worse}", better=over, worse=under, other=other)
     return Choice(series, False, reason)
 
@@ -322,7 +322,7 @@ def _value_in_words(series: Series, name: str) -> Sentence:
     return Sentence("{what} {value}", what=what, value=value)
 
 
-def _told_apart(series: Series, other: Series) -> Sentence:
+def _distinguishing_name(series: Series, other: Series) -> Sentence:
     """A name that distinguishes a series from the other one; copies differ only in their folder."""
     if series.name and series.name != other.name:
         return Sentence("series {name}", name=series.name)

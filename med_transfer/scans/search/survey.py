@@ -30,7 +30,7 @@ from med_transfer.scans.search.archives import MOST_NESTED, Taken, is_archive, u
 from med_transfer.scans.search.damaged_files import as_damaged, beside_damage, named_as_dicom, named_as_volume
 from med_transfer.scans.search.files import NOT_REGULAR, require_exists
 from med_transfer.scans.search.header_index import FileContent, HeaderIndex
-from med_transfer.scans.search.links import BROKEN, files_to_look_at, how_to_follow
+from med_transfer.scans.search.links import BROKEN, follow_links_advice, visible_files
 from med_transfer.scans.series import NO_IMAGE, TEXT_NAMED_AS_DICOM, Ignored, Series, Survey
 from med_transfer.scans.verdict import Verdict
 
@@ -38,9 +38,9 @@ log = logging.getLogger(__name__)
 
 _READERS = 8  # threads
 _BATCH = 1024  # files; headers take ten times the memory until equal values are shared
-_TOLD = 64  # files per progress report; drawing a bar takes a tenth of the time to read a header
-_TRIED = 16  # files read to measure the storage's speed
-_MOSTLY_WAITING = 3.0  # ratio of elapsed to CPU time
+_FILES_PER_REPORT = 64  # files per progress report; drawing a bar takes a tenth of the time to read a header
+_TRIAL_FILES = 16  # files read to measure the storage's speed
+_WAITING_RATIO = 3.0  # ratio of elapsed to CPU time
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"(\xb5/\xfd": "Zstandard"}
 _TEXT = {*b"\t\n\f\r", *range(0x20, 0x7F), *range(0x80, 0x100)}  # bytes of ASCII, UTF-8 and Latin-1
 
@@ -72,7 +72,7 @@ def _of_tree(
     found = _Found()
     for number, (path, content) in enumerate(_contents(folder, found.ignored)):
         found.add(path, content)
-        if number % _TOLD == 0:
+        if number % _FILES_PER_REPORT == 0:
             progress("looking through files", number + 1, 0)
     dicom = _all_series(found.slices, max_gap_mm, _listed(found.directories), found.ignored)
     damaged = as_damaged(found.ignored, dicom)
@@ -81,9 +81,9 @@ def _of_tree(
     for number, path in enumerate(found.archives):
         progress("unpacking archives", number, len(found.archives), path.name)
         archives[path] = in_archive(path, max_gap_mm)
-    series = _each_whole({folder: series, **{path: list(archive.series) for path, archive in archives.items()}})
+    series = _reject_divided({folder: series, **{path: list(archive.series) for path, archive in archives.items()}})
     ignored = damaged + [file for archive in archives.values() for file in archive.ignored]
-    if series and (how := how_to_follow(ignored)):  # without series, the error says it
+    if series and (how := follow_links_advice(ignored)):  # without series, the error says it
         _tell_of_links(folder, how)
     return Survey(tuple(sorted(series, key=_order)), tuple(sorted(ignored, key=lambda file: file.path)))
 
@@ -116,12 +116,12 @@ def inspect_file(path: Path) -> tuple[Slice, ...] | Series | None:
         return None
     if not looks_like_dicom(start):
         if named_as_dicom(path):
-            raise UnreadableScan(_instead(start), where=path)
+            raise UnreadableScan(_content_found(start), where=path)
         raise NotAScan(NO_IMAGE, where=path, expected="DICOM, NIfTI, NRRD or MetaImage")
     return tuple(read_slices(path))
 
 
-def _instead(start: bytes) -> Sentence:
+def _content_found(start: bytes) -> Sentence:
     method = next((method for magic, method in _PACKED.items() if start.startswith(magic)), None)
     if method is None and any(start) and _TEXT.issuperset(start):
         return TEXT_NAMED_AS_DICOM
@@ -231,13 +231,13 @@ def read_files(paths: Sequence[Path]) -> Iterator[FileContent | Ignored | None]:
     """Yield the content of each file, in order; read in threads if the storage is slow (a network drive)."""
     silence_readers()
     started, worked = time.perf_counter(), time.thread_time()
-    yield from map(_read_file, paths[:_TRIED])
-    waited = (time.perf_counter() - started) > _MOSTLY_WAITING * (time.thread_time() - worked)
+    yield from map(_read_file, paths[:_TRIAL_FILES])
+    waited = (time.perf_counter() - started) > _WAITING_RATIO * (time.thread_time() - worked)
     if not waited:
-        yield from map(_read_file, paths[_TRIED:])
+        yield from map(_read_file, paths[_TRIAL_FILES:])
         return
     with ThreadPoolExecutor(_READERS) as pool:
-        yield from pool.map(_read_file, paths[_TRIED:])
+        yield from pool.map(_read_file, paths[_TRIAL_FILES:])
 
 
 def _read_file(path: Path) -> FileContent | Ignored | None:
@@ -272,7 +272,7 @@ def _files(folder: Path, ignored: list[Ignored]) -> Iterator[Path]:
             Ignored(parent, Sentence("folder cannot be opened ({error})", error=type(error).__name__), damaged=True)
         )
 
-    return files_to_look_at(folder, left_out, unreadable)
+    return visible_files(folder, left_out, unreadable)
 
 
 def _listed(directories: list[Path]) -> Mapping[str, frozenset[str]]:
@@ -329,7 +329,7 @@ def _in_archive(archive: Path, max_gap_mm: float, taken: Taken | None = None, ne
     return Survey(series, ignored)
 
 
-def _each_whole(places: Mapping[Path, Sequence[Series]]) -> list[Series]:
+def _reject_divided(places: Mapping[Path, Sequence[Series]]) -> list[Series]:
     """The series of a tree and of the archives in it; one with further images in another of them is rejected."""
     if len(places) == 1:
         return [one for found in places.values() for one in found]
@@ -337,14 +337,14 @@ def _each_whole(places: Mapping[Path, Sequence[Series]]) -> list[Series]:
     for place, found in places.items():
         for one in found:
             positions[_whose(one)][place] |= {slice_.position_mm for slice_ in one.slices if not slice_.is_localizer}
-    return [_if_whole(one, place, positions[_whose(one)]) for place, found in places.items() for one in found]
+    return [_checked_whole(one, place, positions[_whose(one)]) for place, found in places.items() for one in found]
 
 
 def _whose(series: Series) -> Hashable:
     return series.series_uid, series.study_uid, series.slices[0].patient_mark if series.slices else ""
 
 
-def _if_whole(series: Series, place: Path, positions: Mapping[Path, set[tuple[float, ...]]]) -> Series:
+def _checked_whole(series: Series, place: Path, positions: Mapping[Path, set[tuple[float, ...]]]) -> Series:
     more = [other.name for other, there in positions.items() if series.series_uid and not there <= positions[place]]
     if not more:
         return series
