@@ -12,7 +12,7 @@ from med_transfer.atomic import output_error, write_text
 from med_transfer.atomic.sole_writer import Job, refuse_another_job
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, split_cohort
-from med_transfer.cohorts.overwriting import put_aside
+from med_transfer.cohorts.overwriting import back_up
 from med_transfer.config import given_config, load_config, parse, refuse_mistyped
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
@@ -193,7 +193,7 @@ def keep_plan(out: Path, text: str, job: Job) -> None:
     except OSError as error:
         raise output_error(path, error) from error
     if there and _settings(there) != _settings(text.encode()):
-        log.warning("%s: the plan that was there, with other settings; -c takes it", put_aside(path, there))
+        log.warning("%s: the plan that was there, with other settings; -c takes it", back_up(path, there))
     write_text(path, text)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from med_transfer.cohorts.label_text import names_nobody
+from med_transfer.cohorts.label_text import lacks_identifier
 from med_transfer.cohorts.sheet import Row, Sheet
 from med_transfer.errors import CohortError
 
@@ -76,7 +76,7 @@ def read_case(sheet: Sheet, row: Row, label: str | frozenset[str] | None) -> Cas
     """Return the case of a row. Raises CohortError, naming row and column, for an invalid value."""
     if "scan" in sheet.columns and not row.get("scan"):
         raise CohortError(f"row {row.line} has no scan", where=sheet.path, expected="a value in every row")
-    if "patient" in sheet.columns and names_nobody(row.get("patient")):
+    if "patient" in sheet.columns and lacks_identifier(row.get("patient")):
         said = f" ({row.get('patient')})" if row.get("patient") else ""
         raise CohortError(
             f"row {row.line} has no patient{said}",

@@ -10,7 +10,7 @@ from pathlib import Path
 from med_transfer.atomic.csv_table import csv_bytes, write_csv
 from med_transfer.atomic.sole_writer import sole_writer_of
 from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
-from med_transfer.cohorts.overwriting import refuse_to_lose, replace_keeping
+from med_transfer.cohorts.overwriting import replace_keeping, require_replaceable
 from med_transfer.errors import NothingDone, ScanError, ScanNotFound
 from med_transfer.errors.sentence import Sentence
 from med_transfer.progress import Progress, silent
@@ -112,7 +112,7 @@ def write_index(
         OutputError: a table cannot be written.
     """
     sheet = LabelSheet.read(labels) if labels else None
-    refuse_to_lose(out, (*_COHORT, *(sheet.columns if sheet else ())), labels)
+    require_replaceable(out, (*_COHORT, *(sheet.columns if sheet else ())), labels)
     with sole_writer_of(out):
         return _write_index(scans, out, sheet, settings, progress)
 
@@ -217,7 +217,7 @@ def _cohort_row(row: dict[str, str], sheet: LabelSheet | None, out: Path) -> dic
     own = {name: row[name] for name in _COHORT}
     if sheet is None:
         return own
-    said = sheet.said_of(row)
+    said = sheet.cells_of(row)
     return None if said is None else own | {name: _moved(name, cell, sheet.path, out) for name, cell in said.items()}
 
 

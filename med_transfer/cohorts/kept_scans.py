@@ -26,7 +26,7 @@ _kept: ContextVar[dict[_Key, Volume] | None] = ContextVar("kept", default=None)
 
 @contextmanager
 def keeping_scans() -> Iterator[None]:
-    """Within this context :func:`look_at_scan` keeps scans for :func:`scan_to_prepare`; nested contexts share them."""
+    """Within this context :func:`read_and_keep` keeps scans for :func:`take_or_read`; nested contexts share them."""
     if _kept.get() is not None:
         yield
         return
@@ -37,7 +37,7 @@ def keeping_scans() -> Iterator[None]:
         _kept.reset(before)
 
 
-def look_at_scan(path: Path, series_uid: str) -> Volume:
+def read_and_keep(path: Path, series_uid: str) -> Volume:
     """Read a scan, and keep it if there is room. Raises ScanError."""
     kept = _kept.get()
     key = _key(path, series_uid) if kept is not None else None
@@ -49,10 +49,10 @@ def look_at_scan(path: Path, series_uid: str) -> Volume:
     return volume
 
 
-def scan_to_prepare(source: Path | Series, series_uid: str, max_gap_mm: float, where: Path) -> Volume:
+def take_or_read(source: Path | Series, series_uid: str, max_gap_mm: float, where: Path) -> Volume:
     """Return the kept scan, removing it from memory, or read it now. Raises ScanError.
 
-    A kept scan is valid for every ``max_gap_mm``, because :func:`look_at_scan` refuses uneven gaps.
+    A kept scan is valid for every ``max_gap_mm``, because :func:`read_and_keep` refuses uneven gaps.
     """
     kept = _kept.get()
     if kept and isinstance(source, Path) and (volume := kept.pop(_key(source, series_uid), None)):

@@ -6,19 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from med_transfer.cohorts.label_text import label_text, misspelt, names_nobody, other_decimals
+from med_transfer.cohorts.label_text import label_text, lacks_identifier, misspelt, other_decimals
 from med_transfer.cohorts.sheet import Row, Sheet, plain, read_sheet
 from med_transfer.errors import CohortError
 
 LINKS = ("series_uid", "scan", "study_uid", "accession", "patient")  # most precise first; the first one present is used
-_OUR_NAMES = {  # from DICOM's names, in any usual spelling, to ours
+_COLUMN_ALIASES = {  # from DICOM's names, in any usual spelling, to ours
     **{name.replace("_", ""): name for name in LINKS},
     "seriesinstanceuid": "series_uid",
     "studyinstanceuid": "study_uid",
     "accessionnumber": "accession",
     "patientid": "patient",
 }
-_NAMES_SOMEBODY = {*_OUR_NAMES, "patientname", "patientbirthdate", "name", "birthdate", "dateofbirth", "mrn"}
+_IDENTIFYING_COLUMNS = {*_COLUMN_ALIASES, "patientname", "patientbirthdate", "name", "birthdate", "dateofbirth", "mrn"}
 
 SeriesRow = dict[str, str]
 
@@ -51,9 +51,9 @@ class LabelSheet:
     @classmethod
     def read(cls, path: Path) -> LabelSheet:
         """Read a sheet. Raises CohortError if it has no label or linking column, or a linking value twice."""
-        sheet = _with_our_names(read_sheet(path))
+        sheet = _with_standard_columns(read_sheet(path))
         link = next((name for name in LINKS if name in sheet.columns), None)
-        columns = [name for name in sheet.columns if plain(name) not in _NAMES_SOMEBODY]
+        columns = [name for name in sheet.columns if plain(name) not in _IDENTIFYING_COLUMNS]
         labels = [name for name in columns if name == "label" or name.startswith("label_")]
         if link is None or not labels:
             raise CohortError(
@@ -65,7 +65,7 @@ class LabelSheet:
         needed = [name for name in dict.fromkeys((link, "patient")) if name in sheet.columns]
         lost, rows = [], {}
         for row in sheet.rows:
-            if lacks := next((name for name in needed if names_nobody(row.get(name))), ""):
+            if lacks := next((name for name in needed if lacks_identifier(row.get(name))), ""):
                 lost.append(RowRemark(row.line, f"has no {lacks}"))
             elif not all(label_text(row.get(name)) for name in labels):
                 lost.append(RowRemark(row.line, "has no label"))
@@ -78,7 +78,7 @@ class LabelSheet:
                 rows[row.get(link)] = row
         return cls(path, link, tuple(told), rows, tuple(lost))
 
-    def said_of(self, series: SeriesRow) -> dict[str, str] | None:
+    def cells_of(self, series: SeriesRow) -> dict[str, str] | None:
         """Return the cells of a series by column; None if the sheet has no row for it."""
         row = self.rows.get(self._key(series))
         if row is None:
@@ -123,11 +123,11 @@ class LabelSheet:
         return [RowRemark(row, f"has label {label!r}: did you mean {meant}?") for row in labels.get(label, ()) if meant]
 
 
-def _with_our_names(sheet: Sheet) -> Sheet:
+def _with_standard_columns(sheet: Sheet) -> Sheet:
     """Rename columns from DICOM's names, in any usual spelling, to ours."""
     names: dict[str, str] = {}
     for column in sheet.columns:
-        ours = _OUR_NAMES.get(plain(column), "")
+        ours = _COLUMN_ALIASES.get(plain(column), "")
         if ours and ours not in (*sheet.columns, *names.values()):
             names[column] = ours
     rows = tuple(Row(row.line, {names.get(name, name): cell for name, cell in row.cells.items()}) for row in sheet.rows)

@@ -19,7 +19,7 @@ def is_missing(cell: str) -> bool:
     return cell.casefold() in _MISSING
 
 
-def names_nobody(cell: str) -> bool:
+def lacks_identifier(cell: str) -> bool:
     """Whether the cell identifies no patient: it is missing, or a long number that a spreadsheet rounded."""
     return is_missing(cell) or bool(_ROUNDED.fullmatch(cell))
 
@@ -32,7 +32,7 @@ def label_text(cell: str) -> str:
     return whole[1] if whole else cell
 
 
-def probably_meant(label: str, known: Collection[str]) -> str:
+def closest_label(label: str, known: Collection[str]) -> str:
     """Return the known label that this one probably misspells; empty if none is similar or digits differ."""
     near = [
         name
@@ -48,7 +48,7 @@ def other_decimals(text: str) -> str:
     return whole[1] if whole else f"{text}.0" if text.isdecimal() else ""
 
 
-def as_read(text: str) -> str:
+def normalised_text(text: str) -> str:
     """Normalise text so that look-alikes are equal: case, spaces, Unicode composition, invisible characters."""
     shown = "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
     return " ".join(shown.split()).casefold()
@@ -62,7 +62,7 @@ def misspelt(rows: Mapping[str, Collection[int]]) -> tuple[str, str] | None:
     """
     for label, own in rows.items():
         frequent = [name for name, others in rows.items() if len(others) > max(_RARE, 2 * len(own))]
-        if len(own) <= _RARE and (meant := probably_meant(label, frequent)):
+        if len(own) <= _RARE and (meant := closest_label(label, frequent)):
             return label, meant
     return None
 

@@ -21,7 +21,7 @@ from pydantic import (
 
 from med_transfer.atomic import write_text
 from med_transfer.cohorts.hashed_names import hash_names, old_hash, recognise, salt_of
-from med_transfer.cohorts.label_text import as_read, other_decimals
+from med_transfer.cohorts.label_text import normalised_text, other_decimals
 from med_transfer.cohorts.splits import Images, Split, SplitConfig
 from med_transfer.cohorts.table import Cohort
 from med_transfer.errors import CohortError
@@ -214,7 +214,7 @@ def warn_of_other_spellings(cohort: Cohort, patient_hashes: Iterable[str]) -> No
         patient_hashes: as for :func:`seen_before`.
     """
     hashes, names = set(patient_hashes), set(cohort.patients)
-    spelt = {other: name for name in names for plain in (as_read(name),) for other in (plain, plain.upper())}
+    spelt = {other: name for name in names for plain in (normalised_text(name),) for other in (plain, plain.upper())}
     alike = {spelt[other] for other in recognise(spelt.keys() - names, hashes)} - recognise(names, hashes).keys()
     if alike:
         log.warning(

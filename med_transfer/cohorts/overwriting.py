@@ -11,7 +11,7 @@ from med_transfer.errors import CohortError, OutputError, UsageError
 from med_transfer.errors.sentence import few
 
 
-def refuse_to_lose(out: Path, columns: Sequence[str], *read: Path | None) -> None:
+def require_replaceable(out: Path, columns: Sequence[str], *read: Path | None) -> None:
     """Check, before any work is done, that writing a table will not destroy data that only the user could restore.
 
     Args:
@@ -64,12 +64,12 @@ def replace_keeping(out: Path, content: bytes, own: Sequence[str]) -> Path | Non
     except OSError as error:
         raise output_error(out, error) from error
     if there != content and not set(header_of(out)) <= set(own):
-        before = put_aside(out, there)
+        before = back_up(out, there)
     write_bytes(out, content)
     return before
 
 
-def put_aside(out: Path, there: bytes) -> Path:
+def back_up(out: Path, there: bytes) -> Path:
     """Back up content that is about to be overwritten, as ``NAME.before.EXT``; return the path. Raises OutputError."""
     names = (out.with_name(f"{out.stem}.before{number or ''}{out.suffix}") for number in (0, *range(2, 10_000)))
     before = next(name for name in names if not name.exists() or name.read_bytes() == there)

@@ -21,7 +21,7 @@ from med_transfer.cohorts.channels import require_columns
 from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.cohorts.hashed_names import hash_names, salt_of
 from med_transfer.cohorts.input_facts import input_facts, sample_hash
-from med_transfer.cohorts.kept_scans import scan_to_prepare
+from med_transfer.cohorts.kept_scans import take_or_read
 from med_transfer.cohorts.splits import Images, shared_by
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
@@ -99,7 +99,7 @@ def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = 
     scans = {column: scan for column in config.columns if (scan := case.scan_in(column))}
     sources = {column: path for column, (path, _) in scans.items()} | ({"scan": series} if series else {})
     return {
-        column: scan_to_prepare(sources[column], series_uid, config.max_gap_mm, scans[column][0])
+        column: take_or_read(sources[column], series_uid, config.max_gap_mm, scans[column][0])
         for column, (_, series_uid) in scans.items()
     }
 

@@ -18,7 +18,7 @@ from med_transfer.errors import CohortError
 _NAMES = {"scan", "series_uid", "patient", "label", "mask", "split"}  # columns that do not hold measurements
 _BYTE_ORDER_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
-_TOLD_DELIMITER = re.compile(r"sep=([,;\t|])\s*?(?:\r\n|\r|\n)", re.IGNORECASE)  # first line, for spreadsheets
+_DELIMITER_LINE = re.compile(r"sep=([,;\t|])\s*?(?:\r\n|\r|\n)", re.IGNORECASE)  # first line, for spreadsheets
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+")
 
@@ -121,10 +121,10 @@ def _text(path: Path) -> str:
 
 def _records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and stripped values of every non-blank record."""
-    told = _TOLD_DELIMITER.match(text)
-    content = io.StringIO(text[told.end() :] if told else text, newline="")
+    declared = _DELIMITER_LINE.match(text)
+    content = io.StringIO(text[declared.end() :] if declared else text, newline="")
     reader = csv.reader(content, delimiter=_delimiter(text), strict=True)
-    skipped = 1 if told else 0
+    skipped = 1 if declared else 0
     line = 1 + skipped
     try:
         for values in reader:
@@ -136,8 +136,8 @@ def _records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _delimiter(text: str) -> str:
-    if told := _TOLD_DELIMITER.match(text):
-        return told[1]
+    if declared := _DELIMITER_LINE.match(text):
+        return declared[1]
     unquoted = re.sub(r'"[^"]*"', "", text)  # a quoted column name may contain commas and line breaks
     header = next((line for line in unquoted.splitlines() if line.strip()), "")
     return max(",;\t", key=header.count)

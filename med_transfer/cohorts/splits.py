@@ -175,7 +175,7 @@ def split_cohort(cohort: Cohort, config: SplitConfig) -> Split:
     if any(case.split for case in cohort.cases):
         return _split_by_column(cohort, config)
     _require_patients(cohort, everyone, config, with_test=bool(config.test_fraction))
-    test = _typical_part(cohort, everyone, config.test_fraction, config.seed) if config.test_fraction else everyone[:0]
+    test = _stratified(cohort, everyone, config.test_fraction, config.seed) if config.test_fraction else everyone[:0]
     split = _steered(cohort, _split_development(cohort, test, np.setdiff1d(everyone, test), config), config)
     test_part = {"the test set": split.test} if config.test_fraction else {}
     _require_classes(cohort, test_part | _parts_of_folds(split))
@@ -281,7 +281,7 @@ def _steering(cohort: Cohort, training: NDArray, config: SplitConfig) -> tuple[i
     rarest = int(_patient_counts(cohort, present, training).min())
     if rarest < 2:
         return ()
-    return _indices(_typical_part(cohort, training, max(config.val_fraction, 1 / rarest), config.seed))
+    return _indices(_stratified(cohort, training, max(config.val_fraction, 1 / rarest), config.seed))
 
 
 def _split_development(cohort: Cohort, test: NDArray, development: NDArray, config: SplitConfig) -> Split:
@@ -290,7 +290,7 @@ def _split_development(cohort: Cohort, test: NDArray, development: NDArray, conf
         divided = [_folds(cohort, development, config.folds, seed) for seed in seeds]
         first, *further = [Split(_indices(test), tuple(map(_indices, folds))) for folds in divided]
         return replace(first, further=tuple(further))
-    validation = _typical_part(cohort, development, config.val_fraction, config.seed)
+    validation = _stratified(cohort, development, config.val_fraction, config.seed)
     return Split(_indices(test), (_indices(validation),), _indices(np.setdiff1d(development, validation)))
 
 
@@ -303,7 +303,7 @@ def _folds(cohort: Cohort, among: NDArray, n_folds: int, seed: int) -> list[NDAr
     return [among[folds == number] for number in range(n_folds)]
 
 
-def _typical_part(cohort: Cohort, among: NDArray, fraction: float, seed: int) -> NDArray:
+def _stratified(cohort: Cohort, among: NDArray, fraction: float, seed: int) -> NDArray:
     """One of ``1 / fraction`` equal parts: the one whose share of each class is nearest to ``fraction``."""
     n_parts = min(round(1 / fraction), len(set(np.array(cohort.patients)[among])))
     _, present = _presence(cohort)
@@ -364,11 +364,11 @@ def _require_patients(cohort: Cohort, among: NDArray, config: SplitConfig, with_
                 f"class {name!r} has {count} patient{'' if count == 1 else 's'}",
                 where=cohort.path or "",
                 expected=f"at least {needed}, one each for {parts}",
-                action=_for_more_patients(int(count), config, with_test),
+                action=_few_patients_advice(int(count), config, with_test),
             )
 
 
-def _for_more_patients(count: int, config: SplitConfig, with_test: bool) -> str:
+def _few_patients_advice(count: int, config: SplitConfig, with_test: bool) -> str:
     """Suggest a remedy that suffices for a class with this many patients."""
     kfold, of_training = config.kind == "kfold", count - with_test
     if kfold and of_training >= 2:

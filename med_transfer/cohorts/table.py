@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.cohorts.case import FINDING_PREFIX, ROI_COLUMNS, Case, read_case, wrong_value
-from med_transfer.cohorts.label_text import as_read, label_text, misspelt, probably_meant
+from med_transfer.cohorts.label_text import closest_label, label_text, misspelt, normalised_text
 from med_transfer.cohorts.sheet import Row, Sheet, plain, read_sheet
 from med_transfer.errors import CohortError, MissingLabel
 from med_transfer.errors.numbers import is_number
@@ -169,10 +169,10 @@ def _read_labels(sheet: Sheet, fixed: Labels | None) -> list[str | frozenset[str
     findings = _finding_columns(sheet)
     as_written = set(fixed.names) if fixed else set()  # a bundle may have a class named "1.0"
 
-    def told(row: Row, column: str) -> str:
+    def label_of(row: Row, column: str) -> str:
         return row.get(column) if row.get(column) in as_written else label_text(row.get(column))
 
-    labels = [{name: told(row, name) for name in findings or ["label"]} for row in sheet.rows]
+    labels = [{name: label_of(row, name) for name in findings or ["label"]} for row in sheet.rows]
     empty = [row for row, cells in zip(sheet.rows, labels, strict=True) if not all(cells.values())]
     if empty:
         more = f" ({len(empty)} rows in all)" if len(empty) > 1 else ""
@@ -217,7 +217,7 @@ def _require_classes_of(
     wrong = sorted(set(names) - set(bundle.names)) or (sorted(set(bundle.names) - set(names)) if multilabel else [])
     if wrong:
         row = next((case.row for case in cases if case.label == wrong[0]), 0)
-        meant = probably_meant(wrong[0], bundle.names)
+        meant = closest_label(wrong[0], bundle.names)
         raise CohortError(
             f"{f'row {row}, ' if row else ''}{'finding' if multilabel else 'class'} {wrong[0]!r} is not in both the "
             "table and the bundle",
@@ -255,7 +255,7 @@ def _check_learnable(sheet: Sheet, cases: tuple[Case, ...], names: list[str], mu
             expected=f"{meant!r} perhaps, as in {len(rows[meant])} rows",
             action=f"Did you mean {meant}? Correct it, or leave the row out: a class needs more scans",
         )
-    for alike in _taken_for_one(names):
+    for alike in _lookalikes(names):
         only_case = len({name.casefold() for name in alike}) == 1
         how = "differ only in case" if only_case else f"look alike: {', '.join(map(ascii, alike))}"
         raise CohortError(
@@ -273,18 +273,18 @@ def _check_no_measurements(sheet: Sheet, rows: Mapping[str, Sequence[int]]) -> N
         )
 
 
-def _taken_for_one(names: Iterable[str]) -> list[list[str]]:
+def _lookalikes(names: Iterable[str]) -> list[list[str]]:
     """Groups of names that look the same to a reader."""
     spelled = defaultdict(list)
     for name in dict.fromkeys(names):
-        spelled[as_read(label_text(name))].append(name)
+        spelled[normalised_text(label_text(name))].append(name)
     return [alike for alike in spelled.values() if len(alike) > 1]
 
 
 def _check_patients(cases: tuple[Case, ...], sheet: Sheet) -> None:
     """Refuse names that look alike: one patient under two spellings could be on both sides of a split."""
     rows = {case.patient: case.row for case in reversed(cases)}
-    for alike in _taken_for_one(rows):
+    for alike in _lookalikes(rows):
         raise CohortError(
             f"rows {' and '.join(str(row) for row in sorted(rows[name] for name in alike))} have patients that differ "
             "only in case, spaces, decimals or signs that look alike",

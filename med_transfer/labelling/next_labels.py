@@ -13,7 +13,7 @@ from med_transfer.atomic.sole_writer import sole_writer_of
 from med_transfer.bundle import BundleRecord
 from med_transfer.bundle.provenance import seen_in_training
 from med_transfer.cohorts import Case, Cohort
-from med_transfer.cohorts.overwriting import refuse_to_lose
+from med_transfer.cohorts.overwriting import require_replaceable
 from med_transfer.errors import NothingDone, UsageError
 from med_transfer.inference import Predictor, load_bundle, scans_to_predict
 from med_transfer.labelling.active_learning import Chosen, choose_next, entropy
@@ -90,7 +90,7 @@ def next_labels(
     left_out, apart = _beside(out)
     columns = {out: _COLUMNS, left_out: _LEFT_OUT_COLUMNS, apart: _OUT_OF_DISTRIBUTION_COLUMNS}
     for table, of_table in columns.items():
-        refuse_to_lose(table, of_table, Path(scans))
+        require_replaceable(table, of_table, Path(scans))
     predictor = bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
     limit = _limit(predictor.record, out_of_distribution_above)
     with sole_writer_of(out):

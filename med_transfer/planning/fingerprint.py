@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from med_transfer.cohorts import Case, Cohort, region_of_case
-from med_transfer.cohorts.kept_scans import look_at_scan
+from med_transfer.cohorts.kept_scans import read_and_keep
 from med_transfer.errors import CohortError, NothingDone, ScanError
 from med_transfer.preprocessing.config import OrganName
 from med_transfer.preprocessing.organs import NotFound, find_organ
@@ -165,7 +165,7 @@ def fingerprint_cohort(cohort: Cohort, progress: Progress = silent, most_scans: 
 
 def _read(case: Case) -> ScanFingerprint:
     started = time.perf_counter()
-    volume = look_at_scan(case.path, case.series_uid)
+    volume = read_and_keep(case.path, case.series_uid)
     region, _ = region_of_case(case, volume)
     return replace(fingerprint_scan(volume, region), seconds=time.perf_counter() - started)
 

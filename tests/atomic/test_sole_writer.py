@@ -16,7 +16,7 @@ import pytest
 from med_transfer.atomic import sole_writer as module
 from med_transfer.atomic import write_text
 from med_transfer.atomic.sole_writer import LOCK_FILE, sole_writer, sole_writer_of
-from med_transfer.cohorts.overwriting import refuse_to_lose
+from med_transfer.cohorts.overwriting import require_replaceable
 from med_transfer.errors import FolderInUse, OutputError, UsageError
 
 HOLD = """
@@ -128,7 +128,7 @@ def test_a_folder_that_is_closed():
         with pytest.raises(OutputError, match="cannot be written: Permission denied"):
             write_text(inside, "")
         with pytest.raises(OutputError, match="cannot be written: Permission denied"):
-            refuse_to_lose(shut / "cohort.csv", ("scan",))
+            require_replaceable(shut / "cohort.csv", ("scan",))
 
 
 def test_the_commands_refuse_a_folder_in_use(tmp_path, other_run, command, cohort_csv):

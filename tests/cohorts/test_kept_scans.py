@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from med_transfer.cohorts import Cohort, kept_scans, read_scans
-from med_transfer.cohorts.kept_scans import keeping_scans, look_at_scan
+from med_transfer.cohorts.kept_scans import keeping_scans, read_and_keep
 from med_transfer.planning import fingerprint_cohort
 from med_transfer.preprocessing import PreprocessingConfig
 
@@ -56,11 +56,11 @@ def test_each_scan_is_read_once_to_plan_and_to_prepare(cohort: Cohort, readings:
 def test_what_was_prepared_is_let_go_and_outside_nothing_is_kept(cohort: Cohort, readings: list[Path]):
     case = cohort.cases[0]
     with keeping_scans():
-        looked_at = look_at_scan(case.path, "")
-        assert look_at_scan(case.path, "") is looked_at
+        looked_at = read_and_keep(case.path, "")
+        assert read_and_keep(case.path, "") is looked_at
         assert read_scans(case, INPUT)["scan"] is looked_at
         assert read_scans(case, INPUT)["scan"] is not looked_at
-    look_at_scan(case.path, "")
+    read_and_keep(case.path, "")
     read_scans(case, INPUT)
     assert len(readings) == 4
 
@@ -68,7 +68,7 @@ def test_what_was_prepared_is_let_go_and_outside_nothing_is_kept(cohort: Cohort,
 def test_a_file_that_changed_is_read_again(cohort: Cohort):
     case = cohort.cases[0]
     with keeping_scans():
-        look_at_scan(case.path, "")
+        read_and_keep(case.path, "")
         write_scan(case.path, 77)
         assert read_scans(case, INPUT)["scan"].voxels.max() == 177
 
