@@ -13,7 +13,7 @@ from med_transfer.atomic.csv_table import csv_cell, csv_line
 from med_transfer.errors import UsageError
 
 REPEATS_FILE = "predictions_by_repeat.csv"
-_BEFORE = ("scan", "series_uid", "repeat", "fold", "predicted")
+_LEADING_COLUMNS = ("scan", "series_uid", "repeat", "fold", "predicted")
 
 
 class OfRepeat(NamedTuple):
@@ -35,7 +35,7 @@ class OfRepeat(NamedTuple):
 
 def write_by_repeat(path: Path, names: Sequence[str], rows: Iterable[OfRepeat]) -> None:
     """Write the file; each row's probabilities are in the order of ``names``. Raises OutputError."""
-    lines = [csv_line([*_BEFORE, *(f"p_{name}" for name in names)])]
+    lines = [csv_line([*_LEADING_COLUMNS, *(f"p_{name}" for name in names)])]
     lines += [csv_line([*row[:-1], *map(repr, row.probabilities)]) for row in rows]
     write_bytes(path, "".join(lines).encode("utf-8", "surrogateescape"))  # file names need not be UTF-8
 
@@ -49,7 +49,7 @@ def read_by_repeat(path: Path, names: Sequence[str]) -> list[OfRepeat]:
     try:
         text = path.read_bytes().decode("utf-8", "surrogateescape")
         header, *records = [[csv_cell(cell) for cell in record] for record in csv.reader(io.StringIO(text, newline=""))]
-        if header != [*_BEFORE, *(f"p_{name}" for name in names)]:
+        if header != [*_LEADING_COLUMNS, *(f"p_{name}" for name in names)]:
             raise ValueError
         return [
             OfRepeat(scan, series, int(repeat), int(fold), predicted, tuple(map(float, probabilities)))
@@ -59,6 +59,6 @@ def read_by_repeat(path: Path, names: Sequence[str]) -> list[OfRepeat]:
         raise UsageError(
             "cannot be read as the repeats of this run",
             where=path,
-            expected=", ".join(_BEFORE),
+            expected=", ".join(_LEADING_COLUMNS),
             action="Run finetune on the folder again: what was trained is kept",
         ) from error

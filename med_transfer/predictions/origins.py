@@ -27,7 +27,7 @@ _SUFFIX = ".origins.jsonl"
 RETRIED = ""  # key of a row that is never done: the scan is tried again
 _SCHEMA = 1
 _Line = dict[str, Any]
-_ANOTHER = {
+_CHANGED = {
     "bundle": "another bundle",
     "scans": "other scans",
     "version": "another version of this program",
@@ -123,7 +123,7 @@ def _read(path: Path) -> list[dict]:
 
 
 def _require_same(head: Mapping[str, object], made_by: Mapping[str, str], table: Path) -> None:
-    different = next((words for name, words in _ANOTHER.items() if head.get(name) != made_by[name]), "")
+    different = next((words for name, words in _CHANGED.items() if head.get(name) != made_by[name]), "")
     if different:
         raise UsageError(
             f"the folder holds predictions by {different}" if head else "nothing says which bundle made these rows",

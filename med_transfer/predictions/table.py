@@ -20,9 +20,9 @@ from med_transfer.predictions.origins import digest, on_one_line, reasons_of
 from med_transfer.predictions.record import Prediction, Status
 
 _SETS = "prediction_set"
-_BEFORE = ("scan", "patient", "study_uid", "series_uid", "status", "reason", "predicted", _SETS)
-_WHY = "abstained_because"
-_AFTER = ("abstained", _WHY, "novelty", "seconds")
+_LEADING_COLUMNS = ("scan", "patient", "study_uid", "series_uid", "status", "reason", "predicted", _SETS)
+_ABSTENTION_REASON = "abstained_because"
+_TRAILING_COLUMNS = ("abstained", _ABSTENTION_REASON, "novelty", "seconds")
 _PROBABILITY, _FUSED = "p_", "fused_p_"
 _STATUSES = get_args(Status)
 
@@ -77,7 +77,7 @@ class PredictionTable:
         self.close()
         rows = sorted(self._rows, key=_place)
         if kept is not None:
-            rows = [row for row in rows if _taken(kept, digest(_line(row)))]
+            rows = [row for row in rows if _take(kept, digest(_line(row)))]
         self._rows = rows
         _write(self.path, _columns(self._names, self._fused), rows)
 
@@ -137,14 +137,14 @@ def why_abstained(predictions: Sequence[Prediction]) -> dict[str, int]:
     return dict(codes.most_common())
 
 
-def _taken(kept: Counter[str], row: str) -> bool:
+def _take(kept: Counter[str], row: str) -> bool:
     kept[row] -= 1
     return kept[row] >= 0
 
 
 def _columns(names: Sequence[str], fused: bool) -> list[str]:
     prefixes = (_PROBABILITY, _FUSED) if fused else (_PROBABILITY,)
-    return [*_BEFORE, *(prefix + name for prefix in prefixes for name in names), *_AFTER]
+    return [*_LEADING_COLUMNS, *(prefix + name for prefix in prefixes for name in names), *_TRAILING_COLUMNS]
 
 
 def _row(prediction: Prediction, names: Sequence[str], fused: bool) -> list[str]:
@@ -154,7 +154,7 @@ def _row(prediction: Prediction, names: Sequence[str], fused: bool) -> list[str]
     probabilities = [prediction.probabilities.get(name) for name in names]
     probabilities += [prediction.fused.get(name) for name in names] if fused else []
     return [
-        *(getattr(prediction, column) for column in _BEFORE[:5]),
+        *(getattr(prediction, column) for column in _LEADING_COLUMNS[:5]),
         on_one_line(prediction.reason),
         prediction.predicted,
         prediction.prediction_set,
@@ -193,7 +193,7 @@ def _whole_cells(path: Path) -> list[list[str]]:
 
 def _predictions(path: Path, header: list[str], rows: Sequence[list[str]]) -> list[Prediction]:
     """Predictions with the classes that the header names, fused or not."""
-    of_classes = header[len(_BEFORE) : -len(_AFTER)]
+    of_classes = header[len(_LEADING_COLUMNS) : -len(_TRAILING_COLUMNS)]
     fused = any(column.startswith(_FUSED) for column in of_classes)
     plain = of_classes[: len(of_classes) // 2] if fused else of_classes
     names = [column.removeprefix(_PROBABILITY) for column in plain]
@@ -219,8 +219,8 @@ def _with_sentences(rows: list[Prediction], table: Path) -> list[Prediction]:
 
 def _with_sets(records: list[list[str]]) -> list[list[str]]:
     """Add an empty column to a table written before prediction sets existed."""
-    place = _BEFORE.index(_SETS)
-    if records[0][:place] == list(_BEFORE[:place]) and records[0][place : place + 1] != [_SETS]:
+    place = _LEADING_COLUMNS.index(_SETS)
+    if records[0][:place] == list(_LEADING_COLUMNS[:place]) and records[0][place : place + 1] != [_SETS]:
         cells = (_SETS, *("" for _ in records[1:]))
         return [[*row[:place], cell, *row[place:]] for row, cell in zip(records, cells, strict=True)]
     return records
@@ -228,9 +228,9 @@ def _with_sets(records: list[list[str]]) -> list[list[str]]:
 
 def _with_reasons(records: list[list[str]]) -> list[list[str]]:
     """Add an empty column to a table written before abstentions had reasons."""
-    if _WHY in records[0] or records[0][-3:] != ["abstained", "novelty", "seconds"]:
+    if _ABSTENTION_REASON in records[0] or records[0][-3:] != ["abstained", "novelty", "seconds"]:
         return records
-    cells = (_WHY, *("" for _ in records[1:]))
+    cells = (_ABSTENTION_REASON, *("" for _ in records[1:]))
     return [[*row[:-2], cell, *row[-2:]] for row, cell in zip(records, cells, strict=True)]
 
 
@@ -258,11 +258,11 @@ def _prediction(
         if cells["status"] not in _STATUSES or cells["abstained"] not in ("true", "false"):
             raise ValueError
         return Prediction(
-            **{column: cells[column] for column in _BEFORE},
+            **{column: cells[column] for column in _LEADING_COLUMNS},
             probabilities=_by_class(cells, _PROBABILITY, names),
             fused=_by_class(cells, _FUSED, names) if fused else {},
             abstained=cells["abstained"] == "true",
-            abstained_because=cells[_WHY],
+            abstained_because=cells[_ABSTENTION_REASON],
             novelty=float(cells["novelty"]) if cells["novelty"] else None,
             seconds=float(cells["seconds"]),
         )
