@@ -23,7 +23,7 @@ Normalisation = Literal["window", "zscore"]
 OrganName = Literal["head", "brain", "lungs"]
 ORGANS: tuple[OrganName, ...] = get_args(OrganName)
 Fit = Literal["stretch", "proportional", "isotropic"]
-_LOOKS_AT = {
+_REGION_TEXT = {
     "auto": "where the table says",
     "roi": "around the region of interest of each scan",
     "foreground": "at the body in each scan",
@@ -116,7 +116,7 @@ class InputConfig(_Config, frozen=True):
     def region_sentence(self) -> str:
         """What the network sees, in words, with the config's value."""
         alone = " and at nothing else" if self.isolate else ""
-        return f"input.region: {self.region}, the network looks {_LOOKS_AT[self.region]}{alone}"
+        return f"input.region: {self.region}, the network looks {_REGION_TEXT[self.region]}{alone}"
 
     @field_validator("region", mode="before")
     @classmethod

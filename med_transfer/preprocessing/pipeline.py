@@ -19,7 +19,7 @@ from med_transfer.errors import UnusableVoxels
 from med_transfer.preprocessing.channels import Scans, require_columns, require_modality, require_same_place
 from med_transfer.preprocessing.config import FIRST_CHANNEL, PreprocessingConfig
 from med_transfer.preprocessing.organs import Organ
-from med_transfer.preprocessing.region import region_in_view, seen_alone
+from med_transfer.preprocessing.region import isolated_organ, region_in_view
 from med_transfer.preprocessing.resampling.resample import resample
 from med_transfer.preprocessing.window import apply_window, window_of
 from med_transfer.scans import Region, Volume, geometry
@@ -98,7 +98,7 @@ class Preprocessing:
         return wide
 
     def _on_grid(self, volumes: Scans, grid: Grid, region: Region | None) -> NDArray[np.float32]:
-        organ = seen_alone(volumes[FIRST_CHANNEL], self.config, region)
+        organ = isolated_organ(volumes[FIRST_CHANNEL], self.config, region)
         images = [_on_grid(volumes[column], grid, channel, organ) for column, channel in self._channels]
         with np.errstate(over="ignore"):  # values beyond float16 become infinite
             return np.stack(images).astype(np.float16).astype(np.float32)

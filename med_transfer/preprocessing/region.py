@@ -74,7 +74,7 @@ def organ_in_view(volume: Volume, config: PreprocessingConfig) -> Organ | None:
     )
 
 
-def seen_alone(volume: Volume, config: PreprocessingConfig, region: Region | None) -> Organ | None:
+def isolated_organ(volume: Volume, config: PreprocessingConfig, region: Region | None) -> Organ | None:
     """The organ or mask outside which everything is hidden; None unless the config sets ``isolate``.
 
     Raises:

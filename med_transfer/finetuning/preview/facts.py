@@ -12,7 +12,7 @@ from med_transfer.errors.numbers import whole_percent
 from med_transfer.errors.sentence import Sentence, listed
 from med_transfer.preprocessing import PreprocessingConfig, Scans
 from med_transfer.preprocessing.organs import Organ
-from med_transfer.preprocessing.region import region_in_view, seen_alone, whole
+from med_transfer.preprocessing.region import isolated_organ, region_in_view, whole
 from med_transfer.preprocessing.window import foreground_threshold, window_of
 from med_transfer.scans import Region, Volume, geometry
 from med_transfer.scans.geometry import Grid
@@ -252,7 +252,7 @@ def view_facts(
     dense = values > _denser_than(first, config.by_channel[0])
     patient = dense if dense.any() else np.ones_like(dense)
     looked_at = region_in_view(first, config, region)
-    organ = seen_alone(first, config, region)
+    organ = isolated_organ(first, config, region)
     channels = [
         _channel(scans[column], grid, channel, organ, column)
         for column, channel in zip(config.column_of_channel, config.by_channel, strict=True)

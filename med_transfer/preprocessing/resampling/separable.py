@@ -18,7 +18,7 @@ from scipy import sparse
 
 _TRUNCATE = 3.0  # radius of the Gaussian in sigma
 LEAST_SIGMA = 0.5 / _TRUNCATE  # below it, the kernel is a single voxel and smooths nothing
-_TOGETHER = 8  # outputs across slabs computed at once, so that the reduced slabs stay in the cache
+_OUTPUTS_PER_BLOCK = 8  # outputs across slabs computed at once, so that the reduced slabs stay in the cache
 _BAND = 16  # outputs per dense band; wider ones waste work on zeros, narrower ones on calls
 # OpenBLAS runs a product of at most 65536 * 4 multiplications in the calling thread. Its own threads busy-wait, which
 # starves the other workers of a data loader.
@@ -128,7 +128,7 @@ def resample_axes(voxels: NDArray, axes: Sequence[AxisWeights], fill: float = 0.
         for index in range(slab.size):
             reduction(index, result[index])
     else:
-        _mix(slab, reduction, result)
+        _resample_slabs(slab, reduction, result)
         _add_fill(result, slab.beyond[:, None, None], fill)
     return result.transpose(np.argsort(order))
 
@@ -180,11 +180,11 @@ class _SlabReduction:
         _add_fill(out, self._column.beyond, self._fill)
 
 
-def _mix(slab: AxisWeights, reduction: _SlabReduction, result: NDArray[np.float32]) -> None:
+def _resample_slabs(slab: AxisWeights, reduction: _SlabReduction, result: NDArray[np.float32]) -> None:
     """Resample across the slabs, a few outputs at a time; slabs that the next outputs need, too, are kept."""
     plane_shape, reduced = result.shape[1:], {}
-    for start in range(0, slab.size, _TOGETHER):
-        outputs = slice(start, min(start + _TOGETHER, slab.size))
+    for start in range(0, slab.size, _OUTPUTS_PER_BLOCK):
+        outputs = slice(start, min(start + _OUTPUTS_PER_BLOCK, slab.size))
         used, weights = slab.part(outputs)
         stack = np.empty((len(used), *plane_shape), np.float32)
         for place, index in enumerate(used.tolist()):
