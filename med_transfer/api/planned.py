@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from med_transfer.atomic import output_error, write_text
-from med_transfer.atomic.sole_writer import Job, refuse_another_job
+from med_transfer.atomic.sole_writer import Job, require_same_job
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.cohorts.overwriting import back_up
@@ -188,7 +188,7 @@ def keep_plan(out: Path, text: str, job: Job) -> None:
     """
     path = out / PLAN_FILE
     try:
-        refuse_another_job(out, job)
+        require_same_job(out, job)
         there = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise output_error(path, error) from error

@@ -108,7 +108,7 @@ def create_whole(path: Path, content: bytes, mode: int) -> None:
         temporary = partial_path(path)
         try:
             _write_new(temporary, content, mode)
-            _give_name(temporary, path)
+            _rename_new(temporary, path)
         finally:
             remove(temporary)
     except FileExistsError:
@@ -130,7 +130,7 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         raise
 
 
-def _give_name(temporary: Path, path: Path) -> None:
+def _rename_new(temporary: Path, path: Path) -> None:
     """Rename a file without replacing an existing one, unlike a plain rename. Raises FileExistsError, OSError."""
     try:
         os.link(temporary, path)

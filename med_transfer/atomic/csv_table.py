@@ -34,16 +34,16 @@ def csv_line(cells: Iterable[object]) -> str:
     """One CSV record with its line end; None is an empty cell, and a formula gets a leading apostrophe."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")  # it quotes cells with \r or \n only if its own line end has them
-    writer.writerow([f"'{cell}" if isinstance(cell, str) and _runs(cell) else cell for cell in cells])
+    writer.writerow([f"'{cell}" if isinstance(cell, str) and _is_formula(cell) else cell for cell in cells])
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def csv_cell(text: str) -> str:
     """A cell's text without the apostrophe that :func:`csv_line` added."""
-    return text[1:] if text.startswith("'") and _runs(text) else text
+    return text[1:] if text.startswith("'") and _is_formula(text) else text
 
 
-def _runs(cell: str) -> bool:
+def _is_formula(cell: str) -> bool:
     """Whether a spreadsheet would run the cell as a formula, leading apostrophes ignored."""
     return bool(_FORMULA.match(cell)) and not _is_number(cell)
 

@@ -22,33 +22,33 @@ def partial_path(path: Path) -> Path:
 
     The name holds the process ID and a hash of the machine, so that no run removes a file that another is writing.
     """
-    _remove_left_behind(path.parent)
+    _remove_stale_once(path.parent)
     return path.with_name(f".{os.getpid()}-{_machine()}{uuid.uuid4().hex[:8]}.partial.{path.name}")
 
 
 @functools.lru_cache(maxsize=1024)
-def _remove_left_behind(folder: Path) -> None:
-    remove_left_behind(folder)
+def _remove_stale_once(folder: Path) -> None:
+    remove_stale(folder)
 
 
-def remove_left_behind(folder: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Remove partial files and folders directly in ``folder`` whose process has ended."""
     with suppress(OSError):  # the folder does not exist or is not ours: it holds no partial files of ours
         for path in folder.iterdir():
-            if _is_left_behind(path):
+            if _is_stale(path):
                 remove_whole(path)
 
 
-def _is_left_behind(path: Path) -> bool:
+def _is_stale(path: Path) -> bool:
     name = _PARTIAL.fullmatch(path.name)
     if name is None:
         return False
     if name["machine"] == _machine() and os.name != "nt":  # on Windows, os.kill(process, 0) ends the process
-        return not _runs_here(int(name["process"]))
+        return not _is_running(int(name["process"]))
     return time.time() - path.lstat().st_mtime > _DAY_SECONDS
 
 
-def _runs_here(process: int) -> bool:
+def _is_running(process: int) -> bool:
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from med_transfer.atomic import output_error
-from med_transfer.atomic.partial_files import remove, remove_left_behind, remove_whole
+from med_transfer.atomic.partial_files import remove, remove_stale, remove_whole
 from med_transfer.errors import FolderInUse, UsageError
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def sole_writer(folder: Path, job: Job | None = None) -> Iterator[None]:
     """
     path = folder / LOCK_FILE
     try:
-        refuse_another_job(folder, job)
+        require_same_job(folder, job)
     except OSError as error:
         raise output_error(path, error) from error
     with _held(path):
@@ -99,7 +99,7 @@ def _held(path: Path) -> Iterator[None]:
         raise output_error(path, error) from error
     try:
         _write_owner(path, file)
-        remove_left_behind(folder)
+        remove_stale(folder)
         threading.Thread(target=_beat, args=(path, ended), daemon=True).start()
         yield
     finally:
@@ -111,7 +111,7 @@ def _held(path: Path) -> Iterator[None]:
                 folder.rmdir()  # only if empty: the run was refused before it wrote anything
 
 
-def refuse_another_job(folder: Path, job: Job | None) -> None:
+def require_same_job(folder: Path, job: Job | None) -> None:
     """Raises UsageError: the folder holds another kind of job; OSError: the folder cannot be read."""
     there = next((what for file, what in _JOBS.items() if (folder / file).exists()), job)
     if job is not None and there != job:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from med_transfer.atomic import create_whole, sha256_of, write_bytes
-from med_transfer.atomic.partial_files import remove_left_behind
+from med_transfer.atomic.partial_files import remove_stale
 from med_transfer.errors import BundleError, OutputError, UsageError
 from med_transfer.errors.sentence import few
 
@@ -97,7 +97,7 @@ def sign_bundle(folder: Path, key: Path, passphrase: bytes | None = None) -> Sig
         OutputError: the signature cannot be written.
     """
     private = _read_key(key, passphrase)
-    remove_left_behind((folder / LIST_FILE).parent)  # partial files of an interrupted signing would be signed too
+    remove_stale((folder / LIST_FILE).parent)  # partial files of an interrupted signing would be signed too
     listed = file_list(folder).encode()
     write_bytes(folder / LIST_FILE, listed)
     write_bytes(folder / KEY_FILE, _pem(private.public_key()))

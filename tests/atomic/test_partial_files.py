@@ -5,7 +5,7 @@ import pytest
 from killed import killed_at
 
 from med_transfer.atomic import write_text
-from med_transfer.atomic.partial_files import partial_path, remove_left_behind
+from med_transfer.atomic.partial_files import partial_path, remove_stale
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -22,9 +22,9 @@ def test_what_a_killed_process_was_writing_goes_when_the_next_one_writes_beside_
     own.touch()  # still in use: by this process, and by one on another machine
     elsewhere = own.with_name(".1-ffff00000000.partial.b.json" if "-0000" in own.name else ".1-000000000000.partial.b")
     elsewhere.touch()
-    remove_left_behind(tmp_path)
+    remove_stale(tmp_path)
     assert set(tmp_path.iterdir()) == {own, elsewhere}
     days_ago = time.time() - 2 * 86400
     os.utime(elsewhere, (days_ago, days_ago))
-    remove_left_behind(tmp_path)
+    remove_stale(tmp_path)
     assert set(tmp_path.iterdir()) == {own}
