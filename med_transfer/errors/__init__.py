@@ -49,12 +49,12 @@ from med_transfer.errors.sentence import Sentence
 
 # Control characters (C0 except tab and newline, DEL, C1), bidirectional formatting characters, line and paragraph
 # separators, and lone surrogates.
-_COMMANDING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
     """Escape every character that would control a terminal or reverse text, as in ``\\x1b[2J``."""
-    return _COMMANDING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _on_one_line(text: str) -> str:

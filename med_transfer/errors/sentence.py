@@ -67,7 +67,7 @@ def few(items: Sequence[str], most: int = 6) -> str:
     return Sentence("{items} and {n} more", items=first, n=rest) if rest > 0 else first
 
 
-def words_of(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     """An exception's message, as the :class:`Sentence` it was raised with if any; its class name if it has none."""
     said = error.args[0] if error.args and isinstance(error.args[0], Sentence) else str(error)
     return said or type(error).__name__

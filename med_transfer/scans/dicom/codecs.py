@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydicom import config, uid
 
 from med_transfer.errors import MissingCodec, UnreadableScan
-from med_transfer.errors.sentence import Sentence, words_of
+from med_transfer.errors.sentence import Sentence, message_of
 from med_transfer.scans.dicom.codestream import (
     Header,
     jpeg2000_codestream,
@@ -97,7 +97,7 @@ def decode(frame: bytes | memoryview, pixels: PixelFormat, *, where: object = ""
         return _stored_values(_DECODERS[pixels.syntax](frame, pixels), pixels)
     except Exception as error:  # corrupt bytes make codecs raise nearly anything
         raise UnreadableScan(
-            Sentence("pixels cannot be decoded ({error})", error=words_of(error)),
+            Sentence("pixels cannot be decoded ({error})", error=message_of(error)),
             where=where,
             action="Export the series again; the file is truncated or corrupt",
         ) from error

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom.encaps import get_frame
 
 from med_transfer.errors import MissingCodec, UnreadableScan
-from med_transfer.errors.sentence import Sentence, words_of
+from med_transfer.errors.sentence import Sentence, message_of
 from med_transfer.processor import cores
 from med_transfer.scans.dicom.codecs import decode, drop_overlay, require_decoder
 from med_transfer.scans.dicom.elements import stamp_of
@@ -175,7 +175,7 @@ def _read_into(out: NDArray, slice_: Slice) -> NDArray:
     try:
         drop_overlay(stored, slice_.pixels.format.bits_stored, declared=slice_.pixels.format.overlay)
     except ValueError as error:
-        raise UnreadableScan(words_of(error), where=slice_.path, action=_DAMAGED) from error
+        raise UnreadableScan(message_of(error), where=slice_.path, action=_DAMAGED) from error
     return stored
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import NotAScan, UnreadableScan
-from med_transfer.errors.sentence import Sentence, words_of
+from med_transfer.errors.sentence import Sentence, message_of
 
 LONGEST_HEADER = 1 << 20  # bytes; enough to list a file for each of thousands of slices
 _MOST_FILES = 1 << 16
@@ -128,7 +128,7 @@ def read_values(data: StoredData, dtype: np.dtype, shape: Sequence[int], where: 
 
 
 def _error_text(error: Exception) -> str:
-    return words_of(error) if type(error) is ValueError else type(error).__name__
+    return message_of(error) if type(error) is ValueError else type(error).__name__
 
 
 def _read_bytes(path: Path, data: StoredData, size: int) -> NDArray[np.uint8]:
