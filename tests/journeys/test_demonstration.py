@@ -40,7 +40,7 @@ def test_demo_tells_the_whole_story(small_demo, prepared, command, tmp_path):
     assert outcome.code == 0, outcome.err
     assert "WARNING" not in outcome.err  # remarks are in the runs' logs: the first line must not alarm
     assert "left out" in (tmp_path / "demo/run/run.log").read_text(encoding="utf-8")
-    first, rest = outcome.out.split("2. Did the transfer help?")
+    first, rest = outcome.out.split("2. Did transfer help?")
     alone = json.loads((tmp_path / "demo/run-first/metrics.json").read_text())
     assert alone["transfer_gain"] is None  # no claim about transfer: there is no network from scratch to compare with
     assert f"macro AUC {alone['macro_auc']['value']:.2f}" in first

@@ -64,7 +64,7 @@ def test_the_run_shows_the_fusion_beside_the_network(fused):
     assert "fused minus handcrafted-only: macro AUC" in fused.outcome.out
     page = without_tooltips((fused.folder / "report.html").read_text())
     assert ">Fusion</h3>" in page
-    assert "fitted on 18 scans of 18 patients" in page
+    assert "fitted to 18 scans of 18 patients" in page
     assert "All figures outside the fusion table are the network&#39;s, from the image alone." in page
     files = sorted(path.name for path in fused.bundle.rglob("*") if path.is_file())
     card = "applied_model_card.xml"
@@ -168,7 +168,9 @@ def test_another_cohort_by_the_fused_model(fused, unseen_csv, tmp_path):
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["fusion"]["report"] == "fused"
     assert metrics["macro_auc"] == metrics["fusion"]["models"]["fused"]["macro_auc"]
-    assert "is the fused model&#39;s" in without_tooltips((tmp_path / "out/report.html").read_text())
+    assert "All figures outside the fusion table are the fused model&#39;s" in without_tooltips(
+        (tmp_path / "out/report.html").read_text()
+    )
     answers = {row["scan"]: fused_of(row) for row in read_rows(tmp_path / "out/predictions.csv")}
     beyond = {
         scan: np.argmax(np.array(p, dtype=float) / shares) for scan, p in answers.items()

@@ -25,7 +25,7 @@ def test_maps_come_with_their_checks_and_with_a_warning_of_what_they_are_not(tmp
         assert words in page.text
     (image,) = page.having("img")
     assert image["alt"].startswith("Axial, coronal and sagittal plane of the scan in row 7")
-    assert "Do not read them" not in page.text
+    assert "Do not interpret them" not in page.text
     assert "matters no more" not in page.text
 
 
