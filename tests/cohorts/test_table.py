@@ -192,7 +192,8 @@ def test_one_scan_may_have_several_regions(tmp_path):
         (ROWS.replace("high", "low"), r"every row has label 'low'; expected at least two classes"),
         (
             "scan,patient,label\n" + "".join(f"{n}.nii.gz,{n},{n / 7:.2f}\n" for n in range(12)),
-            "12 different numbers as labels in 12 rows; expected one class of a few a scan.*measurements, convert them to classes",
+            "12 different numbers as labels in 12 rows; expected one class of a few a scan.*measurements, convert them "
+            "to classes",
         ),
         (ROWS + "d.nii.gz,9,High\n", "classes 'High' and 'high' differ only in case"),
         (
