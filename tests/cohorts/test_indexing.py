@@ -237,7 +237,7 @@ def test_table_that_cannot_be_written(export, tmp_path):
 
 
 def test_a_table_that_another_run_makes_is_left_to_it(index, tmp_path):
-    with sole_writer_of(tmp_path / "out/cohort.csv"), pytest.raises(FolderInUse, match="cohort.csv: another run is at"):
+    with sole_writer_of(tmp_path / "out/cohort.csv"), pytest.raises(FolderInUse, match="cohort.csv: another run"):
         index()
     assert not (tmp_path / "out").exists()
 
