@@ -17,7 +17,7 @@ from med_transfer.config import given_config, load_config, parse, refuse_mistype
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import LOCK_FILE, resolve_preprocessing
-from med_transfer.finetuning.duration import Duration, estimate, fit_into, measure_cost, prepare_seconds
+from med_transfer.finetuning.duration import Duration, estimate, fit_to_time_limit, measure_cost, prepare_seconds
 from med_transfer.finetuning.region_choice import region_sentence
 from med_transfer.finetuning.run import load_source
 from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
@@ -233,7 +233,7 @@ def timed_config(
     cost = measure_cost(
         resolved, source, cohort.labels, _read_seconds(cohort, resolved, source, looked_at), len(cohort)
     )
-    fitting, losses = fit_into(minutes, resolved, cohort, cost) if minutes is not None else (config, [])
+    fitting, losses = fit_to_time_limit(minutes, resolved, cohort, cost) if minutes is not None else (config, [])
     given_up = tuple(Choice(key, value, f"to keep the time: {loss}") for key, value, loss in losses)
     without = [choice for choice in given_up if choice.key == _PRETRAIN]
     if plan and plan.cheaper and without:

@@ -60,7 +60,7 @@ class Dropout(NamedTuple):
         return values * kept / (1 - self.share)
 
 
-NOTHING_DROPPED = Dropout(0.0)
+NO_DROPOUT = Dropout(0.0)
 
 
 class AttentionHead(nn.Module):
@@ -72,7 +72,7 @@ class AttentionHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, bags: Bags, dropped: Dropout = NOTHING_DROPPED) -> Tensor:
+    def forward(self, bags: Bags, dropped: Dropout = NO_DROPOUT) -> Tensor:
         """Logits [scan, class]; ``dropped`` is for training."""
         features = torch.einsum("bnc,bn->bc", bags.pooled, self.attention(dropped(bags.deepest), bags.shown))
         return self.linear(dropped(features))
@@ -85,7 +85,7 @@ class FittedAttention(NamedTuple):
     n_steps: int
 
 
-class Course(NamedTuple):
+class AttentionTraining(NamedTuple):
     """Settings of the training: at most ``most_steps`` of gradient descent, each on all scans, with dropout."""
 
     most_steps: int = 100
@@ -95,7 +95,9 @@ class Course(NamedTuple):
     seed: int = 0
 
 
-def fit_attention(bags: Bags, truth: NDArray[np.bool_], patients: Sequence[str], course: Course) -> FittedAttention:
+def fit_attention(
+    bags: Bags, truth: NDArray[np.bool_], patients: Sequence[str], settings: AttentionTraining
+) -> FittedAttention:
     """Train a head for the number of steps that is best in cross-validation over its training patients.
 
     No other patients influence the choice, so validation patients stay unseen. Best is the lowest cross-entropy, with
@@ -108,46 +110,48 @@ def fit_attention(bags: Bags, truth: NDArray[np.bool_], patients: Sequence[str],
         patients: one entry per scan.
         course: settings of the training.
     """
-    pooled, deepest = _Standard.of(bags.pooled, bags.shown), _Standard.of(bags.deepest, bags.shown)
+    pooled, deepest = _Standardisation.of(bags.pooled, bags.shown), _Standardisation.of(bags.deepest, bags.shown)
     standard = Bags(pooled(bags.pooled), deepest(bags.deepest), bags.shown)
-    n_steps = _best_number_of_steps(standard, truth, patients, course)
-    head = next(islice(_heads(standard, truth, course), n_steps - 1, None))
+    n_steps = _best_number_of_steps(standard, truth, patients, settings)
+    head = next(islice(_heads(standard, truth, settings), n_steps - 1, None))
     deepest.fold_into(head.attention.value)
     deepest.fold_into(head.attention.gate)
     pooled.fold_into(head.linear)
     return FittedAttention(head, n_steps)
 
 
-def _best_number_of_steps(bags: Bags, truth: NDArray[np.bool_], patients: Sequence[str], course: Course) -> int:
+def _best_number_of_steps(
+    bags: Bags, truth: NDArray[np.bool_], patients: Sequence[str], settings: AttentionTraining
+) -> int:
     """The number of steps that is best on held-out patients, with early stopping after ``_PATIENCE`` evaluations."""
     n_folds = min(INNER_FOLDS, len(set(patients)))
     if n_folds < 2:
-        return course.most_steps
+        return settings.most_steps
     folds = held_out_in_turn(patient_folds(truth, patients, n_folds))
-    heads_of_folds = [_heads(bags.of_scans(learn), truth[learn], course) for learn, _ in folds]
+    heads_of_folds = [_heads(bags.of_scans(learn), truth[learn], settings) for learn, _ in folds]
     logits, losses, looks = np.zeros(truth.shape), [np.inf], [0]
     for step, heads in enumerate(zip(*heads_of_folds, strict=True), start=1):
-        if step % _LOOKED_AT and step < course.most_steps:
+        if step % _LOOKED_AT and step < settings.most_steps:
             continue
         for head, (_, held_out) in zip(heads, folds, strict=True):
             logits[held_out] = _logits(head, bags.of_scans(held_out))
         looks.append(step)
-        losses.append(cross_entropy(logits, truth, multilabel=course.multilabel, balanced=course.balanced))
-        if step == course.most_steps or len(losses) - 1 - int(np.argmin(losses)) == _PATIENCE:
+        losses.append(cross_entropy(logits, truth, multilabel=settings.multilabel, balanced=settings.balanced))
+        if step == settings.most_steps or len(losses) - 1 - int(np.argmin(losses)) == _PATIENCE:
             break
     return looks[int(np.argmin(losses))]
 
 
-def _heads(bags: Bags, truth: NDArray[np.bool_], course: Course) -> Iterator[AttentionHead]:
+def _heads(bags: Bags, truth: NDArray[np.bool_], settings: AttentionTraining) -> Iterator[AttentionHead]:
     """Yield the head, always the same object, after each training step."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(course.seed)
+        torch.manual_seed(settings.seed)
         head = AttentionHead(bags.deepest.shape[2], bags.pooled.shape[2], truth.shape[1])
     optimiser = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    targets, weights = torch.from_numpy(truth).float(), _class_weights(truth, course)
-    dropped = Dropout(course.dropout, torch.Generator().manual_seed(course.seed))
+    targets, weights = torch.from_numpy(truth).float(), _class_weights(truth, settings)
+    dropped = Dropout(settings.dropout, torch.Generator().manual_seed(settings.seed))
     while True:
-        loss = classification_loss(head(bags, dropped), targets, multilabel=course.multilabel, weights=weights)
+        loss = classification_loss(head(bags, dropped), targets, multilabel=settings.multilabel, weights=weights)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -159,23 +163,23 @@ def _logits(head: AttentionHead, bags: Bags) -> NDArray[np.float32]:
     return head(bags).numpy()
 
 
-def _class_weights(truth: NDArray[np.bool_], course: Course) -> Tensor:
+def _class_weights(truth: NDArray[np.bool_], settings: AttentionTraining) -> Tensor:
     """Weights [class] that balance classes, or presence and absence of each finding; ones if not ``balanced``."""
     present, (n_scans, n_classes) = np.maximum(truth.sum(axis=0), 1), truth.shape
-    if not course.balanced:
+    if not settings.balanced:
         return torch.ones(n_classes)
-    weights = (n_scans - truth.sum(axis=0)) / present if course.multilabel else n_scans / (n_classes * present)
+    weights = (n_scans - truth.sum(axis=0)) / present if settings.multilabel else n_scans / (n_classes * present)
     return torch.from_numpy(weights).float()
 
 
-class _Standard(NamedTuple):
+class _Standardisation(NamedTuple):
     """Mean and standard deviation of each channel over the instances that are not empty."""
 
     mean: Tensor
     scale: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, shown: Tensor) -> _Standard:
+    def of(cls, features: Tensor, shown: Tensor) -> _Standardisation:
         counted = features[shown]
         scale = counted.std(dim=0, unbiased=False)
         return cls(counted.mean(dim=0), torch.where(scale > 0, scale, 1.0))  # a constant channel becomes zero

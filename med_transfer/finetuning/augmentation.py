@@ -54,14 +54,14 @@ def margin_voxels(shape: Triple) -> Triple:
 
 def augmentation(config: AugmentationConfig, shape: Triple, output_range: tuple[float, float]) -> Compose:
     """Transform of [channel, *(shape + margins)] to a random view [channel, *shape]; strength 0 only crops."""
-    cut = Middle(shape)
+    cut = CentreCrop(shape)
     if config.strength == 0:
         return Compose([cut])
     values = [EachChannel(step) for step in (*_intensity(config, output_range), *_loss_of_detail(config, output_range))]
     return Compose([*_spatial(config, shape), cut, *values, *_holes(config, shape, output_range)])
 
 
-class Middle(Transform):
+class CentreCrop(Transform):
     """Centre crop that drops the metadata: no later step reads them, and MONAI's crop spends time on keeping them.
 
     Args:
@@ -154,12 +154,14 @@ class RandDistortionInMillimetres(RandGridDistortion):
         if not self._do_transform:
             return img
         steps = [np.asarray(steps[:-1]) for steps in self.distort_steps]  # MONAI draws one more than there are cells
-        along = [torch.as_tensor(_places(n, lengths)).float() for n, lengths in zip(shape, steps, strict=True)]
+        along = [
+            torch.as_tensor(_source_positions(n, lengths)).float() for n, lengths in zip(shape, steps, strict=True)
+        ]
         places = torch.meshgrid(*along, indexing="ij")
         return self.grid_distortion.resampler(img, grid=torch.stack([*places, torch.ones_like(places[0])]))
 
 
-def _places(n: int, lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+def _source_positions(n: int, lengths: NDArray[np.float64]) -> NDArray[np.float64]:
     """Source position of each of n voxels along an axis, from its centre, if equal cells get these relative lengths."""
     ends = np.concatenate([[0.0], np.cumsum(lengths)]) * n / lengths.sum()
     return np.interp(np.arange(n) + 0.5, np.linspace(0, n, len(ends)), ends) - n / 2

@@ -202,7 +202,7 @@ def draw_weights(truth: Truth, *, balanced: bool) -> NDArray[np.float64]:
     return 1.0 / counts[pattern.ravel()]
 
 
-def lacking_prior(truth: Truth, config: FinetuneConfig, *, multilabel: bool) -> NDArray[np.float64]:
+def prior_offset(truth: Truth, config: FinetuneConfig, *, multilabel: bool) -> NDArray[np.float64]:
     """Offsets [class] to add to logits of balanced training to reflect the class shares in ``truth``; else zeros."""
     training = config.training
     if training.balance == "none":

@@ -253,7 +253,7 @@ class FinetuneConfig(StrictModel):
     planned_for: PlannedFor | None = None
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> FinetuneConfig:
+    def _check_consistency(self) -> FinetuneConfig:
         reason = _contradiction(self)
         if reason:
             raise ValueError(reason)

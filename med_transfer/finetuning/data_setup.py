@@ -34,8 +34,8 @@ from med_transfer.progress import Progress
 log = logging.getLogger(__name__)
 
 LOCK_FILE = "cohort.lock.json"
-NAMED = 10  # pairs named in a warning
-_ASKED = 30  # patients, evenly spaced in the table, that are looked up in a lock: each takes 30 ms
+MAX_NAMED_PAIRS = 10  # pairs named in a warning
+_MAX_COMPARED_PATIENTS = 30  # patients, evenly spaced in the table, that are looked up in a lock: each takes 30 ms
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def prepare_run_data(
         UsageError: the folder holds a run on another cohort, or on other images of it.
         NothingDone: no scan can be used.
     """
-    _refuse_strangers(cohort, out / LOCK_FILE)
+    _refuse_other_cohort(cohort, out / LOCK_FILE)
     preprocessing = resolve_preprocessing(spec, config)
     margin = margin_voxels(preprocessing.shape)
     prepared = prepare_cohort(cohort, Preprocessing(preprocessing), out / "prepared", margin, progress)
@@ -80,7 +80,7 @@ def prepare_run_data(
         cache = out / "prepared"
         unlabelled = prepare_unlabelled(config.transfer.unlabelled, prepared, split, preprocessing, cache, progress)
     run_data = RunData(preprocessing, prepared, split, lock, unlabelled, copies)
-    _refuse_what_the_source_saw(run_data, source_weights(config))
+    _check_source_leakage(run_data, source_weights(config))
     started = _holds_same_cohort(run_data, config, out / LOCK_FILE)
     require_made_from(out, "scans", scans_hash([prepared, unlabelled]), started=started)
     require_made_from(out, "handcrafted", handcrafted_hash(prepared), started=started)
@@ -99,7 +99,7 @@ def _altered_copies(prepared: PreparedCohort, split: Split) -> tuple[tuple[int, 
             "scans of two patients on different sides of the split look like altered copies (another reconstruction, "
             "one slice fewer): %s. If they are of one patient, name that patient in both rows; otherwise the figures "
             "are too optimistic",
-            few(together, NAMED),
+            few(together, MAX_NAMED_PAIRS),
         )
     return tuple((cases[first].row, cases[second].row) for first, second in pairs)
 
@@ -157,11 +157,11 @@ def _holds_same_cohort(run_data: RunData, config: FinetuneConfig, path: Path) ->
     if found != run_data.lock.cohort_hash:
         before = CohortLock.of(prepared.cohort, prepared.content_hashes, run_data.split, config.split, as_before=True)
         if found != before.cohort_hash:
-            raise _another_cohort(path)
+            raise _other_cohort_error(path)
     return True
 
 
-def _refuse_strangers(cohort: Cohort, path: Path) -> None:
+def _refuse_other_cohort(cohort: Cohort, path: Path) -> None:
     """Refuse, before a scan is read, a cohort with classes other than the lock's, or with none of its patients.
 
     The full comparison follows when the scans have been read, see :func:`_holds_same_cohort`.
@@ -169,12 +169,12 @@ def _refuse_strangers(cohort: Cohort, path: Path) -> None:
     if not path.exists():
         return
     lock, patients = CohortLock.read(path), sorted(set(cohort.patients))
-    asked = patients[:: -(-len(patients) // _ASKED)]
-    if lock.classes != cohort.labels.names or not recognise(asked, [case.patient_hash for case in lock.cases]):
-        raise _another_cohort(path)
+    compared = patients[:: -(-len(patients) // _MAX_COMPARED_PATIENTS)]
+    if lock.classes != cohort.labels.names or not recognise(compared, [case.patient_hash for case in lock.cases]):
+        raise _other_cohort_error(path)
 
 
-def _another_cohort(path: Path) -> UsageError:
+def _other_cohort_error(path: Path) -> UsageError:
     return UsageError(
         "the folder holds a run on another cohort",
         where=path,
@@ -183,7 +183,7 @@ def _another_cohort(path: Path) -> UsageError:
     )
 
 
-def _refuse_what_the_source_saw(run_data: RunData, weights: Path | None) -> None:
+def _check_source_leakage(run_data: RunData, weights: Path | None) -> None:
     """Refuse evaluated patients that the source was trained on, as its bundle or encoder file records them."""
     source = source_provenance(weights)
     if source is None:

@@ -19,7 +19,7 @@ from med_transfer.cohorts import Cohort, Split, SplitConfig, prepare_scan, requi
 from med_transfer.config import put
 from med_transfer.errors import CohortError, ConfigError, ScanError
 from med_transfer.finetuning.alignment import find_alignment
-from med_transfer.finetuning.attention_probe import Bags, Course, fit_attention
+from med_transfer.finetuning.attention_probe import AttentionTraining, Bags, fit_attention
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.batch_norm import keep_frozen_statistics
 from med_transfer.finetuning.batches import FoldData, Part, training_batches
@@ -49,7 +49,7 @@ from med_transfer.scans.isolation import confined
 LEAST_EPOCHS = 10  # with fewer, a linear head on frozen features is the better use of the time
 LEAST_PRETRAINING_STEPS = 400  # whose answers were still better than features learned from photographs (docs/measured)
 _START_SECONDS = 15.0  # imports, report, pictures
-_PASSES_OF_A_MAP = 15  # forward passes of a scan: the map, occluded regions, random weights
+_FORWARD_PASSES_PER_MAP = 15  # forward passes of a scan: the map, occluded regions, random weights
 _TIMED_STEPS = 2  # of training the attention
 _TIMED_CASES = 5  # prepared scans: the first one is slower, and some may be refused
 _TIMED_BATCH = 4  # scans: enough to be representative of batches, and quick
@@ -77,7 +77,7 @@ class Cost:
     encoders_at_once: int = 1
 
 
-class GivenUp(NamedTuple):
+class Reduction(NamedTuple):
     """A setting that saves time: its dotted key, its new value, and what is lost by it."""
 
     key: str
@@ -187,7 +187,7 @@ def _timed_forward(network: Classifier, preprocessing: PreprocessingConfig, batc
             network.features(images.to(device)).cpu()
             input_statistics(images)
 
-    return _second_of_two(once) / batch_size
+    return _time_second_call(once) / batch_size
 
 
 def _timed_step(
@@ -217,7 +217,7 @@ def _timed_step(
         loss.backward()
         adamw.step()
 
-    return _second_of_two(once)
+    return _time_second_call(once)
 
 
 def _timed_head(n_features: int, config: FinetuneConfig, labels: Labels, n_scans: int) -> float:
@@ -227,7 +227,7 @@ def _timed_head(n_features: int, config: FinetuneConfig, labels: Labels, n_scans
     features = rng.normal(size=(n_scans, n_features))
     truth = np.eye(len(labels), dtype=bool)[np.arange(n_scans) % len(labels)]
     balanced = config.training.balance != "none"
-    each = _second_of_two(lambda: fit_head(features, truth, middle, multilabel=labels.multilabel, balanced=balanced))
+    each = _time_second_call(lambda: fit_head(features, truth, middle, multilabel=labels.multilabel, balanced=balanced))
     return each * (1 + (INNER_FOLDS * n_strengths if n_strengths > 1 else 0))
 
 
@@ -239,11 +239,11 @@ def _timed_attention(
     deepest = torch.rand(n_scans, n_instances, channels[-1])
     bags = Bags.of([torch.rand(n_scans, n_instances, channels[stage]) for stage in network.pooled_stages], deepest)
     truth = np.eye(2, dtype=bool)[np.arange(n_scans) % 2]
-    few, patients = Course(_TIMED_STEPS), [str(scan) for scan in range(n_scans)]
-    return _second_of_two(lambda: fit_attention(bags, truth, patients, few)) * strategy.steps / _TIMED_STEPS
+    few, patients = AttentionTraining(_TIMED_STEPS), [str(scan) for scan in range(n_scans)]
+    return _time_second_call(lambda: fit_attention(bags, truth, patients, few)) * strategy.steps / _TIMED_STEPS
 
 
-def _second_of_two(work: Callable[[], object]) -> float:
+def _time_second_call(work: Callable[[], object]) -> float:
     work()
     started = time.perf_counter()
     work()
@@ -261,7 +261,7 @@ def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
     else:  # features are computed once for each encoder
         training = n_scans * max(n_pretrained, 1) * cost.forward + n_folds * cost.head
     baseline = _baseline(config, split, cost) if config.from_scratch_baseline else 0.0
-    maps = config.explain.gallery * _PASSES_OF_A_MAP * cost.forward
+    maps = config.explain.gallery * _FORWARD_PASSES_PER_MAP * cost.forward
     pretraining = turns * config.backbone.pretraining.steps * cost.pretraining_step
     return Duration(n_scans * cost.read, training, baseline, pretraining, n_pretrained, cost.encoders_at_once, maps)
 
@@ -293,9 +293,9 @@ def _baseline(config: FinetuneConfig, split: Split, cost: Cost) -> float:
     return _folds_seconds(config, replace(split, further=()), replace(cost, step=step, head=0.0))
 
 
-def fit_into(
+def fit_to_time_limit(
     minutes: float, config: FinetuneConfig, cohort: Cohort, cost: Cost
-) -> tuple[FinetuneConfig, list[GivenUp]]:
+) -> tuple[FinetuneConfig, list[Reduction]]:
     """The config, reduced as little as needed to take at most ``minutes``, and what was given up, in order.
 
     The order is: the from-scratch baseline, pictures of errors, repeats, epochs (down to ten), all fold models but one
@@ -305,13 +305,13 @@ def fit_into(
     Raises:
         ConfigError: not even the smallest config fits.
     """
-    given_up: list[GivenUp] = []
+    given_up: list[Reduction] = []
     duration = Duration(0.0, 0.0, 0.0)
     # Most reductions keep the split, so splits are cached; a frozen model is hashable.
     divided: Divide = functools.cache(functools.partial(split_cohort, cohort))  # type: ignore[assignment]
-    for smaller in _smaller_and_smaller(minutes, config, cohort, divided, cost):
+    for smaller in _successive_reductions(minutes, config, cohort, divided, cost):
         given_up += smaller
-        fitting = _without(config, given_up)
+        fitting = _reduced_config(config, given_up)
         duration = estimate(fitting, divided(fitting.split), cost)
         if duration.seconds <= 60 * minutes:
             return fitting, given_up
@@ -323,61 +323,63 @@ def fit_into(
     )
 
 
-def _smaller_and_smaller(
+def _successive_reductions(
     minutes: float, config: FinetuneConfig, cohort: Cohort, divided: Divide, cost: Cost
-) -> Iterator[list[GivenUp]]:
+) -> Iterator[list[Reduction]]:
     """What to give up next; nothing at first."""
     yield []
-    baseline = [GivenUp("from_scratch_baseline", False, "the transfer gain is not measured")]
+    baseline = [Reduction("from_scratch_baseline", False, "the transfer gain is not measured")]
     if config.transfer.on_harm == "fallback":
-        baseline += [GivenUp("transfer.on_harm", "report", "there is no network to fall back to")]
+        baseline += [Reduction("transfer.on_harm", "report", "there is no network to fall back to")]
     if config.from_scratch_baseline:
         yield baseline
     if config.explain.gallery:
-        pictures = [GivenUp("explain.gallery", 0, "the report shows no errors with maps")]
-        config = _without(config, pictures)
+        pictures = [Reduction("explain.gallery", 0, "the report shows no errors with maps")]
+        config = _reduced_config(config, pictures)
         yield pictures
     if (config.split.repeats or 1) > 1:
-        once = [GivenUp("split.repeats", 1, "each patient is evaluated in a single set of folds")]
-        config = _without(config, once)
+        once = [Reduction("split.repeats", 1, "each patient is evaluated in a single set of folds")]
+        config = _reduced_config(config, once)
         yield once
     if config.transfer.strategy.trains:
-        yield from _less_training(minutes, config, cohort, divided, cost, baseline)
+        yield from _training_reductions(minutes, config, cohort, divided, cost, baseline)
     if config.backbone.pretrain:
         yield from _shorter_pretraining(minutes, config, divided, cost)
-        yield [GivenUp("backbone.pretrain", None, "the encoder is not pretrained on painted lesions")]
+        yield [Reduction("backbone.pretrain", None, "the encoder is not pretrained on painted lesions")]
 
 
 def _shorter_pretraining(
     minutes: float, config: FinetuneConfig, divided: Divide, cost: Cost
-) -> Iterator[list[GivenUp]]:
+) -> Iterator[list[Reduction]]:
     """Fewer pretraining steps, if that is enough to fit."""
     whole, steps = estimate(config, divided(config.split), cost), config.backbone.pretraining.steps
     fewer = math.floor(steps * (60 * minutes - (whole.seconds - whole.pretraining)) / whole.pretraining)
     if LEAST_PRETRAINING_STEPS <= fewer < steps:
         yield [
-            GivenUp(
+            Reduction(
                 "backbone.pretraining.steps", fewer, f"the encoders are pretrained for {fewer} steps instead of {steps}"
             )
         ]
 
 
-def _less_training(
-    minutes: float, config: FinetuneConfig, cohort: Cohort, divided: Divide, cost: Cost, baseline: list[GivenUp]
-) -> Iterator[list[GivenUp]]:
+def _training_reductions(
+    minutes: float, config: FinetuneConfig, cohort: Cohort, divided: Divide, cost: Cost, baseline: list[Reduction]
+) -> Iterator[list[Reduction]]:
     """Fewer epochs, then one network, then a linear head."""
-    yield [_fewer_epochs(minutes, _without(config, baseline), divided, cost)]
-    one = GivenUp("split.kind", "holdout", "one network instead of an ensemble of folds")
-    alone = _without(config, [*baseline, one])
+    yield [_fewer_epochs(minutes, _reduced_config(config, baseline), divided, cost)]
+    one = Reduction("split.kind", "holdout", "one network instead of an ensemble of folds")
+    alone = _reduced_config(config, [*baseline, one])
     if config.split.kind == "kfold" and config.split.test_fraction and _can_be_split(cohort, divided, alone.split):
         yield [one, _fewer_epochs(minutes, alone, divided, cost)]
     if isinstance(config.transfer.strategy, Scratch):
         return  # a head on the features of random weights is useless
-    probe = GivenUp("transfer.strategy", {"name": "linear_probe"}, "only a linear head is trained, on frozen features")
-    yield [probe, *_of_training_alone(config)]
+    probe = Reduction(
+        "transfer.strategy", {"name": "linear_probe"}, "only a linear head is trained, on frozen features"
+    )
+    yield [probe, *_training_only_settings(config)]
 
 
-def _of_training_alone(config: FinetuneConfig) -> list[GivenUp]:
+def _training_only_settings(config: FinetuneConfig) -> list[Reduction]:
     """The config's settings that a linear head on frozen features does not support."""
     transfer = config.transfer
     settings = (
@@ -386,7 +388,7 @@ def _of_training_alone(config: FinetuneConfig) -> list[GivenUp]:
         ("transfer.batch_norm", "auto", transfer.batch_norm == "train"),
         ("training.averaging", "none", config.training.averaging != "none"),
     )
-    return [GivenUp(key, without, "no stage of the network is trained") for key, without, asked in settings if asked]
+    return [Reduction(key, without, "no stage of the network is trained") for key, without, asked in settings if asked]
 
 
 def _can_be_split(cohort: Cohort, divided: Divide, split: SplitConfig) -> bool:
@@ -397,14 +399,14 @@ def _can_be_split(cohort: Cohort, divided: Divide, split: SplitConfig) -> bool:
         return False
 
 
-def _fewer_epochs(minutes: float, config: FinetuneConfig, divided: Divide, cost: Cost) -> GivenUp:
+def _fewer_epochs(minutes: float, config: FinetuneConfig, divided: Divide, cost: Cost) -> Reduction:
     whole, epochs = estimate(config, divided(config.split), cost), config.training.epochs
     share = (60 * minutes - (whole.seconds - whole.training)) / whole.training
     fewer = min(epochs, max(LEAST_EPOCHS, math.floor(epochs * share)))
-    return GivenUp("training.epochs", fewer, f"at most {fewer} epochs instead of {epochs}")
+    return Reduction("training.epochs", fewer, f"at most {fewer} epochs instead of {epochs}")
 
 
-def _without(config: FinetuneConfig, given_up: Sequence[GivenUp]) -> FinetuneConfig:
+def _reduced_config(config: FinetuneConfig, given_up: Sequence[Reduction]) -> FinetuneConfig:
     record = config.model_dump()
     for key, value, _ in given_up:
         put(record, key, value)

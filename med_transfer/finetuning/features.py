@@ -63,8 +63,8 @@ class FeatureSource:
     ) -> Tensor:
         """Pooled features, or with ``instances`` those of each slice or tile from these stages."""
         device, modes = best_device(), [(module, module.training) for module in encoder.modules()]
-        computing = self.computing(encoder.cpu().eval(), stages, tensors, runtime).to(device)
-        images = _told(self._images(tensors), len(tensors), progress)
+        computing = self.on_runtime(encoder.cpu().eval(), stages, tensors, runtime).to(device)
+        images = _with_progress(self._images(tensors), len(tensors), progress)
         if instances and isinstance(computing, InstanceEncoder):
             features = instance_features(computing, images, instances, device)
         else:
@@ -75,7 +75,7 @@ class FeatureSource:
         require_finite_features(self.config.backbone.name, features.isfinite().flatten(1).all(1).numpy())
         return features
 
-    def computing(self, encoder: Encoder, stages: Sequence[int], tensors: Tensors, runtime: FrozenRuntime) -> Encoder:
+    def on_runtime(self, encoder: Encoder, stages: Sequence[int], tensors: Tensors, runtime: FrozenRuntime) -> Encoder:
         """The encoder that computes the features: itself, or on a CPU its equivalent in another runtime."""
         if runtime == "torch" or best_device().type != "cpu":
             return encoder
@@ -87,7 +87,7 @@ class FeatureSource:
         encoder = classifier.encoder
         if isinstance(encoder, InstanceEncoder) and encoder.has_learned_attention:  # it differs from fold to fold
             return encoder.pool_instances(*self.instances(classifier, tensors))
-        return torch.cat([self._of_frozen(one, stages, tensors) for one, stages in classifier.encoders], dim=1)
+        return torch.cat([self._frozen_features(one, stages, tensors) for one, stages in classifier.encoders], dim=1)
 
     def instances(self, classifier: Classifier, tensors: Tensors) -> tuple[list[Tensor], Tensor]:
         """Features [scan, instance, channel] of slices or tiles: a list for the pooled stages, and the deepest stage's.
@@ -96,11 +96,11 @@ class FeatureSource:
         """
         channels = classifier.encoder.stage_channels
         stages = sorted({*classifier.pooled_stages, len(channels) - 1})
-        by_stage = self._of_frozen(classifier.encoder, classifier.pooled_stages, tensors, stages)
+        by_stage = self._frozen_features(classifier.encoder, classifier.pooled_stages, tensors, stages)
         joined = by_stage.split([channels[stage] for stage in stages], dim=2)
         return [joined[stages.index(stage)] for stage in classifier.pooled_stages], joined[-1]
 
-    def _of_frozen(
+    def _frozen_features(
         self, encoder: Encoder, stages: Sequence[int], tensors: Tensors, instances: Sequence[int] = ()
     ) -> Tensor:
         runtime = self.config.backbone.runtime
@@ -109,7 +109,7 @@ class FeatureSource:
         stated += [runtime] if runtime != "torch" else []
         stated += [f"instances {instances}"] if instances else []
         shape = "-".join([f"{self.preprocessing.shape}-{stages}", *stated])
-        return self._kept(
+        return self._cached_rows(
             cache_key(encoder_hash(encoder, without=encoder.new_parts if instances else ()), shape),
             tensors,
             partial(self._in_full_batches, encoder, stages, runtime=runtime, instances=instances),
@@ -136,12 +136,14 @@ class FeatureSource:
     def statistics(self, tensors: Tensors) -> Tensor:
         """Statistics [scan, statistic] of the input, see :func:`~med_transfer.model.novelty.input_statistics`."""
         key = cache_key("input statistics", self.preprocessing.shape)
-        return self._kept(key, tensors, lambda new: torch.cat([input_statistics(one) for one in self._images(new)]))
+        return self._cached_rows(
+            key, tensors, lambda new: torch.cat([input_statistics(one) for one in self._images(new)])
+        )
 
     def _images(self, tensors: Tensors) -> Iterator[Tensor]:
         return plain_images(tensors, self.config, self.preprocessing)
 
-    def _kept(self, key: str, tensors: Tensors, compute: Callable[[Tensors], Tensor]) -> Tensor:
+    def _cached_rows(self, key: str, tensors: Tensors, compute: Callable[[Tensors], Tensor]) -> Tensor:
         """One row per scan, computed only for scans that the cache does not have."""
         names, entry = [tensor_hash(tensor) for tensor in tensors], self.cache.read(key)
         rows = dict(entry.arrays) if entry else {}
@@ -176,7 +178,7 @@ def require_finite_features(network: str, finite: NDArray[np.bool_], cases: Sequ
         )
 
 
-def _told(batches: Iterator[Tensor], n: int, progress: Progress) -> Iterator[Tensor]:
+def _with_progress(batches: Iterator[Tensor], n: int, progress: Progress) -> Iterator[Tensor]:
     """The same batches, of ``n`` scans in all; each is reported as done when the next one is requested."""
     done = 0
     for images in batches:

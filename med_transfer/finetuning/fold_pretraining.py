@@ -38,7 +38,7 @@ T = TypeVar("T")
 PRETRAINING_FOLDER, ANSWERS = "pretraining", "answers"
 NO_FINDING = "none"
 _BATCH_SLABS = 4
-_PASSES = 4.0  # one forward, a backward that takes two, and one for cropping and painting
+_COST_IN_FORWARD_PASSES = 4.0  # one forward, a backward that takes two, and one for cropping and painting
 
 
 def check_pretraining(config: FinetuneConfig, preprocessing: PreprocessingConfig, cohort: Cohort, split: Split) -> None:
@@ -121,7 +121,7 @@ def pretrained_encoder(
         instances=config.backbone.instances,
     ).encoder
     if config.backbone.has_answers:
-        _give_answers(cast(SliceEncoder, encoder), made, run_data, _learned_from(run_data.split, config, number))
+        _add_answer_stage(cast(SliceEncoder, encoder), made, run_data, _training_cases(run_data.split, config, number))
     return encoder
 
 
@@ -150,14 +150,14 @@ def _job(run_data: RunData, config: FinetuneConfig, number: int, folder: Path) -
     )
 
 
-def _give_answers(encoder: SliceEncoder, made: Pretrained, run_data: RunData, rows: Sequence[int]) -> None:
+def _add_answer_stage(encoder: SliceEncoder, made: Pretrained, run_data: RunData, rows: Sequence[int]) -> None:
     """Add a last stage, in place, with the heads of the encoder's pretraining, standardised on training scans."""
     answers, cache = encoder.eval().answer(), ArrayCache(made.folder)
     if kept := cache.read(ANSWERS):
         answers.load_state_dict({name: torch.from_numpy(array) for name, array in kept.arrays.items()})
         return
     answers.take_heads(made.heads)
-    scans = (torch.from_numpy(tensor).float()[None] for tensor in _as_seen(run_data, rows).tensors)
+    scans = (torch.from_numpy(tensor).float()[None] for tensor in _without_margin(run_data, rows).tensors)
     with torch.no_grad():
         parts, shares = zip(*map(encoder.answer_parts, scans), strict=True)
         answers.standardise(torch.cat(parts), torch.cat(shares))
@@ -168,7 +168,7 @@ def pretraining_step_seconds(config: FinetuneConfig, preprocessing: Preprocessin
     """Seconds of a pretraining step, estimated from the seconds ``forward`` of a scan's pass through the network."""
     depth, _, _ = in_crop_order(preprocessing.shape, preprocessing.orientation)
     slices = _BATCH_SLABS * min(config.backbone.pretraining.slab, depth)
-    return _PASSES * forward * slices / depth
+    return _COST_IN_FORWARD_PASSES * forward * slices / depth
 
 
 def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> PretrainingConfig:
@@ -217,7 +217,7 @@ def source_scans(run_data: RunData, painted: Sequence[int]) -> SourceScans:
     """The scans of these rows (a :func:`canvas`) as the network sees them, in HU."""
     prepared, cohort = run_data.prepared, run_data.prepared.cohort
     patients = hash_names((cohort.patients[n] for n in painted), salt_of(prepared.images))
-    seen = _as_seen(run_data, painted)
+    seen = _without_margin(run_data, painted)
     return SourceScans(
         tuple(
             SourceScan(
@@ -235,7 +235,7 @@ def _image(run_data: RunData, row: int) -> str:
     return "-".join(run_data.prepared.scans[row].content_hashes)
 
 
-def _as_seen(run_data: RunData, rows: Sequence[int]) -> PreparedCohort:
+def _without_margin(run_data: RunData, rows: Sequence[int]) -> PreparedCohort:
     """The scans as the network sees them, without the margin for augmentation."""
     return run_data.prepared.subset(rows).without_margin(margin_voxels(run_data.preprocessing.shape))
 
@@ -249,12 +249,12 @@ def canvas(cohort: Cohort, split: Split, config: FinetuneConfig, number: int) ->
         ConfigError: there is none.
         TooFewPatients: as :meth:`Split.steering_of`.
     """
-    settings, learned_from = config.backbone.pretraining, _learned_from(split, config, number)
+    settings, learned_from = config.backbone.pretraining, _training_cases(split, config, number)
     rows = [n for n in learned_from if settings.only_class in (None, _class_of(cohort.cases[n]))]
     patients = sorted({cohort.patients[n] for n in rows})
     if not patients:
         raise ConfigError(
-            f"{_named(number, config)} has no training scan of {settings.only_class}",
+            f"{_encoder_name(number, config)} has no training scan of {settings.only_class}",
             where="backbone.pretraining.only_class",
             expected="at least one in each fold, to paint lesions into",
             action="Leave it out: then lesions are painted into all training scans; or have fewer split.folds",
@@ -265,7 +265,7 @@ def canvas(cohort: Cohort, split: Split, config: FinetuneConfig, number: int) ->
     return [n for n in rows if cohort.patients[n] in painted]
 
 
-def _learned_from(split: Split, config: FinetuneConfig, number: int) -> list[int]:
+def _training_cases(split: Split, config: FinetuneConfig, number: int) -> list[int]:
     """The cases that are training cases in every fold with this encoder."""
     folds = [fold for fold in range(split.n_fold_models) if encoder_of(fold, config) == number]
     steered = config.transfer.strategy.trains
@@ -273,7 +273,7 @@ def _learned_from(split: Split, config: FinetuneConfig, number: int) -> list[int
     return sorted(set(first).intersection(*others))
 
 
-def _named(number: int, config: FinetuneConfig) -> str:
+def _encoder_name(number: int, config: FinetuneConfig) -> str:
     return f"fold {number + 1}" if config.backbone.pretraining.encoders is None else f"encoder {number + 1}"
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import Encoder, LoadedBackbone
-from med_transfer.finetuning.batches import FoldData, Truth, fold_data, lacking_prior, no_evidence
+from med_transfer.finetuning.batches import FoldData, Truth, fold_data, no_evidence, prior_offset
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
@@ -64,7 +64,7 @@ class TrainedEnsemble:
     repeats: tuple[NDArray[np.float64], ...] = ()
 
     @property
-    def once(self) -> NDArray[np.float64]:
+    def validation_of_first_repeat(self) -> NDArray[np.float64]:
         """``validation`` of the first repeat alone, the only one that the from-scratch baseline is trained in."""
         return self.repeats[0] if self.repeats else self.validation
 
@@ -223,7 +223,7 @@ def _calibrated(run_data: RunData, config: FinetuneConfig, folds: list[_Fold]) -
     logits, truth = (np.concatenate(parts) for parts in zip(*(fold.validation for fold in folds), strict=True))
     patients = [cohort.patients[row] for row in split.validated]
     development, multilabel = cohort.truth[list(split.development)], cohort.labels.multilabel
-    prior = lacking_prior(development, config, multilabel=multilabel)
+    prior = prior_offset(development, config, multilabel=multilabel)
     found = calibrate(logits, truth, patients, cohort.labels, config.calibration.method, prior)
     nothing = no_evidence(development, config, multilabel=multilabel)
     return replace(found, calibrator=found.calibrator.model_copy(update={"no_evidence": nothing}))

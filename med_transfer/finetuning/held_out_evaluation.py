@@ -45,7 +45,7 @@ class TrainedNetworks:
     seconds: float = 0.0
 
     @property
-    def each(self) -> list[TrainedEnsemble]:
+    def ensembles(self) -> list[TrainedEnsemble]:
         """All ensembles, the transferred one first."""
         return [self.transferred] if self.scratch is None else [self.transferred, self.scratch]
 
@@ -55,7 +55,7 @@ class TrainedNetworks:
         return self.scratch if self.kept.fell_back and self.scratch is not None else self.transferred
 
 
-class _Answers(NamedTuple):
+class _Outputs(NamedTuple):
     """A network's outputs on the evaluated scans: probabilities [scan, class] and novelty [scan]."""
 
     probabilities: NDArray[np.float64]
@@ -78,11 +78,11 @@ def evaluate_held_out(
     """
     split, bundled = run_data.split, networks.bundled
     test = run_data.prepared.subset(split.evaluated).without_margin(margin_voxels(run_data.preprocessing.shape))
-    answers = [_answers(network, test, run_data, progress) for network in networks.each]
-    baselines, shortcuts = _baselines(run_data, config.seed) if split.test else _baselines_within(run_data)
+    outputs = [_outputs(network, test, run_data, progress) for network in networks.ensembles]
+    baselines, shortcuts = _baselines(run_data, config.seed) if split.test else _cross_validated_baselines(run_data)
     summary = summary_of(run_data, config, record, bundled, networks.kept)
     known = KnownFigures(
-        transfer_gain=_gain(networks, answers, test, run_data, config.seed),
+        transfer_gain=_gain(networks, outputs, test, run_data, config.seed),
         kept_network=networks.kept,
         generalisation_gap=bundled.gap,
         shortcuts=shortcuts,
@@ -91,7 +91,7 @@ def evaluate_held_out(
         repeats=measure_repeats(run_data, config, bundled, out / REPEATS_FILE),
         altered_copies=run_data.altered_copies,
     )
-    of_bundled = next(of for network, of in zip(networks.each, answers, strict=True) if network is bundled)
+    of_bundled = next(of for network, of in zip(networks.ensembles, outputs, strict=True) if network is bundled)
     given = EvaluationInput(
         record,
         bundled.ensemble,
@@ -116,29 +116,29 @@ def evaluate_held_out(
     )
 
 
-def _answers(network: TrainedEnsemble, test: PreparedCohort, run_data: RunData, progress: Progress) -> _Answers:
+def _outputs(network: TrainedEnsemble, test: PreparedCohort, run_data: RunData, progress: Progress) -> _Outputs:
     """The ensemble's outputs on test scans; without a test part, the out-of-fold outputs."""
     if run_data.split.test:
-        return _Answers(*predict(network.ensemble, test, progress))
-    return _Answers(network.validation, network.validation_novelty)
+        return _Outputs(*predict(network.ensemble, test, progress))
+    return _Outputs(network.validation, network.validation_novelty)
 
 
 def _gain(
-    networks: TrainedNetworks, answers: list[_Answers], test: PreparedCohort, run_data: RunData, seed: int
+    networks: TrainedNetworks, outputs: list[_Outputs], test: PreparedCohort, run_data: RunData, seed: int
 ) -> TransferGain | None:
     """Transferred minus from scratch, in the first repeat if out-of-fold; None if no baseline was trained."""
-    if len(answers) == 1:
+    if len(outputs) == 1:
         return None
     cohort, out_of_fold = test.cohort, not run_data.split.test
     pair = (
         LabelledPredictions.of(
             cohort.truth,
-            network.once if out_of_fold else of.probabilities,
+            network.validation_of_first_repeat if out_of_fold else of.probabilities,
             cohort.patients,
             cohort.labels,
             network.balanced_point(cohort.labels),
         )
-        for network, of in zip(networks.each, answers, strict=True)
+        for network, of in zip(networks.ensembles, outputs, strict=True)
     )
     transferred, scratch = (replace(each, out_of_fold=out_of_fold) for each in pair)
     return transfer_gain(transferred, scratch, seed)
@@ -154,7 +154,7 @@ def _cross_fitted(
     ]
 
 
-def _baselines_within(run_data: RunData) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
+def _cross_validated_baselines(run_data: RunData) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
     """As :func:`_baselines`, cross-validated: each patient is predicted by models fitted on others."""
     scans = run_data.prepared.subset(run_data.split.evaluated)
     within, shortcuts = baselines_within(scans.handcrafted, as_development(scans), len(run_data.split.repeats))

@@ -15,7 +15,7 @@ from torch import Tensor
 from med_transfer.backbones import Encoder
 from med_transfer.backbones.networks.instances import InstanceEncoder
 from med_transfer.errors import ConfigError
-from med_transfer.finetuning.attention_probe import Bags, Course, fit_attention
+from med_transfer.finetuning.attention_probe import AttentionTraining, Bags, fit_attention
 from med_transfer.finetuning.batch_norm import adapt_statistics, check_batch_norm
 from med_transfer.finetuning.batches import FoldData, plain_images
 from med_transfer.finetuning.config import FinetuneConfig
@@ -40,7 +40,7 @@ _SWITCHES = {  # settings, and the choice without which they have no effect
     "transfer.bss": ("transfer.regularise", "bss"),
     "backbone.pretraining": ("backbone.pretrain", "painted_lesions"),
 }
-ADAPTED_TOGETHER = 8  # scans: statistics must not depend on the training's batch size
+ADAPTATION_BATCH_SIZE = 8  # scans: statistics must not depend on the training's batch size
 
 
 def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
@@ -70,10 +70,10 @@ def ignored_settings(asked: FinetuneConfig, config: FinetuneConfig, encoder: Enc
     asked_settings = asked.transfer.strategy.model_dump(exclude={"name"}, exclude_defaults=True)
     dropped += [f"transfer.strategy.{name}" for name in asked_settings if name not in type(strategy).model_fields]
     ignored = [f"{', '.join(dropped)} without effect: the network starts from random values"] if dropped else []
-    return ignored + _not_switched_on(asked) + strategy.warnings(encoder, config.training.epochs)
+    return ignored + _settings_without_effect(asked) + strategy.warnings(encoder, config.training.epochs)
 
 
-def _not_switched_on(config: FinetuneConfig) -> list[str]:
+def _settings_without_effect(config: FinetuneConfig) -> list[str]:
     """Sentences on settings that differ from the default, of parts that another key would have to switch on."""
     default, ignored = FinetuneConfig(), []
     for key, (switch, part) in _SWITCHES.items():
@@ -103,9 +103,9 @@ def initialise(classifier: Classifier, data: FoldData, reader: FeatureSource) ->
     attends = "delta" in transfer.regularise and transfer.delta.attention
     if strategy.head_from_probe or attends:
         train_features, val_features = labelled_features(classifier, data, config, reader.cached)
-        probe = _probe(train_features, _parts(classifier, config), data, config)
+        probe = _probe(train_features, _features_per_head(classifier, config), data, config)
         train, val = (torch.from_numpy(probe.logits(part.numpy())) for part in (train_features, val_features))
-        row = {**_row(train, val, data, config), "inverse_strength": probe.inverse_strength}
+        row = {**_history_row(train, val, data, config), "inverse_strength": probe.inverse_strength}
         attention = _attention(classifier, probe, train_features, data.training.truth, data.labels) if attends else None
     if strategy.head_from_probe and probe is not None:
         set_head(classifier, probe)
@@ -120,14 +120,14 @@ def _learn_attention(steps: int, classifier: Classifier, data: FoldData, reader:
     """Fit attention and head, copy them into the classifier, and describe them like an epoch of training."""
     config = reader.config
     bags, balanced = Bags.of(*reader.instances(classifier, data.training.tensors)), config.training.balance != "none"
-    course = Course(steps, config.training.dropout, data.labels.multilabel, balanced, config.seed)
-    fitted = fit_attention(bags, data.training.truth, data.training.patients, course)
+    settings = AttentionTraining(steps, config.training.dropout, data.labels.multilabel, balanced, config.seed)
+    fitted = fit_attention(bags, data.training.truth, data.training.patients, settings)
     cast(InstanceEncoder, classifier.encoder).attention = fitted.head.attention
     classifier.head.load_state_dict(fitted.head.linear.state_dict())
     parts = (reader.cached(classifier, tensors) for tensors in (data.training.tensors, data.validation.tensors))
     with torch.no_grad():
         train, val = map(classifier.head, parts)
-        return {**_row(train, val, data, config), "steps": float(fitted.n_steps)}
+        return {**_history_row(train, val, data, config), "steps": float(fitted.n_steps)}
 
 
 @torch.no_grad()
@@ -140,13 +140,13 @@ def set_head(classifier: Classifier, head: LinearHead) -> None:
 def _adapt(classifier: Classifier, data: FoldData, config: FinetuneConfig, preprocessing: PreprocessingConfig) -> None:
     """Adapt BatchNorm in the order of the scans' hashes: in effect shuffled, and independent of the order of rows."""
     device, tensors = best_device(), sorted(data.training.tensors, key=tensor_hash)
-    images = plain_images(tensors, config, preprocessing, batch_size=ADAPTED_TOGETHER)
+    images = plain_images(tensors, config, preprocessing, batch_size=ADAPTATION_BATCH_SIZE)
     classifier.to(device)
     adapt_statistics(classifier.encoder, (batch.to(device) for batch in images))
     classifier.cpu()
 
 
-def _parts(classifier: Classifier, config: FinetuneConfig) -> list[int]:
+def _features_per_head(classifier: Classifier, config: FinetuneConfig) -> list[int]:
     """How many features each head reads: one head for all, or one each for published features and answers."""
     if config.backbone.has_published:
         return classifier.encoder.pooled_channels(classifier.pooled_stages)
@@ -168,7 +168,7 @@ def _probe(train_features: Tensor, parts: Sequence[int], data: FoldData, config:
     return mean_head(heads)
 
 
-def _row(train: Tensor, val: Tensor, data: FoldData, config: FinetuneConfig) -> dict[str, float]:
+def _history_row(train: Tensor, val: Tensor, data: FoldData, config: FinetuneConfig) -> dict[str, float]:
     """A row like that of a training epoch, from logits [scan, class] of training and validation scans."""
     train_loss, _ = _loss_and_figure(train, data.training.truth, config, data.labels)
     val_loss, figure = _loss_and_figure(val, data.validation.truth, config, data.labels)

@@ -28,12 +28,12 @@ log = logging.getLogger(__name__)
 MADE_FROM_FILE = "made_from.json"
 Part = Literal["source", "scans", "handcrafted"]
 Config = TypeVar("Config", bound=FinetuneConfig)
-_ANOTHER = {
+_DIFFERENCE_BY_PART = {
     "source": "from another source",
     "scans": "on other images or regions",
     "handcrafted": "on regions of another size, or other masks",
 }
-_CALLED = {"handcrafted": "regions"}
+_PART_NAMES = {"handcrafted": "regions"}
 
 
 def claim(
@@ -75,17 +75,17 @@ def require_made_from(out: Path, part: Part, found: str, *, started: bool) -> No
         UsageError: the training was made from something else, or the record is damaged.
         OutputError: the record cannot be written.
     """
-    noted = _noted(out)
-    if started and part not in noted:
+    recorded = _read_made_from(out)
+    if started and part not in recorded:
         log.warning("%s does not say what it was made from (%s): assumed to be the same as now", out, part)
-    if started and noted.get(part, found) != found:
+    if started and recorded.get(part, found) != found:
         raise UsageError(
-            f"the folder holds a run {_ANOTHER[part]}",
+            f"the folder holds a run {_DIFFERENCE_BY_PART[part]}",
             where=out,
-            expected=f"a new folder, or the {_CALLED.get(part, part)} that its training was made from",
+            expected=f"a new folder, or the {_PART_NAMES.get(part, part)} that its training was made from",
             action="Choose another -o",
         )
-    write_text(out / MADE_FROM_FILE, json.dumps(noted | {part: found}, indent=2) + "\n")
+    write_text(out / MADE_FROM_FILE, json.dumps(recorded | {part: found}, indent=2) + "\n")
 
 
 def source_hash(source: LoadedBackbone) -> str:
@@ -106,7 +106,7 @@ def handcrafted_hash(cohort: PreparedCohort) -> str:
     return cache_key(sorted([f"{value:.4g}" for value in scan.handcrafted.tolist()] for scan in cohort.scans))
 
 
-def _noted(out: Path) -> dict[str, str]:
+def _read_made_from(out: Path) -> dict[str, str]:
     """Content of the file; without one, for a finished run of an earlier version, the source that its bundle names."""
     file = out / MADE_FROM_FILE
     if file.exists():

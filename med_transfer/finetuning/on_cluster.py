@@ -30,7 +30,7 @@ from med_transfer.runtimes.cluster import Cluster, TaskLost, require_on_machine
 log = logging.getLogger(__name__)
 
 Job = tuple[int, int]  # position among the folds of sources and configs, and number of the fold
-_SHOWN_SECONDS = 60.0  # within which a network drive shows what another machine has written
+_NETWORK_DRIVE_DELAY_SECONDS = 60.0  # within which a network drive shows what another machine has written
 
 
 def folds_of_run(run_data: RunData, config: FinetuneConfig, source: LoadedBackbone, folder: Path) -> list[Folds]:
@@ -75,7 +75,7 @@ def train_on(
     given, gpus = (tuple(folds), out.absolute()), float(torch.cuda.is_available())
     done = chain.from_iterable(
         machines.each(_train, turn, given, cores=torch.get_num_threads(), gpus=gpus, meanwhile=meanwhile)
-        for turn in in_turns(jobs, folds)
+        for turn in group_by_dependency(jobs, folds)
     )
     for number, ((place, fold), result) in enumerate(done, start=1):
         progress("training on the cluster", number, len(jobs), f"{machines.n_machines} machines")
@@ -85,7 +85,7 @@ def train_on(
             _wait_for(folds[place].folders[fold])
 
 
-def in_turns(jobs: Sequence[Job], folds: Sequence[Folds]) -> list[list[Job]]:
+def group_by_dependency(jobs: Sequence[Job], folds: Sequence[Folds]) -> list[list[Job]]:
     """Group the jobs: folds that share another fold's encoder start after that fold has pretrained it."""
     first = {job: encoder_of(job[1], folds[job[0]].config) == job[1] for job in jobs}
     turns = ([job for job in jobs if first[job] is begins] for begins in (True, False))
@@ -104,6 +104,6 @@ def _train(job: Job, given: tuple[tuple[Folds, ...], Path]) -> bool:
 
 
 def _wait_for(folder: Path) -> None:
-    deadline = time.monotonic() + _SHOWN_SECONDS
+    deadline = time.monotonic() + _NETWORK_DRIVE_DELAY_SECONDS
     while not is_trained(folder) and time.monotonic() < deadline:
         time.sleep(0.5)

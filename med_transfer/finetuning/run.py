@@ -284,12 +284,12 @@ def _claimed(out: Path, config: FinetuneConfig, source: LoadedBackbone) -> Itera
             source,
             "run",
             started=started,
-            same=lambda there: _trained_as(there) == _trained_as(config),
+            same=lambda there: _config_of_training(there) == _config_of_training(config),
         )
         yield
 
 
-def _trained_as(config: FinetuneConfig) -> FinetuneConfig:
+def _config_of_training(config: FinetuneConfig) -> FinetuneConfig:
     """The config reduced to what affects training: without operating point, statement of rates, and report."""
     not_trained = {
         "operating_point": OperatingPointConfig(),

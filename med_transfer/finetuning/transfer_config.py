@@ -131,7 +131,7 @@ class TransferConfig(StrictModel):
     bss: BSSConfig = BSSConfig()
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> TransferConfig:
+    def _check_consistency(self) -> TransferConfig:
         reason = _contradiction(self)
         if reason:
             raise ValueError(reason)

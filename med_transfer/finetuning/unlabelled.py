@@ -24,7 +24,7 @@ from med_transfer.progress import Progress, named
 log = logging.getLogger(__name__)
 
 UNLABELLED_LOCK_FILE = "unlabelled.lock.json"
-LEAST = 2  # scans: a single one has no variance
+MIN_UNLABELLED_SCANS = 2  # scans: a single one has no variance
 
 
 def prepare_unlabelled(
@@ -63,7 +63,7 @@ def prepare_unlabelled(
         margin_voxels(preprocessing.shape),
         named(progress, "reading unlabelled scans"),
     )
-    test = _also_in(prepared, labelled, split.test)
+    test = _overlapping_scans(prepared, labelled, split.test)
     if test:
         leaked = few([str(prepared.cohort.cases[i]) for i in test])
         raise PatientLeak(
@@ -72,15 +72,15 @@ def prepare_unlabelled(
             expected="patients that are not in the test part",
             action="Take those scans out, or mark them split=test",
         )
-    development = set(_also_in(prepared, labelled, split.development))
+    development = set(_overlapping_scans(prepared, labelled, split.development))
     if development:
         log.info("left out %d unlabelled scans: they or their patients have labels in this run", len(development))
     remaining = [index for index in range(len(prepared.scans)) if index not in development]
-    if len(remaining) < LEAST:
+    if len(remaining) < MIN_UNLABELLED_SCANS:
         raise CohortError(
             f"{len(remaining)} unlabelled scans are left of {len(prepared.scans)}",
             where=path,
-            expected=f"at least {LEAST} of patients who are not in the cohort",
+            expected=f"at least {MIN_UNLABELLED_SCANS} of patients who are not in the cohort",
         )
     return prepared.subset(remaining)
 
@@ -103,7 +103,7 @@ def lock_unlabelled(unlabelled: PreparedCohort, path: Path) -> None:
     lock.write(path)
 
 
-def _also_in(prepared: PreparedCohort, labelled: PreparedCohort, part: Iterable[int]) -> tuple[int, ...]:
+def _overlapping_scans(prepared: PreparedCohort, labelled: PreparedCohort, part: Iterable[int]) -> tuple[int, ...]:
     """Positions of the unlabelled scans whose patient or image is in the given part of the labelled ones."""
     labelled_part = labelled.subset(part)
     return shared(prepared.cohort, prepared.content_hashes, labelled_part.cohort.patients, labelled_part.images)

@@ -17,7 +17,7 @@ from med_transfer.errors import ConfigError
 from med_transfer.finetuning import features
 from med_transfer.finetuning.attention_probe import LEARNING_RATE as RATE
 from med_transfer.finetuning.attention_probe import WEIGHT_DECAY as DECAY
-from med_transfer.finetuning.attention_probe import AttentionHead, Bags, Course, fit_attention
+from med_transfer.finetuning.attention_probe import AttentionHead, AttentionTraining, Bags, fit_attention
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.duration import measure_cost
 from med_transfer.finetuning.features import FeatureSource
@@ -76,7 +76,7 @@ def test_it_is_the_papers_formula_and_stops_where_left_out_patients_are_told_bes
         bags_with_a_finding(25, 5.0),
         bags_with_a_finding(9, 5.0, seed=1),
     )
-    fitted = fit_attention(bags, truth, patients(25), Course(40, dropout=0.0, balanced=False, seed=3))
+    fitted = fit_attention(bags, truth, patients(25), AttentionTraining(40, dropout=0.0, balanced=False, seed=3))
 
     folds, held_out = patient_folds(truth, patients(25), 5), np.zeros((8, 25, 2))
     centred = bags.pooled[:, :-2].flatten(0, 1)
@@ -109,7 +109,7 @@ def test_before_its_first_step_it_says_every_class_alike():
 def test_attention_goes_to_the_instance_that_holds_the_finding():
     bags, truth, _ = bags_with_a_finding(60, 6.0)
     new, new_truth, places = bags_with_a_finding(60, 6.0, seed=1)
-    head = fit_attention(bags, truth, patients(60), Course()).head
+    head = fit_attention(bags, truth, patients(60), AttentionTraining()).head
     with torch.no_grad():
         weights, logits = head.attention(new.deepest, new.shown).numpy(), head(new).numpy()
     assert (logits.argmax(1) == new_truth.argmax(1)).mean() > 0.9
@@ -119,14 +119,14 @@ def test_attention_goes_to_the_instance_that_holds_the_finding():
 
 def test_it_ends_where_left_out_patients_are_told_no_better():
     bags, truth, _ = bags_with_a_finding(20, 0.0)
-    assert fit_attention(bags, truth, patients(20), Course(10**9)).n_steps < 100
+    assert fit_attention(bags, truth, patients(20), AttentionTraining(10**9)).n_steps < 100
 
 
 @pytest.mark.parametrize(("balanced", "rare"), [(True, 0.5), (False, 0.34)])
 def test_classes_count_alike_where_that_is_asked_for(balanced, rare):
     alike = torch.ones(50, 3, 4)
     truth = np.eye(2, dtype=bool)[(np.arange(50) % 5 == 0).astype(int)]  # ten of fifty, and nothing distinguishes them
-    course = Course(400, dropout=0.0, balanced=balanced)
+    course = AttentionTraining(400, dropout=0.0, balanced=balanced)
     head = fit_attention(Bags.of([alike], alike), truth, ["one patient"] * 50, course).head  # no folds: all steps
     with torch.no_grad():  # on its way from .5 to .2, at the learning rate's pace
         assert head(Bags.of([alike], alike)).softmax(dim=1)[:, 1].numpy() == pytest.approx(rare, abs=0.03)
@@ -135,7 +135,7 @@ def test_classes_count_alike_where_that_is_asked_for(balanced, rare):
 def test_findings_of_which_one_has_no_case_are_learned_too():
     bags, truth, _ = bags_with_a_finding(20, 6.0)
     truth[:, 0] = False
-    head = fit_attention(bags, truth, patients(20), Course(20, multilabel=True)).head
+    head = fit_attention(bags, truth, patients(20), AttentionTraining(20, multilabel=True)).head
     assert torch.isfinite(head(bags)).all()
 
 

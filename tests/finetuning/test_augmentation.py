@@ -8,7 +8,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
 from monai.transforms.croppad.array import CenterSpatialCrop
 
-from med_transfer.finetuning.augmentation import Middle, augmentation, margin_voxels, mixup
+from med_transfer.finetuning.augmentation import CentreCrop, augmentation, margin_voxels, mixup
 from med_transfer.finetuning.config import AugmentationConfig
 
 SHAPE = (16, 20, 24)
@@ -86,7 +86,7 @@ def test_what_lies_beyond_the_image_is_as_its_border_and_no_grey():
 @pytest.mark.parametrize("size", [8, 9])
 def test_the_middle_is_where_monai_cuts_it(size, kept):
     image = torch.arange(float(size))[None, :, None, None].expand(1, size, 5, 5)
-    torch.testing.assert_close(Middle((kept, 5, 5))(image), torch.as_tensor(CenterSpatialCrop((kept, 5, 5))(image)))
+    torch.testing.assert_close(CentreCrop((kept, 5, 5))(image), torch.as_tensor(CenterSpatialCrop((kept, 5, 5))(image)))
 
 
 def test_flips_are_off_by_default_because_left_and_right_differ():

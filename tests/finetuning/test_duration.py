@@ -17,7 +17,7 @@ from med_transfer.cohorts import split_cohort
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.batches import FoldData, Part, training_batches
-from med_transfer.finetuning.duration import LEAST_EPOCHS, Cost, estimate, fit_into, measure_cost
+from med_transfer.finetuning.duration import LEAST_EPOCHS, Cost, estimate, fit_to_time_limit, measure_cost
 from med_transfer.finetuning.lightning_module import FinetuningModule
 from med_transfer.finetuning.strategies.lora import LowRankChange
 from med_transfer.predictions.labels import Labels
@@ -86,18 +86,18 @@ def test_pretraining_is_told_by_itself_and_given_up_last():
     two_at_once = estimate(pretrained, split, replace(cost, encoders_at_once=2))
     assert two_at_once.pretraining == pytest.approx(3 * 300)
     assert "pretraining of 5 encoders 15 min, 2 at once" in two_at_once.sentence
-    fitting, given_up = fit_into(24, pretrained, COHORT, cost)
+    fitting, given_up = fit_to_time_limit(24, pretrained, COHORT, cost)
     assert [one.key for one in given_up] == ["explain.gallery", "backbone.pretraining.steps"]
     assert 400 <= fitting.backbone.pretraining.steps < 600
     assert 23.9 * 60 < estimate(fitting, split, cost).seconds <= 24 * 60
-    fitting, given_up = fit_into(4, pretrained, COHORT, cost)
+    fitting, given_up = fit_to_time_limit(4, pretrained, COHORT, cost)
     assert [one.key for one in given_up] == ["explain.gallery", "backbone.pretrain"]
     assert fitting.backbone.pretrain is None
 
 
 def test_without_a_limit_of_note_nothing_is_given_up():
     asked = config()
-    assert fit_into(1e6, asked, COHORT, COST) == (asked, [])
+    assert fit_to_time_limit(1e6, asked, COHORT, COST) == (asked, [])
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_without_a_limit_of_note_nothing_is_given_up():
     ],
 )
 def test_what_goes_first_costs_least(minutes, keys):
-    fitting, given_up = fit_into(minutes, config(), COHORT, COST)
+    fitting, given_up = fit_to_time_limit(minutes, config(), COHORT, COST)
     assert [one.key for one in given_up] == keys
     assert all(one.loss for one in given_up)
     assert estimate(fitting, split_cohort(COHORT, fitting.split), COST).seconds <= 60 * minutes
@@ -125,9 +125,9 @@ def test_the_time_is_kept_or_refused_with_what_it_takes(minutes, read, forward, 
     least = config(strategy="linear_probe", from_scratch_baseline=False, explain={"gallery": 0})
     if estimate(least, split_cohort(COHORT, least.split), cost).seconds > 60 * minutes:
         with pytest.raises(ConfigError, match=r"--minutes: .*expected at least \d+: about"):
-            fit_into(minutes, asked, COHORT, cost)
+            fit_to_time_limit(minutes, asked, COHORT, cost)
     else:
-        fitting, _ = fit_into(minutes, asked, COHORT, cost)
+        fitting, _ = fit_to_time_limit(minutes, asked, COHORT, cost)
         assert estimate(fitting, split_cohort(COHORT, fitting.split), cost).seconds <= 60 * minutes
 
 
@@ -144,24 +144,24 @@ def test_the_time_is_kept_or_refused_with_what_it_takes(minutes, read, forward, 
 )
 def test_what_does_not_go_with_what_is_left_is_given_up_with_it(asked, given_up):
     of_run = config(strategy="full", **asked)
-    fitting, lost = fit_into(1.6, of_run, COHORT, COST)
+    fitting, lost = fit_to_time_limit(1.6, of_run, COHORT, COST)
     assert fitting.transfer.strategy.name == "linear_probe"
-    plain = [one.key for one in fit_into(1.6, config(), COHORT, COST)[1]]
+    plain = [one.key for one in fit_to_time_limit(1.6, config(), COHORT, COST)[1]]
     assert sorted(one.key for one in lost) == sorted([*plain, *given_up])
     fitting.resolved(from_source=True)
 
 
 def test_training_from_random_values_does_not_become_a_frozen_head():
-    assert fit_into(1.6, config(strategy="full"), COHORT, COST)[0].transfer.strategy.name == "linear_probe"
+    assert fit_to_time_limit(1.6, config(strategy="full"), COHORT, COST)[0].transfer.strategy.name == "linear_probe"
     with pytest.raises(ConfigError, match=r"--minutes: .*expected at least \d+: about"):
-        fit_into(1.6, config(strategy="scratch"), COHORT, COST)
+        fit_to_time_limit(1.6, config(strategy="scratch"), COHORT, COST)
 
 
 def test_a_split_of_the_table_is_left_as_it_is():
     parts = itertools.cycle(["train", "train", "test"])
     cases = tuple(case.__class__(**(vars(case) | {"split": next(parts)})) for case in COHORT.cases)
     table = COHORT.__class__(cases, COHORT.labels)
-    _, given_up = fit_into(2, config(), table, COST)
+    _, given_up = fit_to_time_limit(2, config(), table, COST)
     assert "split.kind" not in [one.key for one in given_up]
 
 

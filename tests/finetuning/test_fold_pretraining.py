@@ -34,7 +34,7 @@ from med_transfer.finetuning.fold_pretraining import (
     source_scans,
 )
 from med_transfer.finetuning.folds import Folds
-from med_transfer.finetuning.on_cluster import in_turns
+from med_transfer.finetuning.on_cluster import group_by_dependency
 from med_transfer.finetuning.split_choice import choose_split
 from med_transfer.finetuning.transfer_config import ProbeConfig
 from med_transfer.inference import Predictor
@@ -298,10 +298,10 @@ def test_on_a_cluster_a_fold_waits_for_the_one_that_pretrains_its_encoder(run_da
     source, folders = from_scratch(find_backbone("med-transfer-small")), tuple(tmp_path / f"fold-{k}" for k in range(5))
     shared, alone = (Folds(run_data, config(encoders=n), source, folders) for n in (2, None))
     jobs = [(place, fold) for place in range(2) for fold in range(5)]
-    first, then = in_turns(jobs, [shared, alone])
+    first, then = group_by_dependency(jobs, [shared, alone])
     assert first == [(0, 0), (0, 1), *((1, fold) for fold in range(5))]
     assert then == [(0, 2), (0, 3), (0, 4)]
-    assert in_turns([(1, 0)], [shared, alone]) == [[(1, 0)]]
+    assert group_by_dependency([(1, 0)], [shared, alone]) == [[(1, 0)]]
 
 
 def test_an_encoder_without_a_canvas_is_named(cohort):

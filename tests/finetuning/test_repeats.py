@@ -78,7 +78,7 @@ def test_what_a_kill_has_left_of_a_finished_repeat_is_taken_away(repeated, tmp_p
 def test_the_first_repeat_is_what_one_repeat_alone_gives(repeated, tmp_path):
     trained, _ = repeated
     once = trained_in(tmp_path, replace(PLAN, split=replace(PLAN.split, further=())))
-    np.testing.assert_array_equal(once.validation, trained.once)
+    np.testing.assert_array_equal(once.validation, trained.validation_of_first_repeat)
     assert once.repeats == ()
     (tmp_path / "repeats.csv").write_text("of an earlier decision")
     assert measure_repeats(PLAN, CONFIG, once, tmp_path / "repeats.csv") is None

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.special import expit, logit, softmax
 
-from med_transfer.finetuning.batches import lacking_prior
+from med_transfer.finetuning.batches import prior_offset
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.metrics.recalibration import binary_log_probability, intercept
 from med_transfer.model.calibration import calibrate, log_prior_ratio, shifted
@@ -98,7 +98,7 @@ def test_a_prior_moves_probabilities_as_bayes_says():
 def test_what_training_leaves_out(settings, expected):
     truth = np.eye(2, dtype=bool)[[0] * 5 + [1] * 15]
     config = FinetuneConfig.model_validate({"training": settings, "transfer": {"strategy": "full"}})
-    assert lacking_prior(truth, config, multilabel=False) == pytest.approx(expected)
+    assert prior_offset(truth, config, multilabel=False) == pytest.approx(expected)
 
 
 def test_findings_are_drawn_by_pattern():
@@ -106,7 +106,7 @@ def test_findings_are_drawn_by_pattern():
     truth = np.array([[1, 0]] * 2 + [[1, 1]] * 3 + [[0, 0]] * 15, dtype=bool)
     config = FinetuneConfig.model_validate({"transfer": {"strategy": "full"}})
     expected = logit([0.25, 0.15]) - logit([2 / 3, 1 / 3])
-    assert lacking_prior(truth, config, multilabel=True) == pytest.approx(expected)
+    assert prior_offset(truth, config, multilabel=True) == pytest.approx(expected)
 
 
 def test_a_bundle_without_a_bias_calls_the_most_probable_class():

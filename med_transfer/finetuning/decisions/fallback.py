@@ -20,7 +20,7 @@ _NOT_MEASURED = Sentence(
     "The transferred network was kept; whether transfer helped or harmed was not measured, as there is no network from "
     "scratch beside it."
 )
-_WHY = {
+_REASON_BY_VERDICT = {
     "harm": Sentence("Transfer harmed on them, so the network from scratch was kept"),
     "none": Sentence("No difference was shown on them, so the transferred network was kept"),
     "gain": Sentence("Transfer helped on them, so the transferred network was kept"),
@@ -46,7 +46,11 @@ def choose_network(
     cohort = run_data.prepared.cohort.subset(run_data.split.validated)
     transferred, from_scratch = (
         LabelledPredictions.of(
-            cohort.truth, each.once, cohort.patients, cohort.labels, each.balanced_point(cohort.labels)
+            cohort.truth,
+            each.validation_of_first_repeat,
+            cohort.patients,
+            cohort.labels,
+            each.balanced_point(cohort.labels),
         )
         for each in (trained, scratch)
     )
@@ -58,6 +62,6 @@ def choose_network(
         "Decided on the predictions of {n} validation scans by networks that had not trained on them, before any test "
         "scan was predicted. {why}. Every figure on test scans is the kept network's; the transfer gain compares both.",
         n=len(cohort),
-        why=_WHY[gain.verdict],
+        why=_REASON_BY_VERDICT[gain.verdict],
     )
     return KeptNetwork(network=network, rule=rule, validation=gain, sentence=sentence)

@@ -53,9 +53,9 @@ def check_point(config: OperatingPointConfig, truth: NDArray[np.bool_], labels: 
         raise ConfigError("rule sensitivity without class", where="operating_point.class", expected=classes)
     if not config.is_chosen:
         if config.rule != "balanced_argmax":
-            _stated(config, labels).require_fit(labels)
+            _predefined_point(config, labels).require_fit(labels)
         return
-    for name in _whose(config, labels):
+    for name in _thresholded_classes(config, labels):
         cases = truth[:, labels.index(name)]
         lacking = "of" if not cases.any() else "of another class than" if cases.all() else ""
         if lacking:
@@ -90,8 +90,8 @@ def choose_point(
         n_scans=len(predictions),
         n_patients=predictions.n_patients,
         n_networks=n_networks,
-        sensitivity=_on_validation(predictions, "sensitivity", config),
-        specificity=_on_validation(predictions, "specificity", config),
+        sensitivity=_validation_rates(predictions, "sensitivity", config),
+        specificity=_validation_rates(predictions, "specificity", config),
         warnings=_warnings(config, predictions),
     )
     for warning in reached.warnings:
@@ -104,7 +104,9 @@ def select_point(config: OperatingPointConfig, validation: LabelledPredictions) 
     check_point(config, validation.truth, validation.labels)
     if config.rule == "balanced_argmax":
         return validation.operating_point
-    return _chosen(config, validation) if config.is_chosen else _stated(config, validation.labels)
+    return (
+        _point_from_validation(config, validation) if config.is_chosen else _predefined_point(config, validation.labels)
+    )
 
 
 def youden_threshold(probabilities: NDArray[np.float64], truth: NDArray[np.bool_]) -> float:
@@ -132,17 +134,17 @@ def sensitivity_threshold(probabilities: NDArray[np.float64], truth: NDArray[np.
         at_least: sensitivity in (0, 1].
     """
     falling = np.sort(probabilities[truth])[::-1]
-    return float(falling[_needed(len(falling), at_least) - 1])
+    return float(falling[_n_cases_needed(len(falling), at_least) - 1])
 
 
-def _needed(n_cases: int, at_least: float) -> int:
+def _n_cases_needed(n_cases: int, at_least: float) -> int:
     return max(1, math.ceil(round(at_least * n_cases, 9)))  # rounding error must not add one: 0.07 x 100 exceeds 7
 
 
-def _chosen(config: OperatingPointConfig, validation: LabelledPredictions) -> OperatingPoint:
+def _point_from_validation(config: OperatingPointConfig, validation: LabelledPredictions) -> OperatingPoint:
     probabilities, truth, labels = validation.probabilities, validation.truth, validation.labels
     thresholds = dict.fromkeys(labels.names, 0.5) if labels.multilabel else {}
-    for name in _whose(config, labels):
+    for name in _thresholded_classes(config, labels):
         of_class, cases = probabilities[:, labels.index(name)], truth[:, labels.index(name)]
         if config.at_least is None:
             thresholds[name] = youden_threshold(of_class, cases)
@@ -159,7 +161,7 @@ def _chosen(config: OperatingPointConfig, validation: LabelledPredictions) -> Op
     return OperatingPoint(rule=rule, thresholds=thresholds, chosen_on="validation")
 
 
-def _stated(config: OperatingPointConfig, labels: Labels) -> OperatingPoint:
+def _predefined_point(config: OperatingPointConfig, labels: Labels) -> OperatingPoint:
     """The operating point of a rule that needs no scans."""
     if config.rule == "cost":
         return OperatingPoint(rule="cost", costs=config.costs)
@@ -170,12 +172,12 @@ def _stated(config: OperatingPointConfig, labels: Labels) -> OperatingPoint:
     return OperatingPoint.default(labels)
 
 
-def _whose(config: OperatingPointConfig, labels: Labels) -> tuple[str, ...]:
+def _thresholded_classes(config: OperatingPointConfig, labels: Labels) -> tuple[str, ...]:
     """The classes whose thresholds are chosen."""
     return labels.names if config.for_class is None else (config.for_class,)
 
 
-def _on_validation(predictions: LabelledPredictions, name: str, config: OperatingPointConfig) -> dict[str, Estimate]:
+def _validation_rates(predictions: LabelledPredictions, name: str, config: OperatingPointConfig) -> dict[str, Estimate]:
     """A rate by class; its method notes if the threshold was chosen on the same scans."""
     labels, stated = predictions.labels.names, EvaluationConfig()
     by_class = {label: class_rate(predictions, c, name, stated) for c, label in enumerate(labels)}
@@ -189,11 +191,11 @@ def _on_validation(predictions: LabelledPredictions, name: str, config: Operatin
 def _warnings(config: OperatingPointConfig, predictions: LabelledPredictions) -> list[str]:
     """Warnings about thresholds chosen for a sensitivity."""
     warnings = []
-    for name in _whose(config, predictions.labels) if config.at_least is not None else ():
+    for name in _thresholded_classes(config, predictions.labels) if config.at_least is not None else ():
         column = predictions.labels.index(name)
         cases, predicted = predictions.truth[:, column], predictions.predicted[:, column]
         n = int(cases.sum())
-        if _needed(n, config.at_least or 0) == n:
+        if _n_cases_needed(n, config.at_least or 0) == n:
             warnings.append(
                 Sentence(
                     "{share:g} of {n} validation scans of {name} is all of them, so the threshold is the lowest "

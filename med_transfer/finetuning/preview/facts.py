@@ -19,11 +19,11 @@ from med_transfer.scans.geometry import Grid
 from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 DENSER_THAN_AIR_HU = -950.0
-SAME = 1.1  # voxel sizes with a smaller ratio count as equal
+EQUAL_SIZE_RATIO = 1.1  # voxel sizes with a smaller ratio count as equal
 MUCH_PADDING = 0.5  # share of the view
 MUCH_OUTSIDE = 0.1  # share of the region or patient
 MUCH_CLIPPED = 0.5  # share of the patient's voxels in view
-LITTLE_OF_WINDOW = 0.2  # share that the values spread over
+MIN_WINDOW_SHARE = 0.2  # share that the values spread over
 MUCH_UPSAMPLED = 1.5  # scan's voxel size over the network's
 MUCH_STRETCHED = 1.5  # longest over shortest edge of a voxel
 _BALL_MM = 20.0  # diameter in the sentence on proportions
@@ -69,9 +69,9 @@ class AxisFacts:
     def fate(self) -> Sentence:
         """What becomes of the scan's resolution, in words."""
         sizes = {"scan": mm(self.scan_voxel_mm), "voxel": mm(self.voxel_mm)}
-        if self.voxel_mm > SAME * self.scan_voxel_mm:
+        if self.voxel_mm > EQUAL_SIZE_RATIO * self.scan_voxel_mm:
             return Sentence("a structure thinner than {voxel} mm is lost: {scan} mm become {voxel} mm", **sizes)
-        if self.scan_voxel_mm > SAME * self.voxel_mm:
+        if self.scan_voxel_mm > EQUAL_SIZE_RATIO * self.voxel_mm:
             return Sentence("no detail is gained: {scan} mm become {voxel} mm by interpolation", **sizes)
         return Sentence("kept: {scan} mm stay {voxel} mm", **sizes)
 
@@ -162,9 +162,9 @@ class ViewFacts:
 
     @property
     def _proportions(self) -> Sentence:
-        if self.stretch <= SAME and self.in_slices:
+        if self.stretch <= EQUAL_SIZE_RATIO and self.in_slices:
             return Sentence("proportions are kept within each slice, and the network takes slices one by one")
-        if self.stretch <= SAME:
+        if self.stretch <= EQUAL_SIZE_RATIO:
             return Sentence("proportions are kept: a voxel is as long along each axis")
         depth, height, width = (f"{_BALL_MM / axis.voxel_mm:.1f}" for axis in self.axes)
         return Sentence(
@@ -186,9 +186,9 @@ class ViewFacts:
     @property
     def warnings(self) -> list[Sentence]:
         """Facts that are probably not intended, in words."""
-        return [*self._place_warnings(), *self._resolution_warnings(), *self._value_warnings()]
+        return [*self._position_warnings(), *self._resolution_warnings(), *self._value_warnings()]
 
-    def _place_warnings(self) -> Iterator[Sentence]:
+    def _position_warnings(self) -> Iterator[Sentence]:
         if not self.found:
             yield Sentence("the region was not found in this scan: the network sees the whole of it")
         if self.padding > MUCH_PADDING:
@@ -224,7 +224,7 @@ class ViewFacts:
                 yield Sentence(
                     "{column}: {share} of the voxels in view are clipped", column=column, share=whole_percent(clipped)
                 )
-            elif channel.used < LITTLE_OF_WINDOW:
+            elif channel.used < MIN_WINDOW_SHARE:
                 yield Sentence(
                     "{column}: flat, values use {share} of the window", column=column, share=whole_percent(channel.used)
                 )
@@ -378,7 +378,7 @@ def cohort_remarks(facts: Sequence[ViewFacts], modalities: Sequence[str]) -> lis
                 )
             )
     axis, least, most = _widest(axes, "voxel_mm")
-    if facts[0].fitted and most > SAME * least:
+    if facts[0].fitted and most > EQUAL_SIZE_RATIO * least:
         remarks.append(
             Sentence(
                 "each scan is fitted into the input by itself: from {axis} a voxel is {least} to {most} mm, so that "

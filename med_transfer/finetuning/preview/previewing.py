@@ -13,7 +13,7 @@ from med_transfer.errors import NothingDone, ScanError
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.finetuning.preview.page import Preview, Unread
-from med_transfer.finetuning.preview.seen import Look, SeenScan, label_of, see
+from med_transfer.finetuning.preview.seen import PreviewSettings, SeenScan, label_of, see
 from med_transfer.finetuning.run import checked_start
 from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
@@ -47,11 +47,11 @@ def preview(
     require_columns(cohort, preprocessing.config.columns)
     development = split_cohort(cohort, config.split).development
     cuts = tuple(source.encoder.cuts(preprocessing.config.shape))
-    how = Look(cohort.labels, config, preprocessing, source.encoder, draws)
+    settings = PreviewSettings(cohort.labels, config, preprocessing, source.encoder, draws)
     looked_at: dict[int, SeenScan | Unread] = {}
 
-    def look(index: int) -> SeenScan | Unread:
-        looked_at[index] = _look(cohort.cases[index], index, how)
+    def preview_row(index: int) -> SeenScan | Unread:
+        looked_at[index] = _preview_case(cohort.cases[index], index, settings)
         progress("looking at scans", len(looked_at), max(len(looked_at), per_class * len(cohort.labels)))
         return looked_at[index]
 
@@ -59,7 +59,7 @@ def preview(
     order, truth = np.random.default_rng(config.seed).permutation(development).tolist(), cohort.truth
     for number, name in enumerate(cohort.labels.names):
         of_class = (index for index in order if truth[index, number] and index not in looked_at)
-        found = map(look, islice(of_class, per_class + MOST_UNREAD))
+        found = map(preview_row, islice(of_class, per_class + MOST_UNREAD))
         classes[name] = tuple(islice((scan for scan in found if isinstance(scan, SeenScan)), per_class))
     unread = tuple(one for one in looked_at.values() if isinstance(one, Unread))
     if not any(classes.values()):
@@ -67,10 +67,10 @@ def preview(
     return Preview(config, preprocessing.config, cuts, classes, unread, len(cohort), len(development))
 
 
-def _look(case: Case, index: int, how: Look) -> SeenScan | Unread:
+def _preview_case(case: Case, index: int, settings: PreviewSettings) -> SeenScan | Unread:
     row = case.row or index + 1
     try:
         with confined(case.path):
-            return see(case, row, how)
+            return see(case, row, settings)
     except ScanError as error:
         return Unread(row, label_of(case), without_prediction(case, error).problem)

@@ -52,7 +52,7 @@ class SeenScan:
 
 
 @dataclass(frozen=True)
-class Look:
+class PreviewSettings:
     """Settings that every scan is previewed with.
 
     Attributes:
@@ -70,7 +70,7 @@ class Look:
     draws: int
 
 
-def see(case: Case, row: int, look: Look) -> SeenScan:
+def see(case: Case, row: int, settings: PreviewSettings) -> SeenScan:
     """Read one case and process it as training does, up to the network's input.
 
     Its random views are those that training on this scan alone would draw with the seed ``config.seed + row``.
@@ -78,28 +78,28 @@ def see(case: Case, row: int, look: Look) -> SeenScan:
     Raises:
         ScanError: the scan cannot be used; the message says why.
     """
-    preprocessing, config = look.preprocessing, look.preprocessing.config
+    preprocessing, config = settings.preprocessing, settings.preprocessing.config
     volumes = read_scans(case, config)
     region, _ = region_of_case(case, volumes["scan"])
     prepared = prepare_volumes(case, volumes, preprocessing, margin_voxels(config.shape))
     grid = preprocessing.grid(volumes["scan"], region)
-    facts = view_facts(volumes, grid, config, region, in_slices=single_slices(look.encoder.cuts(config.shape)))
+    facts = view_facts(volumes, grid, config, region, in_slices=single_slices(settings.encoder.cuts(config.shape)))
     windows: dict[str, tuple[float, float]] = {}
     for channel in facts.channels:
         windows.setdefault(channel.column, channel.window)  # the first of several windows of one scan
-    plain = plain_view(prepared, look.config, config)
+    plain = plain_view(prepared, settings.config, config)
     return SeenScan(
         row=row,
         label=label_of(case),
         plain=plain,
-        augmented=random_views(prepared, look, look.config.seed + row),
+        augmented=random_views(prepared, settings, settings.config.seed + row),
         grid=grid,
         scans={
             column: tuple(map(pad_to_box, planes(volumes[column].voxels, volumes[column].affine, window, _view(grid))))
             for column, window in windows.items()
         },
         facts=facts,
-        parts=tuple(look.encoder.taken(torch.from_numpy(plain))),
+        parts=tuple(settings.encoder.taken(torch.from_numpy(plain))),
         modality=volumes["scan"].provenance.modality,
     )
 
@@ -117,13 +117,13 @@ def plain_view(
         return next(plain_images([prepared.tensor], config, preprocessing))[0].numpy()
 
 
-def random_views(prepared: PreparedScan, look: Look, seed: int) -> NDArray[np.float32]:
+def random_views(prepared: PreparedScan, settings: PreviewSettings, seed: int) -> NDArray[np.float32]:
     """Random views of a scan, [draw, channel, depth, height, width]; no draws if training augments nothing."""
-    config, preprocessing, draws = look.config, look.preprocessing.config, look.draws
+    config, preprocessing, draws = settings.config, settings.preprocessing.config, settings.draws
     if not draws or not augments(config):
         return np.zeros((0, *prepared.tensor.shape[:1], *preprocessing.shape), np.float32)
     training = config.training.model_copy(update={"epoch_scans": draws, "batch_size": draws, "workers": 0})
-    alone = FoldData(look.labels, Part([prepared.tensor], [prepared.voxel_mm], np.zeros((1, 0), bool)))
+    alone = FoldData(settings.labels, Part([prepared.tensor], [prepared.voxel_mm], np.zeros((1, 0), bool)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # as before each fold's training: the augmentation depends on it
         batches = training_batches(alone, config.model_copy(update={"training": training}), preprocessing, seed)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from med_transfer.backbones import Encoder
 from med_transfer.backbones.adapters import Adapter, adapted_stages, add_adapters
-from med_transfer.finetuning.strategies.strategy import SOURCE_FROZEN, DecayingRates, learn_new_parts_alone
+from med_transfer.finetuning.strategies.strategy import SOURCE_FROZEN, DecayingRates, train_only_new_parts
 from med_transfer.model.classifier import Classifier
 
 
@@ -47,7 +47,7 @@ class Adapters(DecayingRates):
 
     def set_learning(self, classifier: Classifier, epoch: int) -> None:
         """Train the adapters and new parts, and freeze the rest of the encoder."""
-        learn_new_parts_alone(classifier.encoder)
+        train_only_new_parts(classifier.encoder)
         for module in classifier.encoder.modules():
             if isinstance(module, Adapter):
                 module.requires_grad_(True)

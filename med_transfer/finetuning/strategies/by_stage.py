@@ -11,7 +11,7 @@ from med_transfer.backbones import Encoder
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.strategies.strategy import DecayingRates, Strategy
 
-_NOTHING_NEAR = "there is no source to stay near"
+_NO_SOURCE = "there is no source to stay near"
 _NO_STATISTICS = "there are no source statistics"
 _FROZEN = "its features are frozen, there is nothing to regularise"
 Stage = Annotated[int, Field(ge=0)]
@@ -24,9 +24,9 @@ class Scratch(Strategy):
     default_rate: ClassVar[float] = 1e-3
     refuses: ClassVar[dict[str, str]] = {
         **Strategy.refuses,
-        "l2_sp": _NOTHING_NEAR,
-        "delta": _NOTHING_NEAR,
-        "bss": _NOTHING_NEAR,
+        "l2_sp": _NO_SOURCE,
+        "delta": _NO_SOURCE,
+        "bss": _NO_SOURCE,
         "batch_norm source": _NO_STATISTICS,
         "batch_norm bn_adapt": _NO_STATISTICS,
         "on_harm fallback": "nothing is transferred, so nothing can harm",

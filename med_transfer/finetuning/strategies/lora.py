@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from med_transfer.backbones import Encoder
 from med_transfer.errors import ConfigError
-from med_transfer.finetuning.strategies.strategy import SOURCE_FROZEN, DecayingRates, learn_new_parts_alone
+from med_transfer.finetuning.strategies.strategy import SOURCE_FROZEN, DecayingRates, train_only_new_parts
 from med_transfer.model.classifier import Classifier
 
 
@@ -80,7 +80,7 @@ class LoRA(DecayingRates):
 
     def set_learning(self, classifier: Classifier, epoch: int) -> None:
         """Train the low-rank changes and new parts, and freeze the rest of the encoder."""
-        learn_new_parts_alone(classifier.encoder)
+        train_only_new_parts(classifier.encoder)
         for module in classifier.encoder.modules():
             if isinstance(module, LowRankChange):
                 module.requires_grad_(True)

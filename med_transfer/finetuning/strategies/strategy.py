@@ -71,7 +71,7 @@ class Strategy(StrictModel):
         """Remove or merge what :meth:`prepare` added, so that a plain network remains."""
 
 
-def learn_new_parts_alone(encoder: Encoder) -> None:
+def train_only_new_parts(encoder: Encoder) -> None:
     """Freeze the encoder except its new parts (an attention), which come from no source and learn like the head."""
     encoder.requires_grad_(False)
     for name in encoder.new_parts:
