@@ -42,7 +42,7 @@ from med_transfer.model.linear_head import INNER_FOLDS, fit_head
 from med_transfer.model.novelty import input_statistics
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.pretraining.side_by_side import at_once, in_threads
+from med_transfer.pretraining.side_by_side import in_threads, n_parallel
 from med_transfer.processor import keep_freed_memory
 from med_transfer.scans.isolation import confined
 
@@ -174,7 +174,7 @@ def _with_pretraining(
     with in_threads(threads):
         forward = _timed_forward(network, preprocessing, min(_TIMED_BATCH, config.training.batch_size))
     step = pretraining_step_seconds(config, preprocessing, forward)
-    return replace(cost, pretraining_step=step, encoders_at_once=at_once(most_encoders(config), threads))
+    return replace(cost, pretraining_step=step, encoders_at_once=n_parallel(most_encoders(config), threads))
 
 
 def _timed_forward(network: Classifier, preprocessing: PreprocessingConfig, batch_size: int) -> float:

@@ -222,7 +222,7 @@ class PretrainingConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _nothing_is_passed_over(self) -> PretrainingConfig:
+    def _every_setting_is_read(self) -> PretrainingConfig:
         readers = {
             "windows_hu": {"painted_lesions"},
             "lung_scenes": {"distillation", "masked_autoencoding", "painted_nodules"},

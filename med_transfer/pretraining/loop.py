@@ -40,8 +40,8 @@ from med_transfer.progress import Progress, silent
 ENCODER_FILE, CURVE_FILE, FIGURE_FILE = "encoder.safetensors", "curve.json", "curve.png"
 log = logging.getLogger(__name__)
 PROBE_FIGURE = "probe_auc"
-TELL_STEPS = 10  # between two reports of progress
-DRAW_SECONDS = 30.0  # at least, between two plots of the curve, each of which takes as long as many steps
+PROGRESS_INTERVAL_STEPS = 10  # between two reports of progress
+PLOT_INTERVAL_SECONDS = 30.0  # at least, between two plots of the curve, each of which takes as long as many steps
 
 
 class Training:
@@ -116,7 +116,7 @@ class Training:
         self.state.add(losses)
         step = self.state.step
         update_average(self.average, self.method.encoder, min(self.config.ema, step / (step + 10)))
-        self._tell(losses["loss"])
+        self._report_progress(losses["loss"])
 
     def _spent(self) -> float:
         """Share of the budget that is spent, from 0 to 1."""
@@ -124,8 +124,8 @@ class Training:
             return self.state.step / self.config.steps
         return self.state.seconds / (60 * float(self.config.minutes or 0))
 
-    def _tell(self, loss: Tensor) -> None:
-        if self.state.step % TELL_STEPS and self.state.step != self.config.steps:
+    def _report_progress(self, loss: Tensor) -> None:
+        if self.state.step % PROGRESS_INTERVAL_STEPS and self.state.step != self.config.steps:
             return  # reading the loss waits for the device
         self._require_finite()
         note = f"loss {float(loss.detach()):.4f}"
@@ -157,7 +157,7 @@ class Training:
             self.method.train()
             if best:
                 now = (self.state.step, self.state.seconds, self.device)
-                tensors = halved(finished) | _named_heads(self.method)
+                tensors = half_precision_state(finished) | _named_heads(self.method)
                 content = save(tensors, metadata=self.origin.metadata(*now))
                 write_bytes(self.out / ENCODER_FILE, content)
                 self._written = hashlib.sha256(content).hexdigest()
@@ -184,7 +184,7 @@ class Training:
         write_text(
             self.out / CURVE_FILE, json.dumps(sealed(shown), indent=1) + "\n"
         )  # before the checkpoint, which says whether the run has ended
-        if last or self.state.seconds - self._drawn_at > DRAW_SECONDS:
+        if last or self.state.seconds - self._drawn_at > PLOT_INTERVAL_SECONDS:
             draw_curve(self.state.curve, self.monitored, self.out / FIGURE_FILE)
             self._drawn_at = self.state.seconds
         method = {k: v for k, v in self.method.state_dict().items() if not k.startswith(self.method.not_saved)}
@@ -271,7 +271,7 @@ def _named_heads(method: Method) -> dict[str, Tensor]:
     return {f"{HEAD}{name}": tensor.float().cpu().contiguous() for name, tensor in method.kept_heads().items()}
 
 
-def halved(encoder: nn.Module) -> dict[str, Tensor]:
+def half_precision_state(encoder: nn.Module) -> dict[str, Tensor]:
     """The state of an encoder with convolutions and matrices in fp16.
 
     Vectors (norm layers, biases), a thousandth of the size, keep their precision, and integer tables (a Swin

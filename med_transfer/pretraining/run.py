@@ -40,7 +40,7 @@ from med_transfer.pretraining.probe import LinearProbe, linear_probe, probe_coho
 from med_transfer.pretraining.source.origin import Origin
 from med_transfer.pretraining.source.reading import Source, prepare_source
 from med_transfer.pretraining.source.scans import SourceScans
-from med_transfer.pretraining.source.source_gap import write_source_of
+from med_transfer.pretraining.source.source_gap import extract_source_features
 from med_transfer.pretraining.training_state import TrainingState
 from med_transfer.progress import Progress, silent
 
@@ -155,7 +155,7 @@ def pretrain(
         method = _method(networks, context)
         encoder = Training(method, origin, out, probe, group, progress).run()
         if group.is_main and source_features:
-            write_source_of(method, encoder)
+            extract_source_features(method, encoder)
         group.barrier()
         return Pretrained(out, config.backbone, len(source.scans), len(source.left_out))
 

@@ -29,7 +29,7 @@ from med_transfer.scans.isolation.limits import IN_PROCESS, ReadLimits
 from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 log = logging.getLogger(__name__)
-_LOOK_SECONDS = 1.0  # between two checks of their progress
+_POLL_SECONDS = 1.0  # between two checks of their progress
 _NO_LIMITS = ReadLimits(seconds=0, gib=0)
 _CHILD = "med_transfer.pretraining.child"
 
@@ -51,7 +51,7 @@ class Pretraining:
     out: Path
 
 
-def at_once(count: int, threads: int) -> int:
+def n_parallel(count: int, threads: int) -> int:
     """How many of ``count`` pretrainings run in parallel, with ``threads`` threads each.
 
     One on a GPU, on Windows, and if child processes are turned off for debugging.
@@ -76,7 +76,7 @@ def pretrain_each(jobs: Sequence[Pretraining], threads: int, progress: Progress 
 
 
 def _learned(jobs: Sequence[Pretraining], threads: int, progress: Progress) -> Iterator[Pretrained]:
-    side_by_side = at_once(len(jobs), threads)
+    side_by_side = n_parallel(len(jobs), threads)
     if side_by_side == 1:
         yield from (_pretrain(threads, job.scans(), job.config, job.out, progress) for job in jobs)
         return
@@ -93,13 +93,13 @@ def _each_in_a_child(
     over = threading.Event()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        told = [folder / str(number) for number in range(len(jobs))]
+        progress_files = [folder / str(number) for number in range(len(jobs))]
         pool = stack.enter_context(ThreadPoolExecutor(side_by_side))
         workers = [stack.enter_context(ScanWorker(_NO_LIMITS, loads=_CHILD)) for _ in jobs]
         stack.callback(over.set)  # runs first on exit, so that nothing starts while the workers are closed
-        each = zip(workers, jobs, told, strict=True)
+        each = zip(workers, jobs, progress_files, strict=True)
         futures = [pool.submit(_in_child, *one, threads, over) for one in each]
-        _wait(futures, told, progress, f"pretraining {len(jobs)} encoders", f"{side_by_side} at once")
+        _wait(futures, progress_files, progress, f"pretraining {len(jobs)} encoders", f"{side_by_side} at once")
         return [future.result() for future in futures]
 
 
@@ -120,13 +120,13 @@ def in_threads(threads: int) -> Iterator[None]:
 
 
 def _in_child(
-    worker: ScanWorker, job: Pretraining, told: Path, threads: int, over: threading.Event
+    worker: ScanWorker, job: Pretraining, progress_file: Path, threads: int, over: threading.Event
 ) -> Pretrained | None:
     scans = None if over.is_set() else job.scans()
     try:
         if scans is None or over.is_set():
             return None
-        return worker.call(_told_pretraining, threads, scans, job.config, job.out, told)
+        return worker.call(_pretrain_with_progress_file, threads, scans, job.config, job.out, progress_file)
     except ScanAborted as error:  # for example out of memory
         log.info("an encoder's process: %s", error)
         return None
@@ -134,24 +134,32 @@ def _in_child(
         worker.close()
 
 
-def _told_pretraining(threads: int, scans: SourceScans, config: PretrainingConfig, out: Path, told: Path) -> Pretrained:
-    def tell(stage: str, done: int, total: int, note: str = "") -> None:
-        write_text(told, f"{done} {total}")
+def _pretrain_with_progress_file(
+    threads: int, scans: SourceScans, config: PretrainingConfig, out: Path, progress_file: Path
+) -> Pretrained:
+    def report(stage: str, done: int, total: int, note: str = "") -> None:
+        write_text(progress_file, f"{done} {total}")
 
-    return _pretrain(threads, scans, config, out, tell)
+    return _pretrain(threads, scans, config, out, report)
 
 
 def _wait(
-    futures: Sequence[Future[Pretrained | None]], told: Sequence[Path], progress: Progress, stage: str, note: str
+    futures: Sequence[Future[Pretrained | None]],
+    progress_files: Sequence[Path],
+    progress: Progress,
+    stage: str,
+    note: str,
 ) -> None:
     pending = set(futures)
     while pending:
-        done, pending = wait(pending, _LOOK_SECONDS)
+        done, pending = wait(pending, _POLL_SECONDS)
         for future in done:
             future.result()
-        steps = [_steps(file) for file in told]
+        steps = [_steps(file) for file in progress_files]
         if any(total for _, total in steps):
-            progress(stage, sum(step for step, _ in steps), len(told) * max(total for _, total in steps), note)
+            progress(
+                stage, sum(step for step, _ in steps), len(progress_files) * max(total for _, total in steps), note
+            )
 
 
 def _steps(file: Path) -> tuple[int, int]:

@@ -19,11 +19,11 @@ from med_transfer.backbones import load_backbone
 from med_transfer.errors import BackboneError, CohortError, ConfigError, UsageError
 from med_transfer.pretraining import CropConfig, Pretrained, SourceScans
 from med_transfer.pretraining.checkpoint import save_checkpoint
-from med_transfer.pretraining.loop import halved
+from med_transfer.pretraining.loop import half_precision_state
 from med_transfer.pretraining.methods.contrastive import different_places
 from med_transfer.pretraining.methods.losses import nt_xent
 from med_transfer.pretraining.source.crops import Crops
-from med_transfer.pretraining.source.source_gap import write_source_of
+from med_transfer.pretraining.source.source_gap import extract_source_features
 
 LEARNING = {"steps": 60, "batch": 16, "learning_rate": 5e-3, "probe": {"every_steps": 60}}
 
@@ -221,7 +221,7 @@ def test_a_damaged_encoder_of_a_finished_pretraining_is_refused(chest, tmp_path)
     for damaged in (encoder.read_bytes()[:-9], b""):
         encoder.write_bytes(damaged)
         with pytest.raises(UsageError, match="encoder.safetensors: is damaged; .* Remove checkpoint.pt beside it"):
-            write_source_of(training.method, encoder)
+            extract_source_features(training.method, encoder)
 
 
 def test_the_best_encoder_of_a_stopped_pretraining_that_is_lost_is_told(chest, tmp_path, caplog):
@@ -295,7 +295,7 @@ def test_the_file_remembers_what_it_came_from(labelled, tmp_path):
 def test_a_transformer_is_read_again_with_its_tables_of_positions(tmp_path):
     """They are whole numbers up to 2196, and no fp16 holds all of these."""
     fresh = load_backbone("swin-btcv", scratch=True).encoder
-    save_file(halved(fresh), tmp_path / "encoder.safetensors")
+    save_file(half_precision_state(fresh), tmp_path / "encoder.safetensors")
     loaded = load_backbone("swin-btcv", tmp_path / "encoder.safetensors")
     assert loaded.report.matched_share == 1
     table = "layers1.0.blocks.0.attn.relative_position_index"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from med_transfer.errors import BackboneError, UsageError
 from med_transfer.pretraining import CropConfig, PretrainingConfig, SourceScan, SourceScans
-from med_transfer.pretraining.side_by_side import Pretraining, at_once, in_threads, pretrain_each
+from med_transfer.pretraining.side_by_side import Pretraining, in_threads, n_parallel, pretrain_each
 from med_transfer.scans.isolation.scan_worker import ScanWorker
 
 SHAPE = (4, 32, 32)
@@ -105,12 +105,12 @@ def test_side_by_side_and_in_turn_are_the_same_training_also_of_one_whose_proces
 
 @pytest.mark.parametrize(("count", "threads", "expected"), [(2, 1, 2), (5, 1, 2), (1, 2, 1), (3, 4, 1)])
 def test_as_many_at_once_as_the_threads_allow(two_threads, count, threads, expected):
-    assert at_once(count, threads) == expected
+    assert n_parallel(count, threads) == expected
 
 
 def test_a_debugger_gets_no_child(two_threads, monkeypatch):
     monkeypatch.setenv("MED_TRANSFER_READ_IN_PROCESS", "1")
-    assert at_once(2, 1) == 1
+    assert n_parallel(2, 1) == 1
 
 
 def test_threads_are_given_back(two_threads, tmp_path):

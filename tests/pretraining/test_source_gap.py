@@ -15,7 +15,7 @@ from med_transfer.backbones.weights.weight_files import hash_weights
 from med_transfer.pretraining import SourceScans
 from med_transfer.pretraining.methods.masked_autoencoding import MaskedAutoencoding
 from med_transfer.pretraining.methods.method import PretrainingContext
-from med_transfer.pretraining.source.source_gap import N_INPUTS, input_in_words, write_source_of
+from med_transfer.pretraining.source.source_gap import N_INPUTS, describe_input, extract_source_features
 from med_transfer.selection.measures.discrepancy import mmd
 from med_transfer.selection.measures.frechet import frechet_distance, gaussian_of
 
@@ -32,7 +32,7 @@ def deepest_features(scans: SourceScans, encoder_file, folder):
     """[input, feature] of other scans, looked at in the same way."""
     method = MaskedAutoencoding(tiny_student(), PretrainingContext(tiny_config(MAE), STUDENT_INPUT, scans, None, CPU))
     folder.mkdir()
-    path = write_source_of(method, shutil.copy(encoder_file, folder / encoder_file.name))
+    path = extract_source_features(method, shutil.copy(encoder_file, folder / encoder_file.name))
     return read_source_features(path, sha256(encoder_file)).table((2,))
 
 
@@ -44,7 +44,7 @@ def sha256(path) -> str:
 @pytest.mark.parametrize("name", METHODS)
 def test_what_every_method_has_written_is_looked_at(chest, labelled, tmp_path, name):
     training = tiny_training(name, labelled if name in ("labels", "masks") else chest, tmp_path, steps=1, batch=4)
-    path = write_source_of(training.method, encoder := training.run())
+    path = extract_source_features(training.method, encoder := training.run())
     features = read_source_features(path, sha256(encoder))
     assert features.table((2,)).shape == (N_INPUTS, 16)
 
@@ -82,8 +82,8 @@ def test_inputs_are_those_of_the_training_scans_as_they_are(chest):
 def test_what_is_painted_belongs_to_the_source(chest):
     painted, plain = tiny_method("painted_nodules", chest), tiny_method("contrastive", chest)
     words = "crops of 28 to 90 mm as 8 x 8 x 8 voxels"
-    assert input_in_words(plain) == words
-    assert input_in_words(painted) == f"{words}, lung and nodules painted in"
+    assert describe_input(plain) == words
+    assert describe_input(painted) == f"{words}, lung and nodules painted in"
     (with_scenes, scans), (bare, same) = next(painted.plain_inputs(8)), next(plain.plain_inputs(8))
     assert scans.tolist() == same.tolist()
     assert not with_scenes.equal(bare)
@@ -91,14 +91,14 @@ def test_what_is_painted_belongs_to_the_source(chest):
 
 def test_whole_scans_are_said_to_be_whole(labelled):
     method = tiny_method("labels", labelled, supervised={"target": "label", "region": "whole"})
-    assert input_in_words(method) == "whole scans as 8 x 8 x 8 voxels"
+    assert describe_input(method) == "whole scans as 8 x 8 x 8 voxels"
     for name, changes in (("contrastive", {}), ("masks", {"target": "mask"})):  # for which the region means nothing
         method = tiny_method(name, labelled, supervised={"region": "whole"} | changes)
-        assert input_in_words(method) == "crops of 28 to 90 mm as 8 x 8 x 8 voxels"
+        assert describe_input(method) == "crops of 28 to 90 mm as 8 x 8 x 8 voxels"
 
 
 def test_lesions_are_painted_into_whole_scans_and_so_it_is_said(chest):
-    assert input_in_words(tiny_method("painted_lesions", chest)) == "whole scans as 8 x 8 x 8 voxels"
+    assert describe_input(tiny_method("painted_lesions", chest)) == "whole scans as 8 x 8 x 8 voxels"
     crops = {"shape": (8, 16, 16), "slab": 5}
     method = tiny_method("painted_lesions", chest, crops=crops)
-    assert input_in_words(method) == "5 slices of whole scans as 8 x 8 x 8 voxels"
+    assert describe_input(method) == "5 slices of whole scans as 8 x 8 x 8 voxels"

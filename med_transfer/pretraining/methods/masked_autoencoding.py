@@ -65,7 +65,7 @@ class MaskedAutoencoding(Method):
 
         Source: Wu & Johnson 2021, arXiv:2105.07576, section 3 (statistics measured again after training).
         """
-        sampler = self.crops.again(seed=1)
+        sampler = self.crops.reseeded(seed=1)
         batches = [
             encoder_input(self.windowed(sampler.batch(self.config.batch).hu, degraded=False), self.context.input)
             for _ in range(self.config.masked_autoencoding.statistics_batches)

@@ -63,11 +63,11 @@ class PaintedLesions(Method):
         x, lesions = batch
         with self.half_precision():
             maps = self.maps(x)
-            said = self._said(maps)
+            predicted = self._predicted(maps)
             places = [head(stage).float() for head, stage in zip(self.place, maps, strict=True)]
         mask = reorient(lesions.mask, CROP_ORIENTATION, self.context.input.orientation)
-        area = self._area(mask, said.shape[1])
-        present, amount = said.chunk(2, dim=2)
+        area = self._area(mask, predicted.shape[1])
+        present, amount = predicted.chunk(2, dim=2)
         of_present = F.binary_cross_entropy_with_logits(present, (area > _LEAST_AREA).float())
         of_amount = F.smooth_l1_loss(amount, area.sqrt() * _AMOUNT_SCALE)
         of_place = torch.stack([_place_loss(logits, mask) for logits in places]).mean()
@@ -80,10 +80,10 @@ class PaintedLesions(Method):
             return {}
         hu, lesions = self._held_out_painted
         with self.half_precision():
-            said = self._said(self.maps(self.windowed(hu, degraded=False), encoder))
+            predicted = self._predicted(self.maps(self.windowed(hu, degraded=False), encoder))
         mask = reorient(lesions.mask, CROP_ORIENTATION, self.context.input.orientation)
-        truth = (self._area(mask, said.shape[1]) > _LEAST_AREA).flatten(0, 1).cpu().numpy()
-        scores = said.chunk(2, dim=2)[0].flatten(0, 1).cpu().numpy()
+        truth = (self._area(mask, predicted.shape[1]) > _LEAST_AREA).flatten(0, 1).cpu().numpy()
+        scores = predicted.chunk(2, dim=2)[0].flatten(0, 1).cpu().numpy()
         areas = [roc_auc_score(t, s) for t, s in zip(truth.T, scores.T, strict=True) if 0 < t.mean() < 1]
         return {"presence_auc": float(np.mean(areas))} if areas else {}
 
@@ -104,7 +104,7 @@ class PaintedLesions(Method):
         painter = LesionPainter(self.config.painted_lesions, self.context.device, seed=0)
         return painter(self.held_out.hu, self.held_out.size_mm)
 
-    def _said(self, maps: list[Tensor]) -> Tensor:
+    def _predicted(self, maps: list[Tensor]) -> Tensor:
         """Logits of presence, then amounts, [batch, place along depth, 2 * kind], from the pooled stages."""
         stages = [maps[stage].mean((3, 4)) for stage in self.context.pooled_stages]
         depth = stages[-1].shape[2]

@@ -18,7 +18,7 @@ class RandomNumbers:
         """Uniform in [0, 1)."""
         return torch.rand(shape, generator=self.random, device=self.device)
 
-    def between(self, low: float, high: float, *shape: int) -> Tensor:
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         """Uniform in [low, high)."""
         return low + (high - low) * self.share(*shape)
 

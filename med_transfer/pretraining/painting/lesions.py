@@ -116,9 +116,9 @@ class LesionPainter:
         share = _spread_over_slices(self.forms[form](slabs, place), slabs.voxel_mm)
         lighter = (draws.share(n) < self.config.lighter) & torch.tensor(form != "filling", device=slabs.hu.device)
         contrast = torch.where(
-            lighter, -draws.between(*self.config.lighter_hu, n), draws.between(*self.config.denser_hu, n)
+            lighter, -draws.uniform(*self.config.lighter_hu, n), draws.uniform(*self.config.denser_hu, n)
         )
-        uneven = wide(draws.between(0, 0.2, n)) * draws.field(slabs.hu, (3, 16, 16))
+        uneven = wide(draws.uniform(0, 0.2, n)) * draws.field(slabs.hu, (3, 16, 16))
         target = wide(place.tissue_hu) + wide(contrast) * (1 + uneven)
         change = share * place.tissue * (target - slabs.smooth)
         return torch.where(wide(lighter), change.clamp_max(0), change.clamp_min(0))
@@ -143,20 +143,20 @@ class LesionPainter:
         n, (low, high) = len(slabs.hu), radius_mm
         radius = wide(low * (high / low) ** self.draws.share(n))
         position = position_mm(slabs.hu, slabs.size_mm) - place.middle_mm[:, :, None, None, None]
-        stretch = self.draws.between(0.7, 1.4, n, 3)[:, :, None, None, None]
+        stretch = self.draws.uniform(0.7, 1.4, n, 3)[:, :, None, None, None]
         distance = (position * stretch).square().sum(1, keepdim=True).sqrt()
         rough = self.draws.field(slabs.hu, (3, 12, 12)) + 0.5 * self.draws.field(slabs.hu, (4, 28, 28))
-        return distance - radius * (1 + wide(self.draws.between(0, bumps, n)) * rough)
+        return distance - radius * (1 + wide(self.draws.uniform(0, bumps, n)) * rough)
 
     def _edge(self) -> float:
-        return float(self.draws.between(0.6, 2.5, 1))
+        return float(self.draws.uniform(0.6, 2.5, 1))
 
     def _blob(self, slabs: _Slabs, place: _Place) -> Tensor:
         return inside(self._ball(slabs, place, self.config.radius_mm), self._edge())
 
     def _rim(self, slabs: _Slabs, place: _Place) -> Tensor:
         distance = self._ball(slabs, place, (2 * self.config.radius_mm[0], self.config.radius_mm[1]))
-        thickness = float(self.draws.between(1.5, 5.0, 1))
+        thickness = float(self.draws.uniform(1.5, 5.0, 1))
         return inside(distance, self._edge()) - inside(distance + thickness, self._edge())
 
     def _crescent(self, slabs: _Slabs, place: _Place) -> Tensor:

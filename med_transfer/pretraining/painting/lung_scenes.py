@@ -42,7 +42,7 @@ class LungScenes:
         """As :meth:`__call__`, with the nodules that were painted."""
         made = ~crops.lung & (self.draws.share(len(crops.hu)) < self.config.lung)
         nodule = self.draws.share(len(crops.hu)) < torch.where(made | crops.lung, *self.config.nodule)
-        hu, painted = crops.hu.clone(), Nodules.none_in(crops.hu)
+        hu, painted = crops.hu.clone(), Nodules.empty(crops.hu)
         for part in made.nonzero()[:, 0].split(_CHUNK):
             hu[part] = self._lung(hu[part], crops.size_mm[part])
         for part in nodule.nonzero()[:, 0].split(_CHUNK):
@@ -56,31 +56,31 @@ class LungScenes:
         plain = self.draws.share(n) < self.config.plain
         hu = torch.where(wide(plain), self._parenchyma(hu), self._from_fat(hu))
         for _ in range(self.config.vessels):
-            radius = self.draws.between(0.4, 2.2, n)
+            radius = self.draws.uniform(0.4, 2.2, n)
             distance = distance_to_line(position, self.draws.offset(size_mm), self.draws.direction(n))
-            hu = blend(hu, inside(distance - radius[:, None, None, None, None], 0.5), self.draws.between(-50, 80, n))
+            hu = blend(hu, inside(distance - radius[:, None, None, None, None], 0.5), self.draws.uniform(-50, 80, n))
         wall = (position * self.draws.direction(n)[:, :, None, None, None]).sum(1, keepdim=True)
         depth = torch.where(
-            self.draws.share(n) < self.config.pleura, self.draws.between(0.1, 0.8, n) * size_mm.amin(1) / 2, 1e6
+            self.draws.share(n) < self.config.pleura, self.draws.uniform(0.1, 0.8, n) * size_mm.amin(1) / 2, 1e6
         )
-        return blend(hu, inside(depth[:, None, None, None, None] - wall, 0.7), self.draws.between(-80, 80, n))
+        return blend(hu, inside(depth[:, None, None, None, None] - wall, 0.7), self.draws.uniform(-80, 80, n))
 
     def _from_fat(self, hu: Tensor) -> Tensor:
         n = len(hu)
         return fat_to_lung(
             hu,
-            lung_hu=self.draws.between(-920, -780, n),
-            solid_hu=self.draws.between(-20, 60, n),
-            share=self.draws.between(0.6, 0.98, n),
-            power=self.draws.between(1, 3, n),
+            lung_hu=self.draws.uniform(-920, -780, n),
+            solid_hu=self.draws.uniform(-20, 60, n),
+            share=self.draws.uniform(0.6, 0.98, n),
+            power=self.draws.uniform(1, 3, n),
         )
 
     def _parenchyma(self, hu: Tensor) -> Tensor:
         n = len(hu)
         noise = torch.randn(hu.shape, generator=self.draws.random, device=self.draws.device)
         grain = F.avg_pool3d(noise, 3, stride=1, padding=1) * 3
-        cloud = wide(self.draws.between(5, 60, n)) * self.draws.field(hu, (6, 12, 12))
-        return wide(self.draws.between(-930, -780, n)) + cloud + wide(self.draws.between(10, 60, n)) * grain
+        cloud = wide(self.draws.uniform(5, 60, n)) * self.draws.field(hu, (6, 12, 12))
+        return wide(self.draws.uniform(-930, -780, n)) + cloud + wide(self.draws.uniform(10, 60, n)) * grain
 
 
 def fat_to_lung(hu: Tensor, lung_hu: Tensor, solid_hu: Tensor, share: Tensor, power: Tensor) -> Tensor:

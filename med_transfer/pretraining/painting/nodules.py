@@ -40,7 +40,7 @@ class Nodules:
     facts: Tensor
 
     @classmethod
-    def none_in(cls, hu: Tensor) -> Nodules:
+    def empty(cls, hu: Tensor) -> Nodules:
         """For a batch without nodules."""
         kind = torch.zeros(len(hu), dtype=torch.long, device=hu.device)
         return cls(kind, torch.zeros_like(hu), torch.zeros_like(hu), hu.new_zeros(len(hu), len(FACTS)))
@@ -69,13 +69,13 @@ class NodulePainter:
         low, high = self.config.radius_mm
         radius = torch.minimum(low * (high / low) ** draws.share(n), 0.4 * size_mm.amin(1))
         position = position_mm(hu, size_mm) - (0.15 * draws.offset(size_mm))[:, :, None, None, None]
-        stretch = draws.between(0.75, 1.33, n, 3)
+        stretch = draws.uniform(0.75, 1.33, n, 3)
         distance = (position * stretch[:, :, None, None, None]).square().sum(1, keepdim=True).sqrt()
         bumps = 0.45 * draws.share(n)
         outward = wide(bumps * radius) * (draws.field(hu, (4, 8, 8)) + 0.4 * draws.field(hu, (12, 24, 24)))
         mask = inside(distance - wide(radius) - outward, _EDGE_MM)
         kind = 1 + torch.bucketize(draws.share(n) * self.shares[-1], self.shares).clamp_max(len(KINDS) - 2)
-        core = torch.where(kind == _PART_SOLID, draws.between(0.3, 0.75, n), torch.zeros(n, device=hu.device))
+        core = torch.where(kind == _PART_SOLID, draws.uniform(0.3, 0.75, n), torch.zeros(n, device=hu.device))
         core_mask = torch.where(wide(core) > 0, inside(distance - wide(core * radius) - outward, _EDGE_MM), 0.0)
         painted = torch.maximum(hu, self._filled(hu, mask, core_mask, kind))  # vessels stay visible in ground glass
         whole = (kind == _SOLID) | (kind == _CALCIFIED)
@@ -87,7 +87,7 @@ class NodulePainter:
         return torch.where(wide(seen), painted, hu), shown
 
     def _filled(self, hu: Tensor, mask: Tensor, core_mask: Tensor, kind: Tensor) -> Tensor:
-        n, between = len(hu), self.draws.between
+        n, between = len(hu), self.draws.uniform
         density = torch.where(kind == _SOLID, between(-60, 90, n), between(-750, -350, n))
         density = torch.where(kind == _CALCIFIED, between(150, 700, n), density)
         texture = wide(between(5, 80, n)) * self.draws.field(hu, (8, 16, 16))

@@ -108,7 +108,7 @@ class CropSampler:
         """Whether whole scans, or slabs of them, are drawn."""
         return WHOLE in self._mixture
 
-    def again(self, seed: int) -> CropSampler:
+    def reseeded(self, seed: int) -> CropSampler:
         """A sampler of the same scans with its own random state; the scans on the device are shared."""
         other = copy.copy(self)
         other.random = torch.Generator(self.device).manual_seed(seed)
@@ -116,8 +116,8 @@ class CropSampler:
         return other
 
     def plain(self, seed: int) -> CropSampler:
-        """As :meth:`again`, but crops are not stretched, rotated, mirrored or cut."""
-        other = self.again(seed)
+        """As :meth:`reseeded`, but crops are not stretched, rotated, mirrored or cut."""
+        other = self.reseeded(seed)
         other.config = self.config.plain
         return other
 

@@ -15,7 +15,7 @@ from med_transfer.cohorts import SourceLock
 from med_transfer.pretraining.config import PretrainingConfig
 
 # Settings that may change when a run is resumed: locations of files, and speed.
-_NOT_OF_THE_RUN = {
+_CHANGEABLE_SETTINGS = {
     "weights": True,
     "checkpoint_seconds": True,
     "channels_last": True,
@@ -31,7 +31,7 @@ def same_settings(kept: str, wanted: str) -> bool:
     """
     config, *others = json.loads(kept)
     wanted_config, *wanted_others = json.loads(wanted)
-    default = PretrainingConfig(steps=1).model_dump(mode="json", exclude=_NOT_OF_THE_RUN)
+    default = PretrainingConfig(steps=1).model_dump(mode="json", exclude=_CHANGEABLE_SETTINGS)
     return others == wanted_others and _completed(config, default) == wanted_config
 
 
@@ -70,7 +70,7 @@ class Origin:
 
     def settings(self) -> str:
         """Settings, as JSON, that a checkpoint must share with a run that resumes it; known before scans are read."""
-        config = self.config.model_dump(mode="json", exclude=_NOT_OF_THE_RUN)
+        config = self.config.model_dump(mode="json", exclude=_CHANGEABLE_SETTINGS)
         return json.dumps([config, self.start_sha256, self.teacher_sha256, self.processes], sort_keys=True)
 
     def record(self, step: int, seconds: float, device: torch.device) -> dict:

@@ -128,7 +128,7 @@ def _salt(folder: Path) -> str:
 
 def _entries(scans: Path, config: PretrainingConfig, salt: str) -> tuple[Sequence[_Entry], Labels | None]:
     if scans.suffix.lower() == ".csv":
-        return _of_table(scans, config, salt)
+        return _table_entries(scans, config, salt)
     if config.method == "supervised":
         raise CohortError(
             "no table",
@@ -137,14 +137,14 @@ def _entries(scans: Path, config: PretrainingConfig, salt: str) -> tuple[Sequenc
             action="med-transfer index makes one, or choose a method that needs no labels",
         )
     if scans.suffix.lower() == ".npz" and not scans.is_dir():
-        return _of_stored(scans), None
-    entries = [_of_series(series, config, salt) for series in find_series(scans)]
+        return _stored_entries(scans), None
+    entries = [_series_entry(series, config, salt) for series in find_series(scans)]
     if not entries:
         raise ScanNotFound("no scan to learn from", where=scans, expected="DICOM, NIfTI, NRRD or MetaImage")
     return entries, None
 
 
-def _of_stored(path: Path) -> list[_Entry]:
+def _stored_entries(path: Path) -> list[_Entry]:
     """One entry for each scan of the file, so that a large file is never in memory as a whole."""
     readers, stamp = stored_scans(path), stamps([path])
     return [
@@ -152,18 +152,18 @@ def _of_stored(path: Path) -> list[_Entry]:
     ]
 
 
-def _of_series(series: Series, config: PretrainingConfig, salt: str) -> _Entry:
+def _series_entry(series: Series, config: PretrainingConfig, salt: str) -> _Entry:
     def read() -> SourceScan:
         _require_modality(series.modality, config, series.path)
         volume = isolated(read_scan, series, max_gap_mm=config.max_gap_mm, where=series.path)
         patient = isolated(identity, series, where=series.path).patient
-        return _of_patient(patient, prepare(volume, volume.content_hash, config.spacing_mm), salt)
+        return _with_patient(patient, prepare(volume, volume.content_hash, config.spacing_mm), salt)
 
-    key = _key(str(series.path), series.name, stamps(series.on_disk), _reading(config))
+    key = _key(str(series.path), series.name, stamps(series.on_disk), _reading_settings(config))
     return _Entry(str(series.path), key, read)
 
 
-def _of_table(path: Path, config: PretrainingConfig, salt: str) -> tuple[Sequence[_Entry], Labels | None]:
+def _table_entries(path: Path, config: PretrainingConfig, salt: str) -> tuple[Sequence[_Entry], Labels | None]:
     supervised = config.supervised if config.method == "supervised" else None
     labelled = supervised is not None and supervised.target == "label"
     cohort = Cohort.read(path, labelled=labelled)
@@ -180,22 +180,22 @@ def _of_table(path: Path, config: PretrainingConfig, salt: str) -> tuple[Sequenc
                 expected="a mask in every row" if with_mask else "roi_x_mm ... roi_size_mm or a mask in every row",
                 action="" if with_mask else "Or set supervised.region=whole",
             )
-    entries = [_of_case(case, config, with_region, labelled, salt) for case in cases]
+    entries = [_case_entry(case, config, with_region, labelled, salt) for case in cases]
     return entries, cohort.labels if labelled else None
 
 
-def _of_case(case: Case, config: PretrainingConfig, with_region: bool, labelled: bool, salt: str) -> _Entry:
+def _case_entry(case: Case, config: PretrainingConfig, with_region: bool, labelled: bool, salt: str) -> _Entry:
     def read() -> SourceScan:
         volume = isolated(read_scan, case.path, case.series_uid, max_gap_mm=config.max_gap_mm, where=case.path)
         _require_modality(volume.provenance.modality, config, case.path)
         region, mask = region_of_case(case, volume) if with_region else (None, None)
         centre_mm = region.centre_mm if region else None
         scan = prepare(volume, volume.content_hash, config.spacing_mm, mask, centre_mm)
-        return _of_patient(case.patient, scan, salt)
+        return _with_patient(case.patient, scan, salt)
 
     files = [path for path in (case.path, case.mask) if path]
     region = [case.roi_centre_mm, case.roi_size_mm, str(case.mask), case.mask_name, with_region, case.patient]
-    key = _key(str(case.path), case.series_uid, stamps(files), region, _reading(config))
+    key = _key(str(case.path), case.series_uid, stamps(files), region, _reading_settings(config))
     return _Entry(str(case), key, read, case.label if labelled else None)
 
 
@@ -204,11 +204,11 @@ def _require_modality(modality: str, config: PretrainingConfig, where: Path) -> 
         raise UnusableVoxels(Sentence("modality {modality}", modality=modality), where=where, expected=config.modality)
 
 
-def _of_patient(patient: str, scan: SourceScan, salt: str) -> SourceScan:
+def _with_patient(patient: str, scan: SourceScan, salt: str) -> SourceScan:
     return replace(scan, patient_hash=hash_names([patient], salt).get(patient, ""))
 
 
-def _reading(config: PretrainingConfig) -> list[object]:
+def _reading_settings(config: PretrainingConfig) -> list[object]:
     """Settings that affect how a scan is prepared."""
     return [config.spacing_mm, config.max_gap_mm, config.modality]
 

@@ -164,19 +164,19 @@ def stored_scans(path: Path) -> tuple[Callable[[], SourceScan], ...]:
     """
     if not path.is_file():
         raise ScanNotFound("no such file", where=path)
-    with _damage_explained(path), np.load(path, allow_pickle=False) as file:
+    with _explain_damage(path), np.load(path, allow_pickle=False) as file:
         index = json.loads(str(file["index"]))
     return tuple(partial(_stored_scan, path, n, entry) for n, entry in enumerate(index))
 
 
 def _stored_scan(path: Path, number: int, entry: dict) -> SourceScan:
-    with _damage_explained(path), np.load(path, allow_pickle=False) as file:
+    with _explain_damage(path), np.load(path, allow_pickle=False) as file:
         spacing = tuple(entry["spacing_mm"])
         return SourceScan(file[f"voxels_{number}"], spacing, entry["content_hash"], entry.get("patient_hash", ""))
 
 
 @contextmanager
-def _damage_explained(path: Path) -> Iterator[None]:
+def _explain_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, ValueError, TypeError, OSError, zipfile.BadZipFile) as error:

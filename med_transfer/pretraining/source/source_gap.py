@@ -20,14 +20,14 @@ from med_transfer.pretraining.methods.method import HEAD, Method
 N_INPUTS = 256
 
 
-def write_source_of(method: Method, encoder_file: Path) -> Path:
+def extract_source_features(method: Method, encoder_file: Path) -> Path:
     """Write features of plain inputs from the training scans, by the encoder as saved; returns the file's path.
 
     Raises:
         UsageError: the saved encoder is damaged.
         OutputError: the file cannot be written.
     """
-    encoder, scans, features = _as_written(method.encoder, encoder_file), set(), []
+    encoder, scans, features = _encoder_as_saved(method.encoder, encoder_file), set(), []
     for x, numbers in method.plain_inputs(N_INPUTS):
         features.append(_stages(method, x, encoder))
         scans |= set(numbers.tolist())
@@ -35,11 +35,11 @@ def write_source_of(method: Method, encoder_file: Path) -> Path:
     with encoder_file.open("rb") as stream:
         sha256 = hash_weights(stream)
     path = source_features_path(encoder_file)
-    write_source_features(path, SourceFeatures(sha256, len(scans), tables, input=input_in_words(method)))
+    write_source_features(path, SourceFeatures(sha256, len(scans), tables, input=describe_input(method)))
     return path
 
 
-def input_in_words(method: Method) -> str:
+def describe_input(method: Method) -> str:
     """The form in which the encoder saw the source's scans, in words, to help interpret the distance."""
     config, crops = method.config, method.config.crops
     extents = [*crops.size_mm, *(crops.large_size_mm if crops.large else ())]
@@ -50,7 +50,7 @@ def input_in_words(method: Method) -> str:
     return f"{what} as {' x '.join(map(str, config.input_shape))} voxels{painted}"
 
 
-def _as_written(encoder: Encoder, encoder_file: Path) -> Encoder:
+def _encoder_as_saved(encoder: Encoder, encoder_file: Path) -> Encoder:
     """The encoder in evaluation mode, in single precision, with the file's values, which are rounded to fp16."""
     written = copy.deepcopy(encoder)
     with left_behind(encoder_file, remove="checkpoint.pt beside it"):

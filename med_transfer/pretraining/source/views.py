@@ -53,10 +53,10 @@ class Degradation:
         """Degrade [batch, 1, depth, height, width] with values in ``output_range``."""
         bottom, top = output_range
         x = (x - bottom) / (top - bottom)
-        x = self._some(x, self.config.blur / 2, _blur_in_plane)
-        x = self._some(x, self.config.blur / 2, lambda y: _blur_in_plane(_blur_in_plane(y)))
+        x = self._apply_to_share(x, self.config.blur / 2, _blur_in_plane)
+        x = self._apply_to_share(x, self.config.blur / 2, lambda y: _blur_in_plane(_blur_in_plane(y)))
         for slices in (2, 3, 4):
-            x = self._some(x, self.config.thick_slices / 3, lambda y, n=slices: thick_slices(y, n))
+            x = self._apply_to_share(x, self.config.thick_slices / 3, lambda y, n=slices: thick_slices(y, n))
         gamma = torch.exp(self.config.gamma * self._uniform(len(x)))
         scale = 1 + self.config.scale * self._uniform(len(x))
         x = x.clamp_min(1e-4) ** gamma * scale + self.config.shift * self._uniform(len(x))
@@ -67,15 +67,15 @@ class Degradation:
     def hounsfield(self, hu: Tensor, window_hu: tuple[float, float]) -> Tensor:
         """Degrade crops in HU, before windowing and without gamma; intensity changes are in units of this window."""
         low, high = window_hu
-        x = self._some((hu - low) / (high - low), self.config.blur, _blur_in_plane)
+        x = self._apply_to_share((hu - low) / (high - low), self.config.blur, _blur_in_plane)
         for slices in (2, 3, 4):
-            x = self._some(x, self.config.thick_slices / 3, lambda y, n=slices: thick_slices(y, n))
+            x = self._apply_to_share(x, self.config.thick_slices / 3, lambda y, n=slices: thick_slices(y, n))
         x = x * (1 + self.config.scale * self._uniform(len(x))) + self.config.shift * self._uniform(len(x))
         noise = torch.randn(x.shape, generator=self.random, device=self.device)
         x = x + noise * self.config.noise * self._uniform(len(x)).clamp_min(0)
         return x * (high - low) + low
 
-    def _some(self, x: Tensor, share: float, change) -> Tensor:
+    def _apply_to_share(self, x: Tensor, share: float, change) -> Tensor:
         """Apply a change to a random share of the batch; the number is fixed, to avoid waiting for the device."""
         chosen = torch.randperm(len(x), generator=self.random, device=self.device)[: round(share * len(x))]
         return x.index_copy(0, chosen, change(x[chosen])) if len(chosen) else x
