@@ -43,7 +43,7 @@ class Deadline:
         return tell
 
     @contextmanager
-    def noting_interrupts(self) -> Iterator[None]:
+    def recording_interrupts(self) -> Iterator[None]:
         """Within the context, Ctrl-C raises KeyboardInterrupt as usual, and again at the next :meth:`check`.
 
         The second one is needed because Python drops an exception that a signal handler raises inside a destructor, and

@@ -76,7 +76,7 @@ def tune(
     strategies = usable_strategies(config.tuning.space, base, source.encoder, from_source=from_source)
     precision(base.training.precision)
     resolve_preprocessing(source.spec, base)  # errors are reported before anything is read or written
-    _require_as_many_folds(config.tuning.folds, split_cohort(cohort, base.split).n_fold_models)
+    _require_folds(config.tuning.folds, split_cohort(cohort, base.split).n_fold_models)
     with sole_writer(out, "a search"):
         started = (out / JOURNAL).exists() or (out / TRAINING_FOLDER).exists()
         claim(out / CONFIG_FILE, config, source, "search", started=started, same=lambda there: there == config)
@@ -87,7 +87,7 @@ def tune(
         return search.run(trials)
 
 
-def _require_as_many_folds(wanted: int | None, there: int) -> None:
+def _require_folds(wanted: int | None, there: int) -> None:
     if wanted is not None and wanted > there:
         raise ConfigError(
             f"{wanted} of {there} development folds",

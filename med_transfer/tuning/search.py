@@ -69,7 +69,7 @@ class Search:
             KeyboardInterrupt: after Ctrl-C, once the results are written.
         """
         try:
-            with self.deadline.noting_interrupts():
+            with self.deadline.recording_interrupts():
                 stopped = self._try_until_done(trials)
         except OutOfTime:
             stopped = f"the time of {self.deadline.minutes:g} minutes was over; the same command continues"
@@ -104,7 +104,7 @@ class Search:
         values = draw(trial, self.config.tuning.space, self.strategies) if trial.number else {}
         trial.set_user_attr("values", values)
         config = applied(self.config.base, values)
-        same = self._settled_by(trial, config)
+        same = self._earlier_equal_trial(trial, config)
         if same is not None:  # training the same config again would give the same figures
             trial.set_user_attr("repeats", same.number)
             trial.set_user_attr("figures", same.figures)
@@ -123,7 +123,7 @@ class Search:
         for folder in folders:  # the networks are not needed any more; features of frozen encoders are kept elsewhere
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _settled_by(self, trial: Trial, config: FinetuneConfig) -> TrialRecord | None:
+    def _earlier_equal_trial(self, trial: Trial, config: FinetuneConfig) -> TrialRecord | None:
         """The earlier trial with the same config that is complete or pruned, if any."""
         for earlier in self.study.records()[: trial.number]:
             ended = earlier.state in ("complete", "pruned") and earlier.repeats is None

@@ -18,9 +18,9 @@ from med_transfer.tuning.config import SearchSpace
 
 Values = dict[str, Any]  # a config's dotted keys
 
-_AUTOMATIC = ("linear_probe", "lp_ft", "layerwise_lr_decay", "full", "gradual_unfreezing")
+_DEFAULT_STRATEGIES = ("linear_probe", "lp_ft", "layerwise_lr_decay", "full", "gradual_unfreezing")
 _BY_STAGE = {"layerwise_lr_decay", "gradual_unfreezing"}  # strategies with a stage decay
-_UNPENALISED = {"scratch", "linear_probe", "attention_probe", "lora", "adapters"}
+_WITHOUT_REGULARISATION = {"scratch", "linear_probe", "attention_probe", "lora", "adapters"}
 _NONE = "none"
 
 
@@ -72,7 +72,7 @@ def _options(draws: Draws, space: SearchSpace, strategy: str) -> Values:
     if strategy == "surgical" and space.surgical_stages:
         named = {" ".join(map(str, stages)): stages for stages in space.surgical_stages}
         values["transfer.strategy.stages"] = named[draws.suggest_categorical("transfer.strategy.stages", list(named))]
-    if space.regularise and strategy in _UNPENALISED:
+    if space.regularise and strategy in _WITHOUT_REGULARISATION:
         values["transfer.regularise"] = ()
     elif space.regularise:
         named = {" ".join(penalties) or _NONE: penalties for penalties in space.regularise}
@@ -105,7 +105,7 @@ def usable_strategies(space: SearchSpace, base: FinetuneConfig, encoder: Encoder
         ConfigError: a strategy that is named in the space, or a limit, cannot work.
     """
     if space.strategies is None and not from_source:
-        _check_edges(space, "scratch", base, encoder, from_source=False)
+        _check_limits(space, "scratch", base, encoder, from_source=False)
         return ["scratch"]
     if from_source and "scratch" in (space.strategies or ()):
         raise ConfigError(
@@ -115,21 +115,21 @@ def usable_strategies(space: SearchSpace, base: FinetuneConfig, encoder: Encoder
             action="Tune it without backbone.weights, in another folder",
         )
     fits = []
-    for strategy in space.strategies or _AUTOMATIC:
+    for strategy in space.strategies or _DEFAULT_STRATEGIES:
         try:
-            applied(base, {"transfer.strategy": strategy} | _lighter(space, strategy))
+            applied(base, {"transfer.strategy": strategy} | _overriding_values(space, strategy))
         except ConfigError:
             if space.strategies is None:
                 continue  # a default strategy that the config rules out
             raise
-        _check_edges(space, strategy, base, encoder, from_source=from_source)
+        _check_limits(space, strategy, base, encoder, from_source=from_source)
         fits.append(strategy)
     if not fits:
         raise ConfigError("no strategy goes with this config", where="tuning.space.strategies", expected="at least one")
     return fits
 
 
-def _lighter(space: SearchSpace, strategy: str) -> Values:
+def _overriding_values(space: SearchSpace, strategy: str) -> Values:
     """Values that the space sets anyway, so that the base's values do not rule out the strategy."""
     values: Values = {"transfer.regularise": ()} if space.regularise else {}
     if strategy == "surgical" and space.surgical_stages:
@@ -139,16 +139,16 @@ def _lighter(space: SearchSpace, strategy: str) -> Values:
     return values
 
 
-def _check_edges(
+def _check_limits(
     space: SearchSpace, strategy: str, base: FinetuneConfig, encoder: Encoder, *, from_source: bool
 ) -> None:
     n_choices = max(len(space.surgical_stages), len(space.regularise), 2)
     for position in range(n_choices):
-        config = applied(base, draw(_Edge(position), space, [strategy]))
+        config = applied(base, draw(_LimitDraws(position), space, [strategy]))
         check_transfer(config.resolved(from_source=from_source), encoder)
 
 
-class _Edge:
+class _LimitDraws:
     """Draws the lower limits and first choices (position 0), or the upper limits and later choices."""
 
     def __init__(self, position: int) -> None:

@@ -68,7 +68,7 @@ class _Journal:
             raise output_error(self.path, error) from error
 
 
-def _without_half_a_line(journal: Path) -> None:
+def _remove_incomplete_line(journal: Path) -> None:
     """Remove an incomplete last line, left by a killed process or a full disk: new records would be appended to it.
 
     All lines are checked, since Optuna may read some of them only later. Raises any of ``DAMAGED`` if one is damaged.
@@ -100,7 +100,7 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         path, pruners = folder / JOURNAL, self._optuna.pruners
         with left_behind(path):
-            _without_half_a_line(path)
+            _remove_incomplete_line(path)
             journal = _Journal(path, JournalFileBackend(str(path), lock_obj=_NoLock()))  # type: ignore[arg-type]
             self._study = self._optuna.create_study(
                 storage=self._optuna.storages.JournalStorage(journal),  # type: ignore[arg-type]
