@@ -50,7 +50,7 @@ class Network:
         return self.build().eval()
 
 
-class _Opened:
+class _ReusedBuild:
     """Gives out the encoder that a check has built once, and builds it again for later calls.
 
     So a weights file is opened only once if features are computed once, and the encoder can be freed afterwards.
@@ -134,14 +134,14 @@ def find_candidates(
     """
     check = partial(_checked, accept_licence=accept_licence, channels=channels, instances=instances)
     specs = [find_backbone(name) for name in names] if names is not None else list(backbones().values())
-    ready = [_given(find_backbone(name), path, check) for name, path in given]
+    ready = [_from_file(find_backbone(name), path, check) for name, path in given]
     given_names = {candidate.spec.name for candidate in ready}
     left_out: dict[str, str] = {}
     for spec in specs:
         if names is not None and spec.name not in given_names:
-            ready.append(_named(spec, check))
+            ready.append(_from_name(spec, check))
         elif names is None:
-            ready += _at_hand(spec, check, left_out)
+            ready += _if_available(spec, check, left_out)
     if not ready:
         raise WeightsNotFound(
             "no backbone's weights are at hand",
@@ -152,13 +152,13 @@ def find_candidates(
     return Candidates(tuple(reversed(unique.values())), left_out)
 
 
-def _given(spec: BackboneSpec, path: Path, check: Check) -> Candidate:
+def _from_file(spec: BackboneSpec, path: Path, check: Check) -> Candidate:
     weights = bundle_folder(path)
     refuse_adapted_source(weights)
     return check(f"{spec.name} ({path})", spec, weights)
 
 
-def _named(spec: BackboneSpec, check: Check) -> Candidate:
+def _from_name(spec: BackboneSpec, check: Check) -> Candidate:
     if spec.weights is None:
         raise WeightsNotFound(
             f"backbone {spec.name} has no published weights",
@@ -168,12 +168,12 @@ def _named(spec: BackboneSpec, check: Check) -> Candidate:
     return check(spec.name, spec, None)
 
 
-def _at_hand(spec: BackboneSpec, check: Check, left_out: dict[str, str]) -> list[Candidate]:
+def _if_available(spec: BackboneSpec, check: Check, left_out: dict[str, str]) -> list[Candidate]:
     """The backbone if its weights are available; if they cannot be used, the reason goes to ``left_out``."""
     if not weights_at_hand(spec):
         return []
     try:
-        return [_named(spec, check)]
+        return [_from_name(spec, check)]
     except (MissingExtra, WeightsNotFound):
         return []
     except BackboneError as error:
@@ -197,5 +197,5 @@ def _checked(
         return load_backbone(spec.name, weights, accept_licence=accept_licence, channels=channels, instances=choice)
 
     loaded = load()
-    build = _Opened(loaded.encoder, lambda: load().encoder)
+    build = _ReusedBuild(loaded.encoder, lambda: load().encoder)
     return Candidate(name, loaded.spec, weights, loaded.sha256 or "", build)

@@ -21,7 +21,7 @@ from med_transfer.metrics.rates import weighted_balanced_accuracy
 from med_transfer.model.linear_head import fit_predict
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
-from med_transfer.selection.measures.inputs import finite_table, in_own_axes
+from med_transfer.selection.measures.inputs import finite_table, project_to_span
 
 _PENALTY = 10.0  # scikit-learn's C, for rows of mean squared length 1
 _NEIGHBOURS = 5
@@ -186,4 +186,4 @@ def _check(table: NDArray, truth: NDArray[np.bool_], patients: Sequence[str], fo
 def _standardised(table: NDArray[np.float64], train: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Standardise on the training scans, divide by the square root of the number of features, and reduce the axes."""
     scaled = StandardScaler().fit(table[train]).transform(table) / np.sqrt(table.shape[1])
-    return in_own_axes(scaled)
+    return project_to_span(scaled)

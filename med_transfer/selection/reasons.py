@@ -8,14 +8,14 @@ from med_transfer.finetuning.config import BackboneConfig
 from med_transfer.selection.ranking import is_evidence, tied_with_the_best
 from med_transfer.selection.record import BackboneScore, layer_text
 
-_NONE = "No pretrained backbone beats its own random weights on these scans by more than a standard error"
-_WORTHLESS = (
-    f"{_NONE}, and all fall short of them by more than that: nothing speaks for transferring any of them. Train from "
-    "scratch, gather more scans, or pretrain on scans of your own. Closest: "
+_NO_GAIN = "No pretrained backbone beats its own random weights on these scans by more than a standard error"
+_NONE_MAY_HELP = (
+    f"{_NO_GAIN}, and all fall short of them by more than that: nothing speaks for transferring any of them. Train "
+    "from scratch, gather more scans, or pretrain on scans of your own. Closest: "
 )
 
 
-def worth_a_try(ranking: Sequence[BackboneScore], start: BackboneConfig) -> BackboneScore | None:
+def choose_backbone_to_try(ranking: Sequence[BackboneScore], start: BackboneConfig) -> BackboneScore | None:
     """The backbone to try if none is recommended, among those that may help: the config's own, else the first."""
     may_help = [score for score in ranking if score.may_help]
     return next((score for score in may_help if _is_start(score, start)), may_help[0] if may_help else None)
@@ -32,25 +32,26 @@ def recommend(ranking: Sequence[BackboneScore], scans: int, start: BackboneConfi
     chosen = next((score for score in ranking if score.beats_random), None)
     if chosen is None:
         closest = max(ranking, key=lambda score: score.gain)
-        return None, f"{_told(worth_a_try(ranking, start), start)}{closest.name}, {_over_random(closest)}."
+        reason = _without_recommendation(choose_backbone_to_try(ranking, start), start)
+        return None, f"{reason}{closest.name}, {_over_random(closest)}."
     best = chosen.best
     parts = [
         f"{chosen.name}, stage {layer_text(best.stages)}: a linear probe on its frozen features reaches macro AUC "
         f"{best.macro_auc:.2f} (standard error {best.standard_error:.2f}), {_over_random(chosen)}.",
-        *_passed_over(ranking, chosen),
-        *_rivals([score for score in ranking if score.beats_random and score is not chosen], chosen, scans),
+        *_skipped_backbones(ranking, chosen),
+        *_tied_backbones([score for score in ranking if score.beats_random and score is not chosen], chosen, scans),
     ]
     if not chosen.commercial_use:
         parts.append(f"Its licence ({chosen.licence}) allows no commercial use.")
     return chosen.name, " ".join(parts)
 
 
-def _told(attempt: BackboneScore | None, start: BackboneConfig) -> str:
+def _without_recommendation(attempt: BackboneScore | None, start: BackboneConfig) -> str:
     if attempt is None:
-        return _WORTHLESS
+        return _NONE_MAY_HELP
     why = "where the config starts" if _is_start(attempt, start) else "the first that may help"
     return (
-        f"{_NONE}. Nor is it shown that they are worth nothing: `finetune` from {attempt.name} ({why}) with "
+        f"{_NO_GAIN}. Nor is it shown that they are worth nothing: `finetune` from {attempt.name} ({why}) with "
         "`--on-harm fallback` also trains the same network from scratch, and keeps that one where transfer is shown to "
         "harm; more scans would tell. Closest: "
     )
@@ -67,22 +68,22 @@ def _over_random(score: BackboneScore) -> str:
     )
 
 
-def _passed_over(ranking: Sequence[BackboneScore], chosen: BackboneScore) -> list[str]:
+def _skipped_backbones(ranking: Sequence[BackboneScore], chosen: BackboneScore) -> list[str]:
     """Sentences on backbones ranked before the chosen one, which do not beat their own random weights."""
     before = list(ranking)[: list(ranking).index(chosen)]
     return [f"{score.name} stands before it but does not beat its own random weights." for score in before]
 
 
-def _rivals(rivals: Sequence[BackboneScore], chosen: BackboneScore, scans: int) -> list[str]:
+def _tied_backbones(rivals: Sequence[BackboneScore], chosen: BackboneScore, scans: int) -> list[str]:
     """Sentences on backbones that the probe cannot distinguish from the chosen one, and on what decided."""
     tied = tied_with_the_best([score.best for score in (chosen, *rivals)])
-    return [_decided(score, chosen, scans) for score in rivals if score.best in tied]
+    return [_tie_break(score, chosen, scans) for score in rivals if score.best in tied]
 
 
-def _decided(rival: BackboneScore, chosen: BackboneScore, scans: int) -> str:
-    mine, theirs = chosen.best.log_me, rival.best.log_me
-    figures = f"{mine:.3f} against {theirs:.3f} a scan"
-    if is_evidence(mine - theirs, scans):
+def _tie_break(rival: BackboneScore, chosen: BackboneScore, scans: int) -> str:
+    chosen_log_me, rival_log_me = chosen.best.log_me, rival.best.log_me
+    figures = f"{chosen_log_me:.3f} against {rival_log_me:.3f} a scan"
+    if is_evidence(chosen_log_me - rival_log_me, scans):
         by = f"LogME decided, {figures}"
     elif chosen.cost.activations_mib < rival.cost.activations_mib:
         by = (

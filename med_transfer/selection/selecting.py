@@ -32,7 +32,7 @@ from med_transfer.selection.measuring import (
     require_finite,
 )
 from med_transfer.selection.ranking import rank
-from med_transfer.selection.reasons import recommend, worth_a_try
+from med_transfer.selection.reasons import choose_backbone_to_try, recommend
 from med_transfer.selection.record import BackboneScore, Cost, DomainGap, Selection, Stages
 from med_transfer.selection.report import write_selection
 from med_transfer.selection.source import other_input, source_features, source_head, why_unknown
@@ -94,16 +94,16 @@ def select(
 
 
 def _fitting(candidates: Candidates, config: FinetuneConfig, *, named: bool) -> Candidates:
-    """Candidates that support the config's input and have its stages. Raises ConfigError, see :func:`_passing`."""
+    """Candidates that support the config's input and have its stages. Raises ConfigError, see :func:`_filtered`."""
 
     def check(candidate: Candidate) -> None:
         layers_of(candidate.spec, config.backbone.pooled_stages)
         resolve_preprocessing(candidate.spec, config)
 
-    return _passing(candidates, check, ConfigError, named=named)
+    return _filtered(candidates, check, ConfigError, named=named)
 
 
-def _passing(
+def _filtered(
     candidates: Candidates,
     check: Callable[[Candidate], None],
     refusal: type[ConfigError | BackboneError],
@@ -195,12 +195,12 @@ def _without_leaks(candidates: Candidates, cohort: Cohort, hashes: Sequence[Imag
 
 
 def _with_finite_features(candidates: Candidates, target: Target, *, named: bool) -> Candidates:
-    """Candidates whose features are finite for every scan. Raises BackboneError, see :func:`_passing`."""
+    """Candidates whose features are finite for every scan. Raises BackboneError, see :func:`_filtered`."""
 
     def check(candidate: Candidate) -> None:
         require_finite(candidate.name, target.features[candidate.network.key], target.cohort)
 
-    return _passing(candidates, check, BackboneError, named=named)
+    return _filtered(candidates, check, BackboneError, named=named)
 
 
 def _score(
@@ -221,9 +221,9 @@ def _score(
         licence=candidate.spec.licence,
         commercial_use=candidate.spec.commercial_use,
         best=best.score,
-        layers=_in_depth(measured),
+        layers=_scores_by_depth(measured),
         random_best=random[0].score,
-        random_layers=_in_depth(random),
+        random_layers=_scores_by_depth(random),
         gain=gain,
         gain_standard_error=gain_standard_error,
         leep=_leep(candidate, features, target),
@@ -232,7 +232,7 @@ def _score(
     )
 
 
-def _in_depth(measured: Sequence[MeasuredLayer]) -> tuple:
+def _scores_by_depth(measured: Sequence[MeasuredLayer]) -> tuple:
     return tuple(sorted((layer.score for layer in measured), key=lambda score: (len(score.stages), score.stages)))
 
 
@@ -267,7 +267,7 @@ def _selection(
     contenders = {score.best.criteria(score.name, score.cost.activations_mib): score for score in scores}
     ranking = tuple(contenders[criteria] for criteria in rank(list(contenders), len(target.cohort)))
     recommended, reason = recommend(ranking, len(target.cohort), start)
-    attempt = worth_a_try(ranking, start) if recommended is None else None
+    attempt = choose_backbone_to_try(ranking, start) if recommended is None else None
     labels = target.cohort.labels
     return Selection(
         ranking=ranking,

@@ -25,12 +25,14 @@ from med_transfer.selection.candidates import Candidate
 from med_transfer.selection.measuring import NOTHING_STORED
 from med_transfer.selection.record import Stages
 
-_SHORTENED = "the bundle describes its training scans behind an autoencoder's bottleneck, not as the encoder gives them"
+_BEHIND_BOTTLENECK = (
+    "the bundle describes its training scans behind an autoencoder's bottleneck, not as the encoder gives them"
+)
 _RECOLOURED = (
     "the bundle describes its training scans as CORAL recoloured them for another site, not as the encoder gives them"
 )
 _POOLED_OTHERWISE = "slices or tiles of the source were cut or pooled otherwise than backbone says"
-_NOT_OF_THE_INPUT = {"modality", "max_gap_mm"}  # which scans are accepted, not how they are preprocessed
+_SCAN_SELECTION_SETTINGS = {"modality", "max_gap_mm"}  # which scans are accepted, not how they are preprocessed
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,10 @@ def source_features(candidate: Candidate) -> SourceFeatures | None:
     """
     if why_unknown(candidate) == _POOLED_OTHERWISE:
         return None
-    for path in _places(candidate):
+    for path in _source_feature_paths(candidate):
         if path.is_file():
             return read_source_features(path, candidate.sha256)
-    return None if why_unknown(candidate) else _of_bundle(candidate)
+    return None if why_unknown(candidate) else _features_of_bundle(candidate)
 
 
 def why_unknown(candidate: Candidate) -> str:
@@ -94,7 +96,7 @@ def why_unknown(candidate: Candidate) -> str:
         return NOTHING_STORED
     transfer = read_record(folder).transfer
     mapping = transfer.mapping if transfer is not None else None
-    return {"autoencoder": _SHORTENED, "coral": _RECOLOURED}.get(mapping or "", "")
+    return {"autoencoder": _BEHIND_BOTTLENECK, "coral": _RECOLOURED}.get(mapping or "", "")
 
 
 def source_head(candidate: Candidate) -> SourceHead | None:
@@ -123,7 +125,7 @@ def other_input(candidate: Candidate, source: SourceFeatures | None, here: Prepr
     if folder is None:
         return ""
     there, now = (
-        config.model_dump(mode="json", exclude=_NOT_OF_THE_INPUT)
+        config.model_dump(mode="json", exclude=_SCAN_SELECTION_SETTINGS)
         for config in (read_record(folder).preprocessing, here)
     )
     return ", ".join(f"{name} {there[name]} (here {now[name]})" for name in there if there[name] != now[name])
@@ -133,7 +135,7 @@ def _layer(tensors: dict[str, NDArray], name: str) -> Layer:
     return Layer(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
 
 
-def _places(candidate: Candidate) -> list[Path]:
+def _source_feature_paths(candidate: Candidate) -> list[Path]:
     stored = stored_weights(candidate.spec) if candidate.weights is None else candidate.weights
     next_to_weights = [source_features_path(weights_in(stored))] if stored is not None else []
     by_name = [source_features_path(store_folder() / candidate.spec.name)] if candidate.weights is None else []
@@ -145,7 +147,7 @@ def _bundle(candidate: Candidate) -> Path | None:
     return folder if folder is not None and (folder / RECORD_FILE).is_file() else None
 
 
-def _of_bundle(candidate: Candidate) -> SourceFeatures | None:
+def _features_of_bundle(candidate: Candidate) -> SourceFeatures | None:
     """A Gaussian of the first fold model's training scans, from its novelty; its unused components are zero."""
     folder = _bundle(candidate)
     if folder is None:

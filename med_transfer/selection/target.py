@@ -150,12 +150,12 @@ def _assemble(usable: Sequence[int], split: Split, readings: _Readings, config: 
         folds_of_run(subset, split, positions, config),
         tuple(readings.hashes[number] for number in chosen),
         {key: tuple(features[number] for number in chosen) for key, features in readings.features.items()},
-        _named(readings.cohort, readings.failed),
+        _failures_by_name(readings.cohort, readings.failed),
         config.seed,
     )
 
 
-def _named(cohort: Cohort, failed: dict[int, str]) -> dict[str, str]:
+def _failures_by_name(cohort: Cohort, failed: dict[int, str]) -> dict[str, str]:
     """Failures by scan, or by row if several rows share a scan: series of one folder, or regions of one scan."""
     times, cases = Counter(case.scan for case in cohort.cases), cohort.cases
     return {

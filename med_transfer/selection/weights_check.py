@@ -102,7 +102,7 @@ def verify(backbone: LoadedBackbone, volumes: Sequence[Volume], progress: Progre
     native = backbone.spec.input
     features = _features(backbone, list(_images(volumes, native)))
     if not keeps_statistics(backbone.encoder):
-        return _without_memory(features, len(volumes))
+        return _verdict_without_statistics(features, len(volumes))
     has_unit = any(volume.provenance.modality != "MR" for volume in volumes)
     inputs, agreements = _alternatives(native, has_unit), []
     for alternative in inputs:
@@ -194,7 +194,7 @@ def _alternatives(native: InputSpec, has_unit: bool) -> list[_Alternative]:
             _Alternative("window", f"window {low:g} to {high:g} HU", replace(native, window_hu=(low, high)))
             for low, high in windows
         ),
-        *(_Alternative("axes", f"axes {axes}", _turned(native, axes)) for axes in turns),
+        *(_Alternative("axes", f"axes {axes}", _reordered(native, axes)) for axes in turns),
     ]
 
 
@@ -207,7 +207,7 @@ def _same_axes(first: str, second: str) -> bool:
     return _kinds(first) == _kinds(second)
 
 
-def _turned(native: InputSpec, axes: str) -> InputSpec:
+def _reordered(native: InputSpec, axes: str) -> InputSpec:
     """The same input at the same voxel sizes, with its array axes in another order."""
     order = [_kinds(native.orientation).index(letter) for letter in _kinds(axes)]
     spacing = tuple(native.spacing_mm[i] for i in order) if native.spacing_mm else None
@@ -257,7 +257,7 @@ def _features(backbone: LoadedBackbone, images: Sequence[Tensor]) -> Features:
     return Features(float(entropy.exp()), float(off_diagonal.mean()) if len(off_diagonal) else 1.0)
 
 
-def _without_memory(features: Features, count: int) -> Fit:
+def _verdict_without_statistics(features: Features, count: int) -> Fit:
     """The verdict without stored statistics, by the cosine between scans; the effective rank is reported.
 
     It is computed as in RankMe (Garrido et al. 2023, arXiv:2210.02885), as the exponential of the entropy.

@@ -15,7 +15,7 @@ from med_transfer.errors import BackboneError, UnknownBackbone, WeightsNotFound
 from med_transfer.finetuning.config import BackboneConfig, FinetuneConfig
 from med_transfer.selection import selecting
 from med_transfer.selection.candidates import find_candidates
-from med_transfer.selection.reasons import recommend, worth_a_try
+from med_transfer.selection.reasons import choose_backbone_to_try, recommend
 from med_transfer.selection.record import BackboneScore, Cost, DomainGap, LayerScore
 
 
@@ -162,7 +162,7 @@ def test_none_is_recommended_when_none_beats_its_random_weights():
 def test_nothing_shown_is_no_reason_to_leave_where_the_config_starts(gain_of_start, weights, found):
     others = [score(name, 0.8, gain, backbone="resnet18-w8") for name, gain in (("short", -0.1), ("first", 0.02))]
     ranking = [*others, score("start", 0.7, gain_of_start, weights=weights)]
-    attempt = worth_a_try(ranking, START)
+    attempt = choose_backbone_to_try(ranking, START)
     assert attempt is not None
     assert attempt.name == found
     _, reason = recommend(ranking, 50, START)
@@ -174,7 +174,7 @@ def test_what_falls_short_of_its_random_weights_is_no_open_question():
     ranking = [score("a", 0.8, -0.05), score("b", 0.7, -0.1)]
     name, reason = recommend(ranking, 50, START)
     assert name is None
-    assert worth_a_try(ranking, START) is None
+    assert choose_backbone_to_try(ranking, START) is None
     assert "more than a standard error, and all fall short of them by more than that" in reason
     assert "Train from scratch, gather more scans" in reason
 

@@ -54,7 +54,7 @@ def mmd(source: ArrayLike, target: ArrayLike, n_permutations: int = 500, seed: i
 
     Source: Gretton et al. 2012, JMLR 13:723; median heuristic, Garreau et al. 2017, arXiv:1707.07269.
     """
-    first, second = _both(source, target)
+    first, second = _checked_pair(source, target)
     points = np.concatenate([first, second])
     distances = cdist(points, points)
     bandwidth = float(np.median(pdist(points))) or float(distances.max()) or 1.0
@@ -97,7 +97,7 @@ def proxy_a_distance(
 
     Source: Ben-David et al. 2006, NeurIPS 19; Ganin et al. 2016, JMLR 17:59.
     """
-    first, second = _both(source, target)
+    first, second = _checked_pair(source, target)
     patients = [f"target {name}" for name in (target_patients or range(len(second)))]
     patients = [*(f"source {number}" for number in range(len(first))), *patients]
     truth = np.eye(2, dtype=bool)[np.r_[np.zeros(len(first), int), np.ones(len(second), int)]]
@@ -106,7 +106,7 @@ def proxy_a_distance(
     return max(0.0, 2 * (2 * told - 1))
 
 
-def _both(source: ArrayLike, target: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _checked_pair(source: ArrayLike, target: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     first, second = finite_table(source), finite_table(target)
     if first.shape[1] != second.shape[1]:
         raise UsageError(f"{first.shape[1]} and {second.shape[1]} features", expected="the same layer of one network")

@@ -37,7 +37,7 @@ def finite_table(features: ArrayLike) -> NDArray[np.float64]:
     return table
 
 
-def in_own_axes(table: NDArray[np.float64]) -> NDArray[np.float64]:
+def project_to_span(table: NDArray[np.float64]) -> NDArray[np.float64]:
     """The same points in the axes that they span, [scan, axis], with at most as many axes as scans.
 
     This is a rotation: distances and scalar products do not change, and later steps cost scans squared instead of

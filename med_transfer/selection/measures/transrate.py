@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from med_transfer.selection.measures.inputs import checked, in_own_axes
+from med_transfer.selection.measures.inputs import checked, project_to_span
 
 _DISTORTION = 1e-4  # squared, for features of mean squared length 1; the authors' value
 
@@ -30,7 +30,7 @@ def trans_rate(features: ArrayLike, labels: ArrayLike) -> float:
     length = np.sqrt((centred**2).sum(axis=1).mean())
     if length <= 1e-12 * np.abs(table).max(initial=0.0):
         return 0.0
-    points = in_own_axes(centred / length)
+    points = project_to_span(centred / length)
     shares = np.bincount(classes) / len(classes)
     within = sum(share * _rate(points[classes == number]) for number, share in enumerate(shares))
     return _rate(points) - float(within)
