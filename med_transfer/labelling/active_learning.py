@@ -43,11 +43,11 @@ def entropy(probabilities: NDArray[np.float64], *, multilabel: bool = False) -> 
     """
     if multilabel:
         either = np.stack([probabilities, 1 - probabilities], axis=-1)
-        return (_surprise(either).sum(axis=-1) / np.log(2)).mean(axis=1)
-    return _surprise(probabilities).sum(axis=1) / np.log(probabilities.shape[1])
+        return (_entropy_terms(either).sum(axis=-1) / np.log(2)).mean(axis=1)
+    return _entropy_terms(probabilities).sum(axis=1) / np.log(probabilities.shape[1])
 
 
-def _surprise(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+def _entropy_terms(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return -probabilities * np.log(np.clip(probabilities, np.finfo(float).tiny, 1))
 
 

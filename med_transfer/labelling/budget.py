@@ -22,7 +22,7 @@ from med_transfer.labelling.curve_samples import SubsetPredictions, curve_sample
 from med_transfer.labelling.finetuned import divisible, finetuned_curve, start_of_finetuning
 from med_transfer.labelling.label_forecast import forecast, too_few_sizes
 from med_transfer.labelling.probe_curve import CurvePlan, patients_learned, probe_curve, training_subsets
-from med_transfer.labelling.record import LEAST_SMALLEST, Budget, BudgetSettings
+from med_transfer.labelling.record import MIN_SMALLEST_SUBSET, Budget, BudgetSettings
 from med_transfer.labelling.report import write_budget
 from med_transfer.model.classifier import stages_from_front
 from med_transfer.preprocessing import PreprocessingConfig
@@ -85,7 +85,7 @@ def _budget(
     backbone: str,
 ) -> Budget:
     curves = curve_samples(predictions, settings.measure, settings.n_draws, settings.seed)
-    chosen = [curve for curve in curves if settings.speaks_of(curve.name)]
+    chosen = [curve for curve in curves if settings.is_requested(curve.name)]
     forecasts = []
     for done, curve in enumerate(chosen):
         progress("forecasts", done, len(chosen), curve.name)
@@ -119,7 +119,7 @@ def without_forecast(cohort: Cohort, config: FinetuneConfig, settings: BudgetSet
     learned = patients_learned(subsets, training.truth, training.patients, plan)
     sizes = sizes_of_curves(*learned, settings.measure, training.labels)
     curves: dict[str, list[str]] = {}
-    for name in filter(settings.speaks_of, sizes):
+    for name in filter(settings.is_requested, sizes):
         if reason := too_few_sizes(distinct_sizes(sizes[name])[0]):
             curves.setdefault(reason, []).append(name)
     return curves
@@ -128,7 +128,7 @@ def without_forecast(cohort: Cohort, config: FinetuneConfig, settings: BudgetSet
 def curve_plan(cohort: Cohort, folds: NDArray[np.intp], settings: BudgetSettings) -> CurvePlan:
     """The plan of subsets for a cohort's training folds, with as many folds as the run has."""
     return CurvePlan(
-        smallest=settings.smallest or max(LEAST_SMALLEST, 2 * len(cohort.labels)),
+        smallest=settings.smallest or max(MIN_SMALLEST_SUBSET, 2 * len(cohort.labels)),
         n_sizes=settings.n_sizes,
         repeats=settings.repeats or (1 if settings.finetune else 10),
         n_folds=len(set(folds.tolist())),

@@ -83,7 +83,7 @@ def curve_samples(
     sizes = sizes_of_curves(predictions.learned, predictions.learned_in_all, measure, predictions.labels)
     judged_by = predictions.truth if measure == "sensitivity" else np.ones((len(patients), 1), dtype=bool)
     return [
-        _rising(CurveSamples(name, of_curve, values[:, c], draws[:, :, c], len(set(patients[judged_by[:, c]]))))
+        _increasing(CurveSamples(name, of_curve, values[:, c], draws[:, :, c], len(set(patients[judged_by[:, c]]))))
         for c, (name, of_curve) in enumerate(sizes.items())
     ]
 
@@ -128,7 +128,7 @@ def _learning_deviations(
     return np.einsum("dr,rsc->dsc", mixtures, deviations) * np.sqrt(1 / repeats + share / (1 - share))[:, None]
 
 
-def _rising(samples: CurveSamples) -> CurveSamples:
+def _increasing(samples: CurveSamples) -> CurveSamples:
     """The curve with sizes of equally many patients merged into their mean, and sizes without patients removed."""
     sizes, groups = distinct_sizes(samples.patients)
     weights = np.eye(len(sizes))[groups]

@@ -82,7 +82,7 @@ def forecast(samples: CurveSamples, target: float, multiple: float = MULTIPLE) -
     errors = _standard_errors(draws)
     curve = fit_power_law(samples.patients, samples.values, errors)
     curves = tuple(fit_power_law(samples.patients, draw, errors, near=curve) for draw in draws)
-    return _read_off(samples, target, multiple, curve, curves)
+    return _forecast_from_curves(samples, target, multiple, curve, curves)
 
 
 def _too_few(samples: CurveSamples, draws: NDArray[np.float64]) -> str:
@@ -112,7 +112,7 @@ def _standard_errors(draws: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.maximum(errors, max(float(np.median(errors)) / 2, _LEAST_ERROR))
 
 
-def _read_off(
+def _forecast_from_curves(
     samples: CurveSamples, target: float, multiple: float, curve: PowerLaw, curves: tuple[PowerLaw, ...]
 ) -> Forecast:
     present = float(samples.patients[-1])
@@ -126,27 +126,27 @@ def _read_off(
         multiple=multiple,
         outcome=outcome,
         samples=samples,
-        more=_more(ratio, samples.labelled) if outcome == "forecast" else None,
+        more=_additional_patients(ratio, samples.labelled) if outcome == "forecast" else None,
         interval=_interval(ratios, multiple, samples.labelled),
         share_reaching=float((ratios <= multiple).mean()),
         now=(now, float(low), float(high)),
-        reason=_why_not(curve, target, multiple) if outcome == "out of reach" else "",
+        reason=_reason_out_of_reach(curve, target, multiple) if outcome == "out of reach" else "",
         curve=curve,
         curves=curves,
     )
 
 
-def _more(ratio: float, labelled: int) -> int:
+def _additional_patients(ratio: float, labelled: int) -> int:
     return max(0, math.ceil((ratio - 1) * labelled - 1e-9))
 
 
 def _interval(ratios: NDArray[np.float64], multiple: float, labelled: int) -> tuple[int | None, int | None]:
     limits = np.quantile(ratios, [0.025, 0.975], method="inverted_cdf")  # no interpolation, as ratios can be infinite
-    low, high = (_more(float(ratio), labelled) if ratio <= multiple else None for ratio in limits)
+    low, high = (_additional_patients(float(ratio), labelled) if ratio <= multiple else None for ratio in limits)
     return low, high
 
 
-def _why_not(curve: PowerLaw, target: float, multiple: float) -> str:
+def _reason_out_of_reach(curve: PowerLaw, target: float, multiple: float) -> str:
     if curve.asymptote <= target:
         return f"the curve levels off at {curve.asymptote:.2f}"
     return f"the curve is below {target:g} with {multiple:g} times the patients at hand"

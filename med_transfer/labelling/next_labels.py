@@ -17,7 +17,7 @@ from med_transfer.cohorts.overwriting import require_replaceable
 from med_transfer.errors import NothingDone, UsageError
 from med_transfer.inference import Predictor, load_bundle, scans_to_predict
 from med_transfer.labelling.active_learning import Chosen, choose_next, entropy
-from med_transfer.labelling.unlabelled import Unlabelled, see_scans
+from med_transfer.labelling.unlabelled import Unlabelled, run_bundle_on_scans
 from med_transfer.predictions.record import Prediction
 from med_transfer.progress import Progress, silent
 
@@ -87,7 +87,7 @@ def next_labels(
     if out_of_distribution_above is not None and not 0 <= out_of_distribution_above <= 1:
         raise UsageError(f"novelty limit {out_of_distribution_above}", expected="from 0 to 1")
     out = Path(out)
-    left_out, apart = _beside(out)
+    left_out, apart = _companion_tables(out)
     columns = {out: _COLUMNS, left_out: _LEFT_OUT_COLUMNS, apart: _OUT_OF_DISTRIBUTION_COLUMNS}
     for table, of_table in columns.items():
         require_replaceable(table, of_table, Path(scans))
@@ -97,7 +97,7 @@ def next_labels(
         return _next_labels(predictor, Path(scans), out, n, limit, seed, progress)
 
 
-def _beside(out: Path) -> tuple[Path, Path]:
+def _companion_tables(out: Path) -> tuple[Path, Path]:
     """Paths of the tables of scans that cannot be used, and of those that are out-of-distribution."""
     return out.with_name(f"{out.stem}-left-out.csv"), out.with_name(f"{out.stem}-out-of-distribution.csv")
 
@@ -105,9 +105,9 @@ def _beside(out: Path) -> tuple[Path, Path]:
 def _next_labels(
     predictor: Predictor, scans: Path, out: Path, n: int, limit: float, seed: int, progress: Progress
 ) -> NextLabels:
-    left_out, apart = _beside(out)
+    left_out, apart = _companion_tables(out)
     items, _ = scans_to_predict(scans, predictor.record.preprocessing)
-    usable, failed = see_scans(predictor, items, out.with_suffix(".cache"), progress)
+    usable, failed = run_bundle_on_scans(predictor, items, out.with_suffix(".cache"), progress)
     write_csv(left_out, _LEFT_OUT_COLUMNS, [{name: getattr(one, name) for name in _LEFT_OUT_COLUMNS} for one in failed])
     untrained = _not_trained_on(usable, predictor.record)
     in_distribution = [scan for scan in untrained if scan.seen.novelty <= limit]
@@ -116,7 +116,7 @@ def _next_labels(
         write_csv(apart, _OUT_OF_DISTRIBUTION_COLUMNS, [_out_of_distribution_row(scan, limit) for scan in beyond])
     found = NextLabels(out, apart, 0, len(beyond), len(usable) - len(untrained), left_out, tuple(failed))
     if not in_distribution:
-        raise _nothing_left(scans, found)
+        raise _no_scan_error(scans, found)
     chosen = _choose(in_distribution, predictor.record, n, seed)
     rows = [
         _row(rank, in_distribution[choice.position], choice.distance, predictor.record)
@@ -154,14 +154,14 @@ def _row(rank: int, scan: Unlabelled, distance: float, record: BundleRecord) -> 
         "scan": scan.scan,
         "patient": scan.patient,
         "series_uid": scan.seen.series_uid,
-        "reason": f"{_doubt(scan, record)}; unlike those ranked before it" if rank > 1 else _doubt(scan, record),
+        "reason": _uncertainty(scan, record) + ("; unlike those ranked before it" if rank > 1 else ""),
         "entropy": f"{unsure:.3f}",
         "distance": f"{distance:.3f}",
         "novelty": f"{scan.seen.novelty:.2f}",
     }
 
 
-def _doubt(scan: Unlabelled, record: BundleRecord) -> str:
+def _uncertainty(scan: Unlabelled, record: BundleRecord) -> str:
     probabilities = scan.seen.probabilities
     if record.multilabel:
         nearest = int(np.abs(probabilities - 0.5).argmin())
@@ -181,7 +181,7 @@ def _out_of_distribution_row(scan: Unlabelled, limit: float) -> dict[str, str]:
     }
 
 
-def _nothing_left(scans: Path, found: NextLabels) -> NothingDone:
+def _no_scan_error(scans: Path, found: NextLabels) -> NothingDone:
     counts = {
         f"cannot be used (see {found.left_out.name})": len(found.failed),
         "taught this bundle, or their patients did": found.n_trained_on,

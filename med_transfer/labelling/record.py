@@ -18,7 +18,7 @@ WAY_MEANS: dict[Way, str] = {
     ),
     "fine-tuning": "Measured by fine-tuning on subsets of the patients.",
 }
-LEAST_SMALLEST = 5
+MIN_SMALLEST_SUBSET = 5
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class BudgetSettings:
         """How the curves are measured."""
         return "fine-tuning" if self.finetune else "linear probe"
 
-    def speaks_of(self, curve: str) -> bool:
+    def is_requested(self, curve: str) -> bool:
         """Whether a forecast of this curve was asked for."""
         return not self.classes or curve in self.classes
 

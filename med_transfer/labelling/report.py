@@ -90,15 +90,15 @@ def sentence(forecast: Forecast, measure: str) -> str:
     now, low, high = forecast.now
     present = f"{what} is {now:.2f} ({low:.2f} to {high:.2f}) with the present {forecast.samples.labelled} {kind}"
     if forecast.outcome == "reached":
-        return f"{head}{present}; the target of {target} is reached{_how_surely(forecast, low)}."
+        return f"{head}{present}; the target of {target} is reached{_uncertainty_clause(forecast, low)}."
     if forecast.outcome == "forecast":
         return (
             f"{head}to reach {what} {target} you need about {_rounded_up(forecast.more or 0)} more {kind} "
-            f"(95 % interval {_limits(forecast)}); now {present}{_how_surely(forecast, 0.0)}."
+            f"(95 % interval {_limits(forecast)}); now {present}{_uncertainty_clause(forecast, 0.0)}."
         )
     return (
         f"{head}{what} {target} is not foreseen within {forecast.multiple:g} times the patients at hand: "
-        f"{forecast.reason}; now {present}{_how_surely(forecast, 0.0)}."
+        f"{forecast.reason}; now {present}{_uncertainty_clause(forecast, 0.0)}."
     )
 
 
@@ -109,7 +109,7 @@ def _limits(forecast: Forecast) -> str:
     return f"{beyond if low is None else _rounded_down(low)} to {beyond if high is None else _rounded_up(high)}"
 
 
-def _how_surely(forecast: Forecast, low: float) -> str:
+def _uncertainty_clause(forecast: Forecast, low: float) -> str:
     share = forecast.share_reaching or 0.0
     if forecast.outcome == "reached":
         return "" if low >= forecast.target else ", but the interval reaches below it"

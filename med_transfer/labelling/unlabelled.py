@@ -33,7 +33,7 @@ _RECORDED = ("novelty", "content_hashes", "series_uid", "study_uid")
 
 
 @dataclass(frozen=True)
-class SeenScan:
+class BundleOutputs:
     """A bundle's outputs for a case.
 
     Attributes:
@@ -66,10 +66,10 @@ class Unlabelled:
     scan: str
     patient: str
     patient_in_files: str
-    seen: SeenScan
+    seen: BundleOutputs
 
 
-def see_scans(
+def run_bundle_on_scans(
     predictor: Predictor, items: Sequence[ScanToPredict], cache: Path, progress: Progress
 ) -> tuple[list[Unlabelled], list[Prediction]]:
     """Read all scans and run the bundle on them; returns the usable ones, in order, and the others with their reasons.
@@ -82,7 +82,7 @@ def see_scans(
     for done, item in enumerate(items, start=1):
         try:
             with confined(item.case.path):
-                seen = _see(predictor, item, cache)
+                seen = _run_on_scan(predictor, item, cache)
             identifier = item.case.patient or (isolated(identity, item.series).patient if item.series else "")
             who = identifier or seen.study_uid or f"{item.case.scan} {item.case.series_uid}"
             name = item.case.patient or pseudonyms.setdefault(who, f"unlabelled-{len(pseudonyms) + 1:05d}")
@@ -94,17 +94,19 @@ def see_scans(
     return usable, failed
 
 
-def _see(predictor: Predictor, item: ScanToPredict, cache: Path) -> SeenScan:
+def _run_on_scan(predictor: Predictor, item: ScanToPredict, cache: Path) -> BundleOutputs:
     key = cache_key(item.key(predictor.preprocessing), predictor.identity)
     if entry := ArrayCache(cache).read(key):
-        return SeenScan(**{**entry.arrays, **entry.record, "content_hashes": tuple(entry.record["content_hashes"])})
+        return BundleOutputs(
+            **{**entry.arrays, **entry.record, "content_hashes": tuple(entry.record["content_hashes"])}
+        )
     scans, region, _ = item.read(predictor.preprocessing.config)
     predictor.record.input_envelope.require_modality(input_facts(scans["scan"]), item.case.path)  # as predict does
     image = predictor.preprocessing(scans, region)[None].to(predictor.device)
     with torch.inference_mode():
         features = predictor.network.fold_model_features(image)
         probabilities, novelty = predictor.network.predict_features(features, image)
-    seen = SeenScan(
+    seen = BundleOutputs(
         features=torch.cat(features, dim=1)[0].float().cpu().numpy(),
         probabilities=probabilities[0].cpu().double().numpy(),
         novelty=float(novelty[0]),
