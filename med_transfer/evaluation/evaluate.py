@@ -130,7 +130,7 @@ def evaluate(
     reporting = given
     if record.fusion is not None:
         predictions, reported, fusion = _fused(given, record.fusion, predictions, seed)
-        reporting = _called_as_fused(given, record.fusion) if fusion.report == "fused" else given
+        reporting = _with_fused_operating_point(given, record.fusion) if fusion.report == "fused" else given
     rows = _write_table(out / "predictions.csv", record, [*predictions, *prepared.failed])
     # Prediction sets use the network's own probabilities, also if the fused model is reported. On the validation scans
     # that their thresholds were learned from they are not measured.
@@ -189,7 +189,7 @@ def _fused(
     return completed, fused.probabilities if reported else given.probabilities, figures
 
 
-def _called_as_fused(given: EvaluationInput, fusion: Fusion) -> EvaluationInput:
+def _with_fused_operating_point(given: EvaluationInput, fusion: Fusion) -> EvaluationInput:
     """Use the fused model's own balanced operating point, as its probabilities reflect other class frequencies."""
     record = given.record
     balanced = record.chosen_point is not None and record.chosen_point.rule == "balanced_argmax"

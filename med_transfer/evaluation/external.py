@@ -119,12 +119,12 @@ def evaluate_bundle(
     checked_prevalence(config.prevalence, cohort.labels)
     warn_of_other_spellings(cohort, record.trained_on.patient_hashes)
     if not settings.allow_overlap:  # by patient, before any scan is read
-        _refuse_what_was_trained_on(record, cohort, [()] * len(cohort))
+        _check_training_overlap(record, cohort, [()] * len(cohort))
     with sole_writer(out, "an evaluation"), log_file(out / "run.log", delay=True):
         EvaluationRecord.of(record, cohort).claim(out)
         prepared = prepare_cohort(cohort, Preprocessing(record.preprocessing), out / "prepared", progress=progress)
         if not settings.allow_overlap:
-            _refuse_what_was_trained_on(record, prepared.cohort, prepared.content_hashes)
+            _check_training_overlap(record, prepared.cohort, prepared.content_hashes)
         network = load_network(folder, settings.public_key)
         with _test_access(record, prepared, folder, out) as access:
             given = _predicted(record, network, prepared, access, progress)
@@ -205,7 +205,7 @@ def _checked(settings: EvaluationSettings) -> ExplainConfig:
         raise UsageError(f"a gallery of {settings.gallery!r} errors", expected="a number from 0 to 12") from None
 
 
-def _refuse_what_was_trained_on(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[Images]) -> None:
+def _check_training_overlap(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[Images]) -> None:
     seen = seen_in_training(record.trained_on, cohort, content_hashes)
     if not seen:
         return

@@ -160,7 +160,7 @@ def _append(file: Path, line: _Accessed | _Reported) -> None:
     text = line.model_dump_json().encode() + b"\n"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        _drop_half_line(file)
+        _remove_incomplete_line(file)
         with file.open("ab", buffering=0) as stream:
             if stream.write(text) != len(text):
                 raise OSError(28, "No space left on device")
@@ -169,7 +169,7 @@ def _append(file: Path, line: _Accessed | _Reported) -> None:
         raise output_error(file, error) from error
 
 
-def _drop_half_line(file: Path) -> None:
+def _remove_incomplete_line(file: Path) -> None:
     content = file.read_bytes() if file.exists() else b""
     if not content.endswith(b"\n") and content:
         with file.open("r+b") as stream:

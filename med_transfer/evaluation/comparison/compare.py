@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from med_transfer.errors import UsageError
-from med_transfer.evaluation.comparison.finished_run import FinishedRun, Pairing, in_the_same_folds, shared_scans
+from med_transfer.evaluation.comparison.finished_run import FinishedRun, Pairing, shared_scans, with_shared_folds
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.non_inferiority import NonInferiority, checked_margin, non_inferiority
@@ -136,7 +136,7 @@ def compare_runs(
         checked_margin(margin)
     first, *other_runs = [FinishedRun.read(run) for run in runs]
     n = len(first.predictions)
-    compared = [_against(first, other, margin, seed, n_boot) for other in other_runs]
+    compared = [_compare_to_reference(first, other, margin, seed, n_boot) for other in other_runs]
     for test in ("delong", "mcnemar", "delong_margin"):
         compared = _corrected(compared, test)
     return [Comparison(first.folder, first.metrics, n, n, reported=first.reported, margin=margin), *compared]
@@ -153,8 +153,10 @@ def _corrected(compared: Sequence[Comparison], test: str) -> list[Comparison]:
     ]
 
 
-def _against(reference: FinishedRun, other: FinishedRun, margin: float | None, seed: int, n_boot: int) -> Comparison:
-    reference, other, pairing = in_the_same_folds(reference, other)
+def _compare_to_reference(
+    reference: FinishedRun, other: FinishedRun, margin: float | None, seed: int, n_boot: int
+) -> Comparison:
+    reference, other, pairing = with_shared_folds(reference, other)
     ours, theirs = shared_scans(reference, other)
     difference = paired_difference(theirs, ours, PatientBootstrap(ours.patients, n_boot, seed))
     return Comparison(

@@ -124,7 +124,7 @@ def _names(predicted: str, labels: Labels) -> str | list[str]:
     return [name for name in predicted.split(";") if name] if labels.multilabel else predicted
 
 
-def in_the_same_folds(reference: FinishedRun, other: FinishedRun) -> tuple[FinishedRun, FinishedRun, Pairing]:
+def with_shared_folds(reference: FinishedRun, other: FinishedRun) -> tuple[FinishedRun, FinishedRun, Pairing]:
     """Return two runs reduced to equal folds if possible, and the kind of pairing (see :class:`Comparison`).
 
     Cross-validated runs are returned whole if all their folds are equal, or with only the first repeat if its folds

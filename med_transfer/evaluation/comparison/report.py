@@ -94,10 +94,10 @@ def method_of(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -> str
 
 def scans_sentence(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -> str:
     """Return sentences on the scans and folds on which the runs were compared."""
-    return " ".join([_which_scans(comparisons, t), *_which_folds(comparisons, t)])
+    return " ".join([_scan_sentences(comparisons, t), *_fold_sentences(comparisons, t)])
 
 
-def _which_folds(comparisons: Sequence[Comparison], t: Translator) -> list[str]:
+def _fold_sentences(comparisons: Sequence[Comparison], t: Translator) -> list[str]:
     """Sentences on whether cross-validated runs share their folds."""
     named = list(zip(names_of(comparisons), comparisons, strict=True))[1:]
     said = []
@@ -107,7 +107,7 @@ def _which_folds(comparisons: Sequence[Comparison], t: Translator) -> list[str]:
     return said
 
 
-def _which_scans(comparisons: Sequence[Comparison], t: Translator) -> str:
+def _scan_sentences(comparisons: Sequence[Comparison], t: Translator) -> str:
     reference, *other_runs = comparisons
     if all(comparison.same_scans for comparison in other_runs):
         return t("All runs were tested on the same {n} scans.", n=reference.n_shared)
