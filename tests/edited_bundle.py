@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from med_transfer.bundle import RECORD_FILE
-from med_transfer.bundle.decisions_lock import CAME_WITH_LOCKS, lock_hash
+from med_transfer.bundle.decisions_lock import ABSENT_BEFORE_LOCKS, lock_hash
 
 
 def edit_record(bundle: Path, **changes: Any) -> Path:
@@ -21,4 +21,4 @@ def edit_record(bundle: Path, **changes: Any) -> Path:
 def before_locks(bundle: Path) -> dict[str, Any]:
     """The record as it was written before there were locks, and what came with them."""
     record = json.loads((bundle / RECORD_FILE).read_text())
-    return {key: value for key, value in record.items() if key not in CAME_WITH_LOCKS}
+    return {key: value for key, value in record.items() if key not in ABSENT_BEFORE_LOCKS}

@@ -14,7 +14,7 @@ from med_transfer.errors.numbers import threshold, told_apart, whole_percent
 from med_transfer.metrics.records.estimate import Estimate
 
 NAMESPACE = "https://mc.chai.org/v0.1/schema.xsd"
-THEIRS = "Not stated: to be filled in by whoever releases the model."
+TO_BE_FILLED_IN = "Not stated: to be filled in by whoever releases the model."
 _REPORT = "report.html and metrics.json of the run"
 
 Fields = Mapping[str, "str | Fields"]
@@ -46,12 +46,16 @@ def _characters(text: str) -> str:
 def _fields(record: BundleRecord) -> Fields:
     classes = ", ".join(record.classes)
     return {
-        "BasicInfo": {"ModelName": f"Classifier of {classes}", "ModelDeveloper": THEIRS, "DeveloperContact": THEIRS},
+        "BasicInfo": {
+            "ModelName": f"Classifier of {classes}",
+            "ModelDeveloper": TO_BE_FILLED_IN,
+            "DeveloperContact": TO_BE_FILLED_IN,
+        },
         "ReleaseInfo": {
             "ReleaseStage": "Research",
-            "ReleaseDate": THEIRS,
+            "ReleaseDate": TO_BE_FILLED_IN,
             "ReleaseVersion": f"weights {record.weights_sha256[:16]}",
-            "GlobalAvailability": THEIRS,
+            "GlobalAvailability": TO_BE_FILLED_IN,
             "RegulatoryApproval": "None. Not a medical device.",
         },
         "ModelSummary": {
@@ -71,16 +75,16 @@ def _fields(record: BundleRecord) -> Fields:
             f"as frequent as KeyMetrics says, on other scans more frequent: {_REPORT}.",
             "KnownBiasesOrEthicalConsiderations": f"Rates by subgroup: {_REPORT}. Groups that are not in the "
             "cohort were not examined.",
-            "ClinicalRiskLevel": THEIRS,
+            "ClinicalRiskLevel": TO_BE_FILLED_IN,
         },
         "TrustIngredients": {"AISystemFacts": _facts(record), "TransparencyInformation": _transparency(record)},
         "KeyMetrics": _metrics(record),
         "Resources": {
             "EvaluationReferences": f"{_REPORT}; cohort {record.trained_on.cohort_hash}",
-            "PeerReviewedPublications": THEIRS,
-            "PatientConsentOrDisclosure": THEIRS,
+            "PeerReviewedPublications": TO_BE_FILLED_IN,
+            "PatientConsentOrDisclosure": TO_BE_FILLED_IN,
         },
-        "Bibliography": THEIRS,
+        "Bibliography": TO_BE_FILLED_IN,
     }
 
 
@@ -118,16 +122,16 @@ def _facts(record: BundleRecord) -> Fields:
 
 def _transparency(record: BundleRecord) -> Fields:
     return {
-        "FundingSource": THEIRS,
+        "FundingSource": TO_BE_FILLED_IN,
         "ThirdPartyInformation": f"Backbone from {record.backbone.source}, licence {record.backbone.licence}",
-        "StakeholdersConsulted": THEIRS,
+        "StakeholdersConsulted": TO_BE_FILLED_IN,
     }
 
 
 def _population(record: BundleRecord) -> str:
     profile = record.development
     if profile is None:
-        return THEIRS
+        return TO_BE_FILLED_IN
     shares = ", ".join(f"{name} {whole_percent(share)}" for name, share in profile.prevalence.items())
     return f"{profile.n_scans} scans of {profile.n_patients} patients; share of the scans: {shares}"
 
@@ -136,10 +140,10 @@ def _metrics(record: BundleRecord) -> Fields:
     point = record.chosen_point
     process = "Each validation scan predicted by a network that was not trained on any scan of its patient."
     if point is None:
-        known, data, goal = THEIRS, THEIRS, str(record.operating_point)
+        known, data, goal = TO_BE_FILLED_IN, TO_BE_FILLED_IN, str(record.operating_point)
     else:
         rates = [("sensitivity", point.sensitivity), ("specificity", point.specificity)]
-        known = "; ".join(f"{what} of {name} {_said(rate)}" for what, of in rates for name, rate in of.items())
+        known = "; ".join(f"{what} of {name} {_rate_text(rate)}" for what, of in rates for name, rate in of.items())
         data, goal = f"{point.n_scans} validation scans of {point.n_patients} patients", point.aim
     elsewhere = {
         "TestType": "Internal",
@@ -173,7 +177,7 @@ def _metrics(record: BundleRecord) -> Fields:
     }
 
 
-def _said(rate: Estimate) -> str:
+def _rate_text(rate: Estimate) -> str:
     if rate.value is None:
         return "not known"
     limits = " to ".join(told_apart(limit, 3) for limit in rate.interval or ())

@@ -26,7 +26,7 @@ LOCK_HASH = "lock_hash"
 # Keys of the bundle's record that decide nothing. All others are locked, including those that later versions add.
 _NOT_DECIDED = (LOCK_HASH, "versions", "trained_on")
 # Keys as old as locks, or newer: a record with one of them was locked when written, so a missing hash was removed.
-CAME_WITH_LOCKS = {LOCK_HASH, "development", "held_out", "reported", "files"}
+ABSENT_BEFORE_LOCKS = {LOCK_HASH, "development", "held_out", "reported", "files"}
 
 
 def decisions(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def require_lock(record: Mapping[str, Any], where: Path, run: Path | None = None
                 expected=f"what {DECISIONS_FILE} of the run holds",
                 action=again,
             )
-    if CAME_WITH_LOCKS.isdisjoint(record):
+    if ABSENT_BEFORE_LOCKS.isdisjoint(record):
         return
     if not present[LOCK_HASH]:
         raise BundleError("the lock on its decisions was removed", where=where, expected=LOCK_HASH, action=again)

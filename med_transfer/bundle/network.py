@@ -31,7 +31,7 @@ from med_transfer.model.novelty import Novelty
 
 log = logging.getLogger(__name__)
 
-_DRAWING = {torch.Tensor.normal_, torch.Tensor.uniform_}
+_RANDOM_FILLS = {torch.Tensor.normal_, torch.Tensor.uniform_}
 
 
 def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ensemble:
@@ -62,7 +62,7 @@ def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ens
         if held != record.n_fold_models:  # checked before any network is built
             raise RuntimeError(f"{held} networks, not {record.n_fold_models}")
         statistics = tensors.get("novelty0.input_mean", ())
-        with _Unfilled():
+        with _SkipInitialisation():
             ensemble = _empty_network(record, len(statistics))
         if record.encoders:
             ensemble.share_encoders(record.encoders)
@@ -89,14 +89,14 @@ def _fill(ensemble: Ensemble, tensors: dict[str, Tensor]) -> None:
         raise RuntimeError(f"{few(sorted(others), 3)} of the file or of the network alone")
 
 
-class _Unfilled(TorchFunctionMode):
+class _SkipInitialisation(TorchFunctionMode):
     """Skip random initialisation, which takes longer than reading the weights that replace all values."""
 
     def __torch_function__(
         self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _DRAWING or getattr(func, "__module__", "") == nn.init.__name__:
+        if func in _RANDOM_FILLS or getattr(func, "__module__", "") == nn.init.__name__:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 

@@ -31,7 +31,7 @@ def source_provenance(weights: Path | None) -> Provenance | None:
     if (bundle := _bundle(weights)) is not None:
         return read_record(bundle).trained_on
     encoder = _encoder(weights)
-    locks = [lock for lock in (_beside(encoder), _inside(encoder)) if lock]
+    locks = [lock for lock in (_beside(encoder), _embedded_lock(encoder)) if lock]
     if not locks:
         return None
     return Provenance(
@@ -101,7 +101,7 @@ def _beside(encoder: Path) -> SourceLock | None:
     return SourceLock.read(lock) if encoder.name == _ENCODER_FILE and lock.is_file() else None
 
 
-def _inside(encoder: Path) -> SourceLock | None:
+def _embedded_lock(encoder: Path) -> SourceLock | None:
     """The source lock in the file's own metadata."""
     header = _header(encoder)
     if LOCK_METADATA in header:

@@ -28,7 +28,7 @@ LIST_FILE, SIGNATURE_FILE, KEY_FILE = (
     f"signature/{name}" for name in ("SHA256SUMS", "SHA256SUMS.sig", "public_key.pem")
 )
 _NOT_SIGNED = (LIST_FILE, SIGNATURE_FILE, KEY_FILE)
-_AGAIN = "Copy the whole bundle again from whoever made it; if it was you, sign it again"
+_COPY_AGAIN = "Copy the whole bundle again from whoever made it; if it was you, sign it again"
 _PUBLIC = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -56,12 +56,12 @@ def make_key(path: Path) -> Path:
     """
     public = path.with_name(path.name + ".pub")
     if public.exists():
-        raise _taken(path if path.exists() else public)
+        raise _existing_file_error(path if path.exists() else public)
     key = _new_key(path)
     try:
         create_whole(public, _pem(key.public_key()), 0o644)
     except FileExistsError:
-        raise _taken(public) from None
+        raise _existing_file_error(public) from None
     return public
 
 
@@ -75,11 +75,11 @@ def _new_key(path: Path) -> Ed25519PrivateKey:
         try:
             return _read_key(path, None)
         except UsageError:
-            raise _taken(path) from None
+            raise _existing_file_error(path) from None
     return key
 
 
-def _taken(file: Path) -> OutputError:
+def _existing_file_error(file: Path) -> OutputError:
     return OutputError("is there already", where=file, expected="a new name for the key")
 
 
@@ -128,7 +128,7 @@ def verify_bundle(folder: Path, public_key: Path | None = None) -> Signer | None
         signer = _read_public_key(folder / KEY_FILE)
         signer.verify(signature, listed)
     except (OSError, UsageError, InvalidSignature):
-        raise BundleError("the signature does not hold", where=folder / SIGNATURE_FILE, action=_AGAIN) from None
+        raise BundleError("the signature does not hold", where=folder / SIGNATURE_FILE, action=_COPY_AGAIN) from None
     if asked is not None and _pem(asked) != _pem(signer):
         found, expected = _fingerprint(signer), _fingerprint(asked)
         raise BundleError(f"is signed with key {found}", where=folder, expected=f"a signature of key {expected}")
@@ -153,11 +153,11 @@ def file_list(folder: Path) -> str:
         if name in _NOT_SIGNED or (path.is_dir() and not path.is_symlink()):
             continue
         if path.is_symlink() or not path.is_file() or not name.isprintable() or "\\" in name:
-            raise BundleError("is no plain file", where=path, expected="files alone in a bundle", action=_AGAIN)
+            raise BundleError("is no plain file", where=path, expected="files alone in a bundle", action=_COPY_AGAIN)
         try:
             lines.append(f"{sha256_of(path)}  {name}\n")
         except OSError as error:
-            raise BundleError(error.strerror or "cannot be read", where=path, action=_AGAIN) from None
+            raise BundleError(error.strerror or "cannot be read", where=path, action=_COPY_AGAIN) from None
     return "".join(lines)
 
 
@@ -170,7 +170,7 @@ def _require_as_listed(folder: Path, listed: str) -> None:
     ):
         if names:
             raise BundleError(
-                f"{len(names)} files {what} since it was signed: {few(names)}", where=folder, action=_AGAIN
+                f"{len(names)} files {what} since it was signed: {few(names)}", where=folder, action=_COPY_AGAIN
             )
 
 

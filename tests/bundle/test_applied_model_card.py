@@ -9,7 +9,7 @@ import xmlschema
 from tiny_bundle import tiny_bundle
 
 from med_transfer.bundle import read_record
-from med_transfer.bundle.applied_model_card import NAMESPACE, THEIRS, applied_model_card
+from med_transfer.bundle.applied_model_card import NAMESPACE, TO_BE_FILLED_IN, applied_model_card
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.domain import CohortProfile
 from med_transfer.metrics.records.estimate import Estimate
@@ -98,6 +98,6 @@ def test_what_it_says_is_what_the_record_says(bundle, schema):
     assert metrics["TestingDataDescription"] == "80 validation scans of 60 patients"
     population = card["UsesAndDirections"]["TargetedPatientPopulation"]
     assert population == "100 scans of 70 patients; share of the scans: benign 75%, <malignant>?\t\ud7ff??\ue000 25%"
-    assert card["BasicInfo"]["ModelDeveloper"] == card["Warnings"]["ClinicalRiskLevel"] == THEIRS
+    assert card["BasicInfo"]["ModelDeveloper"] == card["Warnings"]["ClinicalRiskLevel"] == TO_BE_FILLED_IN
     assert card["ReleaseInfo"]["ReleaseVersion"] == f"weights {record.weights_sha256[:16]}"
     assert NAMESPACE in text

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from med_transfer.bundle import RECORD_FILE, BackboneRecord, BundleRecord, InputEnvelope, Provenance
-from med_transfer.bundle.decisions_lock import CAME_WITH_LOCKS
+from med_transfer.bundle.decisions_lock import ABSENT_BEFORE_LOCKS
 from med_transfer.bundle.provenance import LOCK_METADATA, source_licences, source_provenance
 from med_transfer.cohorts import SOURCE_LOCK_FILE, SourceLock
 from med_transfer.errors import CohortError
@@ -72,7 +72,7 @@ def test_a_bundle_is_recognised_by_folder_and_by_its_model_file(tmp_path):
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(1, 1, 1), n_scans=1),
         trained_on=Provenance(cohort_hash="c", patient_hashes=("anna",), content_hashes=()),
     )
-    (tmp_path / RECORD_FILE).write_text(record.model_dump_json(exclude=CAME_WITH_LOCKS))
+    (tmp_path / RECORD_FILE).write_text(record.model_dump_json(exclude=ABSENT_BEFORE_LOCKS))
     assert source_provenance(tmp_path) == record.trained_on
     assert source_provenance(tmp_path / "models/model.safetensors") == record.trained_on
 

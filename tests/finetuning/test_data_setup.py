@@ -9,7 +9,7 @@ from small_run_data import small_run_data
 
 from med_transfer.backbones import find_backbone
 from med_transfer.bundle import RECORD_FILE, BackboneRecord, BundleRecord, InputEnvelope, Provenance
-from med_transfer.bundle.decisions_lock import CAME_WITH_LOCKS
+from med_transfer.bundle.decisions_lock import ABSENT_BEFORE_LOCKS
 from med_transfer.cohorts import Case, Cohort, CohortLock, PreparedCohort, Split, SplitConfig
 from med_transfer.cohorts.preparation import PreparedScan
 from med_transfer.errors import ConfigError
@@ -55,7 +55,7 @@ def test_a_bundle_remembers_whom_its_source_saw(tmp_path):
         input_envelope=InputEnvelope(spacing_mm_low=(1, 1, 1), spacing_mm_high=(1, 1, 1), n_scans=1),
         trained_on=Provenance(cohort_hash="", patient_hashes=("earlier",), content_hashes=("image",)),
     )
-    (tmp_path / RECORD_FILE).write_text(before.model_dump_json(exclude=CAME_WITH_LOCKS))
+    (tmp_path / RECORD_FILE).write_text(before.model_dump_json(exclude=ABSENT_BEFORE_LOCKS))
     lock = CohortLock(classes=("a", "b"), multilabel=False, split=SplitConfig(), cases=(), cohort_hash="c")
     run_data = RunData(PreprocessingConfig(), PreparedCohort(Cohort((), Labels(("a", "b"))), ()), Split((), ()), lock)
 
