@@ -15,7 +15,7 @@ from torch import Tensor
 from med_transfer.backbones import Encoder
 from med_transfer.backbones.networks.instances import InstanceEncoder
 from med_transfer.errors import ConfigError
-from med_transfer.explanation.heat import HeatMap, extent, painted
+from med_transfer.explanation.heat import HeatMap, extent, fill_boxes
 from med_transfer.model.ensemble import Ensemble
 
 _ROUNDING = 1e-5  # smaller deviations from a uniform weight count as 0
@@ -43,7 +43,7 @@ class Attention:
         shares = (weights.double() * counted - 1).mean(dim=0).cpu().numpy()
         depth, height, width = image.shape[1:]
         boxes = encoders[0].cuts((depth, height, width))
-        mean = painted(shares, boxes, (depth, height, width))
+        mean = fill_boxes(shares, boxes, (depth, height, width))
         values = np.where(np.abs(mean) < _ROUNDING, 0, mean).astype(np.float32)
         return HeatMap(values, extent(boxes[0]), len(encoders[0].stage_channels) - 1)
 

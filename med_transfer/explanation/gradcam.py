@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from med_transfer.errors import ConfigError
-from med_transfer.explanation.heat import HeatMap, extent, painted
+from med_transfer.explanation.heat import HeatMap, extent, fill_boxes
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 
@@ -56,7 +56,7 @@ class GradCAM:
         size = (image.shape[1], image.shape[2], image.shape[3])
         boxes = ensemble.fold_models[0].encoder.cuts(size)
         if len(boxes) == small.numel():  # each voxel is a slice or a tile; tiles overlap
-            values = painted(small.flatten().cpu().numpy(), boxes, size)
+            values = fill_boxes(small.flatten().cpu().numpy(), boxes, size)
             return HeatMap(values.astype(np.float32), extent(boxes[0]), stages[0])
         values = F.interpolate(small[None, None], size=size, mode="trilinear", align_corners=False)[0, 0]
         depth, height, width = (n / m for n, m in zip(size, small.shape, strict=True))

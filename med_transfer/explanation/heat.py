@@ -63,7 +63,7 @@ class Method(Protocol):
         ...
 
 
-def painted(values: NDArray[np.floating], boxes: Sequence[Box], shape: Triple) -> NDArray[np.float64]:
+def fill_boxes(values: NDArray[np.floating], boxes: Sequence[Box], shape: Triple) -> NDArray[np.float64]:
     """Return [depth, height, width] with each box (slice or tile) filled with its value, averaged over overlaps.
 
     Args:

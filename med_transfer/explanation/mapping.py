@@ -22,7 +22,7 @@ def on_scan(values: NDArray[np.float32], grid: Grid, affine: geometry.Affine, sh
         shape: shape of the scan, (depth, height, width).
     """
     mapped = np.full(shape, np.nan, dtype=np.float32)
-    first, last = _touched(grid, affine, shape)
+    first, last = _bounding_indices(grid, affine, shape)
     if (first >= last).any():
         return mapped
     moved = np.array(affine, dtype=np.float64)
@@ -36,14 +36,14 @@ def on_scan(values: NDArray[np.float32], grid: Grid, affine: geometry.Affine, sh
     return mapped
 
 
-def within(values: NDArray[np.float32], grid: Grid, scan: Grid) -> NDArray[np.float32]:
+def mask_outside_scan(values: NDArray[np.float32], grid: Grid, scan: Grid) -> NDArray[np.float32]:
     """Return a copy of a map on ``grid`` that is NaN outside the scan, where the input was padded."""
     shown = values.copy()
     _blank_outside(shown, grid, scan)
     return shown
 
 
-def _touched(grid: Grid, affine: geometry.Affine, shape: Triple) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _bounding_indices(grid: Grid, affine: geometry.Affine, shape: Triple) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """First and past-the-end scan index (k, j, i) of a box around the grid."""
     edges = list(itertools.product(*[(-0.5, n - 0.5) for n in grid.shape[::-1]]))
     corners = geometry.to_index(affine, geometry.to_world_mm(grid.affine, edges))[:, ::-1]

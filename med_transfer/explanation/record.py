@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from med_transfer.explanation.explained import Explanation
 from med_transfer.explanation.heat import Method
-from med_transfer.explanation.mapping import within
+from med_transfer.explanation.mapping import mask_outside_scan
 from med_transfer.explanation.occlusion import Occlusion
 from med_transfer.explanation.settings import Fill, MapSettings, MethodName
 from med_transfer.scans import Region, geometry
@@ -116,7 +116,7 @@ def record_of(
     occlusion = method if isinstance(method, Occlusion) else None
     heat, hidden, checked = explanation.heat, explanation.deletion, explanation.sanity
     seen = seen_region(grid)
-    on_scan = replace(heat, values=within(heat.values, grid, scan))
+    on_scan = replace(heat, values=mask_outside_scan(heat.values, grid, scan))
     peak = float(np.nanmax(on_scan.values))
     outside = [_IN_PADDING] if heat.values.max() > peak and not heat.empty else []
     return ExplanationRecord(
