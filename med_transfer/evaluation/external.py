@@ -41,7 +41,7 @@ from med_transfer.evaluation.evaluation_record import EvaluationRecord
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
 from med_transfer.explanation.config import ExplainConfig
-from med_transfer.metrics.baselines import baselines_within
+from med_transfer.metrics.baselines import cross_validate_baselines
 from med_transfer.metrics.compute_metrics import PREVALENCE_BASELINE, KnownFigures
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.domain import AcquiredScans, domain_of, profile_of
@@ -147,7 +147,7 @@ def _predicted(
     """Predict the scans, and collect everything that the evaluation needs."""
     probabilities, novelty = predict(network, prepared, progress)
     overlap = _overlap(record, prepared)
-    within, shortcuts = baselines_within(prepared.handcrafted, as_development(prepared))
+    within, shortcuts = cross_validate_baselines(prepared.handcrafted, as_development(prepared))
     known_figures = KnownFigures(
         overlap=overlap,
         domain=_domain(record, prepared, novelty),

@@ -19,7 +19,7 @@ from med_transfer.finetuning.decisions.validation_decisions import cross_fitted_
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.repeats import measure_repeats
 from med_transfer.finetuning.summary import learning_curves, summary_of
-from med_transfer.metrics.baselines import baselines_within, fit_handcrafted, prevalence_only
+from med_transfer.metrics.baselines import cross_validate_baselines, fit_handcrafted, prevalence_only
 from med_transfer.metrics.compute_metrics import PREVALENCE_BASELINE, KnownFigures
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.decisions import AccessCounts
@@ -157,7 +157,7 @@ def _cross_fitted(
 def _cross_validated_baselines(run_data: RunData) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
     """As :func:`_baselines`, cross-validated: each patient is predicted by models fitted on others."""
     scans = run_data.prepared.subset(run_data.split.evaluated)
-    within, shortcuts = baselines_within(scans.handcrafted, as_development(scans), len(run_data.split.repeats))
+    within, shortcuts = cross_validate_baselines(scans.handcrafted, as_development(scans), len(run_data.split.repeats))
     truth = run_data.prepared.cohort.truth[list(run_data.split.development)]
     return {PREVALENCE_BASELINE: prevalence_only(truth, len(scans.scans))} | within, shortcuts
 

@@ -38,13 +38,13 @@ def abstention_curve(predictions: LabelledPredictions, config: EvaluationConfig)
 
     Source: El-Yaniv & Wiener 2010, JMLR 11:1605 (risk and coverage).
     """
-    certain = certainty(_as_called(predictions), multilabel=predictions.labels.multilabel)
+    certain = certainty(_relative_to_thresholds(predictions), multilabel=predictions.labels.multilabel)
     falling = np.sort(certain)[::-1]
     limits = {float(falling[max(1, round(share * len(predictions))) - 1]) for share in SHARES}
     return [_point(predictions, certain >= limit, limit, config) for limit in sorted(limits)]
 
 
-def _as_called(predictions: LabelledPredictions) -> NDArray[np.float64]:
+def _relative_to_thresholds(predictions: LabelledPredictions) -> NDArray[np.float64]:
     """Probabilities shifted so that thresholds lie at chance: the least certain scans are those near a threshold."""
     point, labels = predictions.operating_point, predictions.labels
     if point.rule not in ("balanced_argmax", "threshold"):

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from med_transfer.metrics.cross_validation import fewest_patients, held_out_folds
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
-from med_transfer.metrics.shortcuts import Development, acquisition_within
+from med_transfer.metrics.shortcuts import Development, cross_validate_acquisition
 from med_transfer.model.linear_head import fit_predict
 from med_transfer.predictions.patient_folds import Fold
 
@@ -51,7 +51,7 @@ def fit_handcrafted(
     return fit_predict(model, train, truth_train, test, multilabel=multilabel)
 
 
-def handcrafted_within(
+def cross_validate_handcrafted(
     features: NDArray[np.floating],
     truth: NDArray[np.bool_],
     folds: Sequence[Fold],
@@ -83,7 +83,7 @@ def _finite_or_nan(features: NDArray[np.floating]) -> NDArray[np.float64]:
 FEWEST_PATIENTS = 10  # per class; with fewer, a model cross-validated within the cohort is uninformative
 
 
-def baselines_within(
+def cross_validate_baselines(
     features: NDArray[np.floating], scans: Development, repeats: int = 1
 ) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
     """Cross-validate the baselines within a cohort.
@@ -100,7 +100,10 @@ def baselines_within(
     if fewest_patients(scans.truth, scans.patients) < FEWEST_PATIENTS:
         return {}, None
     divided = [held_out_folds(scans.truth, scans.patients, scans.labels, seed) for seed in range(repeats)]
-    found = [handcrafted_within(features, scans.truth, folds, multilabel=scans.labels.multilabel) for folds in divided]
-    acquisition, shortcuts = acquisition_within(scans)
+    found = [
+        cross_validate_handcrafted(features, scans.truth, folds, multilabel=scans.labels.multilabel)
+        for folds in divided
+    ]
+    acquisition, shortcuts = cross_validate_acquisition(scans)
     facts = {ACQUISITION_BASELINE: acquisition} if acquisition is not None else {}
     return {"handcrafted": np.mean(found, axis=0)} | facts, shortcuts

@@ -36,7 +36,7 @@ def class_auc(predictions: LabelledPredictions, c: int) -> Estimate:
     truth, score = predictions.truth[:, c], predictions.probabilities[:, c]
     value = auc(truth, score)
     if value is None:
-        return Estimate(value=None, ci95=None, method="one against the rest", reason=_lacking(predictions, c))
+        return Estimate(value=None, ci95=None, method="one against the rest", reason=_undefined_reason(predictions, c))
     if np.ptp(score) == 0:
         method = "one against the rest; no spread, because every scan gets the same answer"
         return Estimate(value=value, ci95=(value, value), method=method)
@@ -115,7 +115,7 @@ def partial_auc(predictions: LabelledPredictions, c: int, bootstrap: PatientBoot
     """
     what = f"AUC at specificity {PARTIAL_FROM:g} or more, standardised (McClish 1989)"
     if auc(predictions.truth[:, c], predictions.probabilities[:, c]) is None:
-        return Estimate(value=None, ci95=None, method=what, reason=_lacking(predictions, c))
+        return Estimate(value=None, ci95=None, method=what, reason=_undefined_reason(predictions, c))
     resampled = _resampled(predictions, c, bootstrap, weighted_partial_auc)
     if np.ptp(predictions.probabilities[:, c]) == 0:
         method = f"{what}; no spread, because every scan gets the same answer"
@@ -150,7 +150,7 @@ def _patients_on_each_side(predictions: LabelledPredictions, c: int) -> tuple[in
     return predictions.patients_among(predictions.truth[:, c]), predictions.patients_among(~predictions.truth[:, c])
 
 
-def _lacking(predictions: LabelledPredictions, c: int) -> str:
+def _undefined_reason(predictions: LabelledPredictions, c: int) -> str:
     """Why one class has no AUC: the reason why its sensitivity or specificity is undefined."""
     rate = "specificity" if predictions.truth[:, c].any() else "sensitivity"
     return undefined_rate(predictions, c, rate)

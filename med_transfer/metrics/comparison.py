@@ -145,10 +145,12 @@ def _sensitivity_differences(
         bootstrap=bootstrap.described(Sentence("percentile")),
     )
     by_class = {name: _of_class(values[c], draws[:, c], method) for c, name in enumerate(names)}
-    return {name: _no_narrower(found, first, second, c) for c, (name, found) in enumerate(by_class.items())}
+    return {name: _widened_to_exact_limits(found, first, second, c) for c, (name, found) in enumerate(by_class.items())}
 
 
-def _no_narrower(found: Estimate, first: LabelledPredictions, second: LabelledPredictions, c: int) -> Estimate:
+def _widened_to_exact_limits(
+    found: Estimate, first: LabelledPredictions, second: LabelledPredictions, c: int
+) -> Estimate:
     """Widen an interval to combined Clopper-Pearson limits: with few patients there are few distinct resamples."""
     if found.ci95 is None:
         return found

@@ -85,7 +85,7 @@ class AcquiredScans:
     patients: Sequence[str]
     truth: NDArray[np.bool_]
 
-    def knowing(self, name: str) -> tuple[list[str | float], list[str]]:
+    def known_values(self, name: str) -> tuple[list[str | float], list[str]]:
         """Return the known values of a fact, and the patients of these scans."""
         known = [(scan[name], whose) for scan, whose in zip(self.facts, self.patients, strict=True) if name in scan]
         return [value for value, _ in known], [whose for _, whose in known]
@@ -134,7 +134,7 @@ def _names(kind: str, here: CohortProfile, training: CohortProfile | None) -> li
 
 
 def _number(name: str, scans: AcquiredScans, here: CohortProfile, training: CohortProfile | None) -> NumberShift:
-    then, (values, patients) = training.numbers.get(name) if training else None, scans.knowing(name)
+    then, (values, patients) = training.numbers.get(name) if training else None, scans.known_values(name)
     outside = None
     if then is not None and values:
         numbers = np.array(values, dtype=np.float64)
@@ -143,7 +143,7 @@ def _number(name: str, scans: AcquiredScans, here: CohortProfile, training: Coho
 
 
 def _text(name: str, scans: AcquiredScans, here: CohortProfile, training: CohortProfile | None) -> TextShift:
-    then, (values, patients) = training.texts.get(name) if training else None, scans.knowing(name)
+    then, (values, patients) = training.texts.get(name) if training else None, scans.known_values(name)
     rarer_are_lost = then is not None and len(then) >= _MOST_VALUES
     unseen = None
     if then and values and not rarer_are_lost:

@@ -25,7 +25,8 @@ _THICKNESS_LIMITS_MM = (1.5, 2.5, 5.0)
 _PRIVATE = {"id", "uid", "mrn", "accession", "date", "birth", "dob", "birthdate", "birthday", "ssn", "initials"}
 _PRIVATE |= {"surname", "forename", "firstname", "lastname", "fullname", "patientname", "address", "street", "phone"}
 _PRIVATE |= {"telephone", "email", "mail", "postcode", "zip", "zipcode"}
-_WHOSE = {"patient", "subject", "first", "last", "family", "given", "full", "middle"}  # "name" alone may be a scanner's
+# With one of these, "name" is a person's; alone it may be a scanner's.
+_PERSON_WORDS = {"patient", "subject", "first", "last", "family", "given", "full", "middle"}
 _PRIVATE_CHINESE = re.compile("姓名|病歷|病历|身分證|身份证|身份證|健保|生日|出生|電話|电话|地址|日期")
 # Values are identifying if at least this many belong to one patient each, and cover this share of the patients.
 # Two patients, one of each sex, are not identified by it; nor are six patients by five scanners.
@@ -100,7 +101,7 @@ def group_column(column: str, texts: Sequence[str], patients: Sequence[str]) -> 
 def is_private(column: str) -> bool:
     """Whether the column name suggests a person's name, identifier or date; such columns are used only on request."""
     words = _words(column)
-    a_name = words == {"name"} or ("name" in words and bool(words & _WHOSE))
+    a_name = words == {"name"} or ("name" in words and bool(words & _PERSON_WORDS))
     return bool(_PRIVATE & words) or a_name or bool(_PRIVATE_CHINESE.search(column))
 
 

@@ -84,7 +84,7 @@ def is_degenerate(draws: NDArray[np.float64]) -> bool:
     return len(defined) > 0 and bool(np.ptp(defined) < 1e-12)
 
 
-def agree_but_for_few(draws: NDArray[np.float64]) -> bool:
+def is_nearly_degenerate(draws: NDArray[np.float64]) -> bool:
     """Whether all draws agree, or so nearly all that a percentile interval has zero width."""
     limits = percentile_interval(draws)
     return is_degenerate(draws) or (limits is not None and limits[1] - limits[0] < 1e-12)
@@ -108,7 +108,7 @@ class Resampled:
     @property
     def degenerate(self) -> bool:
         """Whether the draws do not reflect uncertainty."""
-        return agree_but_for_few(self.draws)
+        return is_nearly_degenerate(self.draws)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class PatientBootstrap:
 
 def estimate_of_draws(value: float, draws: NDArray[np.float64], what: str, bootstrap: PatientBootstrap) -> Estimate:
     """Return an estimate with a percentile interval; without one if all draws agree, as it would suggest certainty."""
-    if agree_but_for_few(draws):
+    if is_nearly_degenerate(draws):
         return Estimate(value=value, ci95=None, method=what, reason=Sentence("no interval: {why}", why=DRAWS_AGREE))
     interval = percentile_interval(draws)
     missing = 1 - float(np.isfinite(draws).mean())

@@ -67,7 +67,7 @@ def _of_parts(
     parts: Parts, what: str, limits: str, predictions: LabelledPredictions, one_answer: bool, unseen: float
 ) -> Estimate:
     """Mean of the parts with its combined interval, of zero width if every scan gets the same answer."""
-    value, what = float(parts.values.mean()), _without_absent(what, predictions)
+    value, what = float(parts.values.mean()), _note_absent_classes(what, predictions)
     if one_answer:
         method = joined(what, Sentence("no spread, because {why}", why=ONE_ANSWER))
         return Estimate(value=value, ci95=(value, value), method=method)
@@ -100,7 +100,7 @@ def macro_average_precision(predictions: LabelledPredictions, bootstrap: Patient
         ]
         return np.mean(by_class, axis=0)
 
-    what = _without_absent(Sentence("mean of the classes' average precisions"), predictions)
+    what = _note_absent_classes(Sentence("mean of the classes' average precisions"), predictions)
     if not len(columns):
         reason = Sentence("no class has a case among {scans}", scans=predictions.scans)
         return Estimate(value=None, ci95=None, method=what, reason=reason)
@@ -120,7 +120,7 @@ def _value(statistic: Statistic, predictions: LabelledPredictions) -> float | No
     return value if np.isfinite(value) else None
 
 
-def _without_absent(what: str, predictions: LabelledPredictions) -> str:
+def _note_absent_classes(what: str, predictions: LabelledPredictions) -> str:
     """Description of a measure, with the classes that are left out of it."""
     absent = ", ".join(
         name for name, there in zip(predictions.labels.names, defined_classes(predictions), strict=True) if not there

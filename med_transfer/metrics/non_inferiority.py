@@ -35,7 +35,7 @@ def non_inferiority(difference: Estimate, margin: float) -> NonInferiority:
 
     Source: Piaggio et al. 2012, JAMA 308:2594 (CONSORT for non-inferiority), figure 1.
     """
-    verdict, sentence = _judged(difference, checked_margin(margin))
+    verdict, sentence = _verdict_and_sentence(difference, checked_margin(margin))
     return NonInferiority(margin=margin, verdict=verdict, sentence=sentence)
 
 
@@ -46,7 +46,7 @@ def checked_margin(margin: float) -> float:
     return margin
 
 
-def _judged(difference: Estimate, margin: float) -> tuple[Verdict, Sentence]:
+def _verdict_and_sentence(difference: Estimate, margin: float) -> tuple[Verdict, Sentence]:
     if difference.ci95 is None:
         why = difference.reason or Sentence("the difference has no interval")
         return "not shown", Sentence("not shown: {why}", why=why)

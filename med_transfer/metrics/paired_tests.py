@@ -45,7 +45,7 @@ def mcnemar(first: LabelledPredictions, second: LabelledPredictions) -> PairedTe
     Source: McNemar 1947, Psychometrika 12:153; exact binomial form.
     """
     method = Sentence("McNemar, exact")
-    if reason := _why_not(first, second):
+    if reason := _not_applicable_reason(first, second):
         return PairedTest(method=method, p_value=None, reason=reason)
     ours, theirs = _right(first), _right(second)
     only_first, only_second = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
@@ -55,7 +55,7 @@ def mcnemar(first: LabelledPredictions, second: LabelledPredictions) -> PairedTe
     return PairedTest(method=method, p_value=mcnemar_p(only_first, only_second), found=discordant)
 
 
-def _why_not(first: LabelledPredictions, second: LabelledPredictions) -> Text:
+def _not_applicable_reason(first: LabelledPredictions, second: LabelledPredictions) -> Text:
     """Why a test that assumes independent scans does not apply; empty if it does."""
     if first.clustered:
         return _CLUSTERED
@@ -75,7 +75,7 @@ def _right(predictions: LabelledPredictions) -> NDArray[np.bool_]:
 def delong_test(first: LabelledPredictions, second: LabelledPredictions) -> PairedTest:
     """Test whether two models have the same macro AUC; see :func:`med_transfer.metrics.delong.delong`."""
     method = Sentence("DeLong, macro AUC")
-    if reason := _why_not(first, second):
+    if reason := _not_applicable_reason(first, second):
         return PairedTest(method=method, p_value=None, reason=reason)
     difference = delong(first.truth, first.probabilities, second.probabilities, multilabel=first.labels.multilabel)
     if difference is None:

@@ -70,7 +70,7 @@ def fit_acquisition(
     return _predict(development, everyone, facts, sorted(shortcuts.facts)), shortcuts
 
 
-def acquisition_within(scans: Development, seed: int = 0) -> tuple[NDArray[np.float64] | None, Shortcuts]:
+def cross_validate_acquisition(scans: Development, seed: int = 0) -> tuple[NDArray[np.float64] | None, Shortcuts]:
     """Cross-validated :func:`fit_acquisition`: each scan is predicted by a model of other patients.
 
     Args:

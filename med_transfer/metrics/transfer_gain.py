@@ -13,7 +13,7 @@ from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import TransferGain
 
-LOOKS = 2  # number of measures that can decide the verdict
+N_MEASURES = 2  # number of measures that can decide the verdict
 
 
 def transfer_gain(
@@ -44,7 +44,7 @@ def transfer_gain(
         scratch = transferred.scored_by(scratch)
     bootstrap = PatientBootstrap(transferred.patients, n_boot, seed)
     difference = paired_difference(transferred, scratch, bootstrap)
-    strict = paired_difference(transferred, scratch, bootstrap, confidence=1 - 0.05 / LOOKS)
+    strict = paired_difference(transferred, scratch, bootstrap, confidence=1 - 0.05 / N_MEASURES)
     return TransferGain(
         balanced_sensitivity=difference.balanced_accuracy,
         macro_auc=difference.macro_auc,

@@ -6,10 +6,15 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from med_transfer.metrics.baselines import baselines_within, fit_handcrafted, handcrafted_within, prevalence_only
+from med_transfer.metrics.baselines import (
+    cross_validate_baselines,
+    cross_validate_handcrafted,
+    fit_handcrafted,
+    prevalence_only,
+)
 from med_transfer.metrics.cross_validation import held_out_folds
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE
-from med_transfer.metrics.shortcuts import Development, acquisition_within
+from med_transfer.metrics.shortcuts import Development, cross_validate_acquisition
 from med_transfer.predictions.labels import Labels
 
 
@@ -62,7 +67,7 @@ def test_handcrafted_within_a_cohort_is_scikit_learns_cross_validation_by_patien
     folds = held_out_folds(truth, patients, Labels(("a", "b", "c")))
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=5000))
     expected = cross_val_predict(model, features, truth.argmax(axis=1), cv=folds, method="predict_proba")
-    np.testing.assert_allclose(handcrafted_within(features, truth, folds), expected, atol=1e-6)
+    np.testing.assert_allclose(cross_validate_handcrafted(features, truth, folds), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -76,13 +81,13 @@ def test_the_acquisition_is_a_baseline_within_a_cohort_where_it_differs_and_clas
     features, truth = feature_table()
     patients, labels = [f"p{number}" for number in range(90)], Labels(("a", "b", "c"))
     scans = Development([{"kernel": "soft" if a else "hard"} for a in truth[:, 0]], truth, patients, labels)
-    baselines, shortcuts = baselines_within(features, scans)
+    baselines, shortcuts = cross_validate_baselines(features, scans)
     assert set(baselines) == {"handcrafted", ACQUISITION_BASELINE}
-    probabilities, expected = acquisition_within(scans)
+    probabilities, expected = cross_validate_acquisition(scans)
     np.testing.assert_array_equal(baselines[ACQUISITION_BASELINE], probabilities)
     assert shortcuts == expected
     alike = Development([{"kernel": "soft"}] * 90, truth, patients, labels)
-    assert set(baselines_within(features, alike)[0]) == {"handcrafted"}
+    assert set(cross_validate_baselines(features, alike)[0]) == {"handcrafted"}
     rows = np.sort(np.concatenate([np.flatnonzero(of_class)[: 9 + (c > 0)] for c, of_class in enumerate(truth.T)]))
     few = Development([scans.facts[row] for row in rows], truth[rows], patients[: len(rows)], labels)
-    assert baselines_within(features[rows], few) == ({}, None)
+    assert cross_validate_baselines(features[rows], few) == ({}, None)

@@ -10,7 +10,7 @@ from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import Bootstrap
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, above_chance
-from med_transfer.metrics.shortcuts import Development, acquisition_within, fit_acquisition
+from med_transfer.metrics.shortcuts import Development, cross_validate_acquisition, fit_acquisition
 from med_transfer.predictions.labels import Labels
 
 THREE = Labels(("benign", "malignant", "normal"))
@@ -65,7 +65,7 @@ def test_facts_that_divide_the_scans_alike_are_as_strong_and_others_are_not():
     facts, truth, patients = simulated(0, planted=0.6)
     maker = {"B31f": "A", "B60f": "B", "LUNG": "C"}
     facts = [{"maker": maker.get(scan.get("kernel"), "unknown"), **scan} for scan in facts]
-    strong = acquisition_within(Development(facts, truth, patients, THREE), 0)[1].facts
+    strong = cross_validate_acquisition(Development(facts, truth, patients, THREE), 0)[1].facts
     assert strong["maker"] == strong["kernel"]
     assert len({estimate.value for estimate in strong.values()}) == len(strong) - 1
 
@@ -75,17 +75,17 @@ def test_numbers_that_differ_from_scan_to_scan_are_not_taken_for_one_another():
     rng, label = np.random.default_rng(0), truth.argmax(axis=1)
     tied, free = label + rng.uniform(0, 0.5, 90), rng.uniform(0, 3, 90)
     facts = [{"tied": float(one), "free": float(other)} for one, other in zip(tied, free, strict=True)]
-    strong = acquisition_within(Development(facts, truth, patients, THREE), 0)[1].facts
+    strong = cross_validate_acquisition(Development(facts, truth, patients, THREE), 0)[1].facts
     assert strong["tied"].value > 0.9
     assert strong["free"].value < 0.7
-    with_gap = acquisition_within(Development([{}, *facts[1:]], truth, patients, THREE), 0)[1].facts
+    with_gap = cross_validate_acquisition(Development([{}, *facts[1:]], truth, patients, THREE), 0)[1].facts
     assert with_gap["tied"].value > 0.9
     assert with_gap["free"].value < 0.7
 
 
 def test_the_strength_of_facts_is_cross_validated_and_its_interval_as_wide_as_such_ones_are():
     facts, truth, patients = simulated(0, planted=0.6, n=60)
-    shortcuts = acquisition_within(Development(facts, truth, patients, THREE), 0)[1]
+    shortcuts = cross_validate_acquisition(Development(facts, truth, patients, THREE), 0)[1]
     for estimate in (shortcuts.macro_auc, *shortcuts.facts.values()):
         assert "cross-validated patients teach each other" in estimate.method
 
@@ -145,12 +145,12 @@ def test_scans_of_which_no_others_are_at_hand_are_judged_by_other_patients():
     """A fact that is the patient's own number says nothing of him; a planted one does."""
     facts, truth, patients = simulated(5, n=160, scans_per_patient=4, planted=0.8)
     judged = Development(facts, truth, patients, THREE)
-    probabilities, shortcuts = acquisition_within(judged)
+    probabilities, shortcuts = cross_validate_acquisition(judged)
     assert shortcuts == fit_acquisition(judged, facts[:2])[1]
     assert roc_auc_score(truth, probabilities) == pytest.approx(shortcuts.macro_auc.value)
     assert above_chance(shortcuts.macro_auc)
     own = [{"kernel": patient} for patient in patients]
-    probabilities, _ = acquisition_within(Development(own, truth, patients, THREE))
+    probabilities, _ = cross_validate_acquisition(Development(own, truth, patients, THREE))
     assert roc_auc_score(truth, probabilities) < 0.6
 
 
@@ -172,7 +172,7 @@ def test_facts_that_tell_nothing_are_named_in_the_same_order_every_time():
     facts, truth, patients = simulated(0, n=30)
     constant = [f"fact_{number:02d}" for number in range(20)]
     facts = [dict.fromkeys(reversed(constant), "same") | {"kernel": scan.get("kernel", "LUNG")} for scan in facts]
-    _, shortcuts = acquisition_within(Development(facts, truth, patients, THREE))
+    _, shortcuts = cross_validate_acquisition(Development(facts, truth, patients, THREE))
     assert shortcuts.constant == constant
 
 
