@@ -16,7 +16,7 @@ from torch import Tensor, nn
 _COMPONENTS = 16
 _QUANTILES = 101
 _PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
-_LOOKED_AT = 100_000  # voxels sampled per channel for percentiles
+_SAMPLED_VOXELS = 100_000  # voxels sampled per channel for percentiles
 _LEAST_SPREAD = 0.05  # of the largest spread: a statistic that never varied in training must not decide alone
 STATISTICS = len(_PERCENTILES) + 3  # per channel
 
@@ -39,14 +39,14 @@ def input_statistics(images: Tensor) -> Tensor:
             laplacian = laplacian + images[..., *shifted]
     values = images.flatten(2)
     levels = torch.tensor(_PERCENTILES, device=images.device) / 100
-    percentiles = torch.quantile(_fewer(values), levels, dim=2).permute(1, 2, 0)
-    noise = _fewer(laplacian.abs().flatten(2)).median(dim=2, keepdim=True).values
+    percentiles = torch.quantile(_subsampled(values), levels, dim=2).permute(1, 2, 0)
+    noise = _subsampled(laplacian.abs().flatten(2)).median(dim=2, keepdim=True).values
     return torch.cat([values.mean(2, keepdim=True), values.std(2, keepdim=True), percentiles, noise], dim=2).flatten(1)
 
 
-def _fewer(values: Tensor) -> Tensor:
+def _subsampled(values: Tensor) -> Tensor:
     """Subsample [batch, channel, voxel] with an odd step, so that the samples do not lie in one column of the image."""
-    return values[..., :: values.shape[2] // _LOOKED_AT | 1]
+    return values[..., :: values.shape[2] // _SAMPLED_VOXELS | 1]
 
 
 class Novelty(nn.Module):
