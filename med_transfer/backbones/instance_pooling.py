@@ -55,10 +55,10 @@ def answering(build: Builder, *, published: bool) -> Builder:
         build: builder of the network of slices.
         published: whether the published network's deepest map comes first, beside the network's own maps.
     """
-    return partial(_answering, build, published)
+    return partial(_build_with_answers, build, published)
 
 
-def _answering(build: Builder, published: bool) -> Encoder:
+def _build_with_answers(build: Builder, published: bool) -> Encoder:
     encoder = cast("SliceEncoder", build())
     encoder.answer()
     return networks.beside_published(cast("SliceEncoder", build()), encoder) if published else encoder

@@ -69,7 +69,7 @@ class PublishedAndLearned(Encoder):
         self.published, self.learned = published, learned
         self.stage_channels = (*published.stage_channels, *learned.stage_channels)
         self.channels = learned.channels
-        self.register_load_state_dict_pre_hook(_with_names_of_today)
+        self.register_load_state_dict_pre_hook(_with_current_names)
 
     def stages(self) -> list[nn.Module]:
         """Return both stems as one, then the stages of each encoder."""
@@ -109,7 +109,7 @@ class PublishedAndLearned(Encoder):
         return self.learned.taken(image)
 
 
-def _with_names_of_today(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: object) -> None:
+def _with_current_names(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Rename tensors of older files, where the published network was a child of the one trained further."""
     children = tuple(f"{prefix}{name}." for name, _ in module.named_children())
     for name in [name for name in tensors if name.startswith(prefix) and not name.startswith(children)]:

@@ -109,7 +109,7 @@ def medicalnet(depth: int) -> ResNetEncoder:
     shortcut = "A" if depth in (18, 34) else "B"
     encoder = ResNetEncoder(_monai_resnet(block, layers, conv1_t_stride=2, shortcut_type=shortcut))
     if shortcut == "A":
-        _let_gradient_through(encoder)
+        _replace_shortcuts(encoder)
     _dilate(encoder.layer3, 2)
     _dilate(encoder.layer4, 4)
     return encoder
@@ -136,7 +136,7 @@ def _out_channels(block: nn.Module) -> int:
     return norms[-1].num_features  # type: ignore[return-value]
 
 
-def _let_gradient_through(encoder: ResNetEncoder) -> None:
+def _replace_shortcuts(encoder: ResNetEncoder) -> None:
     """Replace MONAI's shortcut functions by ZeroPaddedShortcut."""
     for layer in encoder.stages()[1:]:
         first = layer[0]  # type: ignore[index]

@@ -74,17 +74,17 @@ class TileEncoder(InstanceEncoder):
         boxes = self.cuts((depth, height, width))
         places = occupied(x, boxes)
         tiles = [x[place // len(boxes), :, *boxes[place % len(boxes)]] for place in places]
-        features = torch.cat([self._computed_again(torch.stack(chunk)) for chunk in self._chunks(tiles)])
+        features = torch.cat([self._checkpointed_features(torch.stack(chunk)) for chunk in self._chunks(tiles)])
         grid = [len(along) for along in self._sides(x.shape[2:])]
         maps = spread(features, places, len(x) * len(boxes)).unflatten(0, (len(x), *grid)).movedim(-1, 1)
         return list(maps.split(self.tiled.pooled_channels(range(len(self.stage_channels))), dim=1))
 
-    def _computed_again(self, tiles: Tensor) -> Tensor:
+    def _checkpointed_features(self, tiles: Tensor) -> Tensor:
         """Features of some tiles, with activations recomputed for the gradient (checkpointing)."""
         tiles = tiles.contiguous(memory_format=torch.channels_last_3d)
         if not torch.is_grad_enabled():
             return self._features(tiles)
-        contexts = (nullcontext(), _StatisticsKept(self.tiled))
+        contexts = (nullcontext(), _FixedStatistics(self.tiled))
         return checkpoint(self._features, tiles, use_reentrant=False, context_fn=lambda: contexts)
 
     def _features(self, tiles: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def _even(n: int, size: int, overlap: float) -> list[slice]:
     return [slice(start, start + size) for start in starts]
 
 
-class _StatisticsKept:
+class _FixedStatistics:
     """Context in which BatchNorm does not update running statistics: the recomputed batch was counted before."""
 
     def __init__(self, network: nn.Module) -> None:
