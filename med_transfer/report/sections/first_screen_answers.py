@@ -34,7 +34,7 @@ def brief(evidence: Evidence, t: Translator) -> list[tuple[str, str]]:
     metrics = evidence.metrics
     return [
         (t("Possible answers"), _answers(metrics, t)),
-        (t("Evaluated on"), _on_whom(evidence, t)),
+        (t("Evaluated on"), _evaluated_population(evidence, t)),
         (t("Model"), t.said(evidence.run.backbone)),
         (
             t("Decision rule"),
@@ -110,7 +110,7 @@ def _answers(metrics: Metrics, t: Translator) -> str:
     return t("exactly one of {names}", names=names)
 
 
-def _on_whom(evidence: Evidence, t: Translator) -> str:
+def _evaluated_population(evidence: Evidence, t: Translator) -> str:
     metrics, overlap = evidence.metrics, evidence.metrics.overlap
     seen = overlap.seen_scans if overlap else 0
     count = {"scans": scans(metrics.n_scans, t), "patients": patients(metrics.n_patients, t)}

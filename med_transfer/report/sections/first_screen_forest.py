@@ -33,7 +33,7 @@ def sensitivity_forest(metrics: Metrics, t: Translator = ENGLISH) -> Figure:
         caption += " " + t(
             "Thin line: 95 % interval over patients, the one to rely on because some patients have several scans."
         )
-    spoken = "; ".join(f"{name}: {_spoken(metrics.classes[name].sensitivity, t)}" for name in metrics.labels)
+    spoken = "; ".join(f"{name}: {_alternative_text(metrics.classes[name].sensitivity, t)}" for name in metrics.labels)
     size = (5.2, 0.8 + 0.42 * len(metrics.labels))
     return drawn("forest", t("Sensitivity of each class"), spoken, size, draw, caption=caption)
 
@@ -48,7 +48,7 @@ def _row(axes: Axes, row: int, sensitivity: Estimate, t: Translator) -> None:
     axes.plot(sensitivity.value, row, marker="s", markersize=7, color=SERIES[0])
 
 
-def _spoken(sensitivity: Estimate, t: Translator) -> str:
+def _alternative_text(sensitivity: Estimate, t: Translator) -> str:
     if sensitivity.value is None or sensitivity.ci95 is None:
         return t("undefined: no scan of this class")
     return f"{percent(sensitivity)} ({percent_interval(sensitivity.interval, t)})"

@@ -256,7 +256,7 @@ def _chance(metrics: Metrics, t: Translator) -> list[Notice]:
     """Classes whose scans the network ranks as a coin would: shown to be below an AUC of 0.5, or not to be above it."""
     measured = {name: one.auc for name, one in metrics.classes.items() if one.auc.value is not None}
     worse = {name: auc for name, auc in measured.items() if auc.ci95 and auc.ci95[1] < CHANCE}
-    unclear = {name: auc for name, auc in measured.items() if name not in worse and _least(auc) <= CHANCE}
+    unclear = {name: auc for name, auc in measured.items() if name not in worse and _lower_limit(auc) <= CHANCE}
     said = (
         (worse, t("Worse than chance: {classes}", classes=t(", ").join(worse))),
         (unclear, t("Not shown to be better than chance: {classes}", classes=t(", ").join(unclear))),
@@ -268,7 +268,7 @@ def _chance(metrics: Metrics, t: Translator) -> list[Notice]:
     ]
 
 
-def _least(auc: Estimate) -> float:
+def _lower_limit(auc: Estimate) -> float:
     """The lower limit, where there is one."""
     return auc.ci95[0] if auc.ci95 else auc.value or 0.0
 

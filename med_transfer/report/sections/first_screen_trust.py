@@ -17,7 +17,7 @@ from med_transfer.report.sections.first_screen_notices import FITTED_WITHIN, Not
 from med_transfer.report.subgroup_name import subgroup_name
 from med_transfer.report.test_access import decided_before, times_read
 
-_OfGroup = tuple[str, Estimate]  # a subgroup's name, and a measure of it
+_SubgroupValue = tuple[str, Estimate]  # a subgroup's name, and a measure of it
 
 
 def trust_notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
@@ -116,7 +116,7 @@ def _subgroups(metrics: Metrics, t: Translator) -> list[Notice]:
     return notices
 
 
-def _extremes(groups: Mapping[str, Subgroup], t: Translator) -> tuple[str, _OfGroup, _OfGroup] | None:
+def _extremes(groups: Mapping[str, Subgroup], t: Translator) -> tuple[str, _SubgroupValue, _SubgroupValue] | None:
     """The measure that shows how far subgroups differ, and the lowest and highest of them.
 
     Balanced accuracy is a mean over the classes that a subgroup has: where one lacks a class it is another figure, and
@@ -131,18 +131,18 @@ def _extremes(groups: Mapping[str, Subgroup], t: Translator) -> tuple[str, _OfGr
         for name in next(iter(groups.values())).sensitivity
     }
     if all(len(of_class) == len(groups) for of_class in by_class.values()):
-        return t("Balanced accuracy"), *_ends(balanced)
+        return t("Balanced accuracy"), *_lowest_and_highest(balanced)
     name = max(by_class, key=lambda name: _width(by_class[name]))
     if len(by_class[name]) < 2:
         return None
-    return t("Sensitivity, {name}", name=name), *_ends(by_class[name])
+    return t("Sensitivity, {name}", name=name), *_lowest_and_highest(by_class[name])
 
 
-def _ends(measured: Sequence[_OfGroup]) -> tuple[_OfGroup, _OfGroup]:
+def _lowest_and_highest(measured: Sequence[_SubgroupValue]) -> tuple[_SubgroupValue, _SubgroupValue]:
     low, *_, high = sorted(measured, key=lambda pair: pair[1].value or 0.0)
     return low, high
 
 
-def _width(measured: Sequence[_OfGroup]) -> float:
+def _width(measured: Sequence[_SubgroupValue]) -> float:
     values = [estimate.value or 0.0 for _, estimate in measured]
     return max(values, default=0.0) - min(values, default=0.0)

@@ -66,7 +66,7 @@ class Diagram:
 
 def flow_diagram(flow: ParticipantFlow, evidence: Evidence, t: Translator) -> Figure:
     """Scans and patients from the cohort table to how each class was called."""
-    diagram = _laid_out(flow, evidence.metrics, t)
+    diagram = _layout(flow, evidence.metrics, t)
 
     def draw(canvas: Canvas) -> None:
         canvas.set_layout_engine("none")
@@ -91,7 +91,7 @@ def flow_diagram(flow: ParticipantFlow, evidence: Evidence, t: Translator) -> Fi
     )
 
 
-def _laid_out(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> Diagram:
+def _layout(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> Diagram:
     in_table = Box(0, 0, _MAIN, _lines([t("In the cohort table"), _scans(flow.found, t)], _MAIN))
     excluded = Box(WIDTH - _SIDE, in_table.bottom + 0.08, _SIDE, _lines(_excluded(flow, metrics, t), _SIDE))
     test_only = set(flow.parts) == {"test"}

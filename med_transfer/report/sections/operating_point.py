@@ -28,12 +28,12 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     if chosen is None and access is None:
         return None
     tables = [_decided(metrics, access, t)]
-    tables += [_reached(metrics, chosen, t)] if chosen and _tells_apart(metrics) else []
+    tables += [_reached(metrics, chosen, t)] if chosen and _has_separate_validation(metrics) else []
     tables += [_costs(metrics.operating_point, metrics.labels, t)] if metrics.operating_point.costs else []
     return Section(t("Operating point"), tables, values={"chosen": chosen, "out_of_fold": metrics.out_of_fold})
 
 
-def _tells_apart(metrics: Metrics) -> bool:
+def _has_separate_validation(metrics: Metrics) -> bool:
     """Whether validation scans and those evaluated differ: as others, or by thresholds that were chosen on them."""
     return not metrics.out_of_fold or metrics.operating_point.chosen_on == "validation"
 
