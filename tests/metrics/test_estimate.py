@@ -2,7 +2,7 @@
 
 import pytest
 
-from med_transfer.bundle.applied_model_card import _said
+from med_transfer.bundle.applied_model_card import _rate_text
 from med_transfer.cli.summary import estimate_text
 from med_transfer.errors.numbers import threshold, told_apart
 from med_transfer.evaluation.comparison import report
@@ -18,7 +18,7 @@ def test_where_patients_have_several_scans_the_interval_over_patients_is_the_one
     assert CLUSTERED.in_percent == "80% [60%, 90%]"
     assert estimate_text(CLUSTERED) == "0.80 [0.60, 0.90]"
     assert report.estimate_text(CLUSTERED) == "0.80 (0.60 to 0.90)"
-    assert _said(CLUSTERED) == "0.800 (0.600 to 0.900, 95 %)"
+    assert _rate_text(CLUSTERED) == "0.800 (0.600 to 0.900, 95 %)"
     alone = CLUSTERED.model_copy(update={"ci95_cluster": None})
     assert estimate_text(alone) == "0.80 [0.75, 0.85]"
 
