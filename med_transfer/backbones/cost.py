@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from med_transfer.backbones.spec import BackboneSpec, Triple
@@ -26,19 +23,12 @@ def multiply_adds(spec: BackboneSpec, shape: Triple | None = None) -> float:
 
     Counted on the meta device, which takes seconds.
     """
-    with torch.device("meta"), _NoRandomValues():
+    with torch.device("meta"):
         encoder = _only_counted_layers(spec.build().eval())
         x = torch.empty(1, spec.input.channels, *(shape or cost_shape(spec)))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(x)
     return counter.get_total_flops() / 2  # FLOPs count multiplication and addition separately
-
-
-class _NoRandomValues(TorchFunctionMode):
-    """Skip random initialisation, which has no effect on the meta device but is slow there."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
 
 
 def _only_counted_layers(network: nn.Module) -> nn.Module:

@@ -40,7 +40,7 @@ from med_transfer.evaluation.evaluate import EvaluationInput, as_development, ev
 from med_transfer.evaluation.evaluation_record import EvaluationRecord
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
-from med_transfer.explanation.config import ExplainConfig
+from med_transfer.explanation.config import MAX_GALLERY, ExplainConfig
 from med_transfer.metrics.baselines import cross_validate_baselines
 from med_transfer.metrics.compute_metrics import PREVALENCE_BASELINE, KnownFigures
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
@@ -202,7 +202,8 @@ def _checked(settings: EvaluationSettings) -> ExplainConfig:
     try:
         return ExplainConfig(gallery=settings.gallery)
     except ValidationError:
-        raise UsageError(f"a gallery of {settings.gallery!r} errors", expected="a number from 0 to 12") from None
+        expected = f"a number from 0 to {MAX_GALLERY}"
+        raise UsageError(f"a gallery of {settings.gallery!r} errors", expected=expected) from None
 
 
 def _check_training_overlap(record: BundleRecord, cohort: Cohort, content_hashes: Sequence[Images]) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MAX_GALLERY = 12
+
 
 class ExplainConfig(BaseModel):
     """Pictures of errors in the report.
@@ -16,4 +18,4 @@ class ExplainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    gallery: Annotated[int, Field(ge=0, le=12)] = 6
+    gallery: Annotated[int, Field(ge=0, le=MAX_GALLERY)] = 6
