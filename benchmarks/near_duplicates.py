@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from med_transfer.cohorts.near_duplicates import ALIKE, fingerprint, likeness
+from med_transfer.cohorts.near_duplicates import COPY_CORRELATION, fingerprint, likeness
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.scans import Volume, read_scan
 
@@ -86,8 +86,8 @@ def row(name: str, paths: list[Path], see: Preprocessing) -> str:
     found: dict[str, list[float]] = {}
     for kind, number, copy in altered:
         found.setdefault(kind, []).append(float(likeness(np.vstack([originals, copy]))[-1, number]))
-    cells = (f"{min(alike):.3f} ({np.mean(np.array(alike) > ALIKE):.0%})" for alike in found.values())
-    alarms = int((others > ALIKE).sum() / 2)
+    cells = (f"{min(alike):.3f} ({np.mean(np.array(alike) > COPY_CORRELATION):.0%})" for alike in found.values())
+    alarms = int((others > COPY_CORRELATION).sum() / 2)
     return f"| {name} | {len(set(patients))} | {others.max():.3f} ({alarms}) | {' | '.join(cells)} |"
 
 

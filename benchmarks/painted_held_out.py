@@ -46,8 +46,8 @@ from med_transfer.pretraining.painting.lesions import LesionPainter
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, reorient, window
 from med_transfer.progress import silent
 
-LEAST_AREA = 3e-4  # of a slice: the pretraining counts nothing smaller as a lesion
-LEAST_TISSUE = 0.1  # of a slab, above 0 HU: there is something to paint into
+MIN_AREA = 3e-4  # of a slice: the pretraining counts nothing smaller as a lesion
+MIN_TISSUE = 0.1  # of a slab, above 0 HU: there is something to paint into
 READINGS: dict[str, Callable[[NDArray], float]] = {
     "smooth maximum": lambda slices: float(np.log(np.exp(slices).mean())),
     "mean": lambda slices: float(slices.mean()),
@@ -69,13 +69,13 @@ def with_lesion(hu: Tensor, size_mm: tuple[float, float, float], config: Finetun
     """The scan with a denser lesion at a random position."""
     settings, chance = config.backbone.pretraining, np.random.default_rng(seed)
     slab = min(settings.slab, hu.shape[2])
-    shown = [k for k in range(hu.shape[2] - slab + 1) if (hu[0, 0, k : k + slab] > 0).float().mean() > LEAST_TISSUE]
+    shown = [k for k in range(hu.shape[2] - slab + 1) if (hu[0, 0, k : k + slab] > 0).float().mean() > MIN_TISSUE]
     painter = LesionPainter(settings.lesions, torch.device("cpu"), seed)
     extent_mm = torch.tensor([[slab * size_mm[0], hu.shape[3] * size_mm[1], hu.shape[4] * size_mm[2]]])
     while True:
         first = int(chance.choice(shown))
         painted, lesions = painter(hu[:, :, first : first + slab].clone(), extent_mm)
-        if bool((lesions.mask[0, 0].mean((1, 2)) > LEAST_AREA).any()):
+        if bool((lesions.mask[0, 0].mean((1, 2)) > MIN_AREA).any()):
             return torch.cat([hu[:, :, :first], painted, hu[:, :, first + slab :]], dim=2)
 
 

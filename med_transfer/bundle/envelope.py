@@ -24,9 +24,9 @@ FALSE_ALARMS = 0.02  # share of scans like the development scans, over all facts
 NOVELTY = "novelty"  # code of the other reason to abstain
 _NUMBERS = (*INPUT_LENGTHS, *INPUT_VALUES, "noise")
 _CENTRAL = (0.025, 0.975)
-_LEAST_WIDTH = 1.5  # ratio of largest to smallest length; a fact that never varied may then differ by a tenth
-_LEAST_WIDTH_OF_VALUES = 0.1  # of the range between a scan's 1st and 99th percentiles
-_LEAST_MARGIN = 0.25  # of the width
+_MIN_WIDTH = 1.5  # ratio of largest to smallest length; a fact that never varied may then differ by a tenth
+_MIN_WIDTH_OF_VALUES = 0.1  # of the range between a scan's 1st and 99th percentiles
+_MIN_MARGIN = 0.25  # of the width
 _FOLDS = 10
 
 Facts = Mapping[str, str | float]
@@ -101,7 +101,7 @@ def fit_limits(facts: Sequence[Facts], patients: Sequence[str]) -> dict[str, obj
         rest = scaled[groups != fold] if (groups != fold).any() else scaled
         scores[groups == fold] = _excess(scaled[groups == fold], *_central(rest, scale.least_width)).max(axis=1)
     needed = math.ceil((1 - FALSE_ALARMS) * (len(facts) + 1))
-    margin = max(float(np.sort(scores)[min(needed, len(facts)) - 1]), _LEAST_MARGIN)
+    margin = max(float(np.sort(scores)[min(needed, len(facts)) - 1]), _MIN_MARGIN)
     low, high, width = _central(scaled, scale.least_width)
     limits = scale.back(np.stack([low - margin * width, high + margin * width])).T.tolist()
     return {
@@ -134,8 +134,8 @@ class _Scale:
         self.lengths = np.array([name in INPUT_LENGTHS for name in names], bool)
         self.noise = np.array([name == "noise" for name in names], bool)
         span = values[:, names.index("value_p99")] - values[:, names.index("value_p01")]
-        of_values = max(_LEAST_WIDTH_OF_VALUES * float(np.median(span)), 1e-6)
-        self.least_width = np.where(self.lengths | self.noise, math.log(_LEAST_WIDTH), of_values)
+        of_values = max(_MIN_WIDTH_OF_VALUES * float(np.median(span)), 1e-6)
+        self.least_width = np.where(self.lengths | self.noise, math.log(_MIN_WIDTH), of_values)
 
     def __call__(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         logarithms = np.log(np.maximum(np.where(self.noise, values + 1, values), 1e-6))

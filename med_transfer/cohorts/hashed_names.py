@@ -24,7 +24,7 @@ from functools import lru_cache
 from med_transfer.errors import CohortError
 
 _SCHEME, _LOG2_COST = "scrypt", 13
-_MOST_THREADS = 8  # each needs 8 MiB
+_MAX_THREADS = 8  # each needs 8 MiB
 _EXAMPLE = f"{_SCHEME}{_LOG2_COST}:<salt>"
 _OLD = ""  # unsalted hashes of older versions have no scheme and salt
 _KIND = re.compile(rf"{_SCHEME}1[0-6]:[0-9a-f]{{32}}")  # N up to 2^16: reading a bundle takes at most 64 MiB
@@ -64,7 +64,7 @@ def _hash_all(names: Iterable[str], kind: str) -> dict[str, str]:
         return {name: old_hash(name) for name in distinct}
     if not _KIND.fullmatch(kind):
         raise CohortError(f"hash of kind {kind[:20]!r}", expected=_EXAMPLE, action="Update med-transfer")
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as threads:  # scrypt releases the GIL
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as threads:  # scrypt releases the GIL
         hashes = threads.map(lambda name: _slow_hash(name, kind), distinct)
         return dict(zip(distinct, hashes, strict=True))
 

@@ -18,7 +18,7 @@ from med_transfer.scans import Series, Volume, read_scan
 from med_transfer.scans.isolation import isolated
 from med_transfer.scans.stamps import NamedStamp, stamps
 
-MOST_BYTES = 2**30  # of voxels: 250 heads, or seven large chests; further scans are read again
+MAX_BYTES = 2**30  # of voxels: 250 heads, or seven large chests; further scans are read again
 
 _Key = tuple[Path, str, tuple[NamedStamp, ...]]
 _kept: ContextVar[dict[_Key, Volume] | None] = ContextVar("kept", default=None)
@@ -44,7 +44,7 @@ def read_and_keep(path: Path, series_uid: str) -> Volume:
     if kept and key in kept:
         return kept[key]
     volume = isolated(read_scan, path, series_uid, where=path)
-    if kept is not None and key and volume.voxels.nbytes + sum(v.voxels.nbytes for v in kept.values()) <= MOST_BYTES:
+    if kept is not None and key and volume.voxels.nbytes + sum(v.voxels.nbytes for v in kept.values()) <= MAX_BYTES:
         kept[key] = volume
     return volume
 

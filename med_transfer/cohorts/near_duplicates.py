@@ -17,7 +17,7 @@ from skimage.transform import resize
 from med_transfer.cohorts.splits import Split, sides
 
 SIDE, BLUR = 32, 2.0  # grid cells along each side, and sigma of the blur in cells
-ALIKE = 0.88  # correlation above which scans count as copies; measured in docs/measured/near_duplicates.md
+COPY_CORRELATION = 0.88  # correlation above which scans count as copies; measured in docs/measured/near_duplicates.md
 
 
 def fingerprint(tensor: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -40,7 +40,7 @@ def near_duplicates(tensors: Sequence[NDArray[np.floating]], split: Split) -> li
         tensors: network inputs [channel, depth, height, width].
         split: positions in ``tensors``.
     """
-    alike = likeness(np.stack([fingerprint(tensor) for tensor in tensors])) > ALIKE
+    alike = likeness(np.stack([fingerprint(tensor) for tensor in tensors])) > COPY_CORRELATION
     across = np.zeros_like(alike)
     for _, _, here, there in sides(split):
         across[np.ix_(here, there)] = True

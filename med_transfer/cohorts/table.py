@@ -27,7 +27,7 @@ from med_transfer.errors.sentence import few
 from med_transfer.predictions.labels import Labels
 
 _OPTIONAL = ("patient", "series_uid", "mask", "mask_name", "split")
-_MOST_NUMBERED = 10  # with more numeric labels than this, and some on a single scan, they are taken for measurements
+_MAX_NUMBERED_CLASSES = 10  # more numeric labels, some of them of a single scan, are taken for measurements
 _PRESENT = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}  # Excel writes TRUE
 NO_LABELS = Labels(("unlabelled",), multilabel=True)  # stands in for a table read without labels
 
@@ -264,7 +264,7 @@ def _check_learnable(sheet: Sheet, cases: tuple[Case, ...], names: list[str], mu
 
 
 def _check_no_measurements(sheet: Sheet, rows: Mapping[str, Sequence[int]]) -> None:
-    if len(rows) > _MOST_NUMBERED and all(map(is_number, rows)) and any(len(own) == 1 for own in rows.values()):
+    if len(rows) > _MAX_NUMBERED_CLASSES and all(map(is_number, rows)) and any(len(own) == 1 for own in rows.values()):
         raise CohortError(
             f"{len(rows)} different numbers as labels in {sum(map(len, rows.values()))} rows",
             where=sheet.path,

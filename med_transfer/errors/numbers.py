@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-_MOST_DECIMALS, _ROUNDING = 4, 1e-9
+_MAX_DECIMALS, _ROUNDING = 4, 1e-9
 
 
 def is_number(text: str) -> bool:
@@ -41,9 +41,9 @@ def told_apart(number: float, decimals: int, sign: str = "", of: Sequence[float]
         of: values that a reader takes for certain, or that a conclusion depends on.
     """
     number = next((mark for mark in of if math.isclose(number, mark, abs_tol=_ROUNDING)), number)
-    for places in range(decimals, _MOST_DECIMALS + 1):
+    for places in range(decimals, _MAX_DECIMALS + 1):
         text = f"{number:{sign}.{places}f}"
         if number in of or float(text) not in of:
             return text
-    mark, least = round(number, _MOST_DECIMALS), 10.0**-_MOST_DECIMALS
-    return f"{mark + math.copysign(least, number - mark):{sign}.{_MOST_DECIMALS}f}"
+    mark, least = round(number, _MAX_DECIMALS), 10.0**-_MAX_DECIMALS
+    return f"{mark + math.copysign(least, number - mark):{sign}.{_MAX_DECIMALS}f}"

@@ -24,7 +24,7 @@ from med_transfer.explanation import (
     looks_by_attention,
 )
 from med_transfer.explanation.picture import PictureStyle, few_slices, heat_picture
-from med_transfer.explanation.sanity import MOST_CORRELATED
+from med_transfer.explanation.sanity import MAX_CORRELATION
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.predictions.record import Prediction
 from med_transfer.progress import Progress, silent
@@ -191,6 +191,6 @@ def _checks(record: BundleRecord, explanations: Sequence[Explanation], method: M
         random_drop=float(np.mean([deletion.random_drop for deletion in deletions])) if deletions else None,
         n_no_better=sum(not deletion.beats_chance for deletion in deletions),
         correlation=float(np.mean(correlations)) if correlations else None,
-        correlation_limit=MOST_CORRELATED,
+        correlation_limit=MAX_CORRELATION,
         method=method.name,
     )

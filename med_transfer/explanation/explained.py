@@ -10,7 +10,7 @@ from torch import Tensor
 
 from med_transfer.explanation.faithfulness import Deletion, MapCheckSettings, deletion
 from med_transfer.explanation.heat import HeatMap, Method
-from med_transfer.explanation.sanity import MOST_CORRELATED, Sanity, sanity
+from med_transfer.explanation.sanity import MAX_CORRELATION, Sanity, sanity
 from med_transfer.model.ensemble import Ensemble
 
 
@@ -41,7 +41,7 @@ class Explanation:
         if self.sanity is not None and not self.sanity.passed:
             yield (
                 f"The map hardly depends on what the network learned: with random weights its rank correlation is "
-                f"{self.sanity.correlation:.2f} (at most {MOST_CORRELATED} is expected)."
+                f"{self.sanity.correlation:.2f} (at most {MAX_CORRELATION} is expected)."
             )
         if self.deletion is not None and not self.deletion.beats_chance:
             yield (

@@ -19,7 +19,7 @@ from med_transfer.explanation.heat import HeatMap, extent, fill_boxes
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 
-LEAST_VOXELS = 4  # per axis; coarser maps do not localise
+MIN_VOXELS = 4  # per axis; coarser maps do not localise
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,6 @@ def _gradient(logit: Tensor, maps: Sequence[Tensor], wanted: int | None) -> tupl
 
 def _in_order(maps: Sequence[Tensor]) -> list[int]:
     """Stages in order of preference: fine enough ones, deepest first; then the others, finest (and deepest) first."""
-    fine = [number for number in range(len(maps)) if min(maps[number].shape[2:]) >= LEAST_VOXELS]
+    fine = [number for number in range(len(maps)) if min(maps[number].shape[2:]) >= MIN_VOXELS]
     others = sorted(set(range(len(maps))) - set(fine), key=lambda number: (maps[number][0, 0].numel(), number))
     return [*reversed(fine), *reversed(others)]

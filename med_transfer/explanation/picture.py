@@ -12,9 +12,9 @@ from med_transfer.scans import Region, geometry
 from med_transfer.scans.inspection.picture import Plane, Window, below_each_other, planes, side_by_side
 
 _FOR, _AGAINST = (255, 122, 0), (0, 114, 255)  # orange and blue, which colour-blind readers can distinguish
-_MOST_OPAQUE = 0.75
+_MAX_OPACITY = 0.75
 _SLICES = 6  # with at most so many along an axis, planes across them would be streaks
-_MOST_SHOWN = 3  # of such slices
+_MAX_SHOWN = 3  # of such slices
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def _shown(
     voxels, affine = geometry.canonical(voxels, affine)
     axis, n = 2 - across, voxels.shape[across]  # of (i, j, k)
     point = geometry.to_index(affine, through_mm)
-    first = int(np.clip(np.rint(point[axis]) - 1, 0, max(n - _MOST_SHOWN, 0)))
+    first = int(np.clip(np.rint(point[axis]) - 1, 0, max(n - _MAX_SHOWN, 0)))
     shown = []
-    for place in range(first, min(first + _MOST_SHOWN, n)):
+    for place in range(first, min(first + _MAX_SHOWN, n)):
         point[axis] = place
         shown.append(planes(voxels, affine, window, region, geometry.to_world_mm(affine, point))[across])
     return tuple(shown)
@@ -90,5 +90,5 @@ def _blend(grey: NDArray[np.uint8], share: NDArray[np.uint8]) -> NDArray[np.uint
     """Blend the map over a grey image, giving RGB [row, column, 3]; ``share`` 0 .. 255 stands for -1 .. 1."""
     signed = np.clip((share.astype(np.float32) - 128) / 127, -1, 1)[..., None]
     colour = np.where(signed > 0, np.array(_FOR, np.float32), np.array(_AGAINST, np.float32))
-    opacity = _MOST_OPAQUE * np.abs(signed)
+    opacity = _MAX_OPACITY * np.abs(signed)
     return np.rint(grey[..., None] * (1 - opacity) + colour * opacity).astype(np.uint8)

@@ -19,7 +19,7 @@ from med_transfer.explanation.faithfulness import MapCheckSettings
 from med_transfer.explanation.heat import HeatMap, Method
 from med_transfer.model.ensemble import Ensemble
 
-MOST_CORRELATED = 0.5  # a higher rank correlation means that architecture and scan largely determine the map
+MAX_CORRELATION = 0.5  # a higher rank correlation means that architecture and scan largely determine the map
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Sanity:
 
     @property
     def passed(self) -> bool:
-        """Whether the map depends on the weights: mean correlation at most ``MOST_CORRELATED``."""
-        return self.correlation <= MOST_CORRELATED
+        """Whether the map depends on the weights: mean correlation at most ``MAX_CORRELATION``."""
+        return self.correlation <= MAX_CORRELATION
 
 
 def sanity(

@@ -46,8 +46,8 @@ from med_transfer.pretraining.side_by_side import in_threads, n_parallel
 from med_transfer.processor import keep_freed_memory
 from med_transfer.scans.isolation import confined
 
-LEAST_EPOCHS = 10  # with fewer, a linear head on frozen features is the better use of the time
-LEAST_PRETRAINING_STEPS = 400  # whose answers were still better than features learned from photographs (docs/measured)
+MIN_EPOCHS = 10  # with fewer, a linear head on frozen features is the better use of the time
+MIN_PRETRAINING_STEPS = 400  # whose answers were still better than features learned from photographs (docs/measured)
 _START_SECONDS = 15.0  # imports, report, pictures
 _FORWARD_PASSES_PER_MAP = 15  # forward passes of a scan: the map, occluded regions, random weights
 _TIMED_STEPS = 2  # of training the attention
@@ -354,7 +354,7 @@ def _shorter_pretraining(
     """Fewer pretraining steps, if that is enough to fit."""
     whole, steps = estimate(config, divided(config.split), cost), config.backbone.pretraining.steps
     fewer = math.floor(steps * (60 * minutes - (whole.seconds - whole.pretraining)) / whole.pretraining)
-    if LEAST_PRETRAINING_STEPS <= fewer < steps:
+    if MIN_PRETRAINING_STEPS <= fewer < steps:
         yield [
             Reduction(
                 "backbone.pretraining.steps", fewer, f"the encoders are pretrained for {fewer} steps instead of {steps}"
@@ -402,7 +402,7 @@ def _can_be_split(cohort: Cohort, divided: Divide, split: SplitConfig) -> bool:
 def _fewer_epochs(minutes: float, config: FinetuneConfig, divided: Divide, cost: Cost) -> Reduction:
     whole, epochs = estimate(config, divided(config.split), cost), config.training.epochs
     share = (60 * minutes - (whole.seconds - whole.training)) / whole.training
-    fewer = min(epochs, max(LEAST_EPOCHS, math.floor(epochs * share)))
+    fewer = min(epochs, max(MIN_EPOCHS, math.floor(epochs * share)))
     return Reduction("training.epochs", fewer, f"at most {fewer} epochs instead of {epochs}")
 
 

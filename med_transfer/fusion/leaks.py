@@ -12,7 +12,7 @@ from med_transfer.errors.sentence import Sentence
 from med_transfer.fusion.clinical import is_missing, without_missing
 from med_transfer.metrics.auc import auc
 
-_MOST_CODES = 10  # a column with at most this many distinct values may encode the class
+_MAX_CODES = 10  # a column with at most this many distinct values may encode the class
 _SURE = 0.98
 _FEWEST_SCANS = 10
 
@@ -51,7 +51,7 @@ def _tells_class(values: Sequence[str], truth: NDArray[np.bool_]) -> bool:
     if filled.sum() < _FEWEST_SCANS:
         return False
     texts, filled_truth = [value for value in values if not is_missing(value)], truth[filled]
-    if len(set(texts)) <= min(_MOST_CODES, len(texts) // 2):
+    if len(set(texts)) <= min(_MAX_CODES, len(texts) // 2):
         return any(_purity(texts, kind) >= _SURE for kind in _labellings(filled_truth))
     try:
         numbers = np.array([float(text) for text in texts])

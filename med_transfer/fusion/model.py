@@ -17,7 +17,7 @@ from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
 
 Within = Literal["mask", "roi", "whole"]
-LEAST_PROBABILITY = 1e-6  # so that a logarithm stays finite
+MIN_PROBABILITY = 1e-6  # so that a logarithm stays finite
 _PLACES = {"mask": "within a mask", "roi": "within a region of interest", "whole": "of the whole scan"}
 
 
@@ -122,7 +122,7 @@ def _not_given(name: str) -> Sentence:
 
 def network_features(probabilities: NDArray[np.floating], *, multilabel: bool) -> NDArray[np.float64]:
     """Return calibrated logits [scan, class]: log odds of findings, or centred log probabilities of classes."""
-    p = np.clip(np.asarray(probabilities, dtype=np.float64), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    p = np.clip(np.asarray(probabilities, dtype=np.float64), MIN_PROBABILITY, 1 - MIN_PROBABILITY)
     if multilabel:
         return np.log(p) - np.log1p(-p)
     return np.log(p) - np.log(p).mean(axis=1, keepdims=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SUMMARY_FILE = "summary.html"
 _TEMPLATE = "summary.html.jinja"
 _HERE = Path(__file__).parent
-_OUT_OF_DISTRIBUTION, _MOST = 0.95, 50  # novelty above which a scan is suspicious; maximum shown
+_OUT_OF_DISTRIBUTION, _MAX_SHOWN = 0.95, 50  # novelty above which a scan is suspicious; maximum shown
 
 
 def write_beside(
@@ -96,7 +96,7 @@ def _suspicious(rows: Sequence[Prediction]) -> list[Prediction]:
     suspicious = [
         row for row in rows if row.abstained or (row.novelty is not None and row.novelty > _OUT_OF_DISTRIBUTION)
     ]
-    return sorted(suspicious, key=lambda row: (-(row.novelty or 0.0), row.scan))[:_MOST]
+    return sorted(suspicious, key=lambda row: (-(row.novelty or 0.0), row.scan))[:_MAX_SHOWN]
 
 
 def _suspicious_cells(row: Prediction, t: Translator) -> tuple[str, ...]:

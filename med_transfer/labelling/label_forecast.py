@@ -15,11 +15,11 @@ from med_transfer.labelling.learning_curve import PARAMETERS, PowerLaw, fit_powe
 
 Outcome = Literal["reached", "forecast", "out of reach", "too few points"]
 MULTIPLE = 5.0
-MOST_MULTIPLE = 1000.0  # beyond it a curve of some tens of patients predicts nothing, and numbers overflow
-_LEAST_SIZES = PARAMETERS + 1
-_LEAST_SPAN = 2.0  # a curve measured over less than a doubling predicts nothing
-_LEAST_ERROR = 1e-3
-_MOST_DRAWS = 1000
+MAX_MULTIPLE = 1000.0  # beyond it a curve of some tens of patients predicts nothing, and numbers overflow
+_MIN_SIZES = PARAMETERS + 1
+_MIN_SPAN = 2.0  # a curve measured over less than a doubling predicts nothing
+_MIN_ERROR = 1e-3
+_MAX_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,9 @@ def forecast(samples: CurveSamples, target: float, multiple: float = MULTIPLE) -
     """
     if not 0 < target < 1:
         raise UsageError(f"target {target}", expected="a performance above 0 and below 1")
-    if not 1 < multiple <= MOST_MULTIPLE:
-        raise UsageError(f"multiple {multiple}", expected=f"above 1, at most {MOST_MULTIPLE:g}")
-    draws = samples.draws[np.isfinite(samples.draws).all(axis=1)][:_MOST_DRAWS]
+    if not 1 < multiple <= MAX_MULTIPLE:
+        raise UsageError(f"multiple {multiple}", expected=f"above 1, at most {MAX_MULTIPLE:g}")
+    draws = samples.draws[np.isfinite(samples.draws).all(axis=1)][:_MAX_DRAWS]
     if reason := _too_few(samples, draws):
         return Forecast(samples.name, target, multiple, "too few points", samples, reason=reason)
     errors = _standard_errors(draws)
@@ -97,19 +97,17 @@ def too_few_sizes(sizes: NDArray[np.float64]) -> str:
     A size of 0 patients does not count.
     """
     sizes = sizes[sizes > 0]
-    if len(sizes) < _LEAST_SIZES:
-        return f"{len(sizes)} sizes of training set; a curve of {PARAMETERS} parameters takes at least {_LEAST_SIZES}"
-    if sizes[-1] < _LEAST_SPAN * sizes[0]:
-        return (
-            f"the sizes reach from {sizes[0]:.0f} to {sizes[-1]:.0f} patients, less than {_LEAST_SPAN:g} times as many"
-        )
+    if len(sizes) < _MIN_SIZES:
+        return f"{len(sizes)} sizes of training set; a curve of {PARAMETERS} parameters takes at least {_MIN_SIZES}"
+    if sizes[-1] < _MIN_SPAN * sizes[0]:
+        return f"the sizes reach from {sizes[0]:.0f} to {sizes[-1]:.0f} patients, less than {_MIN_SPAN:g} times as many"
     return ""
 
 
 def _standard_errors(draws: NDArray[np.float64]) -> NDArray[np.float64]:
     """Standard error of each point, with a lower limit: draws that happen to agree do not make a point certain."""
     errors = draws.std(axis=0)
-    return np.maximum(errors, max(float(np.median(errors)) / 2, _LEAST_ERROR))
+    return np.maximum(errors, max(float(np.median(errors)) / 2, _MIN_ERROR))
 
 
 def _forecast_from_curves(

@@ -8,7 +8,7 @@ from typing import Literal
 
 from med_transfer.errors import UsageError
 from med_transfer.labelling.curve_samples import MEASURES, Measure
-from med_transfer.labelling.label_forecast import MOST_MULTIPLE, MULTIPLE, Forecast
+from med_transfer.labelling.label_forecast import MAX_MULTIPLE, MULTIPLE, Forecast
 
 Way = Literal["linear probe", "fine-tuning"]
 WAY_MEANS: dict[Way, str] = {
@@ -59,7 +59,7 @@ class BudgetSettings:
             raise UsageError(f"classes with measure {self.measure}", expected="sensitivity, which each class has")
         for name, value, fits, expected in (
             ("target", self.target, 0 < self.target < 1, "above 0 and below 1"),
-            ("multiple", self.multiple, 1 < self.multiple <= MOST_MULTIPLE, f"above 1, at most {MOST_MULTIPLE:g}"),
+            ("multiple", self.multiple, 1 < self.multiple <= MAX_MULTIPLE, f"above 1, at most {MAX_MULTIPLE:g}"),
             ("smallest", self.smallest, self.smallest is None or self.smallest >= 2, "at least 2 patients"),
             ("n_sizes", self.n_sizes, self.n_sizes >= 1, "at least 1"),
             ("repeats", self.repeats, self.repeats is None or self.repeats >= 1, "at least 1"),

@@ -31,7 +31,7 @@ from med_transfer.metrics.reasons import CLASS_MISSING, all_called, no_case, no_
 from med_transfer.metrics.records.class_metrics import PredictiveValues
 from med_transfer.metrics.records.estimate import Estimate, Interval
 
-_MOST_UNBOUNDED = 0.01  # a likelihood ratio with a greater share of infinite draws gets no interval over patients
+_MAX_INFINITE_SHARE = 0.01  # a likelihood ratio with a greater share of infinite draws gets no interval over patients
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class ClassRates:
             return ratio
         resampled = self.cells.resampled(c, lambda cells: likelihood_ratio_in(which, cells))
         unbounded = float(np.isinf(resampled.draws).mean())
-        if unbounded > _MOST_UNBOUNDED or resampled.degenerate:
+        if unbounded > _MAX_INFINITE_SHARE or resampled.degenerate:
             why = f"{whole_percent(unbounded)} of draws have no bound" if unbounded else "every draw agrees"
             return ratio.model_copy(update={"method": f"{ratio.method}; no interval over patients: {why}"})
         return self._with_cluster_interval(ratio, resampled)

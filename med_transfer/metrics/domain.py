@@ -27,7 +27,7 @@ from med_transfer.metrics.records.domain import (
 from med_transfer.metrics.records.estimate import Estimate
 
 _AXES = ("column", "row", "slice")
-_MOST_VALUES = 20  # most frequent values kept of a text fact
+_MAX_VALUES = 20  # most frequent values kept of a text fact
 _ROUNDING = 1e-3  # mm; spacings that differ by less are equal
 
 
@@ -57,7 +57,7 @@ def profile_of(
         if all(isinstance(value, float) for value in values):
             numbers[name] = spread_of([float(value) for value in values])
         else:
-            texts[name] = dict(Counter(map(str, values)).most_common(_MOST_VALUES))
+            texts[name] = dict(Counter(map(str, values)).most_common(_MAX_VALUES))
     return CohortProfile(
         n_scans=len(truth),
         n_patients=len(set(patients)),
@@ -144,7 +144,7 @@ def _number(name: str, scans: AcquiredScans, here: CohortProfile, training: Coho
 
 def _text(name: str, scans: AcquiredScans, here: CohortProfile, training: CohortProfile | None) -> TextShift:
     then, (values, patients) = training.texts.get(name) if training else None, scans.known_values(name)
-    rarer_are_lost = then is not None and len(then) >= _MOST_VALUES
+    rarer_are_lost = then is not None and len(then) >= _MAX_VALUES
     unseen = None
     if then and values and not rarer_are_lost:
         unseen = _share(np.array([value not in then for value in values]), patients)

@@ -17,7 +17,7 @@ from med_transfer.errors.sentence import Sentence
 
 SMALLEST_SUBGROUP = 10  # patients; smaller subgroups are uninformative and may identify a person
 UNKNOWN, OTHER = "not known", "other"
-_MOST_VALUES = 8
+_MAX_VALUES = 8
 _FEW_NUMBERS = 5  # a column with no more distinct numbers holds codes or steps, not a scale
 # Up to 1.5 mm: thin sections (MacMahon et al. 2017, Radiology 284:228). Up to 2.5 mm: lung screening (ACR-STR practice
 # parameter). Up to 5 mm: measurable disease (Eisenhauer et al. 2009, RECIST 1.1, Eur J Cancer 45:228).
@@ -122,9 +122,9 @@ def _by_value(column: str, texts: Sequence[str], patients: Sequence[str]) -> Gro
     if identifying:
         why = Sentence("{n} of its values are of one patient each: they identify people", n=identifying)
         return Grouping(column, ("",) * len(texts), (), unsuitable=why, identifies=True)
-    frequent = [text for text in values if len(having[text]) >= SMALLEST_SUBGROUP][:_MOST_VALUES]
+    frequent = [text for text in values if len(having[text]) >= SMALLEST_SUBGROUP][:_MAX_VALUES]
     rest = len(values) - len(frequent)
-    if len(frequent) < 2 and len(values) > _MOST_VALUES:
+    if len(frequent) < 2 and len(values) > _MAX_VALUES:
         why = Sentence("{n} different values, almost all of few patients", n=len(values))
         return Grouping(column, tuple(texts), (), unsuitable=why)
     if rest < 2 or not frequent:  # nothing to pool, or nothing but rare values

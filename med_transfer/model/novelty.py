@@ -17,7 +17,7 @@ _COMPONENTS = 16
 _QUANTILES = 101
 _PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
 _SAMPLED_VOXELS = 100_000  # voxels sampled per channel for percentiles
-_LEAST_SPREAD = 0.05  # of the largest spread: a statistic that never varied in training must not decide alone
+_MIN_SPREAD = 0.05  # of the largest spread: a statistic that never varied in training must not decide alone
 STATISTICS = len(_PERCENTILES) + 3  # per channel
 
 
@@ -107,7 +107,7 @@ class Novelty(nn.Module):
         from sklearn.covariance import ledoit_wolf  # slow to import, and only training needs it
 
         spread = training.std(0, correction=0)
-        spread = spread.clamp_min(max(_LEAST_SPREAD * float(spread.max()), 1e-6))
+        spread = spread.clamp_min(max(_MIN_SPREAD * float(spread.max()), 1e-6))
         covariance, _ = ledoit_wolf(((training - training.mean(0)) / spread).double().numpy(), assume_centered=True)
         values, directions = torch.linalg.eigh(torch.from_numpy(covariance))
         self.input_mean.copy_(training.mean(0))

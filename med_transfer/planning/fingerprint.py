@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 BodyRegion = Literal["head", "chest", "trunk", "unknown"]
 Triple = tuple[float, float, float]
 
-TELLING: tuple[OrganName, ...] = ("brain", "lungs")  # what tells the part of the body
-MOST_SCANS = 60  # enough for medians, and a large cohort is not read twice
-LEAST_TRUNK_MM = (240.0, 150.0)  # right to left, front to back; heads and limbs are narrower
-MOST_OTHERS = 0.1  # of the scans; with more the cohort mixes what should be learned apart
+REGION_ORGANS: tuple[OrganName, ...] = ("brain", "lungs")  # by which a part of the body is recognised
+MAX_SCANS = 60  # enough for medians, and a large cohort is not read twice
+MIN_TRUNK_MM = (240.0, 150.0)  # right to left, front to back; heads and limbs are narrower
+MAX_SHARE_OF_OTHERS = 0.1  # of the scans; with more the cohort mixes what should be learned apart
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class CohortFingerprint:
 
     def spacing_at(self, percentile: float) -> Triple:
         """Along slice, row and column, each by itself."""
-        return _middle([scan.spacing_mm for scan in self.scans], percentile)
+        return _percentile_of_each([scan.spacing_mm for scan in self.scans], percentile)
 
     def found(self, name: str) -> float:
         """Share of the scans in which the organ was found."""
@@ -122,7 +122,7 @@ class CohortFingerprint:
 
     def box_mm(self, name: str, percentile: float = 50) -> Triple:
         """Of the body or an organ, along depth, height, width, where it was found."""
-        return _middle([scan.boxes_mm[name] for scan in self.scans if name in scan.boxes_mm], percentile)
+        return _percentile_of_each([scan.boxes_mm[name] for scan in self.scans if name in scan.boxes_mm], percentile)
 
     def given_mm(self, percentile: float) -> float:
         """The longest side of the table's regions; NaN where there is none."""
@@ -130,7 +130,7 @@ class CohortFingerprint:
         return float(np.percentile(given, percentile)) if given else float("nan")
 
 
-def fingerprint_cohort(cohort: Cohort, progress: Progress = silent, most_scans: int = MOST_SCANS) -> CohortFingerprint:
+def fingerprint_cohort(cohort: Cohort, progress: Progress = silent, most_scans: int = MAX_SCANS) -> CohortFingerprint:
     """Read at most so many scans, evenly spread over the table, and say what they look like.
 
     Raises:
@@ -180,7 +180,7 @@ def fingerprint_scan(volume: Volume, given: Region | None = None) -> ScanFingerp
     modality = _modality(volume)
     boxes = {"body": _box(foreground(volume, BODY_HU if modality == "CT" else foreground_threshold(volume)))}
     if modality == "CT" and given is None:
-        organs = {name: find_organ(volume, name) for name in TELLING}
+        organs = {name: find_organ(volume, name) for name in REGION_ORGANS}
         boxes |= {name: _box(organ.region) for name, organ in organs.items() if not isinstance(organ, NotFound)}
     column_mm, row_mm, slice_mm = volume.spacing_mm
     return ScanFingerprint(
@@ -211,7 +211,7 @@ def _body_region(modality: str, boxes: Mapping[str, Triple]) -> BodyRegion:
     if "lungs" in boxes and "brain" not in boxes:
         return "chest"
     _, height, width = boxes["body"]
-    wide = width >= LEAST_TRUNK_MM[0] and height >= LEAST_TRUNK_MM[1]
+    wide = width >= MIN_TRUNK_MM[0] and height >= MIN_TRUNK_MM[1]
     return "trunk" if modality == "CT" and wide and "brain" not in boxes else "unknown"
 
 
@@ -234,7 +234,7 @@ def require_alike(found: CohortFingerprint, where: object = "") -> None:
     for what, values in [("modalities", [scan.modality or "none stated" for scan in scans]), *parts]:
         counts = Counter(values).most_common()
         known = [n for name, n in counts if name != "unknown"]
-        if sum(known[1:]) > MOST_OTHERS * len(scans):
+        if sum(known[1:]) > MAX_SHARE_OF_OTHERS * len(scans):
             raise CohortError(
                 f"{what}: {', '.join(f'{n} scans {name}' for name, n in counts)}",
                 where=where,
@@ -247,6 +247,6 @@ def _most_common(values: Iterable[str]) -> str:
     return Counter(values).most_common(1)[0][0]
 
 
-def _middle(triples: list[Triple], percentile: float) -> Triple:
+def _percentile_of_each(triples: list[Triple], percentile: float) -> Triple:
     first, second, third = np.percentile(np.array(triples), percentile, axis=0)
     return float(first), float(second), float(third)

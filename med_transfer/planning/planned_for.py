@@ -8,8 +8,8 @@ from med_transfer.config import StrictModel
 from med_transfer.errors import ConfigError
 from med_transfer.planning.fingerprint import CohortFingerprint, Triple
 
-ALIKE = 1.5  # times larger or smaller
-_MOST = (5, 95)  # percentiles of the scans that a plan looked at
+SIZE_FACTOR = 1.5  # times larger or smaller
+_OUTER_PERCENTILES = (5, 95)  # percentiles of the scans that a plan looked at
 
 Range = tuple[Triple, Triple]
 
@@ -58,8 +58,8 @@ class PlannedFor(StrictModel):
             spacing_mm=_rounded(cohort.spacing_mm),
             body_mm=_rounded(cohort.box_mm("body")),
             regions=cohort.n_with_region == cohort.n_scans,
-            spacing_range_mm=_range(map(cohort.spacing_at, _MOST)),
-            body_range_mm=_range(cohort.box_mm("body", percentile) for percentile in _MOST),
+            spacing_range_mm=_range(map(cohort.spacing_at, _OUTER_PERCENTILES)),
+            body_range_mm=_range(cohort.box_mm("body", percentile) for percentile in _OUTER_PERCENTILES),
         )
 
     def differences(self, here: PlannedFor, where: object = "") -> list[str]:
@@ -100,7 +100,7 @@ class PlannedFor(StrictModel):
         return told + [
             f"{what}: planned for {_shown(before)} mm, here {_shown(now)} mm"
             for what, before, most, now in sizes
-            if not _is_of_them(now, before, most or (before, before))
+            if not _is_similar(now, before, most or (before, before))
         ]
 
 
@@ -111,10 +111,10 @@ def _classes(cohort: PlannedFor) -> str:
     return f"{len(cohort.classes)} ({'several' if cohort.multilabel else 'one'} a scan)"
 
 
-def _is_of_them(now: Triple, median: Triple, most: Range) -> bool:
+def _is_similar(now: Triple, median: Triple, most: Range) -> bool:
     """Whether it is near the median, or no further from it than most scans: a few of these are looked at."""
     return all(
-        min(middle / ALIKE, low) <= size <= max(middle * ALIKE, high)
+        min(middle / SIZE_FACTOR, low) <= size <= max(middle * SIZE_FACTOR, high)
         for size, middle, low, high in zip(now, median, *most, strict=True)
     )
 

@@ -29,20 +29,20 @@ WINDOWS: dict[str, tuple[tuple[str, Window], ...]] = {
     "unknown": (("lung", LUNG), ("soft tissue", SOFT_TISSUE), ("bone", BONE_OF_CHEST)),
 }
 ORGANS = {"head": "brain", "chest": "lungs"}  # part of the body to what is cut out of it
-LEAST_FOUND = 0.98  # of the scans: where thresholds miss an organ, it is mostly a sick one
+MIN_SHARE_FOUND = 0.98  # of the scans: where thresholds miss an organ, it is mostly a sick one
 
 SLICES, REGION = "slices-efficientnet-lite0", "med-transfer-small"
 SLICE_PIXELS = 224  # the photographs of ImageNet
 LESION_PIXELS, LESION_STEPS, LESION_ENCODERS = 160, 1600, 2  # small enough for two cores in half an hour
-LEAST_CANVASES, MOST_ANSWERED = 10, 3  # patients who have nothing; classes that two numbers can tell apart
-NOTHING = {*("none", "normal", "healthy", "negative", "control", "controls", "0", "no", "n", "false"), "正常"}
-WITHOUT = {"no", "without"}  # and what, as in no_haemorrhage
-MOST_SLICES, LEAST_SLICES = 48, 8
+MIN_CANVASES, MAX_CLASSES_ANSWERED = 10, 3  # patients who have nothing; classes that two numbers can tell apart
+HEALTHY_NAMES = {*("none", "normal", "healthy", "negative", "control", "controls", "0", "no", "n", "false"), "正常"}
+NEGATIONS = {"no", "without"}  # and what, as in no_haemorrhage
+MAX_SLICES, MIN_SLICES = 48, 8
 REGION_SHAPE, REGION_SPACING_MM = (16, 32, 32), (2.0, 1.0, 1.0)  # what med-transfer-small learned from
 WHOLE_SHAPE = (64, 96, 96)
-FOLDS, LEAST_FOLDS = 5, 2  # the defaults of split and training, which a test compares
-EPOCHS, EPOCH_SCANS, LEAST_EPOCHS = 60, 256, 10
-SIDES = {*("left", "right", "l", "r", "links", "rechts", "gauche", "droit", "droite"), *"左右"}
+FOLDS, MIN_FOLDS = 5, 2  # the defaults of split and training, which a test compares
+EPOCHS, EPOCH_SCANS, MIN_EPOCHS = 60, 256, 10
+SIDE_WORDS = {*("left", "right", "l", "r", "links", "rechts", "gauche", "droit", "droite"), *"左右"}
 _WORD = re.compile(r"[左右]|[A-Z]?[a-z]+|[A-Z]+")  # also of left_lung and LeftLung
 FEW_OF_A_CLASS = 50  # patients; below, balanced sensitivity on validation patients jumps by whole patients
 
@@ -82,7 +82,7 @@ def region(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     organ = ORGANS.get(cohort.body_region, "") if cohort.modality == "CT" else ""
     n_scans = len(cohort.scans)
     n_found = round(cohort.found(organ) * n_scans) if organ else 0
-    if organ and cohort.found(organ) >= LEAST_FOUND:
+    if organ and cohort.found(organ) >= MIN_SHARE_FOUND:
         others = "; the others are rejected by name" if n_found < n_scans else ""
         return [Choice("input.region", organ, f"{organ} found in {n_found} of {n_scans} scans{others}")]
     missed = f"; {organ} in only {n_found} of {n_scans}" if organ else ""
@@ -153,7 +153,7 @@ def _size_of_region(cohort: CohortFingerprint) -> list[Choice]:
 def _size_of_slices(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     depth_mm = _box_in_view(cohort, chosen)[_depth_axis(cohort)]
     slices = round(depth_mm / cohort.spacing_mm[0])
-    depth = min(MOST_SLICES, max(LEAST_SLICES, slices))
+    depth = min(MAX_SLICES, max(MIN_SLICES, slices))
     of_median = "as in the median scan" if depth == slices else f"instead of the {slices} of the median scan"
     why = f"{depth} slices, {of_median}: every scan is resampled to this number; in-plane size as for ImageNet"
     return [
@@ -214,13 +214,13 @@ def strategy(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
 
 def healthy_class(cohort: CohortFingerprint) -> str:
     """The class whose patients have nothing, by its name; empty where no class or several are called so."""
-    names = [name for name in cohort.patients_of_class if _means_nothing(name)]
+    names = [name for name in cohort.patients_of_class if _names_healthy(name)]
     return names[0] if len(names) == 1 else ""
 
 
-def _means_nothing(name: str) -> bool:
+def _names_healthy(name: str) -> bool:
     first, *further = re.split(r"[\s_-]+", name.strip().lower())
-    return first in WITHOUT if further else first in NOTHING
+    return first in NEGATIONS if further else first in HEALTHY_NAMES
 
 
 def pretraining(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
@@ -228,8 +228,8 @@ def pretraining(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     healthy, n_classes = healthy_class(cohort), len(cohort.patients_of_class)
     measured = cohort.modality == "CT" and cohort.body_region == "head" and chosen in ("", SLICES)
     suits = measured and network_kind(cohort, chosen) == "slices" and not cohort.multilabel
-    few = cohort.rarest < FEW_OF_A_CLASS and n_classes <= MOST_ANSWERED and len(cohort.channels) == 1
-    if not (suits and few and healthy and cohort.patients_of_class[healthy] >= LEAST_CANVASES):
+    few = cohort.rarest < FEW_OF_A_CLASS and n_classes <= MAX_CLASSES_ANSWERED and len(cohort.channels) == 1
+    if not (suits and few and healthy and cohort.patients_of_class[healthy] >= MIN_CANVASES):
         return []
     depth = next(choice.value[0] for choice in _size_of_slices(cohort, chosen) if choice.key == "input.shape")
     return [
@@ -253,7 +253,7 @@ def pretraining(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
 
 def flips(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """A lesson seen in a mirror, where sides do not matter to the classes."""
-    sided = [name for name in cohort.patients_of_class if SIDES & {word.lower() for word in _WORD.findall(name)}]
+    sided = [name for name in cohort.patients_of_class if SIDE_WORDS & {word.lower() for word in _WORD.findall(name)}]
     if sided:
         return [Choice("augmentation.flips", [], f"class {sided[0]!r} refers to a side")]
     if network_kind(cohort, chosen) == "region":
@@ -273,7 +273,7 @@ def folds(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """As many as the rarest class has patients for, where that is fewer than the default."""
     kept_apart = int(cohort.n_patients >= FEW_PATIENTS)  # one more part, for the test
     most = cohort.rarest - kept_apart
-    if not LEAST_FOLDS <= most < FOLDS:
+    if not MIN_FOLDS <= most < FOLDS:
         return []
     part = "each fold and the test part have" if kept_apart else "each fold has"
     return [Choice("split.folds", most, f"{cohort.rarest} patients of the rarest class: {part} one")]
@@ -282,7 +282,7 @@ def folds(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
 def epochs(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """So many that a large cohort's training draws no more scans than a small one's."""
     drawn = round(cohort.n_scans * (1 - 1 / FOLDS))  # in an epoch, by one fold model
-    fewer = max(LEAST_EPOCHS, round(EPOCHS * EPOCH_SCANS / drawn))
+    fewer = max(MIN_EPOCHS, round(EPOCHS * EPOCH_SCANS / drawn))
     if network_kind(cohort, chosen) != "region" or fewer >= EPOCHS:
         return []
     why = (

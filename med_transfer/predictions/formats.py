@@ -13,7 +13,7 @@ from med_transfer.predictions.table import read_cells
 
 TableFormat = Literal["parquet", "xlsx"]
 _PACKAGES: dict[TableFormat, str] = {"parquet": "pyarrow", "xlsx": "openpyxl"}
-_MOST_ROWS = 1_048_575  # of an Excel sheet, without the header
+_MAX_ROWS = 1_048_575  # of an Excel sheet, without the header
 
 
 def known_formats(names: Sequence[str]) -> list[TableFormat]:
@@ -71,8 +71,8 @@ def _write_parquet(path: Path, header: Sequence[str], rows: Sequence[Sequence[An
 
 
 def _write_sheet(package: Any, path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    if len(rows) > _MOST_ROWS:
-        raise OutputError(f"{len(rows):,} rows", where=path, expected=f"at most {_MOST_ROWS:,}, as Excel takes them")
+    if len(rows) > _MAX_ROWS:
+        raise OutputError(f"{len(rows):,} rows", where=path, expected=f"at most {_MAX_ROWS:,}, as Excel takes them")
     book = package.Workbook(write_only=True)
     sheet, cell_of = book.create_sheet("predictions"), importlib.import_module("openpyxl.cell").WriteOnlyCell
     for row in (header, *rows):

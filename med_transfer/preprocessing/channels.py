@@ -23,7 +23,7 @@ from med_transfer.scans.voxel_checks import hounsfield_doubt
 log = logging.getLogger(__name__)
 
 Scans = Mapping[str, Volume]  # the scans of a case, by column of the cohort table
-LEAST_OVERLAP = 0.5  # share of the first scan's visible part; edge voxels would fill the rest
+MIN_OVERLAP = 0.5  # share of the first scan's visible part; edge voxels would fill the rest
 _POINTS = 24  # along each axis of the grid; enough to estimate a share
 
 
@@ -108,11 +108,11 @@ def _reason(first: Volume, other: Volume, grid: Grid) -> str:
     if not same_grid and not (first.verdict.placed and other.verdict.placed):
         return Sentence("it or scan does not say where it lies in the patient, and their grids differ")
     share = overlap(first, other, grid)
-    if share < LEAST_OVERLAP:
+    if share < MIN_OVERLAP:
         return Sentence(
             "covers {share}% of what the network sees of scan, less than {least:.0%}",
-            share=told_apart(100 * share, 0, of=(0.0, 100 * LEAST_OVERLAP)),
-            least=LEAST_OVERLAP,
+            share=told_apart(100 * share, 0, of=(0.0, 100 * MIN_OVERLAP)),
+            least=MIN_OVERLAP,
         )
     return ""
 

@@ -40,8 +40,8 @@ GAS_HU = -950.0  # air that is not in lung tissue
 _SIDES = 6  # of eight directions in the axial plane in which there must be bone
 _CANAL = 0.05  # of the brain's largest area; spinal canal and foramen magnum are smaller
 _SMALL_ML = 2.4  # in one slice, 12 cm2: twice a wide trachea; holes of lungs are smaller, the liver's dome is larger
-_LEAST_CORE = 0.1  # of a lung is deeper than 6 mm; no part of sinuses and table foam is
-_MOST_GAS = 0.5  # of a lung's voxels, even with emphysema; airways and bowel gas have more
+_MIN_CORE_SHARE = 0.1  # of a lung is deeper than 6 mm; no part of sinuses and table foam is
+_MAX_GAS_SHARE = 0.5  # of a lung's voxels, even with emphysema; airways and bowel gas have more
 _NOTHING_HU = -1000.0  # for corners of the grid outside an oblique scan
 _IN_PLANE = ndimage.generate_binary_structure(3, 1) & (np.arange(3) == 1)[:, None, None]
 
@@ -61,9 +61,9 @@ LIMITS: dict[OrganName, Limits] = {
     "head": Limits(volume=(800, 9000), width=(90, 300), depth=(100, 330), height=(60, 330)),
     "lungs": Limits(volume=(150, 10000), width=(80, 420), depth=(50, 300), height=(50, 450)),
 }
-MOST_LITRES = 600.0  # of the whole scan; 2 m of body with a field of view of 0.5 m are 500
-LEAST_SOLID = 0.95  # of a brain: its volume over the volume that its outline encloses
-MOST_CUT = 0.6  # of lungs: area in the first or last slice over the largest area
+MAX_LITRES = 600.0  # of the whole scan; 2 m of body with a field of view of 0.5 m are 500
+MIN_SOLIDITY = 0.95  # of a brain: its volume over the volume that its outline encloses
+MAX_CUT_SHARE = 0.6  # of lungs: area in the first or last slice over the largest area
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ def _search(volume: Volume, organ: OrganName) -> Organ | NotFound:
         return NotFound(organ, "no_hounsfield_units", doubt)
     grid = _patient_grid(volume)
     litres = float(np.prod(grid.shape)) * STEP_MM**3 / 1e6
-    if litres > MOST_LITRES:
-        return NotFound(organ, "scan_size", round(litres), (0.0, MOST_LITRES))
+    if litres > MAX_LITRES:
+        return NotFound(organ, "scan_size", round(litres), (0.0, MAX_LITRES))
     hu = resample(volume.voxels, volume.affine, grid)
     hu[~_in_view(volume, grid)] = _NOTHING_HU
     mask = _FINDERS[organ](hu)
@@ -212,10 +212,10 @@ def _implausible(organ: OrganName, mask: Mask, grid: Grid) -> NotFound | None:
         if not low <= measured <= high:
             return NotFound(organ, reason, round(measured), (low, high))
     areas = mask.sum(axis=(1, 2))
-    if organ == "lungs" and (share := max(areas[0], areas[-1]) / areas.max()) > MOST_CUT:
-        return NotFound(organ, "cut_off", round(float(share), 2), (0.0, MOST_CUT))
-    if organ == "brain" and (share := np.count_nonzero(mask) / np.count_nonzero(_enclosed(mask))) < LEAST_SOLID:
-        return NotFound(organ, "ragged", round(share, 2), (LEAST_SOLID, 1.0))
+    if organ == "lungs" and (share := max(areas[0], areas[-1]) / areas.max()) > MAX_CUT_SHARE:
+        return NotFound(organ, "cut_off", round(float(share), 2), (0.0, MAX_CUT_SHARE))
+    if organ == "brain" and (share := np.count_nonzero(mask) / np.count_nonzero(_enclosed(mask))) < MIN_SOLIDITY:
+        return NotFound(organ, "ragged", round(share, 2), (MIN_SOLIDITY, 1.0))
     return None
 
 
@@ -255,10 +255,10 @@ def _lungs(hu: NDArray[np.float32]) -> Mask:
     air = body & (hu < AIR_HU)
     gas = hu < GAS_HU
     of_slices = _Parts.of(air, _IN_PLANE)
-    is_airway = (of_slices.millilitres < _SMALL_ML) & (of_slices.share(gas, _eroded(air, 1)) > _MOST_GAS)
+    is_airway = (of_slices.millilitres < _SMALL_ML) & (of_slices.share(gas, _eroded(air, 1)) > _MAX_GAS_SHARE)
     air &= of_slices.kept(~is_airway)
     parts, core = _Parts.of(air), _eroded(air, 3)
-    is_lung = (parts.share(core, air) > _LEAST_CORE) & (parts.share(gas, core) < _MOST_GAS)
+    is_lung = (parts.share(core, air) > _MIN_CORE_SHARE) & (parts.share(gas, core) < _MAX_GAS_SHARE)
     lungs = parts.kept(is_lung & (parts.millilitres > 0.1 * parts.millilitres.max(initial=0)))
     return _dilated(_filled(_closed(lungs, 4), _SMALL_ML), 2) & body
 

@@ -23,7 +23,7 @@ from med_transfer.scans import Volume, geometry
 ROBUST_RANGE = (2.0, 98.0)  # percentiles
 FOREGROUND_SHARE = 0.1  # of the robust range
 CLIPPED_TO = (0.5, 99.5)  # percentiles of the foreground
-_MOST_VOXELS = 1_000_000  # enough for two decimals of a mean; percentiles of a whole CT would take seconds
+_MAX_VOXELS = 1_000_000  # enough for two decimals of a mean; percentiles of a whole CT would take seconds
 
 
 def window_of(volume: Volume, config: PreprocessingConfig) -> tuple[float, float]:
@@ -112,5 +112,5 @@ def _threshold(values: NDArray[np.float64]) -> float:
 def _sample(volume: Volume) -> NDArray[np.float64]:
     """At most about a million voxels, evenly spread over the patient, whatever the order of the file's axes."""
     voxels, _ = geometry.canonical(volume.voxels, volume.affine)
-    step = max(1, math.ceil((voxels.size / _MOST_VOXELS) ** (1 / 3)))
+    step = max(1, math.ceil((voxels.size / _MAX_VOXELS) ** (1 / 3)))
     return voxels[::step, ::step, ::step].ravel().astype(np.float64)

@@ -23,7 +23,7 @@ from med_transfer.scans.stamps import NamedStamp, stamps
 from med_transfer.scans.volume import Volume
 from med_transfer.scans.voxel_checks import require_usable
 
-_MOST_NAMED = 6  # series listed in one message
+_MAX_NAMED = 6  # series listed in one message
 
 
 def read_scan(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: float = 0.0) -> Volume:
@@ -123,7 +123,7 @@ def _one_of(path: Path, candidates: Sequence[Series], series_uid: str, ignored: 
 
 def _refused(candidates: Sequence[Series]) -> Sentence:
     """Why each of the first few candidates is unusable, and the number of the others."""
-    first = candidates[:_MOST_NAMED]
+    first = candidates[:_MAX_NAMED]
     reasons = [Sentence("{name}: {reasons}", name=_name(one), reasons=joined(*one.verdict.reasons)) for one in first]
     names = reduce(_or, reasons)
     rest = len(candidates) - len(first)

@@ -14,15 +14,15 @@ from med_transfer.errors.sentence import Sentence
 _INT16 = np.iinfo(np.int16)
 AIR_HU = (-1100.0, -650.0)  # air, or lung filling a narrow field of view
 BODY_HU = (-220.0, 220.0)  # fat, water, muscle, contrast-enhanced organs
-_LEAST_SPREAD_HU = 20  # z-scores and values scaled to [-1, 1] have less; no measured scan does
+_MIN_SPREAD_HU = 20  # z-scores and values scaled to [-1, 1] have less; no measured scan does
 _STEP_HU = 16
 _WINDOW_HU = (-4096, 8192)
 _SMOOTH = np.array([1, 2, 3, 2, 1]) / 9
-_LEAST_SHARE = 0.02  # of the voxels, for a significant peak
+_MIN_SHARE = 0.02  # of the voxels, for a significant peak
 _AIR_TO_BODY_HU = 400  # peaks closer to each other are not air and body
 _INVERTED_HU = 300
-_LEAST_WIDTH = 32  # voxels; a smaller crop may contain any tissue
-_MOST_VOXELS = 1_000_000
+_MIN_WIDTH = 32  # voxels; a smaller crop may contain any tissue
+_MAX_VOXELS = 1_000_000
 
 
 def narrow(values: NDArray) -> NDArray:
@@ -69,10 +69,10 @@ def hounsfield_doubt(voxels: NDArray) -> str:
     """
     values = _sample(voxels)
     low, high = float(values.min()), float(values.max())
-    large = min(voxels.shape[1:]) >= _LEAST_WIDTH
+    large = min(voxels.shape[1:]) >= _MIN_WIDTH
     if large and _border(voxels) > max(_middle(voxels) + _INVERTED_HU, BODY_HU[1]):
         return Sentence("values look inverted: the border of the image is denser than its middle")
-    possible = high - low >= _LEAST_SPREAD_HU and low >= _INT16.min and high <= -2 * _INT16.min
+    possible = high - low >= _MIN_SPREAD_HU and low >= _INT16.min and high <= -2 * _INT16.min
     if not possible or high < -700 or low > 300 or low >= 0:
         return Sentence("values do not look like Hounsfield units (from {low:g} to {high:g})", low=low, high=high)
     peaks = _peaks(values) if large else None
@@ -89,18 +89,18 @@ def hounsfield_doubt(voxels: NDArray) -> str:
 
 
 def _sample(voxels: NDArray) -> NDArray:
-    step = max(1, round((voxels.size / _MOST_VOXELS) ** (1 / 3)))
+    step = max(1, round((voxels.size / _MAX_VOXELS) ** (1 / 3)))
     return voxels[::step, ::step, ::step].ravel()
 
 
 def _peaks(values: NDArray) -> tuple[float, float] | None:
     """Positions in HU of the lowest and highest significant peak, without padding; None if they are too close."""
     constant = values[values == values.min()]  # outside the reconstructed circle
-    measured = values[values > values.min()] if len(constant) > _LEAST_SHARE * len(values) else values
+    measured = values[values > values.min()] if len(constant) > _MIN_SHARE * len(values) else values
     bins = (_WINDOW_HU[1] - _WINDOW_HU[0]) // _STEP_HU
     counts, edges = np.histogram(measured, bins, _WINDOW_HU)
     counts = np.convolve(counts, _SMOOTH, mode="same")
-    is_peak = (counts[1:-1] >= counts[:-2]) & (counts[1:-1] > counts[2:]) & (counts[1:-1] > counts.sum() * _LEAST_SHARE)
+    is_peak = (counts[1:-1] >= counts[:-2]) & (counts[1:-1] > counts[2:]) & (counts[1:-1] > counts.sum() * _MIN_SHARE)
     places = edges[1:-2][is_peak] + _STEP_HU / 2
     if len(places) < 2 or places[-1] - places[0] < _AIR_TO_BODY_HU:
         return None

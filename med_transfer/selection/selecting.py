@@ -38,7 +38,7 @@ from med_transfer.selection.report import write_selection
 from med_transfer.selection.source import other_input, source_features, source_head, why_unknown
 from med_transfer.selection.target import Groups, Target, read_target
 
-MOST_SECONDS = 1800.0  # on a CPU, for a network on tiles that was not named explicitly
+MAX_SECONDS = 1800.0  # on a CPU, for a network on tiles that was not named explicitly
 
 
 def select(
@@ -129,7 +129,7 @@ def _filtered(
 
 
 def affordable(candidates: Candidates, config: FinetuneConfig, n_scans: int) -> Candidates:
-    """Candidates without networks on tiles that would take a CPU longer than ``MOST_SECONDS``; all on a GPU.
+    """Candidates without networks on tiles that would take a CPU longer than ``MAX_SECONDS``; all on a GPU.
 
     The estimate is from one timed tile; every tile passes through the network and through its random twin. Networks
     with given weights are kept, and so are all if none would remain.
@@ -141,7 +141,7 @@ def affordable(candidates: Candidates, config: FinetuneConfig, n_scans: int) -> 
         if candidate.spec.instances == "tiles" and candidate.weights is None:
             shape = resolve_preprocessing(candidate.spec, config).shape
             hours = 2 * n_scans * _seconds_of_scan(candidate, shape) / 3600
-            if 3600 * hours > MOST_SECONDS:
+            if 3600 * hours > MAX_SECONDS:
                 left_out[candidate.name] = (
                     f"it would take about {hours:.1f} h for {n_scans} scans on this machine; name it to rank it too"
                 )

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TRAINING_FOLDER = "training"
-_MOST_REPEATS = 20  # consecutive draws of known configs, after which the space is taken to be exhausted
+_MAX_REPEATS = 20  # consecutive draws of known configs, after which the space is taken to be exhausted
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Search:
             repeated = [trial.repeats is not None for trial in self.study.records() if trial.state != "unfinished"]
             if trials is not None and repeated.count(False) > trials:
                 return "every trial that was asked for is done"
-            if len(repeated) >= _MOST_REPEATS and all(repeated[-_MOST_REPEATS:]):
+            if len(repeated) >= _MAX_REPEATS and all(repeated[-_MAX_REPEATS:]):
                 return "the space holds nothing that was not tried"
             self.deadline.check()
             # The sampler can return to a good config that has no free values; then the next one is drawn at random.

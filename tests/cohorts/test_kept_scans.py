@@ -74,7 +74,7 @@ def test_a_file_that_changed_is_read_again(cohort: Cohort):
 
 
 def test_memory_is_bounded(cohort: Cohort, readings: list[Path], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(kept_scans, "MOST_BYTES", 2 * 32 * 32 * 16 * 2)  # two scans of int16
+    monkeypatch.setattr(kept_scans, "MAX_BYTES", 2 * 32 * 32 * 16 * 2)  # two scans of int16
     with keeping_scans():
         fingerprint_cohort(cohort)
         for case in cohort.cases:

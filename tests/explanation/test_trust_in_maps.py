@@ -13,7 +13,7 @@ from scipy import stats
 
 from med_transfer.explanation import GradCAM, HeatMap, MapCheckSettings, Occlusion, explain
 from med_transfer.explanation.faithfulness import deletion
-from med_transfer.explanation.sanity import MOST_CORRELATED, randomised, rank_correlation, sanity
+from med_transfer.explanation.sanity import MAX_CORRELATION, randomised, rank_correlation, sanity
 from med_transfer.model.ensemble import Ensemble
 
 BRIGHT_AT, DARK_AT = (4, 4, 5), (11, 12, 11)
@@ -48,7 +48,7 @@ def test_random_weights_change_the_map(ensemble, image, method, class_index):
     assert checked is not None
     assert len(checked.correlations) == 3
     assert checked.passed
-    assert checked.correlation <= MOST_CORRELATED
+    assert checked.correlation <= MAX_CORRELATION
 
 
 def test_an_edge_detector_is_found_out(ensemble, image):

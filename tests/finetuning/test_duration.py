@@ -17,7 +17,7 @@ from med_transfer.cohorts import split_cohort
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.batches import FoldData, Part, training_batches
-from med_transfer.finetuning.duration import LEAST_EPOCHS, Cost, estimate, fit_to_time_limit, measure_cost
+from med_transfer.finetuning.duration import MIN_EPOCHS, Cost, estimate, fit_to_time_limit, measure_cost
 from med_transfer.finetuning.lightning_module import FinetuningModule
 from med_transfer.finetuning.strategies.lora import LowRankChange
 from med_transfer.predictions.labels import Labels
@@ -115,7 +115,7 @@ def test_what_goes_first_costs_least(minutes, keys):
     assert all(one.loss for one in given_up)
     assert estimate(fitting, split_cohort(COHORT, fitting.split), COST).seconds <= 60 * minutes
     if fitting.transfer.strategy.trains:
-        assert fitting.training.epochs >= LEAST_EPOCHS
+        assert fitting.training.epochs >= MIN_EPOCHS
 
 
 @settings(max_examples=20)

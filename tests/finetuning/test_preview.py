@@ -406,7 +406,7 @@ def test_a_table_of_which_nothing_can_be_used(command, cohort_csv, tmp_path):
 
 def test_where_no_scan_has_the_region_of_the_config_ten_of_a_class_are_enough(cohort_csv, monkeypatch, tmp_path):
     """A config that was made for another table: its reason is told before hundreds of scans are read."""
-    monkeypatch.setattr(previewing, "MOST_UNREAD", 2)
+    monkeypatch.setattr(previewing, "MAX_UNREADABLE", 2)
     rows = [
         {name: row[name] for name in ("patient", "label")} | {"scan": str(cohort_csv.parent / row["scan"])}
         for row in read_rows(cohort_csv)

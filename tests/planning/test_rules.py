@@ -99,9 +99,9 @@ def test_size_of_slices_is_as_many_as_lie_in_view():
     brain = chosen(rules.size, cohort())
     assert brain["input.shape"] == [26, 224, 224]  # 130 mm of 5 mm slices
     assert brain["input.fit"] == "proportional"
-    assert chosen(rules.size, chest())["input.shape"][0] == rules.MOST_SLICES  # 270 slices of 1 mm
+    assert chosen(rules.size, chest())["input.shape"][0] == rules.MAX_SLICES  # 270 slices of 1 mm
     thick = cohort([scan(spacing_mm=(30.0, 0.4, 0.4))] * 20)
-    assert chosen(rules.size, thick)["input.shape"][0] == rules.LEAST_SLICES
+    assert chosen(rules.size, thick)["input.shape"][0] == rules.MIN_SLICES
     for facts, why in (
         (
             cohort(),

@@ -51,8 +51,8 @@ def test_a_table_without_rows_keeps_its_columns(tmp_path):
 
 def test_more_rows_than_a_sheet_takes_are_refused(table, monkeypatch):
     pytest.importorskip("openpyxl")
-    monkeypatch.setattr(formats, "_MOST_ROWS", 2)
+    monkeypatch.setattr(formats, "_MAX_ROWS", 2)
     write_table_as("xlsx", table)
-    monkeypatch.setattr(formats, "_MOST_ROWS", 1)
+    monkeypatch.setattr(formats, "_MAX_ROWS", 1)
     with pytest.raises(OutputError, match="2 rows; expected at most 1, as Excel takes them"):
         write_table_as("xlsx", table)

@@ -15,8 +15,8 @@ from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.scans import Region, geometry
 from med_transfer.scans.inspection.picture import Plane, below_each_other, planes, side_by_side
 
-MOST_PARTS = 64
-_ROW_VOXELS, _MOST_COLUMNS = 1000, 12  # of a row of parts, about the width of a page
+MAX_PARTS = 64
+_ROW_VOXELS, _MAX_COLUMNS = 1000, 12  # of a row of parts, about the width of a page
 _GAP, _GAP_GREY = 2, 90
 _CRISP_PIXELS = 360  # height of the tallest plane in a PNG, so that viewers' smoothing does not hide its voxels
 
@@ -48,8 +48,8 @@ def _place(cut: Box, affine: geometry.Affine) -> Region:
 
 
 def shown_cuts(cuts: Sequence[Box]) -> list[Box]:
-    """At most ``MOST_PARTS`` of the cuts, evenly spaced."""
-    chosen = np.linspace(0, len(cuts) - 1, min(len(cuts), MOST_PARTS)).round().astype(int)
+    """At most ``MAX_PARTS`` of the cuts, evenly spaced."""
+    chosen = np.linspace(0, len(cuts) - 1, min(len(cuts), MAX_PARTS)).round().astype(int)
     return [cuts[index] for index in chosen]
 
 
@@ -65,7 +65,7 @@ def parts_picture(image: NDArray[np.float32], config: PreprocessingConfig, cuts:
     parts = [image[cut][(cut[0].stop - cut[0].start) // 2] for cut in cuts]
     grey = [np.rint(np.clip((part - low) / (high - low), 0, 1) * 255).astype(np.uint8) for part in parts]
     height, width = (max(part.shape[axis] for part in grey) + _GAP for axis in (0, 1))
-    columns = min(len(grey), _MOST_COLUMNS, max(1, _ROW_VOXELS // width))
+    columns = min(len(grey), _MAX_COLUMNS, max(1, _ROW_VOXELS // width))
     sheet = np.zeros((math.ceil(len(grey) / columns) * height, columns * width), np.uint8)
     for number, part in enumerate(grey):
         top, left = (number // columns) * height, (number % columns) * width

@@ -19,7 +19,7 @@ from med_transfer.preprocessing import Preprocessing
 from med_transfer.progress import Progress, silent
 from med_transfer.scans.isolation import confined
 
-MOST_UNREAD = 10  # per class: if so many cannot be used, the table or the config is at fault
+MAX_UNREADABLE = 10  # per class: if so many cannot be used, the table or the config is at fault
 
 
 def preview(
@@ -59,7 +59,7 @@ def preview(
     order, truth = np.random.default_rng(config.seed).permutation(development).tolist(), cohort.truth
     for number, name in enumerate(cohort.labels.names):
         of_class = (index for index in order if truth[index, number] and index not in looked_at)
-        found = map(preview_row, islice(of_class, per_class + MOST_UNREAD))
+        found = map(preview_row, islice(of_class, per_class + MAX_UNREADABLE))
         classes[name] = tuple(islice((scan for scan in found if isinstance(scan, SeenScan)), per_class))
     unread = tuple(one for one in looked_at.values() if isinstance(one, Unread))
     if not any(classes.values()):

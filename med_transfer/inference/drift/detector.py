@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 _POWERS, _SLOPES = (0.1, 0.25, 0.5), (0.5, 1.0)  # for a few very small p-values, and for many small ones
 _N_BETS = len(_POWERS) + len(_SLOPES)
 _RECENT = 100  # time constant of the recent mean, in values
-_LEAST_P = 1e-12
+_MIN_P = 1e-12
 _KEPT_ALARMS = 20
 
 
@@ -71,7 +71,7 @@ class Detector(BaseModel):
         self.mean += (value - self.mean) / self.n
         self.recent += (value - self.recent) / min(self.n, _RECENT)
         sides = [p, 1 - p] if self.two_sided else [p]
-        bets = [bet for side in sides for bet in _bets(max(side, _LEAST_P))]
+        bets = [bet for side in sides for bet in _bets(max(side, _MIN_P))]
         before = self.statistics or [0.0] * len(bets)
         self.statistics = [(statistic + 1) * bet for statistic, bet in zip(before, bets, strict=True)]
         if self.evidence < 1:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 SIMPLEST_FIRST: tuple[FittedMethod, ...] = ("none", "temperature", "vector", "isotonic")
 _OF_EACH_CLASS = (0, 0, FEW_PATIENTS, 30)  # patients per class that the methods need
-LEAST_PATIENTS = dict(zip(SIMPLEST_FIRST, _OF_EACH_CLASS, strict=True))
+MIN_PATIENTS = dict(zip(SIMPLEST_FIRST, _OF_EACH_CLASS, strict=True))
 _FOLDS = 5
 
 
@@ -151,7 +151,7 @@ def _loss_by_patient(
 
 def _too_few(method: FittedMethod, truth: NDArray[np.bool_], patients: Sequence[str], labels: Labels) -> str:
     """Why a method has too few patients; empty if it has enough. A finding needs as many patients without it."""
-    least = LEAST_PATIENTS[method]
+    least = MIN_PATIENTS[method]
     for name, count in patient_counts(truth, patients, labels).items():
         if count < least:
             return Sentence(

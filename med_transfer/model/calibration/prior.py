@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit, softmax
 
-_LEAST_SHARE = 1e-6  # so that a logarithm stays finite
+_MIN_SHARE = 1e-6  # so that a logarithm stays finite
 
 
 def log_prior_ratio(shares: ArrayLike, *, multilabel: bool, trained_at: ArrayLike = 0.5) -> NDArray[np.float64]:
@@ -19,7 +19,7 @@ def log_prior_ratio(shares: ArrayLike, *, multilabel: bool, trained_at: ArrayLik
 
     Source: Saerens, Latinne & Decaestecker 2002, Neural Comput 14:21, equation 2.4; Elkan 2001, IJCAI, theorem 2.
     """
-    own = np.clip(np.asarray(shares, dtype=np.float64), _LEAST_SHARE, 1 - _LEAST_SHARE)
+    own = np.clip(np.asarray(shares, dtype=np.float64), _MIN_SHARE, 1 - _MIN_SHARE)
     return logit(own) - logit(trained_at) if multilabel else np.log(own * own.size)
 
 

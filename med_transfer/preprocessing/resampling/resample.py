@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.preprocessing.resampling.oblique import resample_oblique
-from med_transfer.preprocessing.resampling.separable import LEAST_SIGMA, AxisWeights, axis_weights, resample_axes
+from med_transfer.preprocessing.resampling.separable import MIN_SIGMA, AxisWeights, axis_weights, resample_axes
 from med_transfer.scans import geometry
 from med_transfer.scans.geometry import Grid, IndexMap, Triple, index_map, voxel_ratio
 
@@ -47,7 +47,7 @@ def resample(
     where = index_map(affine, grid)
     sigma = (voxel_ratio(affine, grid) - 1) / 2 if antialias else np.zeros(3)
     alone = _axes_alone(where, grid.shape)
-    if len(alone) < 3 and (sigma < LEAST_SIGMA).all():
+    if len(alone) < 3 and (sigma < MIN_SIGMA).all():
         alone = {}  # without low-pass, ITK alone is faster than an extra pass for one or two axes
     axes, where = _split(where, alone, grid.shape, voxels.shape, sigma, clamp=fill is None)
     if len(alone) == 3:

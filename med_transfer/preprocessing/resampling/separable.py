@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 _TRUNCATE = 3.0  # radius of the Gaussian in sigma
-LEAST_SIGMA = 0.5 / _TRUNCATE  # below it, the kernel is a single voxel and smooths nothing
+MIN_SIGMA = 0.5 / _TRUNCATE  # below it, the kernel is a single voxel and smooths nothing
 _OUTPUTS_PER_BLOCK = 8  # outputs across slabs computed at once, so that the reduced slabs stay in the cache
 _BAND = 16  # outputs per dense band; wider ones waste work on zeros, narrower ones on calls
 # OpenBLAS runs a product of at most 65536 * 4 multiplications in the calling thread. Its own threads busy-wait, which

@@ -21,7 +21,7 @@ from med_transfer.pretraining.source.crops import WHOLE, CropSampler
 from med_transfer.pretraining.source.scans import SourceScans
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, reduce, reorient, window
 
-_LEAST_AREA = 3e-4  # share of a slice below which a lesion counts as absent
+_MIN_AREA = 3e-4  # share of a slice below which a lesion counts as absent
 _RARE = 4.0  # weight of lesion voxels in the loss, since they are few
 _AMOUNT_SCALE = 8.0  # of the square root of the share of a slice, to bring it to the order of 1
 Batch = tuple[Tensor, Lesions]
@@ -68,7 +68,7 @@ class PaintedLesions(Method):
         mask = reorient(lesions.mask, CROP_ORIENTATION, self.context.input.orientation)
         area = self._area(mask, predicted.shape[1])
         present, amount = predicted.chunk(2, dim=2)
-        of_present = F.binary_cross_entropy_with_logits(present, (area > _LEAST_AREA).float())
+        of_present = F.binary_cross_entropy_with_logits(present, (area > _MIN_AREA).float())
         of_amount = F.smooth_l1_loss(amount, area.sqrt() * _AMOUNT_SCALE)
         of_place = torch.stack([_place_loss(logits, mask) for logits in places]).mean()
         total = of_present + of_amount + of_place
@@ -82,7 +82,7 @@ class PaintedLesions(Method):
         with self.half_precision():
             predicted = self._predicted(self.maps(self.windowed(hu, degraded=False), encoder))
         mask = reorient(lesions.mask, CROP_ORIENTATION, self.context.input.orientation)
-        truth = (self._area(mask, predicted.shape[1]) > _LEAST_AREA).flatten(0, 1).cpu().numpy()
+        truth = (self._area(mask, predicted.shape[1]) > _MIN_AREA).flatten(0, 1).cpu().numpy()
         scores = predicted.chunk(2, dim=2)[0].flatten(0, 1).cpu().numpy()
         areas = [roc_auc_score(t, s) for t, s in zip(truth.T, scores.T, strict=True) if 0 < t.mean() < 1]
         return {"presence_auc": float(np.mean(areas))} if areas else {}

@@ -20,7 +20,7 @@ from med_transfer.pretraining.painting.nodules import FACTS, KINDS, Nodules
 from med_transfer.pretraining.source.views import CROP_ORIENTATION, reduce, reorient
 
 _READ_STAGES = 2  # number of deepest maps whose means predict facts and kind
-_LEAST_SPREAD = 1e-6  # of a fact over the held-out nodules; a constant fact has no variance to explain
+_MIN_SPREAD = 1e-6  # of a fact over the held-out nodules; a constant fact has no variance to explain
 Batch = tuple[Tensor, Nodules]
 
 
@@ -90,7 +90,7 @@ class PaintedNodules(Method):
         each = {
             f"explained_{fact.replace(' ', '_')}": float(1 - error / spread)
             for fact, error, spread in zip(FACTS, errors, spreads, strict=True)
-            if spread > _LEAST_SPREAD
+            if spread > _MIN_SPREAD
         }
         right = (kind.argmax(1) == nodules.kind).float().mean()
         explained = {"explained": sum(each.values()) / len(each)} if each else {}

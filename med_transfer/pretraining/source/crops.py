@@ -22,7 +22,7 @@ from med_transfer.pretraining.source.scans import SourceScan, SourceScans
 from med_transfer.pretraining.view_config import CropConfig
 
 LUNG, TISSUE, CENTRE, MASK, WHOLE = "lung", "tissue", "centre", "mask", "whole"  # kinds of crop centre
-_MOST_CENTRES = 4096  # approximate limit of a mask's voxels that are kept as centres
+_MAX_CENTRES = 4096  # approximate limit of a mask's voxels that are kept as centres
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ def _candidate(number: int, scan: SourceScan, device: torch.device, resident: bo
         centres[CENTRE] = np.array([scan.centre])
     if scan.mask is not None:
         inside = np.argwhere(scan.mask > 127)
-        centres[MASK] = inside[:: max(1, len(inside) // _MOST_CENTRES)]
+        centres[MASK] = inside[:: max(1, len(inside) // _MAX_CENTRES)]
 
     def placed(array: NDArray) -> Tensor | NDArray:
         return torch.from_numpy(np.array(array)).to(device) if resident else array

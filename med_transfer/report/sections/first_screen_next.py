@@ -10,12 +10,12 @@ from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.sections.first_screen_notices import FEW_SCANS, STRONGEST_BASELINE
 
-MOST_STEPS = 3
+MAX_STEPS = 3
 
 
 def next_steps(evidence: Evidence, t: Translator) -> list[str]:
     """Sentences; never empty, since every figure waits for other patients."""
-    return list(islice(_steps(evidence, t), MOST_STEPS))
+    return list(islice(_steps(evidence, t), MAX_STEPS))
 
 
 def _steps(evidence: Evidence, t: Translator) -> Iterator[str]:

@@ -19,7 +19,7 @@ Level = Literal["good", "neutral", "warning"]
 
 STRONGEST_BASELINE = "handcrafted"
 _ABSTAINED = {"novelty": sentence("novelty")}  # the other reasons are facts of a scan, by their column's name
-MOST_REASONS, MOST_PAIRS = 3, 10
+MAX_REASONS, MAX_PAIRS = 3, 10
 CHANCE = 0.5  # AUC of a coin
 FEW_SCANS = 10  # below this the interval of a sensitivity is over 45 points wide
 FITTED_WITHIN = sentence(
@@ -114,8 +114,8 @@ def _copies(metrics: Metrics, t: Translator) -> Notice | None:
         "Two patients on different sides of the split look nearly the same to the network: rows {pairs} of the table. "
         "If they are one patient (another reconstruction, one slice fewer), name that patient in both rows and train "
         "again; otherwise the figures are too optimistic.",
-        pairs=t(", ").join(t("{one} and {other}", one=one, other=other) for one, other in pairs[:MOST_PAIRS])
-        + ("..." if len(pairs) > MOST_PAIRS else ""),
+        pairs=t(", ").join(t("{one} and {other}", one=one, other=other) for one, other in pairs[:MAX_PAIRS])
+        + ("..." if len(pairs) > MAX_PAIRS else ""),
     )
     return Notice("warning", t("Possible duplicates across the split: {n}", n=len(pairs)), text)
 
@@ -307,8 +307,8 @@ def _failed(evidence: Evidence, t: Translator) -> Notice | None:
     if not failed.n:
         return None
     reasons = list(failed.found.items())
-    named = "; ".join(f"{t.said(reason)} ({scans(n, t)})" for reason, n in reasons[:MOST_REASONS])
-    rest = sum(n for _, n in reasons[MOST_REASONS:])
+    named = "; ".join(f"{t.said(reason)} ({scans(n, t)})" for reason, n in reasons[:MAX_REASONS])
+    rest = sum(n for _, n in reasons[MAX_REASONS:])
     return Notice(
         "warning",
         t("{n} of {asked} scans gave no prediction", n=failed.n, asked=evidence.n_asked),

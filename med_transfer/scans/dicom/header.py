@@ -48,7 +48,7 @@ _VALUE_REPRESENTATIONS = {
     b"US",
     b"UT",
 }
-_MOST_COMPRESSED = 4000  # compression ratio; a constant image reaches several hundred, more is corrupt or an attack
+_MAX_COMPRESSED = 4000  # compression ratio; a constant image reaches several hundred, more is corrupt or an attack
 _LONGEST_FIRST_VALUE = 1024  # bytes; without preamble, the first element is a short text or a group length
 
 ACQUISITION_KEYWORDS = (
@@ -303,7 +303,7 @@ def _damage(header: Header, pixels: StoredPixels) -> str:
     if header.syntax not in _UNCOMPRESSED:
         return (
             Sentence("damaged: {needed} bytes of pixels in a file of {size}", needed=needed, size=size)
-            if needed > _MOST_COMPRESSED * size
+            if needed > _MAX_COMPRESSED * size
             else ""
         )
     there = size - (pixels.at or 0)

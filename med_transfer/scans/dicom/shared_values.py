@@ -9,7 +9,7 @@ from typing import Any
 from med_transfer.scans.dicom.header import Slice
 
 _OWN = ("path", "stamp", "sop_uid", "position_mm")  # usually unique to an image
-_MOST = 100_000  # values; bounds memory if all images of a folder tree differ
+_MAX_VALUES = 100_000  # values; bounds memory if all images of a folder tree differ
 
 
 class SharedValues:
@@ -21,7 +21,7 @@ class SharedValues:
 
     def of(self, slices: Iterable[Slice]) -> tuple[Slice, ...]:
         """Equal slices that share their values."""
-        if len(self._values) > _MOST:
+        if len(self._values) > _MAX_VALUES:
             self._values.clear()
         return tuple(
             replace(slice_, **{name: self._one(getattr(slice_, name)) for name in self._names}) for slice_ in slices

@@ -14,7 +14,7 @@ from pathlib import Path
 from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.scans.formats.stored_data import LONGEST_HEADER, StoredData, named_files, numbered
 
-_MOST_AXES, _LONGEST_AXIS = 5, 1 << 20
+_MAX_AXES, _LONGEST_AXIS = 5, 1 << 20
 _FUNCTION = {b"ElementToIntensityFunctionSlope": 1.0, b"ElementToIntensityFunctionOffset": 0.0}  # which ITK ignores
 _NUMBERS = (
     *(b"Offset", b"Position", b"Origin", b"ElementSpacing", b"TransformMatrix", b"Rotation", b"Orientation"),
@@ -71,7 +71,7 @@ def _is_complete(fields: _Fields) -> bool:
     return (
         [key for key in fields if key in (b"NDims", b"DimSize")] == [b"NDims", b"DimSize"]
         and axes.isdigit()
-        and 1 <= int(axes) <= _MOST_AXES
+        and 1 <= int(axes) <= _MAX_AXES
         and len(size) == int(axes)
         and all(length.isdigit() and 0 < int(length) < _LONGEST_AXIS for length in size)
         and re.fullmatch(rb"-1|\d+", fields.get(b"HeaderSize", [b"0"])[0]) is not None

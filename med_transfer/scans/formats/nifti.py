@@ -33,7 +33,7 @@ _UNITS = {0: "", 1: "m", 2: "mm", 3: "um"}
 _SAME_SIZE = 0.01  # relative tolerance between pixdim and affine
 _SAME_PLACE_MM = 1.0
 _CHUNK = 1 << 20
-_MOST_PACKED = 1032  # largest compression ratio of gzip (zlib's documentation)
+_MAX_PACKED = 1032  # largest compression ratio of gzip (zlib's documentation)
 
 
 def nifti_series(path: Path) -> Series:
@@ -88,7 +88,7 @@ def _open(path: Path) -> Nifti1Image:
         raise _unreadable(path, error) from error
     if np.isinf(slope):  # nibabel would ignore the slope, as it rightly does for 0 and NaN
         raise UnreadableScan(Sentence("scl_slope is {slope:g}", slope=slope), where=path, expected="a finite scl_slope")
-    if there * (_MOST_PACKED if _is_gzip(path) else 1) < end:  # before that much memory is allocated
+    if there * (_MAX_PACKED if _is_gzip(path) else 1) < end:  # before that much memory is allocated
         raise UnreadableScan(
             Sentence("truncated or corrupt NIfTI file: {there} of {end} bytes", there=there, end=end), where=path
         )

@@ -24,9 +24,9 @@ from med_transfer.errors import NotAScan, UnreadableScan
 from med_transfer.errors.sentence import Sentence, message_of
 
 LONGEST_HEADER = 1 << 20  # bytes; enough to list a file for each of thousands of slices
-_MOST_FILES = 1 << 16
+_MAX_FILES = 1 << 16
 _CHUNK = 1 << 24
-_MOST_PACKED = {"raw": 1, "gzip": 1032, "zlib": 1032}  # largest compression ratio (zlib's documentation)
+_MAX_PACKED = {"raw": 1, "gzip": 1032, "zlib": 1032}  # largest compression ratio (zlib's documentation)
 _NUMBERED = re.compile(r"([^%]*%0?\d{0,2}d[^%]*?)\s+(-?\d+)\s+(-?\d+)\s+(-?\d+)(?:\s+\d+)?")
 
 
@@ -87,7 +87,7 @@ def numbered(header: Path, text: str) -> list[str]:
     match = _NUMBERED.fullmatch(text)
     first, last, step = map(int, match.groups()[1:]) if match else (0, 0, 0)
     numbers = range(first, last + (1 if step > 0 else -1), step) if step else range(0)
-    if not match or not 0 < len(numbers) <= _MOST_FILES:
+    if not match or not 0 < len(numbers) <= _MAX_FILES:
         raise NotAScan("no pattern of data files", where=header, expected="such as slice%03d.raw 1 40 1")
     return [match[1] % number for number in numbers]
 
@@ -95,7 +95,7 @@ def numbered(header: Path, text: str) -> list[str]:
 def require_room(data: StoredData, size: int, where: Path) -> None:
     """Raise UnreadableScan if the files are too small to hold ``size`` bytes, even compressed."""
     there = sum(path.stat().st_size for path in data.files) - max(data.at, 0)
-    if there * _MOST_PACKED.get(data.encoding, size) < size:
+    if there * _MAX_PACKED.get(data.encoding, size) < size:
         raise UnreadableScan(
             Sentence("truncated or corrupt data: {there} bytes for {size}", there=max(there, 0), size=size), where=where
         )

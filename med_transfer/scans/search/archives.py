@@ -28,7 +28,7 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _CHUNK = 1 << 20
 _SLOWEST = 10_000_000  # bytes of an archive per second
-MOST_NESTED = 8  # archives within archives
+MAX_NESTED = 8  # archives within archives
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from med_transfer.scans.formats.itk import FORMATS, itk_series
 from med_transfer.scans.formats.nifti import SUFFIXES, nifti_series
 from med_transfer.scans.isolation import confined, isolated, isolated_map
 from med_transfer.scans.library_noise import silence_readers
-from med_transfer.scans.search.archives import MOST_NESTED, Taken, is_archive, unpacked
+from med_transfer.scans.search.archives import MAX_NESTED, Taken, is_archive, unpacked
 from med_transfer.scans.search.damaged_files import as_damaged, beside_damage, named_as_dicom, named_as_volume
 from med_transfer.scans.search.files import NOT_REGULAR, require_exists
 from med_transfer.scans.search.header_index import FileContent, HeaderIndex
@@ -315,7 +315,7 @@ def _in_archive(archive: Path, max_gap_mm: float, taken: Taken | None = None, ne
         taken: files and bytes unpacked before from the enclosing archive.
         nested: number of archives that enclose it.
     """
-    if nested >= MOST_NESTED:
+    if nested >= MAX_NESTED:
         return Survey((), (Ignored(archive, Sentence("archive within {n} others", n=nested), damaged=True),))
     taken = taken or Taken()
     try:

@@ -14,7 +14,7 @@ from med_transfer.selection.measures.inputs import checked
 
 _COMPONENTS_A_CLASS = 5
 _KEPT_VARIANCE = 0.8
-_LEAST_SCANS = 5  # per cluster on average; otherwise clusters become single scans and predict any label
+_MIN_SCANS = 5  # per cluster on average; otherwise clusters become single scans and predict any label
 
 
 def leep(source_probabilities: ArrayLike, labels: ArrayLike) -> float:
@@ -69,7 +69,7 @@ def n_leep(features: ArrayLike, labels: ArrayLike, seed: int = 0) -> float:
 
 def _cluster_probabilities(table: NDArray[np.float64], n_classes: int, seed: int) -> NDArray[np.float64]:
     components = _principal_components(table)
-    wanted = min(_COMPONENTS_A_CLASS * n_classes, len(table) // _LEAST_SCANS)
+    wanted = min(_COMPONENTS_A_CLASS * n_classes, len(table) // _MIN_SCANS)
     if components is None or wanted < 2:
         return np.ones((len(table), 1))
     mixture = GaussianMixture(wanted, covariance_type="diag", reg_covar=1e-3, max_iter=200, random_state=seed)

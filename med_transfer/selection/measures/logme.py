@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 
 from med_transfer.selection.measures.inputs import checked
 
-_LEAST_NOISE = (
+_MIN_NOISE = (
     1e-6  # lower limit of the noise variance; without it, the score of linearly separable features would be infinite
 )
 _RATIOS = np.logspace(-8, 8, 65)  # of prior to noise precision, in units of the features' mean square
@@ -60,7 +60,7 @@ def _evidence(projected: NDArray[np.float64], squares: NDArray[np.float64], leng
         """Log evidence at this ratio, with the best noise."""
         spread = 1 + squares / (scale * np.exp(log_ratio))
         misfit = float((inside / spread).sum()) + outside
-        noise = max(misfit / count, _LEAST_NOISE)
+        noise = max(misfit / count, _MIN_NOISE)
         return -0.5 * (count * np.log(2 * np.pi * noise) + misfit / noise + float(np.log(spread).sum()))
 
     grid = np.log(_RATIOS)

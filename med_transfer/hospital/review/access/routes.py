@@ -20,7 +20,7 @@ from med_transfer.hospital.review.pages import LANGUAGE_COOKIE, render
 from med_transfer.page import LANGUAGES
 
 router = APIRouter(route_class=GuardedRoute)
-HOME, MOST_EVENTS = "/", 500
+HOME, MAX_EVENTS = "/", 500
 _FORM_DEFAULTS: dict[str, object] = {
     "goal": HOME,
     "wrong": False,
@@ -178,8 +178,8 @@ def choose_language(language: _Text, next: Annotated[str, Form()] = HOME) -> Res
 def accesses(request: Request) -> Response:
     """Show the audit record, the latest event first."""
     tell(request, "saw accesses")
-    events = access_of(request).audit.latest(MOST_EVENTS)
-    return render(request, "accesses.html.jinja", events=events, most=MOST_EVENTS)
+    events = access_of(request).audit.latest(MAX_EVENTS)
+    return render(request, "accesses.html.jinja", events=events, most=MAX_EVENTS)
 
 
 def _known(access: Access, name: str) -> str:
