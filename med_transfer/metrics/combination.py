@@ -23,7 +23,7 @@ from med_transfer.metrics.effective_trials import by_patient, effective_trials
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Interval
 
-_FEWEST_CORRELATED = 5  # patients; with fewer, correlations are often near -1 and the interval may collapse
+_FEWEST_CORRELATED = 5  # patients; of fewer, an estimated correlation is often near -1 and the interval may collapse
 Limits = Callable[[float, float], Interval | None]
 
 
@@ -35,11 +35,13 @@ class Parts:
         values: [part].
         limits: lower and upper limit of each part, [part, 2].
         influence: contribution of each patient to each part's error, [patient, part].
+        measured: whether a part is measured on a patient, boolean [patient, part].
     """
 
     values: NDArray[np.float64]
     limits: NDArray[np.float64]
     influence: NDArray[np.float64]
+    measured: NDArray[np.bool_]
 
     def beside(self, other: Parts) -> Parts:
         """Return these parts followed by others of the same patients."""
@@ -47,29 +49,38 @@ class Parts:
             np.concatenate([self.values, other.values]),
             np.concatenate([self.limits, other.limits]),
             np.hstack([self.influence, other.influence]),
+            np.hstack([self.measured, other.measured]),
         )
 
-    def combined(self, coefficients: NDArray[np.float64], unseen: float) -> Interval:
-        """Return the interval of the linear combination of the parts.
-
-        Args:
-            coefficients: [part].
-            unseen: assumed correlation of two parts if one has no spread in the sample.
-        """
+    def combined(self, coefficients: NDArray[np.float64]) -> Interval:
+        """Return the interval of the linear combination of the parts, with coefficients [part]."""
         distances = np.abs(self.limits - self.values[:, None])  # a subtracted part's upper limit lowers the result
         down, up = (coefficients * np.where(coefficients > 0, *sides) for sides in (distances.T, distances.T[::-1]))
-        correlation, value = self._correlation(unseen), float(coefficients @ self.values)
+        correlation, value = self._correlation(coefficients), float(coefficients @ self.values)
         low, high = (np.sqrt(max(side @ correlation @ side, 0.0)) for side in (down, up))
         return float(value - low), float(value + high)
 
-    def _correlation(self, unseen: float) -> NDArray[np.float64]:
+    def _correlation(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Correlation of the parts' errors, estimated or, where a part has no spread or patients are few, assumed.
+
+        The assumed correlation of two parts with coefficients of the same sign is the largest that their patients
+        permit: 0 if they have none in common, 1 if they have the same. Four patients who are called right in each of
+        two classes are then four observations, not eight. For opposite signs it is 0, since a positive one would narrow
+        the interval.
+        """
         spread = np.sqrt((self.influence**2).sum(axis=0))
         if len(self.influence) < _FEWEST_CORRELATED:
             spread = np.zeros_like(spread)
         both = np.outer(spread, spread)
-        correlation = np.where(both > 0, self.influence.T @ self.influence / np.where(both > 0, both, 1), unseen)
+        assumed = np.where(np.outer(coefficients, coefficients) > 0, self._overlap(), 0.0)
+        correlation = np.where(both > 0, self.influence.T @ self.influence / np.where(both > 0, both, 1), assumed)
         np.fill_diagonal(correlation, 1.0)
         return correlation
+
+    def _overlap(self) -> NDArray[np.float64]:
+        """Patients that two parts share, over the geometric mean of their numbers of patients, [part, part]."""
+        shared = self.measured.T.astype(np.float64) @ self.measured
+        return shared / np.sqrt(np.outer(shared.diagonal(), shared.diagonal()))
 
 
 def rate_parts(predictions: LabelledPredictions, limits: Limits, confidence: float = 0.95) -> Parts:
@@ -100,7 +111,8 @@ def rate_part(
     trials = effective_trials(right, among, predictions.patients, confidence)
     influence = by_patient(np.where(among, right - rate, 0) / among.sum(), predictions.patients)
     low, high = limits(rate * trials, trials) or (0.0, 1.0)
-    return Parts(np.array([rate]), np.array([[low, high]]), influence[:, None])
+    measured = by_patient(among.astype(np.float64), predictions.patients) > 0
+    return Parts(np.array([rate]), np.array([[low, high]]), influence[:, None], measured[:, None])
 
 
 def auc_parts(predictions: LabelledPredictions, confidence: float = 0.95) -> Parts:
@@ -114,8 +126,8 @@ def auc_parts(predictions: LabelledPredictions, confidence: float = 0.95) -> Par
         found.append((value, *(auc_bound(predictions, c, confidence) or (0.0, 1.0))))
         part = (placement - value) / np.where(truth, truth.sum(), (~truth).sum())
         influence.append(by_patient(part, predictions.patients))
-    table = np.array(found)
-    return Parts(table[:, 0], table[:, 1:], np.stack(influence, axis=1))
+    table, influences = np.array(found), np.stack(influence, axis=1)
+    return Parts(table[:, 0], table[:, 1:], influences, np.ones_like(influences, dtype=bool))
 
 
 def defined_classes(predictions: LabelledPredictions) -> NDArray[np.bool_]:

@@ -73,7 +73,7 @@ def _balanced_difference(first: LabelledPredictions, second: LabelledPredictions
     limits = partial(clopper_pearson, tail=(1 - confidence) / 2)
     ours, theirs = (rate_parts(model, limits, confidence) for model in (first, second))
     n = len(ours.values)
-    both = ours.beside(theirs).combined(np.repeat([1 / n, -1 / n], n), unseen=0.0)
+    both = ours.beside(theirs).combined(np.repeat([1 / n, -1 / n], n))
     return Estimate(value=float(ours.values.mean() - theirs.values.mean()), ci95=both, method=method)
 
 
@@ -121,7 +121,7 @@ def _from_own_limits(first: LabelledPredictions, second: LabelledPredictions, co
 def _macro_limits(model: LabelledPredictions, confidence: float) -> tuple[float, float, float]:
     """Macro AUC, lower and upper limit."""
     parts = auc_parts(model, confidence)
-    low, high = parts.combined(np.full(len(parts.values), 1 / len(parts.values)), unseen=1.0)
+    low, high = parts.combined(np.full(len(parts.values), 1 / len(parts.values)))
     return float(parts.values.mean()), max(low, 0.0), min(high, 1.0)
 
 
@@ -155,7 +155,7 @@ def _widened_to_exact_limits(
     if found.ci95 is None:
         return found
     ours, theirs = (rate_part(model, c, model.truth[:, c], clopper_pearson) for model in (first, second))
-    low, high = ours.beside(theirs).combined(np.array([1.0, -1.0]), unseen=0.0)
+    low, high = ours.beside(theirs).combined(np.array([1.0, -1.0]))
     limits = max(min(low, found.ci95[0]), -1.0), min(max(high, found.ci95[1]), 1.0)
     return found.model_copy(update={"ci95": limits})
 

@@ -26,7 +26,7 @@ def balanced_accuracy(predictions: LabelledPredictions) -> Estimate:
         return Estimate(value=None, ci95=None, method=what, reason=NO_CLASS_WITH_BOTH)
     parts = rate_parts(predictions, clopper_pearson)
     limits = Sentence("Clopper-Pearson limits of each rate")
-    combined = _of_parts(parts, what, limits, predictions, _is_chance(predictions, parts), 0.0)
+    combined = _of_parts(parts, what, limits, predictions, _is_chance(predictions, parts))
     return widened(combined, predictions, of_rates=True)
 
 
@@ -53,7 +53,7 @@ def _macro_auc(predictions: LabelledPredictions) -> Estimate:
         return Estimate(value=None, ci95=None, method=what, reason=NO_CLASS_WITH_BOTH)
     parts, one_answer = auc_parts(predictions), bool((np.ptp(predictions.probabilities, axis=0) == 0).all())
     limits = Sentence("the wider of DeLong's interval (logit scale, Student's t) and Newcombe's limits of each AUC")
-    combined = _of_parts(parts, what, limits, predictions, one_answer, 1.0)
+    combined = _of_parts(parts, what, limits, predictions, one_answer)
     by_variance = macro_auc_interval(
         predictions.truth, predictions.probabilities, predictions.patients, multilabel=predictions.labels.multilabel
     )
@@ -63,15 +63,13 @@ def _macro_auc(predictions: LabelledPredictions) -> Estimate:
     return combined.model_copy(update={"ci95": wider})
 
 
-def _of_parts(
-    parts: Parts, what: str, limits: str, predictions: LabelledPredictions, one_answer: bool, unseen: float
-) -> Estimate:
+def _of_parts(parts: Parts, what: str, limits: str, predictions: LabelledPredictions, one_answer: bool) -> Estimate:
     """Mean of the parts with its combined interval, of zero width if every scan gets the same answer."""
     value, what = float(parts.values.mean()), _note_absent_classes(what, predictions)
     if one_answer:
         method = joined(what, Sentence("no spread, because {why}", why=ONE_ANSWER))
         return Estimate(value=value, ci95=(value, value), method=method)
-    low, high = parts.combined(np.full(len(parts.values), 1 / len(parts.values)), unseen)
+    low, high = parts.combined(np.full(len(parts.values), 1 / len(parts.values)))
     how = Sentence("{limits}, combined over patients (MOVER)", limits=limits)
     return Estimate(value=value, ci95=(max(low, 0.0), min(high, 1.0)), method=joined(what, how))
 

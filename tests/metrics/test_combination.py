@@ -67,7 +67,7 @@ def test_one_rate_alone_has_its_own_interval_and_two_are_wider_than_their_mean_e
     (predictions,) = scored((10, 14), 1.0, 0)
     parts = rate_parts(predictions, clopper_pearson)
     hits = int((predictions.predicted & predictions.truth)[:, 0].sum())
-    assert parts.combined(np.array([1.0, 0.0]), 0.0) == pytest.approx(clopper_pearson(hits, 10))
+    assert parts.combined(np.array([1.0, 0.0])) == pytest.approx(clopper_pearson(hits, 10))
 
 
 def test_a_difference_of_two_rates_is_newcombes_for_pairs_without_continuity_correction():
@@ -76,8 +76,8 @@ def test_a_difference_of_two_rates_is_newcombes_for_pairs_without_continuity_cor
     right = np.repeat([[1, 1], [1, 0], [0, 1], [0, 0]], [both, only_first, only_second, neither], axis=0)
     n, rates = len(right), right.mean(axis=0)
     limits = np.array([wilson(hits, n) for hits in right.sum(axis=0)])
-    parts = Parts(rates, limits, (right - rates) / n)
-    assert parts.combined(np.array([1.0, -1.0]), 0.0) == pytest.approx(
+    parts = Parts(rates, limits, (right - rates) / n, np.ones((n, 2), dtype=bool))
+    assert parts.combined(np.array([1.0, -1.0])) == pytest.approx(
         newcombe_paired(both, only_first, only_second, neither)
     )
 
@@ -133,6 +133,38 @@ def test_scans_of_a_patient_count_as_many_as_korn_and_graubard_say():
 def test_very_few_patients_do_not_cancel_each_other(errors):
     """Of two any correlation is 1 or -1, of three or four often, and the limits of two rates took each other away."""
     limits = np.array([[0.1, 0.9], [0.1, 0.9]])
-    few = Parts(np.array([0.5, 0.5]), limits, np.outer(errors, [1, -1]))
-    low, high = few.combined(np.array([0.5, 0.5]), unseen=0.0)
-    assert high - low == pytest.approx(0.8 / np.sqrt(2))
+    few = Parts(np.array([0.5, 0.5]), limits, np.outer(errors, [1, -1]), np.ones((len(errors), 2), dtype=bool))
+    low, high = few.combined(np.array([0.5, 0.5]))
+    assert high - low == pytest.approx(0.8)  # as of a single rate: both are of the same patients
+
+
+def with_every_class(right_patients, n_classes: int) -> LabelledPredictions:
+    """One scan of each class a patient; all of a patient's scans are called right, or none."""
+    truth = np.tile(np.eye(n_classes, dtype=bool), (len(right_patients), 1))
+    right = np.repeat(right_patients, n_classes)[:, None]
+    patients = np.repeat([f"p{n}" for n in range(len(right_patients))], n_classes)
+    called = np.where(right, truth, np.roll(truth, 1, axis=1)).astype(float)
+    return LabelledPredictions.of(truth, called, patients, Labels(tuple("abcd"[:n_classes])))
+
+
+@pytest.mark.parametrize("n_patients", [2, 8])
+def test_patients_without_an_error_in_several_classes_count_once(n_patients):
+    """Eight patients called right in two classes each are eight observations; the interval was that of sixteen."""
+    interval = balanced_accuracy(with_every_class([True] * n_patients, 2)).ci95
+    assert interval == pytest.approx(clopper_pearson(n_patients, n_patients))
+    several, one_each = with_every_class([True] * n_patients, 2), scored((n_patients, n_patients), 50.0, 0)[0]
+    assert np.ptp(balanced_accuracy(one_each).ci95) < np.ptp(balanced_accuracy(several).ci95)
+
+
+def test_the_interval_holds_where_a_patient_is_called_alike_in_every_class():
+    """Nominal 95 %; of 200 samples at least 92 % (two standard errors), where it was 85 %."""
+    random, true_rate = np.random.default_rng(0), 0.785
+    intervals = [balanced_accuracy(with_every_class(random.random(8) < true_rate, 3)).ci95 for _ in range(200)]
+    assert np.mean([low <= true_rate <= high for low, high in intervals]) >= 0.92
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 4])
+def test_one_patient_shows_neither_gain_nor_harm(n_classes):
+    right, wrong = (with_every_class([all_right], n_classes) for all_right in (True, False))
+    assert transfer_gain(right, wrong, n_boot=100).verdict == "none"
+    assert transfer_gain(wrong, right, n_boot=100).verdict == "none"
