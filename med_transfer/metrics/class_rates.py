@@ -15,7 +15,13 @@ from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.effective_trials import effective_trials
 from med_transfer.metrics.intervals import PatientBootstrap, Resampled
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.predictive_values import likelihood_ratio, npv_at, ppv_at, predictive_value_in
+from med_transfer.metrics.predictive_values import (
+    EffectiveCounts,
+    likelihood_ratio,
+    npv_at,
+    ppv_at,
+    predictive_value_in,
+)
 from med_transfer.metrics.rates import (
     CELLS,
     Cells,
@@ -28,10 +34,10 @@ from med_transfer.metrics.rates import (
     weighted_cells,
 )
 from med_transfer.metrics.reasons import CLASS_MISSING, all_called, no_case, no_other, none_called
-from med_transfer.metrics.records.class_metrics import PredictiveValues
+from med_transfer.metrics.records.class_metrics import Counts, PredictiveValues
 from med_transfer.metrics.records.estimate import Estimate, Interval
 
-_MAX_INFINITE_SHARE = 0.01  # a likelihood ratio with a greater share of infinite draws gets no interval over patients
+_MAX_INFINITE_SHARE = 0.01  # a likelihood ratio with a greater share of infinite draws is not resampled
 
 
 @dataclass(frozen=True)
@@ -141,32 +147,38 @@ class ClassRates:
 
     def likelihood_ratio(self, c: int, which: str) -> Estimate:
         """Return the ``positive`` or ``negative`` likelihood ratio of class ``c``."""
-        name = self.predictions.labels.names[c]
-        ratio = likelihood_ratio(name, self._counts(c), "positive" if which == "positive" else "negative")
-        if ratio.value is None or not self.predictions.clustered:
+        name, kind = self.predictions.labels.names[c], "positive" if which == "positive" else "negative"
+        ratio = likelihood_ratio(name, self._counts(c), kind)
+        if not self.predictions.clustered:
             return ratio
+        of_patients = likelihood_ratio(name, self._effective_counts(c), kind)
+        if ratio.value is None:
+            return of_patients  # the same reason, with the lower limit that so many patients allow
         resampled = self.cells.resampled(c, lambda cells: likelihood_ratio_in(which, cells))
         unbounded = float(np.isinf(resampled.draws).mean())
         if unbounded > _MAX_INFINITE_SHARE or resampled.degenerate:
             why = f"{whole_percent(unbounded)} of draws have no bound" if unbounded else "every draw agrees"
-            return ratio.model_copy(update={"method": f"{ratio.method}; no interval over patients: {why}"})
+            return _with_effective_interval(ratio, of_patients, why)
         return self._with_cluster_interval(ratio, resampled)
 
     def at_prevalence(self, c: int) -> PredictiveValues | None:
         """Return PPV and NPV at the stated prevalence of class ``c``; None if none is stated."""
-        name, counts = self.predictions.labels.names[c], self._counts(c)
-        prevalence = self.config.prevalence.get(name)
+        prevalence = self.config.prevalence.get(self.predictions.labels.names[c])
         if prevalence is None:
             return None
-        values = {"ppv": ppv_at(prevalence, name, counts), "npv": npv_at(prevalence, name, counts)}
-        if self.predictions.clustered:
-            for which, estimate in values.items():
-                resampled = self.cells.resampled(
-                    c, lambda cells, which=which: predictive_value_in(which, prevalence, cells)
-                )
-                if estimate.value is not None and not resampled.degenerate:
-                    values[which] = self._with_cluster_interval(estimate, resampled)
-        return PredictiveValues(prevalence=prevalence, **values)
+        ppv, npv = (self._predictive_value(c, which, prevalence) for which in ("ppv", "npv"))
+        return PredictiveValues(prevalence=prevalence, ppv=ppv, npv=npv)
+
+    def _predictive_value(self, c: int, which: str, prevalence: float) -> Estimate:
+        name, value_at = self.predictions.labels.names[c], ppv_at if which == "ppv" else npv_at
+        estimate = value_at(prevalence, name, self._counts(c))
+        if estimate.value is None or not self.predictions.clustered:
+            return estimate
+        resampled = self.cells.resampled(c, lambda cells: predictive_value_in(which, prevalence, cells))
+        if resampled.degenerate:
+            of_patients = value_at(prevalence, name, self._effective_counts(c))
+            return _with_effective_interval(estimate, of_patients, "every draw agrees")
+        return self._with_cluster_interval(estimate, resampled)
 
     def _with_cluster_interval(self, estimate: Estimate, resampled: Resampled) -> Estimate:
         """Add an interval over patients to an estimate with one over scans."""
@@ -174,5 +186,25 @@ class ClassRates:
         method = f"{estimate.method}, over scans as if independent; ci95_cluster: {self.bootstrap.described(kind)}"
         return estimate.model_copy(update={"ci95_cluster": interval, "method": method})
 
-    def _counts(self, c: int):
+    def _counts(self, c: int) -> Counts:
         return count(self.predictions.truth[:, c], self.predictions.predicted[:, c])
+
+    def _effective_counts(self, c: int) -> EffectiveCounts:
+        """The 2 x 2 table with as many cases, and as many others, as there are effectively independent scans."""
+        counts, truth = self._counts(c), self.predictions.truth[:, c]
+        right, patients = truth == self.predictions.predicted[:, c], self.predictions.patients
+        of_cases, of_others = (
+            effective_trials(right, group, patients) / group.sum() if group.any() else 1.0 for group in (truth, ~truth)
+        )
+        return EffectiveCounts(
+            true_positive=counts.true_positive * of_cases,
+            false_positive=counts.false_positive * of_others,
+            true_negative=counts.true_negative * of_others,
+            false_negative=counts.false_negative * of_cases,
+        )
+
+
+def _with_effective_interval(estimate: Estimate, of_patients: Estimate, why: str) -> Estimate:
+    """Add the interval of the effective numbers of scans, since resampled patients give none."""
+    how = f"over scans as if independent; ci95_cluster: the same at the effective number of scans, because {why}"
+    return estimate.model_copy(update={"ci95_cluster": of_patients.ci95, "method": f"{estimate.method}, {how}"})

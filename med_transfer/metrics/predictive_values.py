@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,20 @@ METHOD = "from sensitivity and specificity at the stated prevalence; logit metho
 _ADJUSTED = ", with two successes and two failures added to a rate of 0 or 1"
 
 
-def ppv_at(prevalence: float, name: str, counts: Counts) -> Estimate:
+@dataclass(frozen=True)
+class EffectiveCounts:
+    """2 x 2 table of one class against the rest, in effectively independent scans, which need not be integers."""
+
+    true_positive: float
+    false_positive: float
+    true_negative: float
+    false_negative: float
+
+
+Table = Counts | EffectiveCounts
+
+
+def ppv_at(prevalence: float, name: str, counts: Table) -> Estimate:
     """Return the PPV at a prevalence in (0, 1) by Bayes' rule; undefined if a rate is, or nothing was called.
 
     Assumes that sensitivity and specificity carry over: that cases are equally difficult, and that the other classes
@@ -32,7 +46,7 @@ def ppv_at(prevalence: float, name: str, counts: Counts) -> Estimate:
     return _at(prevalence, name, counts, "positive")
 
 
-def npv_at(prevalence: float, name: str, counts: Counts) -> Estimate:
+def npv_at(prevalence: float, name: str, counts: Table) -> Estimate:
     """Return the NPV at a prevalence in (0, 1), like :func:`ppv_at`."""
     return _at(prevalence, name, counts, "negative")
 
@@ -47,7 +61,7 @@ def predictive_value_in(which: str, prevalence: float, cells: Cells) -> NDArray[
         return right / (right + wrong)
 
 
-def _at(prevalence: float, name: str, counts: Counts, which: str) -> Estimate:
+def _at(prevalence: float, name: str, counts: Table, which: str) -> Estimate:
     positives, negatives = counts.true_positive + counts.false_negative, counts.true_negative + counts.false_positive
     if not positives or not negatives:
         return Estimate(value=None, ci95=None, method=METHOD, reason=no_other(name) if positives else no_case(name))
@@ -68,14 +82,14 @@ def _at(prevalence: float, name: str, counts: Counts, which: str) -> Estimate:
     )
 
 
-def _limits(right: tuple[int, int], wrong: tuple[int, int], odds: float) -> tuple[float, float]:
+def _limits(right: tuple[float, float], wrong: tuple[float, float], odds: float) -> tuple[float, float]:
     (p, n), (q, m) = _proportion(*right), _proportion(*wrong)
     centre = math.log(p / q * odds)
     half = Z95 * math.sqrt((1 - p) / (p * n) + (1 - q) / (q * m))
     return float(expit(centre - half)), float(expit(centre + half))
 
 
-def _proportion(hits: int, total: int) -> tuple[float, float]:
+def _proportion(hits: float, total: float) -> tuple[float, float]:
     """Share and total; adjusted at 0 and 1, where the logarithm or its variance is undefined."""
     if 0 < hits < total:
         return hits / total, total
@@ -86,7 +100,7 @@ def _proportion(hits: int, total: int) -> tuple[float, float]:
 RATIO_METHOD = "log method (Simel 1991), 0.5 added to every cell where a count is 0"
 
 
-def likelihood_ratio(name: str, counts: Counts, which: Literal["positive", "negative"]) -> Estimate:
+def likelihood_ratio(name: str, counts: Table, which: Literal["positive", "negative"]) -> Estimate:
     """Return sensitivity / (1 - specificity) if ``positive``, or (1 - sensitivity) / specificity if ``negative``.
 
     A ratio with a zero denominator is unbounded: its value is None, and the reason states the lower limit. A ratio of 0
@@ -130,7 +144,7 @@ def _unbounded(name: str, which: Literal["positive", "negative"], low: float) ->
     )
 
 
-def _parts(counts: Counts, which: Literal["positive", "negative"]) -> tuple[int, int, int, int]:
+def _parts(counts: Table, which: Literal["positive", "negative"]) -> tuple[float, float, float, float]:
     """Numerators and totals of the ratio's two proportions: among positives, then among negatives."""
     positives = counts.true_positive + counts.false_negative
     negatives = counts.true_negative + counts.false_positive

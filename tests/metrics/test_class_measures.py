@@ -135,6 +135,40 @@ def test_perfect_calls_keep_an_interval_in_every_measure():
     assert (class_metrics.lr_negative.value, class_metrics.lr_negative.ci95[0]) == (0, 0)
 
 
+def called_alike(n_patients: int, n_scans: int, wrong: bool = False) -> LabelledPredictions:
+    """Patients of two classes with equal scans, all called right; ``wrong``: one scan of class b is called a."""
+    of_patient = np.repeat([0, 1], n_patients)
+    truth = np.eye(2, dtype=bool)[np.repeat(of_patient, n_scans)]
+    patients = np.repeat([f"p{n}" for n in range(2 * n_patients)], n_scans)
+    called = truth.copy()
+    called[-1] ^= wrong
+    return LabelledPredictions.of(truth, called.astype(float), patients, Labels(("a", "b")))
+
+
+def test_scans_that_agree_say_no_more_of_ratios_and_predictive_values_than_their_patients():
+    """Ninety scans of three patients a class: the limits were those of ninety patients, without a second interval."""
+    config = EvaluationConfig(prevalence={"a": 0.1})
+    often, once = (
+        compute_metrics(called_alike(3, scans), config=config, resampling=Bootstrap(n_boot=100)).classes["a"]
+        for scans in (30, 1)
+    )
+    assert often.lr_positive.reason == once.lr_positive.reason
+    assert "its lower limit is" in once.lr_positive.reason
+    for of_often, of_once in (
+        (often.at_prevalence.ppv, once.at_prevalence.ppv),
+        (often.at_prevalence.npv, once.at_prevalence.npv),
+        (often.lr_negative, once.lr_negative),
+    ):
+        assert of_often.interval == pytest.approx(of_once.ci95)
+        assert "at the effective number of scans" in of_often.method
+
+
+def test_a_ratio_that_some_resamples_leave_without_bound_has_an_interval_over_patients():
+    ratio = compute_metrics(called_alike(4, 10, wrong=True), resampling=Bootstrap(n_boot=100)).classes["a"].lr_positive
+    assert ratio.ci95_cluster[0] < ratio.ci95[0] < ratio.value < ratio.ci95[1] < ratio.ci95_cluster[1]
+    assert "of draws have no bound" in ratio.method
+
+
 def test_a_class_without_a_case():
     truth, predicted = np.eye(3, dtype=bool)[[0, 0, 1, 1]], np.eye(3)[[0, 0, 1, 0]]
     config = EvaluationConfig(prevalence={"malignant": 0.1})
