@@ -15,10 +15,10 @@ import reprlib
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from med_transfer.atomic import write_text
@@ -39,10 +39,14 @@ _SCALARS = (
 )
 
 
-class StrictModel(BaseModel):
-    """Frozen, and refuses a key that it does not have."""
+N_SEEDS = 2**32  # what NumPy's and scikit-learn's generators accept
+Seed = Annotated[int, Field(ge=0, lt=N_SEEDS)]
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class StrictModel(BaseModel):
+    """Frozen; refuses a key that it does not have, and numbers that are infinite or NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class _Loader(yaml.SafeLoader):

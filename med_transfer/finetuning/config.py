@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from med_transfer.backbones.instance_choice import InstanceChoice, InstancePooling
 from med_transfer.cohorts.splits import SplitConfig
-from med_transfer.config import StrictModel
+from med_transfer.config import Seed, StrictModel
 from med_transfer.errors import ConfigError
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.finetuning.decisions.config import OperatingPointConfig
@@ -104,7 +104,9 @@ class BackboneConfig(StrictModel):
 
     def stages_read(self, of_entry: tuple[int, ...]) -> tuple[int, ...]:
         """The feature maps that the head reads; ``of_entry`` is the catalogue entry's default."""
-        return (0, -1) if self.has_published else self.pooled_stages or of_entry
+        if self.has_published:
+            return 0, -1
+        return of_entry if self.pooled_stages is None else self.pooled_stages
 
     @property
     def instances(self) -> InstanceChoice:
@@ -248,7 +250,7 @@ class FinetuneConfig(StrictModel):
     subgroups: tuple[str, ...] | None = None
     abstain_above_novelty: Share | None = 0.95
     similar_cases: bool = False
-    seed: int = 0
+    seed: Seed = 0
     report: ReportConfig = ReportConfig()
     planned_for: PlannedFor | None = None
 

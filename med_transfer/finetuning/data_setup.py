@@ -6,6 +6,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from med_transfer.backbones import BackboneSpec, weights_file
 from med_transfer.bundle import RECORD_FILE, read_record
 from med_transfer.bundle.provenance import source_provenance
@@ -66,11 +69,13 @@ def prepare_run_data(
             unlabelled scans or in the source's training data.
         UsageError: the folder holds a run on another cohort, or on other images of it.
         NothingDone: no scan can be used.
+        ConfigError: a channel of every scan is a single value.
     """
     _refuse_other_cohort(cohort, out / LOCK_FILE)
     preprocessing = resolve_preprocessing(spec, config)
     margin = margin_voxels(preprocessing.shape)
     prepared = prepare_cohort(cohort, Preprocessing(preprocessing), out / "prepared", margin, progress)
+    _require_contrast(prepared, preprocessing)
     split = split_cohort(prepared.cohort, config.split)
     check_leakage(prepared.cohort, prepared.content_hashes, split)
     copies = _altered_copies(prepared, split)
@@ -102,6 +107,34 @@ def _altered_copies(prepared: PreparedCohort, split: Split) -> tuple[tuple[int, 
             few(together, MAX_NAMED_PAIRS),
         )
     return tuple((cases[first].row, cases[second].row) for first, second in pairs)
+
+
+def _require_contrast(prepared: PreparedCohort, preprocessing: PreprocessingConfig) -> None:
+    """Refuse a channel that is a single value in every scan, and warn of scans whose whole input is one.
+
+    Raises:
+        ConfigError: a network would be trained on nothing, for example because the window lies beyond the scans'
+            values, or because ``output_range`` is too narrow for float16.
+    """
+    empty = np.array([_single_valued(tensor) for tensor in prepared.tensors])  # [scan, channel]
+    for number in np.flatnonzero(empty.all(axis=0)):
+        channel = preprocessing.by_channel[number]
+        values = f"window {list(channel.window_hu)}" if channel.normalisation == "window" else channel.normalisation
+        raise ConfigError(
+            f"channel {number + 1} ({preprocessing.column_of_channel[number]}, {values}) is a single value in each of "
+            f"{len(empty)} scans: nothing is left of the images",
+            where="input",
+            expected="a window within the scans' values, and an output_range that keeps their differences",
+            action="med-transfer preview shows what the network sees",
+        )
+    if blank := [str(prepared.cohort.cases[row]) for row in np.flatnonzero(empty.all(axis=1))]:
+        log.warning("the network's input is a single value in %d of %d scans: %s", len(blank), len(empty), few(blank))
+
+
+def _single_valued(tensor: NDArray[np.float16]) -> NDArray[np.bool_]:
+    """Whether each channel of [channel, depth, height, width] has the same value everywhere, [channel]."""
+    channels = tensor.reshape(len(tensor), -1)
+    return (channels == channels[:, :1]).all(axis=1)
 
 
 def resolve_preprocessing(spec: BackboneSpec, config: FinetuneConfig) -> PreprocessingConfig:

@@ -20,6 +20,7 @@ from med_transfer.backbones import Encoder, load_backbone, networks
 from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.cohorts import ArrayCache, Case, Cohort, PreparedCohort, Split
 from med_transfer.cohorts.hashed_names import hash_names, salt_of
+from med_transfer.config import N_SEEDS
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
@@ -199,7 +200,7 @@ def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> Pret
         learning_rate=settings.learning_rate,
         weight_decay=0.01,
         warm_up=0.1,
-        seed=config.seed + number,
+        seed=(config.seed + number) % N_SEEDS,
     )
 
 

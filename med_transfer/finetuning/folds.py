@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import Encoder, LoadedBackbone
+from med_transfer.config import N_SEEDS
 from med_transfer.finetuning.batches import FoldData, Truth, fold_data, no_evidence, prior_offset
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
 from med_transfer.finetuning.config import FinetuneConfig
@@ -29,6 +30,7 @@ from med_transfer.finetuning.fold_pretraining import (
 )
 from med_transfer.finetuning.fold_training import TrainedNetwork, is_trained, train_network
 from med_transfer.finetuning.generalisation_gap import measure_gap
+from med_transfer.finetuning.lightning_module import diverged
 from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.model.calibration import Calibrated, calibrate
 from med_transfer.model.classifier import Classifier
@@ -110,7 +112,7 @@ class Folds:
     ) -> Folds:
         """All folds of a repeat (counted from 1), each with its own seed; resolves the config."""
         config, n_folds = config.resolved(from_source=source.sha256 is not None), run_data.split.n_fold_models
-        config = config.model_copy(update={"seed": config.seed + (repeat - 1) * n_folds})
+        config = config.model_copy(update={"seed": (config.seed + (repeat - 1) * n_folds) % N_SEEDS})
         return cls(run_data, config, source, tuple(folder / fold_folder(number, repeat) for number in range(n_folds)))
 
     def data(self, number: int) -> FoldData:
@@ -131,7 +133,7 @@ def train_fold(folds: Folds, number: int, progress_callback: Callback, progress:
         progress_callback: reports every training step.
         progress: reports what precedes the first epoch.
     """
-    config, seed = folds.config, folds.config.seed + number
+    config, seed = folds.config, (folds.config.seed + number) % N_SEEDS
     encoder = _encoder(folds, number, progress)
     pooled = config.backbone.stages_read(folds.source.spec.pooled_stages)
     n_classes = len(folds.run_data.prepared.cohort.labels)
@@ -168,6 +170,9 @@ def train_folds(
         folder: holds each fold's state.
         progress: reports progress under the name ``stage``.
         repeat: of the cross-validation, counted from 1.
+
+    Raises:
+        TrainingDiverged: the outputs or features of a trained network are not finite.
     """
     labels = run_data.prepared.cohort.labels
     stage = f"{stage}, repeat {repeat}" if repeat > 1 else stage
@@ -204,7 +209,21 @@ def _train_each(folds: Folds, progress: Progress, stage: str) -> list[_Fold]:
         trained, data = train_fold(folds, number, told, stages), folds.data(number)
         features = labelled_features(trained.classifier, data, config, read)
         models.append(_finished(trained, data, features, _novelty(reader, data, config, features)))
+        _require_finite(models[-1], fold)
     return models
+
+
+def _require_finite(fold: _Fold, name: str) -> None:
+    """Refuse a network whose numbers overflow, before a bundle is written that would be refused when it is loaded.
+
+    Raises:
+        TrainingDiverged: its outputs, or the distances that its novelty is a rank of, are not finite.
+    """
+    outputs = [fold.training[0], fold.validation[0], fold.validation_novelty]
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise diverged(f"{name}: the network's outputs are not finite")
+    if not all(tensor.isfinite().all() for tensor in fold.novelty.state_dict().values()):
+        raise diverged(f"{name}: the network's features are too large for its novelty to be finite")
 
 
 def _finished(

@@ -51,7 +51,7 @@ def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
         BackboneError: adapters cannot be added.
     """
     config.transfer.strategy.check(encoder)
-    if config.backbone.pooled_stages:
+    if config.backbone.pooled_stages is not None:
         stages_from_front(config.backbone.pooled_stages, len(encoder.stage_channels), config.backbone.name)
     if config.transfer.batch_norm == "bn_adapt":
         check_batch_norm(encoder)

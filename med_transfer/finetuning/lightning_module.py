@@ -161,12 +161,7 @@ class FinetuningModule(L.LightningModule):
         broken = "" if math.isfinite(figure) else monitor
         broken = broken if logits.isfinite().all() else "the network's output on validation scans"
         if broken:
-            raise TrainingDiverged(
-                f"epoch {self.current_epoch + 1}: {broken} is not finite",
-                where="training",
-                expected="a training that converges",
-                action="Lower transfer.strategy.learning_rate, or set training.precision=fp32, and choose another -o",
-            )
+            raise diverged(f"epoch {self.current_epoch + 1}: {broken} is not finite")
 
     def _figure(self, logits: Tensor, truth: Tensor, val_loss: float) -> float:
         return monitored_figure(self.config.training.monitor, logits, truth, val_loss, self.labels)
@@ -201,3 +196,13 @@ class FinetuningModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the history."""
         self.history = checkpoint["history"]
+
+
+def diverged(found: str) -> TrainingDiverged:
+    """The error of a training whose numbers are not finite; ``found`` says where."""
+    return TrainingDiverged(
+        found,
+        where="training",
+        expected="a training that converges",
+        action="Lower transfer.strategy.learning_rate, or set training.precision=fp32, and choose another -o",
+    )

@@ -38,6 +38,8 @@ def upgrade_strategy(values: dict[str, Any]) -> None:
     if not isinstance(strategy, dict):
         return  # the config's validation says what is wrong
     chosen = strategy.get("name", "auto")
+    if not isinstance(chosen, str):
+        return
     settings = STRATEGIES.get(chosen, Strategy).model_fields
     for old, (new, default) in _OLD_KEYS.items():
         value = take(values, old)

@@ -141,7 +141,8 @@ def _by_probe(
 ) -> tuple[SubsetPredictions, Target, str]:
     candidate = _candidate(config)
     spec, backbone = candidate.spec, config.backbone
-    stages = stages_from_front(backbone.pooled_stages or spec.pooled_stages, len(spec.stage_channels), spec.name)
+    chosen = spec.pooled_stages if backbone.pooled_stages is None else backbone.pooled_stages
+    stages = stages_from_front(chosen, len(spec.stage_channels), spec.name)
     groups = _groups(resolve_preprocessing(spec, config), candidate.network)
     target = _target_without_leak(candidate.weights, cohort, config, groups, out, progress)
     require_finite(candidate.name, target.features[candidate.network.key], target.cohort)

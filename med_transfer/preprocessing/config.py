@@ -110,7 +110,7 @@ class InputConfig(_Config, frozen=True):
     region: Literal["auto", "roi", "foreground", "whole"] | OrganName = "auto"
     isolate: bool = False
     outside: Literal["edge", "floor"] = "edge"
-    max_gap_mm: Annotated[float, Field(ge=0)] = 0.0
+    max_gap_mm: Annotated[FiniteFloat, Field(ge=0)] = 0.0
 
     @property
     def region_sentence(self) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from med_transfer.config import StrictModel
+from med_transfer.config import Seed, StrictModel
 from med_transfer.pretraining.view_config import (
     CropConfig,
     LesionConfig,
@@ -204,7 +204,7 @@ class PretrainingConfig(StrictModel):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0
     channels_last: bool = True
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _one_budget(self) -> PretrainingConfig:

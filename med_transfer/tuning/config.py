@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from med_transfer.config import StrictModel
+from med_transfer.config import Seed, StrictModel
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.strategies import STRATEGIES
 from med_transfer.finetuning.transfer_config import RegulariserName
@@ -91,7 +91,7 @@ class TuningConfig(StrictModel):
     pruning: bool = True
     prune_after_trials: Whole = 4
     prune_after_epochs: Annotated[int, Field(ge=0)] = 5
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
 
 
 class TuneConfig(FinetuneConfig):
