@@ -31,6 +31,17 @@ def choose_region(config: Config, cohort: Cohort) -> Config:
     return config.model_copy(update={"input": config.input.model_copy(update={"region": region})})
 
 
+def require_regions(cohort: Cohort, region: str) -> None:
+    """Refuse ``roi``, before a scan is read, if no row of the table has a region or mask. Raises ConfigError."""
+    if region == "roi" and all(case.within == "whole" for case in cohort.cases):
+        raise ConfigError(
+            f"roi, and no row of {cohort.path or 'the table'} has a region",
+            where="input.region",
+            expected="roi_x_mm, roi_y_mm, roi_z_mm or a mask in the table",
+            action="Add them, or set input.region=whole or foreground",
+        )
+
+
 def region_sentence(config: FinetuneConfig, cohort: Cohort) -> str:
     """The chosen region in words, and for how many scans the table gives one."""
     given = sum(case.within != "whole" for case in cohort.cases)

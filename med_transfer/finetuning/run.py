@@ -13,7 +13,7 @@ from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.backbones import LoadedBackbone, from_scratch, load_backbone
 from med_transfer.bundle import BUNDLE_FOLDER, BundleRecord, save_bundle
 from med_transfer.bundle.model_card import model_card
-from med_transfer.cohorts import Cohort, Split, split_cohort
+from med_transfer.cohorts import Cohort, Split, require_columns, split_cohort
 from med_transfer.errors import UsageError
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.explanation.config import ExplainConfig
@@ -39,10 +39,11 @@ from med_transfer.finetuning.initialisation import check_transfer, ignored_setti
 from med_transfer.finetuning.made_from import claim
 from med_transfer.finetuning.on_cluster import folds_of_run, train_on
 from med_transfer.finetuning.record import bundle_record
-from med_transfer.finetuning.region_choice import region_sentence
+from med_transfer.finetuning.region_choice import region_sentence, require_regions
 from med_transfer.finetuning.repeats import with_repeats
 from med_transfer.finetuning.similar_cases import similar_cases
 from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
+from med_transfer.finetuning.unlabelled import check_unlabelled
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.progress import Progress, log_file, only_in_log, silent
@@ -208,7 +209,11 @@ def checked_start(
     preprocessing = resolve_preprocessing(source.spec, config)
     if config.training.batch_size == 1 and (_has_baseline(config, source) or config.transfer.batch_norm == "train"):
         check_batch_of_one(source.encoder, preprocessing.n_channels, preprocessing.shape)
+    require_columns(cohort, preprocessing.columns)
+    require_regions(cohort, preprocessing.region)
     split = split_cohort(cohort, config.split)
+    if config.transfer.unlabelled:
+        check_unlabelled(config.transfer.unlabelled, cohort, split, preprocessing)
     _check_steering(split, config, source)
     check_pretraining(config, preprocessing, cohort, split)
     check_fusion(cohort, split, config)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from med_transfer.cohorts import (
+    Cohort,
     PreparedCohort,
     SourceLock,
     Split,
     prepare_cohort,
+    require_columns,
     unlabelled_cohort,
 )
 from med_transfer.cohorts.hashed_names import old_hash
 from med_transfer.cohorts.lock import shared
-from med_transfer.errors import CohortError, PatientLeak, UsageError
+from med_transfer.errors import CohortError, ConfigError, PatientLeak, UsageError
 from med_transfer.errors.sentence import few
 from med_transfer.finetuning.augmentation import margin_voxels
+from med_transfer.finetuning.region_choice import require_regions
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress, named
 
@@ -25,6 +28,32 @@ log = logging.getLogger(__name__)
 
 UNLABELLED_LOCK_FILE = "unlabelled.lock.json"
 MIN_UNLABELLED_SCANS = 2  # scans: a single one has no variance
+
+
+def check_unlabelled(path: Path, cohort: Cohort, split: Split, preprocessing: PreprocessingConfig) -> None:
+    """Refuse, before a scan is read, unlabelled scans of which the path alone shows that none can be used.
+
+    A table is read; of a folder it is known that it names neither regions nor further channels.
+
+    Raises:
+        CohortError: the table cannot be read, or names no scan for a channel.
+        ConfigError: the network looks at regions of interest, and none is given.
+        PatientLeak: a test patient is in the table.
+    """
+    if path.suffix.lower() == ".csv":
+        unlabelled = unlabelled_cohort(path)
+        require_columns(unlabelled, preprocessing.columns)
+        require_regions(unlabelled, preprocessing.region)
+        patients = [cohort.patients[case] for case in split.test]
+        _refuse_test_scans(shared(unlabelled, [()] * len(unlabelled), patients, set()), unlabelled, path)
+    elif preprocessing.region == "roi" or len(preprocessing.columns) > 1:
+        needed = "a region of interest" if preprocessing.region == "roi" else "several scans of each case"
+        raise ConfigError(
+            f"a folder, and the network's input is made of {needed}",
+            where=path,
+            expected="a cohort table of the unlabelled scans, with the same columns as the labelled ones'",
+            action="Write such a table (no labels are needed), or choose input.region=whole or foreground",
+        )
 
 
 def prepare_unlabelled(
@@ -63,15 +92,7 @@ def prepare_unlabelled(
         margin_voxels(preprocessing.shape),
         named(progress, "reading unlabelled scans"),
     )
-    test = _overlapping_scans(prepared, labelled, split.test)
-    if test:
-        leaked = few([str(prepared.cohort.cases[i]) for i in test])
-        raise PatientLeak(
-            f"{len(test)} unlabelled scans are test scans of this run or of their patients: {leaked}",
-            where=path,
-            expected="patients that are not in the test part",
-            action="Take those scans out, or mark them split=test",
-        )
+    _refuse_test_scans(_overlapping_scans(prepared, labelled, split.test), prepared.cohort, path)
     development = set(_overlapping_scans(prepared, labelled, split.development))
     if development:
         log.info("left out %d unlabelled scans: they or their patients have labels in this run", len(development))
@@ -107,3 +128,15 @@ def _overlapping_scans(prepared: PreparedCohort, labelled: PreparedCohort, part:
     """Positions of the unlabelled scans whose patient or image is in the given part of the labelled ones."""
     labelled_part = labelled.subset(part)
     return shared(prepared.cohort, prepared.content_hashes, labelled_part.cohort.patients, labelled_part.images)
+
+
+def _refuse_test_scans(test: Sequence[int], unlabelled: Cohort, path: Path) -> None:
+    """Raise PatientLeak if there are unlabelled scans, by position, of test patients."""
+    if test:
+        leaked = few([str(unlabelled.cases[i]) for i in test])
+        raise PatientLeak(
+            f"{len(test)} unlabelled scans are test scans of this run or of their patients: {leaked}",
+            where=path,
+            expected="patients that are not in the test part",
+            action="Take those scans out, or mark them split=test",
+        )

@@ -24,7 +24,7 @@ from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.cohorts import split_cohort
 from med_transfer.cohorts.preparation import read_scans
 from med_transfer.config import load_config
-from med_transfer.errors import FolderInUse, NothingDone
+from med_transfer.errors import ConfigError, FolderInUse, NothingDone
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.augmentation import augmentation
 from med_transfer.finetuning.batches import FoldData, Part, training_batches, validation_batches
@@ -404,15 +404,25 @@ def test_a_table_of_which_nothing_can_be_used(command, cohort_csv, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_where_no_scan_has_the_region_of_the_config_ten_of_a_class_are_enough(cohort_csv, monkeypatch, tmp_path):
-    """A config that was made for another table: its reason is told before hundreds of scans are read."""
+def test_where_no_scan_can_be_used_ten_of_a_class_are_enough(cohort_csv, monkeypatch, tmp_path):
+    """The reason is told before hundreds of scans are read."""
     monkeypatch.setattr(previewing, "MAX_UNREADABLE", 2)
+    rows = [row | {"scan": f"{number}.nii.gz"} for number, row in enumerate(read_rows(cohort_csv))]
+    for row in rows:
+        (tmp_path / row["scan"]).write_bytes(b"no scan")
+    config = load_config(FinetuneConfig, None, TINY)
+    with pytest.raises(NothingDone, match="none of 9 scans can be used"):
+        mt.preview(write_rows(tmp_path / "cohort.csv", rows), config, per_class=1)
+
+
+def test_regions_that_the_table_does_not_have_are_refused(cohort_csv, tmp_path):
+    """A config that was made for another table."""
     rows = [
         {name: row[name] for name in ("patient", "label")} | {"scan": str(cohort_csv.parent / row["scan"])}
         for row in read_rows(cohort_csv)
     ]
     roi = load_config(FinetuneConfig, None, [*TINY, "input.region=roi"])
-    with pytest.raises(NothingDone, match="none of 9 scans can be used.*no region of interest"):
+    with pytest.raises(ConfigError, match="input.region: roi, and no row of .*cohort.csv has a region"):
         mt.preview(write_rows(tmp_path / "cohort.csv", rows), roi, per_class=1)
 
 

@@ -7,7 +7,7 @@ import pytest
 from med_transfer.cohorts import Case, Cohort
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.region_choice import choose_region, region_sentence
+from med_transfer.finetuning.region_choice import choose_region, region_sentence, require_regions
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import InputConfig
 
@@ -40,6 +40,15 @@ def test_a_table_that_gives_some_scans_a_region_and_others_none_needs_a_word():
     assert choose_region(asked, table) == asked
     expected = "input.region: roi, the network looks around the region of interest of each scan; "
     assert region_sentence(asked, table) == f"{expected}the table gives a region or mask for 2 of 3 scans"
+
+
+def test_regions_of_which_the_table_has_none_are_refused():
+    for region, places in (("roi", ("none", "mask")), ("whole", ("none", "none"))):
+        require_regions(cohort(*places), region)
+    with pytest.raises(
+        ConfigError, match=r"input.region: roi, and no row of the table has a region; expected roi_x_mm"
+    ):
+        require_regions(cohort("none", "none"), "roi")
 
 
 def test_nothing_is_preprocessed_without_a_decision():

@@ -17,7 +17,7 @@ from small_run_data import small_config, small_run_data, source_of
 import med_transfer as mt
 from med_transfer.backbones import find_backbone, load_backbone
 from med_transfer.bundle import load_network, read_record
-from med_transfer.cohorts import Cohort, recognise
+from med_transfer.cohorts import Cohort, SplitConfig, recognise, split_cohort
 from med_transfer.cohorts.hashed_names import old_hash
 from med_transfer.cohorts.source_lock import SourceLock
 from med_transfer.config import load_config
@@ -31,8 +31,14 @@ from med_transfer.finetuning.feature_mapping import labelled_features
 from med_transfer.finetuning.features import FeatureSource
 from med_transfer.finetuning.folds import train_folds
 from med_transfer.finetuning.initialisation import check_transfer
-from med_transfer.finetuning.unlabelled import UNLABELLED_LOCK_FILE, lock_unlabelled, prepare_unlabelled
+from med_transfer.finetuning.unlabelled import (
+    UNLABELLED_LOCK_FILE,
+    check_unlabelled,
+    lock_unlabelled,
+    prepare_unlabelled,
+)
 from med_transfer.model.classifier import Classifier
+from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.progress import silent
 
 HERE = "."  # exists; the plans below bring their unlabelled scans along
@@ -206,6 +212,36 @@ def test_unlabelled_scans_that_are_not_there_are_said_before_anything_is_read():
         ConfigError, match=r"transfer.align.unlabelled: nowhere.csv does not exist; expected a cohort ta"
     ):
         check_transfer(config.resolved(from_source=True), load_backbone("resnet18-w8", scratch=True).encoder)
+
+
+@pytest.fixture(scope="module")
+def split_of_cohort(cohort_csv):
+    cohort = Cohort.read(cohort_csv)
+    return cohort, split_cohort(cohort, SplitConfig(folds=2, test_fraction=0.34))
+
+
+@pytest.mark.parametrize(
+    ("input_", "needed"),
+    [({"region": "roi"}, "a region of interest"), ({"channels": ("scan", "scan_late")}, "several scans of each case")],
+)
+def test_a_folder_that_cannot_give_the_input_is_refused_before_a_scan_is_read(split_of_cohort, input_, needed):
+    config = PreprocessingConfig.model_validate(input_)
+    with pytest.raises(ConfigError, match=f"^nowhere: a folder, and the network's input is made of {needed}"):
+        check_unlabelled(Path("nowhere"), *split_of_cohort, config)
+    check_unlabelled(Path("nowhere"), *split_of_cohort, PreprocessingConfig(region="foreground"))
+
+
+def test_a_table_that_cannot_be_used_is_refused_before_a_scan_is_read(split_of_cohort, unseen_csv, tmp_path):
+    cohort, split = split_of_cohort
+    test = table_of([cohort.cases[row] for row in split.test[:2]], tmp_path)
+    with pytest.raises(PatientLeak, match=r"unlabelled.csv: 2 unlabelled scans are test scans of this run"):
+        check_unlabelled(test, cohort, split, PreprocessingConfig())
+    with pytest.raises(ConfigError, match=r"input.region: roi, and no row of .*unlabelled.csv has a region"):
+        check_unlabelled(test, cohort, split, PreprocessingConfig(region="roi"))
+    channels = PreprocessingConfig.model_validate({"channels": ("scan", "scan_late")})
+    with pytest.raises(CohortError, match=r"no scan in column scan_late"):
+        check_unlabelled(unseen_csv, cohort, split, channels)
+    check_unlabelled(unseen_csv, cohort, split, PreprocessingConfig(region="roi"))
 
 
 def prepared_with(run_data: RunData, table: Path, cache: Path):
