@@ -30,15 +30,15 @@ def leaking_columns(texts: Mapping[str, Sequence[str]], truth: NDArray[np.bool_]
         if _tells_class(values, truth):
             warnings.append(
                 Sentence(
-                    "column {name} tells the class of almost every development scan: make sure that it is known before "
-                    "the diagnosis and is not made from it",
+                    "column {name} gives away the class of almost every development scan: make sure that it is known "
+                    "before the diagnosis and not derived from it",
                     name=name,
                 )
             )
         if _tells_patient(values, patients):
             warnings.append(
                 Sentence(
-                    "column {name} tells who the patient is: a new patient has no such value; leave it out of "
+                    "column {name} identifies the patient: a new patient has no such value; leave it out of "
                     "fusion.columns",
                     name=name,
                 )

@@ -89,6 +89,7 @@ def _failed_row(job: Job, lost: TaskLost) -> Answered:
     """A failed row, marked to be tried again by the next run."""
     item = job[0]
     error = ScanAborted(
-        Sentence("processes or machines were lost with it again and again ({why})", why=lost.why), where=item.case.path
+        Sentence("the processes or machines that worked on it were lost repeatedly ({why})", why=lost.why),
+        where=item.case.path,
     )
     return item.named(without_prediction(item.case, error), 0.0), False

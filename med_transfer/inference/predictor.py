@@ -29,7 +29,7 @@ from med_transfer.runtimes import Runtime, choose_network
 from med_transfer.scans import Region, Series, Volume, read_mask, read_scan
 
 Source = Path | str | Series | Volume
-LEARNED_FROM = Sentence("the bundle has learned from this scan, whose class it knows better than those of others")
+LEARNED_FROM = Sentence("the bundle was trained on this scan, so its answer here is better than on new scans")
 
 log = logging.getLogger(__name__)
 

@@ -72,9 +72,9 @@ def widened(
     if not predictions.out_of_fold or value is None or limits is None or limits[0] == limits[1]:
         return estimate
     low, high = (value + (OF_RATES if of_rates else OUT_OF_FOLD_WIDENING) * (limit - value) for limit in limits)
-    why = Sentence("wider by the root of 2, since cross-validated patients teach each other")
+    why = Sentence("wider by the root of 2, because cross-validated networks share training patients")
     if of_rates:
-        why = Sentence("wider by a fifth, since cross-validated patients teach each other")
+        why = Sentence("wider by a fifth, because cross-validated networks share training patients")
     return estimate.model_copy(
         update={"ci95": (max(low, least), min(high, 1.0)), "method": joined(estimate.method, why)}
     )

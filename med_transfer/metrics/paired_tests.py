@@ -15,7 +15,7 @@ from med_transfer.metrics.records.estimate import Record
 
 _CLUSTERED = Sentence("some patients have several scans, which the test would count as independent; see the intervals")
 _OUT_OF_FOLD = Sentence(
-    "patients also taught the networks that were asked about others, which the test does not count; see the intervals"
+    "networks were trained on patients whom other networks predicted, which the test ignores; see the intervals"
 )
 _TOO_FEW = Sentence("too few scans: some class has one or none")
 _NO_SPREAD = Sentence("every placement agrees: the scans are too few to have a variance")

@@ -103,10 +103,10 @@ def overlap(first: Volume, other: Volume, grid: Grid) -> float:
 def _reason(first: Volume, other: Volume, grid: Grid) -> str:
     frames = {volume.provenance.frame_of_reference for volume in (first, other)} - {""}
     if len(frames) > 1:
-        return Sentence("lies in another frame of reference than scan, so that its coordinates mean other places")
+        return Sentence("lies in another frame of reference than the column scan, so that positions cannot be compared")
     same_grid = first.voxels.shape == other.voxels.shape and np.allclose(first.affine, other.affine, atol=1e-3)
     if not same_grid and not (first.verdict.placed and other.verdict.placed):
-        return Sentence("it or scan does not say where it lies in the patient, and their grids differ")
+        return Sentence("it or the column scan has no position in the patient, and the grids of the two differ")
     share = overlap(first, other, grid)
     if share < MIN_OVERLAP:
         return Sentence(

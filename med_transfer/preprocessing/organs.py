@@ -106,7 +106,7 @@ class Organ:
         inside = self.on(Grid(affine, (depth, height, width)))
         if not inside.any():
             raise InputRejected(
-                "shows nothing of what the network is to see alone",
+                "shows no part of the region to which input.isolate restricts the network",
                 where=volume.provenance.path,
                 expected="a scan of the same place as the column scan",
                 action="Register the scans first, or correct the table",

@@ -160,7 +160,7 @@ def test_bad_cases_are_rejected_with_their_reason_and_a_killed_job_goes_on(comma
     reasons = sorted(row["reason"] for row in rows if row["status"] == "rejected")
     assert len(reasons) == 2
     assert any("no scan for channel scan_arterial" in reason for reason in reasons)
-    assert any("scan_arterial: lies in another frame of reference than scan" in reason for reason in reasons)
+    assert any("scan_arterial: lies in another frame of reference than the column scan" in reason for reason in reasons)
     resumed = tmp_path / "resumed"
     shutil.copytree(tmp_path / "whole", resumed)
     lines = (resumed / "predictions.csv").read_bytes().splitlines(keepends=True)

@@ -43,7 +43,10 @@ def test_the_interval_of_every_auc_is_wider_by_the_root_of_two():
         assert now.value == before.value
         expected = now.value + 2**0.5 * (np.array(before.ci95) - now.value)
         assert now.ci95 == pytest.approx(np.clip(expected, 0, 1))
-        assert now.method == f"{before.method}; wider by the root of 2, since cross-validated patients teach each other"
+        assert (
+            now.method
+            == f"{before.method}; wider by the root of 2, because cross-validated networks share training patients"
+        )
     before, now = (metrics.baselines["handcrafted"].macro_auc_gain for metrics in (of_test, out_of_fold))
     assert now.ci95 == pytest.approx(now.value + 2**0.5 * (np.array(before.ci95) - now.value))
 
@@ -84,7 +87,9 @@ def test_the_intervals_of_sensitivities_are_wider_by_a_fifth():
     pairs += [[paired_difference(*both[::-1], bootstrap).balanced_accuracy for both in (of_test, out_of_fold)]]
     for before, now in pairs:
         assert now.ci95 == pytest.approx(now.value + 1.2 * (np.array(before.ci95) - now.value))
-        assert now.method == f"{before.method}; wider by a fifth, since cross-validated patients teach each other"
+        assert (
+            now.method == f"{before.method}; wider by a fifth, because cross-validated networks share training patients"
+        )
     assert pairs[2][1].ci95[0] < 0  # a difference may be below 0
 
 

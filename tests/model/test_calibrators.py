@@ -225,7 +225,7 @@ def test_a_handful_of_scans_leaves_the_probabilities_near_the_networks_own(n, ca
         found = calibrate(wrong, truth, people(n), THREE, "temperature").calibrator
     assert 1 < found.temperature < 5  # 20 before, the end of the range
     assert found.n_patients == dict.fromkeys("abc", n // 3)
-    assert f"near no scaling, for under 10 validation patients of a ({n // 3}), b ({n // 3})" in found.note
+    assert f"shrunk towards no scaling: fewer than 10 validation patients of a ({n // 3}), b ({n // 3})" in found.note
     assert found.note in caplog.text
     logits, truth = classes(90)
     assert calibrate(logits, truth, people(90), THREE, "temperature").calibrator.note == ""

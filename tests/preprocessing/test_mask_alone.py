@@ -104,7 +104,7 @@ def test_a_mask_that_lies_between_the_slices_of_a_further_channel_is_seen_in_the
 
 
 def test_a_further_channel_that_shows_nothing_of_the_mask_is_refused():
-    with pytest.raises(InputRejected, match="shows nothing of what the network is to see alone"):
+    with pytest.raises(InputRejected, match="shows no part of the region to which input.isolate restricts the network"):
         of_two(first_slice_mm=16.0)
 
 

@@ -163,7 +163,7 @@ def test_several_frames_of_reference(tmp_path):
 
 def test_a_frame_of_reference_of_its_own_for_each_image_means_nothing(tmp_path):
     write_series(tmp_path, change=lambda k, d: setattr(d, "FrameOfReferenceUID", f"1.2.{k + 1}"))
-    assert verdict_of(tmp_path) == "accept: each image names a frame of reference of its own, which is not believed"
+    assert verdict_of(tmp_path) == "accept: each image names its own frame of reference, which is ignored"
     assert read_scan(tmp_path).provenance.frame_of_reference == ""
 
 

@@ -400,7 +400,7 @@ def test_lengths_that_itk_takes_for_a_millimetre(tmp_path, field, length, recwar
         tmp_path / "a.nrrd", hounsfield().tobytes(), "endian: little", "encoding: raw", "space directions: none"
     )
     path.write_bytes(path.read_bytes().replace(b"space directions: none", field.format(length).encode()))
-    with pytest.raises(NotAScan, match=r"lengths that are none in a nrrd file"):
+    with pytest.raises(NotAScan, match=r"invalid lengths in a nrrd file"):
         read_scan(path)
     assert not recwarn
 

@@ -177,7 +177,7 @@ def test_links_within_the_tree_are_no_copies(tmp_path):
     (tmp_path / "b" / "up").symlink_to(tmp_path, target_is_directory=True)
     found = survey(tmp_path)
     assert [(one.path, str(one.verdict)) for one in found.series] == [(tmp_path / "b" / "real", "accept")]
-    assert {file.reason for file in found.ignored} == {"link to what is found in its own place"}
+    assert {file.reason for file in found.ignored} == {"link to something that is found at its own place"}
     np.testing.assert_array_equal(read_scan(tmp_path).voxels, hounsfield())
 
 

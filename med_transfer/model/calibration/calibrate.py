@@ -65,7 +65,7 @@ def calibrate(
     counts = patient_counts(truth, patients, labels)
     if method != "none" and (few := [f"{name} ({n})" for name, n in counts.items() if n < FEW_PATIENTS]):
         kept = Sentence(
-            "near no scaling, for under {least} validation patients of {classes}",
+            "shrunk towards no scaling: fewer than {least} validation patients of {classes}",
             least=FEW_PATIENTS,
             classes=", ".join(few),
         )

@@ -132,7 +132,7 @@ def one_frame_of_reference_each(slices: Sequence[Slice]) -> bool:
 
 def _frame_of_reference_each(slices: Sequence[Slice]) -> str:
     each = one_frame_of_reference_each(slices)
-    return Sentence("each image names a frame of reference of its own, which is not believed") if each else ""
+    return Sentence("each image names its own frame of reference, which is ignored") if each else ""
 
 
 # Spacing of the images ----------------------------------------------------------------------------------------

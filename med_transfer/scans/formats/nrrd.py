@@ -31,7 +31,7 @@ def nrrd_data(path: Path) -> StoredData:
         *_numbers(fields, "spaceorigin"),
     ]
     if not all(map(_is_length, lengths)):  # ITK would read them as 1 mm
-        raise NotAScan("lengths that are none in a nrrd file", where=path)
+        raise NotAScan("invalid lengths in a nrrd file", where=path)
     encoding = _ENCODINGS.get(fields.get("encoding", "").lower(), "text")
     skipped = fields.get("byteskip", "0")
     if fields.get("lineskip", "0") != "0" or (skipped not in ("0", "-1") and encoding != "raw"):

@@ -214,7 +214,7 @@ def _aborted(found: str, where: object) -> ScanAborted:
         found,
         where=where,
         expected="a scan that can be read",
-        action=Sentence("See {seconds} and {gib} if it is a sound one", seconds=SECONDS, gib=GIB),
+        action=Sentence("If the scan is sound, raise {seconds} or {gib}", seconds=SECONDS, gib=GIB),
     )
 
 
@@ -227,7 +227,7 @@ def _not_started(error: OSError) -> ScanAborted:
 
 def _cause_of_death(code: int) -> str:
     if code == -signal.SIGKILL:
-        return Sentence("reading it was ended by the system, as where memory runs out")
+        return Sentence("the system ended the process that read it, as it does when memory runs out")
     if code == -signal.SIGALRM:
         return Sentence("not read in time")
     return (

@@ -56,7 +56,7 @@ def reason_not_followed(link: Path, tree: str) -> str:
     names = Path(os.path.relpath(target, tree)).parts or (os.curdir,)
     inside = names[0] != os.pardir
     if inside and not any(name.startswith(".") for name in names if name != os.curdir):
-        return Sentence("link to what is found in its own place")
+        return Sentence("link to something that is found at its own place")
     if not inside and os.path.isdir(target) and os.environ.get(FOLLOW, "") not in ("1", "true"):  # noqa: PTH112
         return _ELSEWHERE
     return ""
