@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import dcmread
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
-from pydicom.valuerep import DA, TM
+from pydicom.multival import MultiValue
+from pydicom.valuerep import DA, TM, PersonName
 
 from med_transfer.cohorts import without_prediction
 from med_transfer.errors import ConfigError, MedTransferError, ScanAborted, ScanError, ScanNotFound
@@ -225,8 +227,27 @@ def _header(file: Path) -> Dataset:
     for keyword in _PATIENT_AND_STUDY:
         if keyword not in header or not _is_valid(keyword, header[keyword].value):
             setattr(header, keyword, "")
+        elif keyword.endswith("Date"):  # ACR-NEMA writes 2026.01.31, which DICOM allows only in old images
+            setattr(header, keyword, header[keyword].value.replace(".", ""))
+    for keyword in (*_PATIENT_AND_STUDY, "IssuerOfPatientID"):
+        if isinstance(header.get(keyword), MultiValue):
+            header[keyword] = _one_value(header[keyword])
+    if not header.get("FrameOfReferenceUID", ""):
+        header.pop("FrameOfReferenceUID", None)  # an empty one would make an invalid object of the heat map
     _ = header.SOPInstanceUID, header.StudyInstanceUID  # an image without them cannot be referred to
     return header
+
+
+def _one_value(element: DataElement) -> DataElement:
+    """The element with its values joined by backslashes, so that a result holds the same bytes as the image.
+
+    These attributes have one value, and highdicom refuses more. Nevertheless a backslash, which separates values, is
+    found in them: as a character that somebody typed, or as the second byte of a Big5 character (the family name Hsu)
+    in an image that does not declare its character set.
+    """
+    text = "\\".join(map(str, element.value))
+    value = PersonName(text) if element.VR == "PN" else text
+    return DataElement(element.tag, element.VR, value, already_converted=True)
 
 
 def _is_valid(keyword: str, value: object) -> bool:

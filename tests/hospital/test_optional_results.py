@@ -117,6 +117,46 @@ def test_odd_words_of_patient_and_study_cost_no_result_and_no_letter(odd, predic
         assert made.SpecificCharacterSet in ("ISO_IR 100", "ISO_IR 192")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # of what is odd here
+def test_a_backslash_within_a_name_or_number_costs_no_result_and_no_letter(predictor, tmp_path):
+    """In Big5 the second byte of some characters is that of the backslash, and few images declare Big5."""
+    odd = {"PatientName": "許^功蓋".encode("big5"), "ReferringPhysicianName": b"A^B\\C^D", "PatientID": b"WARD\\0042"}
+    assert b"\\" in odd["PatientName"]
+    for file in series(tmp_path / "study"):
+        image = dcmread(file)
+        del image.SpecificCharacterSet
+        for keyword, value in odd.items():
+            setattr(image, keyword, value)
+        image.save_as(file)
+    results = write_results(tmp_path, analyse(tmp_path / "study", predictor, heat="plain"), header(predictor), ALL)
+    of_all = [dcmread(tmp_path / result.file) for result in results if result.file.endswith("dcm")]
+    assert len({made.SOPClassUID for made in of_all}) == len(of_all) == 6
+    for made in of_all:
+        assert made.SpecificCharacterSet == "ISO_IR 100"  # or else the bytes would be others
+        assert {keyword: made.get_item(keyword).value.strip() for keyword in odd} == odd
+    (posted,) = [tmp_path / result.file for result in results if result.file.endswith("json")]
+    report = json.loads(posted.read_text())["entry"][0]["resource"]
+    assert report["subject"]["identifier"]["value"] == "WARD\\0042"
+
+
+@pytest.mark.skipif(DCIODVFY is None, reason="needs dciodvfy (dicom3tools)")
+@pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # of what is odd here
+def test_days_of_acr_nema_and_an_empty_frame_of_reference_make_no_invalid_object(predictor, tmp_path):
+    odd = {"PatientBirthDate": "1950.01.31", "StudyDate": "2026.01.31", "FrameOfReferenceUID": ""}
+    for file in series(tmp_path / "study"):
+        image = dcmread(file)
+        for keyword, value in odd.items():
+            setattr(image, keyword, value)
+        image.save_as(file)
+    results = write_results(tmp_path, analyse(tmp_path / "study", predictor, heat="plain"), header(predictor), ALL)
+    files = [tmp_path / result.file for result in results if result.file.endswith("dcm")]
+    assert {named(file) for file in files} >= {"Comprehensive 3D SR Storage", "Encapsulated PDF Storage"}
+    for file in files:
+        assert (dcmread(file).PatientBirthDate, dcmread(file).StudyDate) == ("19500131", "20260131")
+        told = subprocess.run([DCIODVFY, str(file)], capture_output=True, text=True, errors="replace", check=False)
+        assert not [line for line in told.stderr.splitlines() if line.startswith("Error")]
+
+
 def of(state: tuple[Path, list[ResultFile]], kind: str) -> Path:
     (path,) = [state[0] / r.file for r in state[1] if r.file.endswith("dcm") and kind == named(state[0] / r.file)]
     return path
