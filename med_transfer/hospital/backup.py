@@ -20,6 +20,8 @@ from med_transfer.errors import OutputError, ScanNotFound, UsageError
 from med_transfer.hospital import record
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.database import connected, read_only, transaction
+from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.review.access.database import Database
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +85,26 @@ def restore(node: NodeConfig, backup: Path) -> Backup:
             for name in sorted(sums.keys() - there, key=lambda name: (name == node.queue_file.name, name)):
                 with atomic_path(node.folder / name) as copy:
                     shutil.copy2(backup / name, copy)
+                    if name == node.queue_file.name:
+                        _note_restored(copy)
             for folder in (node.folder, *(path for path in node.folder.rglob("*") if path.is_dir())):
                 folder.chmod(0o700)
         except OSError as error:
             raise output_error(node.folder, error) from error
-        with closing(sqlite3.connect(node.queue_file)) as database:
-            found = record.audit(database)
-        _note(node.queue_file, "restored", entries=found.entries, last_hash=found.last_hash)
+        _end_sessions(node)
     return Backup(len(sums), sum((backup / name).stat().st_size for name in sums))
+
+
+def _note_restored(queue_file: Path) -> None:
+    with closing(Queue(queue_file)) as queue:
+        queue.restored(queue.audit())
+
+
+def _end_sessions(node: NodeConfig) -> None:
+    """End all sessions on the review page: people may have signed out since the backup, or lost their rights."""
+    if node.access_file.exists():
+        with closing(Database(node.access_file)) as database, database.transaction() as connection:
+            connection.execute("DELETE FROM session")
 
 
 def _restored_before(node: NodeConfig, sums: Mapping[str, str]) -> set[str]:

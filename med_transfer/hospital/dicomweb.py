@@ -90,13 +90,12 @@ class WebPacs:
         try:
             with pacs_errors():
                 answer = self._client.store_instances([result])
+                refused = answer.get("FailedSOPSequence", None) or []
+                stored = {str(one.ReferencedSOPInstanceUID) for one in answer.get("ReferencedSOPSequence", None) or []}
+                reason = f"refused_{int(refused[0].get('FailureReason', 0)):04X}" if refused else ""
         except PacsFailed as failed:
             return failed.reason
-        refused = answer.get("FailedSOPSequence", None) or []
-        if refused:
-            return f"refused_{int(refused[0].get('FailureReason', 0)):04X}"
-        stored = {str(one.ReferencedSOPInstanceUID) for one in answer.get("ReferencedSOPSequence", None) or []}
-        return "" if uid in stored else "not_confirmed"
+        return reason or ("" if uid in stored else "not_confirmed")
 
 
 def _client(peer: WebPeer, seconds: float) -> DICOMwebClient:

@@ -63,7 +63,13 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _refusal(said: object) -> str:
     """Code of the first entry of a transaction's response that failed; empty if all succeeded."""
     entries = said.get("entry") if isinstance(said, dict) else None
-    if not isinstance(entries, list) or not entries:
+    states = [_state(entry) for entry in entries] if isinstance(entries, list) else []
+    if not states or not all(states):  # the server may have taken what was sent
         return "no_answer"
-    states = [str(entry.get("response", {}).get("status", "")) for entry in entries if isinstance(entry, dict)]
     return next((f"refused_fhir_{state[:3]}" for state in states if not state.startswith("2")), "")
+
+
+def _state(entry: object) -> str:
+    """HTTP status of an entry of the response, as in ``201 Created``; empty if it has none."""
+    response = entry.get("response") if isinstance(entry, dict) else None
+    return str(response.get("status", "")) if isinstance(response, dict) else ""

@@ -290,3 +290,36 @@ def test_who_hangs_up_without_an_answer_may_have_taken_the_result(node_config, q
         server.shutdown()
         server.server_close()
     assert WebPacs(node_config(), peer, queue).store(dcmread(file)) == "unreachable"
+
+
+ODD_ANSWERS = {  # to STOW-RS, as JSON: lists of items without what identifies them, or says why they failed
+    "an unnamed item": {"00081199": {"vr": "SQ", "Value": [{}]}},
+    "a failure without a reason": {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [None]}}]}},
+}
+
+
+@pytest.mark.parametrize("odd", ODD_ANSWERS)
+def test_an_odd_answer_leaves_open_whether_the_result_was_taken(odd, node_config, queue, tmp_path):
+    """So that it is named, or taken back, by a later one."""
+
+    class Odd(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/dicom+json")
+            self.end_headers()
+            self.wfile.write(json.dumps(ODD_ANSWERS[odd]).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (file,) = series(tmp_path / "scan", slices=1)
+    server = http.server.HTTPServer(("127.0.0.1", 0), Odd)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    peer = WebPeer(kind="dicomweb", url=f"http://127.0.0.1:{server.server_port}")
+    try:
+        reason = WebPacs(node_config(), peer, queue).store(dcmread(file))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert reason == "answer_not_understood"

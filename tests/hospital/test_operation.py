@@ -19,6 +19,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -43,8 +44,9 @@ from med_transfer.hospital.config import NodeConfig, read_node_config
 from med_transfer.hospital.health import HealthServer, Pulse
 from med_transfer.hospital.log_lines import JsonLines, TextLines, set_up_log
 from med_transfer.hospital.node import Node
-from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.queue import Instance, Queue, ResultFile
 from med_transfer.hospital.receiver import VERIFICATION
+from med_transfer.hospital.review.access.access import Access
 
 pytestmark = pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
 
@@ -360,6 +362,27 @@ def test_a_restore_that_was_killed_wherever_it_writes_goes_on(node_config, tmp_p
         with closing(sqlite3.connect(elsewhere.queue_file)) as database:
             assert record.audit(database).broken == 0
     assert moment > 2
+
+
+def test_what_may_have_happened_since_the_backup_counts_after_a_restore(node_config, tmp_path):
+    """A result may have been sent, so that a later one must name it, and somebody may have signed out."""
+    config, elsewhere = node_config(page={}), node_config(folder=tmp_path / "elsewhere", page={})
+    first = Instance("1.2.1", "s", "1.2", "1.4", "m", "ct", "syntax", "hash", "incoming/s/1.dcm")
+    with closing(Queue(config.queue_file)) as queue, closing(Access(config, config.page)) as access:
+        queue.add(first, 0)
+        queue.complete(100, 0)
+        result = ResultFile("2.25.1", "sr", "results/2.25.1.dcm")
+        assert queue.predicted(queue.to_predict(100), [result], [("PACS@127.0.0.1:4242", False)], 100, [])
+        secret = access.sessions.begin("ann", "operator", local=False)
+        back_up(config, tmp_path / "backup")
+        assert access.sessions.find(secret)
+    restore(elsewhere, tmp_path / "backup")
+    with closing(Queue(elsewhere.queue_file)) as queue, closing(Access(elsewhere, elsewhere.page)) as access:
+        assert access.sessions.find(secret) is None
+        assert queue.entries()[-1]["event"] == "restored"
+        queue.add(replace(first, sop_uid="1.2.2"), 200)
+        queue.complete(300, 0)
+        assert queue.earlier_results(queue.to_predict(300)) == [replace(result, revision=1)]
 
 
 def test_a_restore_takes_no_file_away_that_is_another(node_config, tmp_path):

@@ -314,10 +314,14 @@ class FhirPeer(http.server.BaseHTTPRequestHandler):
         content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append((self.path, self.headers.get("Authorization"), content))
         status = self.server.statuses.pop(0)
-        said = {"resourceType": "Bundle", "entry": [{"response": {"status": "201 Created"}} for _ in content["entry"]]}
         self.send_response(status)
         self.end_headers()
-        self.wfile.write(json.dumps(said).encode())
+        self.wfile.write(json.dumps(self.said(content)).encode())
+
+    @staticmethod
+    def said(content: dict) -> dict:
+        created = {"response": {"status": "201 Created"}}
+        return {"resourceType": "Bundle", "entry": [created for _ in content["entry"]]}
 
     def log_message(self, *_: object) -> None:
         pass
@@ -363,6 +367,20 @@ def test_a_fhir_server_gets_the_answers_once(state, analysed, node_config, tmp_p
         path, token, posted = server.asked[-1]
     assert (path, token) == ("/fhir", f"Bearer {TOKEN}")
     check(posted, analysed)
+
+
+@pytest.mark.parametrize("entry", [{"response": "201 Created"}, {"response": None}, {}, None])
+def test_an_odd_answer_of_a_fhir_server_leaves_open_whether_it_took_the_result(
+    entry, state, node_config, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(FhirPeer, "said", staticmethod(lambda content: {"entry": [entry for _ in content["entry"]]}))
+    with fhir_server(200) as server:
+        url = f"http://127.0.0.1:{server.server_port}/fhir"
+        config = node_config(fhir=[{"url": url}], results={"fhir": True})
+        queue = queue_of(config, state[1], state[0])
+        assert FhirSender(config, queue, config.fhir[0]).send_due() == 0
+    assert queue.studies()[0].reason == "no_answer"
+    assert [delivery.may_be_there for delivery in queue.deliveries()] == [1]
 
 
 def check(posted: dict, analysed: list[Analysis]) -> None:

@@ -568,6 +568,19 @@ def test_what_was_canceled_or_set_aside_is_not_kept_for_ever(queue):
     assert queue.reasons() == [("damaged", 1)]
 
 
+def test_what_was_canceled_is_predicted_only_when_asked_for_by_name_and_waits_for_its_images(queue):
+    queue.add(FIRST, 0)
+    queue.announce("s1", [FIRST.sop_uid, "1.2.3.2"], 0)
+    with queue.writing() as writing:
+        writing.execute("UPDATE study SET state = 'dead', reason = 'canceled'")
+    assert queue.retry() == 0  # as after the PACS was down
+    assert [(study.state, study.reason) for study in queue.studies()] == [("dead", "canceled")]
+    assert queue.retry("s1") == 1
+    assert queue.complete(100, 60, 3600) == 0  # an image is missing
+    queue.add(replace(FIRST, sop_uid="1.2.3.2"), 200)
+    assert queue.complete(200, 60, 3600) == 1
+
+
 def test_a_result_for_a_destination_that_is_named_no_more_is_a_dead_letter(queue):
     queue.add(FIRST, 0)
     predicted(queue)

@@ -372,8 +372,17 @@ class Queue:
         with self.writing() as database:
             return sending.release(database, list(destinations), now)
 
+    def restored(self, audit: record.Audit) -> None:
+        """Note that the queue is that of a backup with this record, so that its results may have been sent since."""
+        with self.writing() as database:
+            sending.doubt(database)
+            record.append(database, "restored", entries=audit.entries, last_hash=audit.last_hash)
+
     def retry(self, study: str = "") -> int:
-        """Make dead letters and postponed attempts due at once, for one study or for all; return how many."""
+        """Make dead letters and postponed attempts due at once, for one study or for all; return how many.
+
+        What was canceled is restarted only for one study.
+        """
         with self.writing() as database:
             return sending.retry(database, study)
 

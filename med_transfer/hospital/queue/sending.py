@@ -38,6 +38,11 @@ def begin(database: sqlite3.Connection, delivery: Delivery) -> bool:
     return bool(begun.rowcount)
 
 
+def doubt(database: sqlite3.Connection) -> None:
+    """Note that whatever is still to be sent may be there already."""
+    database.execute("UPDATE delivery SET may_be_there = 1 WHERE state IN ('waiting', 'dead')")
+
+
 def settle(database: sqlite3.Connection, delivery: Delivery, state: str, now: float) -> None:
     """Note that the destination has accepted a delivery (``sent``) or committed to it.
 
@@ -130,11 +135,18 @@ def release(database: sqlite3.Connection, destinations: list[str], now: float) -
 
 
 def retry(database: sqlite3.Connection, study: str) -> int:
-    """Make dead letters and postponed attempts due at once, for one study or for all; return how many."""
+    """Make dead letters and postponed attempts due at once, for one study or for all; return how many.
+
+    What was canceled is restarted only for one study, and waits for its images like a new one.
+    """
     one = (study, study)
+    canceled = database.execute(
+        "UPDATE study SET state = 'received', reason = '' WHERE id = ? AND state = 'dead' AND reason = 'canceled'",
+        (study,),
+    )
     studies = database.execute(
         "UPDATE study SET state = 'complete', attempts = 0, next_try = 0, reason = '' WHERE (id = ? OR ? = '') "
-        "AND (state = 'complete' AND attempts > 0 OR state = 'dead' AND id NOT IN "
+        "AND (state = 'complete' AND attempts > 0 OR state = 'dead' AND reason != 'canceled' AND id NOT IN "
         "(SELECT study FROM result WHERE result.revision = study.revision))",
         one,
     )
@@ -145,10 +157,12 @@ def retry(database: sqlite3.Connection, study: str) -> int:
         one,
     )
     database.execute(
-        "UPDATE study SET state = 'predicted', reason = '' WHERE (id = ? OR ? = '') AND state = 'dead'", one
+        "UPDATE study SET state = 'predicted', reason = '' WHERE (id = ? OR ? = '') AND state = 'dead' "
+        "AND reason != 'canceled'",
+        one,
     )
     database.execute("UPDATE workitem SET attempts = 0, next_try = 0 WHERE study = ? OR ? = ''", one)
-    count = studies.rowcount + sending.rowcount
+    count = canceled.rowcount + studies.rowcount + sending.rowcount
     if count:
         record.append(database, "retried", study=study or "all", count=count)
     return count

@@ -131,7 +131,7 @@ class Workitems:
             return bool(asked.rowcount)
 
     def withdraw(self, item: Workitem, now: float) -> None:
-        """Cancel the prediction of a study that no other item needs; ``node retry`` can still restart it."""
+        """Cancel the prediction of a study that no other item needs; ``node retry STUDY`` can still restart it."""
         with self._queue.writing() as database:
             database.execute(
                 "UPDATE study SET state = 'dead', reason = 'canceled', changed = ? WHERE id = ? "

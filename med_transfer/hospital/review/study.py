@@ -124,6 +124,12 @@ def study_facts(node: NodeConfig, queue: Queue, study: str) -> StudyFacts | None
     return StudyFacts(study, uid, revision, shown, series, history, here)
 
 
+def similar_cases_of(answer: SeriesAnswer) -> tuple[SimilarCase, ...]:
+    """The most similar development scans according to an answer."""
+    cases: Any = answer.facts.get("similar") or ()
+    return tuple(SimilarCase(**case) for case in cases)
+
+
 def _detail(facts: Mapping[str, Any]) -> str:
     """Why there is no answer, as a translatable Sentence if its parts were stored, else as text."""
     reason = whole(facts.get("reason_in_parts")) or facts.get("reason") or ""
@@ -136,7 +142,7 @@ def _series(
     facts: Mapping[str, Any] = answer.facts
     bundle = bundle_record(node, answer.bundle)
     codes = facts.get("because") or ()
-    shown = facts.get("similar") or ()
+    shown = similar_cases_of(answer)
     cases = bundle_cases(node, answer.bundle) if shown else None
     return SeriesFacts(
         number=number,
@@ -154,7 +160,7 @@ def _series(
         novelty=facts.get("novelty"),
         bundle=str(facts.get("bundle", "")),
         images=int(facts.get("images") or 0),
-        similar=tuple(SimilarCase(**case) for case in shown) if cases else (),
+        similar=shown if cases else (),
         same_label=cases.same_label if cases else None,
         has_volume=bool(answer.series_uid) and here,
         has_map=bool(answer.map_file) and (node.folder / answer.map_file).is_file() and here,

@@ -21,7 +21,14 @@ from med_transfer.hospital.review.access.gate import GuardedRoute, at_least, ses
 from med_transfer.hospital.review.bundle_records import bundle_cases
 from med_transfer.hospital.review.guard import policy
 from med_transfer.hospital.review.pages import render
-from med_transfer.hospital.review.study import SeriesFacts, StudyFacts, Volumes, answer_of, study_facts
+from med_transfer.hospital.review.study import (
+    SeriesFacts,
+    StudyFacts,
+    Volumes,
+    answer_of,
+    similar_cases_of,
+    study_facts,
+)
 from med_transfer.hospital.review.worklist import WorklistQuery, day, next_study, person
 from med_transfer.hospital.server import disk_is_full
 
@@ -103,8 +110,8 @@ def heat_map(request: Request, study: StudyId, revision: Number, number: Number)
 @at_least("reader")
 def similar_case(request: Request, study: StudyId, revision: Number, number: Number, case: Number) -> Response:
     """Serve the picture of a development scan that this answer lists as similar, and of no other."""
-    answer, facts = _answer(request, study, revision, number)
-    named = {one.number for one in facts.series[number].similar}
+    answer, _ = _answer(request, study, revision, number)
+    named = {one.number for one in similar_cases_of(answer)}
     cases = bundle_cases(_node(request), answer.bundle)
     if case not in named or cases is None:
         raise HTTPException(404, "no_case")

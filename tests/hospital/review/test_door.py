@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,9 @@ from fastapi.routing import APIRoute
 from peers import certificate
 from starlette.routing import Mount
 
+from med_transfer.hospital import record
+from med_transfer.hospital.review.access.audit import AuditTrail
+from med_transfer.hospital.review.access.database import Database
 from med_transfer.hospital.review.access.gate import SAFE, GuardedRoute
 from med_transfer.hospital.review.guard import LARGEST_BODY
 
@@ -354,3 +357,22 @@ def test_the_record_is_of_fhir_and_names_no_password(page):
     assert page.access.audit.audit().broken == 0
     with pytest.raises(sqlite3.IntegrityError, match="append-only"), page.access.database.transaction() as database:
         database.execute("UPDATE record SET entry = '{}' WHERE number = 1")
+
+
+def test_nobody_waits_while_the_record_is_checked(tmp_path, monkeypatch):
+    """``node audit`` of a large record takes minutes, and every look at a study is written down."""
+    written = []
+
+    def hashed(previous: str, entry: str) -> str:
+        with closing(sqlite3.connect(tmp_path / "access.sqlite", timeout=0)) as page:
+            page.execute("DELETE FROM session")
+            page.commit()
+        written.append(entry)
+        return own_hash(previous, entry)
+
+    database = Database(tmp_path / "access.sqlite")
+    trail, own_hash = AuditTrail(database, "NODE"), record._hash
+    trail.tell("saw load", "ann", "127.0.0.1")
+    monkeypatch.setattr(record, "_hash", hashed)
+    assert (trail.audit().entries, len(written)) == (1, 1)
+    database.close()

@@ -27,7 +27,7 @@ from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import answering
 from med_transfer.hospital.review.bundle_report import reports
 from med_transfer.hospital.review.pages import moment
-from med_transfer.hospital.review.study import study_facts
+from med_transfer.hospital.review.study import answer_of, study_facts
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.model.operating_point import OperatingPoint
@@ -354,3 +354,7 @@ def test_feedback_is_for_good_and_an_old_answer_is_not_judged(page, study, confi
     assert "later" not in told
     assert not re.search("planted", told, re.IGNORECASE)
     assert page.browser("ray").get(f"/study/{study}").status_code == 200
+    # Its pictures are still those of the earlier answer, and there are none of an answer to come.
+    (one, *_) = answer_of(queue, study, 1, 0).facts["similar"]
+    pictures = [f"/study/{study}/{revision}/0/similar/{one['number']}.jpeg" for revision in (1, 2)]
+    assert [browser.get(picture).status_code for picture in pictures] == [200, 404]

@@ -106,7 +106,7 @@ class AuditTrail:
 
     def audit(self) -> record.Audit:
         """Check the record's hash chain."""
-        with self._database.transaction() as database:
+        with self._database.reading() as database:
             return record.audit(database)
 
     def _event(self, what: What, user: str, address: str, study: Seen | None, detail: str) -> dict:

@@ -58,10 +58,16 @@ class Database:
         with self._lock, transaction(self._connection) as connection:
             yield connection
 
-    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """Rows that a query finds in committed data; it waits for no writer."""
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for reading committed data; it waits for no writer and holds up none."""
         with self._reading:
-            return self._reader.execute(query, values).fetchall()
+            yield self._reader
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Rows that a query finds in committed data."""
+        with self.reading() as connection:
+            return connection.execute(query, values).fetchall()
 
 
 def digest(secret: str) -> str:
