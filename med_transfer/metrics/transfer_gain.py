@@ -25,8 +25,8 @@ def transfer_gain(
     """Return transferred minus scratch on the same test scans, paired by patient.
 
     The verdict is ``gain`` if the 97.5 % interval of the difference in macro AUC or balanced sensitivity lies above 0
-    and neither lies below, and ``harm`` vice versa. Otherwise it is ``none``, which means that no difference was shown,
-    not that they are equal. The error rate for equal networks is at most 5 %: 2.5 % for each of the two measures
+    and neither lies below, and ``harm`` vice versa. Otherwise it is ``none``, which means that neither was shown, not
+    that they are equal. The error rate for equal networks is at most 5 %: 2.5 % for each of the two measures
     (Bonferroni). The estimates have 95 % intervals.
 
     Args:

@@ -144,6 +144,10 @@ def test_a_verdict_stands_beside_the_difference_that_it_rests_on():
     neither = by_calls.model_copy(update={"balanced_sensitivity": unclear, "verdict": "none"})
     shown = figures_of_the_run(evidence(DATA, metrics.model_copy(update={"transfer_gain": neither})), ENGLISH)[3]
     assert shown[:2] == ("Transfer gain, macro AUC", "+0.040")
+    behind = gain.macro_auc.model_copy(update={"value": -0.05, "ci95": (-0.1, -0.001)})
+    against = by_calls.model_copy(update={"macro_auc": behind})
+    shown = figures_of_the_run(evidence(DATA, metrics.model_copy(update={"transfer_gain": against})), ENGLISH)[3]
+    assert shown[:2] == ("Transfer gain, balanced sensitivity", "+0.240")  # not -0.050, "transfer helped"
 
 
 def test_unusable_scans_are_counted_among_all_that_were_asked():
@@ -180,7 +184,7 @@ def test_what_limits_the_claim_stands_before_everything_that_flatters_it(tmp_pat
     values = section(evidence(data, metrics), ENGLISH).values
     titles = [notice.title for notice in values["limits"]]
     chance = f"Worse than chance: {data.labels.names[1]}"
-    assert titles[:2] == ["The network does not beat the handcrafted baseline", chance]
+    assert titles[:2] == ["The network is worse than the handcrafted baseline", chance]
     others = [notice.title for notice in values["notices"]]
     text = Page(write(tmp_path / "report.html", evidence(data, metrics))).text
     places = [text.index(words) for words in (*titles, "Possible answers", "Macro AUC", *others)]

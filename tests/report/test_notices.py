@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 from report_samples import metrics_of, sample
 from simulated_scores import three_classes
 
@@ -21,7 +22,7 @@ def test_a_baseline_that_is_not_beaten_is_a_warning():
     data = three_classes(signal=0.3)
     better = three_classes(signal=3)
     shown = by_title(metrics_of(data, baselines={"handcrafted": better.probabilities}))
-    assert shown["The network does not beat the handcrafted baseline"].level == "warning"
+    assert shown["The network is worse than the handcrafted baseline"].level == "warning"
     metrics = metrics_of(better)
     shown = by_title(metrics)
     assert shown["The network beats the handcrafted baseline"].level == "good"
@@ -31,6 +32,52 @@ def test_a_baseline_that_is_not_beaten_is_a_warning():
     notice = shown["The network is not shown to beat the handcrafted baseline"]
     assert notice.level == "warning"
     assert "+0.020 (95 % CI −0.010 to +0.050)" in notice.text
+
+
+def with_lead(value, limits):
+    """The notice on the handcrafted baseline for a lead with its interval: title and text."""
+    metrics = sample().metrics
+    baseline = metrics.baselines["handcrafted"]
+    lead = baseline.macro_auc_gain.model_copy(
+        update={"value": value, "ci95": limits, "reason": "" if limits else "few"}
+    )
+    changed = {"handcrafted": baseline.model_copy(update={"macro_auc_gain": lead})}
+    shown = by_title(metrics.model_copy(update={"baselines": changed}))
+    return next((title, notice.text) for title, notice in shown.items() if "handcrafted baseline" in title)
+
+
+def test_a_network_behind_the_baseline_is_called_worse_only_beyond_chance():
+    """Of a lead of -0.010, -0.200 to +0.180, it was said that the network is no better."""
+    title, text = with_lead(-0.01, (-0.2, 0.18))
+    assert title == "The network does not beat the handcrafted baseline"
+    assert "The interval includes 0, so neither is shown to be better." in text
+    title, text = with_lead(0.0, None)
+    assert title == "The network does not beat the handcrafted baseline"
+    assert "includes 0" not in text
+    assert with_lead(-0.1, (-0.18, -0.02))[0] == "The network is worse than the handcrafted baseline"
+
+
+@pytest.mark.parametrize(
+    ("of_auc", "of_sensitivity", "said"),
+    [
+        ((-0.02, 0.1), (-0.05, 0.1), "no difference was shown"),
+        ((0.001, 0.15), (-0.05, 0.1), "A 95 % interval excludes 0, which is not enough for a verdict"),
+        ((-0.1, 0.05), (-0.2, -0.001), "A 95 % interval excludes 0, which is not enough for a verdict"),
+        ((0.05, 0.2), (-0.3, -0.1), "better in one measure and the same network trained from scratch in the other"),
+    ],
+)
+def test_without_a_verdict_on_transfer_the_sentence_holds_for_the_intervals_beside_it(of_auc, of_sensitivity, said):
+    """It said that no difference was shown, also beside two intervals that showed opposite ones."""
+    metrics = sample().metrics
+    gain = metrics.transfer_gain
+    auc, sensitivity = (
+        estimate.model_copy(update={"value": sum(limits) / 2, "ci95": limits})
+        for estimate, limits in ((gain.macro_auc, of_auc), (gain.balanced_sensitivity, of_sensitivity))
+    )
+    changed = gain.model_copy(update={"verdict": "none", "macro_auc": auc, "balanced_sensitivity": sensitivity})
+    notice = by_title(metrics.model_copy(update={"transfer_gain": changed}))["No gain from transfer was shown"]
+    assert said in notice.text
+    assert ("no difference was shown" in notice.text) == (of_auc[0] < 0 and of_sensitivity[1] > 0)
 
 
 def test_failures_and_few_scans_are_warnings():

@@ -22,7 +22,7 @@ _NOT_MEASURED = Sentence(
 )
 _REASON_BY_VERDICT = {
     "harm": Sentence("Transfer harmed on them, so the network from scratch was kept"),
-    "none": Sentence("No difference was shown on them, so the transferred network was kept"),
+    "none": Sentence("Neither gain nor harm was shown on them, so the transferred network was kept"),
     "gain": Sentence("Transfer helped on them, so the transferred network was kept"),
 }
 

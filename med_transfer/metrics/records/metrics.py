@@ -68,7 +68,7 @@ class TransferGain(Record):
 
     Attributes:
         balanced_sensitivity, macro_auc: transferred minus scratch, paired.
-        verdict: ``gain``, ``none`` (no difference shown) or ``harm`` (negative transfer).
+        verdict: ``gain``, ``none`` (neither shown) or ``harm`` (negative transfer).
     """
 
     balanced_sensitivity: Estimate
@@ -76,6 +76,11 @@ class TransferGain(Record):
     verdict: Literal["gain", "none", "harm"]
     n_patients: int
     method: Text
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Sides of 0 (+1, -1, or 0 if it holds 0) of the 95 % intervals of macro AUC and balanced sensitivity."""
+        return self.macro_auc.excludes_zero, self.balanced_sensitivity.excludes_zero
 
 
 class KeptNetwork(Record):

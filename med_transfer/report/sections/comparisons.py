@@ -15,7 +15,7 @@ _BASELINES = {
     "handcrafted": sentence("handcrafted"),
     "acquisition": sentence("acquisition"),
 }
-_VERDICTS = {"gain": sentence("gain"), "none": sentence("no difference shown"), "harm": sentence("harm")}
+_VERDICTS = {"gain": sentence("gain"), "none": sentence("neither gain nor harm shown"), "harm": sentence("harm")}
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:

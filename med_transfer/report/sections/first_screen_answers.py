@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from med_transfer.errors.numbers import threshold
 from med_transfer.metrics.records.class_metrics import ClassMetrics
-from med_transfer.metrics.records.estimate import Estimate, Interval
+from med_transfer.metrics.records.estimate import Interval
 from med_transfer.metrics.records.metrics import Metrics, TransferGain
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
@@ -140,7 +140,8 @@ def _gain(gain: TransferGain | None, t: Translator) -> tuple[str, str, str]:
     """The difference that the verdict rests on; of two that could be, or of none, the macro AUC."""
     if gain is None:
         return t("Transfer gain, macro AUC"), "–", t("not measured")
-    by_calls = gain.verdict != "none" and not _excludes_zero(gain.macro_auc)
+    by_auc, _ = gain.sides
+    by_calls = gain.verdict != "none" and by_auc != (1 if gain.verdict == "gain" else -1)
     shown = gain.balanced_sensitivity if by_calls else gain.macro_auc
     name = t("Transfer gain, balanced sensitivity") if by_calls else t("Transfer gain, macro AUC")
     return (
@@ -148,7 +149,3 @@ def _gain(gain: TransferGain | None, t: Translator) -> tuple[str, str, str]:
         signed(shown),
         f"{signed_interval(shown.ci95, t) or t.said(shown.reason)}: {t(_VERDICTS[gain.verdict])}",
     )
-
-
-def _excludes_zero(difference: Estimate) -> bool:
-    return difference.ci95 is not None and (difference.ci95[0] > 0 or difference.ci95[1] < 0)

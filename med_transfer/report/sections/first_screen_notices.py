@@ -46,6 +46,19 @@ _GAIN: dict[str, tuple[Level, str, str]] = {
         sentence("The same network trained from scratch is better: do not use this backbone for this question."),
     ),
 }
+_ONE_LIMIT = sentence(
+    "A 95 % interval excludes 0, which is not enough for a verdict: since two measures are examined, one of their "
+    "97.5 % intervals would have to."
+)
+# By the sides of 0 on which whole 95 % intervals lie.
+_WITHOUT_VERDICT: dict[frozenset[int], str] = {
+    frozenset({1}): _ONE_LIMIT,
+    frozenset({-1}): _ONE_LIMIT,
+    frozenset({1, -1}): sentence(
+        "On these scans, the pretrained network is better in one measure and the same network trained from scratch in "
+        "the other."
+    ),
+}
 _FUSION: dict[int, tuple[Level, str]] = {
     1: ("good", sentence("Fusion beats the network alone")),
     0: ("neutral", sentence("No difference was shown between fusion and the network alone")),
@@ -166,6 +179,8 @@ def _transfer(gain: TransferGain | None, t: Translator) -> Notice:
         )
         return Notice("neutral", t("Transfer gain was not measured"), text)
     level, title, text = _GAIN[gain.verdict]
+    if gain.verdict == "none":
+        text = _WITHOUT_VERDICT.get(frozenset(side for side in gain.sides if side), text)
     measured = t(
         "Transferred minus scratch: macro AUC {auc}; balanced sensitivity {sensitivity}; {n} patients.",
         auc=difference(gain.macro_auc, t),
@@ -241,12 +256,17 @@ def _baseline(metrics: Metrics, model: str, t: Translator) -> Notice | None:
                 "It is ahead of a linear model on simple intensity and size features, but the uncertainty of this "
                 "lead cannot be estimated."
             )
+    elif gain.excludes_zero < 0:
+        level, title = "warning", t("The {model} is worse than the handcrafted baseline", model=model)
+        text = t("A linear model on simple intensity and size features, cheaper and easier to explain, is better.")
     else:
         level, title = "warning", t("The {model} does not beat the handcrafted baseline", model=model)
         text = t(
-            "It is no better than a linear model on simple intensity and size features, which is cheaper and easier "
-            "to explain."
+            "It is not ahead of a linear model on simple intensity and size features, which is cheaper and easier to "
+            "explain."
         )
+        if gain.ci95 is not None:
+            text += " " + t("The interval includes 0, so neither is shown to be better.")
     measured = t("Model minus baseline: macro AUC {gain}.", gain=difference(gain, t))
     within = f" {t(FITTED_WITHIN)}" if metrics.external else ""
     return Notice(level, title, f"{text} {measured}{within}")
