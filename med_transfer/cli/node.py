@@ -129,6 +129,8 @@ def labels(
             f"{exported.without_images} more are of studies whose images have been deleted here; fetch these to use "
             "their labels"
         )
+    if exported.without_findings:
+        say(f"{exported.without_findings} more were given for a bundle that lacked some of these findings")
     say(f"{exported.key}: the key of the patients' pseudonyms; keep it secret")
 
 
@@ -179,10 +181,11 @@ def prune(
     before = time.time() - keep_days * 86400
     uids = {study.id: study.study_uid for study in queue.studies()}
     gone = (ended if dry_run else forget)(node.folder, queue, before)
+    trail = _audit_trail(config) if gone and not dry_run else None
     for one in gone:
         say(f"study {one.study}: {one.files} images, {one.bytes / 1e6:,.1f} MB")
-        if not dry_run:
-            _audit_trail(config).tell_here("deleted images", Seen(one.study, uids[one.study]))
+        if trail:
+            trail.tell_here("deleted images", Seen(one.study, uids[one.study]))
     verb = "would be deleted" if dry_run else "deleted"
     say(f"{sum(one.files for one in gone)} images of {len(gone)} studies {verb}")
     if not dry_run and (count := forget_aside(node.folder, queue, before)):

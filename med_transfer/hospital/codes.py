@@ -52,7 +52,15 @@ IMAGING = Code("363679005", "SCT", "Imaging procedure")
 
 def long_string(text: str) -> str:
     """Text as a DICOM LO value: at most 64 characters, without backslashes, which separate values."""
-    return text.replace("\\", "/")[:64]
+    return shortened(text.replace("\\", "/"), 64)
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text, or its beginning and end in ``longest`` characters: long names of classes often differ at the end."""
+    if len(text) <= longest:
+        return text
+    head = (longest - 3) // 2
+    return f"{text[:head]}...{text[head + 3 - longest :]}"
 
 
 def class_code(name: str, codes: Mapping[str, CodedEntry]) -> Code:

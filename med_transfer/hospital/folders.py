@@ -6,7 +6,6 @@ package gets ``HOLOSCAN_INPUT_PATH`` and ``HOLOSCAN_OUTPUT_PATH``, or the older 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,12 +14,12 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from med_transfer.atomic import write_text
+from med_transfer.atomic import sha256_of, write_text
 from med_transfer.errors import UsageError
 from med_transfer.hospital.analysis import Analysis, analyse
 from med_transfer.hospital.config import Results
 from med_transfer.hospital.result_header import ResultHeader
-from med_transfer.hospital.results import facts, write_results
+from med_transfer.hospital.results import basis_of, facts, write_results
 from med_transfer.inference import Predictor
 from med_transfer.scans.search.series_rules import SeriesRules
 
@@ -62,7 +61,10 @@ def process(
     for analysis in analyses:
         for uid, own in _by_study(analysis.images):
             studies[uid].append(replace(analysis, images=own))
-    said = [_study(predictor, out, uid, own, settings) for uid, own in studies.items()]
+    said = [
+        _study(predictor, out, _header(predictor, uid, own, settings, rules), own, settings)
+        for uid, own in studies.items()
+    ]
     result = {"research_use_only": True, "studies": said, "__mercure_notification": {"text": _in_words(analyses)}}
     write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
     return analyses
@@ -76,18 +78,25 @@ def _by_study(images: Sequence[Dataset]) -> list[tuple[str, tuple[Dataset, ...]]
     return [(uid, tuple(own)) for uid, own in studies.items()] or [("", ())]
 
 
-def _study(
-    predictor: Predictor, out: Path, study_uid: str, analyses: Sequence[Analysis], settings: Results
-) -> dict[str, object]:
-    images = sorted(str(image.SOPInstanceUID) for analysis in analyses for image in analysis.images)
-    basis = hashlib.sha256("\n".join([predictor.identity, settings.model_dump_json(), *images]).encode()).hexdigest()
-    header = ResultHeader.of(
+def _header(
+    predictor: Predictor, study_uid: str, analyses: Sequence[Analysis], settings: Results, rules: SeriesRules | None
+) -> ResultHeader:
+    """Header of a study's results, with UIDs that the same images, bundle and settings give again, and no others."""
+    files = {str(image.SOPInstanceUID): Path(image.filename) for analysis in analyses for image in analysis.images}
+    images = sorted((uid, sha256_of(file)) for uid, file in files.items())
+    basis = basis_of(images, predictor.identity, settings, rules)
+    return ResultHeader.of(
         *(predictor.record, predictor.identity), study_uid=study_uid, basis=basis, revision=1, station="MEDTRANSFER"
     )
+
+
+def _study(
+    predictor: Predictor, out: Path, header: ResultHeader, analyses: Sequence[Analysis], settings: Results
+) -> dict[str, object]:
     results = write_results(out, analyses, header, settings)
     return {
         "files": [result.file for result in results],
-        "series": [facts(analysis, predictor.identity, basis, results) for analysis in analyses],
+        "series": [facts(analysis, predictor.identity, header.basis, results) for analysis in analyses],
     }
 
 

@@ -20,7 +20,7 @@ from med_transfer.atomic import write_bytes, write_text
 from med_transfer.bundle import versions
 from med_transfer.errors.sentence import parts
 from med_transfer.hospital.analysis import Analysis
-from med_transfer.hospital.config import NodeConfig, Results
+from med_transfer.hospital.config import Results
 from med_transfer.hospital.encapsulated_pdf import encapsulated_pdf
 from med_transfer.hospital.fhir import Json, fhir_bundle
 from med_transfer.hospital.map_objects import key_objects, parametric_maps, segmentations
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 def basis_of(
     instances: Sequence[tuple[str, str]],
     bundle: str,
-    node: NodeConfig,
+    settings: Results,
     series: SeriesRules | None = None,
     missing: int = 0,
 ) -> str:
@@ -45,13 +45,12 @@ def basis_of(
     Args:
         instances: UID and hash of each image.
         bundle: identity of the predictor.
-        node: node.yaml, with the settings of results.
-        series: rules that choose series; None: ``study.series``.
+        settings: which objects to create.
+        series: rules that choose series; None: every usable series.
         missing: number of images that did not arrive.
     """
-    series = series or node.study.series
     rules = series.model_dump(mode="json") if series else None
-    all_of_it = [*map(list, instances), missing, bundle, rules, node.results.model_dump(mode="json"), versions()]
+    all_of_it = [*map(list, instances), missing, bundle, rules, settings.model_dump(mode="json"), versions()]
     return hashlib.sha256(json.dumps(all_of_it, sort_keys=True).encode()).hexdigest()
 
 

@@ -70,7 +70,7 @@ class Routing:
         """Predict for a route; empty if its rules choose no series and it has no earlier answer to withdraw."""
         config, rules = self._config, self._config.rules_by_route[route]
         missing = self._queue.missing(study.id)
-        basis = basis_of(self._queue.instances(study.id), predictor.identity, config, rules, missing)
+        basis = basis_of(self._queue.instances(study.id), predictor.identity, config.results, rules, missing)
         others = bool(config.routes) and not self._queue.earlier_results(study, route)
         analyses = analyse(self._images(study), predictor, rules, config.results.heat_map, others)
         if not analyses:
@@ -89,7 +89,9 @@ class Routing:
             text = "study %s: the answer of route %r cannot be taken back: %s"
             log.error(text, study.id, gone.route, error.found, extra={"study": study.id})
             return RouteResults()
-        basis = basis_of(self._queue.instances(study.id), gone.identity, self._config)
+        basis = basis_of(
+            self._queue.instances(study.id), gone.identity, self._config.results, self._config.study.series
+        )
         own = _Route(gone.route, gone.bundle, record, gone.identity)
         return self._written(study, own, f"{basis} taken back", [withdrawal(self._images(study))])
 

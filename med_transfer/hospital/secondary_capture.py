@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from med_transfer.hospital.analysis import Analysis
+from med_transfer.hospital.codes import shortened
 from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
 from med_transfer.scans.inspection.page import view_of
 from med_transfer.scans.inspection.picture import side_by_side
@@ -145,8 +146,8 @@ def _classes(analysis: Analysis, header: ResultHeader) -> list[str]:
     width = min(30, max(len(name) for name, _ in shares))
     head = f"{'':>6}  {'':{width}}  {'sensitivity':16}  specificity" if header.rates_of else ""
     rows = [
-        f"{value:6.1%}  {name[:width]:{width}}  {'  '.join(f'{rate:16}' for rate in header.rates(name))}".rstrip()
-        for name, value in shares[:_CLASSES]
+        f"{p:6.1%}  {shortened(name, width):{width}}  {'  '.join(f'{rate:16}' for rate in header.rates(name))}".rstrip()
+        for name, p in shares[:_CLASSES]
     ]
     more = [f"        and {len(shares) - _CLASSES} more, in the structured report"] if len(shares) > _CLASSES else []
     return [*filter(None, [head]), *rows, *more, *filter(None, [header.rates_of])]

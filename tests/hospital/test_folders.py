@@ -11,6 +11,11 @@ from tiny_bundle import tiny_bundle
 
 pytest.importorskip("highdicom", reason="needs the extra [hospital]")
 
+from med_transfer.hospital.config import Results
+from med_transfer.hospital.folders import process
+from med_transfer.inference import Predictor
+from med_transfer.scans.search.series_rules import SeriesRules
+
 
 def test_a_module_of_mercure(command, tmp_path, monkeypatch):
     bundle = tiny_bundle(tmp_path / "bundle")
@@ -41,6 +46,25 @@ def test_what_could_not_be_read_stands_in_no_other_patients_report(command, tmp_
     for patient, text in said.items():
         for other, uids in of_patient.items():
             assert {uid in text for uid in uids} == {patient == other}
+
+
+def test_results_have_the_same_uids_only_if_they_are_the_same(tmp_path):
+    """A PACS keeps the first object that comes under a UID, and drops the others."""
+    predictor, images = Predictor(tiny_bundle(tmp_path / "bundle")), tmp_path / "in"
+    file, *_ = series(images)
+    axial = SeriesRules.model_validate({"require": [{"plane": "axial"}]})
+
+    def uids(out: str, rules: SeriesRules | None = None) -> set[str]:
+        process(predictor, images, tmp_path / out, rules, Results(heat_map="off"))
+        return {path.stem for path in (tmp_path / out / "results").iterdir()}
+
+    first = uids("first")
+    assert uids("again") == first
+    assert not uids("by rules", axial) & first
+    image = dcmread(file)
+    image.PixelData = bytes(len(image.PixelData))
+    image.save_as(file)
+    assert not uids("of other pixels") & first
 
 
 def test_without_folders(command, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,18 @@ def test_a_class_with_a_backslash_is_one_value_of_dicom():
         assert len(concept.CodeMeaning) <= 64
 
 
+def test_long_names_of_classes_that_differ_at_the_end_look_different_everywhere(predictor, study):
+    names = [f"solid pulmonary nodule with a largest diameter in the axial plane {size} 6 mm" for size in ("<", ">")]
+    for coded in ([class_code(name, {}) for name in names], [probability_code(name) for name in names]):
+        assert len({code.meaning for code in coded}) == 2
+        assert {len(code.meaning) for code in coded} == {64}
+    (analysis,) = [analysis for analysis in analyse(study, predictor) if analysis.volume is not None]
+    prediction = replace(analysis.prediction, predicted=names[0], probabilities={names[0]: 0.7, names[1]: 0.3})
+    said = "\n".join(lines(replace(analysis, prediction=prediction), header(predictor)))
+    assert re.search(r"70\.0%  solid pulmon.*< 6 mm", said)
+    assert re.search(r"30\.0%  solid pulmon.*> 6 mm", said)
+
+
 def test_a_page_says_why_there_is_no_answer(predictor, study):
     pages = [lines(analysis, header(predictor)) for analysis in analyse(study, predictor)]
     (refused,) = [page for page in pages if page[0] == "NOT ANALYSED"]
@@ -253,9 +266,9 @@ def test_dcmtk_reads_it_without_a_warning(written):
 def test_the_same_images_give_the_same_uids(predictor, node_config):
     config: NodeConfig = node_config()
     instances = [("1.2.3.1", "hash")]
-    basis = basis_of(instances, predictor.identity, config)
-    assert basis == basis_of(instances, predictor.identity, config)
-    assert basis != basis_of([("1.2.3.1", "other")], predictor.identity, config)
+    basis = basis_of(instances, predictor.identity, config.results)
+    assert basis == basis_of(instances, predictor.identity, config.results)
+    assert basis != basis_of([("1.2.3.1", "other")], predictor.identity, config.results)
     first, other = header(predictor, basis=basis), header(predictor, basis=basis, study_uid="1.2.4")
     assert first.sop_uid("SR") == header(predictor, basis=basis).sop_uid("SR")
     assert len({first.sop_uid("SR"), first.sop_uid("SC"), first.sop_uid("SC", 1), other.sop_uid("SR")}) == 4

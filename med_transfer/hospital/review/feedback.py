@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +26,13 @@ class Exported:
     Attributes:
         rows: number of series written.
         without_images: number of labelled series left out because the node has deleted their images.
+        without_findings: number of labelled series left out because some of the findings were not asked about.
         key: the file with the secret for the pseudonyms.
     """
 
     rows: int
     without_images: int
+    without_findings: int
     key: Path
 
 
@@ -38,7 +40,8 @@ def export_labels(node: NodeConfig, queue: Queue, out: Path, route: str = "") ->
     """Write a cohort table for ``med-transfer finetune``, with a column ``label`` or ``label_<finding>`` columns.
 
     Patients get pseudonyms that are the same in every export of the node. A series has the label that was given last,
-    for any revision or bundle of the route; a mere comment gives no label.
+    for any revision or bundle of the route; a mere comment gives no label. The findings are those of the bundle that
+    was judged last; a label given for a bundle that lacks one of them is left out.
 
     Raises:
         NothingDone: no series with a label still has its images.
@@ -55,7 +58,8 @@ def export_labels(node: NodeConfig, queue: Queue, out: Path, route: str = "") ->
         )
     key_file = own_key(node.folder / KEY_FILE)
     key, patients = read_key(key_file), _patients(queue)
-    labels = _labels(node, list(here.values()))
+    labels = _labels(node, max(here.values(), key=lambda said: said.time))
+    complete = {name: said for name, said in here.items() if labels is None or _was_asked(node, labels, said)}
     columns = ["scan", "series_uid", "patient", *_columns(labels)]
     rows = [
         {
@@ -64,10 +68,10 @@ def export_labels(node: NodeConfig, queue: Queue, out: Path, route: str = "") ->
             "patient": pseudonym(patients.get(study) or study, key),
             **_cells(labels, said.label or ""),
         }
-        for (study, series_uid), said in here.items()
+        for (study, series_uid), said in complete.items()
     ]
     write_csv(out, columns, rows)
-    return Exported(len(rows), len(latest) - len(here), key_file)
+    return Exported(len(rows), len(latest) - len(here), len(here) - len(complete), key_file)
 
 
 def _latest(queue: Queue, route: str) -> dict[tuple[str, str], Feedback]:
@@ -85,10 +89,16 @@ def _patients(queue: Queue) -> dict[str, str]:
         return dict(database.execute("SELECT study, patient_id FROM worklist"))
 
 
-def _labels(node: NodeConfig, said: Sequence[Feedback]) -> Labels | None:
+def _labels(node: NodeConfig, last: Feedback) -> Labels | None:
     """Labels of the bundle that was judged last if it is multi-label; None: one class per scan."""
-    bundle = bundle_record(node, said[-1].bundle)
+    bundle = bundle_record(node, last.bundle)
     return bundle.labels if bundle is not None and bundle.multilabel else None
+
+
+def _was_asked(node: NodeConfig, labels: Labels, said: Feedback) -> bool:
+    """Whether the judged bundle has all findings: one that nobody was asked about must not become a 0."""
+    bundle = bundle_record(node, said.bundle)
+    return bundle is not None and set(labels.names) <= set(bundle.classes)
 
 
 def _columns(labels: Labels | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,26 @@ def test_findings_have_a_column_each(node, queue, tmp_path):
     cohort = Cohort.read(tmp_path / "labels.csv")
     assert cohort.labels.multilabel
     assert [case.label for case in cohort.cases] == [set(), {"malignant"}, {"benign", "malignant"}]
+
+
+def test_a_finding_that_nobody_was_asked_about_is_not_exported_as_absent(node, queue, tmp_path):
+    """The next bundle of a route may look for more findings than the one before."""
+    for mark, classes in (("mark", ["benign", "malignant"]), ("next", ["benign", "malignant", "calcified"])):
+        file = tiny_bundle(node.folder / "bundles" / mark) / "med_transfer.json"
+        record = json.loads(file.read_text()) | {"multilabel": True, "classes": classes}
+        file.write_text(json.dumps(record | {"lock_hash": lock_hash(record)}))
+    for study in ("s1", "s2"):
+        say(queue, study, "disagree", "malignant")
+    assert queue.judged(Feedback("ray", "s1", 1, 0, "rerun"), 300)
+    study = queue.to_predict(300)
+    answer = SeriesAnswer(FACTS, bundle="next", series_uid="1.9.1")
+    assert queue.predicted(study, [], [], 300, [FACTS], [answer])
+    assert queue.judged(Feedback("ray", "s1", 2, 0, "disagree", "calcified"), 400)
+    exported = export_labels(node, queue, tmp_path / "labels.csv")
+    with (tmp_path / "labels.csv").open(newline="") as table:
+        rows = [[row["series_uid"], *(row[f"label_{name}"] for name in classes)] for row in csv.DictReader(table)]
+    assert rows == [["1.9.1", "0", "0", "1"]]
+    assert (exported.rows, exported.without_findings) == (1, 1)
 
 
 def test_labels_without_images_are_left_out_and_told(node, queue, tmp_path):

@@ -15,6 +15,7 @@ from joserfc.jwk import OctKey, RSAKey
 from med_transfer.hospital.config import Oidc
 from med_transfer.hospital.review.access.database import Database
 from med_transfer.hospital.review.access.oidc import Provider, SignOnFailed
+from med_transfer.hospital.review.access.routes import safe_goal
 
 
 @dataclass
@@ -134,3 +135,14 @@ def test_a_provider_that_is_another_or_away(hospital, tmp_path):
         with pytest.raises(SignOnFailed, match=reason):
             Provider(settings, database).begin("browser", "http://localhost/oidc/answer", "/")
     database.close()
+
+
+def test_a_provider_that_is_away_and_long_goals_fill_no_database(tmp_path):
+    """Anybody may ask for the sign-on, as often as they like."""
+    away = {"issuer": "http://127.0.0.1:9", "client_id": "c", "roles": {"a": "reader"}}
+    with page_of(tmp_path, {"oidc": away}) as page:
+        browser = page.browser()
+        assert {browser.get("/oidc/login").status_code for _ in range(3)} == {403}
+        assert page.events() == []
+    assert safe_goal("/study/s1?answer=1") == "/study/s1?answer=1"
+    assert safe_goal(f"/{'x' * 5000}") == "/"

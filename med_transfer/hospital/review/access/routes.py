@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Annotated
 from urllib.parse import quote, urlsplit
@@ -19,8 +20,10 @@ from med_transfer.hospital.review.access.users import User
 from med_transfer.hospital.review.pages import LANGUAGE_COOKIE, render
 from med_transfer.page import LANGUAGES
 
+log = logging.getLogger(__name__)
+
 router = APIRouter(route_class=GuardedRoute)
-HOME, MAX_EVENTS = "/", 500
+HOME, MAX_EVENTS, _MAX_GOAL = "/", 500, 1024  # a goal is stored until its visitor has signed in
 _FORM_DEFAULTS: dict[str, object] = {
     "goal": HOME,
     "wrong": False,
@@ -40,7 +43,7 @@ def sign_in_url(request: Request) -> str:
 
 def safe_goal(goal: str) -> str:
     """Return ``goal`` if it is a path of this site, else the home page; prevents open redirects."""
-    parts = urlsplit(goal) if goal.isprintable() and "\\" not in goal else None
+    parts = urlsplit(goal) if goal.isprintable() and "\\" not in goal and len(goal) <= _MAX_GOAL else None
     is_path = parts and not parts.scheme and not parts.netloc and goal.startswith("/") and not goal.startswith("//")
     return goal if is_path else HOME
 
@@ -92,8 +95,9 @@ def sign_on(request: Request, next: str = HOME) -> Response:
         raise HTTPException(404)
     try:
         response = RedirectResponse(access.provider.begin(secret, _redirect_uri(request), safe_goal(next)), 303)
-    except SignOnFailed as failed:
-        return _no_sign_on(request, failed)
+    except SignOnFailed as failed:  # not recorded: nobody has tried to get in yet, and requests could fill the disk
+        log.warning("the identity provider cannot be used: %s", failed.reason)
+        return _form(request, "login.html.jinja", 403, failed=failed.reason)
     access.cookie.put(response, secret)
     return response
 
