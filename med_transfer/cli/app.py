@@ -49,7 +49,7 @@ from med_transfer.cli import (
     tune,
 )
 from med_transfer.cli.options import example
-from med_transfer.cli.terminal import TerminalHandler, plain_streams, tell_remarks
+from med_transfer.cli.terminal import TerminalHandler, discard, open_standard_streams, plain_streams, tell_remarks
 from med_transfer.errors import MedTransferError, OutputError
 
 app = typer.Typer(
@@ -114,6 +114,7 @@ _received: list[int] = []  # of the signals that end a command, but Ctrl-C
 def main() -> None:
     """Entry point: an error of the tree is one line on stderr and an exit code, never a traceback."""
     told, sys.unraisablehook = sys.unraisablehook, _in_destructor
+    open_standard_streams()
     try:
         with plain_streams(), monai_alone(), _ended_as_by_ctrl_c():
             _run()
@@ -162,6 +163,7 @@ def _run() -> None:
             _program()()
         finally:
             tell_remarks()
+            sys.stdout.flush()
     except MedTransferError as error:
         _fail(str(error), error.exit_code)
     except SystemExit as stop:
@@ -172,6 +174,8 @@ def _run() -> None:
         _stopped()
     except OSError as error:
         where = error.filename or "output"
+        if not error.filename:
+            discard(sys.stdout)
         _fail(str(OutputError(error.strerror or type(error).__name__, where=where)), OutputError.exit_code)
     except Exception as error:
         _fail(f"unexpected {type(error).__name__}: {error}. Please report it with the output of --debug", UNEXPECTED)

@@ -4,23 +4,48 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 from med_transfer.errors import printable
 from med_transfer.progress import Progress, kind_of, silent
 
+_STDERR = 2  # the number of its descriptor
+
 
 @contextmanager
 def plain_streams() -> Iterator[None]:
-    """Meanwhile stdout and stderr write out every character that would command a terminal, whoever writes it."""
-    out, err = (cast(TextIO, _PlainStream(stream)) for stream in (sys.stdout, sys.stderr))
-    with redirect_stdout(out), redirect_stderr(err):
-        yield
+    """Meanwhile stdout and stderr write out every character that would command a terminal, whoever writes it.
+
+    A stream that is closed, or whose reader has ended (``| head``), takes everything and shows nothing: a job is done
+    for the files that it writes.
+    """
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        out, err = (cast(TextIO, _PlainStream(stream or nowhere)) for stream in (sys.stdout, sys.stderr))
+        with redirect_stdout(out), redirect_stderr(err):
+            yield
+
+
+def open_standard_streams() -> None:
+    """Open stdin, stdout and stderr where they are closed, so that no file is opened under their numbers, which
+    libraries and other processes write to."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(descriptor)
+
+
+def discard(stream: Any) -> None:
+    """Throw away what a stream still holds and all that it is given later, so that no flush at exit fails."""
+    with suppress(OSError, ValueError):  # a stream without a file: of a test, or a notebook
+        number, nowhere = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 class _PlainStream:
@@ -28,7 +53,17 @@ class _PlainStream:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        return self.stream.write(printable(text))
+        try:
+            return self.stream.write(printable(text))
+        except BrokenPipeError:
+            discard(self.stream)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            discard(self.stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -157,10 +192,11 @@ def progress_bars() -> Iterator[Progress]:
 
 
 def say(text: str = "") -> None:
-    """One line of the result on stdout."""
+    """One line of the result on stdout, at once: a watch may say its next one in hours."""
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def say_json(record: object) -> None:
     """The result for a program."""
-    sys.stdout.write(json.dumps(record, indent=2, default=str) + "\n")
+    say(json.dumps(record, indent=2, default=str))

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from pydicom import dcmread
 from report_samples import without_tooltips
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
+from tiny_bundle import write_scan
 
 import med_transfer
 from med_transfer.atomic.sole_writer import LOCK_FILE
@@ -480,6 +482,34 @@ def test_kill_and_a_closed_terminal_end_a_command_as_ctrl_c_does(number, ground,
     words = [sys.executable, "-c", KILLED, str(int(number)), ground]
     done = subprocess.run(words, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stderr, done.stdout.split()) == (code, f"{STOPPED}\n", ["ended", "True"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
+@pytest.mark.parametrize(
+    ("streams", "unbuffered"), [(">&-", ""), ("<&- >&- 2>&-", ""), ("| true", ""), ("| true", "1")]
+)
+def test_a_job_is_done_also_where_nobody_reads_what_it_says(tmp_path, streams, unbuffered):
+    """As where a service closes them, or a pipe's reader has ended."""
+    write_scan(tmp_path / "a.nii.gz")
+    words = shlex.join([*IN_SUBPROCESS, "inspect", str(tmp_path / "a.nii.gz"), "--html", str(tmp_path / "page.html")])
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    script = ["bash", "-c", f"set -o pipefail; {words} {streams}"]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "a.nii.gz" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_result_that_a_full_disk_takes_no_more_of_is_an_error(tmp_path, unbuffered):
+    write_scan(tmp_path / "a.nii.gz")
+    with Path("/dev/full").open("w") as full:
+        words = [*IN_SUBPROCESS, "inspect", str(tmp_path / "a.nii.gz")]
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(
+            words, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=240, check=False
+        )
+    assert (done.returncode, done.stderr) == (2, "error: output: No space left on device.\n")
 
 
 TWICE = """
