@@ -31,7 +31,7 @@ from med_transfer.preprocessing import Preprocessing, PreprocessingConfig, Scans
 from med_transfer.progress import Progress, remark, silent
 from med_transfer.scans import Region, Series, Volume, read_mask, region_of_mask
 from med_transfer.scans.isolation import confined, isolated
-from med_transfer.scans.stamps import stamps
+from med_transfer.scans.stamps import stamps, stamps_when_found
 
 log = logging.getLogger(__name__)
 
@@ -407,7 +407,7 @@ def preparation_key(
     """
     scans = [scan for column in preprocessing.config.columns if (scan := case.scan_in(column))]
     paths = [path for path, _ in scans] + ([case.mask] if case.mask else [])
-    paths[:1] = series.on_disk if series else paths[:1]
-    region = [case.roi_centre_mm, case.roi_size_mm, str(case.mask), case.mask_name]
-    what = [_CACHE_FORMAT, [(str(path), series_uid) for path, series_uid in scans], region, stamps(paths), margin]
+    seen = [*stamps_when_found(series), *stamps(paths[1:])] if series else stamps(paths)
+    region = [case.roi_centre_mm, case.roi_size_mm, str(case.mask and case.mask.absolute()), case.mask_name]
+    what = [_CACHE_FORMAT, [(str(path.absolute()), uid) for path, uid in scans], region, seen, margin]
     return cache_key(what, preprocessing.config.model_dump(mode="json"))

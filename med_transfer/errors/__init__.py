@@ -43,13 +43,16 @@ a file name or header may contain, are escaped.
 
 from __future__ import annotations
 
+import errno
 import re
 
 from med_transfer.errors.sentence import Sentence
 
 # Control characters (C0 except tab and newline, DEL, C1), bidirectional formatting characters, line and paragraph
-# separators, and lone surrogates.
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# separators, lone surrogates, and the two that XML (a sheet of Excel) cannot hold.
+_CONTROL_CHARACTERS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
 
 
 def printable(text: str) -> str:
@@ -290,10 +293,21 @@ class UnreadableScan(ScanError):
 
 
 class ScanAborted(ScanError):
-    """Took too much time or memory, crashed its reader, or failed unexpectedly; a resumed run tries again.
+    """Took too much time or memory, crashed its reader, or could not be reached; a resumed run tries again.
 
     Remedy: run the same command again; raise ``--read-seconds`` or ``--read-gib`` for scans that need more.
     """
+
+
+def unreadable(found: str, error: Exception, *, where: object, action: str = "") -> UnreadableScan | ScanAborted:
+    """The error for a file that could not be read because of ``error``.
+
+    ScanAborted where the system failed, for example because a drive is away, so that a resumed run tries again;
+    UnreadableScan, with the ``action``, where the content is wrong or the file is not permitted to be read.
+    """
+    if isinstance(error, OSError) and error.errno not in (None, errno.EACCES, errno.EPERM, errno.EINVAL):
+        return ScanAborted(found, where=where)
+    return UnreadableScan(found, where=where, action=action)
 
 
 class MissingCodec(ScanError):

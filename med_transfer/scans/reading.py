@@ -47,6 +47,7 @@ def read_scan(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: 
         AmbiguousScan: several usable series match.
         GeometryRejected: the slices do not form one regular volume; says why.
         UnreadableScan: a file is truncated or corrupt.
+        ScanAborted: a file cannot be reached now, for example because a drive is away.
         MissingCodec: no installed package decodes the compressed pixels.
         UnusableVoxels: the voxels are NaN, infinite or constant.
     """
@@ -90,8 +91,8 @@ def _surveyed(path: Path, max_gap_mm: float, _files: tuple[NamedStamp, ...]) -> 
 
 def _in_folder(path: Path, series_uid: str, max_gap_mm: float) -> Series:
     contents = _surveyed(path, max_gap_mm, tuple(stamps([path])))
-    candidates = [series for series in contents.series if series.format == "dicom"] or list(contents.series)
-    candidates = _named(candidates, series_uid)
+    dicom = [series for series in contents.series if series.format == "dicom"]
+    candidates = _named(contents.series if series_uid else dicom or contents.series, series_uid)
     if not candidates:
         raise _nothing(path, series_uid, contents.ignored)
     return _one_of(path, candidates, series_uid, contents.ignored)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
+from med_transfer.scans.dicom.elements import Stamp
 from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.verdict import Verdict
 
@@ -28,6 +29,7 @@ class Series:
         acquisition: acquisition parameters (ConvolutionKernel, SliceThickness ...) by DICOM keyword.
         slices: DICOM: the headers of its images, in order.
         context: the part of the verdict that other files cause: copies, image counts, damaged files beside it.
+        archive_stamp: of the archive that contains it, taken before it was unpacked; None if it is in none.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class Series:
     acquisition: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
     slices: tuple[Slice, ...] = field(default=(), repr=False, compare=False)
     context: Verdict = field(default=Verdict(), repr=False, compare=False)
+    archive_stamp: Stamp | None = field(default=None, repr=False, compare=False)
 
     def among(self, context: Verdict) -> Series:
         """Add what other files say of this series to its verdict; only rejections if it is already unusable."""
@@ -57,7 +60,7 @@ class Series:
     @property
     def on_disk(self) -> tuple[Path, ...]:
         """The files to watch for changes: those of the series, or the archive that contains them."""
-        return self.files if self.path.is_dir() or self.path in self.files else (self.path,)
+        return self.files if self.archive_stamp is None else (self.path,)
 
     @property
     def spacing_mm(self) -> tuple[float, float, float] | None:

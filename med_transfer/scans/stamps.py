@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,7 @@ from med_transfer.errors import ScanError
 from med_transfer.scans.dicom.elements import Stamp, stamp_of
 from med_transfer.scans.formats.itk import stored_data
 from med_transfer.scans.search.links import visible_files
+from med_transfer.scans.series import Series
 
 NamedStamp = tuple[str, *Stamp]
 
@@ -25,10 +27,22 @@ def stamps(paths: Iterable[Path]) -> list[NamedStamp]:
     return [stamp for path in paths for file in _files(path) if (stamp := _stamp(file, path))]
 
 
+def stamps_when_found(series: Series) -> list[NamedStamp]:
+    """Stamps of a series' files as they were when it was found, so that a change before it is read shows.
+
+    A volume file is stamped now, since reading it begins with its header again.
+    """
+    if series.archive_stamp is not None:
+        return [(series.path.name, *series.archive_stamp)]
+    if series.slices:
+        return [(path.name, *stamp) for path, stamp in {one.path: one.stamp for one in series.slices}.items()]
+    return stamps(series.files)
+
+
 def _files(path: Path) -> Iterator[Path]:
-    if path.suffix.lower() in _DETACHED and path.is_file():
+    if path.suffix.lower() in _DETACHED and os.path.isfile(path):  # noqa: PTH113  Path.is_file() raises
         yield from (path, *_data_files(path))
-    elif path.is_dir():
+    elif os.path.isdir(path):  # noqa: PTH112  so does Path.is_dir()
         yield from visible_files(path)
     else:
         yield path
@@ -37,7 +51,7 @@ def _files(path: Path) -> Iterator[Path]:
 def _stamp(file: Path, base: Path) -> NamedStamp | None:
     try:
         stat = file.stat()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a null byte
         return None
     name = file.relative_to(base).as_posix() if file != base and file.is_relative_to(base) else file.name
     return name, *stamp_of(stat)

@@ -10,7 +10,9 @@ from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
 
 ROWS = [
-    Prediction("=1+1.nii", "'7", reason="a\x07b", probabilities={"a": 0.1, "b": 0.9}, predicted="b", novelty=0.5),
+    Prediction(
+        "=1+1.nii", "'7", reason="a\x07b\ufffe\uffff", probabilities={"a": 0.1, "b": 0.9}, predicted="b", novelty=0.5
+    ),
     Prediction("bad\udcff.nii", status="failed", reason="empty", abstained=True),
 ]
 
@@ -37,7 +39,7 @@ def test_a_sheet_runs_no_formula_and_holds_no_control_character(table):
     header, first, second = openpyxl.load_workbook(write_table_as("xlsx", table)).active.iter_rows()
     cells = {name.value: cell for name, cell in zip(header, first, strict=True)}
     assert (cells["scan"].value, cells["scan"].data_type) == ("=1+1.nii", "s")
-    assert cells["reason"].value == "a\\x07b"
+    assert cells["reason"].value == "a\\x07b\\ufffe\\uffff"
     assert (cells["p_b"].value, cells["patient"].value) == (0.9, "'7")
     assert second[0].value == "bad\\udcff.nii"
 

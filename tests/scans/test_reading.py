@@ -13,7 +13,15 @@ from dicom_series import PLANES, as_image, hounsfield, plane_affine, write_serie
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from med_transfer.errors import AmbiguousScan, GeometryRejected, NotAScan, ScanNotFound, UnreadableScan, UnusableVoxels
+from med_transfer.errors import (
+    AmbiguousScan,
+    GeometryRejected,
+    NotAScan,
+    ScanAborted,
+    ScanNotFound,
+    UnreadableScan,
+    UnusableVoxels,
+)
 from med_transfer.scans import find_series, read_scan, reading, survey
 
 
@@ -186,7 +194,7 @@ def test_files_that_vanish_after_the_search(tmp_path):
     paths = write_series(tmp_path)
     (series,) = find_series(tmp_path)
     paths[2].unlink()
-    with pytest.raises(UnreadableScan, match=r"slice002\.dcm"):
+    with pytest.raises(ScanAborted, match=r"slice002\.dcm"):
         read_scan(series)
 
 

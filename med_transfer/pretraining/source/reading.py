@@ -25,7 +25,7 @@ from med_transfer.pretraining.source.scans import SourceScan, SourceScans, prepa
 from med_transfer.progress import Progress, remark, silent
 from med_transfer.scans import Series, Volume, find_series, identity, read_scan
 from med_transfer.scans.isolation import confined, isolated
-from med_transfer.scans.stamps import stamps
+from med_transfer.scans.stamps import stamps, stamps_when_found
 
 log = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def _series_entry(series: Series, config: PretrainingConfig, salt: str) -> _Entr
         patient = isolated(identity, series, where=series.path).patient
         return _with_patient(patient, prepare(volume, volume.content_hash, config.spacing_mm), salt)
 
-    key = _key(str(series.path), series.name, stamps(series.on_disk), _reading_settings(config))
+    key = _key(str(series.path), series.name, stamps_when_found(series), _reading_settings(config))
     return _Entry(str(series.path), key, read)
 
 

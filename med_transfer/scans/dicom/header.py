@@ -16,7 +16,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from med_transfer.errors import NotAScan, UnreadableScan
+from med_transfer.errors import NotAScan, UnreadableScan, unreadable
 from med_transfer.errors.sentence import Sentence, Text
 from med_transfer.scans.dicom.codecs import PixelFormat
 from med_transfer.scans.dicom.elements import Header, Stamp, Values, read_header
@@ -220,9 +220,8 @@ def read_slices(path: Path) -> list[Slice]:
     except (NotAScan, UnreadableScan):
         raise
     except Exception as error:  # corrupt bytes make a parser raise nearly anything
-        raise UnreadableScan(
-            Sentence("damaged DICOM header ({kind})", kind=type(error).__name__), where=path
-        ) from error
+        found = Sentence("damaged DICOM header ({kind})", kind=type(error).__name__)
+        raise unreadable(found, error, where=path) from error
 
 
 def _is_multi_frame(values: Values) -> bool:

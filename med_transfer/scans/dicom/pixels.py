@@ -15,7 +15,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import get_frame
 
-from med_transfer.errors import MissingCodec, UnreadableScan
+from med_transfer.errors import MissingCodec, ScanAborted, UnreadableScan, unreadable
 from med_transfer.errors.sentence import Sentence, message_of
 from med_transfer.processor import cores
 from med_transfer.scans.dicom.codecs import decode, drop_overlay, require_decoder
@@ -141,14 +141,11 @@ def _explained(slice_: Slice) -> Iterator[None]:
     """Raise UnreadableScan for any error of a library: corrupt bytes can raise nearly anything."""
     try:
         yield
-    except (UnreadableScan, MissingCodec):
+    except (UnreadableScan, ScanAborted, MissingCodec):
         raise
     except Exception as error:
-        raise UnreadableScan(
-            Sentence("pixels cannot be decoded ({error})", error=type(error).__name__),
-            where=slice_.path,
-            action=_DAMAGED,
-        ) from error
+        found = Sentence("pixels cannot be decoded ({error})", error=type(error).__name__)
+        raise unreadable(found, error, where=slice_.path, action=_DAMAGED) from error
 
 
 def _is_plain(slice_: Slice) -> bool:

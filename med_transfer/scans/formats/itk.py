@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.errors import NotAScan, UnreadableScan
+from med_transfer.errors import NotAScan, UnreadableScan, unreadable
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
 from med_transfer.scans.formats.metaimage import metaimage_data
@@ -94,7 +94,8 @@ def _open(path: Path) -> tuple[SimpleITK.ImageFileReader, StoredData]:
         with path.open("rb") as file:
             start = file.read(4)
     except OSError as error:
-        raise UnreadableScan(Sentence("cannot be opened ({error})", error=type(error).__name__), where=path) from error
+        found = Sentence("cannot be opened ({error})", error=type(error).__name__)
+        raise unreadable(found, error, where=path) from error
     if not start:
         raise UnreadableScan("empty file", where=path)
     data = stored_data(path)

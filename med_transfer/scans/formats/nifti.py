@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from med_transfer.errors import NotAScan, UnreadableScan
+from med_transfer.errors import NotAScan, ScanAborted, UnreadableScan, unreadable
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
 from med_transfer.scans.series import Series
@@ -216,7 +216,8 @@ def _qform(image: Nifti1Image) -> geometry.Affine | None:
         return None
 
 
-def _unreadable(path: Path, error: Exception) -> UnreadableScan:
+def _unreadable(path: Path, error: Exception) -> UnreadableScan | ScanAborted:
     if isinstance(error, PermissionError):
         return UnreadableScan("no permission to read the file", where=path)
-    return UnreadableScan(Sentence("truncated or corrupt NIfTI file ({kind})", kind=type(error).__name__), where=path)
+    found = Sentence("truncated or corrupt NIfTI file ({kind})", kind=type(error).__name__)
+    return unreadable(found, error, where=path)

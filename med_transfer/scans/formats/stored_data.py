@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.errors import NotAScan, UnreadableScan
+from med_transfer.errors import NotAScan, UnreadableScan, unreadable
 from med_transfer.errors.sentence import Sentence, message_of
 
 LONGEST_HEADER = 1 << 20  # bytes; enough to list a file for each of thousands of slices
@@ -119,9 +119,8 @@ def read_values(data: StoredData, dtype: np.dtype, shape: Sequence[int], where: 
             raise ValueError(Sentence("not as many bytes in each file"))
         parts = [_read_bytes(path, data, size // len(data.files)) for path in data.files]
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise UnreadableScan(
-            Sentence("truncated or corrupt data ({error})", error=_error_text(error)), where=where
-        ) from error
+        found = Sentence("truncated or corrupt data ({error})", error=_error_text(error))
+        raise unreadable(found, error, where=where) from error
     content = parts[0] if len(parts) == 1 else np.concatenate(parts)
     values = content.view(dtype.newbyteorder(">" if data.big_endian else "<")).reshape(shape)
     return values.astype(dtype.newbyteorder("="), copy=not values.flags.writeable)

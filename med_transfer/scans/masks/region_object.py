@@ -10,7 +10,7 @@ from typing import Literal
 import pydicom
 from pydicom.dataset import Dataset, FileDataset
 
-from med_transfer.errors import AmbiguousScan, ScanError, ScanNotFound, UnreadableScan, UnusableVoxels
+from med_transfer.errors import AmbiguousScan, ScanError, ScanNotFound, UnreadableScan, UnusableVoxels, unreadable
 from med_transfer.errors.sentence import Sentence, few
 from med_transfer.scans.volume import Provenance
 
@@ -56,9 +56,8 @@ def damage_reported(path: Path) -> Iterator[None]:
     except ScanError:
         raise
     except Exception as error:
-        raise UnreadableScan(
-            Sentence("damaged DICOM object ({kind})", kind=type(error).__name__), where=path
-        ) from error
+        found = Sentence("damaged DICOM object ({kind})", kind=type(error).__name__)
+        raise unreadable(found, error, where=path) from error
 
 
 def pick(regions: Sequence[tuple[int, str]], name: str, what: str, path: Path) -> int:

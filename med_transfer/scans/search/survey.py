@@ -320,13 +320,26 @@ def _in_archive(archive: Path, max_gap_mm: float, taken: Taken | None = None, ne
     taken = taken or Taken()
     try:
         with confined(archive):
+            stamp = stamp_of(archive.stat())  # before unpacking, so that a change meanwhile shows
             folder = unpacked(archive, taken=taken)
     except (UnreadableScan, ScanAborted) as error:
         return Survey((), (Ignored(archive, error.found, damaged=True),))
     inner = _of_tree(folder, max_gap_mm, partial(_in_archive, taken=taken, nested=nested + 1))
-    series = tuple(replace(extracted, path=archive) for extracted in inner.series)
+    series = tuple(replace(one, path=archive, archive_stamp=stamp) for one in _each_named(inner.series, folder))
     ignored = tuple(replace(file, path=archive / file.path.relative_to(folder)) for file in inner.ignored)
     return Survey(series, ignored)
+
+
+def _each_named(series: Sequence[Series], folder: Path) -> list[Series]:
+    """Give several series of an archive that have no UID the name of their place in it, which a table can state."""
+    nameless = [one for one in series if not one.series_uid]
+    if len(nameless) < 2:
+        return list(series)
+
+    def place(one: Series) -> str:
+        return (one.path.relative_to(folder) / one.part).as_posix()
+
+    return [one if one.series_uid else replace(one, part=place(one)) for one in series]
 
 
 def _reject_divided(places: Mapping[Path, Sequence[Series]]) -> list[Series]:
