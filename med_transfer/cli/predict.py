@@ -102,11 +102,13 @@ def command(
 ) -> None:
     """Predict every scan; a scan that cannot be used is recorded with a reason, and the others are still predicted."""
     from dataclasses import replace
+    from functools import partial
 
     from med_transfer.bundle import bundle_folder, read_record
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.inference import BatchSettings, load_bundle
     from med_transfer.inference.contact_sheet import ContactSheet
+    from med_transfer.inference.listing import require_outside
     from med_transfer.inference.on_cluster import OnCluster
     from med_transfer.inference.shards import WHOLE, Shard
     from med_transfer.inference.summary import write_beside
@@ -133,6 +135,7 @@ def command(
     if sbatch is not None:
         refuse_together("--write-sbatch", alone)
         read_record(bundle_folder(bundle))  # it is one
+        require_outside(out, scans)
         options = {"--mask": mask, "--roi": roi, "--device": device, "--runtime": runtime, "--key": key}
         options |= {"--workers": workers, "--explain": explained or None, "--monitor": monitor or None}
         of_merge = {"--language": language, "--also": formats}
@@ -154,20 +157,20 @@ def command(
 
     sheet = ContactSheet(predictor, pictures, explained)
 
-    def written(outcome: FolderOutcome, progress: Progress) -> FolderOutcome:
+    def write(progress: Progress, outcome: FolderOutcome) -> None:
         if drift is not None:
             drift.save()
         write_beside(outcome.table, formats, language, sheet.of(outcome, progress), outcome.rows)
-        return outcome
 
     if watching:
-        for outcome in _watched(predictor, scans, out, settings, watch_settings, written):
+        for outcome in _watched(predictor, scans, out, settings, watch_settings, write):
             _say_outcome(outcome, predictor, as_json=as_json)
         return
     with machines_of(engine, ray_address) as machines, progress_bars() as progress:
         if machines is not None:
             settings = replace(settings, engine=OnCluster(machines, predictor, scans))
-        result = written(predictor.predict_folder(what, out, progress, settings), progress)
+        settings = replace(settings, finished=partial(write, progress))
+        result = predictor.predict_folder(what, out, progress, settings)
     _say_outcome(result, predictor, as_json=as_json)
     if drift is not None and not as_json:
         say("\n".join(drift.moved.values()) or "nothing moved")
@@ -180,10 +183,12 @@ def _watched(
     out: Path,
     settings: BatchSettings,
     watching: WatchSettings,
-    written: Callable[[FolderOutcome, Progress], FolderOutcome],
+    write: Callable[[Progress, FolderOutcome], None],
 ) -> Iterator[FolderOutcome]:
     """Until SIGTERM or Ctrl-C; a second one ends it at once."""
     import signal
+    from dataclasses import replace
+    from functools import partial
 
     from med_transfer.cli.terminal import progress_bars, tell_remarks
     from med_transfer.inference.watch import watch
@@ -202,8 +207,9 @@ def _watched(
         signal.signal(number, end)
     try:
         with progress_bars() as progress:
+            settings = replace(settings, finished=partial(write, progress))
             for outcome in watch(predictor, scans, out, progress, settings, watching):
-                yield written(outcome, progress)
+                yield outcome
                 tell_remarks()
     finally:
         restore()

@@ -20,7 +20,7 @@ from med_transfer.bundle import BundleRecord, versions
 from med_transfer.cohorts import NetworkInput, cache_key, read_input, without_prediction
 from med_transfer.errors import NothingDone, ScanAborted, ScanError, UnreadableScan
 from med_transfer.inference.copies import Copies
-from med_transfer.inference.listing import ScanToPredict, ScanWithRegion, path_of, scans_to_predict
+from med_transfer.inference.listing import ScanToPredict, ScanWithRegion, path_of, require_outside, scans_to_predict
 from med_transfer.inference.shards import TABLE_FILE, WHOLE, Shard, begin
 from med_transfer.inference.workers import Reader, as_completed
 from med_transfer.predictions.origins import RowOrigins
@@ -76,6 +76,7 @@ class BatchSettings:
         observe: called with each new prediction, but not for rows that already exist, repeated failures, or copies.
         stopped: called before each scan; once it returns True, the remaining scans get no row and the batch stays
             unfinished.
+        finished: called with the outcome, before another run may write to the folder.
         tries_again: called with the key of a scan that crashed its reader; whether the next run should try it again.
         engine: what processes the scans; None: this machine. See :mod:`med_transfer.inference.on_cluster`.
     """
@@ -84,6 +85,7 @@ class BatchSettings:
     shard: Shard = WHOLE
     observe: Callable[[Prediction], None] = lambda _: None
     stopped: Callable[[], bool] = lambda: False
+    finished: Callable[[FolderOutcome], None] = lambda _: None
     tries_again: Callable[[str], bool] = lambda _: True
     engine: Engine | None = None
 
@@ -157,11 +159,12 @@ def predict_all(
     Raises:
         ScanNotFound: there are no scans.
         CohortError: the table cannot be read, or the input has several channels and no table assigns scans to them.
-        UsageError: a region was given for several scans, or none though the bundle needs one; or the folder holds
-            predictions by another bundle, or of scans from another place.
+        UsageError: a region was given for several scans, or none though the bundle needs one; or ``out`` lies within
+            the folder of the scans, or holds predictions by another bundle, or of scans from another place.
         FolderInUse: another run is writing to ``out``.
         OutputError: the result cannot be written.
     """
+    require_outside(out, path_of(scans))
     config, handcrafted = predictor.preprocessing.config, predictor.needs_handcrafted
     items, n_ignored = scans_to_predict(scans, config, progress, handcrafted=handcrafted)
     return replace(predict_items(predictor, scans, items, out, progress, settings), n_ignored=n_ignored)
@@ -192,7 +195,9 @@ def predict_items(
         table.finish(origins.finish())
         if not settings.stopped():
             record.write(out, table.path)
-    return replace(_outcome(out / TABLE_FILE, fused=fused), items=items)
+        outcome = replace(_outcome(table.path, fused=fused), items=items)
+        settings.finished(outcome)
+    return outcome
 
 
 def _settings(predictor: Predicts, scans: Path | str | ScanWithRegion) -> dict[str, str]:
@@ -228,38 +233,42 @@ class _Batch:
     origins: RowOrigins
     tally: Tally
     settings: BatchSettings
+    _seen: Copies = field(default_factory=Copies, init=False)
     _copies: dict[str, list[Job]] = field(default_factory=lambda: defaultdict(list), init=False)  # by original
 
     def write_rows(self, table: PredictionTable) -> None:
         """Append each scan's row as soon as it is done, and note what the row was made from."""
         with closing(self._predicted()) as predicted:
-            for (_, key), (prediction, settled) in predicted:
-                again = not settled and self.settings.tries_again(key)
+            for (item, key), (prediction, settled) in predicted:
+                settled = settled and (prediction.status == "ok" or item.key(self.predictor.preprocessing) == key)
+                again = not settled and self.settings.tries_again(
+                    key
+                )  # a file that is away now may come back as it was
                 self.origins.add(key, table.append(prediction), prediction.reason, again=again)
                 self.tally.add(prediction.status, *(["abstained"] if prediction.abstained else []))
         self.tally.end()
 
     def _predicted(self) -> Generator[tuple[Job, Answered], None, None]:
-        """Yield in order of completion, copies last; a copy is predicted itself if its original has no prediction."""
+        """Yield in order of completion, copies last; a copy is predicted itself if its original has no prediction, or
+        has changed since they were compared."""
         answers: dict[str, Prediction] = {}
         for (item, key), (prediction, settled) in self._answered(self._unpredicted()):
             yield (item, key), (prediction, settled)
             if prediction.status == "ok":
                 answers[key] = replace(prediction, facts={})  # unused for copies; there may be a million scans
-        for original in [key for key in self._copies if key in answers]:
+        for original in [key for key in self._copies if key in answers and self._seen.unchanged(key)]:
             for copy in self._copies.pop(original):
                 yield copy, (copy[0].named(answers[original], 0.0), True)
         yield from self._answered(itertools.chain(*self._copies.values()))
 
     def _unpredicted(self) -> Iterator[Job]:
-        seen = Copies()
         for item in self.items:
             key = item.key(self.predictor.preprocessing)  # before reading, so that a change meanwhile counts as one
             if self.origins.take(key):
                 self.tally.skip()
             elif self.settings.stopped():
                 continue
-            elif (original := seen.original(item.case, item.series, key)) != key:
+            elif (original := self._seen.original(item.case, item.series, key)) != key:
                 self._copies[original].append((item, key))
             else:
                 yield item, key

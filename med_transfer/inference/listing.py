@@ -87,6 +87,16 @@ def path_of(scans: Path | str | ScanWithRegion) -> Path:
     return scans.path if isinstance(scans, ScanWithRegion) else Path(scans)
 
 
+def require_outside(out: Path, scans: Path) -> None:
+    """Raises UsageError: the output folder lies within the folder of the scans."""
+    if scans.is_dir() and out.resolve().is_relative_to(scans.resolve()):
+        raise UsageError(
+            "within the folder of the scans",
+            where=out,
+            expected="another output folder: maps that are written there would be taken for scans",
+        )
+
+
 def scans_to_predict(
     scans: Path | str | ScanWithRegion,
     config: PreprocessingConfig,

@@ -121,7 +121,7 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[Path, list[Prediction]]:
 
     Raises:
         UsageError: a shard is missing, duplicated, incomplete, or was made with another bundle, other settings or
-            other scans; or ``out`` holds other predictions or another kind of run.
+            other scans; or ``out`` is a shard, or holds other predictions or another kind of run.
         FolderInUse: another run is writing to ``out``.
         OutputError: a file cannot be written.
     """
@@ -130,17 +130,28 @@ def merge(folders: Sequence[Path], out: Path) -> tuple[Path, list[Prediction]]:
         raise UsageError("no shard", where=", ".join(map(str, folders)), expected="the folders of all shards")
     _require_alike(records)
     _require_all(records)
-    for folder, record in records.items():
-        if not record.table_sha256:
-            raise _incomplete(folder, record, "is not finished")
-        if not (folder / TABLE_FILE).is_file() or sha256_of(folder / TABLE_FILE) != record.table_sha256:
-            raise _incomplete(folder, record, f"has a {TABLE_FILE} that is not the one that it was finished with")
+    if out.resolve() in {folder.resolve() for folder in records}:
+        raise UsageError("the folder of a shard", where=out, expected="a new folder", action="Choose another -o")
     table, first = out / TABLE_FILE, next(iter(records.values()))
-    whole, rows = merge_tables([folder / TABLE_FILE for folder in records])
+    tables = {folder / TABLE_FILE: _finished_table(folder, record) for folder, record in records.items()}
+    whole, rows = merge_tables(tables)
     with sole_writer(out, "a batch of predictions"):
         _write_once(table, whole)
         first.model_copy(update={"shard": 1, "of": 1, "n_scans": first.n_listed}).write(out, table)
     return table, rows
+
+
+def _finished_table(folder: Path, record: BatchRecord) -> bytes:
+    """The table of a finished shard, read once: the shard may be running again. Raises UsageError."""
+    if not record.table_sha256:
+        raise _incomplete(folder, record, "is not finished")
+    try:
+        content = (folder / TABLE_FILE).read_bytes()
+    except OSError:
+        content = b""
+    if hashlib.sha256(content).hexdigest() != record.table_sha256:
+        raise _incomplete(folder, record, f"has a {TABLE_FILE} that is not the one that it was finished with")
+    return content
 
 
 def _write_once(table: Path, content: bytes) -> None:

@@ -18,7 +18,7 @@ from threading import Event
 
 from med_transfer.errors import ScanError, UsageError
 from med_transfer.inference.folder import BatchSettings, FolderOutcome, Predicts, predict_items
-from med_transfer.inference.listing import ScanToPredict, scans_to_predict
+from med_transfer.inference.listing import ScanToPredict, require_outside, scans_to_predict
 from med_transfer.inference.shards import WHOLE
 from med_transfer.progress import Progress, silent
 from med_transfer.scans.search.links import visible_files
@@ -75,8 +75,7 @@ def watch(
         raise UsageError("not a folder", where=folder, expected="with --watch, a folder that scans arrive in")
     if settings.shard != WHOLE:
         raise UsageError("a shard", where="--shard", expected="without --watch: shards are of scans that all are there")
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise UsageError("within the folder that is watched", where=out, expected="a different output folder")
+    require_outside(out, folder)
     tree, complete = _Tree(folder, predictor, watching), None
     attempts: Counter[str] = Counter()
 

@@ -6,7 +6,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -104,15 +104,16 @@ class PredictionTable:
         return _with_sentences(_predictions(Path(path), header, cells), Path(path))
 
 
-def merge_tables(tables: Sequence[Path]) -> tuple[bytes, list[Prediction]]:
-    """Merge tables: the encoded table, in the order of a finished one; and the predictions, table by table.
+def merge_tables(tables: Mapping[Path, bytes]) -> tuple[bytes, list[Prediction]]:
+    """Merge tables, given by path and content: the encoded table, in the order of a finished one; and the predictions,
+    table by table.
 
     Raises:
         UsageError: one is not a complete table, or has other columns than the first.
     """
     headers, cells, rows = [], [], []
-    for table in tables:
-        header, *own = _whole_cells(table)
+    for table, content in tables.items():
+        header, *own = _whole_cells(table, content)
         headers.append(header)
         cells += own
         rows += _with_sentences(_predictions(table, header, own), table)
@@ -186,9 +187,9 @@ def _read(path: Path, names: Sequence[str], fused: bool) -> list[Prediction]:
     return _predictions(path, header, rows)
 
 
-def _whole_cells(path: Path) -> list[list[str]]:
-    """Header and rows, with columns added that older tables lack."""
-    return _with_reasons(_with_sets(_records(path)))
+def _whole_cells(path: Path, content: bytes | None = None) -> list[list[str]]:
+    """Header and rows, with columns added that older tables lack; ``content`` if the file has been read."""
+    return _with_reasons(_with_sets(_records(path, content)))
 
 
 def _predictions(path: Path, header: list[str], rows: Sequence[list[str]]) -> list[Prediction]:
@@ -234,10 +235,10 @@ def _with_reasons(records: list[list[str]]) -> list[list[str]]:
     return [[*row[:-2], cell, *row[-2:]] for row, cell in zip(records, cells, strict=True)]
 
 
-def _records(path: Path) -> list[list[str]]:
+def _records(path: Path, content: bytes | None = None) -> list[list[str]]:
     """Header and complete rows, without a last one that was cut off by a kill (no line end, or too few values)."""
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if content is None else content
     except OSError as error:
         raise UsageError(error.strerror or "cannot be read", where=path, expected="a predictions.csv") from error
     whole = content[: content.rfind(b"\n") + 1].decode("utf-8", "surrogateescape").removeprefix("\ufeff")

@@ -114,6 +114,15 @@ def test_a_run_in_parts_ends_with_the_state_of_one_run(record, tmp_path):
     assert state.quantities["noise"].n == 54
 
 
+def test_a_monitor_goes_on_from_what_another_run_has_kept_by_the_time_it_begins(record, tmp_path):
+    """A run that waits for a search of the folder must not write an older state over that of the run before it."""
+    waiting, first = DriftMonitor(record, "b", tmp_path), DriftMonitor(record, "b", tmp_path)
+    for monitor in (first, waiting):
+        monitor.observe(Prediction("a", status="failed"))
+        monitor.save()
+    assert DriftMonitor(record, "b", tmp_path).state.statuses["failed"] == 2
+
+
 def test_scans_of_one_study_are_one_value(record, tmp_path):
     """They are alike; one after the other they would look like a move."""
     monitor, rng = DriftMonitor(record, "b", tmp_path), np.random.default_rng(4)

@@ -10,7 +10,9 @@ import torch
 from command_line import read_rows, write_rows
 from tiny_bundle import tiny_bundle, write_scan
 
-from med_transfer.errors import UsageError
+from med_transfer.atomic.sole_writer import sole_writer
+from med_transfer.errors import FolderInUse, UsageError
+from med_transfer.inference import folder as batch
 from med_transfer.inference import load_bundle
 from med_transfer.phantoms.dicom_series import write_dicom_series
 
@@ -199,3 +201,47 @@ def test_a_table_names_which_series_of_a_folder_is_meant(predictor, tmp_path, mo
     assert found(tmp_path / "one") == [(first, expected[first])]
     predictor.predict_folder(named("9.9"), tmp_path / "none")
     assert found(tmp_path / "none") == [("9.9", "")]
+
+
+def test_an_output_folder_among_the_scans_is_refused(command, scans, tmp_path):
+    """Its maps would be taken for scans by the next run."""
+    for more in ((), ("--write-sbatch", 2)):
+        for out in (scans, scans / "deep/out"):
+            outcome = command("predict", tiny_bundle(tmp_path / "bundle"), scans, "-o", out, *more)
+            assert (outcome.code, "within the folder of the scans" in outcome.err) == (2, True)
+    assert {path.suffix for path in scans.iterdir()} == {".gz"}
+
+
+def test_all_that_a_run_writes_is_written_before_another_may_begin(command, scans, tmp_path, monkeypatch):
+    written = []
+
+    def write_beside(table: Path, *_: object) -> None:
+        with pytest.raises(FolderInUse), sole_writer(table.parent):
+            pass
+        written.append((table.parent / "drift.json").exists())
+
+    monkeypatch.setattr("med_transfer.inference.summary.write_beside", write_beside)
+    outcome = command("predict", tiny_bundle(tmp_path / "bundle"), scans, "-o", tmp_path / "out", "--monitor")
+    assert (outcome.code, written) == (0, [True])
+
+
+@pytest.mark.parametrize("series", [False, True], ids=["nifti", "dicom"])
+@pytest.mark.parametrize("of_table", [False, True], ids=["folder", "table"])
+def test_a_drive_that_is_away_for_a_while_costs_no_scan_for_good(predictor, tmp_path, monkeypatch, series, of_table):
+    drive, read = tmp_path / "mounted/drive", batch._read
+    if series:
+        write_dicom_series(drive / "a", np.zeros((16, 32, 32), np.int16) + np.arange(32, dtype=np.int16), np.eye(4))
+    else:
+        write_scan(drive / "a.nii.gz")
+    (tmp_path / "t.csv").write_text(f"scan\nmounted/drive/{next(drive.iterdir()).name}\n")
+    scans = tmp_path / "t.csv" if of_table else tmp_path / "mounted"
+
+    def away(*arguments, **options):
+        drive.rename(tmp_path / "away")
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(batch, "_read", away)
+    assert predictor.predict_folder(scans, tmp_path / "out").n_failed == 1
+    monkeypatch.undo()
+    (tmp_path / "away").rename(drive)
+    assert predictor.predict_folder(scans, tmp_path / "out").n_ok == 1

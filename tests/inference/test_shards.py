@@ -1,5 +1,6 @@
 """A batch in shards: nothing is lost unnoticed, and the table equals that of a single run."""
 
+import io
 import itertools
 import json
 import os
@@ -144,6 +145,29 @@ def test_shards_that_saw_other_scans_are_refused(base):
     shutil.rmtree(shards(base)[late - 1])
     shutil.move(base / f"new/shard-{late}-of-8", base / f"out/shard-{late}-of-8")
     assert "another scans than" in refusal(base)
+
+
+def test_a_merge_into_the_folder_of_a_shard_is_refused(base):
+    """Also where all others are empty, so that the merged table is that of the shard."""
+    predictor, number = load_bundle(base / "bundle", "cpu"), 1 if Shard(1, 2).holds("one.nii.gz", "") else 2
+    write_scan(base / "alone/one.nii.gz")
+    for half in (Shard(1, 2), Shard(2, 2)):
+        predictor.predict_folder(base / "alone", base / "halves", settings=BatchSettings(shard=half))
+    halves = [base / f"halves/shard-{half}-of-2" for half in (1, 2)]
+    with pytest.raises(UsageError, match="the folder of a shard; expected a new folder"):
+        merge(halves, base / f"halves/../halves/shard-{number}-of-2")
+    merge(halves, base / "merged")
+
+
+def test_the_table_that_is_merged_is_the_one_that_was_checked(base, monkeypatch):
+    """Each is read once: between two readings a shard that runs again may have begun to write it."""
+    opened, real = [], io.open
+    monkeypatch.setattr(io, "open", lambda file, *rest, **more: opened.append(file) or real(file, *rest, **more))
+    merge(shards(base), base / "merged")
+    read = [file for file in opened if isinstance(file, Path) and file.name == "predictions.csv"]
+    assert sorted(file for file in read if file.parent in shards(base)) == [
+        folder / "predictions.csv" for folder in shards(base)
+    ]
 
 
 def test_predictions_that_are_there_are_kept(base):

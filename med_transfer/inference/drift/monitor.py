@@ -13,6 +13,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,12 @@ class DriftMonitor:
     def __init__(self, record: BundleRecord, identity: str, folder: Path) -> None:
         self._record, self._folder, self._saved = record, folder, time.monotonic()
         self._recent: deque[str] = deque(maxlen=_RECENT_PATIENTS)  # in memory only: drift.json holds no names
-        self.state = _read(folder / STATE_FILE, identity) or _initial_state(record, identity)
+        self._identity = identity
+
+    @cached_property
+    def state(self) -> DriftState:
+        """The state so far, read when first needed: a run begins to observe once no other writes to its folder."""
+        return _read(self._folder / STATE_FILE, self._identity) or _initial_state(self._record, self._identity)
 
     def observe(self, prediction: Prediction) -> None:
         """Count one scan, log a warning for each quantity that it shows to have drifted, and save now and then."""
