@@ -305,7 +305,7 @@ def _folds(cohort: Cohort, among: NDArray, n_folds: int, seed: int) -> list[NDAr
 
 def _stratified(cohort: Cohort, among: NDArray, fraction: float, seed: int) -> NDArray:
     """One of ``1 / fraction`` equal parts: the one whose share of each class is nearest to ``fraction``."""
-    n_parts = min(round(1 / fraction), len(set(np.array(cohort.patients)[among])))
+    n_parts = round(min(1 / fraction, len(set(np.array(cohort.patients)[among]))))
     _, present = _presence(cohort)
     total = present[among].sum(axis=0)
     parts = _folds(cohort, among, n_parts, seed)

@@ -25,6 +25,8 @@ from med_transfer.preprocessing.config import InputConfig
 from med_transfer.pretraining.view_config import LesionConfig
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Degrees = Annotated[float, Field(ge=0, le=180)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Triple = tuple[int, int, int]
 
 FrozenRuntime = Literal["torch", "openvino"]  # what computes the features of a frozen encoder
@@ -117,6 +119,8 @@ class BackboneConfig(StrictModel):
 class AugmentationConfig(StrictModel):
     """Heavy 3D augmentation. ``strength`` scales every range; a part is switched off by setting it to 0 or [].
 
+    ``mixup`` has no range: it stays on at strength 0 unless it is 0 itself.
+
     Attributes:
         strength: 0 off, 1 as listed here, 2 twice the ranges.
         rotation_degrees: about each axis (depth, height, width), in the patient: voxels need not be cubes.
@@ -137,7 +141,7 @@ class AugmentationConfig(StrictModel):
     """
 
     strength: Annotated[float, Field(ge=0, le=3)] = 1.0
-    rotation_degrees: tuple[float, float, float] = (20.0, 20.0, 20.0)
+    rotation_degrees: tuple[Degrees, Degrees, Degrees] = (20.0, 20.0, 20.0)
     scale: Share = 0.15
     translation: Share = 0.08
     flips: tuple[Annotated[int, Field(ge=0, le=2)], ...] = ()
@@ -147,7 +151,7 @@ class AugmentationConfig(StrictModel):
     intensity_scale: Share = 0.1
     gamma: Share = 0.25
     noise: Share = 0.04
-    blur_voxels: Annotated[float, Field(ge=0)] = 0.8
+    blur_voxels: Annotated[float, Field(ge=0, le=10)] = 0.8
     low_resolution: Share = 0.5
     dropout: Share = 0.2
     dropout_size: Share = 0.25
@@ -179,9 +183,9 @@ class TrainingConfig(StrictModel):
         workers: number of processes that augment scans; None: chosen from the number of cores.
     """
 
-    epochs: Annotated[int, Field(ge=1)] = 60
-    epoch_scans: Annotated[int, Field(ge=1)] = 256
-    batch_size: Annotated[int, Field(ge=1)] = 16
+    epochs: Count = 60
+    epoch_scans: Count = 256
+    batch_size: Count = 16
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_epochs: Annotated[float, Field(ge=0)] = 2.0
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0

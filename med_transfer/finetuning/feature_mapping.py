@@ -11,6 +11,7 @@ from torch import Tensor
 from med_transfer.finetuning.batches import FoldData, Tensors
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.features import FeatureSource
+from med_transfer.finetuning.lightning_module import diverged
 from med_transfer.finetuning.mapping import fit_autoencoder, fit_coral
 from med_transfer.model.classifier import Classifier
 
@@ -21,6 +22,9 @@ def set_bottleneck(classifier: Classifier, data: FoldData, reader: FeatureSource
     """Fit the autoencoder on training and unlabelled scans and copy its first layer into the classifier, in place.
 
     Does nothing if none is configured. It is not fitted on validation scans; their explained variance is logged.
+
+    Raises:
+        TrainingDiverged: the autoencoder's weights are not finite.
     """
     seed, mapping = reader.config.seed, reader.config.transfer.mapping
     if mapping is None or mapping.method != "autoencoder":
@@ -28,6 +32,8 @@ def set_bottleneck(classifier: Classifier, data: FoldData, reader: FeatureSource
     parts = [part.tensors for part in (data.training, data.unlabelled) if part]
     features = torch.cat([reader.by_frozen_encoder(classifier, part) for part in parts])
     fitted = fit_autoencoder(features, mapping.bottleneck, noise=mapping.noise, steps=mapping.steps, seed=seed)
+    if not all(parameter.isfinite().all() for parameter in fitted.encoder.parameters()):
+        raise diverged("the weights of the autoencoder are not finite")
     layer = classifier.mapping[0]  # type: ignore[index]
     layer.load_state_dict(fitted.encoder.state_dict())
     kept_variance = fitted.kept_variance(reader.by_frozen_encoder(classifier, data.validation.tensors))

@@ -21,6 +21,7 @@ RegulariserName = Literal["l2_sp", "delta", "bss"]
 BatchNormMode = Literal["auto", "source", "bn_adapt", "train"]
 Strength = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+InverseStrength = Annotated[float, Field(ge=1e-12, le=1e12)]  # scikit-learn's C, within what its solver can fit
 
 
 class L2SPConfig(StrictModel):
@@ -67,7 +68,7 @@ class ProbeConfig(StrictModel):
             smallest.
     """
 
-    inverse_strengths: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+    inverse_strengths: Annotated[tuple[InverseStrength, ...], Field(min_length=1)] = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 
 class AlignConfig(StrictModel):
@@ -98,8 +99,8 @@ class MappingConfig(StrictModel):
 
     method: Literal["autoencoder", "coral"]
     unlabelled: Path | None = None
-    bottleneck: Annotated[int, Field(ge=1)] = 32
-    noise: Strength = 0.3
+    bottleneck: Annotated[int, Field(ge=1, le=4096)] = 32
+    noise: Annotated[float, Field(ge=0, le=100)] = 0.3
     steps: Annotated[int, Field(ge=1)] = 500
     ridge: Positive = 1.0
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Part = Literal["network", "handcrafted", "columns"]
 Method = Literal["mean", "stacked"]
-Penalty = Literal["auto"] | Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Penalty = Literal["auto"] | Annotated[float, Field(ge=1e-12, le=1e12)]
 
 
 class FusionConfig(BaseModel):

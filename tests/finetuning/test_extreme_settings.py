@@ -14,8 +14,9 @@ from command_line import TINY, read_rows
 from small_run_data import small_config, small_run_data, source_of
 
 import med_transfer as mt
+from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
 from med_transfer.config import _known_keys, load_config
-from med_transfer.errors import ConfigError, TrainingDiverged
+from med_transfer.errors import ConfigError, TooFewPatients, TrainingDiverged
 from med_transfer.finetuning import FinetuneConfig, data_setup
 from med_transfer.finetuning.folds import train_folds
 from med_transfer.finetuning.strategies import STRATEGIES
@@ -60,6 +61,12 @@ def test_the_greatest_seed_has_one_for_every_fold_of_every_repeat(tmp_path):
     config = small_config("full", training={"epochs": 1}, seed=2**32 - 1)
     for repeat in (1, 2):
         train_folds(DATA, config, source_of("sees"), tmp_path, silent, repeat=repeat)
+
+
+def test_the_smallest_fractions_hold_out_one_patient_which_is_too_few(cohort_csv):
+    for settings in ({"test_fraction": 5e-324}, {"kind": "holdout", "test_fraction": 0, "val_fraction": 5e-324}):
+        with pytest.raises(TooFewPatients, match=r"class .* is missing from (the test set|validation 0)"):
+            split_cohort(Cohort.read(cohort_csv), SplitConfig.model_validate(settings))
 
 
 def test_no_feature_map_at_all_is_refused(cohort_csv, tmp_path):
