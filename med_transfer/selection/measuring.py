@@ -147,10 +147,14 @@ def domain_gap(
     if stored is None:
         unknown.append("MMD and A-distance: of the source only mean and covariance are stored")
         return DomainGap(stages, distance, relative, None, None, None, agreement, "; ".join(unknown))
-    discrepancy = mmd(stored, table, seed=seed)
+    discrepancy, p_value = mmd(stored, table, seed=seed), None
+    if len(set(patients)) == len(patients):
+        p_value = discrepancy.p_value
+    else:
+        unknown.append("p of MMD: its permutations assume one scan per patient")
     told_apart = proxy_a_distance(stored, table, patients, seed=seed)
     return DomainGap(
-        stages, distance, relative, discrepancy.squared, discrepancy.p_value, told_apart, agreement, "; ".join(unknown)
+        stages, distance, relative, discrepancy.squared, p_value, told_apart, agreement, "; ".join(unknown)
     )
 
 

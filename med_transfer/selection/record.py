@@ -51,7 +51,8 @@ class DomainGap:
         stages: the layer that was compared; None if nothing is known of the source's features.
         frechet: Frechet distance, in squared units of the features.
         frechet_relative: the same as a share of the source's total variance, which is comparable between networks.
-        mmd_squared, mmd_p_value: unbiased squared maximum mean discrepancy, and p-value of its permutation test.
+        mmd_squared, mmd_p_value: unbiased squared maximum mean discrepancy, and p-value of its permutation test, which
+            is None if a patient has several scans.
         proxy_a_distance: from 0 (alike) to 2 (separable without error).
         batch_norm: agreement with the statistics stored in the network's BatchNorm layers.
         unknown: what could not be computed, and why; empty if nothing.

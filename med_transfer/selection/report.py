@@ -164,7 +164,8 @@ def _gap(score: BackboneScore) -> str:
         of_variance = "" if gap.frechet_relative is None else f", {gap.frechet_relative:.2f} of the source's variance"
         parts.append(f"stage {layer_text(gap.stages)}: Frechet {gap.frechet:.3g}{of_variance}")
     if gap.mmd_squared is not None:
-        parts.append(f"MMD² {gap.mmd_squared:.4f} (p = {gap.mmd_p_value:.3f}), A-distance {gap.proxy_a_distance:.2f}")
+        p_value = "" if gap.mmd_p_value is None else f" (p = {gap.mmd_p_value:.3f})"
+        parts.append(f"MMD² {gap.mmd_squared:.4f}{p_value}, A-distance {gap.proxy_a_distance:.2f}")
     if gap.other_input:
         parts.append(f"part of it is how the source's scans were given to the network: {gap.other_input}")
     return "; ".join([*parts, *([f"unknown: {gap.unknown}"] if gap.unknown else [])])

@@ -14,6 +14,7 @@ from scipy.stats import t as student
 from med_transfer.tuning.config import TuneConfig
 
 TrialState = Literal["complete", "pruned", "failed", "unfinished"]
+_NO_SPREAD = 1e-9  # differences between folds that are rounding
 STATES: tuple[TrialState, ...] = ("complete", "pruned", "failed", "unfinished")
 
 
@@ -57,8 +58,8 @@ class Advantage:
 
     Attributes:
         mean: of the differences.
-        standard_error: None with a single fold.
-        ci95: of the mean; None with a single fold.
+        standard_error: None with a single fold, or if the difference is the same in every fold.
+        ci95: of the mean; None like the standard error.
     """
 
     mean: float
@@ -80,7 +81,7 @@ def advantage(best: Sequence[float], default: Sequence[float], validation_share:
     """
     differences = np.subtract(best, default)
     mean, k = float(differences.mean()), len(differences)
-    if k < 2:
+    if k < 2 or np.ptp(differences) < _NO_SPREAD:  # an interval without width would suggest certainty
         return Advantage(mean, None, None)
     ratio = validation_share / (1 - validation_share)
     error = float(differences.std(ddof=1)) * math.sqrt(1 / k + ratio)

@@ -144,7 +144,7 @@ def summary(tuning: Tuning) -> str:
 def advantage_text(gained: Advantage) -> str:
     """The advantage in words, for example ``+0.031, 95 % interval over folds -0.020 to +0.082``."""
     if gained.ci95 is None:
-        return f"{gained.mean:+.3f}, no interval from a single fold"
+        return f"{gained.mean:+.3f}, no interval, as there is one fold or every fold gives the same"
     return f"{gained.mean:+.3f}, 95 % interval over folds {gained.ci95[0]:+.3f} to {gained.ci95[1]:+.3f}"
 
 

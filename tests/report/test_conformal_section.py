@@ -3,8 +3,9 @@
 import csv
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from report_samples import Page, evidence, sample, write
+from report_samples import Page, evidence, metrics_of, sample, write
 from simulated_scores import findings, three_classes
 
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
@@ -116,6 +117,19 @@ def test_what_says_nothing_is_left_out_and_named_with_its_reason(tmp_path):
     assert not list((tmp_path / "report_files" / "tables").glob("conformal-*"))
     two = given.metrics.model_copy(update={"abstention": given.metrics.abstention[:1]})
     assert conformal.section(replace(given, metrics=two), translator("en")).left_out[0].title == "Abstention"
+
+
+def test_decision_curves_of_patients_with_scans_of_several_classes_are_shown():
+    """All 15 patients have every class; it was said that fewer than 10 are with or without each."""
+    data = three_classes()
+    patients = np.empty(len(data.truth), dtype=object)
+    for column in data.truth.T:
+        patients[column] = [f"p{number % 15}" for number in range(column.sum())]
+    several = type(data)(data.truth, data.probabilities, patients.tolist(), data.labels)
+    metrics = metrics_of(several, transfer_gain=None, baselines={})
+    assert {one.n_patients for one in metrics.classes.values()} == {metrics.n_patients} == {15}
+    shown = decision_curve.section(evidence(several, metrics), translator("en"))
+    assert [row[0].text for row in shown.tables[0].cells] == list(metrics.labels)
 
 
 def test_sets_are_shown_where_there_is_no_table_of_abstention(tmp_path):

@@ -114,6 +114,18 @@ def test_with_features_of_the_source_everything_is_known(three_classes):
     assert (found.stages, found.unknown) == ((1,), "")
 
 
+def test_repeated_scans_of_a_patient_give_no_p_value(three_classes):
+    """Permuting scans counts them as independent: equal scans, each four times, seemed to differ from the source."""
+    tables, known = three_classes
+    often = [np.repeat(table, 4, axis=0) for table in tables]
+    there = np.random.default_rng(1).normal(size=(25, 6))
+    patients = np.repeat(known.cohort.patients, 4).tolist()
+    found = domain_gap(stage_features(often), (1,), SourceFeatures("", 25, {(1,): there}), patients)
+    assert found.mmd_squared is not None
+    assert found.mmd_p_value is None
+    assert "p of MMD: its permutations assume one scan per patient" in found.unknown
+
+
 def test_what_the_source_does_not_tell_is_unknown(three_classes):
     tables, known = three_classes
     here, gaussian = stage_features(tables), gaussian_of(np.random.default_rng(1).normal(size=(25, 4)))

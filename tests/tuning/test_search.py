@@ -23,7 +23,7 @@ from med_transfer.tuning import TuneConfig, Tuning
 from med_transfer.tuning.deadline import Deadline
 from med_transfer.tuning.inner_folds import without_test_scans
 from med_transfer.tuning.record import advantage
-from med_transfer.tuning.report import as_markdown
+from med_transfer.tuning.report import advantage_text, as_markdown
 from med_transfer.tuning.search import Search
 from med_transfer.tuning.space import applied
 from med_transfer.tuning.study import Study, TrialPruned
@@ -256,6 +256,14 @@ def test_the_advantage_counts_that_folds_share_scans():
     assert found.ci95 == pytest.approx((0.2 - 4.30265 * 0.0912871, 0.2 + 4.30265 * 0.0912871), abs=1e-5)
     alone = advantage([0.6], [0.5], 0.2)
     assert (alone.standard_error, alone.ci95) == (None, None)
+
+
+def test_the_same_advantage_in_every_fold_is_not_certain():
+    """With few scans a fold's balanced sensitivity has few values; the interval was +0.050 to +0.050."""
+    found = advantage([0.8, 0.7, 0.75], [0.75, 0.65, 0.7], 1 / 3)
+    assert found.mean == pytest.approx(0.05)
+    assert (found.standard_error, found.ci95) == (None, None)
+    assert advantage_text(found) == "+0.050, no interval, as there is one fold or every fold gives the same"
 
 
 @pytest.mark.parametrize(

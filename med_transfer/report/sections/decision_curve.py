@@ -42,9 +42,15 @@ def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
 
 
 def _enough(metrics: Metrics, name: str) -> bool:
-    """Patients with the class and without it; a record of an earlier version may have curves of fewer."""
-    n = metrics.classes[name].n_patients
-    return min(n, metrics.n_patients - n) >= FEWEST_PATIENTS
+    """Patients with the class and without it; a record of an earlier version may have curves of fewer.
+
+    A patient with scans of several classes is among both.
+    """
+    of_class = metrics.classes[name]
+    n_without = metrics.n_patients - of_class.n_patients
+    if "specificity" in of_class.sample_size:
+        n_without = of_class.sample_size["specificity"].n_patients
+    return min(of_class.n_patients, n_without) >= FEWEST_PATIENTS
 
 
 def _useful(metrics: Metrics, t: Translator) -> Table:
