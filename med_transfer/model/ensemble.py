@@ -48,7 +48,7 @@ class Ensemble(nn.Module):
         return [self._fold_model(number) for number in range(self.n_fold_models)]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return calibrated probabilities [batch, class], the mean over the fold models."""
+        """Return calibrated probabilities [batch, class] in double precision, the mean over the fold models."""
         return self._probabilities(self.fold_model_features(images))
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,9 @@ class Ensemble(nn.Module):
     def _probabilities(self, features: Sequence[Tensor]) -> Tensor:
         logits = [self._fold_model(number).head(of_one).float().detach() for number, of_one in enumerate(features)]
         found = [self.calibrator.probabilities(one.cpu().numpy(), multilabel=self.multilabel) for one in logits]
-        return torch.from_numpy(np.mean(found, axis=0, dtype=np.float32)).to(features[0].device)
+        # Single precision would give scans of log odds 20 and 25 one probability of the class and two of the other, so
+        # that two classes had different AUCs.
+        return torch.from_numpy(np.mean(found, axis=0)).to(features[0].device)
 
     def _fold_model(self, number: int) -> Classifier:
         return self.get_submodule(f"member{number}")  # type: ignore[return-value]

@@ -262,7 +262,7 @@ def test_a_bundle_answers_as_the_ensemble_that_was_calibrated(tmp_path, ensemble
     with torch.no_grad():
         assert torch.equal(load_network(folder)(IMAGES), calibrated(IMAGES))
         of_each = [calibrator.probabilities(member(IMAGES).numpy(), multilabel=multilabel) for member in members]
-        torch.testing.assert_close(calibrated(IMAGES), torch.from_numpy(np.mean(of_each, axis=0)).float())
+        torch.testing.assert_close(calibrated(IMAGES), torch.from_numpy(np.mean(of_each, axis=0)))
 
 
 def test_a_bundle_from_before_other_calibrations_still_answers_the_same(tmp_path, bundle, ensemble):

@@ -34,7 +34,22 @@ def test_findings_are_independent_probabilities(images):
     classifiers = members(1)
     with torch.no_grad():
         found = Ensemble(classifiers, multilabel=True).eval()(images)
-        torch.testing.assert_close(found, classifiers[0](images).sigmoid())
+        torch.testing.assert_close(found.float(), classifiers[0](images).sigmoid())
+
+
+def test_scans_of_high_probability_keep_their_order_in_both_classes(images):
+    """In single precision log odds of 20 and 25 are one probability of a class and two of the other."""
+    (classifier,) = members(1, n_classes=2)
+    ensemble = Ensemble([classifier]).eval()
+    with torch.no_grad():
+        classifier.head.weight.zero_()
+        classifier.head.weight[1, 0] = 1
+        features = torch.zeros(2, classifier.head.in_features)
+        features[:, 0] = torch.tensor([20.0, 25.0])
+        classifier.head.bias.zero_()
+        first, second = ensemble.predict_features([features], images)[0].numpy()
+    assert first[1] < second[1]
+    assert first[0] > second[0]
 
 
 def test_weights_survive_a_round_trip_with_everything_that_was_fitted(images):
