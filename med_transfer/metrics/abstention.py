@@ -14,7 +14,10 @@ from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import SCANS_CALLED
 from med_transfer.metrics.records.metrics import AbstentionPoint
 from med_transfer.model.calibration import log_prior_ratio, shifted
+from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.predictions.labels import Labels
 
+_MIN_REST = 0.01  # probability left to classes without a threshold
 SHARES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
 
@@ -46,12 +49,33 @@ def abstention_curve(predictions: LabelledPredictions, config: EvaluationConfig)
 
 def _relative_to_thresholds(predictions: LabelledPredictions) -> NDArray[np.float64]:
     """Probabilities shifted so that thresholds lie at chance: the least certain scans are those near a threshold."""
-    point, labels = predictions.operating_point, predictions.labels
-    if point.rule not in ("balanced_argmax", "threshold"):
+    labels = predictions.labels
+    limits = _limits(predictions.operating_point, labels)
+    if limits is None:
         return predictions.probabilities
-    limits = [point.thresholds[name] for name in labels.names]
     ratio = log_prior_ratio(limits, multilabel=labels.multilabel)
     return shifted(predictions.probabilities, -ratio, multilabel=labels.multilabel)
+
+
+def _limits(point: OperatingPoint, labels: Labels) -> list[float] | None:
+    """Probability [class] at which each class is as good a call as any other; None if these are equal.
+
+    Classes without a threshold share what the others leave. Of costs, it is inverse to the mean cost of missing the
+    class. With two classes both are exact.
+    """
+    if point.rule == "argmax":
+        return None
+    if point.rule == "cost":
+        inverse = np.array([1 / _mean_cost_of_missing(point, name) for name in labels.names])
+        return (inverse / inverse.sum()).tolist()
+    given = point.thresholds
+    rest = max(1 - sum(given.values()), _MIN_REST) / max(len(labels) - len(given), 1)
+    return [given.get(name, rest) for name in labels.names]
+
+
+def _mean_cost_of_missing(point: OperatingPoint, name: str) -> float:
+    row = {name: 0.0} | point.costs[name]
+    return float(np.mean([cost - row[name] for called, cost in row.items() if called != name]))
 
 
 def _point(

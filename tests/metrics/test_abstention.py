@@ -11,6 +11,7 @@ from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.prediction_sets import measure_sets
 from med_transfer.model.calibration import PredictionSets
 from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.predictions.labels import Labels
 
 
 def measured(data, thresholds, **options):
@@ -123,3 +124,28 @@ def test_where_calls_do_not_follow_frequency_certainty_does_not_either():
     for ours, theirs in zip(*(abstention_curve(each, config) for each in (moved, plain)), strict=True):
         assert (ours.n_scans, ours.called) == (theirs.n_scans, theirs.called)
         assert ours.balanced_accuracy.value == pytest.approx(theirs.balanced_accuracy.value)
+
+
+TWO = Labels(("healthy", "sick"))
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        OperatingPoint(rule="class_threshold", thresholds={"sick": 0.1}, chosen_on="validation"),
+        OperatingPoint(rule="class_threshold", thresholds={"sick": 0.1, "healthy": 0.9}, chosen_on="validation"),
+        OperatingPoint(rule="cost", costs={"healthy": {"sick": 1.0}, "sick": {"healthy": 9.0}}),
+    ],
+    ids=["one threshold", "a threshold each", "costs"],
+)
+def test_the_least_certain_scans_are_those_near_the_threshold(point):
+    """Thresholds of classes and costs were ignored: called sick at 0.12, a scan was more certain than one at 0.5."""
+    sick = np.array([0.001, 0.09, 0.12, 0.5, 0.9])
+    truth = np.eye(2, dtype=bool)[[0, 0, 1, 1, 1]]
+    predictions = LabelledPredictions.of(truth, np.c_[1 - sick, sick], list("abcde"), TWO, point)
+    points = abstention_curve(predictions, EvaluationConfig())
+    odds = 9 * sick / (1 - sick)  # 1 at the threshold
+    falling = np.sort(np.maximum(odds, 1) / (1 + odds))[::-1]
+    for point_of_curve in points:
+        assert point_of_curve.certainty == pytest.approx(falling[point_of_curve.n_scans - 1])
+    assert points[0].n_scans == 5
