@@ -66,10 +66,10 @@ def config_of(config: NodeConfig, server: WorklistServer, **settings: object) ->
     return NodeConfig.model_validate(config.model_dump() | own)
 
 
-def receive(queue: Queue, study_uid: str = STUDY) -> None:
+def receive(queue: Queue, study_uid: str = STUDY, number: int = 1) -> None:
     """One image of a study has come."""
-    study = study_id(study_uid)
-    queue.add(Instance(f"{study_uid}.1", study, study_uid, f"{study_uid}.9", "mark", "ct", "implicit", "hash", "f"), 0)
+    study, uid = study_id(study_uid), f"{study_uid}.{number}"
+    queue.add(Instance(uid, study, study_uid, f"{study_uid}.9", "mark", "ct", "implicit", "hash", f"{number}"), 0)
 
 
 def predict(queue: Queue, folder: Path, status: str = "ok", because: tuple[str, ...] = ()) -> ResultFile:
@@ -238,6 +238,26 @@ def test_canceled_on_request_before_it_is_predicted_and_not_after(server, worker
     performer.work_due()
     assert [(s.state, s.reason) for s in queue.studies() if s.study_uid == "1.2.9"] == [("received", "")]
     assert server.state(anew) == "IN PROGRESS"
+
+
+def test_what_comes_after_the_cancellation_is_kept_and_not_predicted(server, worker):
+    """A sender that has begun goes on, and one that has not begins, whatever the worklist says."""
+    begun, not_yet = server.add(work("1.2.1", "1.2.9")), server.add(work("1.2.2", "1.2.8"))
+    performer, items, queue = worker()
+    performer.work_due()
+    receive(queue, "1.2.9")
+    until(lambda: performer.work_due() or server.heard_by("MEDTRANSFER") == 1)
+    assert [server.ask_to_cancel(item) for item in (begun, not_yet)] == [202, 202]
+    until(lambda: performer.work_due() or states(items) == {"canceled": 2})
+    receive(queue, "1.2.9", 2)
+    receive(queue, "1.2.8")
+    assert queue.complete(time.time(), 0) == 0
+    assert [(study.state, study.reason) for study in queue.studies()] == [("dead", "canceled")] * 2
+    server.add(work("1.2.4", "1.2.8"))
+    server.add(work("1.2.5", "1.2.9"))
+    until(lambda: performer.work_due() or queue.counts() == {"received": 2})
+    assert queue.complete(time.time(), 0) == 2
+    assert len(queue.images_here(study_id("1.2.9"))) == 2
 
 
 def test_canceled_with_the_reason_why_there_is_no_answer(server, worker, tmp_path):

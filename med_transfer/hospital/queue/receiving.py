@@ -26,7 +26,7 @@ def judged(database: sqlite3.Connection, instance: Instance, most: int) -> Added
 
 
 def take(database: sqlite3.Connection, instance: Instance, now: float, most: int, priority: int) -> Added:
-    """Add a new instance to its study, which is created or reopened.
+    """Add a new instance to its study, which is created or reopened; a canceled study stays canceled.
 
     An instance that was not announced shows that the announcement is incomplete, and discards it.
     """
@@ -38,10 +38,12 @@ def take(database: sqlite3.Connection, instance: Instance, now: float, most: int
         "VALUES (?, ?, ?, 'received', ?, ?)",
         (instance.study, instance.study_uid, instance.patient_mark, now, priority),
     )
-    if made.rowcount and instance.described is not None:
-        answering.describe(database, instance.study, instance.described)
     if not made.rowcount:
         _reopen(database, instance.study, now, priority)
+    elif _is_canceled(database, instance.study):
+        database.execute("UPDATE study SET state = 'dead', reason = 'canceled' WHERE id = ?", (instance.study,))
+    if made.rowcount and instance.described is not None:
+        answering.describe(database, instance.study, instance.described)
     of_study = (instance.study, instance.study, instance.sop_uid)
     database.execute(
         "DELETE FROM expected WHERE study = ? AND NOT EXISTS (SELECT 1 FROM expected WHERE study = ? AND sop_uid = ?)",
@@ -57,9 +59,18 @@ def take(database: sqlite3.Connection, instance: Instance, now: float, most: int
     return "new"
 
 
+def _is_canceled(database: sqlite3.Connection, study: str) -> bool:
+    """Whether a study's work item was canceled on request before any image came, and no other item asks for it."""
+    items = database.execute("SELECT state, cancel FROM workitem WHERE study = ?", (study,)).fetchall()
+    return ("canceled", 1) in items and {state for state, _ in items} == {"canceled"}
+
+
 def _reopen(database: sqlite3.Connection, study: str, now: float, priority: int) -> None:
     """Reopen a study for another instance; pending deliveries of its earlier revision are superseded."""
-    (state,) = database.execute("SELECT state FROM study WHERE id = ?", (study,)).fetchone()
+    state, reason = database.execute("SELECT state, reason FROM study WHERE id = ?", (study,)).fetchone()
+    if (state, reason) == ("dead", "canceled"):
+        database.execute("UPDATE study SET changed = ?, files_kept = 1 WHERE id = ?", (now, study))
+        return
     database.execute(
         "UPDATE study SET state = 'received', changed = ?, attempts = 0, next_try = 0, reason = '', "
         "files_kept = 1, revision = revision + ?, priority = max(priority, ?) WHERE id = ?",

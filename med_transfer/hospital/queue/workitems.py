@@ -95,8 +95,8 @@ class Workitems:
             )
             if state == "claimed":
                 database.execute(
-                    "UPDATE study SET state = 'received', reason = '', changed = ? WHERE id = ? AND state = 'dead' "
-                    "AND reason = 'canceled'",
+                    "UPDATE study SET state = 'received', reason = '', changed = max(changed, ?) "
+                    "WHERE id = ? AND state = 'dead' AND reason = 'canceled'",
                     (item.claimed, item.study),
                 )
                 record.append(database, "work item claimed", workitem=item.name, study=item.study)
