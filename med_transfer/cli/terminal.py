@@ -53,8 +53,11 @@ class _PlainStream:
         self.stream = stream
 
     def write(self, text: str) -> int:
+        shown = printable(text)
         try:
-            return self.stream.write(printable(text))
+            return self.stream.write(shown)
+        except UnicodeEncodeError as error:
+            return self.stream.write(shown.encode(error.encoding, "backslashreplace").decode(error.encoding))
         except BrokenPipeError:
             discard(self.stream)
             return len(text)

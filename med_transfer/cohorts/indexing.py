@@ -235,8 +235,9 @@ def _ignored_row(ignored: Ignored, out: Path) -> dict[str, str]:
 
 
 def _relative(path: Path, out: Path) -> str:
-    """The path relative to the table, as case.py reads it; symbolic links are not resolved."""
-    return Path(os.path.relpath(path, out.parent)).as_posix()
+    """The path relative to the table, as case.py reads it, which strips space; symbolic links are not resolved."""
+    name = Path(os.path.relpath(path, out.parent)).as_posix()
+    return name if name == name.strip() else f"./{name}/"
 
 
 def _pseudonymise(rows: list[dict[str, str]], key_file: Path) -> None:

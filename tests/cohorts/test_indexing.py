@@ -224,6 +224,19 @@ def test_links_are_named_as_the_user_named_them(export, tmp_path):
     assert rows(found.cohort)[0]["scan"] == "named/a/B30f"
 
 
+def test_names_that_begin_or_end_with_a_space_lead_back_to_their_scans(tmp_path):
+    """Cells of a table are read without surrounding space, which a spreadsheet adds."""
+    voxels = np.random.default_rng(0).normal(0, 300, (8, 8, 8)).astype(np.int16)
+    for name in (" first", "last ", "\u00a0both ", "in the middle"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "scans" / name / "a.nii.gz")
+        shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "scans" / name)
+        (tmp_path / "packed.zip").rename(tmp_path / "scans" / f"{name} zip ")
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "scans" / " b.nii.gz")
+    found = write_index(tmp_path / "scans", tmp_path / "scans/cohort.csv")
+    assert all(case.path.exists() for case in Cohort.read(found.cohort, labelled=False).cases)
+
+
 def test_nothing_there(tmp_path):
     (tmp_path / "letter.txt").write_text("x")
     with pytest.raises(ScanNotFound, match=r"no series among 1 files"):

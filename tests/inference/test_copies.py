@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 from med_transfer.cohorts import Case, Cohort
 from med_transfer.inference import copies
 from med_transfer.inference.copies import Copies
+from med_transfer.phantoms.dicom_series import write_dicom_series
+from med_transfer.scans import find_series
 
 
 def originals(folder: Path, contents: list[bytes]) -> list[str]:
@@ -75,3 +79,16 @@ def test_a_file_that_need_not_hold_all_of_its_scan_is_no_copy(tmp_path, name):
         path.write_bytes(b"ElementDataFile = scan.raw")
         case = Case(scan=str(number), path=path, patient="", label=None)
         assert seen.original(case, None, str(number)) == str(number)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.timeout(60)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
+    voxels = np.random.default_rng(0).normal(0, 300, (8, 8, 8)).astype(np.int16)
+    for name in "ab":
+        write_dicom_series(tmp_path / name, voxels, np.eye(4))
+    seen, series = Copies(), find_series(tmp_path)
+    series[1].files[0].unlink()
+    os.mkfifo(series[1].files[0])
+    for one in series:
+        assert seen.original(Case(str(one.path), one.path, "", None), one, str(one.path)) == str(one.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import pty
 import re
@@ -16,7 +17,7 @@ from chromium import COMMAND, tab
 
 from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Provenance
 from med_transfer.bundle.model_card import model_card
-from med_transfer.cli.terminal import TerminalProgress, plain_streams
+from med_transfer.cli.terminal import TerminalProgress, plain_streams, say
 from med_transfer.cohorts import Case, Cohort
 from med_transfer.errors import ScanNotFound, printable
 from med_transfer.page.environment import POLICY
@@ -59,6 +60,14 @@ def test_an_error_is_one_plain_line_wherever_it_is_shown():
     error = str(ScanNotFound("nothing\x1b[2J", where=COMMANDS))
     assert error.startswith(r"\x1b[31mred\x1b]0;title\x07\x9b2J \u202e: nothi")
     assert printable("größe\n\t肺") == "größe\n\t肺"
+
+
+def test_a_terminal_of_another_encoding_shows_what_it_has_no_sign_for_as_its_number(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with plain_streams():
+        say("größe 肺")
+    assert terminal.buffer.getvalue() == "größe \\u80ba\n".encode("latin-1")
 
 
 def test_a_bar_is_drawn_but_what_it_says_commands_nothing(monkeypatch):

@@ -193,3 +193,9 @@ def test_a_tree_whose_name_is_no_text_is_kept_like_any_other(tree):
     renamed = tree.rename(tree.with_name(os.fsdecode(b"scans\xff")))
     survey(renamed)
     assert len(list((tree.parent / "cache" / "headers").iterdir())) == 1
+
+
+def test_a_cache_whose_name_is_no_text_keeps_nothing_and_harms_nothing(tree, monkeypatch):
+    """SQLite takes names in UTF-8 alone."""
+    monkeypatch.setenv("MED_TRANSFER_CACHE", str(tree.with_name(os.fsdecode(b"cache\xff"))))
+    assert len(survey(tree).series) == 6

@@ -111,7 +111,7 @@ class HeaderIndex:
             with atomic_path(self._path, mode=0o600) as temporary:
                 self._read.execute("VACUUM INTO ?", (str(temporary),))
             _evict_oldest(self._path.parent)
-        except (OutputError, OSError, sqlite3.Error) as error:
+        except (OutputError, OSError, UnicodeError, sqlite3.Error) as error:  # UnicodeError: of the cache's own name
             log.debug("index of headers not kept: %s", error)
 
     def _row(self, name: bytes) -> tuple[bytes, str, bytes] | None:
