@@ -154,9 +154,14 @@ def _entry(resource: Json, uid: str) -> Json:
 
 
 def _subject(image: Dataset) -> Json:
-    """Reference to the patient by identifier only; the server knows the patient, so no name is sent."""
-    issuer = str(image.get("IssuerOfPatientID", "") or "")
-    identifier = {"value": str(image.get("PatientID", "") or "unknown")}
+    """Reference to the patient by identifier only; the server knows the patient, so no name is sent.
+
+    Without a PatientID there is no identifier: a made-up one could be that of another patient.
+    """
+    patient, issuer = (str(image.get(keyword, "") or "") for keyword in ("PatientID", "IssuerOfPatientID"))
+    if not patient:
+        return {"type": "Patient", "display": "unknown"}
+    identifier = {"value": patient}
     return {"identifier": identifier | ({"assigner": {"display": issuer}} if issuer else {}), "type": "Patient"}
 
 

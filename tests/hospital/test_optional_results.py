@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import http.server
 import json
 import shutil
@@ -31,6 +32,7 @@ from highdicom.seg import Segmentation, segread
 from med_transfer.errors import ConfigError
 from med_transfer.hospital.analysis import Analysis, analyse
 from med_transfer.hospital.config import NodeConfig, Results
+from med_transfer.hospital.fhir import fhir_bundle
 from med_transfer.hospital.fhir_sender import FhirSender
 from med_transfer.hospital.queue import Instance, Queue, ResultFile
 from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
@@ -381,6 +383,16 @@ def test_an_odd_answer_of_a_fhir_server_leaves_open_whether_it_took_the_result(
         assert FhirSender(config, queue, config.fhir[0]).send_due() == 0
     assert queue.studies()[0].reason == "no_answer"
     assert [delivery.may_be_there for delivery in queue.deliveries()] == [1]
+
+
+def test_a_patient_without_an_identifier_is_taken_for_nobody(predictor, analysed):
+    images = tuple(copy.deepcopy(analysed[0].images))
+    for image in images:
+        image.PatientID = ""
+    bundle = fhir_bundle([replace(analysed[0], images=images)], header(predictor), {})
+    subjects = [entry["resource"]["subject"] for entry in bundle["entry"]]
+    assert subjects == [{"type": "Patient", "display": "unknown"}] * 2
+    pytest.importorskip("fhir.resources.R4B.bundle").Bundle.model_validate(bundle)
 
 
 def check(posted: dict, analysed: list[Analysis]) -> None:
