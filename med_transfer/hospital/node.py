@@ -154,6 +154,7 @@ class Node:
         if abandoned := self.queue.abandon([one.name for one in self._receivers], time.time()):
             log.error("%d results are for destinations that node.yaml does not name", abandoned)
         self.queue.release([one.name for one in self._config.destinations if one.storage_commitment], time.time())
+        self.queue.correct_times(time.time())
         self.queue.forget_announced(time.time() - _ANNOUNCED_SECONDS)
         if self._config.study.keep_days is not None:
             before = time.time() - self._config.study.keep_days * 86400

@@ -114,6 +114,18 @@ def test_a_study_is_not_judged_without_images_that_are_gone_from_the_disk(node_c
     node.queue.close()
 
 
+def test_a_clock_that_was_wrong_keeps_no_image_for_years(node_config, first_bundle, tmp_path):
+    config = node_config(study={"keep_days": 0}, results={"heat_map": "off"})
+    node = Node(config, first_bundle, "cpu")
+    predict(node, series(tmp_path / "scan"))
+    with node.queue.writing() as database:
+        database.execute("UPDATE study SET changed = changed + 1e9")
+    assert len(list((config.folder / "incoming").glob("*/*"))) == 8
+    node._tidy_due()
+    assert not list((config.folder / "incoming").glob("*/*"))
+    node.queue.close()
+
+
 def test_an_answer_of_a_study_that_is_not_all_here_says_so(node_config, first_bundle, tmp_path):
     """In every object: the record and the page are not what the PACS shows."""
     config = node_config(results={"heat_map": "off", "secondary_capture": False, "fhir": True})

@@ -521,6 +521,22 @@ def test_a_clock_that_was_set_back_only_delays(queue):
     assert queue.to_predict(160) is not None
 
 
+def test_what_was_done_in_the_future_is_not_kept_until_then(queue):
+    """As after a wrong clock was set right."""
+    queue.add(FIRST, 0)
+    predicted(queue)
+    (delivery,) = queue.to_send(PACS[0], 100)
+    queue.sent(delivery, 1e9)
+    queue.asked([delivery], "2.25.7", 1e9)
+    queue.answered("2.25.7", "PACS", {"2.25.1"}, {}, 1e9)
+    queue.set_aside("damaged", "CT1", "aside/1.dcm", 1e9)
+    queue.announce("never comes", ["1.2.9"], 1e9)
+    queue.correct_times(1000)
+    assert (queue.to_forget(1000), queue.forgotten_aside(1000), queue.forget_announced(1000)) == ([], [], 0)
+    assert (queue.to_forget(1001), queue.forgotten_aside(1001)) == (["s1"], ["aside/1.dcm"])
+    assert queue.forget_announced(1001) == 1
+
+
 def test_files_are_forgotten_only_when_all_is_done(queue):
     queue.add(FIRST, 0)
     predicted(queue)

@@ -14,6 +14,12 @@ _ENDED = (  # canceled, or everything is sent and no commitment is pending, or t
 )
 
 
+def correct_times(database: sqlite3.Connection, now: float) -> None:
+    """Set times in the future, as after the clock was set back, to now: else what they belong to is kept until then."""
+    for table, column in (("study", "changed"), ("aside", "time"), ("expected", "announced")):
+        database.execute(f"UPDATE {table} SET {column} = ? WHERE {column} > ?", (now, now))
+
+
 def to_forget(database: sqlite3.Connection, before: float) -> list[str]:
     """Studies that were finished before the given time and still have files."""
     return [row[0] for row in database.execute(f"SELECT id FROM study WHERE {_ENDED}", (before,))]

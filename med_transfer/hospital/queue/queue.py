@@ -398,6 +398,11 @@ class Queue:
 
     # Keeping --------------------------------------------------------------------------------------------------
 
+    def correct_times(self, now: float) -> None:
+        """Set times in the future to now, so that after the clock was set back files are kept no longer than usual."""
+        with self.writing() as database:
+            keeping.correct_times(database, now)
+
     def to_forget(self, before: float) -> list[str]:
         """Studies that were finished before the given time and still have files."""
         with self._lock:
