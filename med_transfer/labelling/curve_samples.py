@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from med_transfer.errors import UsageError
 from med_transfer.metrics.auc import weighted_macro_auc
-from med_transfer.metrics.intervals import PatientBootstrap
+from med_transfer.metrics.binomial import wilson
+from med_transfer.metrics.intervals import PatientBootstrap, percentile_interval
 from med_transfer.metrics.rates import weighted_rates
+from med_transfer.metrics.records.estimate import Interval
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 
 Measure = Literal["sensitivity", "macro_auc"]
 MEASURES: tuple[Measure, ...] = ("sensitivity", "macro_auc")
 ALL_CLASSES = "all classes"
+_NO_WIDTH = 1e-6
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,16 @@ class CurveSamples:
     values: NDArray[np.float64]
     draws: NDArray[np.float64]
     labelled: int
+
+    def interval(self, value: float, draws: NDArray[np.float64]) -> Interval | None:
+        """Return the 95 % interval of a performance, from its resamples [draw]: percentiles.
+
+        Where they agree, as for three patients who are all called right, it is Wilson's over the labelled patients.
+        None if over half of the resamples are undefined.
+        """
+        limits = percentile_interval(draws)
+        agree = limits is not None and limits[1] - limits[0] < _NO_WIDTH
+        return wilson(value * self.labelled, self.labelled) if agree else limits
 
 
 def curve_samples(

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import UsageError
+from med_transfer.errors.numbers import told_apart
 from med_transfer.labelling.curve_samples import CurveSamples
 from med_transfer.labelling.learning_curve import PARAMETERS, PowerLaw, fit_power_law
 
@@ -115,8 +116,8 @@ def _forecast_from_curves(
 ) -> Forecast:
     present = float(samples.patients[-1])
     ratios = np.array([resampled.needed(target) / present for resampled in curves])
-    low, high = np.percentile([resampled.at(present) for resampled in curves], [2.5, 97.5])
     now, ratio = float(curve.at(present)), curve.needed(target) / present
+    low, high = samples.interval(now, np.array([resampled.at(present) for resampled in curves])) or (0.0, 1.0)
     outcome: Outcome = "reached" if now >= target else "forecast" if ratio <= multiple else "out of reach"
     return Forecast(
         name=samples.name,
@@ -146,5 +147,5 @@ def _interval(ratios: NDArray[np.float64], multiple: float, labelled: int) -> tu
 
 def _reason_out_of_reach(curve: PowerLaw, target: float, multiple: float) -> str:
     if curve.asymptote <= target:
-        return f"the curve levels off at {curve.asymptote:.2f}"
+        return f"the curve levels off at {told_apart(curve.asymptote, 2, of=(0.0, 1.0, target))}"
     return f"the curve is below {target:g} with {multiple:g} times the patients at hand"

@@ -6,12 +6,11 @@ import json
 import math
 
 from med_transfer.atomic import write_text
-from med_transfer.errors.numbers import whole_percent
+from med_transfer.errors.numbers import told_apart, whole_percent
 from med_transfer.labelling.curve_samples import ALL_CLASSES, CurveSamples
 from med_transfer.labelling.drawing import draw_curves
 from med_transfer.labelling.label_forecast import Forecast
 from med_transfer.labelling.record import WAY_MEANS, Budget
-from med_transfer.metrics.intervals import percentile_interval
 
 SCHEMA = 1
 MODEL = "asymptote - (asymptote - start) * (patients / smallest) ** -rate"
@@ -74,7 +73,7 @@ def _points(samples: CurveSamples) -> list[dict]:
         {
             "patients": float(patients),
             "value": float(value) if math.isfinite(value) else None,
-            "ci95": percentile_interval(draws),
+            "ci95": samples.interval(float(value), draws),
         }
         for patients, value, draws in zip(samples.patients, samples.values, samples.draws.T, strict=True)
     ]
@@ -87,8 +86,9 @@ def sentence(forecast: Forecast, measure: str) -> str:
     head = f"{forecast.name}: "
     if forecast.now is None:
         return f"{head}cannot say how many patients a {what} of {target} takes: {forecast.reason}."
-    now, low, high = forecast.now
-    present = f"{what} is {now:.2f} ({low:.2f} to {high:.2f}) with the present {forecast.samples.labelled} {kind}"
+    low = forecast.now[1]
+    said = [told_apart(figure, 2, of=(0.0, 1.0, forecast.target)) for figure in forecast.now]
+    present = f"{what} is {said[0]} ({said[1]} to {said[2]}) with the present {forecast.samples.labelled} {kind}"
     if forecast.outcome == "reached":
         return f"{head}{present}; the target of {target} is reached{_uncertainty_clause(forecast, low)}."
     if forecast.outcome == "forecast":

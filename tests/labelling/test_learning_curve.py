@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from med_transfer.errors import UsageError
 from med_transfer.labelling.curve_samples import CurveSamples, SubsetPredictions, curve_samples
 from med_transfer.labelling.label_forecast import forecast
 from med_transfer.labelling.learning_curve import PowerLaw, fit_power_law
+from med_transfer.labelling.report import sentence
+from med_transfer.metrics.binomial import wilson
 from med_transfer.predictions.labels import Labels
 
 SIZES = np.array([6.0, 10, 17, 28, 47, 80])
@@ -137,6 +140,25 @@ def test_a_target_that_is_reached_needs_no_more():
     found = forecast(samples_of(PLANTED), 0.75)
     assert (found.outcome, found.more, found.interval) == ("reached", None, (0, 0))
     assert found.now[0] == pytest.approx(PLANTED.at(80), abs=0.005)
+
+
+def test_three_patients_without_an_error_do_not_make_a_performance_certain():
+    """It was said: sensitivity is 1.00 (1.00 to 1.00) with the present 3 patients; the target is reached."""
+    certain = CurveSamples("nodule", SIZES, np.ones(6), np.ones((60, 6)), 3)
+    found = forecast(certain, 0.85)
+    assert found.outcome == "reached"
+    assert found.now == pytest.approx((1.0, *wilson(3, 3)), abs=1e-6)
+    said = sentence(found, "sensitivity")
+    assert "is 1.00 (0.44 to 1.00) with the present 3 labelled patients of this class" in said
+    assert said.endswith("the target of 0.85 is reached, but the interval reaches below it.")
+
+
+def test_what_is_nearly_the_target_is_not_said_to_be_it():
+    """It was said that 0.85 is not foreseen, since the curve levels off at 0.85."""
+    found = forecast(samples_of(replace(PLANTED, asymptote=0.8496, rate=2.0), noise=0.0), 0.85)
+    assert found.outcome == "out of reach"
+    said = sentence(found, "sensitivity")
+    assert re.search(r"levels off at 0\.84\d+; now sensitivity is 0\.84", said)
 
 
 def test_beyond_the_multiple_no_number_is_given():
