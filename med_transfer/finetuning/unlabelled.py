@@ -36,7 +36,7 @@ def check_unlabelled(path: Path, cohort: Cohort, split: Split, preprocessing: Pr
     A table is read; of a folder it is known that it names neither regions nor further channels.
 
     Raises:
-        CohortError: the table cannot be read, or names no scan for a channel.
+        CohortError: the table cannot be read, names no scan for a channel, or has labelled patients only.
         ConfigError: the network looks at regions of interest, and none is given.
         PatientLeak: a test patient is in the table.
     """
@@ -45,7 +45,11 @@ def check_unlabelled(path: Path, cohort: Cohort, split: Split, preprocessing: Pr
         require_columns(unlabelled, preprocessing.columns)
         require_regions(unlabelled, preprocessing.region)
         patients = [cohort.patients[case] for case in split.test]
-        _refuse_test_scans(shared(unlabelled, [()] * len(unlabelled), patients, set()), unlabelled, path)
+        no_images = [()] * len(unlabelled)
+        _refuse_test_scans(shared(unlabelled, no_images, patients, ()), unlabelled, path)
+        _require_enough(
+            len(unlabelled) - len(shared(unlabelled, no_images, cohort.patients, ())), len(unlabelled), path
+        )
     elif preprocessing.region == "roi" or len(preprocessing.columns) > 1:
         needed = "a region of interest" if preprocessing.region == "roi" else "several scans of each case"
         raise ConfigError(
@@ -97,12 +101,7 @@ def prepare_unlabelled(
     if development:
         log.info("left out %d unlabelled scans: they or their patients have labels in this run", len(development))
     remaining = [index for index in range(len(prepared.scans)) if index not in development]
-    if len(remaining) < MIN_UNLABELLED_SCANS:
-        raise CohortError(
-            f"{len(remaining)} unlabelled scans are left of {len(prepared.scans)}",
-            where=path,
-            expected=f"at least {MIN_UNLABELLED_SCANS} of patients who are not in the cohort",
-        )
+    _require_enough(len(remaining), len(prepared.scans), path)
     return prepared.subset(remaining)
 
 
@@ -139,4 +138,14 @@ def _refuse_test_scans(test: Sequence[int], unlabelled: Cohort, path: Path) -> N
             where=path,
             expected="patients that are not in the test part",
             action="Take those scans out, or mark them split=test",
+        )
+
+
+def _require_enough(n_left: int, n_scans: int, path: Path) -> None:
+    """Raise CohortError if so few of ``n_scans`` scans are left."""
+    if n_left < MIN_UNLABELLED_SCANS:
+        raise CohortError(
+            f"{n_left} unlabelled scans are left of {n_scans}",
+            where=path,
+            expected=f"at least {MIN_UNLABELLED_SCANS} of patients who are not in the cohort",
         )

@@ -242,6 +242,9 @@ def test_a_table_that_cannot_be_used_is_refused_before_a_scan_is_read(split_of_c
     with pytest.raises(CohortError, match=r"no scan in column scan_late"):
         check_unlabelled(unseen_csv, cohort, split, channels)
     check_unlabelled(unseen_csv, cohort, split, PreprocessingConfig(region="roi"))
+    labelled = table_of([cohort.cases[row] for row in split.development[:3]], tmp_path)
+    with pytest.raises(CohortError, match="0 unlabelled scans are left of 3; expected at least 2 of patients who"):
+        check_unlabelled(labelled, cohort, split, PreprocessingConfig())
 
 
 def prepared_with(run_data: RunData, table: Path, cache: Path):
