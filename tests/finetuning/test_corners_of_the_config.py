@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from config_corners import drawn
 from lightning.pytorch.callbacks import Callback
 from monai.data.meta_tensor import MetaTensor
 from pydantic import ValidationError
@@ -27,32 +27,7 @@ from med_transfer.progress import silent
 DATA = small_run_data(signal=0.7, n=12, n_test=0, members=2)
 EPOCHS = 2
 N_CONFIGS = 12
-LARGEST = 1e30  # for numbers without a bound
 OWN = {"epochs", "epoch_scans", "batch_size", "workers", "precision"}  # a test cannot wait for the largest
-
-
-def corners(schema: dict) -> list:
-    """Values at the bounds of a key, by its JSON schema; all choices if there are few."""
-    if "anyOf" in schema:
-        return [value for part in schema["anyOf"] for value in corners(part)]
-    if "enum" in schema:
-        return schema["enum"]
-    kind = schema.get("type")
-    if kind in ("number", "integer"):
-        low, high = schema.get("minimum", schema.get("exclusiveMinimum", -LARGEST)), schema.get("maximum", LARGEST)
-        low = math.nextafter(low, math.inf) if "exclusiveMinimum" in schema else low
-        high = math.nextafter(schema["exclusiveMaximum"], 0) if "exclusiveMaximum" in schema else high
-        return [int(low), int(high)] if kind == "integer" else [low, high]
-    if "prefixItems" in schema:
-        return [list(values) for values in zip(*map(corners, schema["prefixItems"]), strict=True)]
-    return {"boolean": [False, True], "null": [None]}.get(str(kind), [schema.get("default", [])])
-
-
-def drawn(model: type, random: np.random.Generator, share: float, without: frozenset[str] | set[str] = frozenset()):
-    """A share of the keys of a section, each at one of its corners."""
-    keys = model.model_json_schema()["properties"].items()
-    values = {key: corners(schema) for key, schema in keys if key not in {"name", *without}}
-    return {key: found[random.integers(len(found))] for key, found in values.items() if random.random() < share}
 
 
 def config_of(seed: int) -> FinetuneConfig | None:

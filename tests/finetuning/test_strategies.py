@@ -331,6 +331,7 @@ def test_what_holds_back_a_source_is_without_effect_where_there_is_none():
         ({"training": {"swa_start": 0.5}}, {"training": {"averaging": "swa"}}),
         ({"transfer": {"delta": {"strength": 2.0}}}, {"transfer": {"regularise": ["delta"]}}),
         ({"backbone": {"pretraining": {"steps": 9}}}, {"backbone": {"pretrain": "painted_lesions"}}),
+        ({"split": {"folds": 3, "kind": "holdout"}}, {"split": {"kind": "kfold"}}),
     ],
 )
 def test_settings_of_what_is_not_switched_on_are_told_to_be_without_effect(settings, switch):
@@ -341,6 +342,53 @@ def test_settings_of_what_is_not_switched_on_are_told_to_be_without_effect(setti
     assert len(said) == 1
     assert said[0].startswith(f"{key} without effect: it is of {chosen}")
     assert ignored_settings(both, both.resolved(from_source=True), SmallEncoder()) == []
+
+
+ALONE = {"from_scratch_baseline": False}
+CORAL = {"method": "coral", "unlabelled": "."}
+
+
+@pytest.mark.parametrize(
+    ("sections", "unread", "read_with"),
+    [
+        (
+            ALONE
+            | {"strategy": "linear_probe", "training": {"epochs": 9, "patience": 3}, "augmentation": {"mixup": 1}},
+            "training.epochs, training.patience, augmentation.mixup without effect: linear_probe trains a head only",
+            {"from_scratch_baseline": True},
+        ),
+        (
+            {"strategy": "full", "training": {"averaging": "swa", "patience": 3}},
+            "training.patience without effect: training.averaging=swa trains for all epochs",
+            {"training": {"averaging": "ema", "patience": 3}},
+        ),
+        (
+            {"strategy": "full", "backbone": {"runtime": "openvino"}},
+            "backbone.runtime without effect: a network in training is computed by torch",
+            {"strategy": "lp_ft"},
+        ),
+        (
+            {"strategy": "lora", "probe": {"inverse_strengths": (1.0,)}},
+            "transfer.probe without effect: lora fits no logistic regression",
+            {"regularise": ("delta",), "delta": {"attention": True}},
+        ),
+        (
+            {"strategy": "linear_probe", "mapping": CORAL | {"steps": 3, "bottleneck": 4}},
+            "transfer.mapping.bottleneck, transfer.mapping.steps without effect: transfer.mapping.method is coral",
+            {"mapping": {"method": "autoencoder", "steps": 3, "bottleneck": 4}},
+        ),
+    ],
+)
+def test_settings_that_the_strategy_does_not_read_are_told_to_be_without_effect(sections, unread, read_with):
+    def told(sections: dict) -> list[str]:
+        of_transfer = {key: sections[key] for key in sections.keys() & TransferConfig.model_fields.keys()}
+        others = {key: sections[key] for key in sections.keys() - of_transfer.keys()}
+        asked = FinetuneConfig.model_validate(others | {"transfer": of_transfer})
+        return ignored_settings(asked, asked.resolved(from_source=True), SmallEncoder())
+
+    (said,) = told(sections)
+    assert said.startswith(unread)
+    assert told(sections | read_with) == []
 
 
 def test_no_config_that_comes_with_the_program_has_settings_without_effect():
