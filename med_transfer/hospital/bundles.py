@@ -77,7 +77,7 @@ class Bundles:
     ) -> None:
         self._node, self._queue, self._device, self._key = node, queue, device, key
         self._loaded: dict[str, tuple[str, Predictor]] = {}
-        self._failed: set[str] = set()
+        self._failed: dict[str, int] = {}  # by route, the use of a bundle that could not be loaded; not tried again
         if bundle is not None:
             self._begin_with(bundle)
         for route in node.rules_by_route:
@@ -108,14 +108,14 @@ class Bundles:
     def refresh(self) -> None:
         """Load bundles that have been put into use since; if one cannot be loaded, its predecessor stays at work."""
         for route, (mark, _) in list(self._loaded.items()):
-            wanted = self._queue.bundles(route)[0]
-            if wanted in (mark, *self._failed):
+            wanted, use_number = self._queue.bundles(route)[0], self._queue.latest_use(route)
+            if wanted == mark or use_number == self._failed.get(route):
                 continue
             try:
                 self._load(route, wanted)
                 log.info("bundle %s is at work", wanted)
             except Exception as error:  # also MemoryError, as both are loaded: predictions must go on
-                self._failed.add(wanted)
+                self._failed[route] = use_number
                 why = error.found if isinstance(error, MedTransferError) else type(error).__name__
                 log.error("bundle %s cannot be used, the node continues with %s: %s", wanted, mark, why)
 

@@ -549,9 +549,15 @@ def test_memory_that_does_not_hold_the_new_bundle_leaves_the_present_one_at_work
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(bundles, "load_bundle", full)  # no full GPU is available here
-    loaded.refresh()
+    with monkeypatch.context() as patched:
+        patched.setattr(bundles, "load_bundle", full)  # no full GPU is available here
+        loaded.refresh()
+    loaded.refresh()  # not tried again with every study
     assert (loaded.predictors[""] is at_work, loaded.mark("")) == (True, bundle_mark(first_bundle))
+    rollback(config, queue)
+    use(config, queue, second_bundle)  # once there is memory
+    loaded.refresh()
+    assert loaded.mark("") == bundle_mark(second_bundle)
     queue.close()
 
 

@@ -231,6 +231,11 @@ class Queue:
         rows = self._rows("SELECT mark FROM bundle WHERE route = ? GROUP BY mark ORDER BY max(number) DESC", route)
         return [row[0] for row in rows]
 
+    def latest_use(self, route: str) -> int:
+        """Number that increases whenever a bundle is put into use for a route."""
+        ((number,),) = self._rows("SELECT coalesce(max(number), 0) FROM bundle WHERE route = ?", route)
+        return number
+
     def removed_route_answers(self, bundles: Mapping[str, str]) -> list[Departed]:
         """Answers of removed routes that were not withdrawn; ``bundles``: mark in use for each route of node.yaml."""
         with self._lock:
