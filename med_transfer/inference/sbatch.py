@@ -18,7 +18,7 @@ _SCRIPT = """\
 #SBATCH --mem=12G
 #SBATCH --time=24:00:00
 #SBATCH --requeue
-#SBATCH --output="{out}/slurm-%A_%a.log"
+#SBATCH --output="{logs}/slurm-%A_%a.log"
 # Adapt the lines above to your cluster, then: sbatch {script}
 # The same again after a failure: what is done is not done again. When all tasks have ended:
 #   {merge}
@@ -49,7 +49,7 @@ def write_sbatch(
     shards = " ".join([f"{shlex.quote(str(out))}/shard-*-of-{n}", "-o", shlex.quote(f"{out}-merged"), *of_merge])
     text = _SCRIPT.format(
         n=n,
-        out=out,
+        logs=str(out).replace("%", "%%"),  # SLURM replaces patterns such as %j
         script=shlex.quote(str(script)),
         merge=f"{shlex.join(program)} merge {shards}",
         command=shlex.join([*program, "predict", *arguments]),

@@ -13,7 +13,7 @@ from med_transfer.atomic import write_text
 from med_transfer.errors.sentence import Sentence
 from med_transfer.page import Language, Translator, environment
 from med_transfer.page.language import translator
-from med_transfer.predictions.formats import TableFormat, write_table_as
+from med_transfer.predictions.formats import TABLE_FORMATS, TableFormat, write_table_as
 from med_transfer.predictions.record import Prediction
 from med_transfer.predictions.table import PredictionTable
 
@@ -37,7 +37,7 @@ def write_beside(
 
     Args:
         table: predictions.csv.
-        formats: further formats to write the table in.
+        formats: further formats to write the table in, beside those that it is there in already.
         language: language of the summary.
         shown: scans of the contact sheet.
         rows: the table's rows; None: read them from the table.
@@ -48,8 +48,9 @@ def write_beside(
     """
     rows = PredictionTable.load(table) if rows is None else rows
     write_summary(table.with_name(SUMMARY_FILE), rows, language, shown)
-    for kind in formats:
-        write_table_as(kind, table)
+    for kind in TABLE_FORMATS:
+        if kind in formats or table.with_suffix(f".{kind}").exists():  # never older than the table
+            write_table_as(kind, table)
 
 
 def write_summary(

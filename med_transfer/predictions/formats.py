@@ -13,6 +13,7 @@ from med_transfer.predictions.table import read_cells
 
 TableFormat = Literal["parquet", "xlsx"]
 _PACKAGES: dict[TableFormat, str] = {"parquet": "pyarrow", "xlsx": "openpyxl"}
+TABLE_FORMATS = tuple(_PACKAGES)
 _MAX_ROWS = 1_048_575  # of an Excel sheet, without the header
 
 

@@ -96,6 +96,11 @@ def test_files_alone_are_no_shards_and_no_script_holds_every_name(tmp_path):
             write_sbatch(tmp_path / name, 2, ("med-transfer",), ())
 
 
+def test_a_percent_sign_in_a_folder_s_name_is_no_pattern_of_slurm(tmp_path):
+    script = write_sbatch(tmp_path / "100%j", 2, ("med-transfer",), ()).read_text()
+    assert f'#SBATCH --output="{tmp_path}/100%%j/slurm-%A_%a.log"\n' in script
+
+
 def test_a_missing_shard_is_refused_and_named(base):
     shutil.rmtree(shards(base)[2])
     assert "1 of 8 shards missing: 3; expected each shard once" in refusal(base)

@@ -5,14 +5,17 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pytest
 from chinese import ENGLISH_SENTENCE
 from command_line import read_rows
 from tiny_bundle import tiny_bundle, write_scan
 
 from med_transfer.inference import ScanToPredict, load_bundle
 from med_transfer.inference.contact_sheet import ContactSheet, most_suspicious
-from med_transfer.inference.summary import write_summary
+from med_transfer.inference.summary import write_beside, write_summary
+from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.record import Prediction
+from med_transfer.predictions.table import PredictionTable
 
 ROWS = [
     *(
@@ -58,6 +61,16 @@ def test_predict_writes_it_and_further_tables_beside_its_own(command, tmp_path):
         *("predictions.csv", "predictions.origins.jsonl", "predictions.parquet", "predictions.xlsx")
     }
     assert "2 scans, 1 predicted" in text_of(tmp_path / "out/summary.html")
+
+
+def test_a_further_table_that_is_there_is_never_older_than_its_own(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for n_rows in (1, 2):
+        with PredictionTable(tmp_path / "predictions.csv", Labels(("a", "b"))) as table:
+            table.append(Prediction(f"{n_rows}.nii", status="failed"))
+            table.finish()
+        write_beside(table.path, ["parquet"] if n_rows == 1 else [])
+        assert parquet.read_table(tmp_path / "predictions.parquet").num_rows == n_rows
 
 
 def test_the_most_novel_and_the_surest_of_a_rare_class_take_turns():
