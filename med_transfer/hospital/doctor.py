@@ -127,7 +127,7 @@ def _ports(node: NodeConfig, running: bool) -> Iterator[Finding]:
         if error in (0, errno.EADDRINUSE):
             good = bool(error) == running
             held = "is not open though the node runs" if running else "is free"
-            taken = "is held, as by the node" if running else "is taken by another program"
+            taken = "is in use, as expected while the node runs" if running else "is in use by another program"
             text = taken if error else held
         else:
             good, text = False, f"cannot be opened: {os.strerror(error)}"
@@ -215,7 +215,13 @@ def _clock_of_disk(node: NodeConfig) -> Finding:
 
 def _skew(code: str, seconds: float, whose: str) -> Finding:
     state: State = "warning" if abs(seconds) > _SKEW_SECONDS else "ok"
-    return Finding(code, state, round(seconds, 1), f"{whose} clock is {seconds:+.0f} s from this machine's")
+    return Finding(code, state, round(seconds, 1), _clock_text(seconds, whose))
+
+
+def _clock_text(seconds: float, whose: str) -> str:
+    if (whole := round(abs(seconds))) == 0:
+        return f"{whose} clock agrees with this machine's to the second"
+    return f"{whose} clock is {whole} s {'ahead of' if seconds > 0 else 'behind'} this machine's"
 
 
 def _echo(node: NodeConfig, peer: Peer) -> Finding:

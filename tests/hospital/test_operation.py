@@ -41,6 +41,7 @@ from med_transfer.errors import FolderInUse, OutputError
 from med_transfer.hospital import record
 from med_transfer.hospital.backup import back_up, restore
 from med_transfer.hospital.config import NodeConfig, read_node_config
+from med_transfer.hospital.doctor import _skew
 from med_transfer.hospital.health import HealthServer, Pulse
 from med_transfer.hospital.log_lines import JsonLines, TextLines, set_up_log
 from med_transfer.hospital.node import Node
@@ -425,6 +426,18 @@ def examined(command, path: Path, code: int) -> dict[str, list[tuple[str, object
 class Yesterday(SimpleHTTPRequestHandler):
     def date_time_string(self, timestamp: float | None = None) -> str:
         return "yesterday"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-0.004, "the disk's clock agrees with this machine's to the second"),
+        (90.2, "the disk's clock is 90 s ahead of this machine's"),
+        (-90.2, "the disk's clock is 90 s behind this machine's"),
+    ],
+)
+def test_the_doctor_says_which_clock_is_ahead(seconds, said):
+    assert _skew("clock_disk", seconds, "the disk's").text == said
 
 
 def test_the_doctor_says_that_the_folder_cannot_be_written(node_config, command, tmp_path):

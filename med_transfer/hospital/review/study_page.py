@@ -14,6 +14,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from pydantic import BaseModel, Field
 
 from med_transfer.errors import MedTransferError, not_installed
+from med_transfer.hospital.codes import REASONS
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Feedback, Judgement, Queue, SeriesAnswer
 from med_transfer.hospital.review.access.audit import Seen
@@ -41,6 +42,10 @@ WINDOWS_HU = {  # preset: centre, width
     "soft tissue": (40, 400),
     "bone": (500, 2000),
 }
+_NO_IMAGES = {  # why the viewer gets no voxels, besides the reasons for which there is no answer
+    "no_images": "The images of this study have been deleted from the node.",
+    "disk_nearly_full": "The disk of the node is nearly full.",
+}
 _LONGEST_COMMENT = 4000
 _KEPT = {"Cache-Control": "private, max-age=3600"}  # for the script; patient data is never cached
 
@@ -58,6 +63,7 @@ def show(request: Request, study: StudyId, answer: Annotated[int, Query(ge=0, le
         study=facts,
         series=chosen,
         windows=WINDOWS_HU,
+        refusals=REASONS | _NO_IMAGES,
         following=next_study(_queue(request), WorklistQuery(), study),
         outcome=request.query_params.get("said", ""),
         longest=_LONGEST_COMMENT,

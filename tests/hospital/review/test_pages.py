@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import chromium
 import pytest
+import yaml
 from browsing import HTML, Page, page_of
 from made_up_studies import add_study, fill
 
@@ -115,6 +117,58 @@ def test_both_languages_say_everything(page):
         for said in re.findall(r"\bt\((?:\"([^\"]+)\"|'([^']+)')", template.read_text(encoding="utf-8")):
             assert "".join(said) in t.sentences, (template.name, said)
     assert environment_of("en").get_template("login.html.jinja") is not None
+
+
+def test_no_word_has_two_translations():
+    """All catalogues of the page are read into one, so a second translation would replace the first everywhere."""
+    found: dict[str, dict[str, str]] = {}
+    for catalogue in sorted(TEMPLATES.glob("*.zh_TW.yaml")):
+        for said, chinese in yaml.safe_load(catalogue.read_text(encoding="utf-8")).items():
+            found.setdefault(said, {})[catalogue.name] = chinese
+    assert {said: where for said, where in found.items() if len(set(where.values())) > 1} == {}
+
+
+def test_drift_is_told_in_plain_digits_and_why_its_counts_differ(page):
+    mark, node = "abcd", page.app.state.node
+    quantities = {
+        name: {"n": 3, "mean": mean, "recent": mean, "n_alarms": 0, "alarms": []}
+        for name, mean in {"value_p01": -1023.4, "slice_mm": 2.5, "unusable": 1 / 3}.items()
+    }
+    node.drift_folder(mark).mkdir(parents=True)
+    state = {"statuses": {"ok": 3, "rejected": 1, "failed": 0}, "quantities": quantities}
+    (node.drift_folder(mark) / "drift.json").write_text(json.dumps(state))
+    text = page.browser("rita").get("/load").text
+    shown = re.findall(r'<td class="number">([-\d.e+]+)</td>', text)
+    assert [value for value in ("-1023", "2.5", "0.333") if value in shown] == ["-1023", "2.5", "0.333"]
+    assert "e+" not in "".join(shown)
+    assert "A further scan of a recent patient is counted in the caption, but not in the table." in text
+
+
+def test_rates_at_a_point_that_was_not_chosen_on_scans_are_not_said_to_be_of_those_scans(page):
+    bundles, queue, reader = page.app.state.node.folder / "bundles", page.app.state.queue, page.browser("rita")
+    assert "validation scans that the threshold was chosen on" in reader.get("/report").text
+    shutil.copytree(bundles / "abcd", bundles / "ef01")
+    record = json.loads((bundles / "ef01" / "med_transfer.json").read_text())
+    record["operating_point"]["chosen_on"] = "fixed"
+    (bundles / "ef01" / "med_transfer.json").write_text(json.dumps(record))
+    queue.use_bundle("", "ef01", "bundle in use")
+    try:
+        text = reader.get("/report").text
+    finally:
+        queue.use_bundle("", "abcd", "bundle in use")
+    assert "that the threshold was chosen on" not in text
+    assert "validation scans. The report of" in text
+
+
+def test_a_series_without_an_answer_says_in_words_why_it_is_not_drawn(page):
+    rejected = f"{4:016x}"
+    text = page.browser("ray").get(f"/study/{rejected}").text
+    assert "Not analysed" in text
+    (reasons,) = re.findall(r"data-reasons='([^']*)'", text)
+    assert json.loads(reasons)["GeometryRejected"] == "The slices do not form a usable volume"
+    assert json.loads(reasons)["no_images"] == "The images of this study have been deleted from the node."
+    assert "instead of the called class" not in text
+    assert "Disagree" not in text
 
 
 @pytest.mark.skipif(chromium.COMMAND is None, reason="needs Chromium")

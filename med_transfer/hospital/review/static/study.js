@@ -183,7 +183,7 @@ function connect(main, scan, map, options) {
 }
 
 begin().catch((error) => {
-  status.textContent = `${place.dataset.failed}: ${error.message}`;
+  status.textContent = `${place.dataset.failed}: ${JSON.parse(place.dataset.reasons)[error.message] ?? error.message}`;
   status.classList.add("notice");
   place.hidden = true;
 });
