@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from med_transfer.backbones.monai_alone import monai_alone
@@ -52,7 +53,25 @@ from med_transfer.cli.options import example
 from med_transfer.cli.terminal import TerminalHandler, discard, open_standard_streams, plain_streams, tell_remarks
 from med_transfer.errors import MedTransferError, OutputError
 
+_WORDS_OF_OTHER_TOOLS = {
+    **dict.fromkeys(("train", "fit", "fine-tune"), "finetune"),
+    **dict.fromkeys(("test", "validate"), "evaluate"),
+    **dict.fromkeys(("infer", "inference"), "predict"),
+    **dict.fromkeys(("help", "version"), "--{}"),
+}
+
+
+class _Commands(TyperGroup):
+    """The commands. The word that another tool has for one of them is answered with ours, not with a similar word."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self.commands and (ours := _WORDS_OF_OTHER_TOOLS.get(args[0])):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {ours.format(args[0])!r}?")
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="med-transfer",
     help="Transfer learning for CT and other volumetric scans, with honest per-class sensitivity. Research use only.",
     no_args_is_help=True,
@@ -90,10 +109,12 @@ def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Suppress progress and warnings on stderr.")] = False,
     read_seconds: Annotated[
-        float | None, typer.Option(min=0, help="Time limit for reading one scan; 0: no limit.", show_default="300")
+        float | None,
+        typer.Option(min=0, help="Time limit for reading one scan; 0: no limit; default: 300.", show_default=False),
     ] = None,
     read_gib: Annotated[
-        float | None, typer.Option(min=0, help="Memory limit for reading one scan; 0: no limit.", show_default="8")
+        float | None,
+        typer.Option(min=0, help="Memory limit for reading one scan; 0: no limit; default: 8.", show_default=False),
     ] = None,
 ) -> None:
     """Options before the command."""

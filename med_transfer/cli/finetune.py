@@ -62,7 +62,7 @@ def command(
 ) -> None:
     """Fine-tune a pretrained backbone on a labelled cohort and report per-class sensitivity.
 
-    Without --config, a config is planned from the scans and printed first, as by ``med-transfer plan``.
+    Without --config, a config is planned from the scans and printed first, as by 'med-transfer plan'.
     """
     from med_transfer.api.planned import begun, config_for, keep_plan, timed_config, with_quick
     from med_transfer.cli.summary import say_run

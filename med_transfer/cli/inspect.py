@@ -44,11 +44,13 @@ def command(
 ) -> None:
     """Show the series found, with verdict, spacing, orientation and values of each."""
     from med_transfer.cli.terminal import progress_bars
-    from med_transfer.errors import ScanNotFound
+    from med_transfer.errors import ScanNotFound, UsageError
     from med_transfer.scans import survey
     from med_transfer.scans.inspection.page import write_inspection, write_picture
     from med_transfer.scans.search.description import count_files
 
+    if picture and picture.suffix.lower() != ".png":
+        raise UsageError(f"found {picture.name}", where="--picture", expected="the name of a .png file")
     with progress_bars() as progress:
         of_table = scan.suffix.lower() == ".csv"
         surveyed = None if of_table else survey(scan, max_gap_mm=max_gap_mm, progress=progress)

@@ -40,7 +40,8 @@ def budget(
         str, typer.Option(help="Target measure: sensitivity (of each class) or macro_auc.")
     ] = "sensitivity",
     classes: Annotated[
-        list[str] | None, typer.Option("--class", help="Consider only this class; repeatable.", show_default=False)
+        list[str] | None,
+        typer.Option("--class", metavar="NAME", help="Consider only this class; repeatable.", show_default=False),
     ] = None,
     finetune: Annotated[
         bool, typer.Option("--finetune", help="Measure by fine-tuning (slow) instead of linear probes.")
@@ -64,7 +65,7 @@ def budget(
 ) -> None:
     """Estimate from the training folds of a cohort how many more labelled patients a target needs.
 
-    Without --config, a config is planned from the scans and printed first, as by ``med-transfer plan``.
+    Without --config, a config is planned from the scans and printed first, as by 'med-transfer plan'.
     """
     from med_transfer.bundle import bundle_folder
     from med_transfer.cli.terminal import progress_bars, say_json

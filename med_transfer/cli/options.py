@@ -28,7 +28,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Override a setting of the config: key=value, for example --set training.epochs=20; repeatable.",
+        metavar="KEY=VALUE",
+        help="Override a setting of the config, for example --set training.epochs=20; repeatable.",
         show_default=False,
     ),
 ]
@@ -38,11 +39,13 @@ Subgroups = Annotated[
         help="Columns of the subgroups, for example age,sex; default: all suitable columns.", show_default=False
     ),
 ]
-ReportLanguage = Annotated[Literal["en", "zh-TW"], typer.Option("--language", help="Language of the report.")]
+ReportLanguage = Annotated[Literal["en", "zh-TW"], typer.Option("--language", help="Language of the report or page.")]
 Prevalence = Annotated[
     list[str] | None,
     typer.Option(
-        help="CLASS=0.1: also report PPV and NPV at this prevalence of the class; repeatable.", show_default=False
+        metavar="CLASS=SHARE",
+        help="Also report PPV and NPV at this prevalence of the class, for example malignant=0.1; repeatable.",
+        show_default=False,
     ),
 ]
 IntervalOfRates = Annotated[
@@ -87,7 +90,8 @@ Minutes = Annotated[
 Quick = Annotated[
     bool,
     typer.Option(
-        "--quick", help="Train only a linear head on frozen features, without baseline, for a quick first report."
+        "--quick",
+        help="Train only a linear head on frozen features, and no network from scratch, for a quick first report.",
     ),
 ]
 UsePlan = Annotated[
@@ -99,7 +103,7 @@ UsePlan = Annotated[
 ]
 Also = Annotated[
     list[str] | None,
-    typer.Option(help="Also write the table as parquet or xlsx; repeatable.", show_default=False),
+    typer.Option(metavar="FORMAT", help="Also write the table as parquet or xlsx; repeatable.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 

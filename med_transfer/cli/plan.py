@@ -16,7 +16,8 @@ EXAMPLE = "cohort.csv -o plan.yaml --minutes 30"
 def command(
     cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Config file to write.", show_default="standard output")
+        Path | None,
+        typer.Option("--out", "-o", help="Config file to write; default: standard output.", show_default=False),
     ] = None,
     overrides: Overrides = None,
     minutes: Minutes = None,

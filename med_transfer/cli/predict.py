@@ -77,11 +77,13 @@ def command(
     quiet_seconds: Annotated[
         float | None,
         typer.Option(
-            help="With --watch: a scan is complete when its files have not changed for this long.", show_default="60"
+            help="With --watch: a scan is complete when its files have not changed for this long; default: 60.",
+            show_default=False,
         ),
     ] = None,
     poll_seconds: Annotated[
-        float | None, typer.Option(help="With --watch: interval between checks of the folder.", show_default="10")
+        float | None,
+        typer.Option(help="With --watch: interval between checks of the folder; default: 10.", show_default=False),
     ] = None,
     pictures: Annotated[
         int,

@@ -31,7 +31,9 @@ def command(
     weights: Annotated[
         list[str] | None,
         typer.Option(
-            "--weights", help="NAME=PATH: your own weights file, bundle or run folder for a backbone; repeatable."
+            "--weights",
+            metavar="NAME=PATH",
+            help="Your own weights file, bundle or run folder for a backbone; repeatable.",
         ),
     ] = None,
     config: Config = None,
@@ -41,7 +43,7 @@ def command(
 ) -> None:
     """Rank backbones for a cohort before training, using its training folds only.
 
-    Without --config, a config is planned from the scans and printed first, as by ``med-transfer plan``.
+    Without --config, a config is planned from the scans and printed first, as by 'med-transfer plan'.
     """
     from med_transfer.api.planned import PLAN_FILE
     from med_transfer.cli.terminal import progress_bars, say, say_json

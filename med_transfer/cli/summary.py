@@ -75,6 +75,9 @@ def say_abstained(n_abstained: int, n_ok: int, limit: float | None, reasons: Map
     """How many predictions abstain and why; nothing where the bundle never does."""
     if limit is None:
         return
+    if n_abstained == 0:
+        say(f"0 of {n_ok} predictions abstain")
+        return
     novel = f"more out-of-distribution than {whole_percent(limit)} of held-out scans ({reasons.get('novelty', 0)})"
     outside = [f"{code.removeprefix('outside_')} ({n})" for code, n in reasons.items() if code != "novelty"]
     envelope = f"; outside the input envelope: {', '.join(outside)}" if outside else ""

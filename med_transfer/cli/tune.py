@@ -52,7 +52,7 @@ def command(
 ) -> None:
     """Search for strategy, learning rates and augmentation on the training patients; the test scans are not used.
 
-    Without --config, a config is planned from the scans and printed first, as by ``med-transfer plan``.
+    Without --config, a config is planned from the scans and printed first, as by 'med-transfer plan'.
     """
     from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.cohorts.kept_scans import keeping_scans

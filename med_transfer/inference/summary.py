@@ -65,7 +65,11 @@ def write_summary(
     text = page.get_template(_TEMPLATE).render(
         counts=counts | {"total": len(rows), "abstained": sum(row.abstained for row in rows)},
         called=Counter(row.predicted or t("none") for row in rows if row.status == "ok").most_common(),
-        reasons=[(words[status], n, t.said(reason), scan) for status, n, reason, scan in _reasons(rows)],
+        reasons=[
+            (words[status], n, t.said(reason), scan)
+            for status, n, reason, scan in _reasons([row for row in rows if row.status != "ok"])
+        ],
+        remarks=[(n, t.said(reason), scan) for _, n, reason, scan in _reasons(_remarked(rows))],
         suspicious=[_suspicious_cells(row, t) for row in _suspicious(rows)],
         shown=shown,
     )
@@ -74,16 +78,20 @@ def write_summary(
 
 
 def _reasons(rows: Sequence[Prediction]) -> list[tuple[str, int, str, str]]:
-    """Groups of unusable scans with the same reason up to its numbers, most frequent first.
+    """Groups of scans with the same reason up to its numbers, most frequent first.
 
     Each is (status, number of scans, reason of the first scan without its name, name of the first scan).
     """
     alike: dict[tuple[str, str], list[Prediction]] = defaultdict(list)
     for row in rows:
-        if row.status != "ok":
-            alike[row.status, re.sub(r"\d[\d.]*", "0", _without_name(row))].append(row)
+        alike[row.status, re.sub(r"\d[\d.]*", "0", _without_name(row))].append(row)
     groups = sorted(alike.values(), key=lambda group: (-len(group), group[0].scan))
     return [(group[0].status, len(group), _without_name(group[0]), group[0].scan) for group in groups]
+
+
+def _remarked(rows: Sequence[Prediction]) -> list[Prediction]:
+    """Predicted scans with a reason that no other part of the page gives: those that abstain are suspicious ones."""
+    return [row for row in rows if row.status == "ok" and row.reason and not row.abstained]
 
 
 def _without_name(row: Prediction) -> str:

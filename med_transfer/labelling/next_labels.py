@@ -184,7 +184,7 @@ def _out_of_distribution_row(scan: Unlabelled, limit: float) -> dict[str, str]:
 def _no_scan_error(scans: Path, found: NextLabels) -> NothingDone:
     counts = {
         f"cannot be used (see {found.left_out.name})": len(found.failed),
-        "taught this bundle, or their patients did": found.n_trained_on,
+        "are of patients on whom this bundle was trained": found.n_trained_on,
         f"are out-of-distribution for it (see {found.out_of_distribution.name})": found.n_out_of_distribution,
     }
     return NothingDone(

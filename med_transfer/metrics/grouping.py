@@ -216,4 +216,4 @@ def _texts(limits: Sequence[float], unit: str, *, upto: bool, years: bool) -> li
         middle = [f"{low:.12g} to {high - 1:.12g}" for low, high in pairs]
     else:
         middle = [f"{low:.12g} to under {high:.12g}{unit}" for low, high in pairs]
-    return [f"{first} {limits[0]:.12g}{unit}", *middle, last.format(f"{limits[-1]:.12g}") + unit]
+    return [f"{first} {limits[0]:.12g}{unit}", *middle, last.format(f"{limits[-1]:.12g}{unit}")]

@@ -21,7 +21,8 @@ _NUMBER = r"-?\d[\d.e+-]*(?: mm)?"
 
 
 def subgroup_name(group: str, t: Translator) -> str:
-    """Of a subgroup as metrics.json names it."""
+    """Of a subgroup as metrics.json names it; older runs wrote the unit last, as in ``5 or more mm``."""
+    group = re.sub(r"^(\S+) or more mm$", r"\1 mm or more", group)
     for band in _BANDS:
         pattern = band.format(low=f"(?P<low>{_NUMBER})", high=f"(?P<high>{_NUMBER})")
         if found := re.fullmatch(pattern, group):

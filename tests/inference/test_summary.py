@@ -44,6 +44,15 @@ def test_counts_reasons_and_the_strangest_scans(tmp_path):
     assert "<script" not in page
 
 
+def test_what_is_remarked_on_a_prediction_is_shown(tmp_path):
+    seen = "the bundle was trained on this scan"
+    rows = [Prediction(f"{n}.nii", predicted="a", reason=f"{n}.nii: {seen}") for n in range(4)]
+    page = text_of(write_summary(tmp_path / "summary.html", [*rows, *ROWS]))
+    assert "<h2>Remarks on predictions</h2>" in page
+    assert f"<td>4</td><td>{seen}</td><td>0.nii</td>" in page
+    assert "Remarks on predictions" not in text_of(write_summary(tmp_path / "summary.html", ROWS))
+
+
 def test_of_many_strange_scans_the_strangest_are_shown_first(tmp_path):
     rows = [Prediction(f"{n:02}.nii", predicted="a", novelty=0.95 + n / 2000) for n in range(60)]
     rows += [Prediction("known.nii", predicted="a", novelty=0.5, abstained=True)]

@@ -33,6 +33,7 @@ from med_transfer.atomic.sole_writer import LOCK_FILE
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import read_record
 from med_transfer.cli import app as cli
+from med_transfer.cli.summary import say_abstained
 from med_transfer.cohorts import Cohort
 from med_transfer.inference import folder as folder_of_scans
 from med_transfer.phantoms import CLASSES
@@ -579,6 +580,28 @@ def test_help_names_every_command_and_loads_nothing_heavy():
         "predict",
     )
     assert not [name for name in commands if f"  {name} " not in done.stdout]
+
+
+@pytest.mark.parametrize(("said", "ours"), [("train", "finetune"), ("infer", "predict"), ("version", "--version")])
+def test_the_word_of_another_tool_is_answered_with_ours(command, said, ours):
+    refused = command(said, "cohort.csv")
+    assert (refused.code, f"No such command '{said}'. Did you mean '{ours}'?" in refused.err) == (2, True)
+    assert "Did you mean 'inspect'?" in command("inspct").err
+
+
+@pytest.mark.parametrize(
+    "name", ["finetune", "predict", "select", "tune", "labels budget", "plan", "evaluate", "merge"]
+)
+def test_help_is_for_a_terminal_and_says_what_one_value_of_an_option_is(command, name):
+    told = command(*name.split(), "--help").out
+    assert "``" not in told
+    assert "list[str]" not in told
+    assert "[default: (" not in told
+
+
+def test_who_does_not_abstain_has_no_reason_for_it(capsys):
+    say_abstained(0, 5, 0.95, {})
+    assert capsys.readouterr().out == "0 of 5 predictions abstain\n"
 
 
 def test_a_destructor_that_fails_is_told_only_to_who_asked(monkeypatch, capsys):

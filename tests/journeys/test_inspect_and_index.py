@@ -89,6 +89,12 @@ def test_inspect_writes_one_page_and_a_picture(command, export, tmp_path):
     assert leaks(page + outcome.out) == []
 
 
+def test_inspect_draws_no_png_under_another_name(command, export, tmp_path):
+    outcome = command("inspect", export, "--picture", tmp_path / "planes.jpg")
+    assert (outcome.code, outcome.err) == (2, "error: --picture: found planes.jpg; expected the name of a .png file.\n")
+    assert not (tmp_path / "planes.jpg").exists()
+
+
 def test_inspect_limits_the_pictures_not_the_verdicts(command, export, tmp_path):
     command("inspect", export, "--html", tmp_path / "page.html", "--limit", 1)
     page = (tmp_path / "page.html").read_text()

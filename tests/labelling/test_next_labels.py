@@ -213,8 +213,9 @@ def test_scans_that_taught_the_bundle_are_left_out(command, finished, cohort_csv
     rows = [row for row in absolute(cohort_csv) if row["scan"].removeprefix(f"{cohort_csv.parent}/") not in free]
     nobody = command("labels", "next", finished.bundle, write_rows(tmp_path / "t.csv", rows), "-o", tmp_path / "n.csv")
     assert nobody.code == 3
-    assert "no scan to choose from: 12 taught this bundle, or their patients did; expected scans without labels" in (
-        nobody.err
+    assert (
+        "no scan to choose from: 12 are of patients on whom this bundle was trained; expected scans without labels"
+        in nobody.err
     )
     assert not (tmp_path / "n.csv").exists()
 

@@ -85,6 +85,12 @@ def test_what_this_run_does_not_prove_is_for_the_author():
     assert rows(bare(), "claim-2024")["26"][1] == "for the author"
 
 
+def test_nothing_is_said_twice_in_an_answer():
+    transfer = ("Transfer", "linear_probe")
+    given = Evidence(sample().metrics, dataclasses.replace(summary(DATA), model_card=[transfer], config=[transfer]))
+    assert rows(given, "claim-2024")["25"][2].count("Transfer: linear_probe") == 1
+
+
 def test_numbers_come_from_the_metrics():
     metrics = sample().metrics
     given = rows(sample(), "stard-ai-2025")

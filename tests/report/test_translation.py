@@ -292,6 +292,7 @@ def rejected():
             np.linspace(0.5, 9, 99),
             ["1.5 mm 以下", "大於 1.5 至 2.5 mm", "大於 2.5 至 5 mm", "大於 5 mm"],
         ),
+        ("pixel_spacing_mm", np.linspace(0.5, 1.1, 60), ["未滿 0.7 mm", "0.7 至未滿 0.9 mm", "0.9 mm 以上"]),
         ("dose", np.linspace(-1, 2, 60), ["未滿 0", "0 至未滿 1", "1 以上"]),
         ("site", [*"aaaaaaaaaabbbbbbbbbb", "c", "d"], ["a", "b", "其他"]),
     ],
@@ -301,6 +302,11 @@ def test_a_subgroup_is_named_in_chinese(column, values, expected):
     found = group_column(column, texts, [f"p{k}" for k in range(len(texts))]).order
     assert [subgroup_name(name, report_translator("zh-TW")) for name in found] == expected
     assert [subgroup_name(name, report_translator("en")) for name in found] == list(found)
+
+
+def test_the_highest_band_of_an_older_run_has_its_unit_by_the_number():
+    assert subgroup_name("5.125 or more mm", report_translator("en")) == "5.125 mm or more"
+    assert subgroup_name("5.125 or more mm", report_translator("zh-TW")) == "5.125 mm 以上"
 
 
 # The sample's own names, words of a config, commands to type, and terms that Chinese readers know in English.

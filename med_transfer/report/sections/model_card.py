@@ -16,11 +16,8 @@ from med_transfer.report.table import Table
 def section(evidence: Evidence, t: Translator) -> Section:
     """This part of the report in the language of ``t``."""
     run = evidence.run
-    model = [
-        (t("Backbone"), run.backbone),
-        (t("Licence of the weights"), run.backbone_licence),
-        *run.model_card,
-    ]
+    backbone = [(t("Backbone"), run.backbone), (t("Licence of the weights"), run.backbone_licence)]
+    model = run.model_card or backbone  # a bundle's card names its backbone
     tables = [_pairs("model", t("The model"), [*model, (t("Time"), duration(run.seconds))], t)]
     if run.config:
         tables.append(_pairs("configuration", t("Configuration (complete in config.yaml)"), run.config, t))
