@@ -342,7 +342,7 @@ def test_no_english_sentence_is_left_in_the_chinese_page(tmp_path):
     assert named == []
     words = {word for text in page.words for word in ENGLISH_WORD.findall(text)}
     assert words - KEPT == set()
-    assert "（新穎度 12、outside_plane 2）" in page.text
+    assert "（新穎度：12、outside_plane：2）" in page.text
     assert "百分位數拔靴法" in page.text
     assert "人工特徵 盛行率 取像條件 clinic" in page.text
     assert "9 x 9 x 9 x 3 的陣列含 3 個體積，而非一個；應為：一個規則的 CT、MR 或 PT 體積。" in page.text

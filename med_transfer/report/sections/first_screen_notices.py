@@ -144,7 +144,9 @@ def _abstained(metrics: Metrics, t: Translator) -> Notice | None:
         n=abstained.n,
         scans=metrics.n_scans,
         limit=whole_percent(abstained.above),
-        reasons=t(", ").join(f"{t(_ABSTAINED.get(code, code))}: {n}" for code, n in abstained.reasons.items())
+        reasons=t(", ").join(
+            t("{reason}: {n}", reason=t(_ABSTAINED.get(code, code)), n=n) for code, n in abstained.reasons.items()
+        )
         or t("no reasons recorded"),
         figure=_with_interval(abstained.balanced_accuracy, t),
     )
