@@ -11,7 +11,7 @@ from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.records.metrics import TransferGain
+from med_transfer.metrics.records.metrics import MIN_PATIENTS_OF_GAIN, TransferGain
 
 N_MEASURES = 2  # number of measures that can decide the verdict
 
@@ -26,8 +26,9 @@ def transfer_gain(
 
     The verdict is ``gain`` if the 97.5 % interval of the difference in macro AUC or balanced sensitivity lies above 0
     and neither lies below, and ``harm`` vice versa. Otherwise it is ``none``, which means that neither was shown, not
-    that they are equal. The error rate for equal networks is at most 5 %: 2.5 % for each of the two measures
-    (Bonferroni). The estimates have 95 % intervals.
+    that they are equal; so it is with fewer than seven patients, of whom no exact test could show a difference. The
+    error rate for equal networks is at most 5 %: 2.5 % for each of the two measures (Bonferroni). The estimates have
+    95 % intervals.
 
     Args:
         transferred: predictions of the transferred network, with its operating point.
@@ -48,7 +49,9 @@ def transfer_gain(
     return TransferGain(
         balanced_sensitivity=difference.balanced_accuracy,
         macro_auc=difference.macro_auc,
-        verdict=_verdict({strict.balanced_accuracy.excludes_zero, strict.macro_auc.excludes_zero}),
+        verdict=_verdict({strict.balanced_accuracy.excludes_zero, strict.macro_auc.excludes_zero})
+        if transferred.n_patients >= MIN_PATIENTS_OF_GAIN
+        else "none",
         n_patients=transferred.n_patients,
         method=Sentence(
             "transferred minus scratch on the same scans; gain or harm when the 97.5 % interval of either measure "

@@ -163,6 +163,17 @@ def test_the_interval_holds_where_a_patient_is_called_alike_in_every_class():
     assert np.mean([low <= true_rate <= high for low, high in intervals]) >= 0.92
 
 
+@pytest.mark.parametrize("n_classes", [2, 3, 6])
+def test_one_patient_of_each_class_shows_neither_gain_nor_harm(n_classes):
+    """Of two patients, both right with one network and wrong with the other, it was said that transfer harms."""
+    truth = np.eye(n_classes, dtype=bool)
+    labels = Labels(tuple("abcdef"[:n_classes]))
+    right = LabelledPredictions.of(truth, truth.astype(float), list(labels.names), labels)
+    wrong = np.roll(truth, 1, axis=1).astype(float)
+    assert transfer_gain(right, wrong, n_boot=100).verdict == "none"
+    assert transfer_gain(right.scored_by(wrong), right.probabilities, n_boot=100).verdict == "none"
+
+
 @pytest.mark.parametrize("n_classes", [2, 3, 4])
 def test_one_patient_shows_neither_gain_nor_harm(n_classes):
     right, wrong = (with_every_class([all_right], n_classes) for all_right in (True, False))

@@ -80,6 +80,13 @@ def test_without_a_verdict_on_transfer_the_sentence_holds_for_the_intervals_besi
     assert ("no difference was shown" in notice.text) == (of_auc[0] < 0 and of_sensitivity[1] > 0)
 
 
+def test_with_too_few_patients_for_a_verdict_on_transfer_it_says_so():
+    metrics = sample().metrics
+    few = metrics.transfer_gain.model_copy(update={"verdict": "none", "n_patients": 6})
+    notice = by_title(metrics.model_copy(update={"transfer_gain": few}))["No gain from transfer was shown"]
+    assert "There are fewer than 7 patients, too few to show a gain or harm." in notice.text
+
+
 def test_failures_and_few_scans_are_warnings():
     data = three_classes(30)
     failed = [Prediction("s", status="failed", reason="truncated")]

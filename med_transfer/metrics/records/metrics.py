@@ -63,6 +63,9 @@ class BaselineMetrics(Record):
     balanced_accuracy_gain: Estimate
 
 
+MIN_PATIENTS_OF_GAIN = 7  # of six pairs that all point one way, an exact sign test gives p = 0.03, above 2.5 %
+
+
 class TransferGain(Record):
     """Gain of pretraining over the same network trained from scratch with an equal budget.
 

@@ -9,7 +9,13 @@ from typing import Literal
 from med_transfer.errors.numbers import whole_percent
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
-from med_transfer.metrics.records.metrics import GeneralisationGap, KeptNetwork, Metrics, TransferGain
+from med_transfer.metrics.records.metrics import (
+    MIN_PATIENTS_OF_GAIN,
+    GeneralisationGap,
+    KeptNetwork,
+    Metrics,
+    TransferGain,
+)
 from med_transfer.model.calibration.calibrators import FEW_PATIENTS
 from med_transfer.page import ENGLISH, Translator, sentence
 from med_transfer.report.evidence import Evidence
@@ -46,6 +52,7 @@ _GAIN: dict[str, tuple[Level, str, str]] = {
         sentence("The same network trained from scratch is better: do not use this backbone for this question."),
     ),
 }
+_TOO_FEW_FOR_GAIN = sentence("There are fewer than {least} patients, too few to show a gain or harm.")
 _ONE_LIMIT = sentence(
     "A 95 % interval excludes 0, which is not enough for a verdict: since two measures are examined, one of their "
     "97.5 % intervals would have to."
@@ -183,13 +190,15 @@ def _transfer(gain: TransferGain | None, t: Translator) -> Notice:
     level, title, text = _GAIN[gain.verdict]
     if gain.verdict == "none":
         text = _WITHOUT_VERDICT.get(frozenset(side for side in gain.sides if side), text)
+        text = _TOO_FEW_FOR_GAIN if gain.n_patients < MIN_PATIENTS_OF_GAIN else text
+    text = t(text, least=MIN_PATIENTS_OF_GAIN)
     measured = t(
         "Transferred minus scratch: macro AUC {auc}; balanced sensitivity {sensitivity}; {n} patients.",
         auc=difference(gain.macro_auc, t),
         sensitivity=difference(gain.balanced_sensitivity, t),
         n=gain.n_patients,
     )
-    return Notice(level, t(title), f"{t(text)} {measured}")
+    return Notice(level, t(title), f"{text} {measured}")
 
 
 def _kept_network(network: KeptNetwork | None, t: Translator) -> Notice | None:
