@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache, reduce
 from pathlib import Path
 
-from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan
+from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan, UsageError
 from med_transfer.errors.sentence import Sentence, few, joined
 from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.dicom.series import read_dicom, split_series
@@ -50,6 +51,7 @@ def read_scan(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: 
         ScanAborted: a file cannot be reached now, for example because a drive is away.
         MissingCodec: no installed package decodes the compressed pixels.
         UnusableVoxels: the voxels are NaN, infinite or constant.
+        UsageError: the source is neither a path nor a Series, for example an array.
     """
     volume = read_volume(source, series_uid, max_gap_mm=max_gap_mm)
     require_usable(volume.voxels, volume.provenance.path)
@@ -58,6 +60,13 @@ def read_scan(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: 
 
 def read_volume(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: float = 0.0) -> Volume:
     """Like :func:`read_scan`, but accept voxels that all have the same value, as those of a mask may."""
+    if not isinstance(source, os.PathLike | str | Series):
+        raise UsageError(
+            f"found an object of type {type(source).__name__}",
+            where="scan",
+            expected="a path, or a Series that find_series has found",
+            action="Voxels alone have no spacing or position: save an array as NIfTI, with its affine",
+        )
     silence_readers()
     if isinstance(source, Series):
         return _read(source, max_gap_mm)

@@ -4,12 +4,13 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_bundle import tiny_bundle, write_scan
 
 import med_transfer
-from med_transfer.errors import BundleError
+from med_transfer.errors import BundleError, UsageError
 from med_transfer.inference import Predictor
 
 PACKAGE = Path(med_transfer.__file__).parent
@@ -60,6 +61,13 @@ def test_the_page_lists_every_file_between_a_nifti_file_and_its_row(predictor, s
     assert sorted(called) == sorted(listed)
     assert len(called) <= MAX_FILES
     assert f": {len(called)} files." in section
+
+
+def test_an_array_has_no_spacing_and_is_told_so(predictor):
+    with pytest.raises(
+        UsageError, match=r"scan: found an object of type ndarray; expected a path.*Voxels alone have no"
+    ):
+        predictor.predict(np.zeros((8, 16, 16), np.int16))
 
 
 def test_a_network_that_gives_no_number_gives_no_prediction(predictor, scan, tmp_path):
