@@ -124,7 +124,7 @@ def test_whether_transfer_harms_is_decided_on_each_scans_own_output():
     figures = [balanced_accuracy_score(HAS, p >= 0.5) for p in (transferred, scratch)]
     assert kept.validation is not None
     assert kept.validation.balanced_sensitivity.value == pytest.approx(figures[0] - figures[1])
-    assert "cross-validated patients" in kept.validation.macro_auc.method  # as the report, of these predictions
+    assert "cross-validated networks" in kept.validation.macro_auc.method  # as the report, of these predictions
 
 
 def test_a_folds_network_starts_from_the_configs_seed_whatever_was_drawn_before(tmp_path):

@@ -87,7 +87,7 @@ def test_the_strength_of_facts_is_cross_validated_and_its_interval_as_wide_as_su
     facts, truth, patients = simulated(0, planted=0.6, n=60)
     shortcuts = cross_validate_acquisition(Development(facts, truth, patients, THREE), 0)[1]
     for estimate in (shortcuts.macro_auc, *shortcuts.facts.values()):
-        assert "cross-validated patients teach each other" in estimate.method
+        assert "cross-validated networks share training patients" in estimate.method
 
 
 def test_a_clean_cohort_is_not_flagged():
