@@ -241,9 +241,7 @@ class _Batch:
         with closing(self._predicted()) as predicted:
             for (item, key), (prediction, settled) in predicted:
                 settled = settled and (prediction.status == "ok" or item.key(self.predictor.preprocessing) == key)
-                again = not settled and self.settings.tries_again(
-                    key
-                )  # a file that is away now may come back as it was
+                again = not settled and self.settings.tries_again(key)  # a file that is away now may come back
                 self.origins.add(key, table.append(prediction), prediction.reason, again=again)
                 self.tally.add(prediction.status, *(["abstained"] if prediction.abstained else []))
         self.tally.end()

@@ -137,7 +137,7 @@ class Predictor:
             features = self.network.fold_model_features(image)
             probabilities, novelty = self.network.predict_features(features, image)
         unanswered = Prediction(given.path, "", given.study_uid, given.series_uid, reason=self._notes(given))
-        found = probabilities[0].cpu().double().numpy()
+        found = probabilities[0].numpy()
         answer = self.record.answer(unanswered, found, float(novelty[0]), given.facts)
         if self.similar_cases is not None:
             of_fold_models = [one.float().cpu().numpy() for one in features]

@@ -108,7 +108,7 @@ def _run_on_scan(predictor: Predictor, item: ScanToPredict, cache: Path) -> Bund
         probabilities, novelty = predictor.network.predict_features(features, image)
     seen = BundleOutputs(
         features=torch.cat(features, dim=1)[0].float().cpu().numpy(),
-        probabilities=probabilities[0].cpu().double().numpy(),
+        probabilities=probabilities[0].numpy(),
         novelty=float(novelty[0]),
         content_hashes=tuple(volume.content_hash for volume in scans.values()),
         series_uid=item.case.series_uid or scans["scan"].provenance.series_uid,

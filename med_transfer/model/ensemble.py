@@ -48,11 +48,11 @@ class Ensemble(nn.Module):
         return [self._fold_model(number) for number in range(self.n_fold_models)]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return calibrated probabilities [batch, class] in double precision, the mean over the fold models."""
+        """Return calibrated probabilities [batch, class], on the CPU in double precision; mean over the fold models."""
         return self._probabilities(self.fold_model_features(images))
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return probabilities [batch, class] and novelty [batch], both in [0, 1]."""
+        """Return probabilities [batch, class], on the CPU, and novelty [batch], both in [0, 1]."""
         return self.predict_features(self.fold_model_features(images), images)
 
     def fold_model_features(self, images: Tensor) -> list[Tensor]:
@@ -116,8 +116,8 @@ class Ensemble(nn.Module):
         logits = [self._fold_model(number).head(of_one).float().detach() for number, of_one in enumerate(features)]
         found = [self.calibrator.probabilities(one.cpu().numpy(), multilabel=self.multilabel) for one in logits]
         # Single precision would give scans of log odds 20 and 25 one probability of the class and two of the other, so
-        # that two classes had different AUCs.
-        return torch.from_numpy(np.mean(found, axis=0)).to(features[0].device)
+        # that two classes had different AUCs. They stay on the CPU, since not every device has double precision.
+        return torch.from_numpy(np.mean(found, axis=0))
 
     def _fold_model(self, number: int) -> Classifier:
         return self.get_submodule(f"member{number}")  # type: ignore[return-value]
