@@ -308,7 +308,7 @@ def test_the_page_in_chinese_leaves_no_english_sentence_and_has_the_same_figures
     english, chinese = as_page(result), as_page(result, "zh-TW")
     text = re.sub(r"<style>.*?</style>|<[^>]*>", " ", chinese, flags=re.DOTALL)
     assert ENGLISH_SENTENCE.findall(text) == []
-    for words in ("各次執行並列比較", "參考：", "不劣性", "McNemar 精確檢定", "次中的", "信賴區間都在 -0.05 以上"):
+    for words in ("各次執行並列比較", "參考：", "不劣性", "McNemar 精確檢定", "次中有", "信賴區間都在 -0.05 以上"):
         assert words in text, words
     assert sorted(re.findall(r"[+-]0\.\d\d\b", chinese)) == sorted(re.findall(r"[+-]0\.\d\d\b", english))
 

@@ -205,4 +205,4 @@ def test_cohort_run_and_date_are_on_the_first_screen(tmp_path, monkeypatch):
     text = Page(write(tmp_path / "report.html", replace(sample(), run=run))).text
     assert text.index(f"Cohort lung-study/cohort.csv · Run first · Date {today}") < text.index("Summary")
     chinese = write(tmp_path / "zh.html", replace(sample(), run=replace(run, language="zh-TW")))
-    assert "群組 lung-study/cohort.csv" in Page(chinese).text
+    assert "世代 lung-study/cohort.csv" in Page(chinese).text

@@ -138,5 +138,5 @@ def test_the_diagram_is_translated():
     spoken = flow_diagram(
         flow, given, report_translator("zh-TW").reading(Path(flow_diagram_module.__file__).with_name("flow"))
     ).description
-    assert "群組表中" in spoken
+    assert "世代表中" in spoken
     assert not re.search(r"\b(scans|patients|called|Excluded)\b", spoken)

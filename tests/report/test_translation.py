@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import string
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from med_transfer.model.calibration import PredictionSets, TemperatureScaling
 from med_transfer.model.calibration.calibrate import calibrate
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import LANGUAGES, environment
+from med_transfer.page.glossary import glossary
 from med_transfer.page.language import Catalogue, catalogue_path, sentence, translator
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
@@ -38,6 +40,10 @@ from med_transfer.report.writing import report_translator
 from med_transfer.scans.verdict import grid_verdict, require_usable_series
 
 PACKAGE = Path(med_transfer.__file__).parent
+ONE_WORD = ["abstention", "augmentation", "backbone", "balanced sensitivity", "baseline", "bundle", "calibration"]
+ONE_WORD += ["cohort", "development scans", "early stopping", "from scratch", "negative transfer", "novelty"]
+ONE_WORD += ["operating point", "out-of-distribution", "prediction set", "prevalence", "sensitivity", "spacing"]
+ONE_WORD += ["specificity", "subgroup", "transfer gain"]
 SECTIONS = PACKAGE / "report" / "sections"
 TRANSLATED = [language for language in LANGUAGES if language != "en"]
 NAMES = sorted(module.__name__.rpartition(".")[2] for module in ALL_SECTIONS)
@@ -220,6 +226,16 @@ def test_a_translation_keeps_the_placeholders(path):
         assert translated.strip(), english
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.zh_TW.yaml")), ids=lambda path: path.name)
+def test_a_term_has_the_chinese_word_of_the_glossary(path):
+    """Commands, file names, quoted folders and placeholders keep the English word."""
+    chinese = {word.en: word.zh_tw for word in glossary()}
+    for english, translated in load_config(Catalogue, path).root.items():
+        for term in ONE_WORD:
+            if re.search(rf"(?<![\w'/{{]){term}(?!\w*\.csv)", english, re.IGNORECASE):
+                assert chinese[term] in translated, (term, english)
+
+
 def test_a_sentence_without_translation_stays_english():
     assert translator("zh-TW")("No one has said {this} yet", this="that") == "No one has said that yet"
     assert sentence("marked") == "marked"
@@ -344,8 +360,8 @@ def test_no_english_sentence_is_left_in_the_chinese_page(tmp_path):
     assert words - KEPT == set()
     assert "（新穎度：12、outside_plane：2）" in page.text
     assert "百分位數拔靴法" in page.text
-    assert "人工特徵 盛行率 取像條件 clinic" in page.text
-    assert "9 x 9 x 9 x 3 的陣列含 3 個體積，而非一個；應為：一個規則的 CT、MR 或 PT 體積。" in page.text
+    assert "人工特徵 盛行率 取像參數 clinic" in page.text
+    assert "9 x 9 x 9 x 3 的陣列含 3 個立體影像，而非一個；應為：一個規則的 CT、MR 或 PT 立體影像。" in page.text
     assert "是 benign, malignant 中的哪一種？" in page.text
     assert "溫度縮放（1.50），於 30 次驗證掃描；以 temperature 取代 vector：類別 'benign' 有 4 位驗證病人" in page.text
     assert "以 coral 對齊" in page.text

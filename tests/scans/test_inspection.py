@@ -145,7 +145,7 @@ def test_the_page_in_chinese_leaves_no_english(mixed, tmp_path):
     said = said.replace("my scans", "").replace("ACME &amp; sons", "")
     english = r"\b(?:and|of|the|no|in|at|series|kind|files|accept|reject|damaged|window|stated|median|axial|plane)\b"
     assert re.findall(english, said) == []
-    for words in ("採用", "不採用", "窗寬", "橫切面", "中位數", "不是掃描的檔案", "切片 3 與 4 之間 5.00 mm", "損毀"):
+    for words in ("採用", "退回", "窗寬", "橫切面", "中位數", "不是掃描的檔案", "切片 3 與 4 之間 5.00 mm", "損毀"):
         assert words in said, words
 
 

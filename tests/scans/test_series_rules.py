@@ -110,8 +110,8 @@ def test_the_reasons_are_said_in_chinese_too():
     ]
     assert [t.said(choice.reason) for choice in choose([SOFT, SHARP, REJECTED], excluded)] == [
         "選用：2 個可用序列中唯一符合規則者",
-        "未選用：依第 1 項排除規則排除，檢查類型 CT、重建核 B70f",
-        "無法使用：請看其判定",
+        "未選用：依第 1 項排除規則排除，影像類型 CT、重建核 B70f",
+        "無法使用：請見其檢核結果",
     ]
 
 
