@@ -9,6 +9,7 @@ from med_transfer.errors.sentence import Sentence, Text
 from med_transfer.metrics.records.estimate import Estimate, Record
 
 _NO_WIDTH = 1e-12  # an interval of zero width would suggest certainty
+MIN_PATIENTS = 6  # of five pairs that all point one way, an exact sign test gives p = 0.06
 Verdict = Literal["superior", "non-inferior", "not shown", "inferior"]
 
 
@@ -19,7 +20,7 @@ class NonInferiority(Record):
         margin: the largest loss that would not matter, in (0, 1).
         verdict: from the 95 % interval of the difference. ``superior``: all of it above 0; ``non-inferior``: all of it
             above minus the margin; ``inferior``: all of it below minus the margin; ``not shown``: it contains minus the
-            margin, or there is no interval.
+            margin, there is no interval, or there are fewer than six patients.
         sentence: the verdict in words.
     """
 
@@ -28,14 +29,16 @@ class NonInferiority(Record):
     sentence: Text
 
 
-def non_inferiority(difference: Estimate, margin: float) -> NonInferiority:
-    """Return the verdict on a difference, run minus reference. Raises UsageError for an invalid margin.
+def non_inferiority(difference: Estimate, margin: float, n_patients: int) -> NonInferiority:
+    """Return the verdict on a difference, run minus reference, on so many patients.
+
+    Raises UsageError for an invalid margin.
 
     The lower limit of a two-sided 95 % interval gives a one-sided test at 2.5 %, as guidelines require.
 
     Source: Piaggio et al. 2012, JAMA 308:2594 (CONSORT for non-inferiority), figure 1.
     """
-    verdict, sentence = _verdict_and_sentence(difference, checked_margin(margin))
+    verdict, sentence = _verdict_and_sentence(difference, checked_margin(margin), n_patients)
     return NonInferiority(margin=margin, verdict=verdict, sentence=sentence)
 
 
@@ -46,7 +49,9 @@ def checked_margin(margin: float) -> float:
     return margin
 
 
-def _verdict_and_sentence(difference: Estimate, margin: float) -> tuple[Verdict, Sentence]:
+def _verdict_and_sentence(difference: Estimate, margin: float, n_patients: int) -> tuple[Verdict, Sentence]:
+    if n_patients < MIN_PATIENTS:
+        return "not shown", Sentence("not shown: there are fewer than {least} patients", least=MIN_PATIENTS)
     if difference.ci95 is None:
         why = difference.reason or Sentence("the difference has no interval")
         return "not shown", Sentence("not shown: {why}", why=why)

@@ -70,7 +70,7 @@ def test_a_difference_is_told_from_nothing_and_from_the_margin_that_its_verdict_
     assert report.signed_text(better) == "+0.04 (+0.003 to +0.08)"
     assert estimate_text(better, signed=True) == "+0.04 [+0.003, +0.08]"
     short = Estimate(value=-0.02, ci95=(-0.0502, 0.01), method="")
-    assert non_inferiority(short, 0.05).verdict == "not shown"
+    assert non_inferiority(short, 0.05, n_patients=60).verdict == "not shown"
     assert report.signed_text(short, margin=0.05) == "-0.02 (-0.0502 to +0.01)"
     assert estimate_text(short, signed=True, margin=0.05) == "-0.02 [-0.0502, +0.01]"
 

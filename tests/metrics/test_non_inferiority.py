@@ -27,15 +27,27 @@ from med_transfer.predictions.labels import Labels
     ],
 )
 def test_the_interval_decides(interval, verdict, said):
-    comparison = non_inferiority(Estimate(value=sum(interval) / 2, ci95=interval, method="made up"), 0.05)
+    difference = Estimate(value=sum(interval) / 2, ci95=interval, method="made up")
+    comparison = non_inferiority(difference, 0.05, n_patients=60)
     assert (comparison.verdict, comparison.margin) == (verdict, 0.05)
     assert comparison.sentence.startswith(f"{verdict}: ")
     assert said in comparison.sentence
 
 
+@pytest.mark.parametrize("n_patients", [2, 5])
+def test_few_patients_all_right_against_all_wrong_show_nothing(n_patients):
+    truth = np.eye(2, dtype=bool)[np.arange(n_patients) % 2]
+    patients = [f"p{i}" for i in range(n_patients)]
+    right = LabelledPredictions.of(truth, 0.1 + 0.8 * truth, patients, Labels(("a", "b")))
+    difference = paired_difference(right, right.scored_by(0.9 - 0.8 * truth), PatientBootstrap(right.patients))
+    for one in (difference.macro_auc, difference.balanced_accuracy):
+        comparison = non_inferiority(one, 0.05, n_patients)
+        assert comparison.verdict == "not shown"
+
+
 def test_without_an_interval_nothing_is_shown_and_the_reason_is_given():
     alike = Estimate(value=0.0, ci95=None, method="made up", reason="every resample agrees")
-    assert non_inferiority(alike, 0.1).sentence == "not shown: every resample agrees"
+    assert non_inferiority(alike, 0.1, n_patients=60).sentence == "not shown: every resample agrees"
 
 
 def test_two_perfect_models_on_few_scans_are_not_shown_to_be_alike():
@@ -45,7 +57,7 @@ def test_two_perfect_models_on_few_scans_are_not_shown_to_be_alike():
         predictions, predictions.scored_by(0.2 + 0.6 * truth), PatientBootstrap(predictions.patients)
     ).macro_auc
     assert difference.ci95 == (0, 0)
-    comparison = non_inferiority(difference, 0.05)
+    comparison = non_inferiority(difference, 0.05, n_patients=10)
     assert (comparison.verdict, "every resample agrees" in comparison.sentence) == ("not shown", True)
 
 
@@ -53,7 +65,7 @@ def test_two_perfect_models_on_few_scans_are_not_shown_to_be_alike():
 def test_a_margin_lies_between_0_and_1(margin):
     alike = Estimate(value=0.0, ci95=(-0.01, 0.01), method="made up")
     with pytest.raises(UsageError, match=r"margin: .*; expected a difference between 0 and 1, as 0\.05"):
-        non_inferiority(alike, margin)
+        non_inferiority(alike, margin, n_patients=60)
 
 
 def two_models(seed, skill, other_skill, n=80):

@@ -24,6 +24,7 @@ class Comparison:
         metrics: metrics of the run on its own test scans.
         n_shared: test scans that both runs predicted, on which differences and tests are computed.
         n_reference: test scans that the reference predicted.
+        n_patients: patients of the shared scans; 0 for the reference, which is compared with nothing.
         sensitivity: difference by class.
         delong, mcnemar: tests as a second opinion, Holm-corrected over the compared runs.
         reported: whether probabilities of the ``network`` or the ``fused`` model are compared, as the run reports.
@@ -37,6 +38,7 @@ class Comparison:
     metrics: Metrics
     n_shared: int
     n_reference: int
+    n_patients: int = 0
     macro_auc: Estimate | None = None
     balanced_sensitivity: Estimate | None = None
     sensitivity: dict[str, Estimate] = field(default_factory=dict)
@@ -64,7 +66,7 @@ class Comparison:
 
     def held_to_margin(self, difference: Estimate) -> NonInferiority | None:
         """Return the non-inferiority verdict on one of the differences; None if no margin was stated."""
-        return None if self.margin is None else non_inferiority(difference, self.margin)
+        return None if self.margin is None else non_inferiority(difference, self.margin, self.n_patients)
 
     def as_record(self) -> dict[str, object]:
         """Return the comparison as JSON values."""
@@ -164,6 +166,7 @@ def _compare_to_reference(
         other.metrics,
         n_shared=len(ours),
         n_reference=len(reference.predictions),
+        n_patients=ours.n_patients,
         macro_auc=difference.macro_auc,
         balanced_sensitivity=difference.balanced_accuracy,
         sensitivity=difference.sensitivity,
