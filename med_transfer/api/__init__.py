@@ -199,9 +199,10 @@ def explain(
         return explain_scans(predictor, scans, out, chosen, class_name=class_name, progress=progress)
 
 
-def compare(runs: list[Path | str], *, margin: float | None = None) -> list[Comparison]:
+def compare(runs: Sequence[Path | str], *, margin: float | None = None) -> list[Comparison]:
     """Compare each run with the first one on the test scans they share; see :func:`compare_runs`."""
-    return compare_runs([Path(run) for run in runs], margin=margin)
+    several = [runs] if isinstance(runs, str) else runs  # a name is a sequence, too
+    return compare_runs([Path(run) for run in several], margin=margin)
 
 
 def list_backbones() -> dict[str, BackboneSpec]:

@@ -44,7 +44,8 @@ def region_in_view(volume: Volume, config: PreprocessingConfig, region: Region |
             "no region of interest",
             where=volume.provenance.path,
             expected="roi_x_mm, roi_y_mm, roi_z_mm or a mask, as in training",
-            action="Add them to the table, or train with input.region: whole or foreground",
+            action="Add them to the table, state them with the scan (--mask or --roi; mask= or region= in Python), or "
+            "train with input.region: whole or foreground",
         )
     if not geometry.inside(volume.affine, volume.voxels.shape, region.centre_mm):
         raise UnusableVoxels(

@@ -108,6 +108,8 @@ def test_finetune_tells_its_progress_and_gives_what_the_command_gives(cohort_csv
     assert run.metrics.n_scans == 6
     first, second = mt.compare([finished.folder, run.folder])
     assert (first.n_shared, second.n_shared) == (6, 6)
+    with pytest.raises(UsageError, match="1 run; expected at least two to compare"):
+        mt.compare(str(run.folder))  # it was taken for a run of each letter
 
 
 def test_finetune_takes_a_config_as_object_or_file(cohort_csv, tmp_path):
