@@ -391,8 +391,9 @@ def test_where_the_table_has_findings_those_without_any_are_the_canvas():
     ],
 )
 def test_what_cannot_be_painted_is_refused_before_anything_is_read(cohort, tmp_path, changes, message):
+    cases = tuple(replace(case, columns={"scan_late": case.scan}) for case in cohort.cases)
     with pytest.raises(ConfigError, match=message):
-        finetune(cohort, FinetuneConfig.model_validate(SETTINGS | changes), tmp_path / "run")
+        finetune(replace(cohort, cases=cases), FinetuneConfig.model_validate(SETTINGS | changes), tmp_path / "run")
     assert not (tmp_path / "run" / "prepared").exists()
 
 

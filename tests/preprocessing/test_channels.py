@@ -112,7 +112,7 @@ def reason_of(first: Volume, late: Volume, **changes) -> str:
 
 def test_another_frame_of_reference_is_rejected():
     reason = reason_of(scan(np.eye(4)), scan(np.eye(4), 1, frame_of_reference="1.3"))
-    assert reason.startswith("scans/1: scan_late: lies in another frame of reference than scan")
+    assert reason.startswith("scans/1: scan_late: lies in another frame of reference than the column scan")
     assert "Register the scans first" in reason
 
 
@@ -158,7 +158,7 @@ def test_file_that_does_not_say_where_it_lies_needs_the_same_grid():
     nominal = replace(scan(np.eye(4), 1, frame_of_reference=""), verdict=Verdict(placed=False))
     assert Preprocessing(PreprocessingConfig(**TWO))({"scan": scan(np.eye(4)), "scan_late": nominal}).shape[0] == 2
     other = np.diag([1.1, 1.1, 1.1, 1])
-    assert "does not say where it lies" in reason_of(scan(other), nominal)
+    assert "has no position in the patient" in reason_of(scan(other), nominal)
     assert Verdict() != nominal.verdict
 
 

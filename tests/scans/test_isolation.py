@@ -52,7 +52,7 @@ def test_our_errors_pass_as_they_are(worker):
     [
         ("memory", "needs more than 1 GiB of memory"),
         ("segfault", r"reading it crashed \(signal 11\)"),
-        ("out of memory killer", "ended by the system, as where memory runs out"),
+        ("out of memory killer", "the system ended the process that read it, as it does when memory runs out"),
         ("exit", "reading it ended with code 3"),
         ("system exit", "reading it ended with code 4"),
         ("recursion", r"cannot be read \(RecursionError"),
