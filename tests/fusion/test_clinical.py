@@ -95,9 +95,8 @@ def test_a_column_that_is_the_answer_or_the_patient_is_named():
     }
     found = leaking_columns(texts, data.truth, data.patients)
     assert [warning.split()[1] for warning in found] == ["grade", "score", "code", "number"]
-    assert [("gives away the class" in one, "identifies the patient" in one) for one in found] == [(True, False)] * 2 + [
-        (False, True)
-    ] * 2
+    class_or_patient = [("gives away the class" in one, "identifies the patient" in one) for one in found]
+    assert class_or_patient == [(True, False)] * 2 + [(False, True)] * 2
     columns = [row | {"grade": grade} for row, grade in zip(data.scans.columns, texts["grade"], strict=True)]
     assert "column grade" in fit(data, "grade", scans=replace(data.scans, columns=columns), penalty=1.0).warnings[0]
 
