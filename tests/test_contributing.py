@@ -145,4 +145,4 @@ def test_the_report_section_is_on_the_page_in_its_place_and_translated(copy, sai
     headings = re.findall(r"<h3[^>]*>(.*?)</h3>", said["report"])
     assert headings.index("Shares of the classes") == headings.index("Rates by class") + 1
     assert (copy / "report_files" / "tables" / "class_shares-shares.csv").exists()
-    assert sum("class_shares" in line for line in passed) == 2
+    assert sum("class_shares" in line for line in passed) == 3
