@@ -79,7 +79,7 @@ class Copies:
 def _files(case: Case, series: Series | None) -> tuple[Path, ...]:
     """The files that make up the scan; empty if they are not known before it is read."""
     if series is not None:
-        return series.files if series.on_disk == series.files else ()
+        return series.files if series.archive_stamp is None else ()
     named_as_one = case.path.name.lower().endswith(_WHOLE_SCANS)  # an archive may hold several scans
     return (case.path,) if named_as_one and os.path.isfile(case.path) else ()  # noqa: PTH113  Path.is_file() raises
 

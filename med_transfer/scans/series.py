@@ -58,11 +58,6 @@ class Series:
         return f"{self.series_uid}#{self.part}" if self.part else self.series_uid
 
     @property
-    def on_disk(self) -> tuple[Path, ...]:
-        """The files to watch for changes: those of the series, or the archive that contains them."""
-        return self.files if self.archive_stamp is None else (self.path,)
-
-    @property
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """Distance in mm between voxels along column, row and slice; between slices along their normal."""
         if self.affine is None:
