@@ -26,10 +26,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "hospital"))
 
-from dicom_validator.spec_reader.condition_parser import ConditionParser
-from dicom_validator.validator.dicom_info import DicomInfo
-from dicom_validator.validator.error_handler import ValidationResultHandler
-from dicom_validator.validator.iod_validator import IODValidator
+from dicom_validator.spec_reader.condition_parser import ConditionParser  # pyright: ignore[reportMissingImports]
+from dicom_validator.validator.dicom_info import DicomInfo  # pyright: ignore[reportMissingImports]
+from dicom_validator.validator.error_handler import ValidationResultHandler  # pyright: ignore[reportMissingImports]
+from dicom_validator.validator.iod_validator import IODValidator  # pyright: ignore[reportMissingImports]
 from peers import series
 from pydicom import Dataset, dcmread
 from pydicom.datadict import DicomDictionary

@@ -133,7 +133,7 @@ def features(runtime: FrozenRuntime, name: str, shape: tuple[int, int, int], poo
     )
     with tempfile.TemporaryDirectory() as folder:
         reader = FeatureSource(Path(folder), config, preprocessing)
-        encoder = reader.computing(loaded.encoder, (-1,), scans(shape, 1, channels), runtime)
+        encoder = reader.on_runtime(loaded.encoder, (-1,), scans(shape, 1, channels), runtime)
         images = torch.rand(1, channels, *shape)
         while True:
             with torch.inference_mode():
