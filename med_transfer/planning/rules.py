@@ -7,14 +7,17 @@ its choices or none.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from med_transfer.backbones import InputSpec, find_backbone
 from med_transfer.cohorts.splits import FEW_PATIENTS
 from med_transfer.config import as_typed
 from med_transfer.planning.fingerprint import CohortFingerprint, Triple
+from med_transfer.scans import geometry
 
+Value = TypeVar("Value", int, float)
 Window = tuple[float, float]
 Kind = Literal["slices", "tiles", "region", "whole"]
 
@@ -100,13 +103,14 @@ def modality(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
 
 
 def intensities(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
-    """Windows of the body part as channels for CT, each scan's own scale for the rest."""
+    """Windows of the body part as channels for CT, each scan's own scale for the rest; several scans as channels."""
+    columns = [Choice("input.channels", list(cohort.channels), "a scan of each of these columns in every row")]
+    further = columns if len(cohort.channels) > 1 else []
     if cohort.modality != "CT":
         why = "values without a unit: each scan is scaled individually"
-        further = [Choice("input.channels", list(cohort.channels), "a scan of each of these columns in every row")]
-        return [Choice("input.normalisation", "zscore", why), *(further if len(cohort.channels) > 1 else [])]
-    if network_kind(cohort, chosen) != "slices" or len(cohort.channels) > 1:
-        return []  # the backbone's own window
+        return [Choice("input.normalisation", "zscore", why), *further]
+    if network_kind(cohort, chosen) != "slices" or further:
+        return further  # in the backbone's own window
     windows = WINDOWS[cohort.body_region]
     channels = [{"column": "scan", "window_hu": list(window)} for _, window in windows]
     names = ", ".join(f"{name} {low:g} to {high:g} HU" for name, (low, high) in windows)
@@ -126,28 +130,53 @@ def size(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     """Voxels, and what they cover in mm."""
     kind = network_kind(cohort, chosen)
     if kind == "region":
-        return _size_of_region(cohort)
+        return _size_of_region(cohort, chosen or REGION)
     if kind == "slices":
         return _size_of_slices(cohort, chosen)
     if kind == "tiles":
         return _size_of_tiles(cohort, chosen)
+    needs = find_backbone(chosen).input
     return [
         Choice("input.fit", "isotropic", "isotropic voxels: proportions are kept"),
-        Choice("input.shape", list(WHOLE_SHAPE), "small enough to train on two cores"),
+        Choice("input.shape", _in_axes_of(needs, _at_least(WHOLE_SHAPE, needs)), "small enough to train on two cores"),
     ]
 
 
-def _size_of_region(cohort: CohortFingerprint) -> list[Choice]:
-    longest = cohort.given_mm(90)
-    factor = max(1.0, longest / REGION_SHAPE[1])
-    spacing = [round(mm * factor, 2) for mm in REGION_SPACING_MM]
-    covered = REGION_SHAPE[1] * spacing[1]
+def _size_of_region(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+    needs, longest = find_backbone(chosen).input, cohort.given_mm(90)
+    shape, usual_mm = _at_least(REGION_SHAPE, needs), REGION_SHAPE[1] * REGION_SPACING_MM[1]
+    edge_mm = max(usual_mm, longest)
+    spacing = [round(edge_mm / n, 2) for n in shape]
+    covered = shape[1] * spacing[1]
     why = f"{covered:.0f} mm: nine tenths of the regions are at most {longest:.0f} mm long"
+    pretrained = "as in the backbone's pretraining"
+    of_shape = f"the smallest that {chosen} takes" if shape != REGION_SHAPE else "small enough to train on two cores"
     return [
-        Choice("input.spacing_mm", spacing, why + ("" if factor > 1 else ", as in the backbone's pretraining")),
-        Choice("input.shape", list(REGION_SHAPE), "as in the backbone's pretraining"),
+        Choice(
+            "input.spacing_mm",
+            _in_axes_of(needs, spacing),
+            f"{why}, {pretrained}" if chosen == REGION and edge_mm == usual_mm else why,
+        ),
+        Choice("input.shape", _in_axes_of(needs, shape), pretrained if chosen == REGION else of_shape),
         Choice("input.outside", "edge", "beyond the edge of a crop, the last voxels are repeated"),
     ]
+
+
+def _at_least(shape: tuple[int, int, int], needs: InputSpec) -> tuple[int, int, int]:
+    """The shape (depth, height, width of an axial scan), with as many voxels as the network needs along each axis."""
+    depth, height, width = map(max, shape, _turned(needs.orientation, "SPL", needs.minimum_shape))
+    return depth, height, width
+
+
+def _in_axes_of(needs: InputSpec, of_axial: Sequence[float]) -> list[float]:
+    """One value for each axis of an axial scan (depth, height, width), in the order of the network's own axes."""
+    return _turned("SPL", needs.orientation, of_axial)
+
+
+def _turned(source: str, target: str, values: Sequence[Value]) -> list[Value]:
+    """Values, one for each axis of ``source``, in the order of the axes of ``target``."""
+    axes = geometry.world_axes(source)
+    return [values[axes.index(axis)] for axis in geometry.world_axes(target)]
 
 
 def _size_of_slices(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
@@ -164,14 +193,17 @@ def _size_of_slices(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
 
 
 def _size_of_tiles(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
-    box = _box_in_view(cohort, chosen, 90)
+    needs, box = find_backbone(chosen).input, _box_in_view(cohort, chosen, 90)
+    spacing = _turned(needs.orientation, "SPL", needs.spacing_mm) if needs.spacing_mm else REGION_SPACING_MM
     shape = [
-        tile * max(1, round(mm / (tile * spacing)))
-        for mm, tile, spacing in zip(box, REGION_SHAPE, REGION_SPACING_MM, strict=True)
+        tile * max(1, round(mm / (tile * voxel_mm)))
+        for mm, tile, voxel_mm in zip(box, REGION_SHAPE, spacing, strict=True)
     ]
     return [
-        Choice("input.spacing_mm", list(REGION_SPACING_MM), "as in the backbone's pretraining"),
-        Choice("input.shape", shape, f"whole tiles over {' x '.join(f'{mm:.0f}' for mm in box)} mm"),
+        Choice("input.spacing_mm", _in_axes_of(needs, spacing), "as in the backbone's pretraining"),
+        Choice(
+            "input.shape", _in_axes_of(needs, shape), f"whole tiles over {' x '.join(f'{mm:.0f}' for mm in box)} mm"
+        ),
         Choice("input.outside", "floor", "beyond the scan there is air, and such tiles are skipped"),
     ]
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_fingerprint import CHEST_BOXES, HEAD_BOXES, cohort, mr, scan, with_regions
 
-from med_transfer.backbones import find_backbone
+from med_transfer.backbones import backbones, find_backbone
 from med_transfer.config import load_config
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
@@ -37,7 +37,7 @@ def cohorts(draw: st.DrawFn):
     return cohort([one] * 3, n_with_region=with_region, n_scans=30, patients_of_class=classes, channels=columns)
 
 
-@given(cohorts(), st.sampled_from(["", "", "resnet18-w32", "slices-resnet18", "tiles-resnet18-w32"]))
+@given(cohorts(), st.just("") | st.sampled_from(sorted(backbones())))
 def test_every_plan_is_a_config_that_loads_and_suits_its_network(facts, backbone):
     plan = Plan.of(facts, backbone)
     overrides = [f"backbone.name={backbone}"] if backbone else []
@@ -45,6 +45,7 @@ def test_every_plan_is_a_config_that_loads_and_suits_its_network(facts, backbone
     spec = find_backbone(config.backbone.name)
     preprocessing = resolve_preprocessing(spec, config)
     assert preprocessing.n_channels == max(1, len(plan.values["input"].get("channels", ())))
+    assert preprocessing.columns == facts.channels
 
 
 @pytest.mark.parametrize("facts", [cohort(), mr(), with_regions()], ids=["head", "mr", "regions"])

@@ -81,6 +81,12 @@ def test_intensities_are_windows_of_the_part_or_each_scans_own_scale():
     assert chosen(rules.intensities, with_regions()) == {}
 
 
+@pytest.mark.parametrize(("facts", "backbone"), [(cohort, ""), (with_regions, ""), (cohort, TILES), (cohort, "merlin")])
+def test_every_scan_of_a_case_is_a_channel_in_ct_too(facts, backbone):
+    found = chosen(rules.intensities, facts(channels=("scan", "scan_late")), backbone)
+    assert found == {"input.channels": ["scan", "scan_late"]}
+
+
 def test_modality_is_what_the_scans_are():
     assert chosen(rules.modality, cohort()) == {"input.modality": "CT"}
     assert chosen(rules.modality, mr()) == {"input.modality": None}
@@ -123,6 +129,28 @@ def test_size_of_a_region_holds_nine_tenths_of_them():
     assert (large["input.shape"], large["input.spacing_mm"]) == ([16, 32, 32], [5.0, 2.5, 2.5])
 
 
+@pytest.mark.parametrize(
+    ("backbone", "shape", "spacing"),
+    [
+        ("medicalnet-resnet10", [16, 32, 32], [2.0, 1.0, 1.0]),
+        ("lung-nodule-resnet50", [32, 32, 16], [1.0, 1.0, 2.0]),  # its axes point to R, A and S
+        ("merlin", [16, 32, 32], [2.0, 1.0, 1.0]),
+        ("swin-btcv", [32, 32, 32], [1.0, 1.0, 1.0]),  # takes no smaller input
+        ("stunet-huge", [64, 64, 64], [0.5, 0.5, 0.5]),
+    ],
+)
+def test_size_of_a_region_suits_the_axes_and_the_least_input_of_a_chosen_network(backbone, shape, spacing):
+    found = chosen(rules.size, with_regions(25.0), backbone)
+    assert (found["input.shape"], found["input.spacing_mm"]) == (shape, spacing)
+    assert "as in the backbone's pretraining" not in str(rules.size(with_regions(25.0), backbone))
+
+
+def test_size_of_tiles_of_another_network_has_its_own_spacing():
+    found = chosen(rules.size, cohort(), "tiles-astra")
+    assert found["input.spacing_mm"] == [3.0, 1.5, 1.5]
+    assert found["input.shape"] == [48, 96, 128]  # superior, right, anterior: 130 x 135 x 170 mm
+
+
 def test_size_of_tiles_is_whole_tiles_over_the_organ():
     brain = chosen(rules.size, cohort(), TILES)
     assert brain["input.spacing_mm"] == [2.0, 1.0, 1.0]
@@ -132,6 +160,8 @@ def test_size_of_tiles_is_whole_tiles_over_the_organ():
 
 def test_size_of_a_whole_scan_keeps_proportions():
     assert chosen(rules.size, mr(), "resnet18-w32")["input.fit"] == "isotropic"
+    assert chosen(rules.size, mr(), "resnet18-w32")["input.shape"] == [64, 96, 96]
+    assert chosen(rules.size, mr(), "models-genesis")["input.shape"] == [96, 96, 64]  # its third axis goes up
 
 
 def test_strategy_trains_the_network_on_regions_only():
