@@ -158,6 +158,12 @@ def test_slopes_that_change_from_slice_to_slice_are_said_and_usual_in_pet(tmp_pa
     np.testing.assert_array_equal(read_scan(tmp_path / "one").voxels, hu)
 
 
+def test_slices_that_all_differ_are_counted_and_not_called_the_others(tmp_path):
+    write_series(tmp_path, hounsfield((9, 7, 9)), slopes=[1.0 + k / 8 for k in range(9)])
+    named = ", ".join(f"slice {k + 1} slope {1 + k / 8:g} intercept -1024" for k in range(1, 7))
+    assert verdict_of(tmp_path) == (f"accept: mixed rescale: {named} and 2 more, the others slope 1 intercept -1024")
+
+
 def test_one_image_that_is_unsigned_among_signed_ones_is_a_remark(tmp_path):
     write_series(tmp_path, change=lambda k, image: setattr(image, "PixelRepresentation", int(k != 2)))
     assert verdict_of(tmp_path) == "accept: mixed PixelRepresentation: slice 3 0, the others 1"

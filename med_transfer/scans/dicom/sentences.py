@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
-from med_transfer.errors.sentence import Sentence, few, listed
+from med_transfer.errors.sentence import Sentence, few
 from med_transfer.scans.dicom.slice_geometry import commonest
 
 _MAX_NAMED = 6  # values listed in one message
@@ -14,10 +15,11 @@ def mixed(what: str, values: Sequence[Hashable]) -> str:
     """Name the slices whose value differs from the most frequent one; empty if all are equal."""
     if len(set(values)) == 1:
         return ""
-    usual = commonest(values)
-    deviating = sorted({value for value in values if value != usual}, key=str)
-    parts = [_have([n for n, v in enumerate(values, 1) if v == value], value) for value in deviating[:_MAX_NAMED]]
-    return Sentence("mixed {what}: {parts}, the others {usual}", what=what, parts=listed(*parts), usual=usual)
+    usual, slices_with = commonest(values), defaultdict[Hashable, list[int]](list)
+    for number, value in enumerate(values, 1):
+        slices_with[value].append(number)
+    parts = [_have(slices_with[value], value) for value in sorted(slices_with, key=str) if value != usual]
+    return Sentence("mixed {what}: {parts}, the others {usual}", what=what, parts=few(parts, _MAX_NAMED), usual=usual)
 
 
 def _have(numbers: Sequence[int], value: Hashable) -> Sentence:
