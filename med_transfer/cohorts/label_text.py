@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping
 
 _MISSING = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}  # what spreadsheets, pandas and R write for an empty cell
 _WHOLE = re.compile(r"(\d+)\.0+")
-_ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+")  # 1.23457E+11
+_ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+", re.IGNORECASE)  # 1.23457E+11 of spreadsheets, 1.2345678e+16 of pandas
+_LOOK_ALIKE = {"\N{MINUS SIGN}": "-", "\N{LEFT SINGLE QUOTATION MARK}": "'", "\N{RIGHT SINGLE QUOTATION MARK}": "'"}
 _RARE = 2  # rows, too few to learn from
 _ALIKE = 0.8  # similarity ratio of difflib, in [0, 1]
 
@@ -20,7 +21,7 @@ def is_missing(cell: str) -> bool:
 
 
 def lacks_identifier(cell: str) -> bool:
-    """Whether the cell identifies no patient: it is missing, or a long number that a spreadsheet rounded."""
+    """Whether the cell identifies no patient: it is missing, or a long number that a program rounded."""
     return is_missing(cell) or bool(_ROUNDED.fullmatch(cell))
 
 
@@ -49,9 +50,21 @@ def other_decimals(text: str) -> str:
 
 
 def normalised_text(text: str) -> str:
-    """Normalise text so that look-alikes are equal: case, spaces, Unicode composition, invisible characters."""
-    shown = "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
+    """Normalise text so that look-alikes are equal: case, spaces, Unicode composition, dashes, invisible characters."""
+    shown = "".join(map(_plain_sign, unicodedata.normalize("NFKC", text)))
     return " ".join(shown.split()).casefold()
+
+
+def _plain_sign(sign: str) -> str:
+    """A hyphen for any dash, a straight for a curly quotation mark, nothing for an invisible character."""
+    kind = unicodedata.category(sign)
+    return "" if kind == "Cf" else "-" if kind == "Pd" else _LOOK_ALIKE.get(sign, sign)
+
+
+def spelling_key(name: str) -> str:
+    """Return a key that is equal for names that look alike or write one number: ``12``, ``12.0`` and ``0012``."""
+    plain = normalised_text(label_text(name))
+    return plain.lstrip("0") or "0" if plain.isdecimal() else plain
 
 
 def misspelt(rows: Mapping[str, Collection[int]]) -> tuple[str, str] | None:

@@ -21,7 +21,7 @@ from pydantic import (
 
 from med_transfer.atomic import write_text
 from med_transfer.cohorts.hashed_names import hash_names, old_hash, recognise, salt_of
-from med_transfer.cohorts.label_text import normalised_text, other_decimals
+from med_transfer.cohorts.label_text import normalised_text, other_decimals, spelling_key
 from med_transfer.cohorts.splits import Images, Split, SplitConfig
 from med_transfer.cohorts.table import Cohort
 from med_transfer.errors import CohortError
@@ -204,7 +204,7 @@ def seen_before(
 
 
 def warn_of_other_spellings(cohort: Cohort, patient_hashes: Iterable[str]) -> None:
-    """Warn of patients whose name differs only in case, spaces or look-alike characters from one trained on.
+    """Warn of patients whose name differs only in case, spaces, zeros or look-alike signs from one trained on.
 
     Within one table such names are refused. Across two tables only the hospitals know whether they are one person, so
     these patients are not counted as seen.
@@ -214,12 +214,18 @@ def warn_of_other_spellings(cohort: Cohort, patient_hashes: Iterable[str]) -> No
         patient_hashes: as for :func:`seen_before`.
     """
     hashes, names = set(patient_hashes), set(cohort.patients)
-    spelt = {other: name for name in names for plain in (normalised_text(name),) for other in (plain, plain.upper())}
+    spelt = {
+        other: name
+        for name in names
+        for plain in (normalised_text(name), spelling_key(name))
+        for other in (plain, plain.upper())
+        if other != other_decimals(name)  # counts as seen
+    }
     alike = {spelt[other] for other in recognise(spelt.keys() - names, hashes)} - recognise(names, hashes).keys()
     if alike:
         log.warning(
-            "%d patients have names that differ from those of training patients only in capital letters or spaces, and "
-            "count as other patients: %s. If they are the same people, give them the same names",
+            "%d patients have names that differ from those of training patients only in capital letters, spaces or "
+            "leading zeros, and count as other patients: %s. If they are the same people, give them the same names",
             len(alike),
             few([str(case) for case in cohort.cases if case.patient in alike]),
         )

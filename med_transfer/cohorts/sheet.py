@@ -71,7 +71,7 @@ class Sheet:
 def read_sheet(path: Path) -> Sheet:
     """Read a CSV file delimited by comma, semicolon or tab, in UTF-8 with or without a byte order mark.
 
-    Values stay text, so patient ``007`` is not patient ``7``. Blank rows are skipped. With semicolons as delimiter, the
+    Values stay text, so ``007`` does not become ``7``. Blank rows are skipped. With semicolons as delimiter, the
     comma is a decimal separator: ``12,5`` is read as ``12.5`` in every column of measurements. With another delimiter
     this holds only for columns of nothing but numbers, unless all their commas separate thousands.
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.cohorts.case import FINDING_PREFIX, ROI_COLUMNS, Case, read_case, wrong_value
-from med_transfer.cohorts.label_text import closest_label, label_text, misspelt, normalised_text
+from med_transfer.cohorts.label_text import closest_label, label_text, misspelt, spelling_key
 from med_transfer.cohorts.sheet import Row, Sheet, plain, read_sheet
 from med_transfer.errors import CohortError, MissingLabel
 from med_transfer.errors.numbers import is_number
@@ -277,7 +277,7 @@ def _lookalikes(names: Iterable[str]) -> list[list[str]]:
     """Groups of names that look the same to a reader."""
     spelled = defaultdict(list)
     for name in dict.fromkeys(names):
-        spelled[normalised_text(label_text(name))].append(name)
+        spelled[spelling_key(name)].append(name)
     return [alike for alike in spelled.values() if len(alike) > 1]
 
 
@@ -287,7 +287,7 @@ def _check_patients(cases: tuple[Case, ...], sheet: Sheet) -> None:
     for alike in _lookalikes(rows):
         raise CohortError(
             f"rows {' and '.join(str(row) for row in sorted(rows[name] for name in alike))} have patients that differ "
-            "only in case, spaces, decimals or signs that look alike",
+            "only in case, spaces, decimals, leading zeros or signs that look alike",
             where=sheet.path,
             expected="one spelling a patient, and other names for other patients",
         )

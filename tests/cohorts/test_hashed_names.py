@@ -88,20 +88,30 @@ def test_a_hash_that_would_cost_a_reader_dear_or_is_unknown_is_refused(kind):
         recognise(["a"], [f"{kind}:{'0' * 32}"])
 
 
-@pytest.mark.parametrize(("learned", "asked"), [("PAT-1", "pat-1"), ("pat-1", "Pat-1"), ("pat 1", "PAT  1")])
+@pytest.mark.parametrize(
+    ("learned", "asked"),
+    [("PAT-1", "pat-1"), ("pat-1", "Pat-1"), ("pat 1", "PAT  1"), ("PAT-1", "pat\u20131"), ("12", "0012")],
+)
 def test_a_patient_spelt_otherwise_than_in_training_is_told_and_not_counted(learned, asked, caplog):
     hashes = hash_names([learned, "other"], SALT).values()
     cohort = cohort_of([("new", "a"), (asked, "b"), ("other", "a")])
     assert seen_before(cohort, [()] * 3, hashes, ()) == (2,)
     warn_of_other_spellings(cohort, hashes)
     assert (
-        "1 patients have names that differ from those of training patients only in capital letters or spaces"
+        "1 patients have names that differ from those of training patients only in capital letters, spaces"
         in caplog.text
     )
     assert f"other patients: {cohort.cases[1]}. If they are the same" in caplog.text
     assert asked not in caplog.text
     caplog.clear()
     warn_of_other_spellings(cohort.subset([0, 2]), hashes)
+    assert not caplog.text
+
+
+def test_a_patient_that_counts_as_seen_is_not_told_as_another(caplog):
+    hashes, cohort = hash_names(["12"], SALT).values(), cohort_of([("12.0", "a"), ("new", "b")])
+    assert seen_before(cohort, [()] * 2, hashes, ()) == (0,)
+    warn_of_other_spellings(cohort, hashes)
     assert not caplog.text
 
 
