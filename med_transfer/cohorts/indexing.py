@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,9 +12,10 @@ from pathlib import Path
 from med_transfer.atomic.csv_table import csv_bytes, write_csv
 from med_transfer.atomic.sole_writer import sole_writer_of
 from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
+from med_transfer.cohorts.label_text import spelling_key
 from med_transfer.cohorts.overwriting import replace_keeping, require_replaceable
 from med_transfer.errors import NothingDone, ScanError, ScanNotFound
-from med_transfer.errors.sentence import Sentence
+from med_transfer.errors.sentence import Sentence, few
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import Identity, Ignored, Series, Verdict, geometry, identity, survey
 from med_transfer.scans.isolation import isolated
@@ -20,6 +23,8 @@ from med_transfer.scans.search.description import count_files
 from med_transfer.scans.search.links import follow_links_advice
 from med_transfer.scans.search.pseudonyms import own_key, pseudonym, read_key
 from med_transfer.scans.search.series_rules import Choice, SeriesRules, choose
+
+log = logging.getLogger(__name__)
 
 KEY_FILE = "patients.key"
 # Columns of a series in the cohort table; the quality table has more, and a row for every file that is not a scan.
@@ -241,6 +246,19 @@ def _relative(path: Path, out: Path) -> str:
 
 
 def _pseudonymise(rows: list[dict[str, str]], key_file: Path) -> None:
+    """Replace patients by pseudonyms; spellings of one name get the same, as it would hide that they are alike."""
     key = read_key(key_file)
+    scans: dict[str, dict[str, str]] = defaultdict(dict)  # by name of a patient: the first scan of each spelling
     for row in rows:
-        row["patient"] = pseudonym(row["patient"], key)
+        patient = row["patient"]
+        # Files whose names are alike are not of one patient.
+        name = patient if patient == row["scan"] else spelling_key(patient)
+        scans[name].setdefault(patient, row["scan"])
+        row["patient"] = pseudonym(name, key)
+    if several := [" with ".join(spelt.values()) for spelt in scans.values() if len(spelt) > 1]:
+        log.warning(
+            "%d patients are spelt in several ways (case, spaces, leading zeros, signs that look alike) and have one "
+            "pseudonym each: %s. If they are different people, name them apart in the column patient of a label sheet",
+            len(several),
+            few(several),
+        )

@@ -63,8 +63,9 @@ def _plain_sign(sign: str) -> str:
 
 def spelling_key(name: str) -> str:
     """Return a key that is equal for names that look alike or write one number: ``12``, ``12.0`` and ``0012``."""
-    plain = normalised_text(label_text(name))
-    return plain.lstrip("0") or "0" if plain.isdecimal() else plain
+    plain = normalised_text(name)
+    number = plain if plain.isdecimal() else other_decimals(plain)
+    return number.lstrip("0") or "0" if number else plain
 
 
 def misspelt(rows: Mapping[str, Collection[int]]) -> tuple[str, str] | None:

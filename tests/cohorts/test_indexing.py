@@ -181,6 +181,27 @@ def test_patients_have_the_pseudonyms_of_a_key_that_was_named_or_are_themselves_
     assert kept[:3] == ["SECRETID-a", "SECRETID-a", "SECRETID-b"]
 
 
+def test_a_patient_under_two_spellings_has_one_pseudonym_and_that_is_told(tmp_path, caplog):
+    """A pseudonym of each spelling would hide from the table that they are alike, and the split would part them."""
+    spellings = ("SECRETID 7", "secretid  7", "SECRETID-7", "SECRETID\u20137", "0012", "12", "13")
+    for number, patient in enumerate(spellings):
+        uid = f"1.2.{number}"
+        own = {"StudyInstanceUID": uid, "SeriesInstanceUID": f"{uid}.1", "PatientID": patient}
+        export_series(tmp_path / uid, SpecificCharacterSet="ISO_IR 192", **own)
+    volume = nibabel.Nifti1Image(np.arange(1000, dtype=np.int16).reshape(10, 10, 10), np.eye(4))
+    for name in ("n 1.nii", "n  1.nii"):  # files whose names are alike are not of one patient
+        nibabel.save(volume, tmp_path / name)
+    found = write_index(tmp_path, tmp_path / "out/cohort.csv")
+    patients = {row["scan"]: row["patient"] for row in rows(found.cohort)}
+    ids = [patients[f"../1.2.{number}"] for number in range(7)]
+    assert [ids.index(one) for one in ids] == [0, 0, 2, 2, 4, 4, 6]
+    assert patients["../n 1.nii"] != patients["../n  1.nii"]
+    (told,) = (record.getMessage() for record in caplog.records if "one pseudonym" in record.getMessage())
+    assert "3 patients are spelt in several ways" in told
+    assert "../1.2.0 with ../1.2.1, ../1.2.2 with ../1.2.3, ../1.2.4 with ../1.2.5" in told
+    assert leaks(told) == []
+
+
 def test_table_leads_back_to_the_scans_and_the_choice_is_no_subgroup(index):
     cohort = Cohort.read(index().cohort, labelled=False)
     assert {tuple(case.columns) for case in cohort.cases} == {("modality", "n_slices")}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_transfer.atomic.csv_table import write_csv
+from med_transfer.cohorts.label_text import spelling_key
 from med_transfer.errors import NothingDone
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Feedback, Queue, answering
@@ -65,7 +66,7 @@ def export_labels(node: NodeConfig, queue: Queue, out: Path, route: str = "") ->
         {
             "scan": Path(os.path.relpath(node.folder / "incoming" / study, out.parent)).as_posix(),
             "series_uid": series_uid,
-            "patient": pseudonym(patients.get(study) or study, key),
+            "patient": pseudonym(spelling_key(patients.get(study) or study), key),
             **_cells(labels, said.label or ""),
         }
         for (study, series_uid), said in complete.items()
