@@ -17,7 +17,10 @@ _INT16 = np.iinfo(np.int16)
 
 @dataclass(frozen=True)
 class Provenance:
-    """Source of a volume, without patient name, identifier or date."""
+    """Source of a volume, without patient name, identifier or date.
+
+    ``stored_shape`` is the (depth, height, width) of the stored slices if a repair has moved them to other places.
+    """
 
     path: Path
     format: str  # dicom | nifti | nrrd | metaimage
@@ -27,6 +30,7 @@ class Provenance:
     frame_of_reference: str = ""  # UID; volumes and masks with the same one share a coordinate system
     files: tuple[Path, ...] = ()
     acquisition: dict[str, str] = field(default_factory=dict)  # Manufacturer, ConvolutionKernel, SliceThickness ...
+    stored_shape: geometry.Triple | None = None
 
 
 @dataclass(frozen=True, eq=False)

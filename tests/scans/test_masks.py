@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from dicom_series import PLANES, SECRETS, as_image, hounsfield, plane_affine, write_series
+from dicom_series import PLANES, SECRETS, as_image, hounsfield, plane_affine, read_with_simpleitk, write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from planted import leaked
@@ -245,6 +245,51 @@ def test_not_in_the_scan(tmp_path, shift_mm, message):
     path = write(tmp_path / "mask.nrrd", box(low=(1, 2, 3), high=(4, 6, 8)), affine)
     with pytest.raises(GeometryRejected, match=message):
         read_mask(path, scan())
+
+
+TILTED = plane_affine(spacing_mm=(1.0, 1.0, 2.0)) + np.outer([0, 1, 0, 0], [0, 0, 0.5, 0])  # a shear of 14 degrees
+
+
+@pytest.mark.parametrize(
+    ("affine", "offsets"),
+    [(TILTED, range(6)), (plane_affine(), (0, 1, 2, 3.5, 4.5, 5.5)), (TILTED, (0, 1, 2, 3.5, 4.5, 5.5))],
+)
+def test_drawn_where_slices_were_taken_for_a_rectangular_grid(tmp_path, affine, offsets):
+    """As SimpleITK reads a tilted or unevenly spaced series: the mask would lie millimetres beside the finding."""
+    write_series(tmp_path / "scan", hounsfield(SHAPE), affine, offsets=offsets)
+    straight = read_scan(tmp_path / "scan", max_gap_mm=5.0)
+    assert straight.verdict.decision == "repair"
+    _, as_if_even = read_with_simpleitk(tmp_path / "scan")
+    path = write(tmp_path / "mask.nrrd", box(), as_if_even)
+    with pytest.raises(
+        GeometryRejected, match=r"the mask lies on the scan's stored slices as if they .*SEG or RTSTRUCT"
+    ):
+        read_mask(path, straight)
+    on_straight = write(tmp_path / "straight.nrrd", box(straight.voxels.shape), straight.affine)
+    np.testing.assert_array_equal(read_mask(on_straight, straight).voxels, box(straight.voxels.shape))
+    rolled = write(tmp_path / "rolled.nrrd", box().transpose(2, 0, 1), as_if_even[:, [1, 2, 0, 3]])
+    with pytest.raises(GeometryRejected, match="the mask lies on the scan's stored slices"):
+        read_mask(rolled, straight)
+    cropped = write(tmp_path / "part.nrrd", box(straight.voxels.shape)[:5], straight.affine)
+    np.testing.assert_array_equal(read_mask(cropped, straight).voxels, box(straight.voxels.shape))
+
+
+@pytest.mark.parametrize("slices", [(2,), (1, 2, 4)])
+def test_a_segmentation_of_tilted_slices_says_where_they_lie(tmp_path, slices):
+    voxels = np.zeros(SHAPE, np.uint8)
+    voxels[list(slices), 2:5, 3:7] = 1
+    path = write_segmentation(tmp_path, voxels, TILTED)
+    mask = read_mask(path, read_scan(tmp_path / "scan"))
+    drawn = geometry.to_world_mm(TILTED, np.argwhere(voxels)[:, ::-1])
+    found = geometry.to_world_mm(mask.affine, np.argwhere(mask.voxels)[:, ::-1])
+    np.testing.assert_allclose(found.mean(axis=0), drawn.mean(axis=0), atol=0.5)
+
+
+def test_a_segmentation_that_leaves_the_tilt_out(tmp_path):
+    write_segmentation(tmp_path, box(), TILTED)
+    path = write_segmentation(tmp_path / "converted", box(), plane_affine(spacing_mm=(1.0, 1.0, 2.0)))
+    with pytest.raises(GeometryRejected, match="the mask lies on the scan's stored slices"):
+        read_mask(path, read_scan(tmp_path / "scan"))
 
 
 def test_nobody_knows_where(tmp_path):

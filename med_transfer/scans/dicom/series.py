@@ -190,12 +190,13 @@ def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:
     require_finite(voxels, series.path)
     if series.modality == "CT" and (doubt := hounsfield_doubt(voxels)):
         remarks = (*remarks, doubt)
-    affine = affine_of(slices)
+    affine, provenance = affine_of(slices), _provenance(series, slices)
     if any(repair.kind != "repeated_slices" for repair in verdict.repairs):  # dropping repeats needs no resampling
         positions = np.array([slice_.position_mm for slice_ in slices])
         fill = AIR_HU if series.modality == "CT" else min(float(voxels.min()), 0.0)
+        provenance = replace(provenance, stored_shape=voxels.shape)
         voxels, affine = on_regular_grid(voxels, affine, positions, fill)
-    return Volume(voxels, affine, _provenance(series, slices), verdict.remarked(remarks))
+    return Volume(voxels, affine, provenance, verdict.remarked(remarks))
 
 
 def _provenance(series: Series, slices: Sequence[Slice]) -> Provenance:

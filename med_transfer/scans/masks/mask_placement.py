@@ -12,6 +12,7 @@ from scipy import ndimage
 from med_transfer.errors import GeometryRejected
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
+from med_transfer.scans.verdict import MAX_SHEAR_DEGREES
 from med_transfer.scans.volume import Provenance, Volume
 
 SAME_GRID_SHARE = 0.01  # of a voxel: largest distance between corners of equal grids, whose headers are rounded
@@ -29,13 +30,15 @@ def onto_grid(parts: Iterable[Volume], grid: Volume) -> NDArray[np.bool_]:
     centres of its own.
 
     Raises:
-        GeometryRejected: the mask is outside the grid or extends beyond it, and how far; or its position is unknown.
+        GeometryRejected: the mask is outside the grid or extends beyond it, and how far; its position is unknown; or it
+            lies on slices that a repair has moved as if they needed none.
     """
     result = np.zeros(grid.voxels.shape, bool)
     present = [part for part in parts if part.voxels.any()]
     for part in present:
         if not _added_as_it_is(part, grid, result):
             _require_placed(part, grid)
+            _require_on_moved_slices(part, grid)
             _require_voxels_inside(part, grid)
             _resample_into(result, part.voxels != 0, _thickened(part, grid), grid.affine)
     if not result.any():
@@ -108,6 +111,32 @@ def _require_placed(mask: Volume, grid: Volume) -> None:
                 where=mask.provenance.path,
                 expected="a mask on the scan's own grid",
             )
+
+
+def _require_on_moved_slices(mask: Volume, grid: Volume) -> None:
+    """Refuse a mask whose grid is that of the scan's stored slices, but without their tilt or uneven gaps.
+
+    Programs that take any series for a rectangular grid write such masks; they lie beside what they were drawn around.
+    A single frame, and a grid with a tilt of its own, say where they lie.
+    """
+    stored = grid.provenance.stored_shape
+    if stored is None or len(mask.voxels) == 1 or geometry.shear_degrees(mask.affine) > MAX_SHEAR_DEGREES / 2:
+        return
+    cosines = np.abs((mask.affine[:3, :3] / mask.spacing_mm).T @ (grid.affine[:3, :3] / grid.spacing_mm))
+    along = cosines.argmax(axis=0)  # the mask's axis along each of the scan's axes i, j, k
+    width, height, depth = (mask.voxels.shape[::-1][axis] for axis in along)
+    if stored[1:] != grid.voxels.shape[1:]:  # enlarged for a tilt
+        as_stored = (height, width) == stored[1:]
+    else:
+        same_step = np.isclose(mask.spacing_mm[along[2]], grid.spacing_mm[2], rtol=SAME_GRID_SHARE)
+        as_stored = (depth, height, width) == stored and not same_step
+    if as_stored:
+        raise GeometryRejected(
+            "the mask lies on the scan's stored slices as if they formed a rectangular grid, but they are tilted or "
+            "unevenly spaced",
+            where=mask.provenance.path,
+            expected="a DICOM SEG or RTSTRUCT, which says where its slices lie, or a mask of the straightened scan",
+        )
 
 
 def _require_voxels_inside(mask: Volume, grid: Volume) -> None:
