@@ -359,6 +359,38 @@ def test_page_pictures_and_words_of_the_command(command, cohort_csv, tmp_path):
     assert "What the network sees" not in page
 
 
+@pytest.fixture(scope="module")
+def sagittal(cohort_csv):
+    """Of a network whose depth runs from the patient's left to the right."""
+    config = load_config(FinetuneConfig, None, [*TINY, "input.orientation=RAS", "input.shape=[16,24,32]"])
+    return mt.preview(cohort_csv, config, per_class=1, draws=0)
+
+
+def test_directions_stand_in_the_order_of_the_inputs_axes(sagittal):
+    assert "mm, left to right, front to back, head to foot" in sagittal.html()
+    assert "mm，依左右、前後、頭足方向" in sagittal.html("zh-TW")
+
+
+@pytest.mark.parametrize(
+    ("setting", "english", "chinese"),
+    [
+        ({"region": "roi"}, "the region of interest", "目標區域"),
+        ({"region": "whole"}, "the whole scan", "整個掃描"),
+        ({"region": "foreground"}, "the body", "身體"),
+        ({"region": "brain", "isolate": True}, "the brain and nothing else", "僅腦部"),
+    ],
+)
+def test_what_the_network_looks_at_is_told_in_words(sagittal, setting, english, chinese):
+    other = replace(sagittal, preprocessing=sagittal.preprocessing.model_copy(update=setting))
+    assert f"<dt>Looks at</dt><dd>{english}<small>input.region: {setting['region']}" in other.html()
+    assert f"<dt>觀看範圍</dt><dd>{chinese}<small>" in other.html("zh-TW")
+
+
+def test_where_no_scan_is_held_out_that_is_said(sagittal):
+    everything = replace(sagittal, n_development=sagittal.n_scans)
+    assert "of 18 in the table; none is held out for testing" in everything.html()
+
+
 def test_what_cannot_be_read_is_listed_and_another_scan_shown(command, cohort_csv, tmp_path):
     rows = read_rows(cohort_csv)
     for row in rows:

@@ -15,7 +15,7 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.preview.facts import cohort_remarks, mm
 from med_transfer.finetuning.preview.pictures import input_planes, parts_picture, scan_png, shown_cuts
 from med_transfer.finetuning.preview.seen import SeenScan, augments, single_slices
-from med_transfer.page import Language, environment
+from med_transfer.page import Language, Translator, environment, sentence
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.report.writing import report_translator
 from med_transfer.scans.inspection import picture
@@ -23,6 +23,14 @@ from med_transfer.scans.inspection import picture
 PAGE = "preview.html"
 _HERE = Path(__file__).parent
 _TEMPLATE = "page.html.jinja"
+_LOOKS_AT = {
+    "roi": sentence("the region of interest"),
+    "foreground": sentence("the body"),
+    "head": sentence("the head"),
+    "brain": sentence("the brain"),
+    "lungs": sentence("the lungs"),
+    "whole": sentence("the whole scan"),
+}
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,13 @@ class Preview:
         t = report_translator(language).reading(_HERE / "page")
         page = environment(_HERE, Path(picture.__file__).parent, t=t)
         page.filters |= {"mm": mm, "data_uri": picture.data_uri, "bar_mm": picture.bar_mm}
-        return page.get_template(_TEMPLATE).render(preview=self, shown=[*map(self._shown, self.scans)])
+        return page.get_template(_TEMPLATE).render(
+            preview=self, looks_at=self._looks_at(t), shown=[*map(self._shown, self.scans)]
+        )
+
+    def _looks_at(self, t: Translator) -> str:
+        place = t(_LOOKS_AT[self.preprocessing.region])
+        return t("{place} and nothing else", place=place) if self.preprocessing.isolate else place
 
     def _shown(self, scan: SeenScan) -> dict[str, Any]:
         """The pictures of a scan, by channel: planes of the input and of each random view, and the slices or tiles."""
