@@ -189,8 +189,14 @@ def _checks(record: BundleRecord, explanations: Sequence[Explanation], method: M
         hidden_share=MapCheckSettings.share,
         drop=float(np.mean([deletion.drop for deletion in deletions])) if deletions else None,
         random_drop=float(np.mean([deletion.random_drop for deletion in deletions])) if deletions else None,
-        n_no_better=sum(not deletion.beats_chance for deletion in deletions),
+        n_no_better=sum(_no_better(explanation) for explanation in explanations),
         correlation=float(np.mean(correlations)) if correlations else None,
         correlation_limit=MAX_CORRELATION,
         method=method.name,
     )
+
+
+def _no_better(explanation: Explanation) -> bool:
+    """Whether no part of the map matters clearly more than others."""
+    deletion = explanation.deletion
+    return explanation.heat.uniform or (deletion is not None and not deletion.beats_chance)

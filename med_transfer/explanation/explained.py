@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from med_transfer.explanation.faithfulness import Deletion, MapCheckSettings, deletion
+from med_transfer.explanation.faithfulness import RARE, Deletion, MapCheckSettings, deletion
 from med_transfer.explanation.heat import HeatMap, Method
 from med_transfer.explanation.sanity import MAX_CORRELATION, Sanity, sanity
 from med_transfer.model.ensemble import Ensemble
@@ -21,8 +21,8 @@ class Explanation:
     Attributes:
         heat: the map on the input grid.
         probability: calibrated probability of the class, averaged over fold models, in [0, 1].
-        deletion: faithfulness check; None if the map is empty or the check was not requested.
-        sanity: check of the dependence on weights; None if the map is empty or the check was not requested.
+        deletion: faithfulness check; None if the map is empty or uniform, or the check was not requested.
+        sanity: check of the dependence on weights; None if the map is empty or uniform, or the check was not requested.
     """
 
     heat: HeatMap
@@ -38,6 +38,8 @@ class Explanation:
     def _doubts(self) -> Iterator[str]:
         if self.heat.empty:
             yield "Nothing in the map supports the class."
+        if self.heat.uniform:
+            yield "The map is the same everywhere: it shows no place."
         if self.sanity is not None and not self.sanity.passed:
             yield (
                 f"The map hardly depends on what the network learned: with random weights its rank correlation is "
@@ -45,8 +47,9 @@ class Explanation:
             )
         if self.deletion is not None and not self.deletion.beats_chance:
             yield (
-                f"Hiding the map's strongest {100 * self.deletion.share:.2g}% changes the probability no more than "
-                f"hiding other regions does: {self.deletion.as_large_at_random:.0%} of them change it at least as much."
+                f"Hiding the map's strongest {100 * self.deletion.share:.2g}% does not lower the probability clearly "
+                f"more than hiding other regions: {self.deletion.as_large_at_random:.0%} of them lower it at least as "
+                f"much (at most {RARE:.0%} are expected)."
             )
 
 

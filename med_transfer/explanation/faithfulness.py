@@ -90,9 +90,9 @@ def deletion(
         checks: share and fill of hidden voxels, and number of random regions.
 
     Returns:
-        None if no voxel of the map supports the class, as there is then nothing to hide.
+        None if no voxel of the map supports the class, or all do equally: then no part of it is the strongest.
     """
-    if heat.empty:
+    if heat.empty or heat.uniform:
         return None
     rng = np.random.default_rng(checks.seed)
     important = _most_important(heat.values, checks.share)

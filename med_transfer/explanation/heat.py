@@ -14,6 +14,7 @@ from med_transfer.backbones.encoder import Box
 from med_transfer.model.ensemble import Ensemble
 
 Triple = tuple[int, int, int]
+_ROUNDING = 1e-5  # relative differences below this are not differences
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class HeatMap:
     def empty(self) -> bool:
         """Whether no voxel supports the class."""
         return not bool((self.values > 0).any())
+
+    @property
+    def uniform(self) -> bool:
+        """Whether all voxels support the class equally, as those of a stage with one voxel do: it shows no place."""
+        return not self.empty and float(np.ptp(self.values)) <= _ROUNDING * float(self.values.max())
 
     @property
     def peak(self) -> Triple:

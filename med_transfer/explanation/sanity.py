@@ -46,14 +46,14 @@ class Sanity:
 def sanity(
     ensemble: Ensemble, image: Tensor, class_index: int, method: Method, heat: HeatMap, checks: MapCheckSettings
 ) -> Sanity | None:
-    """Recompute the map with random weights; return None if no voxel of the map supports the class.
+    """Recompute the map with random weights; return None if the map is empty or uniform, as it has no ranks.
 
     Args:
         ensemble, image, class_index, method: arguments with which the map was computed.
         heat: the map.
         checks: number of draws, at least one, and the seed of the first.
     """
-    if heat.empty:
+    if heat.empty or heat.uniform:
         return None
     others = [method(randomised(ensemble, checks.seed + draw), image, class_index) for draw in range(checks.draws)]
     return Sanity(tuple(rank_correlation(heat.values, other.values) for other in others))

@@ -178,7 +178,7 @@ class MapChecks:
         element_mm: the smallest thing a map can tell apart, along depth, height, width; None: each scan's own.
         hidden_share: of the input that was hidden at most, in [0, 1].
         drop: of the probability, in [-1, 1], when the strongest part was hidden; random_drop: when another part was.
-        n_no_better: maps whose strongest part costs no more than other parts do.
+        n_no_better: maps whose strongest part does not clearly cost more than other parts, or that have none.
         correlation: Spearman's, in [-1, 1], with the map of random weights; above correlation_limit it is a warning.
         method: how the maps were made, ``gradcam`` or ``attention``.
     """

@@ -12,7 +12,8 @@ from bright_and_dark import BRIGHT, DARK, both_findings, learned
 from scipy import stats
 
 from med_transfer.explanation import GradCAM, HeatMap, MapCheckSettings, Occlusion, explain
-from med_transfer.explanation.faithfulness import deletion
+from med_transfer.explanation.explained import Explanation
+from med_transfer.explanation.faithfulness import Deletion, deletion
 from med_transfer.explanation.sanity import MAX_CORRELATION, randomised, rank_correlation, sanity
 from med_transfer.model.ensemble import Ensemble
 
@@ -151,6 +152,23 @@ def test_an_empty_map_is_said_to_be_empty(ensemble, image):
     assert found.doubts == ("Nothing in the map supports the class.",)
     with torch.no_grad():
         assert found.probability == pytest.approx(ensemble(image[None])[0, DARK].item())
+
+
+def test_a_map_that_is_the_same_everywhere_shows_no_place(ensemble, image):
+    """Of a stage with a single voxel: its ranks are all ties, and random weights cannot change them."""
+    found = explain(ensemble, image[:, :8, :8, :8], BRIGHT, GradCAM(-1))
+    assert found.heat.values.min() == found.heat.values.max() > 0
+    assert (found.deletion, found.sanity) == (None, None)
+    assert found.doubts == ("The map is the same everywhere: it shows no place.",)
+
+
+def test_what_a_map_hides_is_compared_with_chance_in_words(ensemble, image):
+    heat = GradCAM()(ensemble, image, BRIGHT)
+    found = Explanation(heat, 0.9, Deletion(0.05, 0.02, (0.03, 0.03, 0.03, *(0.0,) * 17)), None)
+    assert found.doubts == (
+        "Hiding the map's strongest 5% does not lower the probability clearly more than hiding other regions: 15% of "
+        "them lower it at least as much (at most 10% are expected).",
+    )
 
 
 def test_what_does_not_speak_for_the_class_is_not_hidden():

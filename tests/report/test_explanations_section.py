@@ -26,14 +26,14 @@ def test_maps_come_with_their_checks_and_with_a_warning_of_what_they_are_not(tmp
     (image,) = page.having("img")
     assert image["alt"].startswith("Axial, coronal and sagittal plane of the scan in row 7")
     assert "Do not interpret them" not in page.text
-    assert "matters no more" not in page.text
+    assert "not clearly more important" not in page.text
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"correlation": 0.51}, "hardly depend on what the network learned"),
-        ({"n_no_better": 3}, "In 3 of 5 maps, the strongest part matters no more to the answer"),
+        ({"n_no_better": 3}, "In 3 of 5 maps, the strongest part is not clearly more important to the answer"),
     ],
 )
 def test_maps_that_fail_a_check_are_warned_of(tmp_path, changes, words):
@@ -58,7 +58,7 @@ def test_maps_that_are_all_empty_have_no_figures(tmp_path):
     empty = replace(CHECKS, n_empty=6, drop=None, random_drop=None, correlation=None, hidden_share=None, n_no_better=0)
     page = page_of(tmp_path, map_checks=empty)
     assert "Rank correlation with the map of random weights –" in page.text
-    assert "matters no more" not in page.text
+    assert "not clearly more important" not in page.text
 
 
 def test_without_maps_nothing_is_said_of_them(tmp_path):

@@ -61,7 +61,8 @@ def _doubts(checks: MapChecks, t: Translator) -> list[str]:
     if 2 * checks.n_no_better > checks.n - checks.n_empty:
         doubts.append(
             t(
-                "In {number} of {n} maps, the strongest part matters no more to the answer than other parts.",
+                "In {number} of {n} maps, the strongest part is not clearly more important to the answer than other "
+                "parts.",
                 number=checks.n_no_better,
                 n=checks.n - checks.n_empty,
             )
