@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Literal
@@ -301,6 +302,29 @@ def test_the_page_is_one_file_with_every_difference(runs):
     assert "<b>, " not in text
     assert "a choice made on test scans" in text
     assert text == as_page(compare_runs(runs))
+
+
+def test_a_reason_that_all_runs_share_is_given_once(runs):
+    first, *others = compare_runs(runs, n_boot=200)
+    why = "some patients have several scans"
+    without = {"p_value": None, "p_holm": None, "reason": why, "found": ""}
+    untested = [
+        replace(
+            other,
+            **{name: getattr(other, name).model_copy(update=without) for name in ("delong", "mcnemar")},
+            sensitivity={
+                name: Estimate(value=0.0, ci95=None, method="", reason="every resample agrees")
+                for name in other.sensitivity
+            },
+        )
+        for other in others
+    ]
+    page = as_page([first, *untested])
+    assert page.count(f"No test is given: {why}.") == page.count(why) == 1
+    assert page.count("every resample agrees") == len(LABELS.names)
+    assert "McNemar, exact" not in page
+    assert "未提供檢定：" in as_page([first, *untested], "zh-TW")
+    assert "No test is given" not in as_page([first, untested[0], others[1]])
 
 
 def test_the_page_in_chinese_leaves_no_english_sentence_and_has_the_same_figures(runs):

@@ -31,6 +31,12 @@ class Group:
     measure: str
     rows: tuple[Row, ...]
 
+    @property
+    def reason(self) -> str:
+        """Why none of the runs has an interval, if all have the same reason; else empty."""
+        reasons = {row.estimate.reason for row in self.rows}
+        return reasons.pop() if len(reasons) == 1 else ""
+
 
 @dataclass(frozen=True)
 class Forest:

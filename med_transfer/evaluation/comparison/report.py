@@ -136,9 +136,17 @@ def as_page(comparisons: Sequence[Comparison], language: Language = "en") -> str
         scans=scans_sentence(comparisons, t),
         method=method_of(comparisons, t),
         verdicts=verdicts(comparisons, t),
+        untested=_reason_without_tests(comparisons),
         margin=margin,
         choice_warning=t(CHOICE_WARNING),
     )
+
+
+def _reason_without_tests(comparisons: Sequence[Comparison]) -> str:
+    """Why no test has a p-value, if none has and all for the same reason; else empty."""
+    tests = [test for comparison in comparisons for test in comparison.tests]
+    reasons = {test.reason for test in tests}
+    return reasons.pop() if len(reasons) == 1 and all(test.p_value is None for test in tests) else ""
 
 
 def as_markdown(comparisons: Sequence[Comparison]) -> str:
