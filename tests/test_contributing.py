@@ -122,9 +122,7 @@ def passed(said):
     return [line for line in said["tests"].splitlines() if "PASSED" in line]
 
 
-def test_every_room_is_on_the_map_and_every_path_is_there(copy):
-    rooms = {path.name for path in (ROOT / "med_transfer").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert set(re.findall(r"^\| `(\w+)/`", PAGE, re.MULTILINE)) == rooms
+def test_every_path_that_is_named_is_there(copy):
     paths = set(re.findall(r"`(\w+/[\w/.]*)`", PAGE.split("Where is ...")[1]))
     assert len(paths) >= 30
     missing = [path for path in paths if not any((at / path).exists() for at in (ROOT, copy, copy / "med_transfer"))]

@@ -1,5 +1,5 @@
 """The evaluation report: report.html with its tables as CSV and its figures as SVG, section by section.
 
-See docs/report.md for how to add a section. ``med_transfer.report.writing`` writes it; it is apart because it loads
+CONTRIBUTING.md says how to add a section. ``med_transfer.report.writing`` writes it; it is apart because it loads
 matplotlib.
 """

@@ -149,7 +149,7 @@ class Onnx:
 
 
 def _quantised_int8(model: Any, examples: Sequence[Any]) -> Any:
-    """Quantise a model with nncf, with three non-default settings that matter on real scans (docs/runtimes.md).
+    """Quantise a model with nncf, with three non-default settings, measured in docs/measured/eight_bits.md.
 
     - The bias of each layer is corrected by the output of the quantised network up to it, not by an estimate.
     - The range of activations is that of all examples, not the mean of their ranges. Otherwise unusual activations are
