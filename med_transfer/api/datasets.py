@@ -25,6 +25,7 @@ from med_transfer.atomic.csv_table import write_csv
 from med_transfer.backbones.weights.download import DownloadFailed, download_file
 from med_transfer.cohorts.sheet import read_sheet
 from med_transfer.errors import CohortError, DatasetNotFound, OutputError
+from med_transfer.errors.arguments import given_path
 from med_transfer.phantoms import PhantomConfig, write_cohort, write_nifti
 from med_transfer.progress import Progress, bars_unless, named
 
@@ -83,7 +84,7 @@ def fetch(name: str, folder: Path | str, progress: Progress | None = None) -> Pa
     """
     if name not in names():
         raise DatasetNotFound("no such data set", where=name, expected=f"one of {', '.join(names())}")
-    folder = Path(folder).absolute()
+    folder = given_path(folder, "folder", "a folder for the cohort").absolute()
     table, file = folder / "cohort.csv", folder / f"{name}.npz"
     others = [other for other in PUBLIC if other != name and (folder / f"{other}.npz").exists()]
     if others:

@@ -6,7 +6,8 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from med_transfer.api import finetune
 from med_transfer.cohorts import Case, Cohort
-from med_transfer.cohorts.label_text import is_missing
-from med_transfer.errors import CohortError
+from med_transfer.cohorts.label_text import lacks_identifier
+from med_transfer.errors import CohortError, UsageError
+from med_transfer.errors.arguments import given_path
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.inference import load_bundle
-from med_transfer.predictions.labels import Labels
 
 
 class TransferClassifier(ClassifierMixin, BaseEstimator):
@@ -63,37 +64,52 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
                 ``out=None``, since each fold has its own run folder.
 
         Raises:
-            CohortError: lengths differ, a label or patient is missing, the cohort cannot be split, or, without a
-                config, the scans are of several modalities or body parts.
+            MissingLabel: a scan does not exist.
+            CohortError: lengths differ, a label or patient is missing, a scan is there twice, two classes or patients
+                are probably one, the cohort cannot be split, or, without a config, the scans are of several modalities
+                or body parts.
+            UsageError: X is not a sequence of paths.
         """
+        scans = _listed(X)
         # identified by path: an index would mean another scan in the next fit
-        paths = [Path(scan).resolve() for scan in X]
-        patients = groups if groups is not None else list(map(str, paths))
-        if not len(X) == len(y) == len(patients):
-            raise CohortError(f"{len(X)} scans, {len(y)} labels, {len(patients)} patients", expected="equal numbers")
+        paths = [given_path(scan, f"X, scan {number}").resolve() for number, scan in enumerate(scans, start=1)]
         labels = np.asarray(y)
         _require_one_each(labels, "label", "y")
-        _require_one_each(np.asarray(patients), "patient", "groups")
-        cases = tuple(
-            Case(scan=str(scan), path=path, patient=str(patient), label=str(label))
-            for scan, path, label, patient in zip(X, paths, labels, patients, strict=True)
-        )
-        classes = np.unique(labels)
-        cohort = Cohort(cases, Labels(tuple(map(str, classes))))
-        self._end_temporary()
-        self.run_ = finetune(cohort, self.config, self.out or self._temporary())
-        self._predictor = load_bundle(self.run_.bundle)
-        self.classes_ = classes
+        patients = np.asarray(groups if groups is not None else list(map(str, paths)))
+        _require_one_each(patients, "patient", "groups")
+        if not len(scans) == len(labels) == len(patients):
+            raise CohortError(
+                f"{len(scans)} scans, {len(labels)} labels, {len(patients)} patients", expected="equal numbers"
+            )
+        cases = [
+            Case(scan=str(scan), path=path, patient=str(patient), label=str(label), row=row)
+            for row, (scan, path, label, patient) in enumerate(zip(scans, paths, labels, patients, strict=True), 1)
+        ]
+        classes = _classes(labels)
+        cohort = Cohort.of(cases, list(map(str, classes)), "X, y", named_patients=groups is not None)
+        with self._run_folder() as folder:
+            run = finetune(cohort, self.config, folder)
+            predictor = load_bundle(run.bundle)
+        self.run_, self._predictor, self.classes_ = run, predictor, classes
         return self
 
-    def _temporary(self) -> Path:
-        folder = Path(tempfile.mkdtemp(prefix="med-transfer-"))
-        self._end = weakref.finalize(self, _remove, folder, os.getpid())
-        return folder / "run"
-
-    def _end_temporary(self) -> None:
-        if end := getattr(self, "_end", None):
-            end()
+    @contextmanager
+    def _run_folder(self) -> Iterator[Path | str]:
+        """The run folder. A temporary one replaces that of the last fit only if the block ends without an error."""
+        if self.out is not None:
+            yield self.out
+            end = None
+        else:
+            folder = Path(tempfile.mkdtemp(prefix="med-transfer-"))
+            end = weakref.finalize(self, _remove, folder, os.getpid())
+            try:
+                yield folder / "run"
+            except BaseException:
+                end()
+                raise
+        if before := getattr(self, "_end", None):
+            before()
+        self._end = end
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the finalizer: only this estimator may delete its temporary folder."""
@@ -101,10 +117,18 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         return {name: value for name, value in state.items() if name != "_end"}
 
     def predict_proba(self, X: Sequence[Path | str]) -> NDArray[np.float64]:
-        """Return calibrated probabilities [scan, class]. Raises ScanError for a scan that cannot be used."""
+        """Return calibrated probabilities [scan, class].
+
+        Raises:
+            ScanError: a scan cannot be used.
+            UsageError: X is not a sequence of scans.
+        """
         check_is_fitted(self, "run_")
-        answers = [self._predictor.predict(scan).probabilities for scan in X]
-        return np.array([[answer[name] for name in self._predictor.record.classes] for answer in answers])
+        answers, names = (
+            [self._predictor.predict(scan).probabilities for scan in _listed(X)],
+            self._predictor.record.classes,
+        )
+        return np.array([[answer[name] for name in names] for answer in answers], float).reshape(-1, len(names))
 
     def predict(self, X: Sequence[Path | str]) -> NDArray:
         """Return each scan's class at the bundle's operating point, which need not be the most probable one."""
@@ -113,11 +137,43 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[record.operating_point.predictions(self.predict_proba(X), record.labels).argmax(axis=1)]
 
 
+def _listed(scans: Any) -> list:
+    """The scans of a sequence. Text is a sequence of its letters, each of which may be a path: ``/`` is a whole disk.
+
+    Raises:
+        UsageError: it is a single path, or a table.
+    """
+    shape = getattr(scans, "shape", (0,))
+    if isinstance(scans, str | bytes | os.PathLike) or not isinstance(scans, Iterable) or len(shape) != 1:
+        found = f"shape {shape}" if len(shape) != 1 else f"found an object of type {type(scans).__name__}"
+        raise UsageError(
+            found,
+            where="X",
+            expected="a sequence of paths, one a scan",
+            action="Put a single scan into a list; take one column of a table",
+        )
+    return list(scans)
+
+
+def _classes(labels: NDArray) -> NDArray:
+    """The distinct labels in sorted order. Raises CohortError for labels of types that have no order."""
+    try:
+        return np.unique(labels)
+    except TypeError:
+        kinds = sorted({type(label).__name__ for label in labels})
+        raise CohortError(
+            f"labels of types {', '.join(kinds)}",
+            where="y",
+            expected="one type",
+            action="Convert them, as by map(str, y)",
+        ) from None
+
+
 def _require_one_each(values: NDArray, what: str, where: str) -> None:
     """Raise CohortError unless each scan has exactly one value; missing values would count as one class or patient."""
     if values.ndim != 1:
         raise CohortError(f"shape {values.shape}", where=where, expected=f"one {what} a scan")
-    lacking = [number for number, value in enumerate(values) if value is None or is_missing(str(value))]
+    lacking = [number for number, value in enumerate(values) if value is None or lacks_identifier(str(value))]
     if lacking:
         raise CohortError(
             f"scan {lacking[0] + 1} has no {what} ({len(lacking)} in all)",

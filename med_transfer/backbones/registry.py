@@ -24,7 +24,7 @@ def find_backbone(name: str) -> BackboneSpec:
     """
     if name in _REGISTRY:
         return _REGISTRY[name]
-    nearest = difflib.get_close_matches(name.lower(), _REGISTRY, n=3, cutoff=0.4)
+    nearest = difflib.get_close_matches(str(name).lower(), _REGISTRY, n=3, cutoff=0.4)
     raise UnknownBackbone(
         f"unknown backbone {name!r}",
         expected=f"{' or '.join(nearest)} perhaps" if nearest else "the name of an entry",

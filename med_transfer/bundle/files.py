@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,6 +13,7 @@ from med_transfer.atomic import sha256_of
 from med_transfer.bundle.decisions_lock import DECISIONS_FILE, require_lock
 from med_transfer.bundle.record import RECORD_FILE, BundleRecord
 from med_transfer.errors import BundleError
+from med_transfer.errors.arguments import given_path
 
 BUNDLE_FOLDER, WEIGHTS_FILE = "bundle", "models/model.safetensors"
 _PACKAGES = ("med-transfer", "monai", "torch", "numpy", "pydicom", "nibabel", "safetensors")
@@ -62,10 +64,10 @@ def read_whole(folder: Path) -> BundleRecord:
     return record
 
 
-def bundle_folder(folder: Path | str) -> Path:
-    """Return the bundle inside a run folder; any other folder is returned unchanged."""
-    inside = Path(folder) / BUNDLE_FOLDER
-    return inside if inside.is_dir() else Path(folder)
+def bundle_folder(folder: os.PathLike[str] | str) -> Path:
+    """Return the bundle inside a run folder; any other folder is returned unchanged. Raises UsageError for no path."""
+    given = given_path(folder, "bundle", "the folder of a bundle, or of a run that contains one")
+    return inside if (inside := given / BUNDLE_FOLDER).is_dir() else given
 
 
 def run_folder(folder: Path) -> Path | None:

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 _RANDOM_FILLS = {torch.Tensor.normal_, torch.Tensor.uniform_}
 
 
-def load_network(bundle_root: Path | str, public_key: Path | None = None) -> Ensemble:
+def load_network(bundle_root: Path | str, public_key: Path | str | None = None) -> Ensemble:
     """Load a bundle's network, in evaluation mode, on the CPU.
 
     An unsigned bundle outside the run that made it is logged as a warning, since it may come from anywhere.

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from med_transfer.atomic import create_whole, sha256_of, write_bytes
 from med_transfer.atomic.partial_files import remove_stale
 from med_transfer.errors import BundleError, OutputError, UsageError
+from med_transfer.errors.arguments import given_path
 from med_transfer.errors.sentence import few
 
 LIST_FILE, SIGNATURE_FILE, KEY_FILE = (
@@ -105,7 +106,7 @@ def sign_bundle(folder: Path, key: Path, passphrase: bytes | None = None) -> Sig
     return Signer(_fingerprint(private.public_key()), known=True)
 
 
-def verify_bundle(folder: Path, public_key: Path | None = None) -> Signer | None:
+def verify_bundle(folder: Path, public_key: Path | str | None = None) -> Signer | None:
     """Verify a bundle's signature and return its signer; None if the bundle is unsigned.
 
     Args:
@@ -118,7 +119,8 @@ def verify_bundle(folder: Path, public_key: Path | None = None) -> Signer | None
             required one; or a key is required and the bundle is unsigned.
         UsageError: the public key cannot be read.
     """
-    asked = _read_public_key(public_key) if public_key else None
+    key = None if public_key is None else given_path(public_key, "public_key", "a public key, PEM")
+    asked = None if key is None else _read_public_key(key)
     if not any((folder / name).exists() for name in _NOT_SIGNED):
         if asked is not None:
             raise BundleError("is not signed", where=folder, expected=f"a signature of key {_fingerprint(asked)}")

@@ -32,7 +32,7 @@ class Case:
         split: train | val | test, or empty.
         columns: every other column, for subgroups and further channels.
         folder: folder of the table; paths in ``columns`` are relative to it.
-        row: line number in the table, for messages; 0 when the case did not come from a file.
+        row: line number in the table, for messages, or position in a list of scans, from 1; 0 if it has neither.
     """
 
     scan: str

@@ -22,6 +22,7 @@ from med_transfer.cohorts.case import FINDING_PREFIX, ROI_COLUMNS, Case, read_ca
 from med_transfer.cohorts.label_text import closest_label, label_text, misspelt, spelling_key
 from med_transfer.cohorts.sheet import Row, Sheet, plain, read_sheet
 from med_transfer.errors import CohortError, MissingLabel
+from med_transfer.errors.arguments import given_path
 from med_transfer.errors.numbers import is_number
 from med_transfer.errors.sentence import few
 from med_transfer.predictions.labels import Labels
@@ -54,16 +55,38 @@ class Cohort:
             MissingLabel: a scan has no label, or a scan or mask file does not exist.
             CohortError: the table is otherwise unusable; the message names row and column.
         """
-        sheet = read_sheet(Path(path))
+        sheet = read_sheet(given_path(path, "the cohort's table", "a cohort.csv"))
         _check_columns(sheet, labelled)
         truth = _read_labels(sheet, labels) if labelled else [None] * len(sheet.rows)
         cases = tuple(read_case(sheet, row, label) for row, label in zip(sheet.rows, truth, strict=True))
-        _check_repeats(cases, sheet)
+        _check_repeats(cases, sheet.path)
         if labelled:
             labels = _classes(sheet, cases, labels)
-            _check_patients(cases, sheet)
-            _check_files(cases, sheet)
+            _check_patients(cases, sheet.path)
+            _check_files(cases, sheet.path)
         return cls(cases, labels or NO_LABELS, sheet.path)
+
+    @classmethod
+    def of(cls, cases: Sequence[Case], classes: Sequence[str], where: str, *, named_patients: bool = True) -> Cohort:
+        """Return a cohort of cases that do not come from a table, one class each, checked as the rows of one.
+
+        Args:
+            cases: the cases, numbered in ``row``.
+            classes: the class names, in the order of the network's outputs.
+            where: what holds the cases, for messages.
+            named_patients: False if ``patient`` only tells the files apart.
+
+        Raises:
+            MissingLabel: a scan file does not exist.
+            CohortError: classes or patients look like two spellings of one, or a scan is there twice.
+        """
+        cases, labels = tuple(cases), Labels(tuple(classes))
+        _check_repeats(cases, where)
+        _check_learnable(where, cases, labels.names, multilabel=False)
+        if named_patients:
+            _check_patients(cases, where)
+        _check_files(cases, where)
+        return cls(cases, labels)
 
     def __repr__(self) -> str:
         """Counts only, no names: the text may end up in a log."""
@@ -198,7 +221,7 @@ def _classes(sheet: Sheet, cases: tuple[Case, ...], fixed: Labels | None) -> Lab
     findings = _finding_columns(sheet)
     names = [name.removeprefix(FINDING_PREFIX) for name in findings] or sorted({str(case.label) for case in cases})
     if fixed is None:
-        _check_learnable(sheet, cases, names, bool(findings))
+        _check_learnable(sheet.path, cases, names, multilabel=bool(findings))
         return Labels(tuple(names), multilabel=bool(findings))
     _require_classes_of(fixed, names, cases, sheet.path, multilabel=bool(findings))
     return fixed
@@ -227,31 +250,31 @@ def _require_classes_of(
         )
 
 
-def _check_learnable(sheet: Sheet, cases: tuple[Case, ...], names: list[str], multilabel: bool) -> None:
+def _check_learnable(where: Path | str, cases: tuple[Case, ...], names: Sequence[str], *, multilabel: bool) -> None:
     if multilabel:
         for name in names:
             present = sum(name in (case.label or ()) for case in cases)
             if present in (0, len(cases)):
                 raise CohortError(
                     f"finding {name!r} is present in {present} of {len(cases)} scans",
-                    where=sheet.path,
+                    where=where,
                     expected="scans with it and scans without it",
                 )
         return
     if len(names) == 1:
         raise CohortError(
             f"every row has label {names[0]!r}",
-            where=sheet.path,
+            where=where,
             expected="at least two classes",
             action="Add scans of another class; one class alone cannot be learned",
         )
     rows = {name: [case.row for case in cases if case.label == name] for name in names}
-    _check_no_measurements(sheet, rows)
+    _check_no_measurements(where, rows)
     if found := misspelt(rows):
         label, meant = found
         raise CohortError(
             f"row {' and '.join(map(str, rows[label]))} has label {label!r}",
-            where=sheet.path,
+            where=where,
             expected=f"{meant!r} perhaps, as in {len(rows[meant])} rows",
             action=f"Did you mean {meant}? Correct it, or leave the row out: a class needs more scans",
         )
@@ -259,15 +282,15 @@ def _check_learnable(sheet: Sheet, cases: tuple[Case, ...], names: list[str], mu
         only_case = len({name.casefold() for name in alike}) == 1
         how = "differ only in case" if only_case else f"look alike: {', '.join(map(ascii, alike))}"
         raise CohortError(
-            f"classes {' and '.join(map(repr, alike))} {how}", where=sheet.path, expected="one spelling a class"
+            f"classes {' and '.join(map(repr, alike))} {how}", where=where, expected="one spelling a class"
         )
 
 
-def _check_no_measurements(sheet: Sheet, rows: Mapping[str, Sequence[int]]) -> None:
+def _check_no_measurements(where: Path | str, rows: Mapping[str, Sequence[int]]) -> None:
     if len(rows) > _MAX_NUMBERED_CLASSES and all(map(is_number, rows)) and any(len(own) == 1 for own in rows.values()):
         raise CohortError(
             f"{len(rows)} different numbers as labels in {sum(map(len, rows.values()))} rows",
-            where=sheet.path,
+            where=where,
             expected="one class of a few a scan",
             action="If they are measurements, convert them to classes, such as low, middle and high",
         )
@@ -281,32 +304,33 @@ def _lookalikes(names: Iterable[str]) -> list[list[str]]:
     return [alike for alike in spelled.values() if len(alike) > 1]
 
 
-def _check_patients(cases: tuple[Case, ...], sheet: Sheet) -> None:
+def _check_patients(cases: tuple[Case, ...], where: Path | str) -> None:
     """Refuse names that look alike: one patient under two spellings could be on both sides of a split."""
     rows = {case.patient: case.row for case in reversed(cases)}
     for alike in _lookalikes(rows):
         raise CohortError(
             f"rows {' and '.join(str(row) for row in sorted(rows[name] for name in alike))} have patients that differ "
             "only in case, spaces, decimals, leading zeros or signs that look alike",
-            where=sheet.path,
+            where=where,
             expected="one spelling a patient, and other names for other patients",
         )
 
 
-def _check_repeats(cases: tuple[Case, ...], sheet: Sheet) -> None:
+def _check_repeats(cases: tuple[Case, ...], where: Path | str) -> None:
     rows: dict[tuple, int] = {}
     for case in cases:
         key = (case.path, case.series_uid, case.roi_centre_mm, case.roi_size_mm, case.mask, case.mask_name)
         if key in rows:
             raise CohortError(
                 f"rows {rows[key]} and {case.row} are the same scan and region ({case.scan})",
-                where=sheet.path,
+                where=where,
                 expected="one row a scan, or a region of its own for each row",
             )
         rows[key] = case.row
 
 
-def _check_files(cases: tuple[Case, ...], sheet: Sheet) -> None:
+def _check_files(cases: tuple[Case, ...], where: Path | str) -> None:
+    folder = "table's folder" if isinstance(where, Path) else "current folder"
     for what, paths in (
         ("scan", {case.row: case.path for case in cases}),
         ("mask", {case.row: case.mask for case in cases if case.mask}),
@@ -316,6 +340,6 @@ def _check_files(cases: tuple[Case, ...], sheet: Sheet) -> None:
             named = few([f"row {row} ({path})" for row, path in absent], 5)
             raise MissingLabel(
                 f"{len(absent)} of {len(paths)} {what} paths do not exist: {named}",
-                where=sheet.path,
-                expected="paths relative to the table's folder, or absolute ones",
+                where=where,
+                expected=f"paths relative to the {folder}, or absolute ones",
             )

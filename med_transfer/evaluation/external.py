@@ -35,6 +35,7 @@ from med_transfer.cohorts import (
     warn_of_other_spellings,
 )
 from med_transfer.errors import PatientLeak, UsageError
+from med_transfer.errors.arguments import given_path
 from med_transfer.errors.sentence import Sentence, few
 from med_transfer.evaluation.evaluate import EvaluationInput, as_development, evaluate, predict
 from med_transfer.evaluation.evaluation_record import EvaluationRecord
@@ -76,11 +77,11 @@ class EvaluationSettings:
     language: Language = "en"
     config: EvaluationConfig = field(default_factory=EvaluationConfig)
     gallery: int = 6
-    public_key: Path | None = None
+    public_key: Path | str | None = None
 
 
 def evaluate_bundle(
-    bundle: Path | str,
+    bundle: os.PathLike[str] | str,
     cohort: Path | str | Cohort,
     out: Path | str,
     settings: EvaluationSettings = EvaluationSettings(),
@@ -106,7 +107,8 @@ def evaluate_bundle(
         FolderInUse: another run is using ``out``.
         OutputError: a file cannot be written.
     """
-    started, out, config, explain = time.monotonic(), Path(out), settings.config, _checked(settings)
+    started, out = time.monotonic(), given_path(out, "out", "an output folder")
+    config, explain = settings.config, _checked(settings)
     folder = bundle_folder(bundle)
     record = read_record(folder)
     if settings.public_key is not None:

@@ -58,9 +58,13 @@ _TRAINING, _TRAINING_SCRATCH = "training", "training-scratch"  # folders of the 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run on disk."""
+    """A finished run on disk. It stands for its folder where a path is expected, as in ``compare([first, second])``."""
 
     folder: Path
+
+    def __fspath__(self) -> str:
+        """Path of the folder."""
+        return str(self.folder)
 
     @property
     def bundle(self) -> Path:

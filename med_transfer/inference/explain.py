@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from med_transfer.atomic.csv_table import write_csv
 from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.cohorts import without_prediction
 from med_transfer.errors import NothingDone, ScanError, UsageError
+from med_transfer.errors.arguments import given_path
 from med_transfer.explanation import MapCheckSettings, explain
 from med_transfer.explanation.files import write_map
 from med_transfer.explanation.mapping import on_scan
@@ -84,7 +86,7 @@ class ScanMap:
 
 
 def explain_scans(
-    bundle: Predictor | Path | str,
+    bundle: Predictor | os.PathLike[str] | str,
     scans: Path | str | ScanWithRegion,
     out: Path | str,
     settings: MapSettings = MapSettings(),  # noqa: B008
@@ -115,7 +117,8 @@ def explain_scans(
         FolderInUse: another run is writing to ``out``.
         OutputError: a file cannot be written.
     """
-    out, predictor = Path(out), bundle if isinstance(bundle, Predictor) else Predictor(bundle, runtime="torch")
+    out = given_path(out, "out", "an output folder")
+    predictor = bundle if isinstance(bundle, Predictor) else Predictor(bundle, runtime="torch")
     names = predictor.record.classes
     if class_name is not None and class_name not in names:
         raise UsageError(

@@ -16,6 +16,7 @@ from med_transfer.cohorts import (
     require_columns,
 )
 from med_transfer.errors import CohortError, ScanNotFound, UnreadableScan, UsageError
+from med_transfer.errors.arguments import given_path
 from med_transfer.errors.sentence import Sentence
 from med_transfer.fusion.clinical import with_values
 from med_transfer.predictions.record import Prediction
@@ -84,7 +85,9 @@ class ScanToPredict:
 
 def path_of(scans: Path | str | ScanWithRegion) -> Path:
     """The file or folder of the scans."""
-    return scans.path if isinstance(scans, ScanWithRegion) else Path(scans)
+    if isinstance(scans, ScanWithRegion):
+        return scans.path
+    return given_path(scans, "scans", "a folder of scans, one scan, or a cohort.csv")
 
 
 def require_outside(out: Path, scans: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from med_transfer.bundle import BundleRecord, bundle_folder, load_network, read_
 from med_transfer.bundle.similar_cases import load_similar_cases
 from med_transfer.cohorts import NetworkInput, network_input
 from med_transfer.errors import ConfigError
+from med_transfer.errors.arguments import given_path
 from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.fusion import FusionScans
 from med_transfer.inference.folder import BatchSettings, FolderOutcome, predict_all
@@ -53,7 +55,11 @@ class Predictor:
     """
 
     def __init__(
-        self, bundle: Path | str, device: str = "auto", public_key: Path | None = None, runtime: Runtime = "auto"
+        self,
+        bundle: os.PathLike[str] | str,
+        device: str = "auto",
+        public_key: Path | str | None = None,
+        runtime: Runtime = "auto",
     ) -> None:
         bundle = bundle_folder(bundle)
         self.record: BundleRecord = read_record(bundle)
@@ -113,7 +119,7 @@ class Predictor:
             column: one if isinstance(one, Volume) else self.read(one, series_uid if column == FIRST_CHANNEL else "")
             for column, one in sources.items()
         }
-        if isinstance(mask, Path | str):
+        if mask is not None and not isinstance(mask, Volume):
             mask = read_mask(mask, onto=scans[FIRST_CHANNEL])
         given = network_input(scans, self.preprocessing, region, mask, handcrafted=self.needs_handcrafted)
         answer, source = self.answer(given, columns), sources[FIRST_CHANNEL]
@@ -176,7 +182,7 @@ class Predictor:
         Without ``progress``, bars are shown in a terminal or notebook.
         """
         with bars_unless(progress) as progress:
-            return predict_all(self, scans, Path(out), progress, settings)
+            return predict_all(self, scans, given_path(out, "out", "an output folder"), progress, settings)
 
 
 def _device(name: str) -> torch.device:
@@ -189,7 +195,10 @@ def _device(name: str) -> torch.device:
 
 
 def load_bundle(
-    bundle: Path | str, device: str = "auto", public_key: Path | None = None, runtime: Runtime = "auto"
+    bundle: os.PathLike[str] | str,
+    device: str = "auto",
+    public_key: Path | str | None = None,
+    runtime: Runtime = "auto",
 ) -> Predictor:
     """Load a bundle. Arguments and errors as for :class:`Predictor`."""
     return Predictor(bundle, device, public_key, runtime)

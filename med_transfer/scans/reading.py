@@ -9,6 +9,7 @@ from functools import lru_cache, reduce
 from pathlib import Path
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan, UsageError
+from med_transfer.errors.arguments import given_path
 from med_transfer.errors.sentence import Sentence, few, joined
 from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.dicom.series import read_dicom, split_series
@@ -70,7 +71,7 @@ def read_volume(source: Path | str | Series, series_uid: str = "", *, max_gap_mm
     silence_readers()
     if isinstance(source, Series):
         return _read(source, max_gap_mm)
-    path = Path(source)
+    path = given_path(source, "scan", "a path")
     require_exists(path)
     content = None if path.is_dir() else inspect_file(path)
     if content is None:

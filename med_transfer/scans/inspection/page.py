@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import label
 
 from med_transfer.atomic import write_bytes, write_text
-from med_transfer.errors import ScanError, ScanNotFound
+from med_transfer.errors import ScanError, ScanNotFound, UsageError
 from med_transfer.errors.sentence import Sentence
 from med_transfer.page import Language, environment
 from med_transfer.page.language import translator
@@ -198,7 +198,14 @@ def _environment(language: Language) -> Environment:
 
 
 def view_of(volume: Volume, region: Region | None = None) -> View:
-    """Planes, window and histogram of a scan."""
+    """Return planes, window and histogram of a scan. Raises UsageError for anything but a ``Volume``."""
+    if not isinstance(volume, Volume):
+        raise UsageError(
+            f"found an object of type {type(volume).__name__}",
+            where="volume",
+            expected="a Volume",
+            action="read_scan makes one of a path",
+        )
     values = sample(volume.voxels)
     hounsfield = is_hounsfield(volume)
     trusted = hounsfield and not hounsfield_doubt(volume.voxels)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan, UnusableVoxels
+from med_transfer.errors.arguments import given_path
 from med_transfer.errors.sentence import Sentence, few
 from med_transfer.scans.formats.itk import FORMATS
 from med_transfer.scans.formats.nifti import SUFFIXES
@@ -54,7 +55,7 @@ def read_mask(path: Path | str, onto: Volume | None = None, name: str = "") -> V
         NotAScan, UnreadableScan, MissingCodec: as for :func:`~med_transfer.scans.read_scan`.
     """
     silence_readers()
-    path = Path(path)
+    path = given_path(path, "mask", "the path of a mask")
     require_exists(path)
     if path.is_dir() and (files := _named_files(path, name)):
         return _placed(_on_one_grid([_read_labels(file, "") for file in files]), onto)

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from med_transfer.errors import NotAScan, ScanAborted, ScanError, UnreadableScan
+from med_transfer.errors.arguments import given_path
 from med_transfer.errors.sentence import Sentence, few
 from med_transfer.progress import Progress, silent
 from med_transfer.scans.dicom.directory import NAME as DICOMDIR
@@ -59,8 +60,9 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0, progress: Progress = 
     Raises:
         ScanNotFound: the folder does not exist.
         NotAScan: it is a pipe, socket or device.
+        UsageError: it is no path.
     """
-    folder = Path(folder)
+    folder = given_path(folder, "folder", "a folder of scans, or a scan")
     require_exists(folder)
     silence_readers()
     return _of_file(folder, max_gap_mm) if folder.is_file() else _of_tree(folder, max_gap_mm, _in_archive, progress)
