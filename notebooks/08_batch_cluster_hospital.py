@@ -41,8 +41,8 @@ print(batch.n_ok, "predicted,", batch.n_rejected + batch.n_failed, "refused:", b
 # %%
 for number in (1, 2):
     predictor.predict_folder(table, work / "shards", settings=BatchSettings(workers=1, shard=Shard(number, 2)))
-whole, n_rows = merge(sorted((work / "shards").glob("shard-*")), work / "merged")
-print(n_rows, "rows")
+whole, rows = merge(sorted((work / "shards").glob("shard-*")), work / "merged")
+print(len(rows), "rows")
 
 # %% [markdown]
 # ## What the bundle contains

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -20,17 +20,26 @@ def command(
     language: ReportLanguage = "en",
     as_json: AsJson = False,
 ) -> None:
-    """Merge the shards of a batch; refused if one is missing, unfinished or from another bundle."""
+    """Merge the shards of a batch; refused if one is missing, unfinished or from another bundle.
+
+    The exit code is that of one run over all scans: 1 if some were not predicted, 3 if none was.
+    """
+    from collections import Counter
+
     from med_transfer.cli.terminal import say, say_json
     from med_transfer.inference.shards import merge
     from med_transfer.inference.summary import write_beside
     from med_transfer.predictions.formats import known_formats
+    from med_transfer.predictions.record import Status, exit_code
 
     formats = known_formats(also or ())  # before the work, not after it
     table, rows = merge(shards, out)
     write_beside(table, formats, language, rows=rows)
+    found = Counter(row.status for row in rows)
+    counts = {status: found[status] for status in get_args(Status)}
     if as_json:
-        say_json({"rows": len(rows), "table": str(table)})
+        say_json({"rows": len(rows)} | counts | {"table": str(table)})
     else:
-        say(f"{len(rows)} rows")
+        say(f"{len(rows)} rows: {', '.join(f'{number} {status}' for status, number in counts.items())}")
         say(str(table))
+    raise typer.Exit(exit_code(counts["ok"], counts["rejected"] + counts["failed"]))

@@ -18,13 +18,13 @@ import torch
 from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.bundle import BundleRecord, versions
 from med_transfer.cohorts import NetworkInput, cache_key, read_input, without_prediction
-from med_transfer.errors import NothingDone, ScanAborted, ScanError, UnreadableScan
+from med_transfer.errors import ScanAborted, ScanError, UnreadableScan
 from med_transfer.inference.copies import Copies
 from med_transfer.inference.listing import ScanToPredict, ScanWithRegion, path_of, require_outside, scans_to_predict
 from med_transfer.inference.shards import TABLE_FILE, WHOLE, Shard, begin
 from med_transfer.inference.workers import Reader, as_completed
 from med_transfer.predictions.origins import RowOrigins
-from med_transfer.predictions.record import Prediction
+from med_transfer.predictions.record import Prediction, exit_code
 from med_transfer.predictions.table import PredictionTable, why_abstained
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.processor import cores
@@ -118,11 +118,8 @@ class FolderOutcome:
 
     @property
     def exit_code(self) -> int:
-        """0 if all scans were predicted, 1 if some were not, 3 if none was; 0 for a shard without scans."""
-        n_bad = self.n_rejected + self.n_failed
-        if n_bad and not self.n_ok:
-            return NothingDone.exit_code
-        return int(n_bad > 0)
+        """See :func:`med_transfer.predictions.record.exit_code`."""
+        return exit_code(self.n_ok, self.n_rejected + self.n_failed)
 
 
 Job = tuple[ScanToPredict, str]  # the scan, and the key of everything that its row depends on

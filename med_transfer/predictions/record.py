@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from med_transfer.errors import NothingDone
+
 Status = Literal["ok", "rejected", "failed"]
 
 
@@ -66,3 +68,8 @@ class Prediction:
     abstained_because: str = ""
     facts: Mapping[str, str | float] = field(default_factory=dict, repr=False, compare=False)
     similar: tuple[SimilarCase, ...] = field(default=(), compare=False)
+
+
+def exit_code(n_ok: int, n_bad: int) -> int:
+    """0 if all scans were predicted, 1 if some were not, 3 if none was; 0 for a shard without scans."""
+    return NothingDone.exit_code if n_bad and not n_ok else int(n_bad > 0)

@@ -57,7 +57,13 @@ def shards(base: Path) -> list[Path]:
 def test_all_shards_together_are_the_table_of_one_run(base, command):
     (base / "out/predict.sbatch").touch()  # as OUT/* names it, too
     outcome = command("merge", *(base / "out").iterdir(), "-o", base / "merged")
-    assert (outcome.code, outcome.out.splitlines()[0]) == (0, "21 rows")
+    alone = command("predict", base / "bundle", base / "scans", "-o", base / "alone")  # one scan is damaged
+    assert (outcome.code, outcome.out.splitlines()[0]) == (alone.code, "21 rows: 20 ok, 0 rejected, 1 failed")
+    assert alone.code == 1
+    in_json = command("merge", *(base / "out").iterdir(), "-o", base / "merged", "--json")
+    told = json.loads(in_json.out)
+    assert (in_json.code, told.pop("table")) == (1, str(base / "merged/predictions.csv"))
+    assert told == {"rows": 21, "ok": 20, "rejected": 0, "failed": 1}
     assert but_for_seconds(base / "merged/predictions.csv") == but_for_seconds(base / "whole/predictions.csv")
     rows = [row["scan"] for folder in shards(base) for row in read_rows(folder / "predictions.csv")]
     assert len(rows) == len(set(rows)) == 21
