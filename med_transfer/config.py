@@ -101,9 +101,27 @@ def load_config(
     _rename_keys(values, getattr(model, "renamed_keys", {}))
     getattr(model, "upgrade", lambda values: None)(values)
     try:
-        return model.model_validate(values)
+        chosen = model.model_validate(values)
     except ValidationError as error:
         raise _explain(error, model, values, path, overridden) from None
+    for key, value in _taken_for_numbers(values, chosen.model_dump(by_alias=True)):
+        raise ConfigError(f"found {value}", where=_source_of(key, path, overridden), expected="a number")
+    return chosen
+
+
+def _taken_for_numbers(values: Any, chosen: Any, key: str = "") -> Iterator[tuple[str, bool]]:
+    """Keys of true and false that pydantic took for the numbers 1 and 0, with their values."""
+    if isinstance(values, bool):
+        if isinstance(chosen, int | float) and not isinstance(chosen, bool):
+            yield key, values
+        return
+    parts: list[tuple[object, Any, Any]] = []
+    if isinstance(values, Mapping) and isinstance(chosen, Mapping):
+        parts = [(name, values[name], chosen[name]) for name in values if name in chosen]
+    elif isinstance(values, list) and isinstance(chosen, list | tuple):
+        parts = [(number, *pair) for number, pair in enumerate(zip(values, chosen, strict=False))]
+    for name, value, of_chosen in parts:
+        yield from _taken_for_numbers(value, of_chosen, f"{key}.{name}" if key else str(name))
 
 
 def given_config(model: type[Model], config: object, overrides: Sequence[str] = ()) -> Model:
@@ -275,8 +293,7 @@ def _explain(
     problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
     first, *others = problems
     key = _dotted(first["loc"], values)
-    source = f"--set {key}" if any(key == o or key.startswith(f"{o}.") for o in overridden) else key
-    where = source if path is None or source != key else f"{path}: {key}" if key else str(path)
+    where = _source_of(key, path, overridden)
     here = [problem for problem in others if _dotted(problem["loc"], values) == key]  # other members of a union
     also = list(dict.fromkeys(_dotted(problem["loc"], values) for problem in others if problem not in here))
     action = f"Look also at {few(also, 5)}" if also else ""
@@ -288,6 +305,15 @@ def _explain(
         return UnknownKey(_NO_SUCH_KEY, where=where, expected=f"{near} perhaps" if near else "", action=action)
     expected = ", or ".join(dict.fromkeys(filter(None, map(_expected, [first, *here]))))
     return ConfigError(_found(first), where=where, expected=expected, action=action)
+
+
+def _source_of(key: str, path: Path | None, overridden: Sequence[str]) -> str:
+    """Where the value of a key was written: an override, the file, or the key alone."""
+    if any(key == one or key.startswith(f"{one}.") for one in overridden):
+        return f"--set {key}"
+    if path is None:
+        return key
+    return f"{path}: {key}" if key else str(path)
 
 
 def _found(problem: ErrorDetails) -> str:

@@ -74,6 +74,23 @@ def test_overrides_open_a_section_that_is_empty_or_absent(tmp_path):
     assert load_config(Config, None, ["pair.folds=2"]).pair == Split(folds=2)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rate: true", "learning_rate: found True; expected a number"),
+        ("split: {window_hu: [false, 400]}", r"split\.window_hu\.0: found False; expected a number"),
+        ("stages: [2, true]", r"stages\.1: found True; expected a number"),
+        ("optimiser: {kind: sgd, momentum: true}", r"optimiser\.momentum: found True; expected a number"),
+    ],
+)
+def test_true_and_false_are_no_numbers(tmp_path, text, message):
+    """Pydantic takes them for 1 and 0."""
+    with pytest.raises(ConfigError, match=message):
+        load_config(Config, write(tmp_path, text))
+    with pytest.raises(ConfigError, match=r"^--set pair\.window_hu\.0: found False; expected a number"):
+        load_config(Config, None, ["mixed=true", "pair.window_hu=[false, true]"])
+
+
 @pytest.mark.parametrize("text", ["no", "010", "2024-01-01", "12:30", "off", "1_000", "<<"])
 def test_text_stays_text(tmp_path, text):
     assert load_config(Config, write(tmp_path, f"name: {text}\n")).name == text
