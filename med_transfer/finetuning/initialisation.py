@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import cast
 
 import numpy as np
@@ -26,35 +25,12 @@ from med_transfer.finetuning.losses import classification_loss
 from med_transfer.finetuning.regularisation import Penalty, find_penalties
 from med_transfer.finetuning.regularisation.delta import channel_attention
 from med_transfer.finetuning.strategies.by_stage import AttentionProbe
-from med_transfer.finetuning.transfer_config import MappingConfig
 from med_transfer.model.classifier import Classifier, stages_from_front
 from med_transfer.model.features import best_device
 from med_transfer.model.linear_head import LinearHead, fit_probe, mean_head
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 
-_SWITCHES = {  # settings, and the choice without which they have no effect
-    "training.ema_decay": ("training.averaging", "ema"),
-    "training.swa_start": ("training.averaging", "swa"),
-    "transfer.l2_sp": ("transfer.regularise", "l2_sp"),
-    "transfer.delta": ("transfer.regularise", "delta"),
-    "transfer.bss": ("transfer.regularise", "bss"),
-    "backbone.pretraining": ("backbone.pretrain", "painted_lesions"),
-    "split.folds": ("split.kind", "kfold"),
-}
-_OF_MAPPINGS = {"autoencoder": ("bottleneck", "noise", "steps"), "coral": ("ridge",)}
-_OF_TRAINING = (  # read in no other place than the training of a network by gradients
-    "training.epochs",
-    "training.epoch_scans",
-    "training.weight_decay",
-    "training.warmup_epochs",
-    "training.gradient_clip",
-    "training.label_smoothing",
-    "training.smoothing",
-    "training.patience",
-    "augmentation.strength",
-    "augmentation.mixup",
-)
 ADAPTATION_BATCH_SIZE = 8  # scans: statistics must not depend on the training's batch size
 
 
@@ -76,62 +52,6 @@ def check_transfer(config: FinetuneConfig, encoder: Encoder) -> None:
         raise ConfigError(
             f"{unlabelled} does not exist", where=f"transfer.{part}.unlabelled", expected="a cohort table or a folder"
         )
-
-
-def ignored_settings(asked: FinetuneConfig, config: FinetuneConfig, encoder: Encoder) -> list[str]:
-    """Sentences on settings that have no effect in this run; ``config`` is ``asked``, resolved."""
-    strategy = config.transfer.strategy
-    dropped = ["transfer.on_harm"] if asked.transfer.on_harm != config.transfer.on_harm else []
-    asked_settings = asked.transfer.strategy.model_dump(exclude={"name"}, exclude_defaults=True)
-    dropped += [f"transfer.strategy.{name}" for name in asked_settings if name not in type(strategy).model_fields]
-    ignored = [f"{', '.join(dropped)} without effect: the network starts from random values"] if dropped else []
-    ignored += _settings_without_effect(asked) + _settings_not_read(config)
-    return ignored + strategy.warnings(encoder, config.training.epochs)
-
-
-def _differ(config: FinetuneConfig, keys: Iterable[str]) -> list[str]:
-    """Those of the keys whose values are not the default."""
-    default = FinetuneConfig()
-    return [key for key in keys if attrgetter(key)(config) != attrgetter(key)(default)]
-
-
-def _settings_without_effect(config: FinetuneConfig) -> list[str]:
-    """Sentences on settings that differ from the default, of parts that another key would have to switch on."""
-    ignored = []
-    for key in _differ(config, _SWITCHES):
-        switch, part = _SWITCHES[key]
-        chosen = attrgetter(switch)(config)
-        is_on = part in chosen if isinstance(chosen, tuple) else part == chosen
-        if not is_on:
-            ignored.append(f"{key} without effect: it is of {switch}={part}, which is not set")
-    return ignored
-
-
-def _settings_not_read(config: FinetuneConfig) -> list[str]:
-    """Sentences on settings that differ from the default, and that the resolved strategy does not read."""
-    transfer, strategy = config.transfer, config.transfer.strategy
-    fits_probe = strategy.head_from_probe or ("delta" in transfer.regularise and transfer.delta.attention)
-    frozen = not strategy.trains
-    unread: list[tuple[Sequence[str], str]] = (
-        [] if fits_probe else [(["transfer.probe"], f"{strategy.name} fits no logistic regression")]
-    )
-    if not fits_probe and not frozen:
-        unread.append((["backbone.runtime"], "a network in training is computed by torch"))
-    if frozen and not config.from_scratch_baseline:
-        unread.append((_OF_TRAINING, f"{strategy.name} trains a head only, and there is no from-scratch baseline"))
-    elif config.training.averaging == "swa":
-        unread.append((["training.patience"], "training.averaging=swa trains for all epochs"))
-    found = [(_differ(config, keys), why) for keys, why in unread] + [_mapping_settings_not_read(transfer.mapping)]
-    return [f"{', '.join(keys)} without effect: {why}" for keys, why in found if keys]
-
-
-def _mapping_settings_not_read(mapping: MappingConfig | None) -> tuple[list[str], str]:
-    """Settings of the method that was not chosen, and the reason."""
-    if mapping is None:
-        return [], ""
-    others = [name for method, names in _OF_MAPPINGS.items() if method != mapping.method for name in names]
-    changed = [name for name in others if getattr(mapping, name) != MappingConfig.model_fields[name].default]
-    return [f"transfer.mapping.{name}" for name in changed], f"transfer.mapping.method is {mapping.method}"
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from med_transfer.finetuning.fold_pretraining import check_pretraining
 from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.held_out_evaluation import TrainedNetworks, evaluate_held_out
-from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
+from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.made_from import claim
 from med_transfer.finetuning.on_cluster import folds_of_run, train_on
 from med_transfer.finetuning.record import bundle_record
@@ -44,6 +44,11 @@ from med_transfer.finetuning.repeats import with_repeats
 from med_transfer.finetuning.similar_cases import similar_cases
 from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
 from med_transfer.finetuning.unlabelled import check_unlabelled
+from med_transfer.finetuning.unread_settings import (
+    ignored_input_settings,
+    ignored_settings,
+    ignored_split_settings,
+)
 from med_transfer.metrics.config import EvaluationConfig, checked_prevalence
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.progress import Progress, log_file, only_in_log, silent
@@ -145,7 +150,12 @@ def _log_start(cohort: Cohort, asked: FinetuneConfig, config: FinetuneConfig, so
     only_in_log(log, region_sentence(config, cohort))  # callers show it before the run starts
     only_in_log(log, split_sentence(config, cohort))
     log.info("backbone %s. %s", source.spec.name, source.report)
-    for sentence in ignored_settings(asked, config, source.encoder):
+    preprocessing = resolve_preprocessing(source.spec, config)
+    for sentence in (
+        *ignored_settings(asked, config, source.encoder),
+        *ignored_input_settings(asked.input, preprocessing),
+        *ignored_split_settings(config.split, cohort),
+    ):
         log.warning(sentence)
 
 

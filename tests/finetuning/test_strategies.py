@@ -16,11 +16,12 @@ from torch import nn
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError, UnknownKey
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.initialisation import check_transfer, ignored_settings
+from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.finetuning.strategies import STRATEGIES, Scratch
 from med_transfer.finetuning.strategies.by_stage import GradualUnfreezing, LayerwiseLRDecay
 from med_transfer.finetuning.transfer_config import TransferConfig
+from med_transfer.finetuning.unread_settings import ignored_settings
 from med_transfer.model.classifier import Classifier
 from med_transfer.predictions.labels import Labels
 
