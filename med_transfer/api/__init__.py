@@ -15,8 +15,7 @@ from med_transfer.backbones import BackboneSpec, backbones
 from med_transfer.cohorts import Cohort
 from med_transfer.cohorts.kept_scans import keeping_scans
 from med_transfer.config import given_config
-from med_transfer.errors import UsageError
-from med_transfer.errors.arguments import given_path
+from med_transfer.errors import UsageError, given_path
 from med_transfer.evaluation.comparison import Comparison, compare_runs
 from med_transfer.evaluation.external import EvaluationSettings, evaluate_bundle
 from med_transfer.explanation.settings import MapSettings

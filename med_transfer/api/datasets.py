@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from med_transfer.atomic.csv_table import write_csv
 from med_transfer.backbones.weights.download import DownloadFailed, download_file
 from med_transfer.cohorts.sheet import read_sheet
-from med_transfer.errors import CohortError, DatasetNotFound, OutputError
-from med_transfer.errors.arguments import given_path
+from med_transfer.errors import CohortError, DatasetNotFound, OutputError, given_path
 from med_transfer.phantoms import PhantomConfig, write_cohort, write_nifti
 from med_transfer.progress import Progress, bars_unless, named
 

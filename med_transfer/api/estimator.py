@@ -20,8 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from med_transfer.api import finetune
 from med_transfer.cohorts import Case, Cohort
 from med_transfer.cohorts.label_text import lacks_identifier
-from med_transfer.errors import CohortError, UsageError
-from med_transfer.errors.arguments import given_path
+from med_transfer.errors import CohortError, UsageError, given_path
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.inference import load_bundle
 

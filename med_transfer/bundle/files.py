@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from med_transfer.atomic import sha256_of
 from med_transfer.bundle.decisions_lock import DECISIONS_FILE, require_lock
 from med_transfer.bundle.record import RECORD_FILE, BundleRecord
-from med_transfer.errors import BundleError
-from med_transfer.errors.arguments import given_path
+from med_transfer.errors import BundleError, given_path
 
 BUNDLE_FOLDER, WEIGHTS_FILE = "bundle", "models/model.safetensors"
 _PACKAGES = ("med-transfer", "monai", "torch", "numpy", "pydicom", "nibabel", "safetensors")

@@ -21,8 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from med_transfer.atomic import create_whole, sha256_of, write_bytes
 from med_transfer.atomic.partial_files import remove_stale
-from med_transfer.errors import BundleError, OutputError, UsageError
-from med_transfer.errors.arguments import given_path
+from med_transfer.errors import BundleError, OutputError, UsageError, given_path
 from med_transfer.errors.sentence import few
 
 LIST_FILE, SIGNATURE_FILE, KEY_FILE = (

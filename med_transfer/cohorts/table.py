@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from med_transfer.cohorts.case import FINDING_PREFIX, ROI_COLUMNS, Case, read_case, wrong_value
 from med_transfer.cohorts.label_text import closest_label, label_text, misspelt, spelling_key
 from med_transfer.cohorts.sheet import Row, Sheet, plain, read_sheet
-from med_transfer.errors import CohortError, MissingLabel
-from med_transfer.errors.arguments import given_path
+from med_transfer.errors import CohortError, MissingLabel, given_path
 from med_transfer.errors.numbers import is_number
 from med_transfer.errors.sentence import few
 from med_transfer.predictions.labels import Labels

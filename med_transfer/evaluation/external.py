@@ -34,8 +34,7 @@ from med_transfer.cohorts import (
     prepare_cohort,
     warn_of_other_spellings,
 )
-from med_transfer.errors import PatientLeak, UsageError
-from med_transfer.errors.arguments import given_path
+from med_transfer.errors import PatientLeak, UsageError, given_path
 from med_transfer.errors.sentence import Sentence, few
 from med_transfer.evaluation.evaluate import EvaluationInput, as_development, evaluate, predict
 from med_transfer.evaluation.evaluation_record import EvaluationRecord

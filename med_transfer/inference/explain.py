@@ -15,8 +15,7 @@ from med_transfer.atomic import output_error, write_bytes, write_text
 from med_transfer.atomic.csv_table import write_csv
 from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.cohorts import without_prediction
-from med_transfer.errors import NothingDone, ScanError, UsageError
-from med_transfer.errors.arguments import given_path
+from med_transfer.errors import NothingDone, ScanError, UsageError, given_path
 from med_transfer.explanation import MapCheckSettings, explain
 from med_transfer.explanation.files import write_map
 from med_transfer.explanation.mapping import on_scan

@@ -15,8 +15,7 @@ from med_transfer.cohorts import (
     region_of_case,
     require_columns,
 )
-from med_transfer.errors import CohortError, ScanNotFound, UnreadableScan, UsageError
-from med_transfer.errors.arguments import given_path
+from med_transfer.errors import CohortError, ScanNotFound, UnreadableScan, UsageError, given_path
 from med_transfer.errors.sentence import Sentence
 from med_transfer.fusion.clinical import with_values
 from med_transfer.predictions.record import Prediction

@@ -16,8 +16,7 @@ import torch
 from med_transfer.bundle import BundleRecord, bundle_folder, load_network, read_record
 from med_transfer.bundle.similar_cases import load_similar_cases
 from med_transfer.cohorts import NetworkInput, network_input
-from med_transfer.errors import ConfigError
-from med_transfer.errors.arguments import given_path
+from med_transfer.errors import ConfigError, given_path
 from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.fusion import FusionScans
 from med_transfer.inference.folder import BatchSettings, FolderOutcome, predict_all

@@ -8,8 +8,7 @@ from dataclasses import replace
 from functools import lru_cache, reduce
 from pathlib import Path
 
-from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan, UsageError
-from med_transfer.errors.arguments import given_path
+from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan, UsageError, given_path
 from med_transfer.errors.sentence import Sentence, few, joined
 from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.dicom.series import read_dicom, split_series

@@ -10,8 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan, UnusableVoxels
-from med_transfer.errors.arguments import given_path
+from med_transfer.errors import (
+    AmbiguousScan,
+    GeometryRejected,
+    ScanNotFound,
+    UnreadableScan,
+    UnusableVoxels,
+    given_path,
+)
 from med_transfer.errors.sentence import Sentence, few
 from med_transfer.scans.formats.itk import FORMATS
 from med_transfer.scans.formats.nifti import SUFFIXES

@@ -13,8 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from med_transfer.errors import NotAScan, ScanAborted, ScanError, UnreadableScan
-from med_transfer.errors.arguments import given_path
+from med_transfer.errors import NotAScan, ScanAborted, ScanError, UnreadableScan, given_path
 from med_transfer.errors.sentence import Sentence, few
 from med_transfer.progress import Progress, silent
 from med_transfer.scans.dicom.directory import NAME as DICOMDIR
