@@ -19,7 +19,7 @@ _INT16 = np.iinfo(np.int16)
 class Provenance:
     """Source of a volume, without patient name, identifier or date.
 
-    ``stored_shape`` is the (depth, height, width) of the stored slices if a repair has moved them to other places.
+    ``stored`` is the grid of the stored slices, with their mean step, if a repair has moved them to other places.
     """
 
     path: Path
@@ -30,7 +30,7 @@ class Provenance:
     frame_of_reference: str = ""  # UID; volumes and masks with the same one share a coordinate system
     files: tuple[Path, ...] = ()
     acquisition: dict[str, str] = field(default_factory=dict)  # Manufacturer, ConvolutionKernel, SliceThickness ...
-    stored_shape: geometry.Triple | None = None
+    stored: geometry.Grid | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from scans_in_space import EVERY_WAY, HALF, smooth, turned
 
 from med_transfer.errors import InputRejected
+from med_transfer.phantoms.dicom_series import write_dicom_series
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.preprocessing.channels import overlap
-from med_transfer.scans import Provenance, Region, Verdict, Volume, geometry
+from med_transfer.scans import Provenance, Region, Verdict, Volume, geometry, read_scan
 
 SHAPE = (24, 40, 44)
 TWO = {"channels": ("scan", "scan_late"), "spacing_mm": (1, 1, 1), "shape": (12, 14, 16)}
@@ -108,6 +109,19 @@ def reason_of(first: Volume, late: Volume, **changes) -> str:
     with pytest.raises(InputRejected) as caught:
         Preprocessing(PreprocessingConfig(**TWO | changes))({"scan": first, "scan_late": late})
     return str(caught.value)
+
+
+@pytest.mark.parametrize("first_is_straightened", [True, False])
+def test_a_file_on_the_stored_slices_of_a_straightened_scan_is_rejected(tmp_path, first_is_straightened):
+    """As SimpleITK writes it after reading the tilted series."""
+    tilted = EVERY_WAY["tilted gantry"]
+    write_dicom_series(tmp_path / "ct", smooth(SHAPE), tilted)
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path / "ct")))
+    sitk.WriteImage(reader.Execute() + 7, tmp_path / "late.nii.gz")
+    pair = [read_scan(tmp_path / "ct"), read_scan(tmp_path / "late.nii.gz")]
+    reason = reason_of(*(pair if first_is_straightened else pair[::-1]))
+    assert "it or the column scan takes the other's slices, tilted or unevenly spaced, for a" in reason
 
 
 def test_another_frame_of_reference_is_rejected():

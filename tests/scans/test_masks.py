@@ -262,13 +262,14 @@ def test_drawn_where_slices_were_taken_for_a_rectangular_grid(tmp_path, affine, 
     _, as_if_even = read_with_simpleitk(tmp_path / "scan")
     path = write(tmp_path / "mask.nrrd", box(), as_if_even)
     with pytest.raises(
-        GeometryRejected, match=r"the mask lies on the scan's stored slices as if they .*SEG or RTSTRUCT"
+        GeometryRejected,
+        match=r"the mask takes the scan's slices, .* for a rectangular grid; expected a DICOM SEG or RT",
     ):
         read_mask(path, straight)
     on_straight = write(tmp_path / "straight.nrrd", box(straight.voxels.shape), straight.affine)
     np.testing.assert_array_equal(read_mask(on_straight, straight).voxels, box(straight.voxels.shape))
     rolled = write(tmp_path / "rolled.nrrd", box().transpose(2, 0, 1), as_if_even[:, [1, 2, 0, 3]])
-    with pytest.raises(GeometryRejected, match="the mask lies on the scan's stored slices"):
+    with pytest.raises(GeometryRejected, match="the mask takes the scan's slices"):
         read_mask(rolled, straight)
     cropped = write(tmp_path / "part.nrrd", box(straight.voxels.shape)[:5], straight.affine)
     np.testing.assert_array_equal(read_mask(cropped, straight).voxels, box(straight.voxels.shape))
@@ -288,7 +289,7 @@ def test_a_segmentation_of_tilted_slices_says_where_they_lie(tmp_path, slices):
 def test_a_segmentation_that_leaves_the_tilt_out(tmp_path):
     write_segmentation(tmp_path, box(), TILTED)
     path = write_segmentation(tmp_path / "converted", box(), plane_affine(spacing_mm=(1.0, 1.0, 2.0)))
-    with pytest.raises(GeometryRejected, match="the mask lies on the scan's stored slices"):
+    with pytest.raises(GeometryRejected, match="the mask takes the scan's slices"):
         read_mask(path, read_scan(tmp_path / "scan"))
 
 

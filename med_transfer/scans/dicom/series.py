@@ -21,6 +21,7 @@ from med_transfer.scans.dicom.pixels import AIR_HU, same_pixels, stack
 from med_transfer.scans.dicom.regular_grid import on_regular_grid
 from med_transfer.scans.dicom.series_splitting import group_by_series, split_phases, split_planes
 from med_transfer.scans.dicom.slice_geometry import affine_of, arrange, same_position
+from med_transfer.scans.geometry import Grid
 from med_transfer.scans.isolation import isolated
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Repair, Verdict, require_usable_series
@@ -194,7 +195,7 @@ def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:
     if any(repair.kind != "repeated_slices" for repair in verdict.repairs):  # dropping repeats needs no resampling
         positions = np.array([slice_.position_mm for slice_ in slices])
         fill = AIR_HU if series.modality == "CT" else min(float(voxels.min()), 0.0)
-        provenance = replace(provenance, stored_shape=voxels.shape)
+        provenance = replace(provenance, stored=Grid(affine, voxels.shape))
         voxels, affine = on_regular_grid(voxels, affine, positions, fill)
     return Volume(voxels, affine, provenance, verdict.remarked(remarks))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from med_transfer.scans.volume import Provenance, Volume
 
 SAME_GRID_SHARE = 0.01  # of a voxel: largest distance between corners of equal grids, whose headers are rounded
 _ROUNDING_VOXELS = 0.01
+_SAME_CORNER = 0.05  # voxels, or mm across slices
 _TIE_SHIFT = 1e-6  # voxels; keeps rounding errors from deciding points midway between two voxels
 
 
@@ -54,7 +55,7 @@ def _added_as_it_is(mask: Volume, grid: Volume, result: NDArray[np.bool_]) -> bo
     voxels, affine = geometry.canonical(mask.voxels, mask.affine)
     if voxels.shape != placed.shape:
         return False
-    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(voxels.shape[::-1]) - 1)
+    corners = _corners(voxels.shape)
     off = geometry.to_index(grid_affine, geometry.to_world_mm(affine, corners)) - corners
     if np.abs(off).max() > SAME_GRID_SHARE:
         return False
@@ -114,29 +115,54 @@ def _require_placed(mask: Volume, grid: Volume) -> None:
 
 
 def _require_on_moved_slices(mask: Volume, grid: Volume) -> None:
-    """Refuse a mask whose grid is that of the scan's stored slices, but without their tilt or uneven gaps.
-
-    Programs that take any series for a rectangular grid write such masks; they lie beside what they were drawn around.
-    A single frame, and a grid with a tilt of its own, say where they lie.
-    """
-    stored = grid.provenance.stored_shape
-    if stored is None or len(mask.voxels) == 1 or geometry.shear_degrees(mask.affine) > MAX_SHEAR_DEGREES / 2:
-        return
-    cosines = np.abs((mask.affine[:3, :3] / mask.spacing_mm).T @ (grid.affine[:3, :3] / grid.spacing_mm))
-    along = cosines.argmax(axis=0)  # the mask's axis along each of the scan's axes i, j, k
-    width, height, depth = (mask.voxels.shape[::-1][axis] for axis in along)
-    if stored[1:] != grid.voxels.shape[1:]:  # enlarged for a tilt
-        as_stored = (height, width) == stored[1:]
-    else:
-        same_step = np.isclose(mask.spacing_mm[along[2]], grid.spacing_mm[2], rtol=SAME_GRID_SHARE)
-        as_stored = (depth, height, width) == stored and not same_step
-    if as_stored:
+    if ignores_repair(mask, grid):
         raise GeometryRejected(
-            "the mask lies on the scan's stored slices as if they formed a rectangular grid, but they are tilted or "
-            "unevenly spaced",
+            "the mask takes the scan's slices, which are tilted or unevenly spaced, for a rectangular grid",
             where=mask.provenance.path,
             expected="a DICOM SEG or RTSTRUCT, which says where its slices lie, or a mask of the straightened scan",
         )
+
+
+def ignores_repair(volume: Volume, scan: Volume) -> bool:
+    """Whether a volume takes the stored slices of a scan for a rectangular grid, although reading had to move them.
+
+    Programs that read any series so (SimpleITK, ITK-SNAP) write masks and images on that grid. They lie millimetres
+    beside the straightened scan. A single slice and a volume with a tilt of its own say where they lie.
+    """
+    stored = scan.provenance.stored
+    tilted = geometry.shear_degrees(volume.affine) > MAX_SHEAR_DEGREES / 2
+    if stored is None or tilted or 1 in volume.voxels.shape:
+        return False
+    if geometry.shear_degrees(stored.affine) > MAX_SHEAR_DEGREES:
+        return _continues_an_end(volume, stored, axes=2)
+    same_steps = np.allclose(sorted(volume.spacing_mm), sorted(scan.spacing_mm), rtol=SAME_GRID_SHARE)
+    same_number = sorted(volume.voxels.shape) == sorted(stored.shape)
+    return same_number and not same_steps and _continues_an_end(volume, stored, axes=3)
+
+
+def _continues_an_end(volume: Volume, stored: geometry.Grid, axes: int) -> bool:
+    """Whether the corners of the first or last stored slice are corners of a volume.
+
+    Args:
+        volume: the volume.
+        stored: grid of the stored slices.
+        axes: 2 to compare only positions within the plane of the slice, so that slices may be left out at that end.
+    """
+    corners = geometry.to_world_mm(volume.affine, _corners(volume.voxels.shape))
+    depth, height, width = stored.shape
+    for end in (0, depth - 1):
+        upright = stored.affine.copy()
+        upright[:3, 3] += end * stored.affine[:3, 2]
+        upright[:3, 2] = geometry.normal(stored.affine)
+        apart = _corners((1, height, width))[:, None, :axes] - geometry.to_index(upright, corners)[:, :axes]
+        if np.abs(apart).max(axis=2).min(axis=1).max() < _SAME_CORNER:
+            return True
+    return False
+
+
+def _corners(shape_kji: Sequence[int]) -> NDArray[np.int_]:
+    """Indices (i, j, k) of the outermost voxels of an array [depth, height, width], shape [8, 3]."""
+    return np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape_kji[::-1]) - 1)
 
 
 def _require_voxels_inside(mask: Volume, grid: Volume) -> None:
