@@ -105,10 +105,13 @@ def _client(peer: WebPeer, seconds: float) -> DICOMwebClient:
 
 
 def web_session(peer: WebPeer) -> requests.Session:
-    """Open a session with the peer's own token and certificates only. Raises ConfigError if they cannot be read."""
+    """Open a session with the peer's own token and certificates only, which follows no redirect.
+
+    Raises ConfigError if they cannot be read.
+    """
     session = requests.Session()
     session.trust_env = False  # a .netrc would override the token
-    session.hooks["response"] = [_plain_content_type]
+    session.hooks["response"] = [_refuse_redirect, _plain_content_type]
     if peer.trusted:
         session.verify = str(_readable(peer.trusted))
     if peer.certificate and peer.key:
@@ -132,6 +135,12 @@ def _readable(path: Path) -> Path:
     except OSError as error:
         raise ConfigError(error.strerror or "cannot be read", where=path, expected="a file") from None
     return path
+
+
+def _refuse_redirect(response: requests.Response, *_: Any, **__: Any) -> None:
+    """Raise HTTPError for a redirect: it could send images and the token elsewhere, or unencrypted."""
+    if 300 <= response.status_code < 400:
+        raise requests.HTTPError(f"redirect {response.status_code}", response=response)
 
 
 def _plain_content_type(response: requests.Response, *_: Any, **__: Any) -> None:

@@ -323,3 +323,39 @@ def test_an_odd_answer_leaves_open_whether_the_result_was_taken(odd, node_config
         server.shutdown()
         server.server_close()
     assert reason == "answer_not_understood"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(status, node_config, queue, tmp_path):
+    """It could send a patient's images and the token to another host, or unencrypted; 307 and 308 repeat the body."""
+    asked = []
+
+    class Redirects(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/elsewhere{self.path}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (file,) = series(tmp_path / "scan", slices=1)
+    server = http.server.HTTPServer(("127.0.0.1", 0), Redirects)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        web = WebPacs(node_config(), WebPeer(kind="dicomweb", url=f"http://127.0.0.1:{server.server_port}"), queue)
+        assert web.store(dcmread(file)) == f"http_{status}"
+        with pytest.raises(PacsFailed, match=f"http_{status}"):
+            web.images("1.2.3")
+        with pytest.raises(PacsFailed, match=f"http_{status}"):
+            web.fetch("1.2.3")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert len(asked) == 3
+    assert not [path for path in asked if path.startswith("/elsewhere")]

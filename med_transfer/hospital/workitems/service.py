@@ -82,11 +82,8 @@ class WorkitemService:
                 data=body,
                 headers=headers,
                 timeout=self._seconds,
-                allow_redirects=False,
             )
             answer.raise_for_status()
-        if not 200 <= answer.status_code < 300:  # a redirect would send the token elsewhere
-            raise PacsFailed(f"http_{answer.status_code}")
         return answer
 
     def _encoded(self, content: Dataset) -> bytes:
