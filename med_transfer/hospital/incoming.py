@@ -24,7 +24,7 @@ from med_transfer.hospital.storage_classes import IGNORED_CLASSES, STORAGE_CLASS
 
 log = logging.getLogger(__name__)
 
-_TAGS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID", "IssuerOfPatientID")
+_TAGS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID")
 _SHOWN = {
     "patient_name": "PatientName",
     "patient_id": "PatientID",
@@ -104,7 +104,7 @@ def describe(received: Received) -> Instance:
     if received.study_uid not in ("", own["StudyInstanceUID"]):
         raise RejectedInstance("not_as_announced")
     study = own["StudyInstanceUID"]
-    patient = "\0".join((study, own["PatientID"], own["IssuerOfPatientID"]))
+    patient = "\0".join((study, own["PatientID"]))  # archives add or change IssuerOfPatientID, modalities omit it
     return Instance(
         sop_uid=received.sop_uid,
         study=study_id(study),

@@ -210,6 +210,16 @@ def test_what_is_damaged_is_set_aside_and_the_association_goes_on(node_config, t
         assert not [entry for entry in queue.entries() if "ANOTHER" in str(entry) or str(good.PatientID) in str(entry)]
 
 
+def test_who_issued_the_patient_id_does_not_part_a_study(node_config, tmp_path):
+    """Archives add IssuerOfPatientID (0010,0021) or change it; the modality sends most images without."""
+    config = node_config()
+    plain, issued, elsewhere, *_ = map(dcmread, series(tmp_path / "scan"))
+    issued.IssuerOfPatientID, elsewhere.IssuerOfPatientID = "HOSPITAL", "ARCHIVE"
+    with receiving(config) as queue:
+        assert send(config, plain, issued, elsewhere) == [0x0000] * 3
+        assert len(queue.instances(study_id(str(plain.StudyInstanceUID)))) == 3
+
+
 def test_an_image_that_comes_again_in_another_encoding_is_the_same(node_config, tmp_path):
     config, (file, *_) = node_config(), series(tmp_path / "scan", slices=1)
     image = dcmread(file)
