@@ -574,6 +574,26 @@ def test_a_study_that_is_opened_again_while_others_are_deleted_keeps_its_files(q
     assert queue.forgotten("s1", 201) == [FIRST.file, late.file]
 
 
+def test_images_whose_results_have_no_destination_any_more_are_not_kept_for_ever(queue):
+    """Neither of a study that failed, nor while another destination has yet to store its results or to commit."""
+    queue.add(FIRST, 0)
+    queue.complete(100, 0)
+    study = queue.to_predict(100)
+    viewer = ("VIEWER@127.0.0.1:104", False)
+    assert queue.predicted(study, [ResultFile("2.25.1", "sr", "1.dcm")], [PACS, viewer], 100, [{}])
+    assert queue.abandon([viewer[0]], 100) == 1
+    assert queue.to_forget(1e9) == []
+    (delivery,) = queue.to_send(viewer[0], 100)
+    queue.not_sent(replace(delivery, attempts=10**6), "refused_A700", 100)
+    assert queue.to_forget(1e9) == []
+    queue.sent(delivery, 110)
+    assert queue.counts() == {"dead": 1}
+    assert (queue.to_forget(110), queue.to_forget(111)) == ([], ["s1"])
+    queue.retry()  # the destination is back: the result, which is kept, goes there
+    assert queue.to_forget(1e9) == []
+    assert [one.destination for one in queue.to_send(PACS[0], 200)] == [PACS[0]]
+
+
 def test_what_was_canceled_or_set_aside_is_not_kept_for_ever(queue):
     queue.add(FIRST, 0)
     with queue.writing() as writing:

@@ -6,11 +6,23 @@ import sqlite3
 
 from med_transfer.hospital import record
 
-_OF_STUDY = "EXISTS (SELECT 1 FROM delivery JOIN result USING (sop_uid) WHERE result.study = study.id AND"
-_ENDED = (  # canceled, or everything is sent and no commitment is pending, or there is nothing to send
+
+def _delivery(condition: str) -> str:
+    """The SQL condition that the study has a delivery, of any revision, which meets a condition."""
+    return (
+        f"EXISTS (SELECT 1 FROM delivery JOIN result USING (sop_uid) WHERE result.study = study.id AND ({condition}))"
+    )
+
+
+_CURRENT = "result.revision = study.revision"
+_AWAITED = "commitment AND delivery.state = 'sent'"
+_PENDING = (  # also a dead letter, which can be sent later, unless its destination was removed
+    "delivery.state = 'waiting' OR delivery.state = 'dead' AND delivery.reason != 'no_destination'"
+)
+_ENDED = (  # canceled, nothing to send, or everything is sent, or has no destination, and no commitment is pending
     "files_kept AND changed < ? AND (state = 'committed' OR state = 'dead' AND reason = 'canceled' "
-    f"OR state IN ('sent', 'predicted') AND NOT {_OF_STUDY} commitment AND delivery.state = 'sent') "
-    f"AND (state = 'sent' OR NOT {_OF_STUDY} result.revision = study.revision)))"
+    f"OR NOT {_delivery(_AWAITED)} AND (state = 'sent' OR state = 'predicted' AND NOT {_delivery(_CURRENT)} "
+    f"OR state = 'dead' AND {_delivery(_CURRENT)} AND NOT {_delivery(f'{_CURRENT} AND ({_PENDING})')}))"
 )
 
 
