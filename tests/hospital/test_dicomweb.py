@@ -339,7 +339,7 @@ def test_no_redirect_is_followed(status, node_config, queue, tmp_path):
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        do_POST = do_GET
+        do_POST = do_GET  # noqa: N815 - as http.server names it
 
         def log_message(self, *_: object) -> None:
             pass
