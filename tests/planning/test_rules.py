@@ -127,6 +127,11 @@ def test_size_of_a_region_holds_nine_tenths_of_them():
     assert (small["input.shape"], small["input.spacing_mm"]) == ([16, 32, 32], [2.0, 1.0, 1.0])
     large = chosen(rules.size, with_regions(80.0))
     assert (large["input.shape"], large["input.spacing_mm"]) == ([16, 32, 32], [5.0, 2.5, 2.5])
+    lengths = range(101, 201)
+    crops = [scan(boxes_mm={"body": (300.0, 300.0, 300.0)}, given_mm=float(mm)) for mm in lengths]
+    varied = chosen(rules.size, cohort(crops, n_with_region=52))
+    covered_mm = varied["input.shape"][1] * varied["input.spacing_mm"][1]
+    assert sum(mm <= covered_mm for mm in lengths) == 90  # of 100
 
 
 @pytest.mark.parametrize(

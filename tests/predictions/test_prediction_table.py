@@ -217,8 +217,8 @@ def test_absent_table(tmp_path):
 
 def test_class_of_another_bundle(tmp_path):
     table = PredictionTable(tmp_path / "p.csv", LABELS)
-    with table, pytest.raises(UsageError, match="a prediction of class 'other'; expected high, low"):
-        table.append(Prediction("a", probabilities={"other": 1.0}))
+    with table, pytest.raises(UsageError, match="^scans/a: a prediction of class 'other'; expected high, low"):
+        table.append(Prediction("scans/a", probabilities={"other": 1.0}))
 
 
 def test_no_place_to_write(tmp_path):

@@ -99,6 +99,13 @@ def test_of_a_run_nobody_knows_which_part_an_unusable_scan_had_gone_to(tmp_path)
     assert (tmp_path / "report_files" / "figures" / "flow-diagram.svg").exists()
 
 
+def test_the_table_of_reasons_is_set_as_text_because_reasons_are_sentences(tmp_path):
+    given, _ = with_flow(["test"] * N)
+    tags = Page(write(tmp_path / "report.html", given)).tags
+    (place,) = (n for n, (_, attrs) in enumerate(tags) if attrs.get("aria-labelledby", "").endswith("failed-caption"))
+    assert tags[place + 1] == ("table", {"class": "text"})
+
+
 def test_findings_are_told_in_two_by_two_numbers():
     given = sample("findings")
     patients = given.patients

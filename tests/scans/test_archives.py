@@ -177,6 +177,17 @@ def test_limits(tmp_path, limits, count, size):
         unpacked(archive, limits)
 
 
+@pytest.mark.parametrize(("size", "found"), [((8 << 30) + 1, "beyond the limits"), (8 << 30, "damaged")])
+def test_a_file_of_more_than_8_gib_is_not_unpacked(tmp_path, size, found):
+    info = tarfile.TarInfo("scan.nii")
+    info.size = size
+    (tmp_path / "large.tar").write_bytes(info.tobuf() + bytes(tarfile.RECORDSIZE))  # not even a MiB follows
+    with pytest.raises(UnreadableScan, match=found) as refused:
+        unpacked(tmp_path / "large.tar")
+    if found == "beyond the limits":
+        assert "expected at most 200000 files of 8 GiB, together 64 GiB" in str(refused.value)
+
+
 def _in_zips(content: bytes, name: str, number: int) -> bytes:
     for _ in range(number):
         file = io.BytesIO()

@@ -17,6 +17,7 @@ from small_run_data import small_config, small_run_data, source_of
 from med_transfer.config import load_config
 from med_transfer.errors import NothingDone
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.finetuning.fold_training import is_trained
 from med_transfer.finetuning.folds import train_folds
 from med_transfer.progress import silent
 from med_transfer.tuning import TuneConfig, Tuning
@@ -238,6 +239,20 @@ def test_what_was_found_in_time_is_given(tmp_path, monkeypatch):
     assert "the time of 0.03 minutes was over" in found.stopped
     assert found.default is not None
     assert found.best_file.exists()
+
+
+def test_time_that_is_over_with_a_fold_begins_no_further_fold(tmp_path, monkeypatch):
+    def is_first_trained() -> bool:
+        return any(is_trained(folder) for folder in tmp_path.glob("training/*-fold-0"))
+
+    told = []
+    over = SimpleNamespace(monotonic=lambda: float("inf") if is_first_trained() else 0.0)
+    monkeypatch.setattr("med_transfer.tuning.deadline.time", over)
+    with pytest.raises(NothingDone, match=r"the time of 1 minutes? was over"):
+        search(tmp_path, minutes=1, progress=lambda stage, *_, **__: told.append(stage)).run(None)
+    assert set(told) == {"trial 0, fold 1 of 2"}
+    (row,) = rows(tmp_path)
+    assert (bool(row["fold_1"]), row["fold_2"]) == (True, "")
 
 
 def test_a_training_that_diverged_has_no_figure(tmp_path):
