@@ -87,6 +87,19 @@ def test_layout_and_no_pickle(bundle):
     assert files == [*configs, *docs, RECORD_FILE, WEIGHTS_FILE]
 
 
+@pytest.mark.parametrize(
+    ("channels", "named"), [((), {"0": "image"}), (("scan", "scan_post"), {"0": "scan", "1": "scan_post"})]
+)
+def test_the_metadata_for_monai_name_each_channel_of_the_input_and_each_class(tmp_path, ensemble, channels, named):
+    preprocessing = {"shape": (16, 16, 16), "spacing_mm": (2, 1, 1), "channels": channels}
+    seen = record(preprocessing=PreprocessingConfig.model_validate(preprocessing))
+    folder = save_bundle(tmp_path / "bundle", seen, ensemble, "# card\n")
+    metadata = json.loads((folder / "configs/metadata.json").read_text())["network_data_format"]
+    image, scores = metadata["inputs"]["image"], metadata["outputs"]["pred"]
+    assert (image["channel_def"], image["num_channels"], image["spatial_shape"]) == (named, len(named), [16, 16, 16])
+    assert (scores["channel_def"], scores["num_channels"]) == ({"0": "benign", "1": "malignant"}, 2)
+
+
 def test_a_bundle_is_a_source_for_the_next_transfer(bundle, ensemble):
     loaded = load_backbone("resnet18-w8", bundle)
     assert loaded.report.matched_share == 1.0

@@ -109,6 +109,7 @@ def test_a_column_that_is_the_answer_or_the_patient_is_named():
         ("use=[network, columns]", "fusion.use has columns, and fusion.columns names none"),
         ("columns=[age]", "fusion.columns names some, and fusion.use has no columns"),
         ("use=[network, handcrafted, handcrafted]", "names something twice"),
+        ("columns=[age, sex, age]", "names something twice"),
         ("colums=[age]", "no such key; expected fusion.columns perhaps"),
         ("penalty=-1", "found -1"),
     ],

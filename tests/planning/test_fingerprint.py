@@ -51,6 +51,11 @@ def test_sizes_and_planes_are_those_of_the_file(tmp_path):
     assert found.given_mm is None
 
 
+@pytest.mark.parametrize("size_mm", [(280, 100, 120), (180, 180, 120)], ids=["flat", "narrow"])
+def test_a_body_that_is_flat_or_narrow_is_not_taken_for_a_trunk(tmp_path, size_mm):
+    assert fingerprint_scan(read_scan(write_box(tmp_path / "one.nii.gz", size_mm=size_mm))).body_region == "unknown"
+
+
 def test_a_given_region_is_measured_and_nothing_is_looked_for(tmp_path):
     scan = read_scan(write_box(tmp_path / "one.nii.gz"))
     found = fingerprint_scan(scan, Region((0.0, 0.0, 0.0), (10.0, 25.0, 12.0)))

@@ -75,6 +75,16 @@ def test_the_file_has_every_point_of_the_decision_curves(tmp_path):
     assert (float(first["Threshold"]), float(first["Net benefit"])) == (point.threshold, point.net_benefit)
 
 
+@pytest.mark.parametrize(("n_classes", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (5, 3, 2)])
+def test_each_panel_of_decision_curves_is_about_as_high_as_wide(n_classes, columns, rows):
+    metrics = sample().metrics
+    name, curve = next(iter(metrics.decision_curves.items()))
+    prevalence = {f"{name} {k}": metrics.prevalence[name] for k in range(n_classes)}
+    many = metrics.model_copy(update={"prevalence": prevalence, "decision_curves": dict.fromkeys(prevalence, curve)})
+    width, height = decision_curve.net_benefit(many, translator("en")).size
+    assert 0.75 < (width / columns) / (height / rows) < 1.34
+
+
 def test_thresholds_at_which_the_network_is_useful_are_joined():
     data = sample()
     table = decision_curve.section(data, translator("en")).tables[0]

@@ -215,9 +215,18 @@ def test_the_median_of_the_same_step_decides(tmp_path):
     assert [trial.state for trial in study.records()] == ["complete", "complete", "pruned", "unfinished"]
 
 
-def test_a_space_with_one_point_ends(tmp_path):
+def test_a_space_with_one_point_ends(tmp_path, monkeypatch):
+    asked, draw_next = [], Study.next
+
+    def noted(study, *, evenly=False):
+        asked.append(evenly)
+        return draw_next(study, evenly=evenly)
+
+    monkeypatch.setattr(Study, "next", noted)
     config = tune_config(space=SPACE | {"strategies": ["linear_probe"]})
     found = search(tmp_path, config).run(50)
+    repeats = [trial.repeats is not None for trial in found.trials]
+    assert asked == [False, *repeats[:-1]]  # after a repeat not near it again, but anywhere in the space
     assert found.stopped == "the space holds nothing that was not tried"
     assert len({trial.value for trial in found.trials if trial.number}) == 1
     assert {trial.reason for trial in found.trials[2:]} == {"the same as trial 1"}
