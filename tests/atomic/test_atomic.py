@@ -74,6 +74,9 @@ def test_a_new_file_is_never_seen_half_written(tmp_path, monkeypatch):
         "key": b"secret",
         "second": b"of a stick",
     }
+    deeper = tmp_path / "in/folders/that/are/not/there"
+    create_whole(deeper, b"yet", 0o600)
+    assert deeper.read_bytes() == b"yet"
 
 
 def test_a_write_that_ends_early_without_a_number_is_taken_for_a_full_disk(tmp_path):

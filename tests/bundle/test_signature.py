@@ -23,6 +23,7 @@ from med_transfer.bundle import (
     Provenance,
     load_network,
     save_bundle,
+    signature,
 )
 from med_transfer.bundle.signature import bundle_hash, make_key, sign_bundle, verify_bundle
 from med_transfer.errors import BundleError, OutputError, UsageError
@@ -91,6 +92,19 @@ def test_killed_wherever_it_writes_a_key_has_its_public_one_in_the_end(tmp_path)
         make_key(private)
     assert not public.exists()
     assert private.read_text() == "no key"
+
+
+def test_a_public_key_that_appears_while_a_key_is_made_is_not_passed_off_as_its_own(tmp_path, monkeypatch):
+    private, public, new_key = tmp_path / "lab.key", tmp_path / "lab.key.pub", signature._new_key
+
+    def while_someone_else_writes(path):
+        public.write_text("another's")
+        return new_key(path)
+
+    monkeypatch.setattr(signature, "_new_key", while_someone_else_writes)
+    with pytest.raises(OutputError, match=r"lab\.key\.pub: is there already; expected a new name"):
+        make_key(private)
+    assert public.read_text() == "another's"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

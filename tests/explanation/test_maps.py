@@ -133,6 +133,11 @@ def test_a_window_in_mm():
         Occlusion.in_mm((20, 40, 40), (3.0, 1.5, 1.0), 61)
     with pytest.raises(ConfigError, match=r"a stride of 7 mm; expected above 0 and at most 6 mm"):
         Occlusion.in_mm((20, 40, 40), (3.0, 1.5, 1.0), 6, 7)
+    for nothing in (0, -0.5):
+        with pytest.raises(ConfigError, match=rf"a window of {nothing} mm; expected above 0 and at most 40 mm"):
+            Occlusion.in_mm((20, 40, 40), (3.0, 1.5, 1.0), nothing)
+        with pytest.raises(ConfigError, match=rf"a stride of {nothing} mm; expected above 0 and at most 6 mm"):
+            Occlusion.in_mm((20, 40, 40), (3.0, 1.5, 1.0), 6, nothing)
 
 
 def test_the_deepest_stage_that_is_fine_enough_is_read(image):

@@ -91,6 +91,8 @@ def on_which(job, shared):
         os.kill(os.getpid(), 9)
     if job == "refused":
         raise UsageError(shared)
+    if job == "broken":
+        raise ValueError(f"{shared}. Only three of four arrived.\nThe file is whole.")
     return os.getpid()
 
 
@@ -187,8 +189,23 @@ def test_a_job_that_ends_every_process_is_given_up_and_an_error_of_ours_comes_ba
     assert results["sound"] != os.getpid()
     with pytest.raises(UsageError, match="as it was"):
         list(machines.each(on_which, ["refused"], "as it was"))
+    with pytest.raises(UsageError, match=r"cannot do its part \(ValueError: version 2.1 is too old\); expected "):
+        list(machines.each(on_which, ["broken"], "version 2.1 is too old"))
     with pytest.raises(UsageError, match="no machine of the cluster gives 64 cores to its work, the largest 1"):
         list(machines.each(on_which, ["sound"], "", cores=64))
+
+
+def test_jobs_are_drawn_only_as_far_ahead_as_they_may_be_in_flight(machines):
+    drawn = []
+
+    def jobs():
+        for number in range(8):
+            drawn.append(number)
+            yield f"sound {number}"
+
+    for taken, _ in enumerate(machines.each(on_which, jobs(), "", most=2)):
+        assert len(drawn) <= taken + 2
+    assert drawn == list(range(8))
 
 
 def test_a_machine_without_the_folder_is_named(machines, tmp_path):
