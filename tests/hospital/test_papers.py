@@ -1,4 +1,4 @@
-"""The evidence named in the hospital's documents exists: files, and tests in them."""
+"""The evidence named in the hospital's documents exists: files, and tests in them. Their node.yaml is accepted."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ import re
 from pathlib import Path
 
 import pytest
+from documented import Block, blocks
+
+from med_transfer.config import load_config
+from med_transfer.hospital.config import NodeConfig
 
 ROOT = Path(__file__).parents[2]
 PAPERS = ("security.md", "intended_use.md", "traceability.md")
+NODE_YAML = [
+    block
+    for block in blocks("text")
+    if block.page.startswith("docs/hospital/") and block.code.partition(":")[0] in NodeConfig.model_fields
+]
 _NAMED = re.compile(r"`((?:tests|docs|docker|med_transfer)/[\w./-]+)(?:::(\w+))?`")
 
 
@@ -37,3 +46,16 @@ def test_every_threat_has_a_counter_measure_and_a_test():
     named = [row for row in text.splitlines() if row.startswith("|") and row.count("|") == 5]
     named = [row for row in named if not row.startswith(("| asset |", "| -- |"))]
     assert len(named) == len(rows)  # no row without a test
+
+
+@pytest.mark.parametrize("shown", NODE_YAML, ids=str)
+def test_what_is_shown_of_node_yaml_is_accepted(shown: Block, tmp_path):
+    file = tmp_path / "node.yaml"
+    a_section = not shown.code.startswith("folder:")
+    file.write_text(f"folder: node\nshadow: true\n{shown.code}" if a_section else shown.code)
+    assert load_config(NodeConfig, file).folder
+
+
+def test_every_section_that_is_shown_of_node_yaml_is_checked():
+    shown = {block.code.partition(":")[0] for block in NODE_YAML}
+    assert shown >= {"folder", "metrics", "page", "routes", "workitems"}
