@@ -48,6 +48,7 @@ class RunData:
     Attributes:
         unlabelled: scans for alignment or mapping, which the from-scratch baseline does not use.
         altered_copies: pairs of rows of the table, see :func:`near_duplicates`.
+        network_axes: orientation of the backbone's entry, which the input's may replace.
     """
 
     preprocessing: PreprocessingConfig
@@ -56,6 +57,7 @@ class RunData:
     lock: CohortLock
     unlabelled: PreparedCohort | None = None
     altered_copies: tuple[tuple[int, int], ...] = ()
+    network_axes: str = "SPL"
 
 
 def prepare_run_data(
@@ -84,7 +86,7 @@ def prepare_run_data(
     if config.transfer.unlabelled:
         cache = out / "prepared"
         unlabelled = prepare_unlabelled(config.transfer.unlabelled, prepared, split, preprocessing, cache, progress)
-    run_data = RunData(preprocessing, prepared, split, lock, unlabelled, copies)
+    run_data = RunData(preprocessing, prepared, split, lock, unlabelled, copies, spec.input.orientation)
     _check_source_leakage(run_data, source_weights(config))
     started = _holds_same_cohort(run_data, config, out / LOCK_FILE)
     require_made_from(out, "scans", scans_hash([prepared, unlabelled]), started=started)

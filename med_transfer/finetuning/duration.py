@@ -173,7 +173,7 @@ def _with_pretraining(
     network = Classifier(copy.deepcopy(source.encoder), 1, source.spec.pooled_stages)
     with in_threads(threads):
         forward = _timed_forward(network, preprocessing, min(_TIMED_BATCH, config.training.batch_size))
-    step = pretraining_step_seconds(config, preprocessing, forward)
+    step = pretraining_step_seconds(config, preprocessing, source.spec.input, forward)
     return replace(cost, pretraining_step=step, encoders_at_once=n_parallel(most_encoders(config), threads))
 
 

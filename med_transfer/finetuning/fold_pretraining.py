@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from med_transfer.backbones import Encoder, load_backbone, networks
+from med_transfer.backbones import Encoder, InputSpec, load_backbone, networks
 from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.cohorts import ArrayCache, Case, Cohort, PreparedCohort, Split
 from med_transfer.cohorts.hashed_names import hash_names, salt_of
@@ -39,11 +39,17 @@ T = TypeVar("T")
 PRETRAINING_FOLDER, ANSWERS = "pretraining", "answers"
 NO_FINDING = "none"
 _BATCH_SLABS = 4
+_LEFT_RIGHT = 0  # as a world axis
 _COST_IN_FORWARD_PASSES = 4.0  # one forward, a backward that takes two, and one for cropping and painting
 
 
-def check_pretraining(config: FinetuneConfig, preprocessing: PreprocessingConfig, cohort: Cohort, split: Split) -> None:
+def check_pretraining(
+    config: FinetuneConfig, preprocessing: PreprocessingConfig, cohort: Cohort, split: Split, needs: InputSpec
+) -> None:
     """Refuse scans without Hounsfield units and classes without a scan, before any scan is read.
+
+    Args:
+        needs: the input that the backbone expects.
 
     Raises:
         ConfigError: the config or the table does not suit pretraining.
@@ -61,6 +67,13 @@ def check_pretraining(config: FinetuneConfig, preprocessing: PreprocessingConfig
             where="backbone.pretrain",
             expected="one CT a case, in windows of Hounsfield units: lesions are painted in those",
             action="Leave backbone.pretrain out",
+        )
+    if other := [list(one.output_range) for one in channels if one.output_range != needs.output_range]:
+        raise ConfigError(
+            f"{other[0]}, and the network is pretrained on {list(needs.output_range)}",
+            where="input.output_range",
+            expected="the backbone's own",
+            action="Leave input.output_range out, or backbone.pretrain",
         )
 
 
@@ -165,16 +178,18 @@ def _add_answer_stage(encoder: SliceEncoder, made: Pretrained, run_data: RunData
     cache.write(ANSWERS, {name: tensor.numpy() for name, tensor in answers.state_dict().items()})
 
 
-def pretraining_step_seconds(config: FinetuneConfig, preprocessing: PreprocessingConfig, forward: float) -> float:
+def pretraining_step_seconds(
+    config: FinetuneConfig, preprocessing: PreprocessingConfig, needs: InputSpec, forward: float
+) -> float:
     """Seconds of a pretraining step, estimated from the seconds ``forward`` of a scan's pass through the network."""
-    depth, _, _ = in_crop_order(preprocessing.shape, preprocessing.orientation)
+    depth, _, _ = in_crop_order(preprocessing.shape, needs.orientation)
     slices = _BATCH_SLABS * min(config.backbone.pretraining.slab, depth)
     return _COST_IN_FORWARD_PASSES * forward * slices / depth
 
 
 def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> PretrainingConfig:
-    settings, preprocessing = config.backbone.pretraining, run_data.preprocessing
-    depth, height, width = in_crop_order(preprocessing.shape, preprocessing.orientation)
+    settings, preprocessing, axes = config.backbone.pretraining, run_data.preprocessing, run_data.network_axes
+    depth, height, width = in_crop_order(preprocessing.shape, axes)
     slab = min(settings.slab, depth)
     weights = source_weights(config)
     return PretrainingConfig(
@@ -189,7 +204,7 @@ def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> Pret
             slab=slab,
             stretch=0.1,
             rotation_degrees=(15.0, 0.0, 0.0),
-            flip=mirrored(config, preprocessing.orientation),
+            flip=mirrored(config, preprocessing.orientation, axes),
             scans_per_batch=_BATCH_SLABS,
         ),
         views=ViewConfig(thick_slices=0.0, noise=0.05, shift=0.05, scale=0.07),
@@ -204,14 +219,21 @@ def _pretraining(run_data: RunData, config: FinetuneConfig, number: int) -> Pret
     )
 
 
-def mirrored(config: FinetuneConfig, orientation: str) -> tuple[float, float, float]:
-    """Probability of mirroring a slab along up, back and left: as in training.
+def mirrored(config: FinetuneConfig, orientation: str, axes: str) -> tuple[float, float, float]:
+    """Probability of mirroring a slab along each of its axes: as in training.
 
-    If the head reads answers it is 0.5 along left, since a lesion's density does not depend on its side.
+    If the head reads answers it is 0.5 from left to right, since a lesion's density does not depend on its side.
+
+    Args:
+        config: of the run.
+        orientation: of the input.
+        axes: see :func:`in_crop_order`.
     """
-    first, second, third = (0.5 if axis in config.augmentation.flips else 0.0 for axis in range(3))
-    up, back, left = in_crop_order((first, second, third), orientation)
-    return up, back, 0.5 if config.backbone.has_answers else left
+    left_right = geometry.world_axes(orientation).index(_LEFT_RIGHT) if config.backbone.has_answers else None
+    first, second, third = (
+        0.5 if axis == left_right or axis in config.augmentation.flips else 0.0 for axis in range(3)
+    )
+    return in_crop_order((first, second, third), axes)
 
 
 def source_scans(run_data: RunData, painted: Sequence[int]) -> SourceScans:
@@ -222,8 +244,8 @@ def source_scans(run_data: RunData, painted: Sequence[int]) -> SourceScans:
     return SourceScans(
         tuple(
             SourceScan(
-                hounsfield(tensor, run_data.preprocessing),
-                in_crop_order(prepared.voxel_mm[n], run_data.preprocessing.orientation),
+                hounsfield(tensor, run_data.preprocessing, run_data.network_axes),
+                in_crop_order(prepared.voxel_mm[n], run_data.network_axes),
                 _image(run_data, n),
                 patients[cohort.patients[n]],
             )
@@ -282,15 +304,19 @@ def _class_of(case: Case) -> str:
     return case.label if isinstance(case.label, str) else ("" if case.label else NO_FINDING)
 
 
-def hounsfield(tensor: NDArray[np.float16], preprocessing: PreprocessingConfig) -> NDArray[np.int16]:
-    """A network's input [channel, *space] as one volume in HU, [depth, height, width] in the order of an axial slab."""
+def hounsfield(tensor: NDArray[np.float16], preprocessing: PreprocessingConfig, axes: str) -> NDArray[np.int16]:
+    """A network's input [channel, *space] as one volume in HU, [depth, height, width] of a slab; see below for axes."""
     values = undo_windows(tensor.astype(np.float32), preprocessing.by_channel)
-    turned = reorient(torch.from_numpy(np.rint(values)), preprocessing.orientation, CROP_ORIENTATION)
+    turned = reorient(torch.from_numpy(np.rint(values)), axes, CROP_ORIENTATION)
     return turned.to(torch.int16).contiguous().numpy()
 
 
-def in_crop_order(by_axis: tuple[T, T, T], orientation: str) -> tuple[T, T, T]:
-    """One value for each array axis (a size, mm), reordered to the axes of an axial slab."""
-    axes = geometry.world_axes(orientation)
-    depth, height, width = (by_axis[axes.index(axis)] for axis in geometry.world_axes(CROP_ORIENTATION))
-    return depth, height, width
+def in_crop_order(by_axis: tuple[T, T, T], axes: str) -> tuple[T, T, T]:
+    """One value for each array axis (a size, mm), reordered to the axes of a slab.
+
+    Args:
+        by_axis: a value for each axis of the input.
+        axes: orientation of the backbone's entry, to which pretraining turns every slab. Whatever orientation the input
+            has, the network then sees its axes as in training: a network of slices whole slices, also coronal ones.
+    """
+    return geometry.reordered(by_axis, axes, CROP_ORIENTATION)

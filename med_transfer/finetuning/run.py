@@ -229,7 +229,7 @@ def checked_start(
     if config.transfer.unlabelled:
         check_unlabelled(config.transfer.unlabelled, cohort, split, preprocessing)
     _check_steering(split, config, source)
-    check_pretraining(config, preprocessing, cohort, split)
+    check_pretraining(config, preprocessing, cohort, split, source.spec.input)
     check_fusion(cohort, split, config)
     check_operating_point(cohort, split, config)
     check_subgroups(cohort, config.subgroups)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from med_transfer.backbones import InputSpec, find_backbone
 from med_transfer.cohorts.splits import FEW_PATIENTS
@@ -17,7 +17,6 @@ from med_transfer.config import as_typed
 from med_transfer.planning.fingerprint import CohortFingerprint, Triple
 from med_transfer.scans import geometry
 
-Value = TypeVar("Value", int, float)
 Window = tuple[float, float]
 Kind = Literal["slices", "tiles", "region", "whole"]
 
@@ -43,6 +42,7 @@ NEGATIONS = {"no", "without"}  # and what, as in no_haemorrhage
 MAX_SLICES, MIN_SLICES = 48, 8
 REGION_SHAPE, REGION_SPACING_MM = (16, 32, 32), (2.0, 1.0, 1.0)  # what med-transfer-small learned from
 WHOLE_SHAPE = (64, 96, 96)
+_AXIAL = "SPL"  # the axes of these triples
 FOLDS, MIN_FOLDS = 5, 2  # the defaults of split and training, which a test compares
 EPOCHS, EPOCH_SCANS, MIN_EPOCHS = 60, 256, 10
 SIDE_WORDS = {*("left", "right", "l", "r", "links", "rechts", "gauche", "droit", "droite"), *"左右"}
@@ -164,19 +164,14 @@ def _size_of_region(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
 
 def _at_least(shape: tuple[int, int, int], needs: InputSpec) -> tuple[int, int, int]:
     """The shape (depth, height, width of an axial scan), with as many voxels as the network needs along each axis."""
-    depth, height, width = map(max, shape, _turned(needs.orientation, "SPL", needs.minimum_shape))
+    least = geometry.reordered(needs.minimum_shape, needs.orientation, _AXIAL)
+    depth, height, width = map(max, shape, least)
     return depth, height, width
 
 
 def _in_axes_of(needs: InputSpec, of_axial: Sequence[float]) -> list[float]:
     """One value for each axis of an axial scan (depth, height, width), in the order of the network's own axes."""
-    return _turned("SPL", needs.orientation, of_axial)
-
-
-def _turned(source: str, target: str, values: Sequence[Value]) -> list[Value]:
-    """Values, one for each axis of ``source``, in the order of the axes of ``target``."""
-    axes = geometry.world_axes(source)
-    return [values[axes.index(axis)] for axis in geometry.world_axes(target)]
+    return list(geometry.reordered(of_axial, _AXIAL, needs.orientation))
 
 
 def _size_of_slices(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
@@ -194,7 +189,8 @@ def _size_of_slices(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
 
 def _size_of_tiles(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     needs, box = find_backbone(chosen).input, _box_in_view(cohort, chosen, 90)
-    spacing = _turned(needs.orientation, "SPL", needs.spacing_mm) if needs.spacing_mm else REGION_SPACING_MM
+    own = needs.spacing_mm
+    spacing = geometry.reordered(own, needs.orientation, _AXIAL) if own else REGION_SPACING_MM
     shape = [
         tile * max(1, round(mm / (tile * voxel_mm)))
         for mm, tile, voxel_mm in zip(box, REGION_SHAPE, spacing, strict=True)

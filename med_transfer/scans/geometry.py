@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +22,7 @@ from med_transfer.errors import GeometryRejected
 
 Affine = NDArray[np.float64]
 Triple = tuple[int, int, int]
+T = TypeVar("T")
 
 _LPS_RAS = np.array([[-1.0], [-1.0], [1.0], [1.0]])
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))  # negative and positive end of each LPS axis
@@ -75,6 +77,13 @@ def orientation(affine: Affine) -> str:
 def world_axes(letters: str) -> list[int]:
     """The LPS axis (0, 1 or 2) of each letter of an orientation; -1 for any other letter."""
     return [next((axis for axis in range(3) if letter in _LETTERS[axis]), -1) for letter in letters]
+
+
+def reordered(by_axis: Sequence[T], source: str, target: str) -> tuple[T, T, T]:
+    """Values, one for each array axis of orientation ``source``, in the order of the array axes of ``target``."""
+    axes = world_axes(source)
+    depth, height, width = (by_axis[axes.index(axis)] for axis in world_axes(target))
+    return depth, height, width
 
 
 def to_world_mm(affine: Affine, index_ijk: ArrayLike) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from med_transfer.atomic import sha256_of
 from med_transfer.backbones import find_backbone, from_scratch, load_backbone
+from med_transfer.backbones.channels import with_channels
 from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, load_network, read_record
 from med_transfer.bundle.decisions_lock import lock_hash
 from med_transfer.cohorts import Case, Cohort, SourceLock, SplitConfig, split_cohort
@@ -26,6 +27,7 @@ from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import prepare_run_data
 from med_transfer.finetuning.fold_pretraining import (
+    _pretraining,
     canvas,
     check_pretraining,
     hounsfield,
@@ -41,11 +43,14 @@ from med_transfer.inference import Predictor
 from med_transfer.model.linear_head import fit_probe
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
-from med_transfer.pretraining.source.views import reorient
+from med_transfer.pretraining.methods.method import PretrainingContext
+from med_transfer.pretraining.methods.painted_lesions import PaintedLesions
+from med_transfer.pretraining.source.views import encoder_input, reorient
 from med_transfer.progress import silent
 from med_transfer.scans import read_scan
 
 PATIENTS = 10
+ENTRY = find_backbone("slices-efficientnet-lite0")
 STRENGTHS = ProbeConfig().inverse_strengths
 WINDOWS = [{"column": "scan", "window_hu": window} for window in ([0, 80], [-20, 180], [-800, 2000])]
 SETTINGS = {
@@ -234,16 +239,18 @@ def test_a_bundle_in_which_the_published_network_lay_within_the_other_is_read(an
 
 
 @pytest.mark.parametrize(
-    ("orientation", "flips", "as_features", "as_answers"),
+    ("orientation", "axes", "flips", "as_features", "as_answers"),
     [
-        ("SPL", (), (0, 0, 0), (0, 0, 0.5)),
-        ("SPL", (2,), (0, 0, 0.5), (0, 0, 0.5)),
-        ("LSP", (1,), (0.5, 0, 0), (0.5, 0, 0.5)),  # its second axis goes up
+        ("SPL", "SPL", (), (0, 0, 0), (0, 0, 0.5)),
+        ("SPL", "SPL", (2,), (0, 0, 0.5), (0, 0, 0.5)),
+        ("LSP", "LSP", (1,), (0.5, 0, 0), (0.5, 0, 0.5)),  # its second axis goes up
+        ("LSP", "SPL", (1,), (0, 0.5, 0), (0.5, 0.5, 0)),  # sagittal slices: their depth goes to the left
+        ("PSL", "SPL", (), (0, 0, 0), (0, 0, 0.5)),
     ],
 )
-def test_what_is_denser_has_no_side(orientation, flips, as_features, as_answers):
+def test_what_is_denser_has_no_side(orientation, axes, flips, as_features, as_answers):
     asked = [config(**settings).model_dump() | {"augmentation": {"flips": flips}} for settings in ({}, ANSWERS)]
-    found = [mirrored(FinetuneConfig.model_validate(one), orientation) for one in asked]
+    found = [mirrored(FinetuneConfig.model_validate(one), orientation, axes) for one in asked]
     assert found == [as_features, as_answers]
 
 
@@ -373,10 +380,10 @@ def test_where_the_table_has_findings_those_without_any_are_the_canvas():
     painted = canvas(table, split, config(only_class="none"), 1)
     assert painted == [n for n in split.training(1) if n % 4 == 0]
     with pytest.raises(ConfigError, match="blood, and the table has findings; expected none: the scans without any"):
-        check_pretraining(config(only_class="blood"), PreprocessingConfig(), table, split)
+        check_pretraining(config(only_class="blood"), PreprocessingConfig(), table, split, ENTRY.input)
     sick = Cohort(tuple(replace(case, label=case.label or findings[1]) for case in cases), table.labels)
     with pytest.raises(ConfigError, match="fold 1 has no training scan of none; .* at least one in each fold"):
-        check_pretraining(config(only_class="none"), PreprocessingConfig(), sick, split)
+        check_pretraining(config(only_class="none"), PreprocessingConfig(), sick, split, ENTRY.input)
 
 
 @pytest.mark.parametrize(
@@ -384,6 +391,10 @@ def test_where_the_table_has_findings_those_without_any_are_the_canvas():
     [
         ({"backbone": SETTINGS["backbone"] | {"pretraining": {"only_class": "well"}}}, "no class well; .* blood, none"),
         ({"input": {"modality": "MR", "region": "whole", "shape": [8, 64, 64]}}, "z-scores; expected one CT a case"),
+        (
+            {"input": SETTINGS["input"] | {"output_range": [-1, 1]}},
+            r"\[-1.0, 1.0\], and the network is pretrained on \[0.0, 1.0\]",
+        ),
         (
             {"input": {"region": "whole", "shape": [8, 64, 64], "channels": [WINDOWS[0], {"column": "scan_late"}]}},
             "several scans a case",
@@ -406,9 +417,28 @@ def test_the_painter_sees_the_hounsfield_units_of_the_prepared_scan(cohort, orie
     plain = PreprocessingConfig(**common, window_hu=(-800, 2000), output_range=(-800, 2000))
     seen = Preprocessing(windows)({"scan": volume}).numpy()
     expected = Preprocessing(plain)(volume).numpy()[0]
-    found = hounsfield(seen.astype(np.float16), windows)
+    found = hounsfield(seen.astype(np.float16), windows, orientation)
     turned = reorient(torch.from_numpy(expected), orientation, "SPL").numpy()
     assert found.shape == turned.shape == in_crop_order(windows.shape, orientation)
     fine = (turned > 5) & (turned < 75)
     assert np.abs(found - turned)[fine].max() <= 1
     assert np.abs(found - turned).max() <= 3
+
+
+@pytest.mark.parametrize("orientation", ["SPL", "PSL", "LSP"])
+def test_pretraining_shows_the_network_the_slices_that_it_is_trained_on(cohort, orientation, tmp_path):
+    """Whole ones, also coronal and sagittal ones, of which a slab holds neighbours."""
+    axes = {"orientation": orientation, "shape": [8, 48, 64]}
+    asked = FinetuneConfig.model_validate(SETTINGS | {"input": SETTINGS["input"] | axes})
+    data = prepare_run_data(cohort, choose_split(asked, cohort), ENTRY, tmp_path, silent)
+    rows, learning = [0, 1], _pretraining(data, asked, 0)
+    assert learning.input_shape == (4, 48, 64)
+    whole = learning.crops.plain.model_copy(update={"slab": 8, "shape": (8, 48, 64), "shift_mm": 1e-6})
+    learning = learning.model_copy(update={"crops": whole, "input_shape": (8, 48, 64)})
+    needs = with_channels(ENTRY, "windows").input
+    context = PretrainingContext(learning, needs, source_scans(data, rows), None, torch.device("cpu"))
+    crops, numbers = next(PaintedLesions(ENTRY.build(), context).plain_inputs(4))
+    tensors = data.prepared.without_margin(margin_voxels(data.preprocessing.shape)).tensors
+    for seen, number in zip(encoder_input(crops, needs), numbers.tolist(), strict=True):
+        trained_on = torch.from_numpy(tensors[rows[number]]).float()
+        torch.testing.assert_close(seen, trained_on, rtol=0, atol=0.03)  # Hounsfield units are rounded
