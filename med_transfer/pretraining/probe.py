@@ -20,7 +20,9 @@ from med_transfer.predictions.patient_folds import Fold, held_out_in_turn, patie
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.pretraining.config import PretrainingConfig
 from med_transfer.pretraining.methods.method import PretrainingContext
+from med_transfer.pretraining.source.views import CROP_ORIENTATION
 from med_transfer.progress import Progress, named
+from med_transfer.scans import geometry
 
 _BATCH = 16
 _INVERSE_STRENGTH = 0.1  # scikit-learn's C
@@ -110,9 +112,10 @@ def linear_probe(
     if cohort is None:
         return None
     has_region = all(case.mask or case.roi_centre_mm for case in cohort.cases)
+    axes, spacing = (CROP_ORIENTATION, context.input.orientation), settings.spacing_mm
     chosen = {
-        "spacing_mm": settings.spacing_mm,
-        "shape": config.input_shape,
+        "spacing_mm": geometry.reordered(spacing, *axes) if spacing else None,
+        "shape": geometry.reordered(config.input_shape, *axes),
         "region": settings.region or ("roi" if has_region else "foreground"),
         "max_gap_mm": config.max_gap_mm,
         "channels": [{"column": "scan", "window_hu": window} for window in config.windows_hu or ()],

@@ -14,6 +14,7 @@ from med_transfer.errors import CohortError
 from med_transfer.phantoms import PhantomConfig, write_cohort
 from med_transfer.pretraining.methods.method import PretrainingContext
 from med_transfer.pretraining.probe import linear_probe, probe_cohort
+from med_transfer.pretraining.source.views import reorient
 from med_transfer.progress import silent
 
 
@@ -50,3 +51,17 @@ def test_the_probe_shows_the_encoder_the_windows_that_it_learns_in(chest, tmp_pa
         alone = PretrainingContext(of_each, replace(STUDENT_INPUT, window_hu=window), chest, None, CPU)
         (expected, *_) = linear_probe(of_each, probe_cohort(table), alone, tmp_path / f"{channel}", silent)._batches()
         torch.testing.assert_close(batch[:, channel], expected[:, 0])
+
+
+def test_the_probe_has_the_shape_and_spacing_of_the_crops_whatever_the_axes_of_the_encoder(chest, tmp_path):
+    phantoms = PhantomConfig(patients_per_class=2, seed=6, **SMALL_SCANS | {"format": "nifti"})
+    table = write_cohort(tmp_path / "cohort", phantoms)
+    settings = {"cohort": table, "spacing_mm": (4.0, 2.0, 3.0)}
+    config = tiny_config("contrastive", probe=settings, input_shape=(8, 16, 16), crops={"shape": (8, 16, 16)})
+    batches = []
+    for axes in ("SPL", "RAS"):
+        context = PretrainingContext(config, replace(STUDENT_INPUT, orientation=axes), chest, None, CPU)
+        (batch, *_) = linear_probe(config, probe_cohort(table), context, tmp_path / axes, silent)._batches()
+        batches.append(reorient(batch, axes, "SPL"))
+    assert batches[0].shape[2:] == (8, 16, 16)
+    torch.testing.assert_close(batches[1], batches[0], rtol=0, atol=1e-3)
