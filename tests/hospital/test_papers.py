@@ -20,6 +20,7 @@ NODE_YAML = [
     for block in blocks("text")
     if block.page.startswith("docs/hospital/") and block.code.partition(":")[0] in NodeConfig.model_fields
 ]
+REST = "folder: node\ndestinations: [{ae_title: PACS, address: 10.1.2.4, port: 104}]\n"  # of a page's section alone
 _NAMED = re.compile(r"`((?:tests|docs|docker|med_transfer)/[\w./-]+)(?:::(\w+))?`")
 
 
@@ -51,8 +52,7 @@ def test_every_threat_has_a_counter_measure_and_a_test():
 @pytest.mark.parametrize("shown", NODE_YAML, ids=str)
 def test_what_is_shown_of_node_yaml_is_accepted(shown: Block, tmp_path):
     file = tmp_path / "node.yaml"
-    a_section = not shown.code.startswith("folder:")
-    file.write_text(f"folder: node\nshadow: true\n{shown.code}" if a_section else shown.code)
+    file.write_text(shown.code if shown.code.startswith("folder:") else REST + shown.code)
     assert load_config(NodeConfig, file).folder
 
 
