@@ -58,8 +58,13 @@ def read_scan(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: 
     return volume
 
 
-def read_volume(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: float = 0.0) -> Volume:
-    """Like :func:`read_scan`, but accept voxels that all have the same value, as those of a mask may."""
+def read_volume(
+    source: Path | str | Series, series_uid: str = "", *, max_gap_mm: float = 0.0, straighten: bool = True
+) -> Volume:
+    """Like :func:`read_scan`, but accept voxels that all have the same value, as those of a mask may.
+
+    Without ``straighten``, slices of a tilted gantry stay as stored, on sheared axes, as labels cannot be interpolated.
+    """
     if not isinstance(source, os.PathLike | str | Series):
         raise UsageError(
             f"found an object of type {type(source).__name__}",
@@ -68,20 +73,19 @@ def read_volume(source: Path | str | Series, series_uid: str = "", *, max_gap_mm
             action="Voxels alone have no spacing or position: save an array as NIfTI, with its affine",
         )
     silence_readers()
-    if isinstance(source, Series):
-        return _read(source, max_gap_mm)
+    series = source if isinstance(source, Series) else _found(source, series_uid, max_gap_mm)
+    if series.format == "dicom":
+        return read_dicom(series, max_gap_mm, straighten=straighten)
+    return read_nifti(series.files[0]) if series.format == "nifti" else read_itk(series.files[0])
+
+
+def _found(source: Path | str, series_uid: str, max_gap_mm: float) -> Series:
     path = given_path(source, "scan", "a path")
     require_exists(path)
     content = None if path.is_dir() else inspect_file(path)
     if content is None:
-        return _read(_in_folder(path, series_uid, max_gap_mm), max_gap_mm)
-    return _read(_in_file(path, content, series_uid, max_gap_mm), max_gap_mm)
-
-
-def _read(series: Series, max_gap_mm: float) -> Volume:
-    if series.format == "dicom":
-        return read_dicom(series, max_gap_mm)
-    return read_nifti(series.files[0]) if series.format == "nifti" else read_itk(series.files[0])
+        return _in_folder(path, series_uid, max_gap_mm)
+    return _in_file(path, content, series_uid, max_gap_mm)
 
 
 def _in_file(path: Path, content: tuple[Slice, ...] | Series, series_uid: str, max_gap_mm: float) -> Series:

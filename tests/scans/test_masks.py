@@ -275,6 +275,22 @@ def test_drawn_where_slices_were_taken_for_a_rectangular_grid(tmp_path, affine, 
     np.testing.assert_array_equal(read_mask(cropped, straight).voxels, box(straight.voxels.shape))
 
 
+@pytest.mark.parametrize("name", ["", "2", "255"])
+def test_mask_images_of_tilted_slices_are_not_interpolated(tmp_path, name):
+    """Between 0 and 255 interpolation would give other labels, and a region wider by the voxels around it."""
+    write_series(tmp_path / "scan", hounsfield(SHAPE), TILTED, FrameOfReferenceUID=FRAME)
+    labels = box(value=255)
+    labels[3:5, 2:4, 1:3] = 2
+    intercept = {"RescaleIntercept": 0, "FrameOfReferenceUID": FRAME}
+    write_series(tmp_path / "mask", labels.astype(np.int16), TILTED, intercept=0.0, modality="MR", **intercept)
+    chosen = labels == int(name) if name else labels != 0
+    frames = write_segmentation(tmp_path / "seg", chosen.astype(np.uint8), TILTED)
+    straight = read_scan(tmp_path / "scan")
+    mask = read_mask(tmp_path / "mask", straight, name)
+    np.testing.assert_array_equal(mask.voxels, read_mask(frames, straight).voxels)
+    assert mask.verdict.notes == ()
+
+
 @pytest.mark.parametrize("slices", [(2,), (1, 2, 4)])
 def test_a_segmentation_of_tilted_slices_says_where_they_lie(tmp_path, slices):
     voxels = np.zeros(SHAPE, np.uint8)

@@ -170,8 +170,14 @@ def _same_pixels(first: Slice, second: Slice) -> bool:
         return False
 
 
-def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:
+def read_dicom(series: Series, max_gap_mm: float = 0.0, *, straighten: bool = True) -> Volume:
     """Read a DICOM series: rescaled voxels (HU for CT), affine from the positions, tilt and uneven gaps repaired.
+
+    Args:
+        series: the series.
+        max_gap_mm: uneven gaps are repaired if none is wider.
+        straighten: False to leave slices where they are, on sheared axes if the gantry was tilted; for labels, which
+            cannot be interpolated. Only without uneven gaps.
 
     Raises:
         GeometryRejected: the verdict rejects the series.
@@ -192,6 +198,8 @@ def read_dicom(series: Series, max_gap_mm: float = 0.0) -> Volume:
     if series.modality == "CT" and (doubt := hounsfield_doubt(voxels)):
         remarks = (*remarks, doubt)
     affine, provenance = affine_of(slices), _provenance(series, slices)
+    if not straighten:
+        verdict = replace(verdict, repairs=tuple(r for r in verdict.repairs if r.kind != "gantry_tilt"))
     if any(repair.kind != "repeated_slices" for repair in verdict.repairs):  # dropping repeats needs no resampling
         positions = np.array([slice_.position_mm for slice_ in slices])
         fill = AIR_HU if series.modality == "CT" else min(float(voxels.min()), 0.0)

@@ -165,7 +165,7 @@ def _named(candidate: Path | Series) -> str:
 
 def _read_labels(source: Path | Series, name: str) -> Volume:
     """Read a mask file or series as bool voxels."""
-    volume = read_volume(source)
+    volume = read_volume(source, straighten=False)
     voxels, where = volume.voxels, volume.provenance.path
     _require_labels(voxels, where)
     if not name:
