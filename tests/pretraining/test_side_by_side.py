@@ -78,10 +78,10 @@ def test_side_by_side_and_in_turn_are_the_same_training_also_of_one_whose_proces
 
     def kill_one(self, *given):
         """Once it has its work, not when somebody looks: on a busy machine it may be done by then."""
-        loaded.append(Path(f"/proc/{self._process.pid}/maps").read_text())
+        loaded.append(Path(f"/proc/{self._child.process.pid}/maps").read_text())
         if not killed:
-            killed.append(self._process.pid)
-            os.kill(self._process.pid, signal.SIGKILL)
+            killed.append(self._child.process.pid)
+            os.kill(self._child.process.pid, signal.SIGKILL)
         return answer(self, *given)
 
     monkeypatch.setattr(ScanWorker, "_answer", kill_one)

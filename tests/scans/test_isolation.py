@@ -117,14 +117,36 @@ def test_nothing_is_left_behind_where_ctrl_c_ends_the_end(tmp_path, monkeypatch)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     worker = ScanWorker()
     worker.call(os.getpid)
+    assert worker._child is not None
 
     def ctrl_c(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with worker._process as process, monkeypatch.context() as patch:
+    with worker._child.process as process, monkeypatch.context() as patch:
         patch.setattr(process, "wait", ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             worker.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_close_from_another_thread_ends_one_child_and_not_the_next(tmp_path, monkeypatch):
+    """The next one is started while the first one is being ended; the end of the first took the next one's folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with ScanWorker() as worker:
+        worker.call(os.getpid)
+        assert worker._child is not None
+        first = worker._child.process
+        wait, starting = first.wait, threading.Thread(target=worker.call, args=(os.getpid,))
+
+        def wait_and_start_the_next() -> int:
+            starting.start()
+            starting.join(120)
+            return wait()
+
+        monkeypatch.setattr(first, "wait", wait_and_start_the_next)
+        worker.close()
+        assert Path(worker.call(tempfile.mkdtemp)).parent == worker._child.folder
+        assert list(tmp_path.iterdir()) == [worker._child.folder]
     assert list(tmp_path.iterdir()) == []
 
 

@@ -29,7 +29,33 @@ Item = TypeVar("Item")
 _SERVE = "from med_transfer.scans.isolation.child import serve; serve()"
 _START_SECONDS = 300.0  # for loading libraries on a busy machine
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")  # one core per child
+_CLOSED = (OSError, ValueError)  # a pipe whose other end has ended, or which another thread has closed
 _CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()  # of this process at import
+
+
+@dataclass(frozen=True)
+class _Child:
+    """A child process with what belongs to it, so that another thread's ``close`` ends it whole and touches no other.
+
+    Attributes:
+        process: it reads requests from stdin and writes answers to stdout.
+        folder: for its temporary files, which a kill leaves behind.
+        limits: in force in it.
+    """
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    limits: ReadLimits
+
+    def end(self) -> None:
+        """Kill it and remove its folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)  # before the kill: if stopped here, the child cleans up
+        self.process.kill()
+        self.process.wait()
+        for pipe in filter(None, (self.process.stdin, self.process.stdout)):
+            with contextlib.suppress(OSError):
+                pipe.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @dataclass
@@ -44,9 +70,7 @@ class ScanWorker:
 
     limits: ReadLimits | None = None
     loads: str = "med_transfer.scans.reading"
-    _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
-    _folder: Path = field(default=Path(), init=False, repr=False)  # for temporary files, which a kill leaves behind
-    _in_force: ReadLimits = field(default=ReadLimits(), init=False, repr=False)
+    _child: _Child | None = field(default=None, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def call(
@@ -65,8 +89,8 @@ class ScanWorker:
             MedTransferError: raised by the function.
         """
         with self._lock, self._closed_on_error():
-            self._request(function, arguments, options, streamed=False, longer=longer)
-            return self._answer(where, longer)
+            child = self._request(function, arguments, options, streamed=False, longer=longer)
+            return self._answer(child, where, longer)
 
     def map(
         self, function: Callable[[Sequence[Item]], Iterable[Result]], items: Sequence[Item]
@@ -80,32 +104,24 @@ class ScanWorker:
         with self._lock, self._closed_on_error():
             while len(results) < len(items):
                 try:
-                    self._request(function, (items[len(results) :],), {}, streamed=True)
+                    child = self._request(function, (items[len(results) :],), {}, streamed=True)
                     while len(results) < len(items):
-                        results.append(self._answer(items[len(results)]))
+                        results.append(self._answer(child, items[len(results)]))
                 except ScanAborted:  # several may be read at once, so this item may not be the cause: retry it alone
                     results.append(self._alone(function, items[len(results)]))
         return results
 
     def _alone(self, function: Callable[[Sequence[Item]], Iterable[Result]], item: Item) -> Result | ScanAborted:
         try:
-            self._request(function, ([item],), {}, streamed=True)
-            return self._answer(item)
+            return self._answer(self._request(function, ([item],), {}, streamed=True), item)
         except ScanAborted as error:
             return error
 
     def close(self) -> None:
-        """Kill the child; the next call starts another."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        shutil.rmtree(self._folder, ignore_errors=True)  # before the kill: if stopped here, the child cleans up
-        process.kill()
-        process.wait()
-        for pipe in filter(None, (process.stdin, process.stdout)):
-            with contextlib.suppress(OSError):
-                pipe.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Kill the child; the next call starts another. Other threads may call it, even during a call."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
 
     def __enter__(self) -> ScanWorker:
         return self
@@ -125,71 +141,77 @@ class ScanWorker:
 
     def _request(
         self, function: Callable, arguments: tuple, options: dict, *, streamed: bool, longer: float = 0.0
-    ) -> None:
+    ) -> _Child:
         environment = {name: text for name, text in os.environ.items() if name.startswith(ENVIRONMENT)}
         name, folder = (function.__module__, function.__qualname__), ""
         with contextlib.suppress(FileNotFoundError):  # the working directory may have been deleted
             folder = str(Path.cwd())
-        for fresh in (False, True):
-            process = self._running(fresh=fresh)
-            try:
-                send(process.stdin, (folder, environment, _of_process(), name, arguments, options, streamed, longer))
-                return
-            except OSError as error:  # the child has ended since the last call
-                if fresh:
-                    raise _not_started(error) from error
-
-    def _running(self, *, fresh: bool) -> subprocess.Popen[bytes]:
-        if self._process is not None and not fresh and self._process.poll() is None:
-            return self._process
-        self.close()
-        self._in_force = self.limits or ReadLimits.from_environment()
-        self._folder = Path(tempfile.mkdtemp(prefix="med_transfer-"))
-        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100  '' is the working directory
-        limits = (str(self._in_force.seconds), str(self._in_force.gib))
+        message = (folder, environment, _of_process(), name, arguments, options, streamed, longer)
+        with contextlib.suppress(*_CLOSED):  # the child has ended since the last call
+            return self._sent(message, fresh=False)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _SERVE, *limits, str(self._folder), self.loads],
+            return self._sent(message, fresh=True)
+        except _CLOSED as error:
+            raise _not_started(error) from error
+
+    def _sent(self, message: object, *, fresh: bool) -> _Child:
+        child = self._running(fresh=fresh)
+        send(child.process.stdin, message)
+        return child
+
+    def _running(self, *, fresh: bool) -> _Child:
+        child = self._child
+        if child is not None and not fresh and child.process.poll() is None:
+            return child
+        self.close()
+        child = self._child = self._started()
+        widen(child.process.stdin)
+        self._receive(child, "the process that reads scans", _START_SECONDS)
+        return child
+
+    def _started(self) -> _Child:
+        limits = self.limits or ReadLimits.from_environment()
+        folder = Path(tempfile.mkdtemp(prefix="med_transfer-"))
+        path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100  '' is the working directory
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _SERVE, str(limits.seconds), str(limits.gib), str(folder), self.loads],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # libraries print messages that repeat our errors
-                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path, "TMPDIR": str(self._folder)},
+                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": path, "TMPDIR": str(folder)},
                 bufsize=0,
                 start_new_session=True,
             )
         except OSError as error:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             raise _not_started(error) from error
         if hasattr(os, "sched_setaffinity"):  # the calling thread may be pinned to one core; the child must not be
             with contextlib.suppress(OSError):  # it has ended, or the process's cores have changed
-                os.sched_setaffinity(self._process.pid, _CORES)
-        widen(self._process.stdin)
-        self._receive("the process that reads scans", _START_SECONDS)
-        return self._process
+                os.sched_setaffinity(process.pid, _CORES)
+        return _Child(process, folder, limits)
 
-    def _answer(self, where: object, longer: float = 0.0) -> Any:
-        seconds = self._in_force.seconds
-        kind, value, remarks = self._receive(where, seconds and seconds + longer)
+    def _answer(self, child: _Child, where: object, longer: float = 0.0) -> Any:
+        seconds = child.limits.seconds
+        kind, value, remarks = self._receive(child, where, seconds and seconds + longer)
         repeat_remarks(remarks)
         if kind == "memory":
             self.close()
-            raise _aborted(Sentence("needs more than {gib:g} GiB of memory", gib=self._in_force.gib), where)
+            raise _aborted(Sentence("needs more than {gib:g} GiB of memory", gib=child.limits.gib), where)
         if kind == "error":
             raise value
         if kind == "unforeseen":
             raise ScanAborted(Sentence("cannot be read ({error})", error=value), where=where)
         return value
 
-    def _receive(self, where: object, seconds: float) -> tuple[str, Any, Remarks]:
-        process = self._process
-        assert process is not None
-        assert process.stdout is not None
+    def _receive(self, child: _Child, where: object, seconds: float) -> tuple[str, Any, Remarks]:
+        process = child.process
         try:
             return receive(_Awaited(process.stdout, seconds))
         except TimeoutError:
             self.close()
             raise _aborted(Sentence("not read within {seconds:g} s", seconds=seconds), where) from None
-        except EOFError:
+        except (EOFError, *_CLOSED):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_SECONDS)
             self.close()
@@ -218,9 +240,13 @@ def _aborted(found: str, where: object) -> ScanAborted:
     )
 
 
-def _not_started(error: OSError) -> ScanAborted:
+def _not_started(error: Exception) -> ScanAborted:
+    reason = getattr(error, "strerror", None) or type(error).__name__
     return ScanAborted(
-        Sentence("no process to read scans in can be started ({error})", error=error.strerror or type(error).__name__),
+        Sentence(
+            "no process to read scans in can be started ({error})",
+            error=getattr(error, "strerror", None) or type(error).__name__,
+        ),
         action=Sentence("{setting}=1 reads them without one, and without its limits", setting=IN_PROCESS),
     )
 
