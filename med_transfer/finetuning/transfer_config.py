@@ -161,11 +161,12 @@ class TransferConfig(StrictModel):
         needs = [] if isinstance(strategy, Scratch) else [self.strategy.name]
         needs += self.regularise + (() if self.batch_norm in ("auto", "train") else (self.batch_norm,))
         if needs:
+            by_quick = ", or leave out --quick, which chooses linear_probe" if "linear_probe" in needs else ""
             raise ConfigError(
                 f"{', '.join(needs)} with a network that starts from random values: there is nothing to transfer",
                 where="transfer",
                 expected="strategy auto or scratch",
-                action="Choose a backbone with weights, or give backbone.weights",
+                action=f"Choose a backbone with weights, or give backbone.weights{by_quick}",
             )
         return self.model_copy(update={"strategy": strategy, "batch_norm": "train", "on_harm": "report"})
 

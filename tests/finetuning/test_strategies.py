@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from small_network import SmallEncoder, small_classifier, small_images
 from torch import nn
 
+from med_transfer.api.planned import with_quick
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError, UnknownKey
 from med_transfer.finetuning.config import FinetuneConfig
@@ -233,6 +234,12 @@ def test_combinations_that_make_no_sense_are_refused_with_the_reason(values, mes
 def test_a_source_strategy_needs_a_source(transfer):
     with pytest.raises(ConfigError, match="random values: there is nothing to transfer; expected strategy auto or scr"):
         FinetuneConfig.model_validate({"transfer": transfer}).resolved(from_source=False)
+
+
+def test_a_probe_without_a_source_names_quick_which_chooses_it():
+    settings = with_quick([], quick=True)
+    with pytest.raises(ConfigError, match=r"give backbone\.weights, or leave out --quick, which chooses linear_probe"):
+        load_config(FinetuneConfig, None, settings).resolved(from_source=False)
 
 
 def test_a_refusal_and_a_wrong_key_read_well_on_the_command_line():
