@@ -119,7 +119,7 @@ def ignored_split_settings(config: SplitConfig, cohort: Cohort) -> list[str]:
 def _unread_of_split(config: SplitConfig, cohort: Cohort) -> Iterator[tuple[str, str]]:
     default, column = SplitConfig(), {case.split for case in cohort.cases}
     has_test = "test" in column or bool(config.test_fraction and column == {""})
-    if "test" in column and config.test_fraction not in (None, TEST_FRACTION):
+    if "test" in column and config.test_fraction not in (None, 0, TEST_FRACTION):  # 0 may have been chosen by the table
         yield "split.test_fraction", "the table's split column says which scans are the test"
     if "val" in column and config.kind == "kfold" and config.folds != default.folds:
         yield "split.folds", "the table's split column says which scans are for validation"

@@ -60,6 +60,7 @@ def test_a_setting_of_another_normalisation_is_told_to_be_without_effect(setting
         ),
         ({"val_fraction": 0.3, "kind": "holdout"}, "train test", []),
         ({"test_fraction": 0.4}, "train test", ["split.test_fraction without effect: the table's split column says"]),
+        ({"test_fraction": 0}, "train test", []),  # as a label budget divides a small cohort
         ({"test_fraction": 0.4}, "", []),
     ],
 )

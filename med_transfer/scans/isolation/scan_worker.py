@@ -245,7 +245,7 @@ def _not_started(error: Exception) -> ScanAborted:
     return ScanAborted(
         Sentence(
             "no process to read scans in can be started ({error})",
-            error=getattr(error, "strerror", None) or type(error).__name__,
+            error=reason,
         ),
         action=Sentence("{setting}=1 reads them without one, and without its limits", setting=IN_PROCESS),
     )
