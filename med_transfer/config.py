@@ -95,7 +95,7 @@ def load_config(
     short_forms = getattr(model, "short_forms", {})
     for section, key in short_forms.items():
         if isinstance(word := _value_at(values, section), str):
-            put(values, section, {key: word})
+            set_value(values, section, {key: word})
         _drop_settings_of_another(values, section, key, model, overrides)
     overridden = [_apply(values, text, short_forms) for text in overrides]
     _rename_keys(values, getattr(model, "renamed_keys", {}))
@@ -255,9 +255,9 @@ def _annotation_at(model: type[BaseModel], dotted: str) -> Any:
 def _rename_keys(values: dict[str, Any], renamed: Mapping[str, str]) -> None:
     """Move values from old to new keys in place; if both are given, the model refuses the old one later."""
     for old, new in renamed.items():
-        if _value_at(values, new) is None and (value := take(values, old)) is not MISSING:
+        if _value_at(values, new) is None and (value := pop_value(values, old)) is not MISSING:
             log.warning("config key %s is now called %s", old, new)
-            put(values, new, value)
+            set_value(values, new, value)
 
 
 def _value_at(values: Any, dotted: str) -> Any:
@@ -266,7 +266,7 @@ def _value_at(values: Any, dotted: str) -> Any:
     return values
 
 
-def take(values: dict[str, Any], dotted: str) -> Any:
+def pop_value(values: dict[str, Any], dotted: str) -> Any:
     """Remove and return the value of a dotted key, or ``MISSING``; sections that become empty are removed, too."""
     parents, _, last = dotted.rpartition(".")
     section = _value_at(values, parents)
@@ -274,11 +274,11 @@ def take(values: dict[str, Any], dotted: str) -> Any:
         return MISSING
     value = section.pop(last)
     if parents and not section:
-        take(values, parents)
+        pop_value(values, parents)
     return value
 
 
-def put(values: dict[str, Any], dotted: str, value: Any) -> None:
+def set_value(values: dict[str, Any], dotted: str, value: Any) -> None:
     """Set the value of a dotted key; missing sections are created."""
     *parents, last = dotted.split(".")
     for part in parents:

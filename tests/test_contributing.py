@@ -100,7 +100,7 @@ print(json.dumps({**said, "tests": out.getvalue()}))
 
 
 @pytest.fixture(scope="module")
-def said(copy):
+def translated(copy):
     """What each script printed, and then what pytest said of the tests of every backbone and every section.
 
     In one process, in which the copy takes the package's place: to import what both need takes longer than all of them.

@@ -40,7 +40,7 @@ def test_copies_keep_template_and_values():
 
 
 def test_its_values_are_said_too():
-    said = REASON.said(lambda template, **values: f"<{template}|{sorted(values)}>")
+    said = REASON.translated(lambda template, **values: f"<{template}|{sorted(values)}>")
     assert said == "<no scan of {name}, {share:.1f} of {what}|['name', 'share', 'what']>"
 
 

@@ -61,12 +61,12 @@ class Encoder(nn.Module):
         """
         return torch.cat([maps[stage].mean(dim=(2, 3, 4)) for stage in stages], dim=1)
 
-    def apart(self, stages: Sequence[int]) -> list[tuple[Encoder, tuple[int, ...]]]:
+    def independent_parts(self, stages: Sequence[int]) -> list[tuple[Encoder, tuple[int, ...]]]:
         """Return the encoders that see the scan independently, each with its own share of ``stages``; usually one."""
         return [(self, tuple(stages))]
 
-    def put_together(self, encoders: Sequence[Encoder]) -> Encoder:
-        """Return this encoder rebuilt from replacements of the encoders that :meth:`apart` returns."""
+    def with_independent_parts(self, encoders: Sequence[Encoder]) -> Encoder:
+        """Return this encoder rebuilt from replacements of the encoders that :meth:`independent_parts` returns."""
         (alone,) = encoders
         return alone
 
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
         """Return the slices or tiles into which an input of this shape is cut; empty if it is processed whole."""
         return []
 
-    def taken(self, image: Tensor) -> list[Box]:
+    def occupied_cuts(self, image: Tensor) -> list[Box]:
         """Return the cuts of an input [channel, depth, height, width] that are not skipped as empty."""
         depth, height, width = image.shape[1:]
         return self.cuts((depth, height, width))

@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 
 from med_transfer.bundle.record import BundleRecord
-from med_transfer.errors.numbers import threshold, told_apart, whole_percent
+from med_transfer.errors.numbers import rounded, threshold, whole_percent
 from med_transfer.metrics.records.estimate import Estimate
 
 NAMESPACE = "https://mc.chai.org/v0.1/schema.xsd"
@@ -180,5 +180,5 @@ def _metrics(record: BundleRecord) -> Fields:
 def _rate_text(rate: Estimate) -> str:
     if rate.value is None:
         return "not known"
-    limits = " to ".join(told_apart(limit, 3) for limit in rate.interval or ())
-    return told_apart(rate.value, 3) + (f" ({limits}, 95 %)" if limits else "")
+    limits = " to ".join(rounded(limit, 3) for limit in rate.interval or ())
+    return rounded(rate.value, 3) + (f" ({limits}, 95 %)" if limits else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from med_transfer.bundle import BundleRecord
 from med_transfer.cohorts import Cohort
-from med_transfer.errors.numbers import told_apart
+from med_transfer.errors.numbers import rounded
 from med_transfer.errors.sentence import Sentence, joined, listed
 from med_transfer.page.markdown import as_text, table
 from med_transfer.preprocessing import PreprocessingConfig
@@ -17,7 +17,7 @@ def model_card_rows(record: BundleRecord) -> list[tuple[str, str]]:
     return [
         ("Intended use", record.intended_use),
         ("Classes", _classes(record)),
-        ("Operating point", record.operating_point.said(Sentence)),
+        ("Operating point", record.operating_point.translated(Sentence)),
         ("Networks", Sentence("{n}, their calibrated probabilities averaged", n=record.n_fold_models)),
         ("Backbone", backbone.sentence),
         *_transfer_rows(record),
@@ -130,7 +130,7 @@ def _similar_rows(record: BundleRecord) -> list[tuple[str, str]]:
 
 def _calibration(record: BundleRecord) -> str:
     fitted = record.calibration
-    how = Sentence("{how} on {n} validation scans", how=fitted.said(Sentence), n=fitted.n)
+    how = Sentence("{how} on {n} validation scans", how=fitted.translated(Sentence), n=fitted.n)
     return joined(how, fitted.note)
 
 
@@ -141,7 +141,7 @@ def _set_rows(record: BundleRecord) -> list[tuple[str, str]]:
         return []
     of_class = zip(record.classes, sets.thresholds, sets.n_patients, strict=True)
     limits = [
-        Sentence("{name} {threshold} ({n} patients)", name=name, threshold=told_apart(threshold, 3), n=n)
+        Sentence("{name} {threshold} ({n} patients)", name=name, threshold=rounded(threshold, 3), n=n)
         for name, threshold, n in of_class
     ]
     in_words = Sentence(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from med_transfer.bundle import read_record
 from med_transfer.cli.terminal import say, say_json
-from med_transfer.errors.numbers import told_apart, whole_percent
+from med_transfer.errors.numbers import rounded, whole_percent
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import Metrics, Repeats
@@ -30,7 +30,7 @@ def say_run(run, *, as_json: bool) -> None:
 
 def _by_split(repeats: Repeats | None) -> str:
     areas = [area for area in repeats.macro_auc if area is not None] if repeats else []
-    return f", range over repeats {told_apart(min(areas), 2)} to {told_apart(max(areas), 2)}" if areas else ""
+    return f", range over repeats {rounded(min(areas), 2)} to {rounded(max(areas), 2)}" if areas else ""
 
 
 def say_metrics(metrics: Metrics) -> None:
@@ -99,5 +99,5 @@ def estimate_text(estimate: Estimate, *, signed: bool = False, margin: float | N
     if estimate.value is None:
         return "undefined"
     sign, of = "+" if signed else "", (-1.0, 0.0, 1.0) if margin is None else (-1.0, -margin, 0.0, 1.0)
-    limits = ", ".join(told_apart(limit, 2, sign, of) for limit in estimate.interval or ())
-    return told_apart(estimate.value, 2, sign, of) + (f" [{limits}]" if limits else "")
+    limits = ", ".join(rounded(limit, 2, sign, of) for limit in estimate.interval or ())
+    return rounded(estimate.value, 2, sign, of) + (f" [{limits}]" if limits else "")

@@ -26,10 +26,10 @@ def whole_percent(share: float) -> str:
 def threshold(value: float) -> str:
     """A decision threshold in [0, 1] with three significant digits; only exactly 0 and 1 are written as such."""
     text = f"{value:.3g}"
-    return text if float(text) not in (0.0, 1.0) or value in (0.0, 1.0) else told_apart(value, 3)
+    return text if float(text) not in (0.0, 1.0) or value in (0.0, 1.0) else rounded(value, 3)
 
 
-def told_apart(number: float, decimals: int, sign: str = "", of: Sequence[float] = (-1.0, 0.0, 1.0)) -> str:
+def rounded(number: float, decimals: int, sign: str = "", of: Sequence[float] = (-1.0, 0.0, 1.0)) -> str:
     """Format a number with enough decimals, at most four, to tell it apart from the values in ``of``.
 
     A number that four decimals cannot tell apart is written 0.0001 away from that value.

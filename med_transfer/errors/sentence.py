@@ -37,7 +37,7 @@ class Sentence(str):
         """A sentence whose template is ``text`` itself; a sentence is returned unchanged."""
         return text if isinstance(text, Sentence) else cls(text.replace("{", "{{").replace("}", "}}"))
 
-    def said(self, t: Callable[..., str]) -> str:
+    def translated(self, t: Callable[..., str]) -> str:
         """The text in the language of ``t``, a page's translator, which also translates the values."""
         return t(self.template, **self.values)
 
@@ -69,8 +69,8 @@ def few(items: Sequence[str], most: int = 6) -> str:
 
 def message_of(error: Exception) -> str:
     """An exception's message, as the :class:`Sentence` it was raised with if any; its class name if it has none."""
-    said = error.args[0] if error.args and isinstance(error.args[0], Sentence) else str(error)
-    return said or type(error).__name__
+    sentence = error.args[0] if error.args and isinstance(error.args[0], Sentence) else str(error)
+    return sentence or type(error).__name__
 
 
 def _joined(first: str, second: str) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from med_transfer.errors.numbers import told_apart
+from med_transfer.errors.numbers import rounded
 from med_transfer.explanation.explained import Explanation
 from med_transfer.explanation.heat import Method
 from med_transfer.explanation.mapping import mask_outside_scan
@@ -90,7 +90,7 @@ class ExplanationRecord(_Record):
         """Class, probability, position of the peak, and all doubts, for the terminal."""
         x, y, z = self.peak_lps_mm
         place = f"{self.method} is strongest at {round(x)}, {round(y)}, {round(z)} mm (LPS)"
-        return " ".join([f"{self.class_name} {told_apart(self.probability, 2)}; {place}.", *self.doubts])
+        return " ".join([f"{self.class_name} {rounded(self.probability, 2)}; {place}.", *self.doubts])
 
 
 def record_of(

@@ -16,7 +16,7 @@ import torch
 
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, Split, SplitConfig, prepare_scan, require_columns, split_cohort
-from med_transfer.config import put
+from med_transfer.config import set_value
 from med_transfer.errors import CohortError, ConfigError, ScanError
 from med_transfer.finetuning.alignment import find_alignment
 from med_transfer.finetuning.attention_probe import AttentionTraining, Bags, fit_attention
@@ -409,7 +409,7 @@ def _fewer_epochs(minutes: float, config: FinetuneConfig, divided: Divide, cost:
 def _reduced_config(config: FinetuneConfig, given_up: Sequence[Reduction]) -> FinetuneConfig:
     record = config.model_dump()
     for key, value, _ in given_up:
-        put(record, key, value)
+        set_value(record, key, value)
     return FinetuneConfig.model_validate(record)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from med_transfer.config import MISSING, take
+from med_transfer.config import MISSING, pop_value
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.strategies import STRATEGIES, Strategy
 
@@ -42,7 +42,7 @@ def upgrade_strategy(values: dict[str, Any]) -> None:
         return
     settings = STRATEGIES.get(chosen, Strategy).model_fields
     for old, (new, default) in _OLD_KEYS.items():
-        value = take(values, old)
+        value = pop_value(values, old)
         if value is MISSING or value == default:
             continue
         if new in settings and new not in strategy:
@@ -55,7 +55,7 @@ def upgrade_strategy(values: dict[str, Any]) -> None:
 
 def _upgrade_batch_norm(values: dict[str, Any], transfer: dict[str, Any]) -> None:
     """Replace ``training.freeze_norm_statistics``, whose False is now ``batch_norm: train``."""
-    frozen, chosen = take(values, _OLD_BATCH_NORM), transfer.get("batch_norm", "auto")
+    frozen, chosen = pop_value(values, _OLD_BATCH_NORM), transfer.get("batch_norm", "auto")
     if frozen in (MISSING, None):
         return
     if frozen == (chosen == "train") and chosen != "auto":

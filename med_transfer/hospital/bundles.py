@@ -17,7 +17,7 @@ from med_transfer.errors import ConfigError, MedTransferError
 from med_transfer.hospital.analysis import require_usable
 from med_transfer.hospital.config import NodeConfig, require_route
 from med_transfer.hospital.queue import Queue
-from med_transfer.hospital.updates import take
+from med_transfer.hospital.updates import switch_bundle
 from med_transfer.inference import Predictor, load_bundle
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def use(node: NodeConfig, queue: Queue, bundle: Path, route: str = "", key: Path
             shutil.rmtree(unfinished, ignore_errors=True)
             raise output_error(copy, error) from error
     if queue.bundles(route)[:1] != [mark]:
-        take(node, queue, route, mark, "bundle in use")
+        switch_bundle(node, queue, route, mark, "bundle in use")
     return mark
 
 

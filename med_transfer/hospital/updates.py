@@ -27,11 +27,11 @@ def rollback(node: NodeConfig, queue: Queue, route: str = "") -> str:
     known = queue.bundles(route)
     if len(known) < 2:
         raise UsageError("no other bundle was in use", where=f"route {route!r}", action="Run med-transfer node use")
-    take(node, queue, route, known[1], "bundle rolled back")
+    switch_bundle(node, queue, route, known[1], "bundle rolled back")
     return known[1]
 
 
-def take(node: NodeConfig, queue: Queue, route: str, mark: str, event: str) -> None:
+def switch_bundle(node: NodeConfig, queue: Queue, route: str, mark: str, event: str) -> None:
     """Put a bundle into use from the next study on, and record what changes.
 
     Args:

@@ -66,10 +66,10 @@ def write_summary(
         counts=counts | {"total": len(rows), "abstained": sum(row.abstained for row in rows)},
         called=Counter(row.predicted or t("none") for row in rows if row.status == "ok").most_common(),
         reasons=[
-            (words[status], n, t.said(reason), scan)
+            (words[status], n, t.translated(reason), scan)
             for status, n, reason, scan in _reasons([row for row in rows if row.status != "ok"])
         ],
-        remarks=[(n, t.said(reason), scan) for _, n, reason, scan in _reasons(_remarked(rows))],
+        remarks=[(n, t.translated(reason), scan) for _, n, reason, scan in _reasons(_remarked(rows))],
         suspicious=[_suspicious_cells(row, t) for row in _suspicious(rows)],
         shown=shown,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import UsageError
-from med_transfer.errors.numbers import told_apart
+from med_transfer.errors.numbers import rounded
 from med_transfer.labelling.curve_samples import CurveSamples
 from med_transfer.labelling.learning_curve import PARAMETERS, PowerLaw, fit_power_law
 
@@ -147,5 +147,5 @@ def _interval(ratios: NDArray[np.float64], multiple: float, labelled: int) -> tu
 
 def _reason_out_of_reach(curve: PowerLaw, target: float, multiple: float) -> str:
     if curve.asymptote <= target:
-        return f"the curve levels off at {told_apart(curve.asymptote, 2, of=(0.0, 1.0, target))}"
+        return f"the curve levels off at {rounded(curve.asymptote, 2, of=(0.0, 1.0, target))}"
     return f"the curve is below {target:g} with {multiple:g} times the patients at hand"

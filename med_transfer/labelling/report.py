@@ -6,7 +6,7 @@ import json
 import math
 
 from med_transfer.atomic import write_text
-from med_transfer.errors.numbers import told_apart, whole_percent
+from med_transfer.errors.numbers import rounded, whole_percent
 from med_transfer.labelling.curve_samples import ALL_CLASSES, CurveSamples
 from med_transfer.labelling.drawing import draw_curves
 from med_transfer.labelling.label_forecast import Forecast
@@ -87,7 +87,7 @@ def sentence(forecast: Forecast, measure: str) -> str:
     if forecast.now is None:
         return f"{head}cannot say how many patients a {what} of {target} takes: {forecast.reason}."
     low = forecast.now[1]
-    said = [told_apart(figure, 2, of=(0.0, 1.0, forecast.target)) for figure in forecast.now]
+    said = [rounded(figure, 2, of=(0.0, 1.0, forecast.target)) for figure in forecast.now]
     present = f"{what} is {said[0]} ({said[1]} to {said[2]}) with the present {forecast.samples.labelled} {kind}"
     if forecast.outcome == "reached":
         return f"{head}{present}; the target of {target} is reached{_uncertainty_clause(forecast, low)}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.errors.numbers import told_apart
+from med_transfer.errors.numbers import rounded
 from med_transfer.metrics.binomial import trials_for_width, wilson
 from med_transfer.metrics.class_auc import average_precision, class_auc, partial_auc, widened
 from med_transfer.metrics.class_rates import ClassRates
@@ -69,7 +69,7 @@ def sample_size(rate: str, name: str, value: float | None, n_patients: int, want
     worst = min(max(0.5, interval[0]), interval[1])
     needed, at_worst = trials_for_width(value, wanted_width), trials_for_width(worst, wanted_width)
     whose = f"labelled {name}" if rate == "sensitivity" else f"not labelled {name}"
-    said, low, high, at_most = (told_apart(number, 2) for number in (value, *interval, worst))
+    said, low, high, at_most = (rounded(number, 2) for number in (value, *interval, worst))
     text = (
         f"With {n_patients} patients {whose}, a {rate} of {said} has an interval of {low} to {high}; for a width of "
         f"{wanted_width:g} about {needed} are needed if it stays there, and up to {at_worst} if it is {at_most}."

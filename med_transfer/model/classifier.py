@@ -50,7 +50,7 @@ class Classifier(nn.Module):
     @property
     def encoders(self) -> list[tuple[Encoder, tuple[int, ...]]]:
         """The encoders that see a scan independently, each with its pooled stages; most classifiers have one."""
-        return self.encoder.apart(self.pooled_stages)
+        return self.encoder.independent_parts(self.pooled_stages)
 
     def features(self, x: Tensor) -> Tensor:
         """Return features [batch, n_features] of images [batch, channel, depth, height, width]."""

@@ -82,7 +82,7 @@ class Ensemble(nn.Module):
             first.setdefault(number, encoder)
         left = iter(numbers)
         for model in self.fold_models:
-            model.encoder = model.encoder.put_together([first[next(left)] for _ in model.encoders])
+            model.encoder = model.encoder.with_independent_parts([first[next(left)] for _ in model.encoders])
         return self
 
     def equal_encoders(self) -> tuple[int, ...]:

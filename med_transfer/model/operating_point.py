@@ -145,9 +145,9 @@ class OperatingPoint(BaseModel):
 
     def __str__(self) -> str:
         """The rule in words."""
-        return self.said(lambda template, /, **values: template.format(**values))
+        return self.translated(lambda template, /, **values: template.format(**values))
 
-    def said(self, t: Callable[..., str]) -> str:
+    def translated(self, t: Callable[..., str]) -> str:
         """Like ``str()``, translated by ``t``, which fills a template with its values."""
         if self.rule == "argmax":
             return t("the most probable class")
@@ -159,13 +159,13 @@ class OperatingPoint(BaseModel):
                 "the class whose probability is the greatest multiple of that without evidence: {parts}", parts=parts
             )
         if self.rule == "class_threshold":
-            return self._said_class_thresholds(t)
+            return self._class_thresholds_translated(t)
         if len(set(self.thresholds.values())) == 1:
             limit = threshold(next(iter(self.thresholds.values())))
             return t("every finding with a probability of {limit} or more", limit=limit)
         return t("every finding with a probability of at least {parts}", parts=parts)
 
-    def _said_class_thresholds(self, t: Callable[..., str]) -> str:
+    def _class_thresholds_translated(self, t: Callable[..., str]) -> str:
         limits = {name: threshold(value) for name, value in self.thresholds.items()}
         if len(limits) == 1:
             ((name, limit),) = limits.items()

@@ -12,7 +12,7 @@ from jinja2.bccache import Bucket
 from markupsafe import Markup, escape
 
 from med_transfer.errors import printable
-from med_transfer.errors.numbers import threshold, told_apart
+from med_transfer.errors.numbers import rounded, threshold
 from med_transfer.page.language import ENGLISH, Translator
 from med_transfer.page.theme import DARK, LIGHT, PRINT
 
@@ -43,8 +43,8 @@ def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
     """Templates of ``folders`` and of this package, among them ``layout.html.jinja``, which a page extends.
 
     Everything is escaped, what is not defined is an error. A template has ``t("A sentence with {value}", value=...)``,
-    whose values are escaped too unless they are Markup, ``said`` for text that a record holds, ``language``, the
-    palettes of the style, and the filters ``threshold`` and ``told_apart`` of :mod:`med_transfer.errors.numbers`.
+    whose values are escaped too unless they are Markup, ``translated`` for text that a record holds, ``language``, the
+    palettes of the style, and the filters ``threshold`` and ``rounded`` of :mod:`med_transfer.errors.numbers`.
     """
     jinja = Environment(
         loader=FileSystemLoader([*folders, FOLDER]),
@@ -55,8 +55,8 @@ def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
         lstrip_blocks=True,
         bytecode_cache=_COMPILED,
     )
-    jinja.globals |= {"t": in_page(t), "said": t.said, "language": t.language}
-    jinja.filters |= {"threshold": threshold, "told_apart": told_apart}
+    jinja.globals |= {"t": in_page(t), "translated": t.translated, "language": t.language}
+    jinja.filters |= {"threshold": threshold, "rounded": rounded}
     jinja.globals["policy"] = POLICY
     jinja.globals |= {"light": LIGHT, "dark": DARK, "print": PRINT}
     return jinja
@@ -77,7 +77,9 @@ def in_page(t: Translator) -> Callable[..., Markup]:
         return escape(t.template(sentence))
 
     def translate(sentence: str, /, **values: object) -> Markup:
-        said = template(sentence)
-        return said.format(**{name: t.said(value) for name, value in values.items()}) if values else said
+        translation = template(sentence)
+        if not values:
+            return translation
+        return translation.format(**{name: t.translated(value) for name, value in values.items()})
 
     return translate

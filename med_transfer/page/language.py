@@ -29,10 +29,10 @@ class Catalogue(RootModel[dict[str, str]]):
 
 
 @runtime_checkable
-class Sayable(Protocol):
+class Translatable(Protocol):
     """English text that knows its template and values, see :class:`med_transfer.errors.sentence.Sentence`."""
 
-    def said(self, t: Callable[..., str]) -> str:
+    def translated(self, t: Callable[..., str]) -> str:
         """In the language of ``t``."""
         ...
 
@@ -41,7 +41,7 @@ class Sayable(Protocol):
 class Translator:
     """Called with an English sentence and the values of its placeholders, gives the sentence in ``language``.
 
-    A value that can itself be said in another language (see :class:`Sayable`) is.
+    Values that are :class:`Translatable` are translated too.
     """
 
     language: Language = "en"
@@ -49,11 +49,11 @@ class Translator:
 
     def __call__(self, sentence: str, /, **values: object) -> str:
         """The translated sentence with its placeholders filled."""
-        return self.template(sentence).format(**{name: self.said(value) for name, value in values.items()})
+        return self.template(sentence).format(**{name: self.translated(value) for name, value in values.items()})
 
-    def said(self, value: _Value) -> _Value | str:
-        """A value in ``language`` where it can be said so; anything else as it is."""
-        return value.said(self) if isinstance(value, Sayable) else value
+    def translated(self, value: _Value) -> _Value | str:
+        """A :class:`Translatable` value in ``language``; anything else as it is."""
+        return value.translated(self) if isinstance(value, Translatable) else value
 
     def template(self, sentence: str) -> str:
         """The translated sentence, its placeholders not yet filled."""
@@ -94,7 +94,10 @@ def translator(language: Language) -> Translator:
 @cache
 def _reasons(language: Language) -> dict[str, str]:
     catalogues = sorted(_HERE.parent.glob(catalogue_path(Path("*/reasons"), language).as_posix()))
-    return {english: said for path in catalogues for english, said in load_config(Catalogue, path).root.items()}
+    reasons: dict[str, str] = {}
+    for path in catalogues:
+        reasons |= load_config(Catalogue, path).root
+    return reasons
 
 
 def sentence(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from med_transfer.cohorts import Cohort
 from med_transfer.cohorts.splits import require_separable
-from med_transfer.config import as_typed, put
+from med_transfer.config import as_typed, set_value
 from med_transfer.planning.fingerprint import CohortFingerprint, fingerprint_cohort, require_alike
 from med_transfer.planning.planned_for import PlannedFor
 from med_transfer.planning.rules import RULES, Choice, pretraining
@@ -42,7 +42,7 @@ class Plan:
         """The settings as a config's sections, with what they were chosen for."""
         values: dict[str, Any] = {}
         for choice in self.choices:
-            put(values, choice.key, choice.value)
+            set_value(values, choice.key, choice.value)
         return values | {"planned_for": PlannedFor.of(self.fingerprint).model_dump(mode="json")}
 
     @property

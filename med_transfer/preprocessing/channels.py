@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from med_transfer.errors import InputRejected
-from med_transfer.errors.numbers import told_apart
+from med_transfer.errors.numbers import rounded
 from med_transfer.errors.sentence import Sentence
 from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.progress import remark
@@ -117,7 +117,7 @@ def _reason(first: Volume, other: Volume, grid: Grid) -> str:
     if share < MIN_OVERLAP:
         return Sentence(
             "covers {share}% of what the network sees of scan, less than {least:.0%}",
-            share=told_apart(100 * share, 0, of=(0.0, 100 * MIN_OVERLAP)),
+            share=rounded(100 * share, 0, of=(0.0, 100 * MIN_OVERLAP)),
             least=MIN_OVERLAP,
         )
     return ""

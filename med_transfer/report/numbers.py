@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from med_transfer.errors.numbers import told_apart, whole_percent
+from med_transfer.errors.numbers import rounded, whole_percent
 from med_transfer.metrics.config import BinomialMethod
 from med_transfer.metrics.records.estimate import Estimate, Interval
 from med_transfer.page import Translator, sentence
@@ -24,10 +24,10 @@ def percent(estimate: Estimate) -> str:
 
 def tenths(share: float) -> str:
     """For example ``83.3 %``; what is nearly all is not written as all, nor what is nearly none as none."""
-    rounded = round(100 * share, 1)
-    if rounded in (0.0, 100.0) and not math.isclose(100 * share, rounded, abs_tol=1e-9):
-        rounded = min(max(rounded, 0.1), 99.9)
-    return f"{rounded:.1f} %"
+    percent = round(100 * share, 1)
+    if percent in (0.0, 100.0) and not math.isclose(100 * share, percent, abs_tol=1e-9):
+        percent = min(max(percent, 0.1), 99.9)
+    return f"{percent:.1f} %"
 
 
 def whole(share: float) -> str:
@@ -37,12 +37,12 @@ def whole(share: float) -> str:
 
 def decimal(estimate: Estimate) -> str:
     """For example ``0.873``; a dash when undefined."""
-    return "–" if estimate.value is None else told_apart(estimate.value, 3)
+    return "–" if estimate.value is None else rounded(estimate.value, 3)
 
 
 def ratio(estimate: Estimate) -> str:
     """A likelihood ratio, for example ``6.46``; a dash when undefined."""
-    return "–" if estimate.value is None else told_apart(estimate.value, 2)
+    return "–" if estimate.value is None else rounded(estimate.value, 2)
 
 
 def signed(estimate: Estimate) -> str:
@@ -57,12 +57,12 @@ def percent_interval(interval: Interval | None, t: Translator) -> str:
 
 def decimal_interval(interval: Interval | None, t: Translator) -> str:
     """For example ``0.812 to 0.934``."""
-    return _span(interval, lambda limit: told_apart(limit, 3), t)
+    return _span(interval, lambda limit: rounded(limit, 3), t)
 
 
 def ratio_interval(interval: Interval | None, t: Translator) -> str:
     """For example ``2.35 to 17.81``."""
-    return _span(interval, lambda limit: told_apart(limit, 2), t)
+    return _span(interval, lambda limit: rounded(limit, 2), t)
 
 
 def signed_interval(interval: Interval | None, t: Translator) -> str:
@@ -75,7 +75,7 @@ def difference(estimate: Estimate, t: Translator) -> str:
     if estimate.value is None:
         return t("undefined ({reason})", reason=estimate.reason)
     if estimate.ci95 is None:
-        return f"{signed(estimate)} ({t.said(estimate.reason)})"
+        return f"{signed(estimate)} ({t.translated(estimate.reason)})"
     return t(
         "{difference} (95 % CI {interval})", difference=signed(estimate), interval=signed_interval(estimate.ci95, t)
     )
@@ -99,9 +99,9 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _span(interval: Interval | None, said: Callable[[float], str], t: Translator) -> str:
-    return "" if interval is None else t("{low} to {high}", low=said(interval[0]), high=said(interval[1]))
+def _span(interval: Interval | None, written: Callable[[float], str], t: Translator) -> str:
+    return "" if interval is None else t("{low} to {high}", low=written(interval[0]), high=written(interval[1]))
 
 
 def _sign(value: float) -> str:
-    return told_apart(value, 3, "+").replace("-", "−")
+    return rounded(value, 3, "+").replace("-", "−")

@@ -200,9 +200,9 @@ class MapChecks:
         return self.correlation is not None and self.correlation > self.correlation_limit
 
 
-def said_value(value: Text, t: Translator) -> str:
+def translated_value(value: Text, t: Translator) -> str:
     """The value of a row of the model card or the configuration, in the language of ``t`` where it has one."""
-    return t.template(t.said(value))
+    return t.template(t.translated(value))
 
 
 def cohort_name(table: Path | None) -> str:

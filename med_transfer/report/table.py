@@ -119,8 +119,8 @@ def estimated(estimate: Estimate, kind: Literal["percent", "decimal", "ratio", "
     values: dict[str, Value] = {"": estimate.value}
     values |= _limits(estimate.ci95, t("95 % CI"))
     if estimate.value is None:
-        return Cell(t("undefined"), (t.said(estimate.reason),), values, undefined=True)
-    notes = [show_interval(estimate.ci95, t) or t.said(estimate.reason) or t("no interval")]
+        return Cell(t("undefined"), (t.translated(estimate.reason),), values, undefined=True)
+    notes = [show_interval(estimate.ci95, t) or t.translated(estimate.reason) or t("no interval")]
     if estimate.ci95_cluster:
         notes.append(f"† {show_interval(estimate.ci95_cluster, t)}")
         values |= _limits(estimate.ci95_cluster, t("95 % CI over patients"))

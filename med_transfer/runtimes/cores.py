@@ -49,5 +49,5 @@ def computed_by(ensemble: Ensemble, cores: Sequence[Features], numbers: Sequence
     numbered = dict(zip((encoder for encoder, _ in other.encoders), numbers, strict=True))
     computed = {encoder: encoder.with_core(cores[number]) for encoder, number in numbered.items()}
     for model in other.fold_models:
-        model.encoder = model.encoder.put_together([computed[encoder] for encoder, _ in model.encoders])
+        model.encoder = model.encoder.with_independent_parts([computed[encoder] for encoder, _ in model.encoders])
     return other

@@ -152,10 +152,8 @@ def domain_gap(
         p_value = discrepancy.p_value
     else:
         unknown.append("p of MMD: its permutations assume one scan per patient")
-    told_apart = proxy_a_distance(stored, table, patients, seed=seed)
-    return DomainGap(
-        stages, distance, relative, discrepancy.squared, p_value, told_apart, agreement, "; ".join(unknown)
-    )
+    rounded = proxy_a_distance(stored, table, patients, seed=seed)
+    return DomainGap(stages, distance, relative, discrepancy.squared, p_value, rounded, agreement, "; ".join(unknown))
 
 
 def _layer_of_source(source: SourceFeatures, best: Stages) -> Stages:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from med_transfer.backbones import Encoder
-from med_transfer.config import put
+from med_transfer.config import set_value
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.config import first_problem
@@ -89,7 +89,7 @@ def applied(base: FinetuneConfig, values: Mapping[str, Any]) -> FinetuneConfig:
     strategy = STRATEGIES[values.get("transfer.strategy", base.transfer.strategy.name)]
     record["transfer"]["strategy"] = {key: value for key, value in settings.items() if key in strategy.model_fields}
     for key, value in {"transfer.strategy": base.transfer.strategy.name, **values}.items():
-        put(record, "transfer.strategy.name" if key == "transfer.strategy" else key, value)
+        set_value(record, "transfer.strategy.name" if key == "transfer.strategy" else key, value)
     try:
         return FinetuneConfig.model_validate(record)
     except ValidationError as error:

@@ -74,11 +74,11 @@ def test_both_are_pooled_and_computed_elsewhere_each_by_itself(encoder):
     image[1, :, 0] = 0.0
     features = encoder.pool(encoder(image), (0, 5))
     assert features.shape == (2, sum(encoder.pooled_channels((0, 5)))) == (2, 514)
-    both = copy.deepcopy(encoder).apart((0, 5))
+    both = copy.deepcopy(encoder).independent_parts((0, 5))
     assert [stages for _, stages in both] == [(0,), (4,)]
     alone = [one.pool(one(image), stages) for one, stages in both]
     torch.testing.assert_close(torch.cat(alone, dim=1), features)
-    elsewhere = encoder.put_together([copy.deepcopy(one).with_core(one.core(stages)) for one, stages in both])
+    elsewhere = encoder.with_independent_parts([copy.deepcopy(one).with_core(one.core(stages)) for one, stages in both])
     assert not any(name.startswith(("published.net", "learned.net")) for name in elsewhere.state_dict())
     torch.testing.assert_close(elsewhere.pool(elsewhere(image), (0, 5)), features, rtol=1e-5, atol=1e-5)
 

@@ -318,10 +318,10 @@ class FhirPeer(http.server.BaseHTTPRequestHandler):
         status = self.server.statuses.pop(0)
         self.send_response(status)
         self.end_headers()
-        self.wfile.write(json.dumps(self.said(content)).encode())
+        self.wfile.write(json.dumps(self.translated(content)).encode())
 
     @staticmethod
-    def said(content: dict) -> dict:
+    def translated(content: dict) -> dict:
         created = {"response": {"status": "201 Created"}}
         return {"resourceType": "Bundle", "entry": [created for _ in content["entry"]]}
 

@@ -294,7 +294,7 @@ def test_damaged_files_are_told_once_and_a_study_of_nothing_else_is_tried_again(
     assert damaged[0].prediction.status == "rejected"
     kept = json.loads(json.dumps(facts(damaged[0], "bundle", "basis", [])))  # as the queue has it
     assert kept["reason"] == str(sentence.whole(kept["reason_in_parts"])) == damaged[0].prediction.found
-    assert "被截斷" in translator("zh-TW").said(sentence.whole(kept["reason_in_parts"]))
+    assert "被截斷" in translator("zh-TW").translated(sentence.whole(kept["reason_in_parts"]))
     assert [analysis.prediction.status for analysis in analyses[:-1]] == ["ok", "ok"]  # what is left is a volume
     for path in (*whole, *cut[3:]):
         path.unlink()

@@ -4,7 +4,7 @@ import pytest
 
 from med_transfer.bundle.applied_model_card import _rate_text
 from med_transfer.cli.summary import estimate_text
-from med_transfer.errors.numbers import threshold, told_apart
+from med_transfer.errors.numbers import rounded, threshold
 from med_transfer.evaluation.comparison import report
 from med_transfer.metrics.non_inferiority import non_inferiority
 from med_transfer.metrics.records.estimate import Estimate
@@ -56,7 +56,7 @@ def test_one_case_that_was_missed_is_not_rounded_to_none(value, said):
     ],
 )
 def test_what_is_nearly_one_or_nearly_none_keeps_as_many_decimals_as_tell(number, decimals, said):
-    assert told_apart(number, decimals) == said
+    assert rounded(number, decimals) == said
 
 
 def test_a_terminal_and_a_comparison_do_not_round_to_certainty():

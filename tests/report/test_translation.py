@@ -243,9 +243,9 @@ def test_a_sentence_without_translation_stays_english():
 
 def test_a_sentence_that_a_record_holds_is_said_in_the_readers_language_with_its_values():
     t = report_translator("zh-TW")
-    assert t.said(no_case("nodule")) == "受評掃描中沒有類別 nodule 的掃描"
+    assert t.translated(no_case("nodule")) == "受評掃描中沒有類別 nodule 的掃描"
     assert t("undefined ({reason})", reason=no_case("nodule")) == "無法定義（受評掃描中沒有類別 nodule 的掃描）"
-    assert t.said("a plain string") == "a plain string"
+    assert t.translated("a plain string") == "a plain string"
 
 
 def test_values_are_escaped_in_a_template():

@@ -43,5 +43,5 @@ def test_a_header_index_keeps_what_can_be_said(tmp_path, monkeypatch):
         (tmp_path / f"scans/{number}/notes.txt").write_text("no scan")
     for _ in ("read", "kept"):
         (reason,) = {file.reason for file in survey(tmp_path / "scans").ignored}
-        assert translator("zh-TW").said(reason) == "不是影像檔案"
+        assert translator("zh-TW").translated(reason) == "不是影像檔案"
     assert list((tmp_path / "cache/headers").glob("*.sqlite"))

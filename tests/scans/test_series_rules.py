@@ -104,11 +104,11 @@ def test_what_cannot_be_used_is_asked_for_by_what_is_known_of_it():
 def test_the_reasons_are_said_in_chinese_too():
     t = translator("zh-TW")
     preferred, excluded = rules(prefer=[{"kernel": "^b30"}]), rules(exclude=[{"kernel": "b70", "modality": "CT"}])
-    assert [t.said(choice.reason) for choice in choose([SOFT, SHARP], preferred)] == [
+    assert [t.translated(choice.reason) for choice in choose([SOFT, SHARP], preferred)] == [
         "選用：重建核 B30f，優先於重建核 B70f（序列 sharp）",
         "未選用：重建核 B30f（序列 soft）優先於重建核 B70f",
     ]
-    assert [t.said(choice.reason) for choice in choose([SOFT, SHARP, REJECTED], excluded)] == [
+    assert [t.translated(choice.reason) for choice in choose([SOFT, SHARP, REJECTED], excluded)] == [
         "選用：2 個可用序列中唯一符合規則者",
         "未選用：依第 1 項排除規則排除，影像類型 CT、重建核 B70f",
         "無法使用：請見其檢核結果",

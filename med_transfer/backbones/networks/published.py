@@ -83,20 +83,20 @@ class PublishedAndLearned(Encoder):
     def pool(self, maps: Sequence[Tensor], stages: Sequence[int]) -> Tensor:
         """Return the pooled features [batch, channel] of both encoders, each from its own stages, concatenated."""
         n = len(self.published.stage_channels)
-        (one, first), (other, second) = self.apart(stages)
+        (one, first), (other, second) = self.independent_parts(stages)
         return torch.cat([one.pool(maps[:n], first), other.pool(maps[n:], second)], dim=1)
 
     def pooled_channels(self, stages: Sequence[int]) -> list[int]:
         """Return the pooled channels of both encoders."""
-        return [width for encoder, own in self.apart(stages) for width in encoder.pooled_channels(own)]
+        return [width for encoder, own in self.independent_parts(stages) for width in encoder.pooled_channels(own)]
 
-    def apart(self, stages: Sequence[int]) -> list[tuple[Encoder, tuple[int, ...]]]:
+    def independent_parts(self, stages: Sequence[int]) -> list[tuple[Encoder, tuple[int, ...]]]:
         """Return both encoders, each with its own share of ``stages``, of which it needs at least one."""
         n = len(self.published.stage_channels)
         first, second = (s for s in stages if s < n), (s - n for s in stages if s >= n)
         return [(self.published, tuple(first)), (self.learned, tuple(second))]
 
-    def put_together(self, encoders: Sequence[Encoder]) -> Encoder:
+    def with_independent_parts(self, encoders: Sequence[Encoder]) -> Encoder:
         """Return a combination of two encoders that replace these."""
         return PublishedAndLearned(*encoders)
 
@@ -104,9 +104,9 @@ class PublishedAndLearned(Encoder):
         """Return the slices, which are the same for both encoders."""
         return self.learned.cuts(shape)
 
-    def taken(self, image: Tensor) -> list[Box]:
+    def occupied_cuts(self, image: Tensor) -> list[Box]:
         """Return the slices that are not skipped, which are the same for both encoders."""
-        return self.learned.taken(image)
+        return self.learned.occupied_cuts(image)
 
 
 def _with_current_names(module: nn.Module, tensors: dict[str, Tensor], prefix: str, *_: object) -> None:

@@ -73,9 +73,9 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
         """Return every slice."""
         return [(slice(k, k + 1), slice(0, shape[1]), slice(0, shape[2])) for k in range(shape[0])]
 
-    def taken(self, image: Tensor) -> list[Box]:
+    def occupied_cuts(self, image: Tensor) -> list[Box]:
         """Return the slices that are not skipped: all of them until a pooling is set."""
-        boxes = super().taken(image)
+        boxes = super().occupied_cuts(image)
         places = range(len(boxes)) if self.instance_pooling is None else occupied(image[None], boxes)
         return [boxes[place] for place in places]
 

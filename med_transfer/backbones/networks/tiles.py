@@ -59,9 +59,9 @@ class TileEncoder(InstanceEncoder):
         depths, heights, widths = self._sides(shape)
         return list(itertools.product(depths, heights, widths))
 
-    def taken(self, image: Tensor) -> list[Box]:
+    def occupied_cuts(self, image: Tensor) -> list[Box]:
         """Return the tiles that are not skipped."""
-        boxes = super().taken(image)
+        boxes = super().occupied_cuts(image)
         return [boxes[place] for place in occupied(image[None], boxes)]
 
     def instance_features(self, feature_map: Tensor) -> Tensor:

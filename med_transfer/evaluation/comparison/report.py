@@ -9,7 +9,7 @@ from pathlib import Path
 
 from med_transfer.atomic import write_text
 from med_transfer.atomic.sole_writer import sole_writer
-from med_transfer.errors.numbers import told_apart
+from med_transfer.errors.numbers import rounded
 from med_transfer.evaluation.comparison.compare import Comparison
 from med_transfer.evaluation.comparison.forest import differences, forest
 from med_transfer.metrics.paired_tests import PairedTest
@@ -128,7 +128,7 @@ def as_page(comparisons: Sequence[Comparison], language: Language = "en") -> str
     page = environment(_HERE, t=t)
     names, margin = names_of(comparisons), comparisons[0].margin
     page.filters |= {"signed": partial(signed_text, t=t, margin=margin), "p": p_text}
-    page.filters |= {"two": lambda number: told_apart(number, 2)}
+    page.filters |= {"two": lambda number: rounded(number, 2)}
     return page.get_template(_TEMPLATE).render(
         runs=list(zip(names, comparisons, strict=True)),
         classes=list(comparisons[0].metrics.labels),
@@ -187,7 +187,7 @@ def as_markdown(comparisons: Sequence[Comparison]) -> str:
 def verdicts(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -> list[tuple[str, str, str, str]]:
     """Return rows of run, measure, difference and non-inferiority verdict; empty without a margin."""
     return [
-        (name, measure, signed_text(difference, t, comparison.margin), t.said(verdict.sentence))
+        (name, measure, signed_text(difference, t, comparison.margin), t.translated(verdict.sentence))
         for name, comparison in list(zip(names_of(comparisons), comparisons, strict=True))[1:]
         for measure, difference in differences(comparison, t).items()
         if (verdict := comparison.held_to_margin(difference)) is not None
@@ -202,8 +202,8 @@ def estimate_text(estimate: Estimate) -> str:
     """Format an estimate, for example ``0.87 (0.79 to 0.93)``."""
     if estimate.value is None:
         return "undefined"
-    limits = " to ".join(told_apart(limit, 2) for limit in estimate.interval or ())
-    return told_apart(estimate.value, 2) + (f" ({limits})" if limits else "")
+    limits = " to ".join(rounded(limit, 2) for limit in estimate.interval or ())
+    return rounded(estimate.value, 2) + (f" ({limits})" if limits else "")
 
 
 def signed_text(estimate: Estimate, t: Translator = ENGLISH, margin: float | None = None) -> str:
@@ -214,9 +214,9 @@ def signed_text(estimate: Estimate, t: Translator = ENGLISH, margin: float | Non
     if estimate.value is None:
         return t("undefined")
     of = (-1.0, 0.0, 1.0) if margin is None else (-1.0, -margin, 0.0, 1.0)
-    limits = [told_apart(limit, 2, "+", of) for limit in estimate.ci95 or ()]
+    limits = [rounded(limit, 2, "+", of) for limit in estimate.ci95 or ()]
     interval = t("{low} to {high}", low=limits[0], high=limits[1]) if limits else t("no interval")
-    return f"{told_apart(estimate.value, 2, '+', of)} ({interval})"
+    return f"{rounded(estimate.value, 2, '+', of)} ({interval})"
 
 
 def p_text(p: float | None) -> str:

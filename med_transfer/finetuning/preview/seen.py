@@ -99,7 +99,7 @@ def see(case: Case, row: int, settings: PreviewSettings) -> SeenScan:
             for column, window in windows.items()
         },
         facts=facts,
-        parts=tuple(settings.encoder.taken(torch.from_numpy(plain))),
+        parts=tuple(settings.encoder.occupied_cuts(torch.from_numpy(plain))),
         modality=volumes["scan"].provenance.modality,
     )
 

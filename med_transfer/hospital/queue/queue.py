@@ -79,7 +79,7 @@ class Queue:
 
         Concurrent calls share one commit.
         """
-        return self._arrivals.write(lambda database: receiving.take(database, instance, now, most, priority))
+        return self._arrivals.write(lambda database: receiving.add_instance(database, instance, now, most, priority))
 
     def set_aside(self, reason: str, caller: str, file: str, now: float) -> None:
         """Register a file that was refused, and the reason."""

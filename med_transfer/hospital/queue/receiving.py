@@ -25,7 +25,7 @@ def judged(database: sqlite3.Connection, instance: Instance, most: int) -> Added
     return "new" if count < most else "too many"
 
 
-def take(database: sqlite3.Connection, instance: Instance, now: float, most: int, priority: int) -> Added:
+def add_instance(database: sqlite3.Connection, instance: Instance, now: float, most: int, priority: int) -> Added:
     """Add a new instance to its study, which is created or reopened; a canceled study stays canceled.
 
     An instance that was not announced shows that the announcement is incomplete, and discards it.

@@ -101,7 +101,7 @@ class Workitems:
                 )
                 record.append(database, "work item claimed", workitem=item.name, study=item.study)
 
-    def told(self, item: Workitem, progress: int) -> None:
+    def progressed(self, item: Workitem, progress: int) -> None:
         """Store the progress that was reported to the server."""
         with self._queue.writing() as database:
             database.execute("UPDATE workitem SET progress = ? WHERE uid = ?", (progress, item.uid))

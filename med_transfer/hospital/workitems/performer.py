@@ -210,7 +210,7 @@ class Performer:
     def _tell(self, item: Workitem, percent: int, description: str) -> None:
         if percent > item.progress:
             self._service.update(item.uid, item.transaction_uid, progress(percent, description))
-            self._items.told(item, percent)
+            self._items.progressed(item, percent)
 
     def _subscribe(self, item: Workitem) -> None:
         """Subscribe to an item's events, if possible; items are processed without them, too."""

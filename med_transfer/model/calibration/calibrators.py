@@ -56,13 +56,13 @@ class _Calibrator(BaseModel):
 
     def __str__(self) -> str:
         """Name of the method and its parameters, in words."""
-        return self.said(lambda template, /, **values: template.format(**values))
+        return self.translated(lambda template, /, **values: template.format(**values))
 
-    def said(self, t: Callable[..., str]) -> str:
+    def translated(self, t: Callable[..., str]) -> str:
         """Like ``str()``, translated by ``t``, which fills a template with its values."""
-        return self._said(t)
+        return self._translated(t)
 
-    def _said(self, t: Callable[..., str]) -> str:
+    def _translated(self, t: Callable[..., str]) -> str:
         raise NotImplementedError
 
 
@@ -88,7 +88,7 @@ class Uncalibrated(_Biased):
 
     method: Literal["none"] = "none"
 
-    def _said(self, t: Callable[..., str]) -> str:
+    def _translated(self, t: Callable[..., str]) -> str:
         return t("none")
 
 
@@ -104,7 +104,7 @@ class TemperatureScaling(_Biased):
     def _scaled(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         return super()._scaled(logits / self.temperature)
 
-    def _said(self, t: Callable[..., str]) -> str:
+    def _translated(self, t: Callable[..., str]) -> str:
         return t("temperature {value:.2f}", value=self.temperature)
 
 
@@ -125,7 +125,7 @@ class VectorScaling(_Calibrator):
         """Whether there is a scale and a bias for each class."""
         return len(self.scale) == len(self.bias) == n_classes
 
-    def _said(self, t: Callable[..., str]) -> str:
+    def _translated(self, t: Callable[..., str]) -> str:
         return t("vector scaling")
 
 
@@ -176,7 +176,7 @@ class IsotonicRegression(_Calibrator):
         """Whether there is a curve for each class."""
         return len(self.curves) == n_classes
 
-    def _said(self, t: Callable[..., str]) -> str:
+    def _translated(self, t: Callable[..., str]) -> str:
         return t("isotonic regression of each class against the rest")
 
 

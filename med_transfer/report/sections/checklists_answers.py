@@ -7,7 +7,7 @@ from collections.abc import Callable
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import patients, percent, percent_interval, scans, whole
-from med_transfer.report.run_summary import said_value
+from med_transfer.report.run_summary import translated_value
 
 Answer = Callable[[Evidence, Translator], str | None]
 
@@ -18,7 +18,7 @@ def _rows(*names: str) -> Answer:
     def answer(evidence: Evidence, t: Translator) -> str | None:
         rows = [*evidence.run.model_card, *evidence.run.config]
         chosen = [(name, value) for name, value in rows if name.startswith(names)]
-        said = (f"{t.template(name)}: {said_value(value, t)}" for name, value in chosen)
+        said = (f"{t.template(name)}: {translated_value(value, t)}" for name, value in chosen)
         return "; ".join(dict.fromkeys(said)) or None  # some rows are in both
 
     return answer
@@ -35,7 +35,7 @@ def _trained(evidence: Evidence) -> bool:
 
 
 def _question(evidence: Evidence, t: Translator) -> str:
-    return t.said(evidence.run.question)
+    return t.translated(evidence.run.question)
 
 
 def _categories(evidence: Evidence, t: Translator) -> str:
@@ -87,7 +87,7 @@ def _disjoint(evidence: Evidence, t: Translator) -> str:
 def _threshold(evidence: Evidence, t: Translator) -> str:
     point, chosen = evidence.metrics.operating_point, evidence.metrics.chosen_point
     how = t("fixed before training") if point.chosen_on == "fixed" else t("chosen on validation scans")
-    aim = f" ({t.said(chosen.aim)})" if chosen and point.chosen_on == "validation" else ""
+    aim = f" ({t.translated(chosen.aim)})" if chosen and point.chosen_on == "validation" else ""
     return t("A scan is called {rule}, {how}{aim}", rule=point, how=how, aim=aim)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from med_transfer.errors.numbers import told_apart
+from med_transfer.errors.numbers import rounded
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.metrics.records.prediction_sets import ClassSets, SetMetrics
 from med_transfer.page import Translator
@@ -58,7 +58,7 @@ def _coverage(sets: SetMetrics, t: Translator) -> Table:
 
 
 def _row(class_sets: ClassSets, t: Translator) -> list[Cell | int]:
-    always = t("always") if class_sets.threshold == 0 else told_apart(class_sets.threshold, 3)
+    always = t("always") if class_sets.threshold == 0 else rounded(class_sets.threshold, 3)
     return [
         estimated(class_sets.coverage, "percent", t),
         Cell(always, values={"": class_sets.threshold}),

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from med_transfer.errors.numbers import told_apart
+from med_transfer.errors.numbers import rounded
 from med_transfer.metrics.records.class_metrics import ClassMetrics
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
@@ -46,7 +46,7 @@ def roc_curves(
                     c,
                     truth[:, c],
                     probabilities[:, c],
-                    f"{short(name)} ({told_apart(class_metrics.auc.value, 2)})",
+                    f"{short(name)} ({rounded(class_metrics.auc.value, 2)})",
                     class_metrics,
                 )
         ticks = np.linspace(0, 1, 6)
@@ -59,7 +59,7 @@ def roc_curves(
             axes.legend(loc="lower right", fontsize=9)
 
     aucs = {name: class_metrics.auc.value for name, class_metrics in metrics.classes.items()}
-    spoken = "; ".join(f"{name}: AUC {t('undefined') if v is None else told_apart(v, 3)}" for name, v in aucs.items())
+    spoken = "; ".join(f"{name}: AUC {t('undefined') if v is None else rounded(v, 3)}" for name, v in aucs.items())
     return drawn(
         "roc",
         t("ROC curves, one class against the rest"),

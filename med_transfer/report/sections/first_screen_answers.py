@@ -35,7 +35,7 @@ def brief(evidence: Evidence, t: Translator) -> list[tuple[str, str]]:
     return [
         (t("Possible answers"), _answers(metrics, t)),
         (t("Evaluated on"), _evaluated_population(evidence, t)),
-        (t("Model"), t.said(evidence.run.backbone)),
+        (t("Model"), t.translated(evidence.run.backbone)),
         (
             t("Decision rule"),
             t("{rule}; {how}", rule=call_rule(metrics.operating_point, t), how=_chosen(metrics, t)),
@@ -53,13 +53,13 @@ def figures_of_the_run(evidence: Evidence, t: Translator) -> list[tuple[str, str
         (
             t("Balanced accuracy"),
             percent(accuracy),
-            (percent_interval(accuracy.ci95, t) or t.said(accuracy.reason))
+            (percent_interval(accuracy.ci95, t) or t.translated(accuracy.reason))
             + _by_split(repeats and repeats.balanced_accuracy, percent_interval, t),
         ),
         (
             t("Macro AUC"),
             decimal(auc),
-            (decimal_interval(auc.ci95, t) or t.said(auc.reason))
+            (decimal_interval(auc.ci95, t) or t.translated(auc.reason))
             + _by_split(repeats and repeats.macro_auc, decimal_interval, t),
         ),
         _gain(metrics.transfer_gain, t),
@@ -147,5 +147,5 @@ def _gain(gain: TransferGain | None, t: Translator) -> tuple[str, str, str]:
     return (
         name,
         signed(shown),
-        f"{signed_interval(shown.ci95, t) or t.said(shown.reason)}: {t(_VERDICTS[gain.verdict])}",
+        f"{signed_interval(shown.ci95, t) or t.translated(shown.reason)}: {t(_VERDICTS[gain.verdict])}",
     )

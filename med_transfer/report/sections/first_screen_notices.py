@@ -205,8 +205,10 @@ def _kept_network(network: KeptNetwork | None, t: Translator) -> Notice | None:
     if network is None or network.validation is None:
         return None
     if network.fell_back:
-        return Notice("warning", t("The bundle contains the network trained from scratch"), t.said(network.sentence))
-    return Notice("neutral", t("The bundle contains the transferred network"), t.said(network.sentence))
+        return Notice(
+            "warning", t("The bundle contains the network trained from scratch"), t.translated(network.sentence)
+        )
+    return Notice("neutral", t("The bundle contains the transferred network"), t.translated(network.sentence))
 
 
 def _fusion(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
@@ -217,7 +219,9 @@ def _fusion(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
     if fusion.report == "fused":
         shown = t("All figures outside the fusion table are the fused model's, except for transfer gain and training.")
     if not fusion.models:
-        return Notice("warning", t("No scan could be fused"), f"{'; '.join(map(t.said, fusion.not_fused))}. {shown}")
+        return Notice(
+            "warning", t("No scan could be fused"), f"{'; '.join(map(t.translated, fusion.not_fused))}. {shown}"
+        )
     over = fusion.fused_minus["image-only"].macro_auc
     level, title = _FUSION[over.excludes_zero]
     lost = "; ".join(
@@ -232,7 +236,7 @@ def _fusion(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
 def _leaks(fusion: FusionMetrics | None, t: Translator) -> Notice | None:
     if fusion is None or not fusion.warnings:
         return None
-    text = "; ".join(map(t.said, fusion.warnings))
+    text = "; ".join(map(t.translated, fusion.warnings))
     return Notice("warning", t("A clinical column may give the answer away"), f"{text[:1].upper()}{text[1:]}.")
 
 
@@ -338,7 +342,7 @@ def _failed(evidence: Evidence, t: Translator) -> Notice | None:
     if not failed.n:
         return None
     reasons = list(failed.found.items())
-    named = "; ".join(f"{t.said(reason)} ({scans(n, t)})" for reason, n in reasons[:MAX_REASONS])
+    named = "; ".join(f"{t.translated(reason)} ({scans(n, t)})" for reason, n in reasons[:MAX_REASONS])
     rest = sum(n for _, n in reasons[MAX_REASONS:])
     return Notice(
         "warning",

@@ -81,6 +81,6 @@ def _failed(failed: Failed, t: Translator) -> Table:
         "failed",
         t("Scans without a prediction, by reason"),
         (t("Reason"), t("Scans")),
-        [(t.said(reason), n) for reason, n in failed.reasons.items()],
+        [(t.translated(reason), n) for reason, n in failed.reasons.items()],
         kind="text",
     )

@@ -135,7 +135,7 @@ def _excluded(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> list[st
     rest = sum(reasons.values()) - sum(shown.values())
     lines = [
         t("Excluded: {scans}", scans=_scans(flow.excluded, t)),
-        *(f"{t.said(reason)} ({n})" for reason, n in shown.items()),
+        *(f"{t.translated(reason)} ({n})" for reason, n in shown.items()),
     ]
     return [*lines, *([t("other reasons ({n})", n=rest)] if rest else [])]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from med_transfer.errors.numbers import told_apart
+from med_transfer.errors.numbers import rounded
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import Miss
@@ -48,6 +48,6 @@ def _shown(miss: Miss, doubtful: bool, t: Translator) -> dict[str, object]:
             "truth": miss.truth or t("none"),
             "called": miss.predicted or t("none"),
             "explained": miss.explained,
-            "probability": told_apart(miss.probability, 2),
+            "probability": rounded(miss.probability, 2),
         },
     }

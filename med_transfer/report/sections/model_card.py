@@ -8,7 +8,7 @@ from med_transfer.errors.sentence import Sentence
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import duration
-from med_transfer.report.run_summary import said_value
+from med_transfer.report.run_summary import translated_value
 from med_transfer.report.section import Section
 from med_transfer.report.table import Table
 
@@ -27,5 +27,5 @@ def section(evidence: Evidence, t: Translator) -> Section:
 
 
 def _pairs(name: str, caption: str, pairs: Iterable[tuple[str, str]], t: Translator) -> Table:
-    rows = [(t.said(Sentence.of(item)), said_value(value, t)) for item, value in pairs]
+    rows = [(t.translated(Sentence.of(item)), translated_value(value, t)) for item, value in pairs]
     return Table(name, caption, (t("Item"), t("Value")), rows, kind="text")

@@ -40,7 +40,7 @@ def _has_separate_validation(metrics: Metrics) -> bool:
 
 def _decided(metrics: Metrics, access: AccessCounts | None, t: Translator) -> Table:
     point, chosen = metrics.operating_point, metrics.chosen_point
-    rows = [(t("A scan is called"), point.said(t))]
+    rows = [(t("A scan is called"), point.translated(t))]
     if chosen is not None:
         rows = [(t("Aim"), _aim(chosen, t)), *rows, (t("Decided on"), _decided_on(point, chosen, t))]
     if access is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from med_transfer.errors.numbers import told_apart
+from med_transfer.errors.numbers import rounded
 from med_transfer.metrics.records.class_metrics import SampleSize
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
@@ -57,7 +57,7 @@ def _in_words(name: str, rate: str, size: SampleSize, t: Translator) -> str:
 
 
 def _two(number: float) -> str:
-    return told_apart(number, 2)
+    return rounded(number, 2)
 
 
 def _table(stated: list[tuple[str, str, SampleSize]], t: Translator) -> Table:

@@ -42,7 +42,7 @@ def _not_compared(tests: Mapping[str, SubgroupTest], t: Translator) -> list[Left
     columns: dict[str, list[str]] = {}
     for column, test in tests.items():
         if test.p_value is None:
-            columns.setdefault(t.said(test.reason), []).append(column)
+            columns.setdefault(t.translated(test.reason), []).append(column)
     return [LeftOut(t(", ").join(names), reason) for reason, names in columns.items()]
 
 
@@ -57,7 +57,7 @@ def _tests(tests: Mapping[str, SubgroupTest], t: Translator) -> Table:
 
 
 def _column(column: str, test: SubgroupTest, t: Translator) -> Cell:
-    notes = (t.said(test.how),) if test.how else ()
+    notes = (t.translated(test.how),) if test.how else ()
     if test.same_as:
         notes += (t("groups the scans in the same way as {columns}", columns=", ".join(test.same_as)),)
     return Cell(column, notes, {"": column})
