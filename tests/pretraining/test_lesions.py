@@ -52,6 +52,15 @@ def test_the_mask_says_where_the_scan_was_changed_and_in_which_direction(form):
     assert (change[:, 0][:, 0, :2] == 0).all()  # air stays air
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_air_is_not_painted_if_all_tissue_lies_between_the_voxels_that_a_centre_is_drawn_from(form):
+    hu, size_mm = torch.full((8, 1, 4, 48, 48), -1000.0), torch.tensor((20.0, 96.0, 96.0)).expand(8, 3)
+    hu[..., 25, 25:27] = 30.0
+    painted, lesions = painter(form, lesions=10)(hu, size_mm)
+    assert torch.equal(painted, hu)
+    assert not lesions.present.any()
+
+
 def test_a_lesion_keeps_the_noise_of_the_scan():
     """The paint would be told by its smoothness; here the noise within it is that of the scan beside it."""
     hu, size_mm = heads(16)

@@ -135,7 +135,7 @@ class LesionPainter:
         index = torch.stack([drawn // (height * width), drawn // width % height * _STRIDE, drawn % width * _STRIDE], 1)
         value = slabs.smooth[torch.arange(len(index)), 0, index[:, 0], index[:, 1], index[:, 2]]
         tissue = ((slabs.smooth - wide(value)).abs() < self.config.tissue_range_hu).float()
-        tissue = tissue * wide(possible.flatten(1).any(dim=1).float())
+        tissue = tissue * wide(coarse.flatten(1).any(dim=1).float())  # without a place there is no lesion
         return _Place((index + 0.5) * slabs.voxel_mm - slabs.size_mm / 2, value, tissue)
 
     def _ball(self, slabs: _Slabs, place: _Place, radius_mm: tuple[float, float], bumps: float = 0.6) -> Tensor:
