@@ -260,6 +260,7 @@ def _origin(
         teacher_sha256=(teacher.sha256 or "") if teacher else "",
         licences=tuple(sorted({network.spec.licence for network in published} | _inherited_licences(config))),
         processes=group.world_size,
+        plan=student.spec.plan,
     )
 
 

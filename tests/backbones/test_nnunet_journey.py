@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from command_line import TINY, Command, read_rows, settings
@@ -11,6 +12,7 @@ from unet_reference import NNUNet
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import RECORD_FILE, load_network, read_record
 from med_transfer.errors import BackboneError, BundleError
+from med_transfer.pretraining import PretrainingConfig, SourceScan, SourceScans, pretrain
 
 NET = NNUNet((4, 8, 8), ((1, 3, 3), (3, 3, 3), (3, 3, 3)), ((1, 1, 1), (1, 2, 2), (2, 2, 2)), (1, 2, 2), residual=True)
 
@@ -60,6 +62,23 @@ def test_bundle_is_a_source_again(run, inside):
     x = torch.randn(1, 1, 8, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(loaded.encoder.eval()(x)[-1], load_network(run[0] / "bundle").member0.encoder(x)[-1])
+
+
+def test_what_is_pretrained_from_the_folder_is_a_source_without_it(tmp_path):
+    model = tmp_path / FOLDER
+    write_model(model, NET, plans(architecture(NET)))
+    hu = np.random.default_rng(0).normal(0, 200, (2, 20, 40, 40)).astype(np.int16)
+    scans = SourceScans(tuple(SourceScan(voxels, (1.0, 1.0, 1.0), f"scan {n}") for n, voxels in enumerate(hu)))
+    crops = {"shape": (8, 16, 16), "size_mm": (20, 30)}
+    few = {"steps": 1, "batch": 2, "validation_scans": 0, "input_shape": (8, 16, 16), "crops": crops}
+    asked = {"method": "contrastive", "backbone": "nnunet-v2", "weights": str(model)} | few
+    made = pretrain(scans, PretrainingConfig.model_validate(asked), tmp_path / "pretrained", source_features=False)
+    plan = load_backbone("nnunet-v2", model).spec.plan
+    model.rename(tmp_path / "gone")
+    for weights in (made.folder, made.encoder):
+        loaded = load_backbone("nnunet-v2", weights)
+        assert loaded.report.matched_share == 1
+        assert loaded.spec.plan == plan
 
 
 def test_damaged_plan_in_a_bundle(run, tmp_path):

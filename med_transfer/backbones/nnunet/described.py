@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from med_transfer.backbones import networks
-from med_transfer.backbones.nnunet.plan import NetworkPlan
+from med_transfer.backbones.nnunet.plan import PLAN_METADATA, NetworkPlan
 from med_transfer.backbones.nnunet.plans import read_plans
 from med_transfer.backbones.spec import BackboneSpec, InputSpec
 from med_transfer.errors import BackboneError, WeightsNotFound
@@ -23,6 +23,7 @@ from med_transfer.errors.sentence import few
 
 PLANS_FILE = "plans.json"
 _BUNDLE_RECORD = "med_transfer.json"
+_PRETRAINED = "encoder.safetensors"
 _CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 
 
@@ -32,7 +33,7 @@ def from_weights(outline: BackboneSpec, given: Path, stored_axes: str = "SPL") -
     Args:
         outline: the catalogue entry.
         given: an nnU-Net v2 model folder or a related path (a fold, a checkpoint, the data set folder above), a bundle,
-            or a ``.safetensors`` file that this program imported.
+            a pretraining's folder or encoder, or a ``.safetensors`` file that this program imported.
         stored_axes: see :func:`read_plans`.
 
     Returns:
@@ -46,6 +47,7 @@ def from_weights(outline: BackboneSpec, given: Path, stored_axes: str = "SPL") -
         raise WeightsNotFound("no such file or folder", where=given, expected="the folder of an nnU-Net v2 model")
     if (record := _bundle_record(given)) is not None:
         return _counted(outline, _plan_of_bundle(record)), given
+    given = given / _PRETRAINED if (given / _PRETRAINED).is_file() else given
     if given.suffix == ".safetensors":
         return _counted(outline, _plan_in_metadata(given)), given
     folder = _model_folder(given)
@@ -146,7 +148,7 @@ def _plan_of_bundle(record: Path) -> NetworkPlan:
 def _plan_in_metadata(file: Path) -> NetworkPlan:
     try:
         with safe_open(file, "pt") as content:
-            plan = (content.metadata() or {}).get("plan")
+            plan = (content.metadata() or {}).get(PLAN_METADATA)
     except SafetensorError as error:
         raise BackboneError(f"truncated or damaged ({error})", where=file, action="Get the file again") from None
     if plan is None:

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+PLAN_METADATA = "plan"  # key in the header of a weights file
+
 _Positive = Annotated[float, Field(gt=0)]
 _Voxels = Annotated[int, Field(ge=1, le=4096)]
 _Size = Annotated[int, Field(ge=1, le=16)]
@@ -62,7 +64,8 @@ class UNetArchitecture(BaseModel):
 class NetworkPlan(BaseModel):
     """Architecture and pretraining input of a network; every triple is along (depth, height, width).
 
-    Bundles and imported weights files contain it, so that the network can be rebuilt without the model's own folder.
+    Bundles, pretrained encoders and imported weights files contain it, so that the network can be rebuilt without the
+    model's own folder.
 
     Attributes:
         described_by: human-readable name of the source.

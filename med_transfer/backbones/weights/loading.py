@@ -13,6 +13,7 @@ from med_transfer.backbones.channels import Channels, with_channels
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.instance_choice import AS_BUILT, InstanceChoice
 from med_transfer.backbones.instance_pooling import with_instances
+from med_transfer.backbones.nnunet.plan import PLAN_METADATA
 from med_transfer.backbones.registry import find_backbone
 from med_transfer.backbones.spec import BackboneSpec
 from med_transfer.backbones.weights.licence import require_accepted
@@ -126,7 +127,7 @@ def _store(spec: BackboneSpec, encoder: Encoder, source_sha256: str) -> Path:
     path = store_folder() / f"{spec.name}.safetensors"
     origin = {"backbone": spec.name, "source_sha256": source_sha256, "licence": spec.licence}
     if spec.plan is not None:
-        origin["plan"] = spec.plan.model_dump_json()
+        origin[PLAN_METADATA] = spec.plan.model_dump_json()
     tensors = {name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}
     with safetensors_path(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata=origin)

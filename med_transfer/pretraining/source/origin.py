@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 
+from med_transfer.backbones import NetworkPlan
+from med_transfer.backbones.nnunet.plan import PLAN_METADATA
 from med_transfer.bundle.provenance import LOCK_METADATA
 from med_transfer.cohorts import SourceLock
 from med_transfer.pretraining.config import PretrainingConfig
@@ -31,17 +34,19 @@ def same_settings(kept: str, wanted: str) -> bool:
     """
     config, *others = json.loads(kept)
     wanted_config, *wanted_others = json.loads(wanted)
-    default = PretrainingConfig(steps=1).model_dump(mode="json", exclude=_CHANGEABLE_SETTINGS)
-    return others == wanted_others and _completed(config, default) == wanted_config
+    usual = PretrainingConfig(steps=1)
+    default = usual.model_dump(mode="json", exclude=_CHANGEABLE_SETTINGS)
+    return others == wanted_others and _completed(config, default, usual) == wanted_config
 
 
-def _completed(kept: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
-    nested = {key: _completed(kept[key], one) for key, one in default.items() if _both_nested(kept.get(key), one)}
-    return {**default, **kept, **nested}
-
-
-def _both_nested(*values: object) -> bool:
-    return all(isinstance(value, dict) for value in values)
+def _completed(kept: dict[str, Any], default: dict[str, Any], section: BaseModel) -> dict[str, Any]:
+    """Settings with the default of those that are missing, also within sections, but not within a value (forms)."""
+    inner = {
+        key: _completed(kept[key], default[key], one)
+        for key, one in section
+        if isinstance(one, BaseModel) and isinstance(kept.get(key), dict)
+    }
+    return {**default, **kept, **inner}
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class Origin:
         licences: of these weights.
         processes: number of processes that trained together.
         taught: hashes of the labels, regions and masks of the source; empty if it has none.
+        plan: the encoder's architecture and input, if they are read from a file (nnU-Net); None if its name tells them.
     """
 
     config: PretrainingConfig
@@ -67,6 +73,7 @@ class Origin:
     licences: tuple[str, ...] = ()
     processes: int = 1
     taught: tuple[str, ...] = ()
+    plan: NetworkPlan | None = None
 
     def settings(self) -> str:
         """Settings, as JSON, that a checkpoint must share with a run that resumes it; known before scans are read."""
@@ -95,7 +102,8 @@ class Origin:
         }
 
     def metadata(self, step: int, seconds: float, device: torch.device) -> dict[str, str]:
-        """The record as strings, with the lock, for the header of a weights file."""
+        """The record as strings, with the lock and the plan, for the header of a weights file."""
         record = self.record(step, seconds, device)
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in record.items()}
-        return texts | {LOCK_METADATA: self.lock.model_dump_json(by_alias=True)}
+        texts[LOCK_METADATA] = self.lock.model_dump_json(by_alias=True)
+        return texts | ({} if self.plan is None else {PLAN_METADATA: self.plan.model_dump_json()})
