@@ -196,6 +196,15 @@ def test_a_checkpoint_of_a_version_with_fewer_settings_is_gone_on_from(chest, tm
             tiny_training("contrastive", chest, tmp_path, steps=2, **changes).run()
 
 
+@pytest.mark.parametrize("forms", [{"blob": 1.0}, {"blob": 0.35}])
+def test_forms_that_are_left_out_are_no_settings_of_an_older_version(chest, tmp_path, forms):
+    asked = {"steps": 1, "validation_scans": 0, "painted_lesions": {"forms": forms}}
+    tiny_training("painted_lesions", chest, tmp_path, **asked).run()
+    tiny_training("painted_lesions", chest, tmp_path, **asked).run()
+    with pytest.raises(BackboneError, match="checkpoint of another run"):
+        tiny_training("painted_lesions", chest, tmp_path, **asked | {"painted_lesions": {}}).run()
+
+
 def test_killed_while_its_end_is_written_a_pretraining_has_its_curve(chest, tmp_path, monkeypatch):
     def killed(folder, state):
         save_checkpoint(folder, state)
