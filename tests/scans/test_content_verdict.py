@@ -164,6 +164,15 @@ def test_slices_that_all_differ_are_counted_and_not_called_the_others(tmp_path):
     assert verdict_of(tmp_path) == (f"accept: mixed rescale: {named} and 2 more, the others slope 1 intercept -1024")
 
 
+def test_pet_values_that_depend_on_the_dose_are_no_uptake_values(tmp_path):
+    for units, expected in (
+        ("BQML", "accept: PET values in BQML, not standardised uptake values (GML): they depend on dose and time"),
+        ("GML", "accept"),
+    ):
+        write_series(tmp_path / units, modality="PT", Units=units)
+        assert verdict_of(tmp_path / units) == expected
+
+
 def test_one_image_that_is_unsigned_among_signed_ones_is_a_remark(tmp_path):
     write_series(tmp_path, change=lambda k, image: setattr(image, "PixelRepresentation", int(k != 2)))
     assert verdict_of(tmp_path) == "accept: mixed PixelRepresentation: slice 3 0, the others 1"

@@ -196,6 +196,21 @@ def _signs(slices: Sequence[Slice]) -> str:
     return mixed("PixelRepresentation", [str(int(s.pixels.format.signed)) for s in slices])
 
 
+def _pet_units(slices: Sequence[Slice]) -> str:
+    units = {_value(s, "Units") for s in slices if s.modality == "PT"} - {
+        "",
+        "GML",
+    }  # SUV by body weight (PS3.3 C.8.9.1)
+    return (
+        Sentence(
+            "PET values in {units}, not standardised uptake values (GML): they depend on dose and time",
+            units=", ".join(sorted(units)),
+        )
+        if units
+        else ""
+    )
+
+
 def _lossy(slices: Sequence[Slice]) -> str:
     lossy = [s for s in slices if s.pixels.format.syntax in _LOSSY or _value(s, "LossyImageCompression") == "01"]
     if not lossy:
@@ -243,7 +258,18 @@ def _image_types(slices: Sequence[Slice]) -> str:
 
 
 _REMARKS: tuple[_Check, ...] = (
-    *(_rescale_type, _rescales, _signs, _lossy, _derived, _projections, _burned_in, _acquisitions, _image_types),
+    *(
+        _rescale_type,
+        _rescales,
+        _signs,
+        _pet_units,
+        _lossy,
+        _derived,
+        _projections,
+        _burned_in,
+        _acquisitions,
+        _image_types,
+    ),
 )
 
 
