@@ -18,7 +18,7 @@ from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.progress import remark
 from med_transfer.scans import Volume, geometry
 from med_transfer.scans.geometry import Grid
-from med_transfer.scans.masks.mask_placement import ignores_repair
+from med_transfer.scans.masks.mask_placement import misplaced
 from med_transfer.scans.voxel_checks import hounsfield_doubt
 
 log = logging.getLogger(__name__)
@@ -108,11 +108,10 @@ def _reason(first: Volume, other: Volume, grid: Grid) -> str:
     same_grid = first.voxels.shape == other.voxels.shape and np.allclose(first.affine, other.affine, atol=1e-3)
     if not same_grid and not (first.verdict.placed and other.verdict.placed):
         return Sentence("it or the column scan has no position in the patient, and the grids of the two differ")
-    pairs = ((other, first), (first, other))
-    if any(one.provenance.format != "dicom" and ignores_repair(one, scan) for one, scan in pairs):
-        return Sentence(
-            "it or the column scan takes the other's slices, tilted or unevenly spaced, for a rectangular grid"
-        )
+    if not same_grid and other.provenance.format != "dicom" and (how := misplaced(other, first)):
+        return how
+    if not same_grid and first.provenance.format != "dicom" and (how := misplaced(first, other)):
+        return Sentence("the column scan {how}", how=how)
     share = overlap(first, other, grid)
     if share < MIN_OVERLAP:
         return Sentence(

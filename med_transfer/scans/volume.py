@@ -19,7 +19,8 @@ _INT16 = np.iinfo(np.int16)
 class Provenance:
     """Source of a volume, without patient name, identifier or date.
 
-    ``stored`` is the grid of the stored slices, with their mean step, if a repair has moved them to other places.
+    ``stored`` is another grid on which programs may take the voxels to lie: that of the slices as stored, with their
+    mean step, if a repair has moved them; that of a NIfTI file's qform, if its sform contradicts it.
     """
 
     path: Path

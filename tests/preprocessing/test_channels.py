@@ -121,7 +121,8 @@ def test_a_file_on_the_stored_slices_of_a_straightened_scan_is_rejected(tmp_path
     sitk.WriteImage(reader.Execute() + 7, tmp_path / "late.nii.gz")
     pair = [read_scan(tmp_path / "ct"), read_scan(tmp_path / "late.nii.gz")]
     reason = reason_of(*(pair if first_is_straightened else pair[::-1]))
-    assert "it or the column scan takes the other's slices, tilted or unevenly spaced, for a" in reason
+    which = "scan_late: " if first_is_straightened else "scan_late: the column scan "
+    assert f"{which}takes slices that are tilted or unevenly spaced for a rectangular grid" in reason
 
 
 def test_another_frame_of_reference_is_rejected():

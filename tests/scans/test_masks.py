@@ -263,16 +263,37 @@ def test_drawn_where_slices_were_taken_for_a_rectangular_grid(tmp_path, affine, 
     path = write(tmp_path / "mask.nrrd", box(), as_if_even)
     with pytest.raises(
         GeometryRejected,
-        match=r"the mask takes the scan's slices, .* for a rectangular grid; expected a DICOM SEG or RT",
+        match=r"the mask takes slices that are tilted or unevenly spaced for a .* grid; expected a DICOM SEG or RT",
     ):
         read_mask(path, straight)
     on_straight = write(tmp_path / "straight.nrrd", box(straight.voxels.shape), straight.affine)
     np.testing.assert_array_equal(read_mask(on_straight, straight).voxels, box(straight.voxels.shape))
     rolled = write(tmp_path / "rolled.nrrd", box().transpose(2, 0, 1), as_if_even[:, [1, 2, 0, 3]])
-    with pytest.raises(GeometryRejected, match="the mask takes the scan's slices"):
+    with pytest.raises(GeometryRejected, match="the mask takes slices that are tilted"):
         read_mask(rolled, straight)
     cropped = write(tmp_path / "part.nrrd", box(straight.voxels.shape)[:5], straight.affine)
     np.testing.assert_array_equal(read_mask(cropped, straight).voxels, box(straight.voxels.shape))
+
+
+def test_drawn_where_the_qform_of_the_scan_places_it(tmp_path):
+    """As SimpleITK does for a scan whose sform was aligned to another one; this scan lies where its sform says."""
+    image = nibabel.Nifti1Image(hounsfield((20, 24, 22)).T, geometry.swap_lps_ras(plane_affine("oblique")))
+    image.set_sform(image.affine, code=2)
+    moved = image.affine.copy()
+    moved[:3, 3] += (6.0, -4.0, 5.0)
+    image.set_qform(moved, code=1)
+    nibabel.save(image, tmp_path / "scan.nii.gz")
+    by_itk = SimpleITK.ReadImage(tmp_path / "scan.nii.gz")
+    drawn = SimpleITK.GetImageFromArray(box((20, 24, 22)))
+    drawn.CopyInformation(by_itk)
+    SimpleITK.WriteImage(drawn, tmp_path / "mask.nrrd")
+    scanned = read_scan(tmp_path / "scan.nii.gz")
+    with pytest.raises(
+        GeometryRejected, match=r"the mask lies by the qform of a scan that lies by its sform; expected a"
+    ):
+        read_mask(tmp_path / "mask.nrrd", scanned)
+    own = write(tmp_path / "own.nrrd", box((20, 24, 22)), scanned.affine)
+    np.testing.assert_array_equal(read_mask(own, scanned).voxels, box((20, 24, 22)))
 
 
 @pytest.mark.parametrize("name", ["", "2", "255"])
@@ -305,7 +326,7 @@ def test_a_segmentation_of_tilted_slices_says_where_they_lie(tmp_path, slices):
 def test_a_segmentation_that_leaves_the_tilt_out(tmp_path):
     write_segmentation(tmp_path, box(), TILTED)
     path = write_segmentation(tmp_path / "converted", box(), plane_affine(spacing_mm=(1.0, 1.0, 2.0)))
-    with pytest.raises(GeometryRejected, match="the mask takes the scan's slices"):
+    with pytest.raises(GeometryRejected, match="the mask takes slices that are tilted"):
         read_mask(path, read_scan(tmp_path / "scan"))
 
 

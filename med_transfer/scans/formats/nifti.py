@@ -69,7 +69,7 @@ def read_nifti(path: Path) -> Volume:
     return Volume(
         np.ascontiguousarray(voxels),
         affine,
-        Provenance(path, "nifti", files=(path,)),
+        Provenance(path, "nifti", files=(path,), stored=_grid_by_qform(image)),
         replace(verdict, doubt=hounsfield_doubt(voxels)),
     )
 
@@ -166,8 +166,7 @@ def _chunks(file: io.BufferedIOBase, most: int) -> Iterator[bytes]:
 
 def _geometry(image: Nifti1Image) -> tuple[geometry.Affine, Verdict]:
     """Affine (i, j, k) to LPS mm, from sform, else qform, else the voxel sizes alone; and the verdict on it."""
-    code = int(image.header["xyzt_units"]) & _SPACE_UNITS
-    unit_mm, of_units = unit_in_mm([_UNITS.get(code, f"unit {code}")])
+    unit_mm, of_units = _unit_mm(image)
     affine = geometry.swap_lps_ras(np.asarray(image.affine))
     affine[:3] *= unit_mm
     dtype = np.dtype(image.get_data_dtype())
@@ -179,6 +178,11 @@ def _geometry(image: Nifti1Image) -> tuple[geometry.Affine, Verdict]:
         placed=int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0,
     ).joined(of_units)
     return affine, verdict.joined(_forms_verdict(image, unit_mm)) if verdict.usable else verdict
+
+
+def _unit_mm(image: Nifti1Image) -> tuple[float, Verdict]:
+    code = int(image.header["xyzt_units"]) & _SPACE_UNITS
+    return unit_in_mm([_UNITS.get(code, f"unit {code}")])
 
 
 def _forms_verdict(image: Nifti1Image, unit_mm: float) -> Verdict:
@@ -193,23 +197,43 @@ def _forms_verdict(image: Nifti1Image, unit_mm: float) -> Verdict:
         remarks.append(
             Sentence("pixdim states voxels of {stated} mm, the affine {used} mm: the affine is used", **words)
         )
-    if int(image.header["sform_code"]) > 0 and (qform := _qform(image)) is not None:
-        other = qform * unit_mm
-        if np.linalg.det(other[:3, :3]) * np.linalg.det(used[:3, :3]) < 0:
+    if (qform := _qform(image)) is not None:
+        if np.linalg.det(qform[:3, :3]) * np.linalg.det(used[:3, :3]) < 0:
             return Verdict(rejections=(Sentence("sform and qform mirror each other: left and right are not known"),))
-        corners = np.array(list(itertools.product(*((0, length - 1) for length in image.shape[:3]))))
-        apart = np.linalg.norm(geometry.to_world_mm(used, corners) - geometry.to_world_mm(other, corners), axis=1).max()
-        if apart > max(_SAME_PLACE_MM, min(sizes) / 2):
+        if apart := _apart_mm(image, qform, unit_mm):
             remarks.append(
                 Sentence("sform and qform place the voxels up to {apart:.1f} mm apart: sform is used", apart=apart)
             )
     return Verdict(remarks=tuple(remarks))
 
 
+def _apart_mm(image: Nifti1Image, qform: geometry.Affine, unit_mm: float) -> float:
+    """How far the qform places voxels from where the affine used does, at most; 0 if both mean the same place."""
+    corners = np.array(list(itertools.product(*((0, length - 1) for length in image.shape[:3]))))
+    used = np.asarray(image.affine)
+    apart = geometry.to_world_mm(used, corners) - geometry.to_world_mm(qform, corners)
+    apart_mm = float(np.linalg.norm(apart, axis=1).max()) * unit_mm
+    return apart_mm if apart_mm > max(_SAME_PLACE_MM, min(geometry.spacing_mm(used)) * unit_mm / 2) else 0.0
+
+
+def _grid_by_qform(image: Nifti1Image) -> geometry.Grid | None:
+    """The grid of the voxels by the qform, if the sform, which is used, contradicts it."""
+    unit_mm, _ = _unit_mm(image)
+    qform = _qform(image)
+    if qform is None or not _apart_mm(image, qform, unit_mm):
+        return None
+    affine = geometry.swap_lps_ras(qform)
+    affine[:3] *= unit_mm
+    width, height, depth = image.shape[:3]
+    return geometry.Grid(affine, (depth, height, width))
+
+
 def _qform(image: Nifti1Image) -> geometry.Affine | None:
-    """The qform; None if it is absent or invalid."""
+    """The qform beside an sform; None if one of them is absent, or the qform is invalid."""
     from nibabel.spatialimages import HeaderDataError
 
+    if int(image.header["sform_code"]) <= 0:
+        return None
     try:
         return image.get_qform(coded=True)[0]
     except (HeaderDataError, ValueError):

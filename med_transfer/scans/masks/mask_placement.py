@@ -31,15 +31,15 @@ def onto_grid(parts: Iterable[Volume], grid: Volume) -> NDArray[np.bool_]:
     centres of its own.
 
     Raises:
-        GeometryRejected: the mask is outside the grid or extends beyond it, and how far; its position is unknown; or it
-            lies on slices that a repair has moved as if they needed none.
+        GeometryRejected: the mask is outside the grid or extends beyond it, and how far; its position is unknown; or
+            it places the scan's voxels elsewhere than the scan.
     """
     result = np.zeros(grid.voxels.shape, bool)
     present = [part for part in parts if part.voxels.any()]
     for part in present:
         if not _added_as_it_is(part, grid, result):
             _require_placed(part, grid)
-            _require_on_moved_slices(part, grid)
+            _require_true_place(part, grid)
             _require_voxels_inside(part, grid)
             _resample_into(result, part.voxels != 0, _thickened(part, grid), grid.affine)
     if not result.any():
@@ -114,30 +114,39 @@ def _require_placed(mask: Volume, grid: Volume) -> None:
             )
 
 
-def _require_on_moved_slices(mask: Volume, grid: Volume) -> None:
-    if ignores_repair(mask, grid):
+def _require_true_place(mask: Volume, grid: Volume) -> None:
+    if how := misplaced(mask, grid):
         raise GeometryRejected(
-            "the mask takes the scan's slices, which are tilted or unevenly spaced, for a rectangular grid",
+            Sentence("the mask {how}", how=how),
             where=mask.provenance.path,
-            expected="a DICOM SEG or RTSTRUCT, which says where its slices lie, or a mask of the straightened scan",
+            expected="a DICOM SEG or RTSTRUCT, which says where its slices lie, or a mask of the scan as it was read",
         )
 
 
-def ignores_repair(volume: Volume, scan: Volume) -> bool:
-    """Whether a volume takes the stored slices of a scan for a rectangular grid, although reading had to move them.
+def misplaced(volume: Volume, scan: Volume) -> str:
+    """How a volume places the voxels of a scan elsewhere than the scan itself; empty if it does not.
 
-    Programs that read any series so (SimpleITK, ITK-SNAP) write masks and images on that grid. They lie millimetres
-    beside the straightened scan. A single slice and a volume with a tilt of its own say where they lie.
+    Some programs (SimpleITK, ITK-SNAP) take any series for a rectangular grid, or a NIfTI file's qform for its place,
+    and write masks and images there. They lie millimetres beside the scan. A single slice, and a volume with a tilt of
+    its own, say where they lie.
     """
     stored = scan.provenance.stored
     tilted = geometry.shear_degrees(volume.affine) > MAX_SHEAR_DEGREES / 2
-    if stored is None or tilted or 1 in volume.voxels.shape:
-        return False
+    if stored is None or tilted or 1 in volume.voxels.shape or not _as_stored(volume, scan, stored):
+        return ""
+    if scan.provenance.format == "nifti":
+        return Sentence("lies by the qform of a scan that lies by its sform")
+    return Sentence("takes slices that are tilted or unevenly spaced for a rectangular grid")
+
+
+def _as_stored(volume: Volume, scan: Volume, stored: geometry.Grid) -> bool:
     if geometry.shear_degrees(stored.affine) > MAX_SHEAR_DEGREES:
         return _continues_an_end(volume, stored, axes=2)
-    same_steps = np.allclose(sorted(volume.spacing_mm), sorted(scan.spacing_mm), rtol=SAME_GRID_SHARE)
+    of_the_scan_read = stored.shape != scan.voxels.shape and np.allclose(
+        sorted(volume.spacing_mm), sorted(scan.spacing_mm), rtol=SAME_GRID_SHARE
+    )
     same_number = sorted(volume.voxels.shape) == sorted(stored.shape)
-    return same_number and not same_steps and _continues_an_end(volume, stored, axes=3)
+    return same_number and not of_the_scan_read and _continues_an_end(volume, stored, axes=3)
 
 
 def _continues_an_end(volume: Volume, stored: geometry.Grid, axes: int) -> bool:
