@@ -42,6 +42,7 @@ from med_transfer.pretraining.source.reading import Source, prepare_source
 from med_transfer.pretraining.source.scans import SourceScans
 from med_transfer.pretraining.source.source_gap import extract_source_features
 from med_transfer.pretraining.training_state import TrainingState
+from med_transfer.pretraining.unread_settings import unread_settings
 from med_transfer.progress import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -138,6 +139,8 @@ def pretrain(
     out = Path(out)
     with process_group() as group, sole_writer(out, "a pretraining") if group.is_main else nullcontext():
         progress = progress if group.is_main else silent
+        for sentence in unread_settings(config) if group.is_main else ():
+            log.warning("%s", sentence)
         on_device = group.device(_device(device))
         networks = _load(config)
         _refuse_another_run(out, config, networks, group, on_device)

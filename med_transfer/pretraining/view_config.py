@@ -102,7 +102,7 @@ class LesionConfig(StrictModel):
         thickness_mm: of crescents, log-uniform.
     """
 
-    painted: Share = 0.75
+    painted: Annotated[float, Field(gt=0, le=1)] = 0.75
     lesions: Annotated[int, Field(ge=1, le=10)] = 3
     forms: Annotated[dict[Form, Positive], Field(min_length=1)] = {  # noqa: RUF012  pydantic copies it
         "blob": 0.35,

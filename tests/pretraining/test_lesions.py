@@ -154,7 +154,7 @@ def test_the_end_of_a_lesion_is_spread_over_slices_that_are_thick(slice_mm, prof
 
 def test_nothing_is_painted_where_there_is_no_tissue_or_none_is_asked_for():
     air, size_mm = torch.full((3, 1, 4, 40, 40), -1000.0), torch.tensor(SIZE_MM).expand(3, 3)
-    for made, hu in ((painter(), air), (painter(painted=0.0), heads(3)[0])):
+    for made, hu in ((painter(), air), (painter(painted=1e-9), heads(3)[0])):
         painted, lesions = made(hu, size_mm)
         assert torch.equal(painted, hu)
         assert not lesions.mask.any()
