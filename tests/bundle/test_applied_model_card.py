@@ -79,6 +79,17 @@ def test_it_claims_neither_abstention_nor_calibration_where_there_is_none(bundle
     assert other.endswith("for one scan, and abstains if the scan is unlike the development scans.")
 
 
+def test_what_the_record_does_not_know_is_left_to_be_filled_in(bundle, schema):
+    """An older bundle has neither a profile of its cohort nor rates at its operating point."""
+    card = schema.to_dict(applied_model_card(read_record(bundle)))
+    usefulness = card["KeyMetrics"]["UsefulnessUsabilityEfficacy"]
+    assert {
+        card["UsesAndDirections"]["TargetedPatientPopulation"],
+        card["TrustIngredients"]["AISystemFacts"]["DevelopmentDataCharacterization"],
+        *(usefulness["Result"], usefulness["TestingDataDescription"]),
+    } == {TO_BE_FILLED_IN}
+
+
 def test_what_it_says_is_what_the_record_says(bundle, schema):
     record, rate = read_record(bundle), Estimate(value=0.81, ci95=(0.7, 0.89), method="Wilson")
     point = ChosenPoint(

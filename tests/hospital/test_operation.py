@@ -204,6 +204,10 @@ def test_figures_log_status_and_record_name_nobody(bundle, node_config, command,
     assert measured["failures_total", "refused_A700", "send"] >= 1
     assert measured["deliveries", f"PACS@127.0.0.1:{pacs_port}", "dead"] >= 1
     assert measured["bundle_info", mark, ""] == 1
+    *edges, last = [float(key[1]) for key in measured if key[0] == "receive_to_sent_seconds_bucket"]
+    assert (len(edges) > 5, last) == (True, float("inf"))
+    for edge in edges:  # a person reads them: whole hours above an hour, whole minutes above a minute
+        assert edge % (3600 if edge > 3600 else 60 if edge > 60 else 10) == 0
     assert measured["disk_free_bytes",] > 0
     assert len(sent) >= 6
 

@@ -99,9 +99,11 @@ def test_the_study_of_a_work_item_is_fetched_and_ready_at_once(node_config, pacs
             server.add(work("1.2.1", uid))
             server.add(work("1.2.2", "1.2.3.4.5"))
             performer = Performer(config, config.workitems, queue, asked)
+            ends = {"1.2.1": ("waiting", ""), "1.2.2": ("claimed", "study_not_there")}
             until(
                 lambda: (
-                    performer.work_due() or {item.reason for item in Workitems(queue).open()} == {"", "study_not_there"}
+                    performer.work_due()
+                    or {item.uid: (item.state, item.reason) for item in Workitems(queue).open()} == ends
                 )
             )
             performer.close()
