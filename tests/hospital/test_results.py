@@ -131,6 +131,15 @@ def test_the_page_is_a_picture_of_the_study(written, study):
     assert orange[1] > 1000  # the map
 
 
+def test_the_page_of_a_map_says_what_its_colours_mean_and_what_is_doubtful(study, predictor):
+    (explained,) = (analysis for analysis in analyse(study, predictor, heat="checked") if analysis.heat)
+    doubtful = explained.heat.record.model_copy(update={"doubts": ("A random network gives the same map.",)})
+    said = " ".join(lines(replace(explained, heat=replace(explained.heat, record=doubtful)), header(predictor)))
+    assert f"orange supports {doubtful.class_name}, blue opposes it (Grad-CAM); it need not be the finding." in said
+    assert "A random network gives the same map." in said
+    assert "orange" not in " ".join(lines(replace(explained, heat=None), header(predictor)))
+
+
 def test_a_class_with_a_backslash_is_one_value_of_dicom():
     for code in (class_code("benign\\atypical", {}), probability_code("benign\\atypical" * 9)):
         concept = CodedConcept(code.value, code.scheme_designator, code.meaning)
