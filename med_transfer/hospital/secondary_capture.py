@@ -29,6 +29,7 @@ from med_transfer.scans.inspection.picture import side_by_side
 _INCHES, _DPI = (10.24, 10.24), 100
 _CHINESE_FONTS = ("Noto Sans Mono CJK TC", "Noto Sans CJK TC", "Noto Sans TC", "PingFang TC", "Microsoft JhengHei")
 _COLUMNS, _CLASSES, _REASONS, _REFUSALS = 100, 8, 6, 8  # characters per line; maxima per page
+_LEGEND = 7  # lines: the meaning of the colours with three doubts takes five, with a long class name six
 
 
 def secondary_capture(about: Dataset, drawn: Figure, header: ResultHeader, number: int) -> SCImage:
@@ -159,7 +160,7 @@ def _legend(analysis: Analysis) -> list[str]:
         return []
     record = analysis.heat.record
     says = f"colours: orange supports {record.class_name}, blue opposes it (Grad-CAM); it need not be the finding."
-    return _wrapped(" ".join([says, *record.doubts]), 4)
+    return _wrapped(" ".join([says, *record.doubts]), _LEGEND)
 
 
 def _made_by(header: ResultHeader) -> str:

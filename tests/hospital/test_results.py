@@ -26,6 +26,11 @@ from highdicom.sr import CodedConcept, srread
 
 from med_transfer.cohorts.input_facts import INPUT_LENGTHS, INPUT_TEXTS, INPUT_VALUES
 from med_transfer.errors import ConfigError, ScanAborted, sentence
+from med_transfer.explanation.explained import Explanation
+from med_transfer.explanation.faithfulness import Deletion
+from med_transfer.explanation.heat import HeatMap
+from med_transfer.explanation.record import _IN_PADDING
+from med_transfer.explanation.sanity import Sanity
 from med_transfer.hospital.analysis import Analysis, analyse, require_usable
 from med_transfer.hospital.codes import REASONS, class_code, probability_code, reason_code
 from med_transfer.hospital.config import NodeConfig, Results
@@ -42,6 +47,7 @@ from med_transfer.page.language import translator
 from med_transfer.predictions.table import PredictionTable
 from med_transfer.scans.search.series_rules import SeriesRules
 
+HEAT = HeatMap(np.eye(4, dtype=np.float32)[None], (1.0, 1.0, 1.0))
 FACTS = (*INPUT_TEXTS, *INPUT_LENGTHS, *INPUT_VALUES, "noise")
 CODES = {"malignant": CodedEntry(value="86049000", scheme="SCT", meaning="Malignant neoplasm")}
 
@@ -133,10 +139,13 @@ def test_the_page_is_a_picture_of_the_study(written, study):
 
 def test_the_page_of_a_map_says_what_its_colours_mean_and_what_is_doubtful(study, predictor):
     (explained,) = (analysis for analysis in analyse(study, predictor, heat="checked") if analysis.heat)
-    doubtful = explained.heat.record.model_copy(update={"doubts": ("A random network gives the same map.",)})
-    said = " ".join(lines(replace(explained, heat=replace(explained.heat, record=doubtful)), header(predictor)))
-    assert f"orange supports {doubtful.class_name}, blue opposes it (Grad-CAM); it need not be the finding." in said
-    assert "A random network gives the same map." in said
+    failed = Explanation(HEAT, 0.5, Deletion(0.05, 0.01, (0.02,) * 20), Sanity((0.95,) * 3))
+    doubts = (*failed.doubts, _IN_PADDING)
+    assert len(doubts) == 3  # an empty or uniform map is not checked: no map has more
+    record = explained.heat.record.model_copy(update={"doubts": doubts})
+    said = " ".join(lines(replace(explained, heat=replace(explained.heat, record=record)), header(predictor)))
+    assert f"orange supports {record.class_name}, blue opposes it (Grad-CAM); it need not be the finding." in said
+    assert [doubt for doubt in doubts if doubt not in said] == []
     assert "orange" not in " ".join(lines(replace(explained, heat=None), header(predictor)))
 
 
