@@ -8,6 +8,7 @@ from simulated_scores import three_classes
 from med_transfer.errors import OutputError
 from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import Bootstrap
 from med_transfer.page import ENGLISH
 from med_transfer.predictions.labels import Labels
@@ -131,6 +132,21 @@ def test_the_names_of_many_classes_stand_within_the_figure_and_not_on_its_curves
     assert len(heights) == n_classes
     assert all(0 < y < figure.size[1] for y in heights)
     assert n_classes == 3 or min(heights) > axis
+
+
+def test_each_roc_curve_has_a_dot_at_its_operating_point_if_both_rates_are_known():
+    data, metrics = three_classes(), sample().metrics
+    unknown = Estimate(value=None, ci95=None, method="Wilson", reason="no scan")
+    names = list(metrics.classes)
+    lacking = metrics.classes | {names[0]: metrics.classes[names[0]].model_copy(update={"specificity": unknown})}
+    for classes, having in ((metrics.classes, names), (lacking, names[1:])):
+        shown = metrics.model_copy(update={"classes": classes})
+        drawing = roc_curves(data.truth, data.probabilities, shown, ENGLISH).drawing
+        marks = np.array(re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)"', drawing), float)
+        across, up, dots = marks[:6, 0], marks[6:12, 1], marks[12:]  # ticks at 0, 0.2 ... 1, then the dots
+        rates = [(1 - classes[name].specificity.value, classes[name].sensitivity.value) for name in having]
+        found = (dots - (across[0], up[0])) / (across[5] - across[0], up[5] - up[0])
+        np.testing.assert_allclose(found, rates, atol=1e-4)
 
 
 def test_tables_and_figures_are_files_of_their_own(tmp_path):

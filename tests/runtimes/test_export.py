@@ -35,8 +35,9 @@ from med_transfer.inference.explain import explain_scans
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.progress import silent
 from med_transfer.runtimes import engines
-from med_transfer.runtimes.checking import CheckScans, answers, compare, objections
+from med_transfer.runtimes.checking import CheckScans, answers, compare, objections, scans_of_table
 from med_transfer.runtimes.cores import computed_by, core_inputs, distinct
 from med_transfer.runtimes.export import export_bundle
 from med_transfer.runtimes.record import Check
@@ -286,6 +287,16 @@ def test_a_bundle_of_a_newer_schema_says_so(bundle: Path):
         Predictor(bundle, "cpu")
 
 
+def test_a_table_checks_with_its_labels_or_without_any(tmp_path: Path, scans: Path):
+    record, rows = read_record(tiny_bundle(tmp_path / "bundle")), scans.read_text().splitlines()
+    labelled = scans_of_table(scans, record, silent)
+    np.testing.assert_array_equal(labelled.truth, [[True, False], [False, True]] * 2)
+    (scans.parent / "unlabelled.csv").write_text("\n".join(row.rpartition(",")[0] for row in rows))
+    unlabelled = scans_of_table(scans.parent / "unlabelled.csv", record, silent)
+    assert unlabelled.truth is None
+    np.testing.assert_array_equal(unlabelled.tensors, labelled.tensors)
+
+
 def test_what_is_asked_for_and_not_there(tmp_path: Path, scans: Path):
     bundle = tiny_bundle(tmp_path / "bundle")
     with pytest.raises(BundleError, match="holds no network for onnx. Run: med-transfer export BUNDLE --to onnx"):
@@ -294,7 +305,7 @@ def test_what_is_asked_for_and_not_there(tmp_path: Path, scans: Path):
         Predictor(bundle, "cpu", runtime="tensorrt")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="bf16 with onnx; expected one of fp32, int8"):
         export_bundle(bundle, "onnx", "bf16", scans)
-    with pytest.raises(UsageError, match=r"lies beside no prepared scans; .* --scans cohort.csv"):
+    with pytest.raises(UsageError, match=r"bundle: nothing .* lies beside no prepared scans; .* --scans cohort.csv"):
         export_bundle(bundle, "openvino")
     assert Predictor(bundle, "cpu").chosen.name == "torch"
 

@@ -18,6 +18,12 @@ def test_what_a_kill_left_behind_stops_nothing(tmp_path, monkeypatch):
     assert again.number == first.number
 
 
+def test_a_study_is_kept_in_a_folder_that_it_makes(tmp_path):
+    folder = tmp_path / "not/yet/there"
+    Study(folder, TuningConfig()).next()
+    assert [trial.number for trial in Study(folder, TuningConfig()).records()] == [0]
+
+
 def test_nothing_but_the_journal_is_written(tmp_path):
     study = Study(tmp_path, TuningConfig())
     study.tell(study.next(), "complete", 0.5)
