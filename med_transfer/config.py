@@ -235,13 +235,14 @@ def _drop_settings_of_another(
     values: dict[str, Any], section: str, key: str, model: type[BaseModel], overrides: Sequence[str]
 ) -> None:
     """Remove settings of a file's section that the kind chosen by an override does not have."""
-    words = [override.partition("=")[2].strip() for override in overrides if override.partition("=")[0] == section]
+    typed = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == section]
+    chosen = parse(typed[-1], f"--set {section}={typed[-1]}") if typed else None
     settings, annotation = _value_at(values, section), _annotation_at(model, section)
     kinds = {kind.model_fields[key].default: kind for kind in _models_in(annotation) if key in kind.model_fields}
-    if isinstance(settings, dict) and words and words[-1] in kinds:
+    if isinstance(settings, dict) and isinstance(chosen, str) and chosen in kinds:
         of_the_files = kinds[settings[key]].model_fields.keys() if settings.get(key) in kinds else set()
-        for name in settings.keys() & of_the_files - kinds[words[-1]].model_fields.keys():  # unknown ones are refused
-            log.info("%s.%s is of %s and not of %s", section, name, settings.get(key), words[-1])
+        for name in settings.keys() & of_the_files - kinds[chosen].model_fields.keys():  # unknown ones are refused
+            log.info("%s.%s is of %s and not of %s", section, name, settings.get(key), chosen)
             del settings[name]
 
 

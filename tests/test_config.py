@@ -254,3 +254,11 @@ def test_from_python_a_config_a_path_or_none(tmp_path):
         given_config(Config, config, ["learning_rate=1"])
     with pytest.raises(UsageError, match=r"a config of type dict; expected a Config, the path of a YAML file, or None"):
         given_config(Config, {"name": "a"})
+
+
+@pytest.mark.parametrize("word", ["linear_probe", '"linear_probe"', "{name: linear_probe}"])
+def test_an_override_chooses_another_kind_however_it_is_written(tmp_path, word):
+    """The decay in the file is of the kind that the override replaces."""
+    file = tmp_path / "config.yaml"
+    file.write_text("transfer: {strategy: {name: layerwise_lr_decay, stage_decay: 0.5}}")
+    assert load_config(FinetuneConfig, file, [f"transfer.strategy={word}"]).transfer.strategy.name == "linear_probe"

@@ -156,9 +156,9 @@ def config_for(
 
 
 def _plan(cohort: Cohort, overrides: Sequence[str], progress: Progress, *, pretrains: bool) -> Plan:
-    named = [text.partition("=")[2].strip() for text in overrides if _key(text) == "backbone.name"]
+    named = [parse(text.partition("=")[2], f"--set {text}") for text in overrides if _key(text) == "backbone.name"]
     otherwise = any(_key(text) == key or _key(text).startswith(f"{key}.") for text in overrides for key in _OTHERWISE)
-    return plan_cohort(cohort, named[-1] if named else "", progress, pretrains=pretrains and not otherwise)
+    return plan_cohort(cohort, str(named[-1] or "") if named else "", progress, pretrains=pretrains and not otherwise)
 
 
 def _set_by_user(config: FinetuneConfig, overrides: Sequence[str]) -> list[Choice]:

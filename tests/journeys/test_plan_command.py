@@ -11,7 +11,7 @@ import pytest
 from command_line import Command, read_rows, settings, write_rows
 
 import med_transfer as mt
-from med_transfer.api.planned import keep_plan
+from med_transfer.api.planned import config_for, keep_plan
 from med_transfer.cli.options import finetune_command
 from med_transfer.config import load_config
 from med_transfer.errors import UsageError
@@ -43,6 +43,12 @@ def test_plan_writes_a_config_and_says_why_and_how_long(planned):
         (16, 16, 16),
     )
     assert "set by you" in path.read_text()
+
+
+def test_a_quoted_name_of_a_backbone_is_its_name(cohort_csv):
+    """As ``labels budget --backbone`` and a shell's user write it."""
+    config, _ = config_for(FinetuneConfig, mt.Cohort.read(cohort_csv), None, ['backbone.name="med-transfer-small"'])
+    assert config.backbone.name == "med-transfer-small"
 
 
 def test_a_class_of_one_patient_is_told_before_a_scan_is_looked_at(command, cohort_csv, tmp_path):
