@@ -23,6 +23,12 @@ def whole_percent(share: float) -> str:
     return f"{max(share, 0.001):.1%}" if 0 < share <= 0.005 else f"{share:.0%}"
 
 
+def significant(value: float, digits: int = 2) -> str:
+    """A number with so many significant digits, large ones as whole numbers, without an exponent: 126, 4.2."""
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text else text
+
+
 def threshold(value: float) -> str:
     """A decision threshold in [0, 1] with three significant digits; only exactly 0 and 1 are written as such."""
     text = f"{value:.3g}"

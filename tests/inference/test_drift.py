@@ -12,7 +12,7 @@ from tiny_bundle import tiny_bundle, write_scan
 from med_transfer.bundle import InputEnvelope, read_record
 from med_transfer.inference import BatchSettings, Predictor, load_bundle
 from med_transfer.inference.drift.detector import Detector
-from med_transfer.inference.drift.monitor import METRICS_FILE, STATE_FILE, DriftMonitor
+from med_transfer.inference.drift.monitor import METRICS_FILE, STATE_FILE, DriftMonitor, _sentence
 from med_transfer.inference.drift.state import DriftState
 from med_transfer.predictions.record import Prediction
 
@@ -144,6 +144,14 @@ def test_another_scanner_is_told_and_where_it_shows(record, tmp_path, caplog):
     assert "moved: noise rose" in caplog.text
     monitor.save()
     assert set(DriftMonitor(record, "b", tmp_path).moved) == {"noise", "outside"}
+
+
+def test_a_move_is_told_in_plain_digits():
+    detector = Detector.of([0.5], limit=LIMIT)
+    moved = detector.model_copy(update={"mean": -1023.4, "recent": -900.2, "n_alarms": 1, "alarms": [(5, "rose")]})
+    assert _sentence("value_p01", moved) == (
+        "value_p01 rose, seen at its value number 5: the mean of all is -1023, of the last ones -900 (1 alarm)"
+    )
 
 
 def test_state_of_another_bundle_or_none_begins_anew_and_says_so(record, tmp_path, caplog):

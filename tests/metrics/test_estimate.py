@@ -4,7 +4,7 @@ import pytest
 
 from med_transfer.bundle.applied_model_card import _rate_text
 from med_transfer.cli.summary import estimate_text
-from med_transfer.errors.numbers import rounded, threshold
+from med_transfer.errors.numbers import rounded, significant, threshold
 from med_transfer.evaluation.comparison import report
 from med_transfer.metrics.non_inferiority import non_inferiority
 from med_transfer.metrics.records.estimate import Estimate
@@ -83,3 +83,11 @@ def test_a_report_does_not_round_an_interval_to_certainty():
     assert numbers.signed_interval((0.0002, 0.08), ENGLISH) == "+0.0002 to +0.080"
     assert numbers.ratio(one_missed.model_copy(update={"value": 0.004})) == "0.004"
     assert [threshold(limit) for limit in (0.35, 0.99961, 1.0)] == ["0.35", "0.9996", "1"]
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(0.0, 2, "0"), (0.0313, 2, "0.031"), (4.24, 2, "4.2"), (99.7, 2, "100"), (126.4, 2, "126"), (-1023.4, 3, "-1023")],
+)
+def test_significant_digits_never_need_an_exponent_for_large_numbers(value, digits, text):
+    assert significant(value, digits) == text

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from med_transfer.atomic import write_text
 from med_transfer.bundle import BundleRecord
+from med_transfer.errors.numbers import significant
 from med_transfer.inference.drift.detector import Detector
 from med_transfer.inference.drift.prometheus import exposition
 from med_transfer.inference.drift.state import SCANS_PER_FALSE_ALARM, DriftState
@@ -163,6 +164,6 @@ def _read(path: Path, identity: str) -> DriftState | None:
 def _sentence(name: str, detector: Detector) -> str:
     n, how = detector.alarms[-1]
     return (
-        f"{name} {how}, seen at its value number {n}: the mean of all is {detector.mean:.3g}, of the last ones "
-        f"{detector.recent:.3g} ({detector.n_alarms} alarms)"
+        f"{name} {how}, seen at its value number {n}: the mean of all is {significant(detector.mean, 3)}, of the last "
+        f"ones {significant(detector.recent, 3)} ({detector.n_alarms} alarm{'s' if detector.n_alarms > 1 else ''})"
     )

@@ -132,7 +132,7 @@ def test_drift_is_told_in_plain_digits_and_why_its_counts_differ(page):
     mark, node = "abcd", page.app.state.node
     quantities = {
         name: {"n": 3, "mean": mean, "recent": mean, "n_alarms": 0, "alarms": []}
-        for name, mean in {"value_p01": -1023.4, "slice_mm": 2.5, "unusable": 1 / 3}.items()
+        for name, mean in {"value_p01": -1023.4, "slice_mm": 2.5, "noise": 17.2, "unusable": 1 / 3}.items()
     }
     node.drift_folder(mark).mkdir(parents=True)
     state = {"statuses": {"ok": 3, "rejected": 1, "failed": 0}, "quantities": quantities}
@@ -141,6 +141,8 @@ def test_drift_is_told_in_plain_digits_and_why_its_counts_differ(page):
     shown = re.findall(r'<td class="number">([-\d.e+]+)</td>', text)
     assert [value for value in ("-1023", "2.5", "0.333") if value in shown] == ["-1023", "2.5", "0.333"]
     assert "e+" not in "".join(shown)
+    for quantity in ("lowest grey values (1st percentile)", "noise (standard deviation)"):
+        assert f"{quantity}, in HU for CT" in text
     assert "A further scan of a recent patient is counted in the caption, but not in the table." in text
 
 
