@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from med_transfer.errors.numbers import significant
 from med_transfer.finetuning.config import BackboneConfig
 from med_transfer.selection.ranking import is_evidence, tied_with_the_best
 from med_transfer.selection.record import BackboneScore, layer_text
@@ -96,4 +97,4 @@ def _tie_break(rival: BackboneScore, chosen: BackboneScore, scans: int) -> str:
 
 
 def _mib(score: BackboneScore) -> str:
-    return f"{score.cost.activations_mib:.0f} MiB"
+    return f"{significant(score.cost.activations_mib)} MiB"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from med_transfer.atomic import write_text
+from med_transfer.errors.numbers import significant, told_apart
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.page.markdown import as_text, table
 from med_transfer.selection.record import BackboneScore, LayerScore, Selection, layer_text
@@ -68,13 +69,13 @@ def _row(score: BackboneScore) -> tuple[str, ...]:
         layer_text(best.stages),
         f"{best.macro_auc:.2f} ± {best.standard_error:.2f}",
         f"{score.random_best.macro_auc:.2f}",
-        f"{score.gain:+.2f} ± {score.gain_standard_error:.2f}",
+        f"{told_apart(score.gain, 2, '+')} ± {score.gain_standard_error:.2f}",
         f"{best.balanced_sensitivity:.2f}",
         f"{best.knn_macro_auc:.2f}",
         f"{best.log_me:.2f}",
         f"{memory.correlation:.2f}" if memory else "",
         f"{distance:.2f}" if distance is not None else "",
-        f"{score.cost.seconds_per_scan:.2f}" if score.cost.seconds_per_scan is not None else "",
+        significant(score.cost.seconds_per_scan) if score.cost.seconds_per_scan is not None else "",
     )
 
 
@@ -111,7 +112,8 @@ def as_options(overrides: Sequence[str]) -> str:
 
 def _details(score: BackboneScore) -> list[str]:
     cost, leep = score.cost, "unknown" if score.leep is None else f"{score.leep:.3f}"
-    memory = f"{cost.parameters_mib:.0f} MiB of weights, {cost.activations_mib:.0f} MiB of activations a scan"
+    weights, activations = significant(cost.parameters_mib), significant(cost.activations_mib)
+    memory = f"{weights} MiB of weights, {activations} MiB of activations a scan"
     return [
         f"## {score.name}",
         f"Licence: {score.licence}. {memory}. LEEP: {leep}.",
@@ -162,10 +164,10 @@ def _gap(score: BackboneScore) -> str:
         )
     if gap.stages is not None:
         of_variance = "" if gap.frechet_relative is None else f", {gap.frechet_relative:.2f} of the source's variance"
-        parts.append(f"stage {layer_text(gap.stages)}: Frechet {gap.frechet:.3g}{of_variance}")
+        parts.append(f"stage {layer_text(gap.stages)}: Frechet {significant(gap.frechet, 3)}{of_variance}")
     if gap.mmd_squared is not None:
-        p_value = "" if gap.mmd_p_value is None else f" (p = {gap.mmd_p_value:.3f})"
-        parts.append(f"MMD² {gap.mmd_squared:.4f}{p_value}, A-distance {gap.proxy_a_distance:.2f}")
+        p_value = "" if gap.mmd_p_value is None else f" (p = {significant(gap.mmd_p_value)})"
+        parts.append(f"MMD² {significant(gap.mmd_squared)}{p_value}, A-distance {gap.proxy_a_distance:.2f}")
     if gap.other_input:
         parts.append(f"part of it is how the source's scans were given to the network: {gap.other_input}")
     return "; ".join([*parts, *([f"unknown: {gap.unknown}"] if gap.unknown else [])])

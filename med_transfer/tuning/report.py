@@ -9,6 +9,8 @@ from typing import Any
 from med_transfer.atomic import write_text
 from med_transfer.atomic.csv_table import write_csv
 from med_transfer.config import dump_config
+from med_transfer.errors.numbers import told_apart
+from med_transfer.finetuning.early_stopping import FIGURES
 from med_transfer.page.markdown import table
 from med_transfer.tuning.record import Advantage, TrialRecord, Tuning
 from med_transfer.tuning.space import applied
@@ -19,11 +21,11 @@ _BIASED = (
     "the best one. It does not estimate how good the classifier is. "
 )
 _TESTED = (
-    "Only the outer test scans of one final finetune, which no trial has seen, are. Tuning again after having looked "
+    "Only the outer test scans of one final finetune, which no trial has seen, do. Tuning again after having looked "
     "at them makes them part of the tuning."
 )
 _UNTESTED = (
-    "Nor are the figures of a finetune on these patients: none were held out, and all influenced the choice. Only "
+    "Nor do the figures of a finetune on these patients: none were held out, and all influenced the choice. Only "
     "patients of another cohort give such an estimate (med-transfer evaluate); otherwise, hold some out "
     "(split.test_fraction above 0) and tune again in a new folder."
 )
@@ -67,7 +69,7 @@ def _trial_record(trial: TrialRecord) -> dict[str, Any]:
 
 
 def _objective(tuning: Tuning) -> str:
-    figure, past = tuning.config.objective.replace("_", " "), tuning.config.training.smoothing
+    figure, past = FIGURES[tuning.config.objective], tuning.config.training.smoothing
     return (
         f"mean over {tuning.n_folds} inner folds of the {figure} on the fold's validation scans at the epoch kept, "
         f"as an exponential mean over epochs (weight of the past {past:g})"
@@ -137,15 +139,18 @@ def summary(tuning: Tuning) -> str:
         )
     else:
         meaning = "The interval does not account for picking the best of several trials."
-    reached = f"Trial {best.number} reached {best.value:.3f}, the default {default.value:.3f}"
+    decimals = 3 if f"{best.value:.3f}" != f"{default.value:.3f}" else 4
+    reached = f"Trial {best.number} reached {best.value:.{decimals}f}, the default {default.value:.{decimals}f}"
     return f"{reached}: {advantage_text(gained)}. {meaning}"
 
 
 def advantage_text(gained: Advantage) -> str:
     """The advantage in words, for example ``+0.031, 95 % interval over folds -0.020 to +0.082``."""
+    mean = told_apart(gained.mean, 3, "+")
     if gained.ci95 is None:
-        return f"{gained.mean:+.3f}, no interval, as there is one fold or every fold gives the same"
-    return f"{gained.mean:+.3f}, 95 % interval over folds {gained.ci95[0]:+.3f} to {gained.ci95[1]:+.3f}"
+        return f"{mean}, no interval, as there is one fold or every fold gives the same"
+    low, high = (told_apart(limit, 3, "+") for limit in gained.ci95)
+    return f"{mean}, 95 % interval over folds {low} to {high}"
 
 
 def _number(value: Any) -> str:

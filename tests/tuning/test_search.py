@@ -23,7 +23,7 @@ from med_transfer.progress import silent
 from med_transfer.tuning import TuneConfig, Tuning
 from med_transfer.tuning.deadline import Deadline
 from med_transfer.tuning.inner_folds import without_test_scans
-from med_transfer.tuning.record import advantage
+from med_transfer.tuning.record import Advantage, advantage
 from med_transfer.tuning.report import advantage_text, as_markdown
 from med_transfer.tuning.search import Search
 from med_transfer.tuning.space import applied
@@ -91,7 +91,7 @@ def test_tables_tell_the_same_as_the_trials(unbroken):
     assert record["objective"] == "macro_auc"
     text = (unbroken.folder / "tuning.md").read_text()
     assert "The winner's figure is biased upwards" in text
-    assert "mean over 2 inner folds of the macro auc" in text
+    assert "mean over 2 inner folds of the macro AUC" in text
 
 
 def test_where_nobody_was_kept_apart_no_finetune_of_them_is_said_to_tell(unbroken):
@@ -101,6 +101,19 @@ def test_where_nobody_was_kept_apart_no_finetune_of_them_is_said_to_tell(unbroke
     assert "none were held out, and all influenced the choice. Only patients of another cohort give" in text
     assert "No scans were held out for a test." in text
     assert "test scans" not in text
+
+
+def test_a_lead_that_three_decimals_do_not_show_has_a_fourth(unbroken):
+    first, second = unbroken.trials[:2]
+    near = (replace(first, value=0.4341, figures=(0.4, 0.4682)), replace(second, value=0.4344, figures=(0.4, 0.4688)))
+    text = as_markdown(replace(unbroken, trials=near))
+    assert "Trial 1 reached 0.4344, the default 0.4341: +0.0003, 95 % interval" in text
+
+
+def test_who_estimates_how_good_the_classifier_is_is_a_whole_sentence(unbroken):
+    tested, untested = as_markdown(unbroken), as_markdown(replace(unbroken, tested=False))
+    assert "the classifier is. Only the outer test scans of one final finetune, which no trial has seen, do." in tested
+    assert "the classifier is. Nor do the figures of a finetune on these patients: " in untested
 
 
 def test_two_strengths_of_a_trial_are_told_apart(unbroken):
@@ -305,3 +318,9 @@ def test_features_are_mapped_in_a_trial_as_in_the_run_that_follows(tmp_path, map
     trained = train_folds(run_data, config.base, source_of("sees"), tmp_path, silent)
     figures = [member.history[0]["figure"] for member in trained.fold_models]
     assert list(tuning.default.figures) == pytest.approx(figures)
+
+
+def test_a_small_loss_is_not_minus_0():
+    assert advantage_text(Advantage(-0.0002, 0.0001, (-0.0004, 0.0001))) == (
+        "-0.0002, 95 % interval over folds -0.0004 to +0.0001"
+    )
