@@ -5,12 +5,18 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.auc import weighted_macro_auc
 from med_transfer.metrics.rates import weighted_balanced_accuracy
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
 
 LOWER_IS_BETTER = {"loss"}
+FIGURES = {  # in words
+    "balanced_sensitivity": Sentence("balanced sensitivity"),
+    "macro_auc": Sentence("macro AUC"),
+    "loss": Sentence("loss"),
+}
 
 
 def monitored_figure(monitor: str, logits: Tensor, truth: Tensor, val_loss: float, labels: Labels) -> float:

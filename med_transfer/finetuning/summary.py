@@ -7,6 +7,7 @@ from med_transfer.bundle.model_card import model_card_rows
 from med_transfer.errors.sentence import Sentence
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
+from med_transfer.finetuning.early_stopping import FIGURES
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.metrics.records.metrics import KeptNetwork
 from med_transfer.report.run_summary import LearningCurve, RunSummary, cohort_counts, cohort_name, participant_flow
@@ -16,12 +17,12 @@ def learning_curves(trained: TrainedEnsemble, config: FinetuneConfig) -> list[Le
     """Losses and the monitored figure of each fold model, by epoch."""
     return [
         LearningCurve(
-            name=f"fold {number + 1}",
+            name=Sentence("fold {number}", number=number + 1),
             epochs=[int(row["epoch"]) for row in model.history],
             train_loss=[row["train_loss"] for row in model.history],
             val_loss=[row["val_loss"] for row in model.history],
             monitored=[row["smoothed"] for row in model.history],
-            monitored_name=config.training.monitor.replace("_", " ") + ", smoothed",
+            monitored_name=Sentence("{figure}, smoothed", figure=FIGURES[config.training.monitor]),
             best_epoch=model.best_epoch,
         )
         for number, model in enumerate(trained.fold_models)
@@ -121,7 +122,7 @@ def _training_rows(config: FinetuneConfig) -> list[tuple[str, str]]:
     training = config.training
     stopping = Sentence(
         "{figure}, patience {patience} of at most {epochs} epochs",
-        figure=training.monitor.replace("_", " "),
+        figure=FIGURES[training.monitor],
         patience=training.patience,
         epochs=training.epochs,
     )

@@ -124,18 +124,18 @@ class LearningCurve:
 
     Attributes:
         name: of the member.
-        epochs, train_loss, val_loss: equally long.
+        epochs, train_loss, val_loss: equally long; epochs count from 0, and are shown counting from 1.
         monitored: value, by epoch, of the figure that early stopping watched.
         monitored_name: what that figure is.
         best_epoch: the epoch whose weights were kept.
     """
 
-    name: str
+    name: Text
     epochs: Sequence[int]
     train_loss: Sequence[float]
     val_loss: Sequence[float]
     monitored: Sequence[float]
-    monitored_name: str
+    monitored_name: Text
     best_epoch: int
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from med_transfer.atomic import write_text
-from med_transfer.errors.numbers import significant, told_apart
+from med_transfer.errors.numbers import rounded, significant
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.page.markdown import as_text, table
 from med_transfer.selection.record import BackboneScore, LayerScore, Selection, layer_text
@@ -69,7 +69,7 @@ def _row(score: BackboneScore) -> tuple[str, ...]:
         layer_text(best.stages),
         f"{best.macro_auc:.2f} ± {best.standard_error:.2f}",
         f"{score.random_best.macro_auc:.2f}",
-        f"{told_apart(score.gain, 2, '+')} ± {score.gain_standard_error:.2f}",
+        f"{rounded(score.gain, 2, '+')} ± {score.gain_standard_error:.2f}",
         f"{best.balanced_sensitivity:.2f}",
         f"{best.knn_macro_auc:.2f}",
         f"{best.log_me:.2f}",

@@ -9,7 +9,7 @@ from typing import Any
 from med_transfer.atomic import write_text
 from med_transfer.atomic.csv_table import write_csv
 from med_transfer.config import dump_config
-from med_transfer.errors.numbers import told_apart
+from med_transfer.errors.numbers import rounded
 from med_transfer.finetuning.early_stopping import FIGURES
 from med_transfer.page.markdown import table
 from med_transfer.tuning.record import Advantage, TrialRecord, Tuning
@@ -146,10 +146,10 @@ def summary(tuning: Tuning) -> str:
 
 def advantage_text(gained: Advantage) -> str:
     """The advantage in words, for example ``+0.031, 95 % interval over folds -0.020 to +0.082``."""
-    mean = told_apart(gained.mean, 3, "+")
+    mean = rounded(gained.mean, 3, "+")
     if gained.ci95 is None:
         return f"{mean}, no interval, as there is one fold or every fold gives the same"
-    low, high = (told_apart(limit, 3, "+") for limit in gained.ci95)
+    low, high = (rounded(limit, 3, "+") for limit in gained.ci95)
     return f"{mean}, 95 % interval over folds {low} to {high}"
 
 

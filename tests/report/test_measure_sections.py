@@ -12,7 +12,9 @@ from statsmodels.stats.proportion import proportion_confint
 from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
+from med_transfer.metrics.records.calibration import BrierDecomposition
 from med_transfer.metrics.records.metrics import Bootstrap
+from med_transfer.report.sections.calibration import _parts
 
 
 def rows_of(folder, name):
@@ -116,3 +118,8 @@ def test_several_scans_a_patient_get_obuchowski_and_a_second_interval(tmp_path):
     assert "(Wilson; AUC: Obuchowski)" in page.text
     second = metrics.classes["benign"].at_prevalence.ppv.ci95_cluster
     assert f"† {100 * second[0]:.1f} to {100 * second[1]:.1f}" in page.text
+
+
+def test_a_part_of_the_brier_score_that_is_nearly_0_is_not_shown_as_0():
+    parts = _parts(BrierDecomposition(reliability=0.00006, resolution=0.0, uncertainty=0.2222, within_bins=0.0))
+    assert [cell.text for cell in parts] == ["0.0001", "0.000", "0.222"]

@@ -49,6 +49,11 @@ TRANSLATED = [language for language in LANGUAGES if language != "en"]
 NAMES = sorted(module.__name__.rpartition(".")[2] for module in ALL_SECTIONS)
 
 
+def test_lists_are_joined_by_the_comma_of_the_language():
+    by_comma = [path.name for path in SECTIONS.glob("*.py") if re.search(r'(?<!t\()", "\)?\.join', path.read_text())]
+    assert by_comma == []
+
+
 def in_module(path):
     calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     named = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in {"t", "sentence"}]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from med_transfer.errors.numbers import whole_percent
+from med_transfer.errors.numbers import rounded, whole_percent
 from med_transfer.metrics.records.calibration import BrierDecomposition, ReliabilityBin
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
@@ -86,7 +86,7 @@ def _by_class(metrics: Metrics, t: Translator) -> Table:
 
 def _parts(decomposition: BrierDecomposition) -> list[Cell]:
     values = (decomposition.reliability, decomposition.resolution, decomposition.uncertainty)
-    return [number(value, "{:.3f}".format) for value in values]
+    return [number(value, lambda part: rounded(part, 3)) for value in values]
 
 
 def _in_the_large(metrics: Metrics, t: Translator) -> Table:

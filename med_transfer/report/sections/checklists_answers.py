@@ -40,7 +40,7 @@ def _question(evidence: Evidence, t: Translator) -> str:
 
 def _categories(evidence: Evidence, t: Translator) -> str:
     metrics = evidence.metrics
-    names = ", ".join(metrics.labels)
+    names = t(", ").join(metrics.labels)
     return (
         t("Several findings a scan: {names}", names=names)
         if metrics.multilabel
@@ -68,7 +68,7 @@ def _flow(evidence: Evidence, t: Translator) -> str | None:
 
 
 def _software(evidence: Evidence, t: Translator) -> str | None:
-    return ", ".join(f"{name} {version}" for name, version in evidence.run.software.items()) or None
+    return t(", ").join(f"{name} {version}" for name, version in evidence.run.software.items()) or None
 
 
 def _division(evidence: Evidence, t: Translator) -> str | None:
@@ -94,7 +94,7 @@ def _threshold(evidence: Evidence, t: Translator) -> str:
 def _blinded(evidence: Evidence, t: Translator) -> str:
     fusion = evidence.metrics.fusion
     if fusion and fusion.columns and fusion.report == "fused":
-        return t("The program read the scans and {columns}, but no labels", columns=", ".join(fusion.columns))
+        return t("The program read the scans and {columns}, but no labels", columns=t(", ").join(fusion.columns))
     return t("The program read only the scans, and no labels")
 
 
@@ -111,7 +111,7 @@ def _missing(evidence: Evidence, t: Translator) -> str:
 def _subgroups(evidence: Evidence, t: Translator) -> str | None:
     if not evidence.metrics.subgroups:
         return None
-    return t("'Subgroups' on this page, by {columns}", columns=", ".join(evidence.metrics.subgroups))
+    return t("'Subgroups' on this page, by {columns}", columns=t(", ").join(evidence.metrics.subgroups))
 
 
 def _sample_size(evidence: Evidence, t: Translator) -> str:
@@ -139,7 +139,7 @@ def _failures(evidence: Evidence, t: Translator) -> str | None:
 def _prevalence(evidence: Evidence, t: Translator) -> str:
     shares = evidence.metrics.prevalence.items()
     return t(
-        "Among the evaluated scans: {shares}", shares=", ".join(f"{name} {whole(share)}" for name, share in shares)
+        "Among the evaluated scans: {shares}", shares=t(", ").join(f"{name} {whole(share)}" for name, share in shares)
     )
 
 
@@ -157,7 +157,7 @@ def _cross_table(evidence: Evidence, t: Translator) -> str:
 
 def _estimates(evidence: Evidence, t: Translator) -> str:
     classes = evidence.metrics.classes.items()
-    shown = ", ".join(
+    shown = t(", ").join(
         f"{name} {percent(class_metrics.sensitivity)} [{percent_interval(class_metrics.sensitivity.interval, t)}]"
         if class_metrics.sensitivity.value is not None
         else f"{name} {t('undefined')}"
@@ -183,7 +183,7 @@ def _selection(evidence: Evidence, t: Translator) -> str | None:
         return None
     if all(len(curve.epochs) == 1 for curve in evidence.curves):
         return t("No epoch was chosen, as there was only one")
-    best_epochs = ", ".join(f"{curve.name}: {curve.best_epoch}" for curve in evidence.curves)
+    best_epochs = t(", ").join(f"{t.translated(curve.name)}: {curve.best_epoch + 1}" for curve in evidence.curves)
     return t(
         "Epoch with the best validation {measure}; kept: {kept}",
         measure=evidence.curves[0].monitored_name,

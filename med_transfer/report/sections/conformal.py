@@ -78,13 +78,13 @@ def _sizes(sets: SetMetrics, metrics: Metrics, t: Translator) -> Table:
 def _notes(sets: SetMetrics, evidence: Evidence, t: Translator) -> list[str]:
     notes = []
     if sets.short_of_target:
-        notes.append(t("Below the target, beyond chance: {classes}.", classes=", ".join(sets.short_of_target)))
+        notes.append(t("Below the target, beyond chance: {classes}.", classes=t(", ").join(sets.short_of_target)))
     always = [name for name, class_sets in sets.classes.items() if class_sets.threshold == 0]
     if always:
         notes.append(
             t(
                 "In every set, because too few validation patients are available to rule it out: {classes}.",
-                classes=", ".join(always),
+                classes=t(", ").join(always),
             )
         )
     single = sets.right_when_single

@@ -16,8 +16,6 @@ from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import DASHES, RULE, SERIES, Figure, drawn, short
 from med_transfer.report.section import LeftOut, Section
 
-_MAX_NAMES_INSIDE = 6  # names of classes that leave room for the curves beside them
-
 
 def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
     """This part of the report in the language of ``t``; None where there is nothing to show."""
@@ -34,7 +32,7 @@ def roc_curves(
     """Of every class that has one; ``truth`` and ``probabilities`` are [scan, class]."""
 
     n_curves = sum(class_metrics.auc.value is not None for class_metrics in metrics.classes.values())
-    below = 0.0 if n_curves <= _MAX_NAMES_INSIDE else 0.1 + 0.18 * -(-n_curves // 2)  # inches
+    below = 0.1 + 0.18 * -(-n_curves // 2)  # inches for the legend, which would cover curves near or below chance
 
     def draw(canvas: Canvas) -> None:
         axes = canvas.subplots()
@@ -53,10 +51,7 @@ def roc_curves(
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         axes.set(xlabel=t("1 − specificity (false positive rate)"), ylabel=t("Sensitivity (true positive rate)"))
         axes.set(xticks=ticks, yticks=ticks, aspect="equal")
-        if n_curves > _MAX_NAMES_INSIDE:
-            canvas.legend(loc="outside lower center", ncols=2, fontsize=8)
-        elif n_curves:
-            axes.legend(loc="lower right", fontsize=9)
+        canvas.legend(loc="outside lower center", ncols=2, fontsize=8)
 
     aucs = {name: class_metrics.auc.value for name, class_metrics in metrics.classes.items()}
     spoken = "; ".join(f"{name}: AUC {t('undefined') if v is None else rounded(v, 3)}" for name, v in aucs.items())

@@ -29,7 +29,7 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
 
 
 def _distance(domain: Domain, over_patients: str, t: Translator) -> Table:
-    axes = ", ".join(f"{t(_AXES[axis])} {n}" for axis, n in domain.outside_by_axis.items() if n)
+    axes = t(", ").join(f"{t(_AXES[axis])} {n}" for axis, n in domain.outside_by_axis.items() if n)
     outside = t("Spacing outside the training range") + (f" ({axes})" if axes else "")
     novel = t(
         "Out-of-distribution: novelty above that of {share} of held-out scans ({chance} expected by chance)",
@@ -113,5 +113,5 @@ def _texts(shifts: Mapping[str, TextShift], t: Translator) -> Table:
 def _listed(shares: Mapping[str, float] | None, t: Translator) -> Cell:
     if not shares:
         return _unknown(t)
-    text = ", ".join(f"{value} {whole_percent(share)}" for value, share in shares.items())
+    text = t(", ").join(f"{value} {whole_percent(share)}" for value, share in shares.items())
     return Cell(text, values={"": text})

@@ -147,5 +147,9 @@ def _gain(gain: TransferGain | None, t: Translator) -> tuple[str, str, str]:
     return (
         name,
         signed(shown),
-        f"{signed_interval(shown.ci95, t) or t.translated(shown.reason)}: {t(_VERDICTS[gain.verdict])}",
+        t(
+            "{interval}: {verdict}",
+            interval=signed_interval(shown.ci95, t) or shown.reason,
+            verdict=t(_VERDICTS[gain.verdict]),
+        ),
     )

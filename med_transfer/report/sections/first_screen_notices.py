@@ -331,7 +331,7 @@ def _never_called(metrics: Metrics, t: Translator) -> Notice | None:
         return None
     return Notice(
         "warning",
-        t("Never called: {classes}", classes=", ".join(never)),
+        t("Never called: {classes}", classes=t(", ").join(never)),
         t("No evaluated scan was called any of these. At this operating point they cannot be found, whatever the AUC."),
     )
 
@@ -364,7 +364,7 @@ def _few(metrics: Metrics, t: Translator) -> Notice | None:
         t(
             "Fewer than {limit} evaluated scans: {classes}. Rely on the interval, not the point estimate.",
             limit=FEW_SCANS,
-            classes=", ".join(few),
+            classes=t(", ").join(few),
         ),
     )
 
@@ -382,6 +382,6 @@ def _few_patients(metrics: Metrics, t: Translator) -> Notice | None:
         "Fewer than {limit} patients, however many scans each has: {classes}. Rely on the interval over patients (†), "
         "not the point estimate.",
         limit=FEW_SCANS,
-        classes=", ".join(few),
+        classes=t(", ").join(few),
     )
     return Notice("warning", t("Too few patients to trust a rate"), text)

@@ -86,7 +86,7 @@ def _shortcut(metrics: Metrics, t: Translator) -> Notice | None:
         "docs/subgroups.md.",
         auc=decimal(acquisition.macro_auc),
         interval=decimal_interval(acquisition.macro_auc.ci95, t),
-        facts=", ".join(shortcuts.strongest),
+        facts=t(", ").join(shortcuts.strongest),
         gain=difference(acquisition.macro_auc_gain, t),
     )
     within = f" {t(FITTED_WITHIN)}" if metrics.external else ""

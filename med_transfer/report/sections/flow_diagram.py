@@ -164,7 +164,7 @@ def _calls(metrics: Metrics, row: int, class_metrics: ClassMetrics, t: Translato
     n_predicted = dict(zip(metrics.labels, metrics.confusion_matrix[row], strict=True))
     own = metrics.labels[row]
     wrong = [f"{short(name, 30)} {n}" for name, n in n_predicted.items() if n and name != own]
-    return t("called {calls}", calls=", ".join([f"{short(own, 30)} {n_predicted[own]}", *wrong]))
+    return t("called {calls}", calls=t(", ").join([f"{short(own, 30)} {n_predicted[own]}", *wrong]))
 
 
 def _scans(count: Count, t: Translator) -> str:

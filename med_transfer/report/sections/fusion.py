@@ -26,7 +26,7 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
         return None
     tables = [_models(fusion, evidence.metrics.labels, t), _contributions(fusion, t)] if fusion.models else []
     joined = [t("handcrafted features (size and intensity)")] if "handcrafted" in fusion.use else []
-    joined += [t("clinical columns ({names})", names=", ".join(fusion.columns))] if fusion.columns else []
+    joined += [t("clinical columns ({names})", names=t(", ").join(fusion.columns))] if fusion.columns else []
     return Section(t("Fusion"), tables, values={"joined": t(" and ").join(joined)})
 
 

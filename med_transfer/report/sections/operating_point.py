@@ -44,7 +44,7 @@ def _decided(metrics: Metrics, access: AccessCounts | None, t: Translator) -> Ta
     if chosen is not None:
         rows = [(t("Aim"), _aim(chosen, t)), *rows, (t("Decided on"), _decided_on(point, chosen, t))]
     if access is not None:
-        read = ", ".join(filter(None, [times_read(access, t), decided_before(access, t)]))
+        read = t(", ").join(filter(None, [times_read(access, t), decided_before(access, t)]))
         locked = access.lock_hash or t("not locked: the bundle predates locks")
         rows += [(t("Lock on all decisions (SHA-256)"), locked), (t("Test-set access"), read)]
     what = t("What was decided before the test set was read")

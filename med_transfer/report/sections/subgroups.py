@@ -59,7 +59,7 @@ def _tests(tests: Mapping[str, SubgroupTest], t: Translator) -> Table:
 def _column(column: str, test: SubgroupTest, t: Translator) -> Cell:
     notes = (t.translated(test.how),) if test.how else ()
     if test.same_as:
-        notes += (t("groups the scans in the same way as {columns}", columns=", ".join(test.same_as)),)
+        notes += (t("groups the scans in the same way as {columns}", columns=t(", ").join(test.same_as)),)
     return Cell(column, notes, {"": column})
 
 
@@ -101,6 +101,8 @@ def _group(group: Subgroup, labels: list[str], t: Translator) -> list[Cell]:
     rates = [estimated(group.sensitivity[name], "percent", t) for name in labels]
     absent = [name for name in labels if group.sensitivity[name].value is None]
     without = (
-        [t("without {names}", names=", ".join(absent))] if group.balanced_accuracy.value is not None and absent else []
+        [t("without {names}", names=t(", ").join(absent))]
+        if group.balanced_accuracy.value is not None and absent
+        else []
     )
     return [counts, barred(group.balanced_accuracy, t, *without), *rates, estimated(group.macro_auc, "decimal", t)]

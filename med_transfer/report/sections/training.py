@@ -29,21 +29,20 @@ def learning_curves(curves: Sequence[LearningCurve], t: Translator) -> Figure:
     def draw(canvas: Canvas) -> None:
         loss, monitored = canvas.subplots(1, 2)
         for curve in curves:
-            loss.plot(curve.epochs, curve.train_loss, color=MUTED, linestyle="--", linewidth=1)
-            loss.plot(curve.epochs, curve.val_loss, color=SERIES[0], linewidth=1.2, alpha=0.8)
-            monitored.plot(curve.epochs, curve.monitored, color=SERIES[0], linewidth=1.2, alpha=0.8)
+            epochs = [epoch + 1 for epoch in curve.epochs]
+            loss.plot(epochs, curve.train_loss, color=MUTED, linestyle="--", linewidth=1)
+            loss.plot(epochs, curve.val_loss, color=SERIES[0], linewidth=1.2, alpha=0.8)
+            monitored.plot(epochs, curve.monitored, color=SERIES[0], linewidth=1.2, alpha=0.8)
             kept = [k for k, epoch in enumerate(curve.epochs) if epoch == curve.best_epoch]
             for axes, figures in ((loss, curve.val_loss), (monitored, curve.monitored)):
-                axes.plot(
-                    [curve.best_epoch] * len(kept), [figures[k] for k in kept], "o", color=SERIES[1], markersize=5
-                )
+                axes.plot([epochs[k] for k in kept], [figures[k] for k in kept], "o", color=SERIES[1], markersize=5)
         loss.set(xlabel=t("Epoch"), ylabel=t("Loss"))
-        monitored.set(xlabel=t("Epoch"), ylabel=curves[0].monitored_name)
+        monitored.set(xlabel=t("Epoch"), ylabel=t.translated(curves[0].monitored_name))
         for axes in (loss, monitored):
             axes.xaxis.get_major_locator().set_params(integer=True)
 
     spoken = "; ".join(
-        t("{name}: {n} epochs, epoch {best} kept", name=curve.name, n=len(curve.epochs), best=curve.best_epoch)
+        t("{name}: {n} epochs, epoch {best} kept", name=curve.name, n=len(curve.epochs), best=curve.best_epoch + 1)
         for curve in curves
     )
     caption = t("Solid: validation; dashed: training; one line a network. Dot: the epoch whose weights were kept.")
