@@ -162,7 +162,7 @@ def _gap(score: BackboneScore) -> str:
             f"batch normalisation: correlation {memory.correlation:.2f}, shift {memory.shift:.2f} sd, spread "
             f"{memory.spread:.2f}"
         )
-    if gap.stages is not None:
+    if gap.stages is not None and gap.frechet is not None:
         of_variance = "" if gap.frechet_relative is None else f", {gap.frechet_relative:.2f} of the source's variance"
         parts.append(f"stage {layer_text(gap.stages)}: Frechet {significant(gap.frechet, 3)}{of_variance}")
     if gap.mmd_squared is not None:
