@@ -64,8 +64,8 @@ class PlannedConfig:
     @property
     def sentences(self) -> list[str]:
         """The plan, the region, the evaluation and the duration as sentences for the user."""
-        said = self.plan.sentences if self.plan else [choice.sentence for choice in self.given_up]
-        return [*said, *self.looks_at, f"this will take {self.duration.sentence}"]
+        sentences = self.plan.sentences if self.plan else [choice.sentence for choice in self.given_up]
+        return [*sentences, *self.looks_at, f"this will take {self.duration.sentence}"]
 
     @property
     def record(self) -> dict[str, Any]:

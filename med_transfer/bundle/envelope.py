@@ -59,14 +59,14 @@ class InputEnvelope(BaseModel):
         found = {}
         for name, (low, high) in self.numbers.items():
             if name in facts and not low <= float(facts[name]) <= high:
-                said = {"fact": name, "value": _short(facts[name]), "low": _short(low), "high": _short(high)}
+                values = {"fact": name, "value": _short(facts[name]), "low": _short(low), "high": _short(high)}
                 found[f"outside_{name}"] = Sentence(
-                    "{fact} {value} lies outside of {low} to {high}, where the development scans are", **said
+                    "{fact} {value} lies outside of {low} to {high}, where the development scans are", **values
                 )
         for name, seen in self.texts.items():
             if name in facts and not _is_among(str(facts[name]), seen, part=name == "body_part"):
-                said = {"fact": name, "value": facts[name], "seen": ", ".join(seen)}
-                found[f"outside_{name}"] = Sentence("{fact} {value}: the development scans are {seen}", **said)
+                values = {"fact": name, "value": facts[name], "seen": ", ".join(seen)}
+                found[f"outside_{name}"] = Sentence("{fact} {value}: the development scans are {seen}", **values)
         return found
 
     def require_modality(self, facts: Facts, where: object) -> None:

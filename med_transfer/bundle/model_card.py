@@ -113,11 +113,11 @@ def _fusion_rows(record: BundleRecord) -> list[tuple[str, str]]:
     needed = [Sentence("column {column}", column=column.name) for column in inputs.columns]
     if inputs.handcrafted:
         needed.insert(0, Sentence("handcrafted features ({within})", within=" or ".join(inputs.within)))
-    said = {"needed": listed(*needed), "n": fitted.n_scans}
+    values = {"needed": listed(*needed), "n": fitted.n_scans}
     if record.fusion.method == "mean":
-        return [("Fusion", Sentence("network with {needed}; mean with a model of {n} scans", **said))]
+        return [("Fusion", Sentence("network with {needed}; mean with a model of {n} scans", **values))]
     return [
-        ("Fusion", Sentence("network with {needed}; regression fitted on out-of-fold outputs of {n} scans", **said))
+        ("Fusion", Sentence("network with {needed}; regression fitted on out-of-fold outputs of {n} scans", **values))
     ]
 
 

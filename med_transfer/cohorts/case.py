@@ -77,9 +77,9 @@ def read_case(sheet: Sheet, row: Row, label: str | frozenset[str] | None) -> Cas
     if "scan" in sheet.columns and not row.get("scan"):
         raise CohortError(f"row {row.line} has no scan", where=sheet.path, expected="a value in every row")
     if "patient" in sheet.columns and lacks_identifier(row.get("patient")):
-        said = f" ({row.get('patient')})" if row.get("patient") else ""
+        patient = f" ({row.get('patient')})" if row.get("patient") else ""
         raise CohortError(
-            f"row {row.line} has no patient{said}",
+            f"row {row.line} has no patient{patient}",
             where=sheet.path,
             expected="a value in every row, which no spreadsheet has rounded",
         )

@@ -222,8 +222,8 @@ def _cohort_row(row: dict[str, str], sheet: LabelSheet | None, out: Path) -> dic
     own = {name: row[name] for name in _COHORT}
     if sheet is None:
         return own
-    said = sheet.cells_of(row)
-    return None if said is None else own | {name: _moved(name, cell, sheet.path, out) for name, cell in said.items()}
+    cells = sheet.cells_of(row)
+    return None if cells is None else own | {name: _moved(name, cell, sheet.path, out) for name, cell in cells.items()}
 
 
 def _moved(column: str, cell: str, sheet: Path, out: Path) -> str:

@@ -61,7 +61,7 @@ class LabelSheet:
                 where=path,
                 expected=f"label (or label_<finding>) and one of {', '.join(LINKS)}",
             )
-        told = [name for name in ("patient", *columns) if name in sheet.columns]
+        present = [name for name in ("patient", *columns) if name in sheet.columns]
         needed = [name for name in dict.fromkeys((link, "patient")) if name in sheet.columns]
         lost, rows = [], {}
         for row in sheet.rows:
@@ -76,7 +76,7 @@ class LabelSheet:
                 )
             else:
                 rows[row.get(link)] = row
-        return cls(path, link, tuple(told), rows, tuple(lost))
+        return cls(path, link, tuple(present), rows, tuple(lost))
 
     def cells_of(self, series: SeriesRow) -> dict[str, str] | None:
         """Return the cells of a series by column; None if the sheet has no row for it."""

@@ -205,8 +205,8 @@ def _train_each(folds: Folds, progress: Progress, stage: str) -> list[_Fold]:
     models = []
     for number in range(len(folds.folders)):
         fold = f"{stage}, fold {number + 1} of {len(folds.folders)}"
-        told, stages = TrainingProgress(fold, progress), named(progress, f"{fold}: {{stage}}")
-        trained, data = train_fold(folds, number, told, stages), folds.data(number)
+        training_progress, stages = TrainingProgress(fold, progress), named(progress, f"{fold}: {{stage}}")
+        trained, data = train_fold(folds, number, training_progress, stages), folds.data(number)
         features = labelled_features(trained.classifier, data, config, read)
         models.append(_finished(trained, data, features, _novelty(reader, data, config, features)))
         _require_finite(models[-1], fold)

@@ -27,8 +27,8 @@ def bundle_mark(bundle: Path) -> str:
     """Hash of the names and contents of a bundle's files, 16 hexadecimal digits; the node's name for the bundle."""
     folder = bundle_folder(bundle)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    told = [f"{path.relative_to(folder).as_posix()} {sha256_of(path)}" for path in files]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+    lines = [f"{path.relative_to(folder).as_posix()} {sha256_of(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def use(node: NodeConfig, queue: Queue, bundle: Path, route: str = "", key: Path | None = None) -> str:

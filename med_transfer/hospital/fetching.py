@@ -32,7 +32,7 @@ def study_query(study_uid: str, accession: str, dates: str, modality: str) -> St
 
 
 def fetch_studies(
-    node: NodeConfig, queue: Queue, query: StudyQuery, most: int, told: Callable[[str], None]
+    node: NodeConfig, queue: Queue, query: StudyQuery, most: int, report_line: Callable[[str], None]
 ) -> tuple[int, int]:
     """Fetch the matching studies; return how many are completely here then, and how many are not.
 
@@ -41,7 +41,7 @@ def fetch_studies(
         queue: the node's queue; studies that it has are not fetched again.
         query: which studies.
         most: maximum number of studies to fetch.
-        told: called with a line on each study, under the short name that status uses.
+        report_line: called with a line on each study, under the short name that status uses.
 
     Raises:
         ConfigError: node.yaml names no PACS.
@@ -57,7 +57,7 @@ def fetch_studies(
     if not found:
         raise NothingDone("has no such study", where=f"the PACS {node.pacs and node.pacs.name}")
     if len(found) > most:
-        told(f"{len(found)} studies fit; the first {most} are fetched (--most)")
+        report_line(f"{len(found)} studies fit; the first {most} are fetched (--most)")
     whole = 0
     for study_uid in found[:most]:
         name = study_id(study_uid)
@@ -66,10 +66,10 @@ def fetch_studies(
             here = wanted <= queue.images_here(name)
             fetched = Fetched(0, 0) if here else pacs.fetch(study_uid)
         except PacsFailed as failed:
-            told(f"study {name}: {failed.reason}")
+            report_line(f"study {name}: {failed.reason}")
             continue
         whole += bool(wanted) and not fetched.failed and (here or fetched.done >= len(wanted))
-        told(f"study {name}: {_in_words(len(wanted), here, fetched)}")
+        report_line(f"study {name}: {_in_words(len(wanted), here, fetched)}")
     return whole, min(len(found), most) - whole
 
 

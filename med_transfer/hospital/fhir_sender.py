@@ -45,14 +45,14 @@ class FhirSender:
         request = urllib.request.Request(self._server.url, content, headers, method="POST")
         try:
             with self._opener.open(request, timeout=self._node.limits.network_seconds) as answer:
-                said = json.loads(answer.read(1 << 24))
+                response = json.loads(answer.read(1 << 24))
         except urllib.error.HTTPError as error:
             return f"refused_http_{error.code}"
         except urllib.error.URLError:  # raised only before the request was sent completely
             return "unreachable"
         except (OSError, http.client.HTTPException, ValueError):  # no answer, a truncated one, or not JSON
             return "no_answer"
-        return _refusal(said)
+        return _refusal(response)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -60,9 +60,9 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Follow no redirect, so that it is an error."""
 
 
-def _refusal(said: object) -> str:
+def _refusal(response: object) -> str:
     """Code of the first entry of a transaction's response that failed; empty if all succeeded."""
-    entries = said.get("entry") if isinstance(said, dict) else None
+    entries = response.get("entry") if isinstance(response, dict) else None
     states = [_state(entry) for entry in entries] if isinstance(entries, list) else []
     if not states or not all(states):  # the server may have taken what was sent
         return "no_answer"

@@ -135,9 +135,9 @@ def _seconds(entry: dict) -> float:
     return datetime.fromisoformat(entry["time"]).timestamp()
 
 
-def _gauge(name: str, said: str, labels: list[str], rows: list[tuple]) -> GaugeMetricFamily:
+def _gauge(name: str, help_text: str, labels: list[str], rows: list[tuple]) -> GaugeMetricFamily:
     """Build a gauge; the last column of each row is the value, the others its labels."""
-    family = GaugeMetricFamily(f"med_transfer_{name}", said, labels=labels)
+    family = GaugeMetricFamily(f"med_transfer_{name}", help_text, labels=labels)
     for *values, value in rows:
         family.add_metric([str(text) for text in values], value)
     return family

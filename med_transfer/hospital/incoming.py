@@ -122,10 +122,10 @@ def describe(received: Received) -> Instance:
 def _described(header: Dataset) -> Described:
     """Values for the review page; unreadable ones are empty, since they are no reason to refuse an image."""
     try:
-        said = {name: _text(header.get(keyword, ""))[:_LONGEST] for name, keyword in _SHOWN.items()}
+        values = {name: _text(header.get(keyword, ""))[:_LONGEST] for name, keyword in _SHOWN.items()}
     except Exception:  # corrupt bytes make a parser raise nearly anything
         return Described()
-    return Described(**said)
+    return Described(**values)
 
 
 def _text(value: object) -> str:

@@ -52,8 +52,8 @@ class Node:
         self._bundles = Bundles(config, self.queue, bundle, device, key)
         self._routing = Routing(config, self.queue, self._bundles)
         self._warn_of_codes()
-        if said := removed_routes_message(self.queue.follow_renamed_routes(self._bundles.marks)):
-            log.warning(said)
+        if message := removed_routes_message(self.queue.follow_renamed_routes(self._bundles.marks)):
+            log.warning(message)
         self._drift = DriftWatch(config)
         sweep(config.folder, self.queue)
         describe_earlier(config.folder, self.queue)

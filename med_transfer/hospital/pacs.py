@@ -131,8 +131,12 @@ def is_accepted(answer: Dataset) -> bool:
 
 def _has_modality(answer: Dataset, modality: str) -> bool:
     """Whether a study has the modality. Checked here, too, since not every PACS matches on ModalitiesInStudy."""
-    told = answer.get("ModalitiesInStudy", None)
-    return not modality or not told or modality in ([told] if isinstance(told, str) else list(told))
+    modalities = answer.get("ModalitiesInStudy", None)
+    return (
+        not modality
+        or not modalities
+        or modality in ([modalities] if isinstance(modalities, str) else list(modalities))
+    )
 
 
 def _ask(association: Association, level: str, **keys: str) -> Iterator[Dataset]:

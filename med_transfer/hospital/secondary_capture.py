@@ -75,17 +75,17 @@ def page_of_refused(analyses: Sequence[Analysis], header: ResultHeader) -> Figur
     return _drawn(lines_of_refused(analyses, header))
 
 
-def _drawn(said: Sequence[str], analysis: Analysis | None = None) -> Figure:
+def _drawn(text_lines: Sequence[str], analysis: Analysis | None = None) -> Figure:
     figure, top = Figure(figsize=_INCHES, dpi=_DPI, facecolor="black"), 0.93
     if analysis is not None and analysis.volume is not None:
-        top = 0.05 + 0.0178 * (len(said) + 1)  # text at the bottom, planes in the space above
+        top = 0.05 + 0.0178 * (len(text_lines) + 1)  # text at the bottom, planes in the space above
         axes = figure.add_axes((0.02, top + 0.01, 0.96, 0.94 - top))
         axes.imshow(imread(io.BytesIO(_planes(analysis)), format="png"))
         axes.set_axis_off()
     for y, side in ((0.99, "top"), (0.01, "bottom")):
         figure.text(0.5, y, RESEARCH_ONLY, color="#ffd24d", fontsize=15, weight="bold", ha="center", va=side)
     style = {"fontsize": 9, "linespacing": 1.4, "family": _fonts(), "parse_math": False}  # a class may be called "$x"
-    figure.text(0.04, top, "\n".join(map(_drawable, said)), color="white", va="top", **style)
+    figure.text(0.04, top, "\n".join(map(_drawable, text_lines)), color="white", va="top", **style)
     return figure
 
 
@@ -133,12 +133,12 @@ def lines_of_refused(analyses: Sequence[Analysis], header: ResultHeader) -> list
     if len(analyses) == 1:
         return lines(analyses[0], header)
     reasons = Counter((analysis.prediction.found, analysis.reasons) for analysis in analyses)
-    said = [f"NOT ANALYSED: {len(analyses)} series; the structured report has each of them"]
+    text_lines = [f"NOT ANALYSED: {len(analyses)} series; the structured report has each of them"]
     for (reason, codes), number in reasons.most_common(_REFUSALS):
-        told = f" (codes: {', '.join(codes)})" if codes else ""
-        said += ["", *_wrapped(f"{number} series: {reason}{told}", 3)]
+        listed_codes = f" (codes: {', '.join(codes)})" if codes else ""
+        text_lines += ["", *_wrapped(f"{number} series: {reason}{listed_codes}", 3)]
     more = len(reasons) - _REFUSALS
-    return [*said, *(["", f"and {more} more reasons"] if more > 0 else []), "", _made_by(header)]
+    return [*text_lines, *(["", f"and {more} more reasons"] if more > 0 else []), "", _made_by(header)]
 
 
 def _classes(analysis: Analysis, header: ResultHeader) -> list[str]:

@@ -95,15 +95,15 @@ def _evaluations(
 ) -> list[sr.QualitativeEvaluation]:
     prediction, reasons = analysis.prediction, [own.reason_code(reason) for reason in analysis.reasons]
     if prediction.status != "ok":
-        said = [(own.ANALYSIS, own.NOT_ANALYSED), *((own.REFUSAL_REASON, reason) for reason in reasons)]
-        return [sr.QualitativeEvaluation(name, value) for name, value in said]
-    said = [(own.ANALYSIS, own.ANALYSED), (own.ABSTAINED, own.YES if prediction.abstained else own.NO)]
-    said += [(own.ABSTENTION_REASON, reason) for reason in reasons]
+        items = [(own.ANALYSIS, own.NOT_ANALYSED), *((own.REFUSAL_REASON, reason) for reason in reasons)]
+        return [sr.QualitativeEvaluation(name, value) for name, value in items]
+    items = [(own.ANALYSIS, own.ANALYSED), (own.ABSTAINED, own.YES if prediction.abstained else own.NO)]
+    items += [(own.ABSTENTION_REASON, reason) for reason in reasons]
     found = prediction.predicted.split(";") if prediction.predicted else []
     if header.multilabel:
-        said += [
+        items += [
             (own.class_code(name, class_codes), own.PRESENT if name in found else own.ABSENT) for name in header.classes
         ]
     else:
-        said += [(own.PREDICTED, own.class_code(name, class_codes)) for name in found]
-    return [sr.QualitativeEvaluation(name, value) for name, value in said]
+        items += [(own.PREDICTED, own.class_code(name, class_codes)) for name in found]
+    return [sr.QualitativeEvaluation(name, value) for name, value in items]

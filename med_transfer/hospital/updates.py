@@ -44,8 +44,8 @@ def switch_bundle(node: NodeConfig, queue: Queue, route: str, mark: str, event: 
     previous = next(iter(queue.bundles(route)), "")
     there = previous and node.bundle_copy(previous).exists()
     was = read_record(node.bundle_copy(previous)) if there else None
-    told = update_record(was, read_record(node.bundle_copy(mark)), previous)
-    queue.use_bundle(route, mark, event, **told)
+    change = update_record(was, read_record(node.bundle_copy(mark)), previous)
+    queue.use_bundle(route, mark, event, **change)
 
 
 def update_record(was: BundleRecord | None, now: BundleRecord, previous: str) -> dict[str, object]:

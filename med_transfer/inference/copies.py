@@ -87,9 +87,9 @@ def _files(case: Case, series: Series | None) -> tuple[Path, ...]:
 def _hint(case: Case, series: Series | None, files: Sequence[Path]) -> Hashable:
     """Everything else that the prediction depends on, names excepted, and what is known of the files unopened."""
     there = replace(case, path=Path(), scan="", patient="", label=None, row=0)
-    said = (str(series.verdict), series.part, series.format) if series else ()
+    facts = (str(series.verdict), series.part, series.format) if series else ()
     known = tuple(image.sop_uid for image in series.slices) if series and series.slices else _size(files)
-    return cache_key(repr(there), said), len(files), known
+    return cache_key(repr(there), facts), len(files), known
 
 
 def _size(files: Sequence[Path]) -> int:

@@ -87,8 +87,8 @@ def next_labels(
     if out_of_distribution_above is not None and not 0 <= out_of_distribution_above <= 1:
         raise UsageError(f"novelty limit {out_of_distribution_above}", expected="from 0 to 1")
     out = Path(out)
-    left_out, apart = _companion_tables(out)
-    columns = {out: _COLUMNS, left_out: _LEFT_OUT_COLUMNS, apart: _OUT_OF_DISTRIBUTION_COLUMNS}
+    left_out, out_of_distribution = _companion_tables(out)
+    columns = {out: _COLUMNS, left_out: _LEFT_OUT_COLUMNS, out_of_distribution: _OUT_OF_DISTRIBUTION_COLUMNS}
     for table, of_table in columns.items():
         require_replaceable(table, of_table, Path(scans))
     predictor = bundle if isinstance(bundle, Predictor) else load_bundle(bundle)
@@ -105,7 +105,7 @@ def _companion_tables(out: Path) -> tuple[Path, Path]:
 def _next_labels(
     predictor: Predictor, scans: Path, out: Path, n: int, limit: float, seed: int, progress: Progress
 ) -> NextLabels:
-    left_out, apart = _companion_tables(out)
+    left_out, out_of_distribution = _companion_tables(out)
     items, _ = scans_to_predict(scans, predictor.record.preprocessing)
     usable, failed = run_bundle_on_scans(predictor, items, out.with_suffix(".cache"), progress)
     write_csv(left_out, _LEFT_OUT_COLUMNS, [{name: getattr(one, name) for name in _LEFT_OUT_COLUMNS} for one in failed])
@@ -113,8 +113,12 @@ def _next_labels(
     in_distribution = [scan for scan in untrained if scan.seen.novelty <= limit]
     beyond = sorted((scan for scan in untrained if scan.seen.novelty > limit), key=lambda scan: -scan.seen.novelty)
     if untrained:
-        write_csv(apart, _OUT_OF_DISTRIBUTION_COLUMNS, [_out_of_distribution_row(scan, limit) for scan in beyond])
-    found = NextLabels(out, apart, 0, len(beyond), len(usable) - len(untrained), left_out, tuple(failed))
+        write_csv(
+            out_of_distribution,
+            _OUT_OF_DISTRIBUTION_COLUMNS,
+            [_out_of_distribution_row(scan, limit) for scan in beyond],
+        )
+    found = NextLabels(out, out_of_distribution, 0, len(beyond), len(usable) - len(untrained), left_out, tuple(failed))
     if not in_distribution:
         raise _no_scan_error(scans, found)
     chosen = _choose(in_distribution, predictor.record, n, seed)

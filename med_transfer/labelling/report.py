@@ -87,8 +87,10 @@ def sentence(forecast: Forecast, measure: str) -> str:
     if forecast.now is None:
         return f"{head}cannot say how many patients a {what} of {target} takes: {forecast.reason}."
     low = forecast.now[1]
-    said = [rounded(figure, 2, of=(0.0, 1.0, forecast.target)) for figure in forecast.now]
-    present = f"{what} is {said[0]} ({said[1]} to {said[2]}) with the present {forecast.samples.labelled} {kind}"
+    figures = [rounded(figure, 2, of=(0.0, 1.0, forecast.target)) for figure in forecast.now]
+    present = (
+        f"{what} is {figures[0]} ({figures[1]} to {figures[2]}) with the present {forecast.samples.labelled} {kind}"
+    )
     if forecast.outcome == "reached":
         return f"{head}{present}; the target of {target} is reached{_uncertainty_clause(forecast, low)}."
     if forecast.outcome == "forecast":

@@ -69,9 +69,9 @@ def sample_size(rate: str, name: str, value: float | None, n_patients: int, want
     worst = min(max(0.5, interval[0]), interval[1])
     needed, at_worst = trials_for_width(value, wanted_width), trials_for_width(worst, wanted_width)
     whose = f"labelled {name}" if rate == "sensitivity" else f"not labelled {name}"
-    said, low, high, at_most = (rounded(number, 2) for number in (value, *interval, worst))
+    shown, low, high, at_most = (rounded(number, 2) for number in (value, *interval, worst))
     text = (
-        f"With {n_patients} patients {whose}, a {rate} of {said} has an interval of {low} to {high}; for a width of "
+        f"With {n_patients} patients {whose}, a {rate} of {shown} has an interval of {low} to {high}; for a width of "
         f"{wanted_width:g} about {needed} are needed if it stays there, and up to {at_worst} if it is {at_most}."
     )
     return SampleSize(

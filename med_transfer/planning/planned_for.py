@@ -90,14 +90,14 @@ class PlannedFor(StrictModel):
         ]
         if "unknown" not in (self.body_region, here.body_region):
             pairs.append(("part of the body", self.body_region, here.body_region))
-        told = [
+        differences = [
             f"{what}: planned for {_shown(before)}, here {_shown(now)}" for what, before, now in pairs if before != now
         ]
         sizes = [
             ("spacing", self.spacing_mm, self.spacing_range_mm, here.spacing_mm),
             ("body", self.body_mm, self.body_range_mm, here.body_mm),
         ]
-        return told + [
+        return differences + [
             f"{what}: planned for {_shown(before)} mm, here {_shown(now)} mm"
             for what, before, most, now in sizes
             if not _is_similar(now, before, most or (before, before))

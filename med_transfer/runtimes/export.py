@@ -62,7 +62,7 @@ class Exported:
         record, check = self.record, self.record.check
         how = ", each by the fold model that had not seen it" if check.by_fold else ""
         how += "" if check.against == "labels" else ", by torch's own calls since they have no labels"
-        said = [
+        lines = [
             f"checked on {check.n_scans} scans{how}",
             f"largest difference of a probability {check.probability_difference:.2g}, of novelty "
             f"{check.novelty_difference:.2g}; {check.n_abstentions_changed} abstentions change",
@@ -71,8 +71,8 @@ class Exported:
             f"{record.torch_seconds / record.seconds:.1f} times as fast",
         ]
         if self.folder is None:
-            return [*said, f"not kept, torch stays in use: {'; '.join(self.objections)}"]
-        return [*said, str(self.folder)]
+            return [*lines, f"not kept, torch stays in use: {'; '.join(self.objections)}"]
+        return [*lines, str(self.folder)]
 
 
 def export_bundle(

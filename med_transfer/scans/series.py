@@ -49,8 +49,8 @@ class Series:
 
     def among(self, context: Verdict) -> Series:
         """Add what other files say of this series to its verdict; only rejections if it is already unusable."""
-        said = context if self.verdict.usable else Verdict(rejections=context.rejections)
-        return replace(self, verdict=self.verdict.joined(said), context=self.context.joined(context))
+        added = context if self.verdict.usable else Verdict(rejections=context.rejections)
+        return replace(self, verdict=self.verdict.joined(added), context=self.context.joined(context))
 
     @property
     def name(self) -> str:

@@ -113,14 +113,14 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
             maps = [spread(m, places, len(flat)) for m in self._in_chunks(flat[places])]
         return [m.unflatten(0, n).transpose(1, 2) for m in maps]
 
-    def _of_shown(self, asked: Callable[[Sequence[Tensor]], Tensor], maps: Sequence[Tensor]) -> Tensor:
+    def _of_shown(self, answers_of: Callable[[Sequence[Tensor]], Tensor], maps: Sequence[Tensor]) -> Tensor:
         """Apply ``asked`` to the slices' maps, giving [batch, slice, ...]; zero for skipped slices.
 
         It uses the stacked maps themselves, so that gradients of a heat map reach them.
         """
         shown = is_shown(self.instance_features(maps[-1]))
-        said = asked([m.transpose(1, 2).flatten(0, 1) for m in maps]).unflatten(0, shown.shape)
-        return said * shown.reshape(*shown.shape, *[1] * (said.ndim - 2))
+        answered = answers_of([m.transpose(1, 2).flatten(0, 1) for m in maps]).unflatten(0, shown.shape)
+        return answered * shown.reshape(*shown.shape, *[1] * (answered.ndim - 2))
 
     def _in_chunks(self, slices: Tensor) -> list[Tensor]:
         """The maps of slices, computed in chunks; in training all at once, as batch statistics are shared.
@@ -144,5 +144,5 @@ class _PooledSlices(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps, answers = self.encoder.net_maps(x), self.encoder.answers
-        said = [] if answers is None else [answers(maps)]
-        return torch.cat([*(feature_map.mean(dim=(2, 3)) for feature_map in maps), *said], dim=1)
+        answered = [] if answers is None else [answers(maps)]
+        return torch.cat([*(feature_map.mean(dim=(2, 3)) for feature_map in maps), *answered], dim=1)

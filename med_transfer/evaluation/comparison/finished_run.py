@@ -95,15 +95,15 @@ class FinishedRun:
         if self.metrics.repeats is None:
             return self
         rows = read_by_repeat(self.folder / REPEATS_FILE, self.metrics.labels)
-        said = {(row.scan, row.series_uid): row for row in rows if row.repeat == 1}
+        rows_by_scan = {(row.scan, row.series_uid): row for row in rows if row.repeat == 1}
         predictions = {
             key: replace(
                 prediction,
-                probabilities=dict(zip(self.metrics.labels, said[key].probabilities, strict=True)),
-                predicted=said[key].predicted,
+                probabilities=dict(zip(self.metrics.labels, rows_by_scan[key].probabilities, strict=True)),
+                predicted=rows_by_scan[key].predicted,
             )
             for key, prediction in self.predictions.items()
-            if key in said
+            if key in rows_by_scan
         }
         return replace(self, predictions=predictions, folds={key: roles[:1] for key, roles in self.folds.items()})
 

@@ -100,11 +100,11 @@ def scans_sentence(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -
 def _fold_sentences(comparisons: Sequence[Comparison], t: Translator) -> list[str]:
     """Sentences on whether cross-validated runs share their folds."""
     named = list(zip(names_of(comparisons), comparisons, strict=True))[1:]
-    said = []
+    sentences = []
     for pairing, words in _PAIRINGS.items():
         if runs := [name for name, comparison in named if comparison.pairing == pairing]:
-            said.append(t(words, runs=t(", ").join(runs)))
-    return said
+            sentences.append(t(words, runs=t(", ").join(runs)))
+    return sentences
 
 
 def _scan_sentences(comparisons: Sequence[Comparison], t: Translator) -> str:

@@ -158,7 +158,11 @@ class ViewFacts:
     @property
     def sentences(self) -> list[Sentence]:
         """The facts in words, except for the table of the axes."""
-        return [self._proportions, *self._shares, *(said for channel in self.channels for said in channel.sentences)]
+        return [
+            self._proportions,
+            *self._shares,
+            *(sentence for channel in self.channels for sentence in channel.sentences),
+        ]
 
     @property
     def _proportions(self) -> Sentence:

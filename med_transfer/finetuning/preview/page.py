@@ -155,7 +155,7 @@ def _record(scan: SeenScan) -> dict[str, Any]:
     ]
     shares = {"outside": facts.outside, "region_outside": facts.region_outside, "padding": facts.padding}
     channels = [vars(channel) for channel in facts.channels]
-    said = {"sentences": facts.sentences, "warnings": facts.warnings}
+    texts = {"sentences": facts.sentences, "warnings": facts.warnings}
     return {
         "row": scan.row,
         "label": scan.label,
@@ -163,5 +163,5 @@ def _record(scan: SeenScan) -> dict[str, Any]:
         "axes": axes,
         "channels": channels,
         **shares,
-        **said,
+        **texts,
     }

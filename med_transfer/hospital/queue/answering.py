@@ -72,37 +72,47 @@ def take_over(database: sqlite3.Connection) -> None:
         f"SELECT id, changed, state, reason FROM study WHERE id IN ({missing})"
     )
     for study in studies:
-        told = [entry for entry in record.entries(database, study) if entry["event"] == "predicted"]
-        last = max((int(str(entry["revision"])) for entry in told), default=0)
-        facts = [entry for entry in told if entry["revision"] == last]
+        predicted = [entry for entry in record.entries(database, study) if entry["event"] == "predicted"]
+        last = max((int(str(entry["revision"])) for entry in predicted), default=0)
+        facts = [entry for entry in predicted if entry["revision"] == last]
         _put(database, study, last, [SeriesAnswer(entry) for entry in facts])
         update_worklist(database, study, facts)
 
 
-def judge(database: sqlite3.Connection, said: Feedback, now: float) -> bool:
+def judge(database: sqlite3.Connection, judgement: Feedback, now: float) -> bool:
     """Store a person's feedback; return False if the answer that it refers to is no longer the current one."""
     row = database.execute(
         "SELECT series_uid, bundle FROM answer JOIN study ON study.id = answer.study "
         "AND study.revision = answer.revision WHERE study = ? AND answer.revision = ? AND number = ?",
-        (said.study, said.revision, said.number),
+        (judgement.study, judgement.revision, judgement.number),
     ).fetchone()
     if row is None:
         return False
     database.execute(
         "INSERT INTO feedback (time, user, study, revision, answer, kind, label, comment, series_uid, bundle) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (now, said.user, said.study, said.revision, said.number, said.kind, said.label, said.comment, *row),
+        (
+            now,
+            judgement.user,
+            judgement.study,
+            judgement.revision,
+            judgement.number,
+            judgement.kind,
+            judgement.label,
+            judgement.comment,
+            *row,
+        ),
     )
-    if said.kind in ("agree", "disagree"):
-        database.execute("UPDATE worklist SET judged = ? WHERE study = ?", (said.kind, said.study))
+    if judgement.kind in ("agree", "disagree"):
+        database.execute("UPDATE worklist SET judged = ? WHERE study = ?", (judgement.kind, judgement.study))
     record.append(
         database,
         "judged",
-        study=said.study,
-        revision=said.revision,
-        answer=said.number,
-        kind=said.kind,
-        user=said.user,
+        study=judgement.study,
+        revision=judgement.revision,
+        answer=judgement.number,
+        kind=judgement.kind,
+        user=judgement.user,
     )
     return True
 

@@ -333,20 +333,20 @@ class Queue:
         with self._lock:
             return answering.undescribed(self._database)
 
-    def judged(self, said: Feedback, now: float) -> bool:
+    def judged(self, judgement: Feedback, now: float) -> bool:
         """Store a person's feedback on an answer permanently.
 
         Returns False if the answer has been replaced, or if a rerun is requested for a study that is unfinished or
         whose images have been deleted.
         """
         with self.writing() as database:
-            again = said.kind == "rerun"
-            if again and not answering.can_predict_again(database, said.study):
+            again = judgement.kind == "rerun"
+            if again and not answering.can_predict_again(database, judgement.study):
                 return False
-            kept = answering.judge(database, said, now)
+            kept = answering.judge(database, judgement, now)
             if kept and again:
-                answering.predict_again(database, said.study, now)
-                receiving.supersede(database, said.study)
+                answering.predict_again(database, judgement.study, now)
+                receiving.supersede(database, judgement.study)
         return kept
 
     def studies(self, *states: State) -> list[Study]:

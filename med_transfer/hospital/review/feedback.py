@@ -49,7 +49,7 @@ def export_labels(node: NodeConfig, queue: Queue, out: Path, route: str = "") ->
         OutputError: the table or the key cannot be written.
     """
     latest = _latest(queue, route)
-    here = {name: said for name, said in latest.items() if not queue.deleted(name[0])}
+    here = {name: judgement for name, judgement in latest.items() if not queue.deleted(name[0])}
     if not here:
         raise NothingDone(
             "no labels" if not latest else f"{len(latest)} labels, and the images of none are here any more",
@@ -59,17 +59,19 @@ def export_labels(node: NodeConfig, queue: Queue, out: Path, route: str = "") ->
         )
     key_file = own_key(node.folder / KEY_FILE)
     key, patients = read_key(key_file), _patients(queue)
-    labels = _labels(node, max(here.values(), key=lambda said: said.time))
-    complete = {name: said for name, said in here.items() if labels is None or _was_asked(node, labels, said)}
+    labels = _labels(node, max(here.values(), key=lambda judgement: judgement.time))
+    complete = {
+        name: judgement for name, judgement in here.items() if labels is None or _was_asked(node, labels, judgement)
+    }
     columns = ["scan", "series_uid", "patient", *_columns(labels)]
     rows = [
         {
             "scan": Path(os.path.relpath(node.folder / "incoming" / study, out.parent)).as_posix(),
             "series_uid": series_uid,
             "patient": pseudonym(spelling_key(patients.get(study) or study), key),
-            **_cells(labels, said.label or ""),
+            **_cells(labels, judgement.label or ""),
         }
-        for (study, series_uid), said in complete.items()
+        for (study, series_uid), judgement in complete.items()
     ]
     write_csv(out, columns, rows)
     return Exported(len(rows), len(latest) - len(here), len(here) - len(complete), key_file)
@@ -78,10 +80,10 @@ def export_labels(node: NodeConfig, queue: Queue, out: Path, route: str = "") ->
 def _latest(queue: Queue, route: str) -> dict[tuple[str, str], Feedback]:
     """Latest feedback with a label for each series, by study and series UID."""
     with queue.reading() as database:
-        said = answering.feedback(database)
+        judgements = answering.feedback(database)
         rows = database.execute("SELECT study, revision, number FROM answer WHERE route = ?", (route,))
         of_route = set(rows.fetchall())
-    given = [one for one in said if one.label is not None and (one.study, one.revision, one.number) in of_route]
+    given = [one for one in judgements if one.label is not None and (one.study, one.revision, one.number) in of_route]
     return {(one.study, one.series_uid): one for one in given if one.series_uid}
 
 
@@ -96,9 +98,9 @@ def _labels(node: NodeConfig, last: Feedback) -> Labels | None:
     return bundle.labels if bundle is not None and bundle.multilabel else None
 
 
-def _was_asked(node: NodeConfig, labels: Labels, said: Feedback) -> bool:
+def _was_asked(node: NodeConfig, labels: Labels, judgement: Feedback) -> bool:
     """Whether the judged bundle has all findings: one that nobody was asked about must not become a 0."""
-    bundle = bundle_record(node, said.bundle)
+    bundle = bundle_record(node, judgement.bundle)
     return bundle is not None and set(labels.names) <= set(bundle.classes)
 
 

@@ -115,11 +115,11 @@ def study_facts(node: NodeConfig, queue: Queue, study: str) -> StudyFacts | None
     with queue.reading() as database:
         uid, revision = database.execute("SELECT study_uid, revision FROM study WHERE id = ?", (study,)).fetchone()
         answers = answering.answers(database, study, revision)
-        said = answering.feedback(database, study)
+        judgements = answering.feedback(database, study)
         entries = list(record.entries(database, study))
         gone = database.execute("SELECT 1 FROM instance WHERE study = ? AND file = '' LIMIT 1", (study,)).fetchone()
     here = gone is None
-    series = tuple(_series(node, number, answer, revision, said, here) for number, answer in enumerate(answers))
+    series = tuple(_series(node, number, answer, revision, judgements, here) for number, answer in enumerate(answers))
     history = tuple(entry for entry in reversed(entries) if entry["event"] in _HISTORY)
     return StudyFacts(study, uid, revision, shown, series, history, here)
 
@@ -137,7 +137,7 @@ def _detail(facts: Mapping[str, Any]) -> str:
 
 
 def _series(
-    node: NodeConfig, number: int, answer: SeriesAnswer, revision: int, said: Sequence[Feedback], here: bool
+    node: NodeConfig, number: int, answer: SeriesAnswer, revision: int, judgements: Sequence[Feedback], here: bool
 ) -> SeriesFacts:
     facts: Mapping[str, Any] = answer.facts
     bundle = bundle_record(node, answer.bundle)
@@ -164,7 +164,7 @@ def _series(
         same_label=cases.same_label if cases else None,
         has_volume=bool(answer.series_uid) and here,
         has_map=bool(answer.map_file) and (node.folder / answer.map_file).is_file() and here,
-        feedback=tuple(one for one in said if (one.revision, one.number) == (revision, number)),
+        feedback=tuple(one for one in judgements if (one.revision, one.number) == (revision, number)),
     )
 
 

@@ -136,45 +136,45 @@ class FeedbackForm(BaseModel):
 
 @router.post("/study/{study}/feedback")
 @at_least("reviewer")
-def judge(request: Request, study: StudyId, said: Annotated[FeedbackForm, Form()]) -> Response:
+def judge(request: Request, study: StudyId, form: Annotated[FeedbackForm, Form()]) -> Response:
     """Store a reviewer's feedback permanently."""
-    facts, number, comment = _facts(request, study), said.number, said.comment.strip()
-    series = next((one for one in facts.series if (facts.revision, one.number) == (said.revision, number)), None)
+    facts, number, comment = _facts(request, study), form.number, form.comment.strip()
+    series = next((one for one in facts.series if (facts.revision, one.number) == (form.revision, number)), None)
     if series is None:
         return _back(study, number, "changed")
-    label = _label(said, series)
-    if label is _UNFIT or (said.kind == "comment" and not comment):
+    label = _label(form, series)
+    if label is _UNFIT or (form.kind == "comment" and not comment):
         return _back(study, number, "nothing")
     kept = Feedback(
-        session_of(request).user, study, said.revision, number, said.kind, cast("str | None", label), comment
+        session_of(request).user, study, form.revision, number, form.kind, cast("str | None", label), comment
     )
     if not _queue(request).judged(kept, time.time()):
-        return _back(study, number, "changed" if said.kind != "rerun" else "no_rerun")
-    tell(request, "asked to predict again" if said.kind == "rerun" else "judged", Seen(facts.id, facts.study_uid))
-    return _back(study, number, said.kind)
+        return _back(study, number, "changed" if form.kind != "rerun" else "no_rerun")
+    tell(request, "asked to predict again" if form.kind == "rerun" else "judged", Seen(facts.id, facts.study_uid))
+    return _back(study, number, form.kind)
 
 
 _UNFIT = object()
 
 
-def _label(said: FeedbackForm, series: SeriesFacts) -> object:
+def _label(form: FeedbackForm, series: SeriesFacts) -> object:
     """Label given by the feedback: on agreement the predicted one, None for none, ``_UNFIT`` if invalid.
 
     For a multi-label bundle an empty label, without any finding, is valid.
     """
-    if said.kind in ("comment", "rerun"):
+    if form.kind in ("comment", "rerun"):
         return None
-    if said.kind == "agree":
+    if form.kind == "agree":
         return series.predicted if series.predicted or (series.multilabel and series.status == "ok") else _UNFIT
-    chosen = [one.name for one in series.classes if one.name in said.label]
-    if len(chosen) != len(set(said.label)) or (not series.multilabel and len(chosen) != 1):
+    chosen = [one.name for one in series.classes if one.name in form.label]
+    if len(chosen) != len(set(form.label)) or (not series.multilabel and len(chosen) != 1):
         return _UNFIT
     label = ";".join(name for name in series.names if name in chosen)
     return label if label != series.predicted or series.status != "ok" else _UNFIT
 
 
-def _back(study: str, number: int, said: str) -> Response:
-    return RedirectResponse(f"/study/{study}?answer={number}&said={said}#feedback", 303)
+def _back(study: str, number: int, outcome: str) -> Response:
+    return RedirectResponse(f"/study/{study}?answer={number}&said={outcome}#feedback", 303)
 
 
 @router.get("/niivue.js", response_class=FileResponse)

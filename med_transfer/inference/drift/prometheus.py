@@ -34,8 +34,8 @@ _FAMILIES: tuple[tuple[str, str, str, str, Values], ...] = (  # name, kind, help
 def exposition(states: Mapping[str, DriftState]) -> str:
     """Format the figures of each bundle; the keys become the label ``bundle``, which an empty key leaves out."""
     text = ""
-    for name, kind, said, label, values in _FAMILIES:
-        text += f"# HELP {_PREFIX}_{name} {said}\n# TYPE {_PREFIX}_{name} {kind}\n"
+    for name, kind, help_text, label, values in _FAMILIES:
+        text += f"# HELP {_PREFIX}_{name} {help_text}\n# TYPE {_PREFIX}_{name} {kind}\n"
         for bundle, state in states.items():
             for own, value in values(state).items():
                 labels = _labels({"bundle": bundle, label: own})
@@ -44,8 +44,8 @@ def exposition(states: Mapping[str, DriftState]) -> str:
 
 
 def _labels(values: Mapping[str, str]) -> str:
-    told = ",".join(f'{name}="{_escaped(value)}"' for name, value in values.items() if value)
-    return f"{{{told}}}" if told else ""
+    labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in values.items() if value)
+    return f"{{{labels}}}" if labels else ""
 
 
 def _escaped(text: str) -> str:

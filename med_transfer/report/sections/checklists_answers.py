@@ -18,8 +18,8 @@ def _rows(*names: str) -> Answer:
     def answer(evidence: Evidence, t: Translator) -> str | None:
         rows = [*evidence.run.model_card, *evidence.run.config]
         chosen = [(name, value) for name, value in rows if name.startswith(names)]
-        said = (f"{t.template(name)}: {translated_value(value, t)}" for name, value in chosen)
-        return "; ".join(dict.fromkeys(said)) or None  # some rows are in both
+        facts = (f"{t.template(name)}: {translated_value(value, t)}" for name, value in chosen)
+        return "; ".join(dict.fromkeys(facts)) or None  # some rows are in both
 
     return answer
 

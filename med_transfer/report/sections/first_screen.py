@@ -18,15 +18,15 @@ from med_transfer.report.table import Cell, Table, barred
 def section(evidence: Evidence, t: Translator) -> Section:
     """This part of the report in the language of ``t``."""
     metrics = evidence.metrics
-    said = [*overlap_notices(metrics.overlap, t), *notices(evidence, t), *trust_notices(evidence, t)]
+    all_notices = [*overlap_notices(metrics.overlap, t), *notices(evidence, t), *trust_notices(evidence, t)]
     return Section(
         t("Summary"),
         [_by_class(metrics, evidence.clustered, t)],
         values={
             "brief": brief(evidence, t),
             "facts": figures_of_the_run(evidence, t),
-            "limits": [notice for notice in said if notice.level == "warning"],
-            "notices": [notice for notice in said if notice.level != "warning"],
+            "limits": [notice for notice in all_notices if notice.level == "warning"],
+            "notices": [notice for notice in all_notices if notice.level != "warning"],
             "next": next_steps(evidence, t),
         },
     )

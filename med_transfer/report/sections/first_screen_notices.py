@@ -292,13 +292,13 @@ def _chance(metrics: Metrics, t: Translator) -> list[Notice]:
     measured = {name: one.auc for name, one in metrics.classes.items() if one.auc.value is not None}
     worse = {name: auc for name, auc in measured.items() if auc.ci95 and auc.ci95[1] < CHANCE}
     unclear = {name: auc for name, auc in measured.items() if name not in worse and _lower_limit(auc) <= CHANCE}
-    said = (
+    candidates = (
         (worse, t("Worse than chance: {classes}", classes=t(", ").join(worse))),
         (unclear, t("Not shown to be better than chance: {classes}", classes=t(", ").join(unclear))),
     )
     return [
         Notice("warning", title, t("AUC (0.5 is chance): {figures}.", figures=_aucs(aucs, t)))
-        for aucs, title in said
+        for aucs, title in candidates
         if aucs
     ]
 

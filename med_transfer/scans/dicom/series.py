@@ -97,10 +97,10 @@ def _phases(slices: Sequence[Slice], max_gap_mm: float, plane: str = "") -> list
     whole = as_series(slices, max_gap_mm, plane)
     if whole.verdict.usable:
         return [whole]
-    apart = split_phases(slices, partial(_is_usable, max_gap_mm=max_gap_mm))
-    if len(apart) == 1:
+    phases = split_phases(slices, partial(_is_usable, max_gap_mm=max_gap_mm))
+    if len(phases) == 1:
         return [whole]
-    volumes = [as_series(part, max_gap_mm, " ".join(filter(None, (plane, name)))) for name, part in apart]
+    volumes = [as_series(part, max_gap_mm, " ".join(filter(None, (plane, name)))) for name, part in phases]
     most = max(volume.n_slices for volume in volumes)
     shorter = Verdict(
         remarks=(Sentence("another volume of the series has {most} slices: slices may be missing", most=most),)

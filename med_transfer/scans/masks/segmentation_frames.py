@@ -156,6 +156,6 @@ def _step_mm(
 def slab_mm(frame: Frame, frames: Sequence[Frame]) -> NDArray[np.float64]:
     """Vector across a frame in LPS mm: as long as it is thick, but not longer than the distance to the next frame."""
     across = frame.across
-    apart = np.abs([(other.position_mm - frame.position_mm) @ across for other in frames])
+    distances_mm = np.abs([(other.position_mm - frame.position_mm) @ across for other in frames])
     thickness = frame.thickness_mm or frame.slice_spacing_mm or _THIN_MM
-    return across * min(thickness, apart[apart > SAME_POSITION_MM].min(initial=thickness))
+    return across * min(thickness, distances_mm[distances_mm > SAME_POSITION_MM].min(initial=thickness))

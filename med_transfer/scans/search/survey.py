@@ -291,11 +291,11 @@ def _all_series(
         return all_series(slices, max_gap_mm, listed)
     except Exception:  # corrupt headers of one series; the loop below finds it
         log.debug("headers that cannot be put together", exc_info=True)
-    apart: dict[str, list[Slice]] = defaultdict(list)
+    by_series: dict[str, list[Slice]] = defaultdict(list)
     for slice_ in slices:
-        apart[slice_.series_uid].append(slice_)
+        by_series[slice_.series_uid].append(slice_)
     series: list[Series] = []
-    for group in apart.values():
+    for group in by_series.values():
         try:
             with confined(group[0].path):
                 series += all_series(group, max_gap_mm, listed)

@@ -65,5 +65,5 @@ def _keys(user: str, address: str) -> dict[str, str]:
     block the others.
     """
     name = user.casefold()
-    said = {"pair": f"pair {address} {name}", "user": f"user {name}", "address": f"address {address}"}
-    return {kind: digest(key) for kind, key in said.items() if name or kind != "user"}
+    keys = {"pair": f"pair {address} {name}", "user": f"user {name}", "address": f"address {address}"}
+    return {kind: digest(key) for kind, key in keys.items() if name or kind != "user"}
