@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from med_transfer.cohorts.label_text import lacks_identifier
+from med_transfer.cohorts.label_text import is_missing, lacks_identifier
 from med_transfer.cohorts.sheet import Row, Sheet
 from med_transfer.errors import CohortError
 
 SPLIT_WORDS = ("train", "val", "test")
 ROI_COLUMNS = ("roi_x_mm", "roi_y_mm", "roi_z_mm", "roi_size_mm")
 FINDING_PREFIX = "label_"
+_OF_CHANNELS = ("scan_", "series_uid_")  # columns of further scans
 _RESERVED = {"scan", "series_uid", "patient", "label", "mask", "mask_name", "split", "choice", *ROI_COLUMNS}
 
 
@@ -83,7 +84,8 @@ def read_case(sheet: Sheet, row: Row, label: str | frozenset[str] | None) -> Cas
             where=sheet.path,
             expected="a value in every row, which no spreadsheet has rounded",
         )
-    if row.get("split") and row.get("split") not in SPLIT_WORDS:
+    split, mask = _given(row, "split"), _given(row, "mask")
+    if split and split not in SPLIT_WORDS:
         raise wrong_value(sheet, row, "split", ", ".join(SPLIT_WORDS))
     centre, size = _region(sheet, row)
     return Case(
@@ -91,16 +93,26 @@ def read_case(sheet: Sheet, row: Row, label: str | frozenset[str] | None) -> Cas
         path=_absolute(sheet.path.parent, row.get("scan")),
         patient=row.get("patient"),
         label=label,
-        series_uid=row.get("series_uid"),
+        series_uid=_given(row, "series_uid"),
         roi_centre_mm=centre,
         roi_size_mm=size,
-        mask=_absolute(sheet.path.parent, row.get("mask")) if row.get("mask") else None,
-        mask_name=row.get("mask_name"),
-        split=row.get("split"),
-        columns={name: text for name, text in row.cells.items() if _is_subgroup(name)},
+        mask=_absolute(sheet.path.parent, mask) if mask else None,
+        mask_name=_given(row, "mask_name"),
+        split=split,
+        columns={
+            name: _given(row, name) if name.startswith(_OF_CHANNELS) else text
+            for name, text in row.cells.items()
+            if _is_subgroup(name)
+        },
         folder=sheet.path.parent,
         row=row.line,
     )
+
+
+def _given(row: Row, column: str) -> str:
+    """The cell, empty if it holds a program's marker of a missing value."""
+    cell = row.get(column)
+    return "" if is_missing(cell) else cell
 
 
 def _is_subgroup(column: str) -> bool:
@@ -112,7 +124,7 @@ def _absolute(folder: Path, name: str) -> Path:
 
 
 def _region(sheet: Sheet, row: Row) -> tuple[tuple[float, float, float] | None, float | None]:
-    if not any(row.get(column) for column in ROI_COLUMNS):
+    if not any(_given(row, column) for column in ROI_COLUMNS):
         return None, None
     x, y, z, size = (_millimetres(sheet, row, column) for column in ROI_COLUMNS)
     if size <= 0:

@@ -12,7 +12,7 @@ from pathlib import Path
 from med_transfer.atomic.csv_table import csv_bytes, write_csv
 from med_transfer.atomic.sole_writer import sole_writer_of
 from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
-from med_transfer.cohorts.label_text import spelling_key
+from med_transfer.cohorts.label_text import is_missing, spelling_key
 from med_transfer.cohorts.overwriting import replace_keeping, require_replaceable
 from med_transfer.errors import NothingDone, ScanError, ScanNotFound
 from med_transfer.errors.sentence import Sentence, few
@@ -229,7 +229,7 @@ def _cohort_row(row: dict[str, str], sheet: LabelSheet | None, out: Path) -> dic
 def _moved(column: str, cell: str, sheet: Path, out: Path) -> str:
     """Convert a path relative to the sheet into one relative to the table; other cells are returned unchanged."""
     names_a_file = column == "mask" or column.startswith("scan_")
-    if not cell or not names_a_file or Path(cell).is_absolute():
+    if is_missing(cell) or not names_a_file or Path(cell).is_absolute():
         return cell
     return _relative(sheet.parent / cell, out)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from med_transfer.cohorts.label_text import label_text, lacks_identifier, misspelt, other_decimals
+from med_transfer.cohorts.label_text import label_text, lacks_identifier, misspelt, other_decimals, spelling_key
 from med_transfer.cohorts.sheet import Row, Sheet, plain, read_sheet
 from med_transfer.errors import CohortError
 
@@ -19,6 +19,7 @@ _COLUMN_ALIASES = {  # from DICOM's names, in any usual spelling, to ours
     "patientid": "patient",
 }
 _IDENTIFYING_COLUMNS = {*_COLUMN_ALIASES, "patientname", "patientbirthdate", "name", "birthdate", "dateofbirth", "mrn"}
+_SPELLING = "another spelling (zeros, case, spaces, dashes)"
 
 SeriesRow = dict[str, str]
 
@@ -95,16 +96,20 @@ class LabelSheet:
         matches: dict[str, list[SeriesRow]] = {key: [] for key in self.rows}
         for series in found:
             matches.get(self._key(series), []).append(series)
+        spellings = {spelling_key(series[self.link]) for series in found}
+        alike = {key for key, series in matches.items() if not series and spelling_key(key) in spellings}
         if not any(matches.values()):
+            but = f", but {len(alike)} in {_SPELLING}" if alike else ""
             raise CohortError(
-                f"none of {len(self.rows)} rows matches a series by {self.link}",
+                f"none of {len(self.rows)} rows matches a series by {self.link}{but}",
                 where=self.path,
                 expected=f"{self.link} as in the files",
                 action="Compare with the quality table",
             )
         for key, series in matches.items():
             if not series:
-                lost.append(RowRemark(self.rows[key].line, f"no series has this {self.link}"))
+                but = f", but one has it in {_SPELLING}" if key in alike else ""
+                lost.append(RowRemark(self.rows[key].line, f"no series has this {self.link}{but}"))
             elif all(one["verdict"] == "reject" for one in series):
                 reasons = "; ".join(f"{one['scan']} is rejected: {one['reasons']}" for one in series)
                 lost.append(RowRemark(self.rows[key].line, reasons))

@@ -360,7 +360,9 @@ def test_an_accession_number_that_pandas_wrote_as_a_decimal_is_found(tmp_path):
 def test_files_that_the_sheet_names_are_named_from_where_the_table_lies(index, tmp_path):
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks/m.nii.gz").touch()
-    text = f"series_uid,label,mask,scan_late\n1.2.97.2,benign,masks/m.nii.gz,{tmp_path}/late\n1.2.98.1,malignant,,\n"
+    text = (
+        f"series_uid,label,mask,scan_late\n1.2.97.2,benign,masks/m.nii.gz,{tmp_path}/late\n1.2.98.1,malignant,NA,NA\n"
+    )
     found, _ = linked(index, tmp_path, text, rules=SOFT_FIRST)
     first, second = Cohort.read(found.cohort).cases
     assert found.cohort.parent != tmp_path
@@ -437,6 +439,19 @@ def test_rows_of_the_sheet_that_come_to_nothing_are_told_by_row(index, tmp_path,
     assert "../export/b/B30f is rejected: 1 slice missing" in remarks[5]
     assert set(remarks) == {3, 5, 6, 7}
     assert "SECRET" not in repr(found)
+
+
+@pytest.mark.parametrize("lost", ["12", "12.0", "0012 ", "\uff10\uff10\uff11\uff12"])
+def test_a_row_whose_patient_is_spelt_otherwise_in_the_files_says_so(index, tmp_path, export, lost):
+    """A spreadsheet drops the zeros of 0012; whether 12 is the same person, only its owner knows."""
+    export_series(export / "zeros", SeriesInstanceUID="1.2.99.1", StudyInstanceUID="1.2.99", PatientID="00012")
+    text = f"patient,label\nSECRETID-a,benign\n{lost},malignant\nSECRETID-z,malignant\n"
+    found, remarks = linked(index, tmp_path, text)
+    assert remarks[3] == "no series has this patient, but one has it in another spelling (zeros, case, spaces, dashes)"
+    assert remarks[4] == "no series has this patient"
+    assert found.n_listed == 2  # of SECRETID-a
+    with pytest.raises(CohortError, match=r"none of 1 rows matches .* by patient, but 1 in another spelling \(zeros"):
+        linked(index, tmp_path, f"patient,label\n{lost},malignant\n")
 
 
 def test_a_label_that_is_nearly_another_is_doubted(index, tmp_path):

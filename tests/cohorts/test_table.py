@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from med_transfer.cohorts import Cohort
+from med_transfer.cohorts.case import ROI_COLUMNS
 from med_transfer.errors import CohortError, MissingLabel
 from med_transfer.predictions.labels import Labels
 
@@ -350,6 +351,22 @@ def test_table_for_prediction(tmp_path):
 def test_a_missing_label_is_no_class(tmp_path, missing):
     with pytest.raises(MissingLabel, match=r"row 3 \(b\.nii\.gz\) has no label; |row 3 \(b\.nii\.gz\) has no label\."):
         Cohort.read(table(tmp_path, ROWS.replace("high", missing)))
+
+
+@pytest.mark.parametrize("missing", ["NA", "nan", "<NA>", "NULL"])
+def test_what_r_and_pandas_write_for_nothing_is_nothing_in_every_column(tmp_path, missing):
+    optional = ("series_uid", "mask", "mask_name", "split", *ROI_COLUMNS, "scan_late", "series_uid_late")
+    header = ",".join(("scan", "patient", "label", *optional))
+    nothing = ",".join([missing] * len(optional))
+    text = f"{header}\na.nii.gz,1,x,{nothing}\nb.nii.gz,2,y,{nothing}\n"
+    cases = Cohort.read(table(tmp_path, text)).cases
+    assert cases == Cohort.read(table(tmp_path, text.replace(missing, ""))).cases
+    assert (cases[0].mask, cases[0].roi_size_mm, cases[0].split, cases[0].scan_in("scan_late")) == (
+        None,
+        None,
+        "",
+        None,
+    )
 
 
 def test_whole_numbers_that_pandas_wrote_as_decimals(tmp_path):
