@@ -335,16 +335,37 @@ def prepare_cohort(
 
 
 def _warn_of_copies(cohort: Cohort, content_hashes: Sequence[Images]) -> None:
-    """Warn of identical images under two patients: a scan filed twice, of which one patient is wrong."""
-    everyone, patients = range(len(cohort)), cohort.patients  # an unknown patient may be any other
-    pairs = [(first, case) for case, first in shared_by(content_hashes, everyone, everyone)]
-    copies = [(a, b) for a, b in pairs if patients[a] and patients[b] and patients[a] != patients[b]]
+    """Warn of identical images under two patients, of which one is wrong, or with two labels, likewise."""
+    everyone, cases = range(len(cohort)), cohort.cases
+    pairs = [(first, case) for case, first in shared_by(content_hashes, everyone, everyone) if first != case]
+    copies = [(a, b) for a, b in pairs if _two_patients(cases[a], cases[b])]
+    contradictory = [
+        (a, b)
+        for a, b in pairs
+        if (a, b) not in copies and content_hashes[a] == content_hashes[b] and _contradict(cases[a], cases[b])
+    ]
     if copies:
         log.warning(
             "identical images under two patients: %s. They count as two scans; correct the column patient, or leave "
             "the copy out",
-            few([f"{cohort.cases[a]} with {cohort.cases[b]}" for a, b in copies], 3),
+            few([f"{cases[a]} with {cases[b]}" for a, b in copies], 3),
         )
+    if contradictory:
+        log.warning(
+            "identical images with different labels: %s. Correct the label, or leave the copy out",
+            few([f"{cases[a]} with {cases[b]}" for a, b in contradictory], 3),
+        )
+
+
+def _two_patients(first: Case, second: Case) -> bool:
+    """Whether two cases are of different patients; an unknown patient may be any other."""
+    return bool(first.patient and second.patient) and first.patient != second.patient
+
+
+def _contradict(first: Case, second: Case) -> bool:
+    """Whether two cases of the same images have different labels for the same region."""
+    regions = [(case.roi_centre_mm, case.roi_size_mm, case.mask, case.mask_name) for case in (first, second)]
+    return first.label != second.label and regions[0] == regions[1]
 
 
 def without_prediction(case: Case, error: ScanError) -> Prediction:

@@ -62,12 +62,13 @@ def test_one_image_under_two_patients_is_warned_of(tmp_path, caplog):
     rows = {"first": "P1", "other": "P2", "filed-twice": "P3"}
     preprocessing = Preprocessing(PreprocessingConfig(shape=(8, 8, 8), region="whole"))
 
-    def warned(rows: dict[str, str]) -> list[str]:
+    def warned(rows: dict[str, str], labels: str = "aba") -> list[str]:
         table = tmp_path / "cohort.csv"
         table.write_text(
             header
             + "".join(
-                f"{scan}.nii.gz,{patient},{label}\n" for (scan, patient), label in zip(rows.items(), "aba", strict=True)
+                f"{scan}.nii.gz,{patient},{label}\n"
+                for (scan, patient), label in zip(rows.items(), labels, strict=True)
             )
         )
         caplog.clear()
@@ -77,3 +78,7 @@ def test_one_image_under_two_patients_is_warned_of(tmp_path, caplog):
     (said,) = warned(rows)
     assert said.startswith("identical images under two patients: row 2 (first.nii.gz) with row 4 (filed-twice.nii.gz).")
     assert warned(rows | {"filed-twice": "P1"}) == []  # two rows of one patient
+    (said,) = warned(rows | {"filed-twice": "P1"}, labels="abb")
+    assert said.startswith(
+        "identical images with different labels: row 2 (first.nii.gz) with row 4 (filed-twice.nii.gz)."
+    )
