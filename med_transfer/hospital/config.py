@@ -238,7 +238,7 @@ class NodeConfig(Section):
         if any(peer.tls for peer in self.dicom_peers) and self.tls is None:
             raise ValueError("a destination or pacs with tls, and no section tls with the node's certificate")
         if self.workitems and (self.shadow or not self.destinations):
-            raise ValueError("workitems, and no destination (or shadow): their results would be nowhere")
+            raise ValueError("workitems without a destination, or in shadow: their results would go nowhere")
         if self.fhir and not self.results.fhir:
             raise ValueError("servers in fhir, and results.fhir is off")
         names = [destination.name for destination in (*self.destinations, *self.fhir)]

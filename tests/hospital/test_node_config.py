@@ -55,7 +55,13 @@ def test_paths_start_from_the_file(tmp_path):
         ("folder: x\nweb: {port: 8080}", ConfigError, "who may send"),
         ("folder: x\nstudy: {quiet_seconds: 7200}", ConfigError, r"longest_seconds \(3600\) below quiet_seconds"),
         (f"folder: x\nworkitems: {{{WORKLIST}}}", ConfigError, "which items are the node's"),
-        (f"folder: x\nworkitems: {{{WORKLIST}, label: AI}}", ConfigError, "their results would be nowhere"),
+        (f"folder: x\nworkitems: {{{WORKLIST}, label: AI}}", ConfigError, "without a destination"),
+        (
+            "folder: x\nshadow: true\ndestinations: [{ae_title: P, address: p, port: 1}]\n"
+            f"workitems: {{{WORKLIST}, label: AI}}",
+            ConfigError,
+            "in shadow: their results",
+        ),
         (f"folder: x\nworkitems: {{{WORKLIST}, lable: AI}}", UnknownKey, "expected workitems.label perhaps"),
         (f"folder: x\nworkitems: {{{WORKLIST}, station: NODE}}", ConfigError, "workitems.station"),
         (
