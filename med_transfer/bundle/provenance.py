@@ -8,12 +8,15 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from med_transfer.bundle import RECORD_FILE, WEIGHTS_FILE, HeldOut, Provenance, read_record
+from med_transfer.bundle.files import WEIGHTS_FILE, read_record
+from med_transfer.bundle.record import RECORD_FILE, BundleRecord, HeldOut, Provenance
 from med_transfer.cohorts import SOURCE_LOCK_FILE, Cohort, Images, SourceLock, seen_before
 from med_transfer.errors import CohortError
 
-LOCK_METADATA = "source_lock"  # metadata key in a pretrained encoder's file, which may be copied without its folder
+LOCK_METADATA = "source_lock"  # metadata key in a weights file, which may be copied without its folder
 _LICENCES_METADATA = "licences"
+# A single key with both: several are written in random order, and equal networks would have unequal files.
+_OF_BUNDLE = "of_bundle"
 _ENCODER_FILE = "encoder.safetensors"
 
 
@@ -63,7 +66,7 @@ def source_licences(weights: Path | None) -> tuple[str, ...]:
         weights: as in :func:`source_provenance`. A published file gives none, as the catalogue has its licence.
 
     Raises:
-        BundleError: the bundle's record cannot be read.
+        BundleError, CohortError: the bundle's record, or what its model file remembers, cannot be read.
     """
     if weights is None:
         return ()
@@ -76,7 +79,16 @@ def source_licences(weights: Path | None) -> tuple[str, ...]:
     return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
+def remembered(record: BundleRecord) -> dict[str, str]:
+    """Return the metadata by which a bundle's model file, copied without its folder, still tells its provenance."""
+    seen = record.trained_on
+    lock = SourceLock.of(set(seen.patient_hashes), set(seen.content_hashes))
+    licences = json.dumps([record.backbone.licence])
+    return {_OF_BUNDLE: json.dumps({LOCK_METADATA: lock.model_dump_json(by_alias=True), _LICENCES_METADATA: licences})}
+
+
 def _bundle(weights: Path) -> Path | None:
+    weights = weights.resolve()  # the path may begin within the bundle, or be a link to its model file
     folder = weights.parent.parent if weights.as_posix().endswith(f"/{WEIGHTS_FILE}") else weights
     return folder if (folder / RECORD_FILE).exists() else None
 
@@ -91,9 +103,13 @@ def _header(encoder: Path) -> dict[str, str]:
         return {}
     try:
         with safe_open(encoder, "pt") as file:
-            return file.metadata() or {}
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError):
         return {}
+    try:
+        return metadata | json.loads(metadata.get(_OF_BUNDLE, "{}"))
+    except (ValueError, TypeError) as error:
+        raise CohortError("its memory of the patients it was trained on is damaged", where=encoder) from error
 
 
 def _beside(encoder: Path) -> SourceLock | None:

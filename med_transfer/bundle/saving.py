@@ -14,6 +14,7 @@ from med_transfer.atomic.partial_files import partial_path
 from med_transfer.bundle.applied_model_card import applied_model_card
 from med_transfer.bundle.decisions_lock import lock_hash
 from med_transfer.bundle.files import WEIGHTS_FILE, versions
+from med_transfer.bundle.provenance import remembered
 from med_transfer.bundle.record import RECORD_FILE, BundleRecord
 from med_transfer.bundle.similar_cases import SIMILAR_CASES_FILE, SimilarCases
 from med_transfer.errors import OutputError
@@ -62,7 +63,8 @@ def _write_parts(
     weights, encoders = folder / WEIGHTS_FILE, ensemble.equal_encoders()
     tensors = ensemble.share_encoders(encoders).distinct_tensors()
     with atomic_path(weights) as temporary:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, temporary)
+        written = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        save_file(written, temporary, metadata=remembered(record))
     facts = {"encoders": encoders, "weights_sha256": sha256_of(weights), "versions": versions()}
     record = record.model_copy(update=facts)
     others = {

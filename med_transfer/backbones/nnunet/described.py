@@ -129,7 +129,7 @@ def _checkpoint(given: Path, model: Path) -> Path:
 
 def _bundle_record(given: Path) -> Path | None:
     """The record of a bundle, given its folder or its weights file; None if it is not a bundle."""
-    folder = given if given.is_dir() else given.parent.parent
+    folder = given if given.is_dir() else given.resolve().parent.parent
     record = folder / _BUNDLE_RECORD
     return record if record.is_file() else None
 
