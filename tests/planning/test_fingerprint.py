@@ -112,8 +112,9 @@ def test_a_table_that_mixes_modalities_is_refused(tmp_path):
 def test_parts_of_the_body_that_are_known_are_not_mixed_however_many_are_not(n_head, n_unknown):
     chest, unknown = scan(boxes_mm=CHEST_BOXES, body_region="chest"), scan(body_region="unknown")
     mixed = cohort([*[chest] * 30, *[scan()] * n_head, *[unknown] * n_unknown])
-    with pytest.raises(CohortError, match=f"parts of the body: .*{n_head} scans head"):
-        require_alike(mixed)
+    for where, before in (((), ""), (("cohort.csv",), "cohort.csv: ")):
+        with pytest.raises(CohortError, match=f"^{before}parts of the body: .*{n_head} scans head"):
+            require_alike(mixed, *where)
     require_alike(cohort([*[chest] * 30, scan(), *[unknown] * n_unknown]))
 
 

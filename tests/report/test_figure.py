@@ -1,9 +1,11 @@
 import re
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 from report_samples import sample
 
 from med_transfer.page.theme import LIGHT
+from med_transfer.report.figure import SERIES
 from med_transfer.report.sections.first_screen_forest import sensitivity_forest
 
 TEXT = "{http://www.w3.org/2000/svg}"
@@ -30,3 +32,15 @@ def test_every_reference_inside_a_figure_leads_somewhere():
         ids = set(re.findall(r'\bid="([^"]+)"', svg))
         assert set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg))
         assert {a or b for a, b in re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', svg)} <= ids
+
+
+def test_read_by_the_scale_beneath_each_square_is_at_its_sensitivity():
+    metrics = sample().metrics
+    drawing = sensitivity_forest(metrics).drawing
+    labels = re.findall(r'<text [^>]*x="([\d.]+)"[^>]*>(\d+)%</text>', drawing)
+    places, shares = np.array([float(x) for x, _ in labels]), np.array([int(share) / 100 for _, share in labels])
+    np.testing.assert_allclose(shares, [0, 0.2, 0.4, 0.6, 0.8, 1])
+    squares = re.findall(rf'<use [^>]*x="([\d.]+)" y="([\d.]+)" style="fill: {SERIES[0]}', drawing)
+    from_above = [float(x) for x, _ in sorted(squares, key=lambda place: float(place[1]))]
+    sensitivities = [metrics.classes[name].sensitivity.value for name in metrics.labels]
+    np.testing.assert_allclose(np.interp(from_above, places, shares), sensitivities, atol=1e-4)

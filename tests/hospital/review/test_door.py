@@ -139,6 +139,7 @@ def test_signing_in_makes_a_new_session_and_signing_out_ends_it(page):
         thief.cookies.clear()
     thief.cookies.set("session", secret)
     assert browser.post("/logout", headers={"X-CSRF-Token": browser.token}).status_code == 303
+    assert secret not in browser.cookies.values()
     assert thief.get("/").status_code == 401
     stored = Path(page.app.state.node.access_file).read_bytes() + _wal(page)
     assert secret.encode() not in stored
