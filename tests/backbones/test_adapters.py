@@ -6,7 +6,9 @@ from torch import nn
 
 from med_transfer.backbones import backbones, find_backbone, load_backbone
 from med_transfer.backbones.adapters import add_adapters
-from med_transfer.errors import MissingExtra
+from med_transfer.backbones.networks.resnet import ResNetEncoder, _monai_resnet
+from med_transfer.backbones.weights.matching import load_tensors
+from med_transfer.errors import BackboneError, MissingExtra
 
 
 @pytest.mark.parametrize("name", sorted(backbones()))
@@ -40,3 +42,13 @@ def test_an_adapter_changes_its_map_and_all_deeper_ones(name):
         after = encoder(x)
     same = [torch.equal(one, other) for one, other in zip(before, after, strict=True)]
     assert same == [number < 1 for number in range(len(same))]
+
+
+@pytest.mark.parametrize("prefix", ["", "member0.encoder."])
+def test_a_deep_network_with_adapters_is_not_loaded_without_them(prefix):
+    """They are so small a share of its tensors that the others alone would be enough."""
+    deep = [ResNetEncoder(_monai_resnet("bottleneck", (3, 8, 36, 3), widths=(2, 4, 8, 16))) for _ in range(2)]
+    add_adapters(deep[0], reduction=4)
+    trained = {prefix + name: tensor for name, tensor in deep[0].state_dict().items()}
+    with pytest.raises(BackboneError, match="the source has adapters, which cannot be transferred"):
+        load_tensors(deep[1], trained, "model.safetensors")

@@ -95,7 +95,7 @@ def load_tensors(
     Raises:
         WeightsMismatch: under 95 % of the encoder's or of the file's tensors fit, a shape differs, or the first
             convolution is missing, without which later layers do not see the features they were trained on.
-        BackboneError: a tensor holds NaN or infinity.
+        BackboneError: a tensor holds NaN or infinity, or the file's network has adapters.
     """
     wanted = {name: tensor for name, tensor in encoder.state_dict().items() if not _is_counter(name)}
     renamed, ignored = _own_names(tensors, wanted, where, renaming)
@@ -112,6 +112,13 @@ def load_tensors(
         fresh=fresh,
         channels=channels,
     )
+    if any(name.startswith("adapters.") for name in report.unexpected):
+        raise BackboneError(
+            "the source has adapters, which cannot be transferred",
+            where=where,
+            expected="a network of another strategy, for example lora",
+            action="Give the weights that its adapters were added to, or train it again",
+        )
     unread = [name for name in input_convolutions(encoder) if f"{name}.weight" in report.missing]
     if report.mismatched or unread or min(report.matched_share, report.used_share) < MINIMUM_SHARE:
         raise _mismatch(report, adapted, wanted, where)
