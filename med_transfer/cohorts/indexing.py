@@ -142,8 +142,9 @@ def _write_index(
     rows = [_row(choice, out, owner.identity) for choice, owner in zip(choices, owners, strict=True)]
     remarks = sheet.remarks(rows) if sheet else []
     linked = [_cohort_row(row, sheet, out) for row in rows]
-    chosen = [row for row, choice in zip(linked, choices, strict=True) if choice.chosen]
-    listed = [row for row in chosen if row]
+    chosen = [(row, own) for row, own, choice in zip(rows, linked, choices, strict=True) if choice.chosen]
+    listed = [own for _, own in chosen if own]
+    _warn_of_parted([(row["patient"], own) for row, own in chosen if own])
     key = None if settings.keep_patient_ids else settings.key_file or own_key(out.with_name(KEY_FILE))
     if key is not None:
         _pseudonymise(listed, key)
@@ -243,6 +244,24 @@ def _relative(path: Path, out: Path) -> str:
     """The path relative to the table, as case.py reads it, which strips space; symbolic links are not resolved."""
     name = Path(os.path.relpath(path, out.parent)).as_posix()
     return name if name == name.strip() else f"./{name}/"
+
+
+def _warn_of_parted(listed: Sequence[tuple[str, dict[str, str]]]) -> None:
+    """Warn of patients whom the label sheet takes for several, so that a split could part their scans.
+
+    Args:
+        listed: the patient of each series by its files, and its row of the cohort table.
+    """
+    scans: dict[str, dict[str, str]] = defaultdict(dict)  # by patient of the files: the first scan of each of the sheet
+    for patient, row in listed:
+        scans[patient].setdefault(spelling_key(row["patient"]), row["scan"])
+    if several := [" with ".join([*own.values()][:2]) for own in scans.values() if len(own) > 1]:
+        log.warning(
+            "%d patients of the files are several in the label sheet: %s. Scans of one person could come to both sides "
+            "of a split; unless the files' PatientID is a placeholder, correct the column patient of the sheet",
+            len(several),
+            few(several, 3),
+        )
 
 
 def _pseudonymise(rows: list[dict[str, str]], key_file: Path) -> None:

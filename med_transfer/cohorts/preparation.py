@@ -47,7 +47,7 @@ _RECORDED = (
     "input_facts",
     "sample_hash",
 )
-_CACHE_FORMAT = 7  # cached scans of an older format lack newer fields, and are prepared again
+_CACHE_FORMAT = 8  # cached scans of an older format lack newer fields or checks, and are prepared again
 
 Margin = tuple[int, int, int]
 

@@ -454,6 +454,20 @@ def test_a_row_whose_patient_is_spelt_otherwise_in_the_files_says_so(index, tmp_
         linked(index, tmp_path, f"patient,label\n{lost},malignant\n")
 
 
+def test_a_patient_whom_the_sheet_takes_for_two_is_told(index, tmp_path, caplog):
+    """Cases that are numbered one after the other are no patients: scans of one person would be parted."""
+    header, b = "series_uid,patient,label\n", "1.2.98.1,case-3,malignant\n"
+    linked(index, tmp_path, f"{header}1.2.97.1,case-1,benign\n1.2.97.2,case-2,benign\n{b}")
+    (told,) = [record.getMessage() for record in caplog.records if "label sheet" in record.getMessage()]
+    assert told.startswith(
+        "1 patients of the files are several in the label sheet: ../export/a/B30f with ../export/a/B70f"
+    )
+    assert (leaks(told), "case-" in told) == ([], False)
+    caplog.clear()
+    linked(index, tmp_path, f"{header}1.2.97.1,case-1,benign\n1.2.97.2,case-1,benign\n{b}")
+    assert not caplog.records
+
+
 def test_a_label_that_is_nearly_another_is_doubted(index, tmp_path):
     text = "patient,label\nSECRETID-a,solid\nSECRETID-b,soild\nc,solid\nd,solid\ne,grade-2\nf,grade-3\n"
     assert linked(index, tmp_path, text)[1][3] == "has label 'soild': did you mean solid?"
