@@ -331,6 +331,7 @@ def prepare_cohort(
         raise NothingDone.of(len(failed), cohort.path or "", failed[0].reason)
     prepared = PreparedCohort(cohort.subset(usable), tuple(scans), tuple(failed))
     _warn_of_copies(prepared.cohort, prepared.content_hashes)
+    _warn_of_parted_studies(prepared.cohort, [scan.study_uid for scan in prepared.scans])
     return prepared
 
 
@@ -354,6 +355,18 @@ def _warn_of_copies(cohort: Cohort, content_hashes: Sequence[Images]) -> None:
         log.warning(
             "identical images with different labels: %s. Correct the label, or leave the copy out",
             few([f"{cases[a]} with {cases[b]}" for a, b in contradictory], 3),
+        )
+
+
+def _warn_of_parted_studies(cohort: Cohort, study_uids: Sequence[str]) -> None:
+    """Warn of scans of one DICOM study under two patients: a study is of one person, whom a split could part."""
+    everyone, cases = range(len(cohort)), cohort.cases
+    pairs = shared_by([(uid,) if uid else () for uid in study_uids], everyone, everyone)
+    if parted := [(first, case) for case, first in pairs if _two_patients(cases[first], cases[case])]:
+        log.warning(
+            "scans of one study (StudyInstanceUID) under two patients: %s. A split may part them; unless software "
+            "has given several people one UID, correct the column patient",
+            few([f"{cases[a]} with {cases[b]}" for a, b in parted], 3),
         )
 
 

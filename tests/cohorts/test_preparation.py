@@ -10,6 +10,8 @@ import SimpleITK
 from med_transfer.cohorts import Case, Cohort, prepare_cohort, read_input, without_prediction
 from med_transfer.errors import UnreadableScan
 from med_transfer.phantoms import write_nifti
+from med_transfer.phantoms.ct_header import SeriesDetails
+from med_transfer.phantoms.dicom_series import write_dicom_series
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.scans import read_scan
 
@@ -82,3 +84,21 @@ def test_one_image_under_two_patients_is_warned_of(tmp_path, caplog):
     assert said.startswith(
         "identical images with different labels: row 2 (first.nii.gz) with row 4 (filed-twice.nii.gz)."
     )
+
+
+@pytest.mark.parametrize(("patients", "warned"), [(("P1", "P2"), True), (("P1", "P1"), False)])
+def test_one_study_under_two_patients_is_warned_of(tmp_path, caplog, patients, warned):
+    """A study is of one person: two series of it under two names would be parted by a split."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(("thin", "thick")):
+        details = SeriesDetails(patient="0001", seed=1, series=number)
+        voxels = rng.integers(-50, 90, (8, 16, 16)).astype(np.int16)
+        write_dicom_series(tmp_path / name, voxels, np.diag([2.0, 2.0, 2.0, 1.0]), details=details)
+    table = tmp_path / "cohort.csv"
+    table.write_text(f"scan,patient,label\nthin,{patients[0]},a\nthick,{patients[1]},b\n")
+    prepare_cohort(
+        Cohort.read(table), Preprocessing(PreprocessingConfig(shape=(8, 8, 8), region="whole")), tmp_path / "prepared"
+    )
+    said = [record.getMessage() for record in caplog.records if "one study" in record.getMessage()]
+    assert bool(said) == warned
+    assert all("row 2 (thin) with row 3 (thick)" in text for text in said)
