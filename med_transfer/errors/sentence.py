@@ -61,9 +61,9 @@ def listed(*items: str) -> str:
     return reduce(_listed, filter(None, items), "")
 
 
-def few(items: Sequence[str], most: int = 6) -> str:
+def few(items: Sequence[str], max_items: int = 6) -> str:
     """Join the first ``most`` items with commas, followed by the number of the others."""
-    rest, first = len(items) - most, listed(*items[:most])
+    rest, first = len(items) - max_items, listed(*items[:max_items])
     return Sentence("{items} and {n} more", items=first, n=rest) if rest > 0 else first
 
 

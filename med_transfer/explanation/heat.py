@@ -48,8 +48,8 @@ class HeatMap:
 
         If many are equal, such as all voxels of a slice, it is the one nearest to their centre and not a corner.
         """
-        most = np.argwhere(self.values == np.nanmax(self.values))
-        depth, height, width = most[((most - most.mean(axis=0)) ** 2).sum(axis=1).argmin()]
+        peaks = np.argwhere(self.values == np.nanmax(self.values))
+        depth, height, width = peaks[((peaks - peaks.mean(axis=0)) ** 2).sum(axis=1).argmin()]
         return int(depth), int(height), int(width)
 
 

@@ -111,9 +111,11 @@ def _runs(node: NodeConfig) -> bool:
 
 def _disk(node: NodeConfig) -> Iterator[Finding]:
     folder = next(path for path in (node.folder, *node.folder.parents) if path.exists())
-    free, least = shutil.disk_usage(folder).free / (1 << 30), node.limits.disk_free_gib
-    state: State = "problem" if free < least else "warning" if free < _FULL * least else "ok"
-    yield Finding("disk_free_gib", state, round(free, 1), f"{free:.1f} GiB are free; below {least:g} nothing is taken")
+    free, required = shutil.disk_usage(folder).free / (1 << 30), node.limits.disk_free_gib
+    state: State = "problem" if free < required else "warning" if free < _FULL * required else "ok"
+    yield Finding(
+        "disk_free_gib", state, round(free, 1), f"{free:.1f} GiB are free; below {required:g} nothing is taken"
+    )
     if node.folder.exists() and node.folder.stat().st_mode & 0o077:
         yield Finding("folder_mode", "problem", None, f"others may read {node.folder}: chmod 700 {node.folder}")
 

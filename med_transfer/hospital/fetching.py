@@ -32,7 +32,7 @@ def study_query(study_uid: str, accession: str, dates: str, modality: str) -> St
 
 
 def fetch_studies(
-    node: NodeConfig, queue: Queue, query: StudyQuery, most: int, report_line: Callable[[str], None]
+    node: NodeConfig, queue: Queue, query: StudyQuery, max_studies: int, report_line: Callable[[str], None]
 ) -> tuple[int, int]:
     """Fetch the matching studies; return how many are completely here then, and how many are not.
 
@@ -40,7 +40,7 @@ def fetch_studies(
         node: names the PACS; for C-MOVE, the node must be running.
         queue: the node's queue; studies that it has are not fetched again.
         query: which studies.
-        most: maximum number of studies to fetch.
+        max_studies: maximum number of studies to fetch.
         report_line: called with a line on each study, under the short name that status uses.
 
     Raises:
@@ -56,10 +56,10 @@ def fetch_studies(
         raise NothingDone(failed.reason, where=f"the PACS {node.pacs and node.pacs.name}") from None
     if not found:
         raise NothingDone("has no such study", where=f"the PACS {node.pacs and node.pacs.name}")
-    if len(found) > most:
-        report_line(f"{len(found)} studies fit; the first {most} are fetched (--most)")
+    if len(found) > max_studies:
+        report_line(f"{len(found)} studies fit; the first {max_studies} are fetched (--most)")
     whole = 0
-    for study_uid in found[:most]:
+    for study_uid in found[:max_studies]:
         name = study_id(study_uid)
         try:
             wanted = pacs.images(study_uid)
@@ -70,7 +70,7 @@ def fetch_studies(
             continue
         whole += bool(wanted) and not fetched.failed and (here or fetched.done >= len(wanted))
         report_line(f"study {name}: {_in_words(len(wanted), here, fetched)}")
-    return whole, min(len(found), most) - whole
+    return whole, min(len(found), max_studies) - whole
 
 
 def _in_words(wanted: int, here: bool, fetched: Fetched) -> str:

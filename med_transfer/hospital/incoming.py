@@ -143,7 +143,7 @@ def describe_earlier(folder: Path, queue: Queue) -> None:
         queue.describe(study, _described(header))
 
 
-def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) -> bool:
+def keep(folder: Path, queue: Queue, received: Received, now: float, max_instances: int) -> bool:
     """Write an instance to disk and add it to the queue; a duplicate, in any encoding, counts as stored.
 
     Returns:
@@ -157,12 +157,12 @@ def keep(folder: Path, queue: Queue, received: Received, now: float, most: int) 
         log.info("an object that holds no image to predict was passed over: %s", UID(received.sop_class).name)
         return False
     instance = describe(received)
-    added = queue.judge(instance, most)
+    added = queue.judge(instance, max_instances)
     if added == "new":
         file = folder / instance.file
         create_file(file, received.content, 0o666)  # the name is new, so nobody reads it yet
         try:
-            added = queue.add(instance, now, most, received.priority)
+            added = queue.add(instance, now, max_instances, received.priority)
         except OutputError:  # the sender will retry
             file.unlink(missing_ok=True)
             raise

@@ -171,5 +171,5 @@ def _codes(analysis: Analysis) -> list[str]:
     return _wrapped(f"codes: {', '.join(analysis.reasons)}", 2) if analysis.reasons else []
 
 
-def _wrapped(text: str, most: int) -> list[str]:
-    return textwrap.wrap(text, _COLUMNS, max_lines=most, placeholder=" ...")
+def _wrapped(text: str, max_lines: int) -> list[str]:
+    return textwrap.wrap(text, _COLUMNS, max_lines=max_lines, placeholder=" ...")

@@ -106,22 +106,22 @@ class StowServer:
 
     async def _parts(self, request: web.Request) -> list[Outcome]:
         reader, outcomes = _Parts(request.headers, request.content), []
-        seconds, most = self._node.limits.network_seconds, self._node.limits.study_instances
+        seconds, max_instances = self._node.limits.network_seconds, self._node.limits.study_instances
         while (part := await asyncio.wait_for(reader.next(), seconds)) is not None:
             if not isinstance(part, BodyPartReader):
                 raise ValueError("parts in parts")
-            if len(outcomes) == most:  # instances ignored silently would count as stored
-                raise _TooLarge(f"a request has at most {most} instances; those before are kept")
+            if len(outcomes) == max_instances:  # instances ignored silently would count as stored
+                raise _TooLarge(f"a request has at most {max_instances} instances; those before are kept")
             content = await self._content(part)
             study = request.match_info.get("study", "")
             outcomes.append(await asyncio.to_thread(self._take, content, study))
         return outcomes
 
     async def _content(self, part: BodyPartReader) -> bytes:
-        content, most = bytearray(), int(self._node.limits.instance_mib * (1 << 20))
+        content, max_bytes = bytearray(), int(self._node.limits.instance_mib * (1 << 20))
         while chunk := await asyncio.wait_for(part.read_chunk(1 << 16), self._node.limits.network_seconds):
             content += chunk
-            if len(content) > most:
+            if len(content) > max_bytes:
                 raise _TooLarge(f"an instance has at most {self._node.limits.instance_mib:g} MiB")
         return bytes(content)
 

@@ -54,7 +54,7 @@ class OnCluster:
             predictor.folder.absolute(), device, predictor.runtime, predictor.identity, self.scans.absolute()
         )
         gpus = 1.0 if device == "cuda" else 0.0
-        for job, result in self.machines.each(_answer, jobs, spec, gpus=gpus, most=workers):
+        for job, result in self.machines.each(_answer, jobs, spec, gpus=gpus, max_in_flight=workers):
             yield job, (_failed_row(job, result) if isinstance(result, TaskLost) else result)
 
 

@@ -53,7 +53,7 @@ def class_auc(predictions: LabelledPredictions, c: int) -> Estimate:
 
 
 def widened(
-    estimate: Estimate, predictions: LabelledPredictions, *, of_rates: bool = False, least: float = 0.0
+    estimate: Estimate, predictions: LabelledPredictions, *, of_rates: bool = False, lowest: float = 0.0
 ) -> Estimate:
     """Widen the interval of an out-of-fold estimate: each half by sqrt(2), or by a fifth for rates.
 
@@ -66,7 +66,7 @@ def widened(
         estimate: an AUC, a rate, or a difference of two.
         predictions: what it was measured on.
         of_rates: whether the estimate is of rates.
-        least: lowest possible value; -1 for a difference.
+        lowest: lowest possible value; -1 for a difference.
     """
     value, limits = estimate.value, estimate.ci95
     if not predictions.out_of_fold or value is None or limits is None or limits[0] == limits[1]:
@@ -76,7 +76,7 @@ def widened(
     if of_rates:
         why = Sentence("wider by a fifth, because cross-validated networks share training patients")
     return estimate.model_copy(
-        update={"ci95": (max(low, least), min(high, 1.0)), "method": joined(estimate.method, why)}
+        update={"ci95": (max(low, lowest), min(high, 1.0)), "method": joined(estimate.method, why)}
     )
 
 

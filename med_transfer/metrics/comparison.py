@@ -61,8 +61,8 @@ def paired_difference(
         confidence: confidence level of balanced accuracy and macro AUC; sensitivities have 95 %.
     """
     widest = first if first.out_of_fold else second
-    balanced = widened(_balanced_difference(first, second, confidence), widest, of_rates=True, least=-1.0)
-    auc = widened(_auc_difference(first, second, bootstrap, confidence), widest, least=-1.0)
+    balanced = widened(_balanced_difference(first, second, confidence), widest, of_rates=True, lowest=-1.0)
+    auc = widened(_auc_difference(first, second, bootstrap, confidence), widest, lowest=-1.0)
     return Difference(balanced, auc, _sensitivity_differences(first, second, bootstrap))
 
 

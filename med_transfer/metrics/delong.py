@@ -35,9 +35,9 @@ class AucDifference:
             return float(2 * norm.sf(abs(self.value) / math.sqrt(self.variance)))
         return 1.0 if self.value == 0 else None
 
-    def p_above(self, least: float) -> float | None:
+    def p_above(self, bound: float) -> float | None:
         """Return the one-sided p-value of the null hypothesis difference <= ``least``; None if the variance is 0."""
-        return float(norm.sf((self.value - least) / math.sqrt(self.variance))) if self.variance > 0 else None
+        return float(norm.sf((self.value - bound) / math.sqrt(self.variance))) if self.variance > 0 else None
 
 
 def delong(

@@ -99,8 +99,8 @@ class PlannedFor(StrictModel):
         ]
         return differences + [
             f"{what}: planned for {_shown(before)} mm, here {_shown(now)} mm"
-            for what, before, most, now in sizes
-            if not _is_similar(now, before, most or (before, before))
+            for what, before, usual, now in sizes
+            if not _is_similar(now, before, usual or (before, before))
         ]
 
 
@@ -111,11 +111,11 @@ def _classes(cohort: PlannedFor) -> str:
     return f"{len(cohort.classes)} ({'several' if cohort.multilabel else 'one'} a scan)"
 
 
-def _is_similar(now: Triple, median: Triple, most: Range) -> bool:
+def _is_similar(now: Triple, median: Triple, usual: Range) -> bool:
     """Whether it is near the median, or no further from it than most scans: a few of these are looked at."""
     return all(
         min(middle / SIZE_FACTOR, low) <= size <= max(middle * SIZE_FACTOR, high)
-        for size, middle, low, high in zip(now, median, *most, strict=True)
+        for size, middle, low, high in zip(now, median, *usual, strict=True)
     )
 
 

@@ -118,7 +118,7 @@ class Cluster:
         *,
         cores: int = 1,
         gpus: float = 0.0,
-        most: int | None = None,
+        max_in_flight: int | None = None,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> Generator[tuple[Job, Result | TaskLost], None, None]:
         """Yield each job once with its result, in order of completion.
@@ -131,7 +131,7 @@ class Cluster:
             shared: sent to each machine once.
             cores: processor cores per job, and the number of threads that torch uses in it.
             gpus: GPUs per job.
-            most: maximum number of jobs in flight; None: twice as many as the cluster can run at once.
+            max_in_flight: maximum number of jobs in flight; None: twice as many as the cluster can run at once.
             meanwhile: called about once a second or more often; an exception that it raises ends the iteration.
 
         Raises:
@@ -145,7 +145,7 @@ class Cluster:
         caller = self._ray.put(Caller())
         try:
             while True:
-                room = (most or _AHEAD * max(1, self._n_cores() // cores)) - len(waiting)
+                room = (max_in_flight or _AHEAD * max(1, self._n_cores() // cores)) - len(waiting)
                 for job in islice(jobs, max(0, room)):
                     waiting[task.remote(function, job, given, caller, cores)] = job
                 if not waiting:
@@ -182,10 +182,12 @@ class Cluster:
         return int(self._ray.cluster_resources().get("CPU", 0))
 
     def _require_cores(self, cores: int) -> None:
-        most = max((int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"]), default=0)
-        if most < cores:
+        most_cores = max(
+            (int(node["Resources"].get("CPU", 0)) for node in self._ray.nodes() if node["Alive"]), default=0
+        )
+        if most_cores < cores:
             raise UsageError(
-                f"no machine of the cluster gives {cores} cores to its work, the largest {most}",
+                f"no machine of the cluster gives {cores} cores to its work, the largest {most_cores}",
                 where=self.address,
                 expected="a machine with as many as one job takes",
                 action="ray start --num-cpus says how many a machine gives, OMP_NUM_THREADS how many a training takes",

@@ -103,9 +103,9 @@ def centre_mm(affine: Affine, shape_kji: tuple[int, int, int]) -> NDArray[np.flo
     return to_world_mm(affine, (np.array(shape_kji[::-1]) - 1) / 2)
 
 
-def lattice(shape_kji: Sequence[int], most: int) -> NDArray[np.float64]:
+def lattice(shape_kji: Sequence[int], max_points: int) -> NDArray[np.float64]:
     """Indices (i, j, k) evenly spaced over an array [depth, height, width], at most ``most`` an axis; shape [n, 3]."""
-    axes = [np.linspace(0, size - 1, min(size, most)) for size in reversed(shape_kji)]
+    axes = [np.linspace(0, size - 1, min(size, max_points)) for size in reversed(shape_kji)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 
 

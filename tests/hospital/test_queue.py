@@ -93,7 +93,7 @@ def test_each_step_may_be_done_again(queue):
 )
 def test_what_does_not_fit_is_not_taken(queue, changes, answer):
     queue.add(FIRST, 0)
-    assert queue.add(replace(FIRST, **changes), 1, most=1) == answer
+    assert queue.add(replace(FIRST, **changes), 1, max_instances=1) == answer
     assert len(queue.instances("s1")) == 1
     assert queue.counts() == {"received": 1}
 

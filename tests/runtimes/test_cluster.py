@@ -203,7 +203,7 @@ def test_jobs_are_drawn_only_as_far_ahead_as_they_may_be_in_flight(machines):
             drawn.append(number)
             yield f"sound {number}"
 
-    for taken, _ in enumerate(machines.each(on_which, jobs(), "", most=2)):
+    for taken, _ in enumerate(machines.each(on_which, jobs(), "", max_in_flight=2)):
         assert len(drawn) <= taken + 2
     assert drawn == list(range(8))
 

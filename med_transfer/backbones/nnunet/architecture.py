@@ -111,10 +111,10 @@ def _new_form(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 def _old_form(settings: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Network class and arguments for a plan without ``architecture``; nnU-Net's code fixed the other arguments."""
     kind, number = settings["UNet_class_name"], len(settings["n_conv_per_stage_encoder"])
-    base, most = settings["UNet_base_num_features"], settings["unet_max_num_features"]
+    base, widest = settings["UNet_base_num_features"], settings["unet_max_num_features"]
     return kind, {
         "n_stages": number,
-        "features_per_stage": [min(base * 2**stage, most) for stage in range(number)],
+        "features_per_stage": [min(base * 2**stage, widest) for stage in range(number)],
         "conv_op": f"torch.nn.modules.conv.Conv{len(settings['patch_size'])}d",
         "kernel_sizes": settings["conv_kernel_sizes"],
         "strides": settings["pool_op_kernel_sizes"],

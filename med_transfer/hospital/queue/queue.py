@@ -66,12 +66,12 @@ class Queue:
 
     # Receiving ------------------------------------------------------------------------------------------------
 
-    def judge(self, instance: Instance, most: int) -> Added:
+    def judge(self, instance: Instance, max_instances: int) -> Added:
         """Whether an instance is new, known, or to be refused; read-only, so it waits for no writer."""
         with self._reading:
-            return receiving.judged(self._reader, instance, most)
+            return receiving.judged(self._reader, instance, max_instances)
 
-    def add(self, instance: Instance, now: float, most: int = 1 << 30, priority: int = 0) -> Added:
+    def add(self, instance: Instance, now: float, max_instances: int = 1 << 30, priority: int = 0) -> Added:
         """Add an instance whose file is on disk; a study in a later state is reopened.
 
         An instance that was not announced shows that the announcement is incomplete, and discards it. A study has the
@@ -79,7 +79,9 @@ class Queue:
 
         Concurrent calls share one commit.
         """
-        return self._arrivals.write(lambda database: receiving.add_instance(database, instance, now, most, priority))
+        return self._arrivals.write(
+            lambda database: receiving.add_instance(database, instance, now, max_instances, priority)
+        )
 
     def set_aside(self, reason: str, caller: str, file: str, now: float) -> None:
         """Register a file that was refused, and the reason."""
@@ -257,7 +259,7 @@ class Queue:
         """Due deliveries to a destination, most urgent first, ``BATCH_SIZE`` at most: new urgent ones can overtake."""
         self._set_clock("delivery", now)
         where = "destination = ? AND delivery.state = 'waiting' AND delivery.next_try <= ?"
-        return self._deliveries(where, destination, now, most=BATCH_SIZE)
+        return self._deliveries(where, destination, now, limit=BATCH_SIZE)
 
     def begin(self, delivery: Delivery) -> bool:
         """Note on disk that a delivery is about to be sent, so that a crash cannot hide that it may have been accepted.
@@ -271,7 +273,7 @@ class Queue:
     def to_commit(self, destination: str, now: float) -> list[Delivery]:
         """Deliveries due for a first or repeated request for storage commitment; at most ``BATCH_SIZE``."""
         where = "destination = ? AND delivery.state = 'sent' AND commitment AND delivery.next_try <= ?"
-        return self._deliveries(where, destination, now, most=BATCH_SIZE)
+        return self._deliveries(where, destination, now, limit=BATCH_SIZE)
 
     def sent(self, delivery: Delivery, now: float) -> None:
         """Note that the destination has accepted a delivery."""
@@ -456,6 +458,6 @@ class Queue:
         query = f"SELECT id, study_uid, state, revision, attempts, reason FROM study {where}"
         return [Study(*row) for row in self._rows(query, *values)]
 
-    def _deliveries(self, where: str, *values: object, most: int = -1) -> list[Delivery]:
+    def _deliveries(self, where: str, *values: object, limit: int = -1) -> list[Delivery]:
         with self._lock:
-            return sending.deliveries(self._database, where, *values, most=most)
+            return sending.deliveries(self._database, where, *values, limit=limit)

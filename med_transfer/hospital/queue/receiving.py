@@ -9,7 +9,7 @@ from med_transfer.hospital.queue import answering
 from med_transfer.hospital.queue.kinds import Added, Instance
 
 
-def judged(database: sqlite3.Connection, instance: Instance, most: int) -> Added:
+def judged(database: sqlite3.Connection, instance: Instance, max_instances: int) -> Added:
     """Whether an instance is new, known, or to be refused, according to what the connection sees."""
 
     def rows(query: str, value: str) -> list[tuple[str, str]]:
@@ -22,15 +22,17 @@ def judged(database: sqlite3.Connection, instance: Instance, most: int) -> Added
     if study and study[0][0] != instance.patient_mark:
         return "another patient"
     (count,) = database.execute("SELECT count(*) FROM instance WHERE study = ?", (instance.study,)).fetchone()
-    return "new" if count < most else "too many"
+    return "new" if count < max_instances else "too many"
 
 
-def add_instance(database: sqlite3.Connection, instance: Instance, now: float, most: int, priority: int) -> Added:
+def add_instance(
+    database: sqlite3.Connection, instance: Instance, now: float, max_instances: int, priority: int
+) -> Added:
     """Add a new instance to its study, which is created or reopened; a canceled study stays canceled.
 
     An instance that was not announced shows that the announcement is incomplete, and discards it.
     """
-    added = judged(database, instance, most)
+    added = judged(database, instance, max_instances)
     if added != "new":
         return added
     made = database.execute(

@@ -8,12 +8,12 @@ from med_transfer.hospital import record
 from med_transfer.hospital.queue.kinds import Delivery
 
 
-def deliveries(database: sqlite3.Connection, where: str, *values: object, most: int = -1) -> list[Delivery]:
+def deliveries(database: sqlite3.Connection, where: str, *values: object, limit: int = -1) -> list[Delivery]:
     """Deliveries that match an SQL condition, most urgent first; at most ``most``, -1 for all."""
     query = (
         "SELECT sop_uid, sop_class, file, study, destination, delivery.state, delivery.attempts, may_be_there "
         f"FROM delivery JOIN result USING (sop_uid) JOIN study ON study.id = result.study WHERE {where} "
-        f"ORDER BY priority DESC, result.rowid LIMIT {most}"
+        f"ORDER BY priority DESC, result.rowid LIMIT {limit}"
     )
     return [Delivery(*row) for row in database.execute(query, values)]
 

@@ -157,11 +157,11 @@ def _load_whole(path: Path) -> Nifti1Image:
         raise _unreadable(path, error) from error
 
 
-def _chunks(file: io.BufferedIOBase, most: int) -> Iterator[bytes]:
+def _chunks(file: io.BufferedIOBase, n_bytes: int) -> Iterator[bytes]:
     """Yield at most ``most`` bytes in chunks; one large read would allocate whatever size the header claims."""
-    while most > 0 and (chunk := file.read(min(most, _CHUNK))):
+    while n_bytes > 0 and (chunk := file.read(min(n_bytes, _CHUNK))):
         yield chunk
-        most -= len(chunk)
+        n_bytes -= len(chunk)
 
 
 def _geometry(image: Nifti1Image) -> tuple[geometry.Affine, Verdict]:

@@ -148,12 +148,12 @@ def _read_bytes(path: Path, data: StoredData, size: int) -> NDArray[np.uint8]:
     return np.frombuffer(values, np.uint8)
 
 
-def _read_at_most(file: io.BufferedIOBase, most: int) -> bytes:
+def _read_at_most(file: io.BufferedIOBase, max_bytes: int) -> bytes:
     """At most ``most`` bytes, read in chunks; one large read would allocate whatever size the header claims."""
     chunks: list[bytes] = []
-    while most and (chunk := file.read(min(most, _CHUNK))):
+    while max_bytes and (chunk := file.read(min(max_bytes, _CHUNK))):
         chunks.append(chunk)
-        most -= len(chunk)
+        max_bytes -= len(chunk)
     return b"".join(chunks)
 
 
@@ -162,17 +162,17 @@ def _holds_more(file: io.BufferedIOBase) -> bool:
     return any(chunk.strip(b"\0") for chunk in iter(partial(file.read, _CHUNK), b""))
 
 
-def _gunzip(file: BinaryIO, most: int) -> bytes:
-    return _read_at_most(gzip.GzipFile(fileobj=file), most)
+def _gunzip(file: BinaryIO, max_bytes: int) -> bytes:
+    return _read_at_most(gzip.GzipFile(fileobj=file), max_bytes)
 
 
-def _bunzip2(file: BinaryIO, most: int) -> bytes:
-    return _read_at_most(bz2.BZ2File(file), most)
+def _bunzip2(file: BinaryIO, max_bytes: int) -> bytes:
+    return _read_at_most(bz2.BZ2File(file), max_bytes)
 
 
-def _inflate(file: BinaryIO, most: int) -> bytes:
+def _inflate(file: BinaryIO, max_bytes: int) -> bytes:
     stream = zlib.decompressobj(zlib.MAX_WBITS | 32)  # like MetaIO, which also accepts a gzip header
-    values = stream.decompress(file.read(), most)
+    values = stream.decompress(file.read(), max_bytes)
     if not stream.eof:
         raise EOFError
     return values

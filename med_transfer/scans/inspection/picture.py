@@ -93,17 +93,17 @@ def planes(
     return tuple(_plane(voxels, affine, window, at, extent, order) for order in axes)
 
 
-def pad_to_box(plane: Plane, most: float = 4.0) -> Plane:
+def pad_to_box(plane: Plane, max_padding: float = 4.0) -> Plane:
     """Pad a plane with black so that its box, which may extend beyond the image, fits; returned unchanged without one.
 
     Args:
         plane: the plane.
-        most: largest padding of each side, in multiples of the plane's width and height.
+        max_padding: largest padding of each side, in multiples of the plane's width and height.
     """
     if plane.box is None:
         return plane
     (left, top, right, bottom), (height, width) = plane.box, plane.image.shape[:2]
-    shares = np.clip([[-top, bottom - 1], [-left, right - 1]], 0, most)
+    shares = np.clip([[-top, bottom - 1], [-left, right - 1]], 0, max_padding)
     (above, below), (before, behind) = np.ceil(shares * [[height], [width]]).astype(int).tolist()
     rows, columns = above + height + below, before + width + behind
     moved = (

@@ -78,8 +78,8 @@ def _require_pixels(dataset: FileDataset, path: Path) -> None:
     bits = int(dataset.BitsAllocated) * int(dataset.Rows) * int(dataset.Columns)
     needed = -(-bits * int(dataset.get("NumberOfFrames") or 1) // 8)
     present = len(dataset.get("PixelData") or b"")
-    most = present * _MAX_COMPRESSION if dataset.file_meta.TransferSyntaxUID.is_encapsulated else present
-    if not 0 < needed <= most:
+    plausible = present * _MAX_COMPRESSION if dataset.file_meta.TransferSyntaxUID.is_encapsulated else present
+    if not 0 < needed <= plausible:
         raise UnreadableScan(
             Sentence("truncated: {present} bytes of pixels, {needed} declared", present=present, needed=needed),
             where=path,
@@ -135,9 +135,9 @@ def _present(dataset: Dataset, stored: NDArray, number: int) -> NDArray[np.bool_
         return stored == number
     if kind == "BINARY":
         return stored != 0
-    if (most := int(dataset.MaximumFractionalValue)) < 1:
+    if (plausible := int(dataset.MaximumFractionalValue)) < 1:
         raise ValueError("MaximumFractionalValue")
-    return stored.astype(int) * 2 >= most
+    return stored.astype(int) * 2 >= plausible
 
 
 def _stacked(pixels: Sequence[NDArray[np.bool_]], slices: Sequence[int], depth: int, path: Path) -> NDArray[np.bool_]:

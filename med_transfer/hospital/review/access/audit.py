@@ -99,9 +99,9 @@ class AuditTrail:
         for (entry,) in self._database.rows("SELECT entry FROM record ORDER BY number"):
             yield json.loads(entry)["resource"]
 
-    def latest(self, most: int) -> list[dict[str, str]]:
+    def latest(self, limit: int) -> list[dict[str, str]]:
         """The latest events for display: ``time`` (UTC), ``user``, ``what``, ``study``, ``address``, ``remark``."""
-        rows = self._database.rows("SELECT entry FROM record ORDER BY number DESC LIMIT ?", most)
+        rows = self._database.rows("SELECT entry FROM record ORDER BY number DESC LIMIT ?", limit)
         return [_line(json.loads(entry)) for (entry,) in rows]
 
     def audit(self) -> record.Audit:
