@@ -388,10 +388,22 @@ def one_uid_for_two(folder: Path, tag: str) -> None:
             path.rename(folder / f"{number}-{path.name}")
 
 
+def copies_in_an_archive(folder: Path, nested: bool) -> None:
+    a_copy_below(folder / "packed")
+    export_series(folder / "packed/other", SeriesInstanceUID="1.2.4")
+    for archive in ("inner", "outer")[not nested :]:
+        shutil.make_archive(str(folder / archive), "zip", folder / "packed")
+        shutil.rmtree(folder / "packed")
+        (folder / "packed").mkdir()
+        if archive == "inner":
+            shutil.move(folder / "inner.zip", folder / "packed")
+
+
 @pytest.mark.parametrize(
     "made",
     [
         *(a_copy_below, no_uid_above_another),
+        *(partial(copies_in_an_archive, nested=False), partial(copies_in_an_archive, nested=True)),
         *(partial(one_uid_for_two, tag="StudyInstanceUID"), partial(one_uid_for_two, tag="PatientID")),
     ],
 )

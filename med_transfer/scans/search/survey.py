@@ -6,7 +6,7 @@ import functools
 import logging
 import stat
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -332,15 +332,20 @@ def _in_archive(archive: Path, max_gap_mm: float, taken: Taken | None = None, ne
 
 
 def _each_named(series: Sequence[Series], folder: Path) -> list[Series]:
-    """Give several series of an archive that have no UID the name of their place in it, which a table can state."""
-    nameless = [one for one in series if not one.series_uid]
-    if len(nameless) < 2:
-        return list(series)
+    """Give series of an archive that share a name, or have no UID, the name of their place in it.
+
+    A table names the archive and the series; without their places, copies would be one scan.
+    """
+    names = Counter(_shared_name(one) for one in series if one.verdict.usable or not one.series_uid)
 
     def place(one: Series) -> str:
         return (one.path.relative_to(folder) / one.part).as_posix()
 
-    return [one if one.series_uid else replace(one, part=place(one)) for one in series]
+    return [replace(one, part=place(one)) if names[_shared_name(one)] > 1 else one for one in series]
+
+
+def _shared_name(series: Series) -> str:
+    return series.name if series.series_uid else ""
 
 
 def _reject_divided(places: Mapping[Path, Sequence[Series]]) -> list[Series]:
