@@ -393,6 +393,19 @@ def test_a_space_that_is_not_the_body_is_nominal(tmp_path, space):
     assert str(read_scan(path).verdict).startswith("accept: affine is nominal")
 
 
+@pytest.mark.parametrize(("suffix", "origin"), [("nhdr", b"space origin"), ("mhd", b"Offset")])
+def test_axes_without_an_origin_are_nominal(tmp_path, suffix, origin):
+    """ITK takes the origin for 0, so that a mask drawn elsewhere would be placed as if it were known."""
+    path = tmp_path / f"a.{suffix}"
+    SimpleITK.WriteImage(as_image(hounsfield(), plane_affine("oblique")), path)
+    assert str(read_scan(path).verdict) == "accept"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(line for line in lines if not line.startswith(origin)))
+    volume = read_scan(path)
+    assert str(volume.verdict).startswith("accept: affine is nominal")
+    np.testing.assert_array_equal(volume.voxels, hounsfield())
+
+
 @pytest.mark.parametrize("length", ["1e308", "-1e308", "nan", "inf", "1e10", "x"])
 @pytest.mark.parametrize("field", ["space directions: ({},0,0) (0,0.9,0) (0,0,2.5)", "spacings: {} 0.9 2.5"])
 def test_lengths_that_itk_takes_for_a_millimetre(tmp_path, field, length, recwarn):

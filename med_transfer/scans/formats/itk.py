@@ -126,7 +126,7 @@ def _geometry(reader: SimpleITK.ImageFileReader, data: StoredData) -> tuple[geom
         affine,
         channels=reader.GetNumberOfComponents(),
         is_complex="complex" in SimpleITK.GetPixelIDValueAsString(reader.GetPixelID()),
-        placed=_format(Path(reader.GetFileName())) == "metaimage" or _has_anatomical_axes(reader),
+        placed=data.has_origin and (_format(Path(reader.GetFileName())) == "metaimage" or _has_anatomical_axes(reader)),
     )
     return affine, verdict.joined(of_units)
 

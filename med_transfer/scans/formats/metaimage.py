@@ -16,8 +16,10 @@ from med_transfer.scans.formats.stored_data import LONGEST_HEADER, StoredData, n
 
 _MAX_AXES, _LONGEST_AXIS = 5, 1 << 20
 _FUNCTION = {b"ElementToIntensityFunctionSlope": 1.0, b"ElementToIntensityFunctionOffset": 0.0}  # which ITK ignores
+_ORIGIN = (b"Offset", b"Position", b"Origin")
 _NUMBERS = (
-    *(b"Offset", b"Position", b"Origin", b"ElementSpacing", b"TransformMatrix", b"Rotation", b"Orientation"),
+    *_ORIGIN,
+    *(b"ElementSpacing", b"TransformMatrix", b"Rotation", b"Orientation"),
     *_FUNCTION,
 )
 _ORDERS = (b"BinaryDataByteOrderMSB", b"ElementByteOrderMSB")  # the first one counts if both are present
@@ -56,6 +58,7 @@ def metaimage_data(path: Path) -> StoredData:
         encoding="zlib" if packed else "text" if text else "raw",
         big_endian=_is_true(fields, next(filter(fields.__contains__, _ORDERS), b"")),
         units=(_first(fields, b"DistanceUnits", "?"),),
+        has_origin=any(key in fields for key in _ORIGIN),
     )
 
 

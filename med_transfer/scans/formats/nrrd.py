@@ -47,6 +47,7 @@ def nrrd_data(path: Path) -> StoredData:
         encoding=encoding,
         big_endian=fields.get("endian", "").lower() == "big",
         units=tuple(re.findall(r'"([^"]*)"', fields.get("spaceunits") or fields.get("units", "")))[:3],
+        has_origin="spaceorigin" in fields,
     )
 
 

@@ -40,6 +40,7 @@ class StoredData:
         encoding: raw | gzip | bzip2 | zlib | text.
         big_endian: byte order of the values.
         units: units of length as written, one for each spatial axis or for all; empty if not stated.
+        has_origin: whether the header states the position of the first voxel.
     """
 
     files: tuple[Path, ...]
@@ -47,6 +48,7 @@ class StoredData:
     encoding: str = "raw"
     big_endian: bool = False
     units: tuple[str, ...] = ()
+    has_origin: bool = True
 
 
 def named_files(header: Path, names: Sequence[str]) -> tuple[Path, ...]:
