@@ -16,7 +16,7 @@ from .preparation import (
     without_prediction,
 )
 from .source_lock import SOURCE_LOCK_FILE, SourceLock
-from .splits import Images, Split, SplitConfig, check_leakage, split_cohort
+from .splits import Images, Split, SplitConfig, check_leakage, split_cohort, without_test_rows
 from .table import Case, Cohort
 from .unlabelled import unlabelled_cohort
 
@@ -54,4 +54,5 @@ __all__ = [
     "unlabelled_cohort",
     "warn_of_other_spellings",
     "without_prediction",
+    "without_test_rows",
 ]

@@ -208,6 +208,33 @@ def check_leakage(cohort: Cohort, content_hashes: Sequence[Images], split: Split
                 )
 
 
+def without_test_rows(cohort: Cohort, purpose: str) -> Cohort:
+    """Return the rows that are not marked ``split=test``.
+
+    Args:
+        cohort: the whole table.
+        purpose: what the rows are for, for the message.
+
+    Raises:
+        CohortError: all rows are marked.
+        PatientLeak: a patient has rows of both kinds; the others would show what the test is to be kept from.
+    """
+    test = [number for number, case in enumerate(cohort.cases) if case.split == "test"]
+    others = sorted(set(range(len(cohort))) - set(test))
+    if not others:
+        raise CohortError("every row is marked split=test", where=cohort.path or "", expected=f"rows {purpose}")
+    patients = [(patient,) if patient else () for patient in cohort.patients]
+    if pairs := shared_by(patients, others, test):
+        raise PatientLeak(
+            f"one patient in rows {purpose} and in rows marked split=test: "
+            f"{few([f'{cohort.cases[a]} with {cohort.cases[b]}' for a, b in pairs])}",
+            where=cohort.path or "",
+            expected="every patient on one side only",
+            action="Correct the split or patient column",
+        )
+    return cohort.subset(others)
+
+
 def sides(split: Split) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
     """Yield each pair of parts that must share no patient: both names, and the cases of each."""
     yield "the test set", "development", split.test, split.development

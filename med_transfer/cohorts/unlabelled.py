@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from med_transfer.cohorts.case import Case
+from med_transfer.cohorts.splits import without_test_rows
 from med_transfer.cohorts.table import NO_LABELS, Cohort
-from med_transfer.errors import CohortError, ScanError, ScanNotFound
+from med_transfer.errors import ScanError, ScanNotFound
 from med_transfer.scans import Series, find_series, identity
 from med_transfer.scans.isolation import isolated
 
@@ -20,6 +21,7 @@ def unlabelled_cohort(path: Path) -> Cohort:
 
     Raises:
         CohortError: the table cannot be read, or all its rows are test rows.
+        PatientLeak: a patient has test rows and others.
         ScanNotFound: the folder holds no scan.
     """
     if path.suffix.lower() != ".csv":
@@ -27,11 +29,7 @@ def unlabelled_cohort(path: Path) -> Cohort:
         if not series:
             raise ScanNotFound("no scan", where=path, expected="DICOM, NIfTI, NRRD or MetaImage, or a cohort table")
         return Cohort(tuple(_case(path, scan_series) for scan_series in series), NO_LABELS, path)
-    cohort = Cohort.read(path, labelled=False)
-    to_learn_from = [number for number, case in enumerate(cohort.cases) if case.split != "test"]
-    if not to_learn_from:
-        raise CohortError("every row is marked split=test", where=path, expected="rows to learn from")
-    return cohort.subset(to_learn_from)
+    return without_test_rows(Cohort.read(path, labelled=False), "to learn from")
 
 
 def _case(folder: Path, series: Series) -> Case:

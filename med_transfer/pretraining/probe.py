@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from med_transfer.backbones import Encoder
-from med_transfer.cohorts import Cohort, PreparedCohort, prepare_cohort
-from med_transfer.errors import CohortError, TooFewPatients
+from med_transfer.cohorts import Cohort, PreparedCohort, prepare_cohort, without_test_rows
+from med_transfer.errors import TooFewPatients
 from med_transfer.model.features import pooled_features
 from med_transfer.model.linear_head import fit_predict, probe_model
 from med_transfer.predictions.patient_folds import Fold, held_out_in_turn, patient_folds
@@ -89,14 +89,11 @@ def probe_cohort(path: Path | None) -> Cohort | None:
 
     Raises:
         CohortError: the table cannot be used, or has only test rows.
+        PatientLeak: a patient has test rows and others.
     """
     if path is None:
         return None
-    cohort = Cohort.read(path)
-    cohort = cohort.subset(n for n, case in enumerate(cohort.cases) if case.split != "test")
-    if not len(cohort):
-        raise CohortError("every row is marked split=test", where=path, expected="rows to probe with")
-    return cohort
+    return without_test_rows(Cohort.read(path), "to probe with")
 
 
 def linear_probe(

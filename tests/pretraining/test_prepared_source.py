@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from med_transfer.cohorts import recognise
-from med_transfer.errors import CohortError, NothingDone, ScanNotFound, UsageError
+from med_transfer.errors import CohortError, NothingDone, PatientLeak, ScanNotFound, UsageError
 from med_transfer.phantoms import PhantomConfig, write_cohort, write_dicom_series, write_nifti
 from med_transfer.pretraining import PretrainingConfig, prepare_source
 from med_transfer.pretraining.source import reading as reading_module
@@ -159,6 +159,16 @@ def test_labels_of_a_table_and_rows_for_testing(phantoms, tmp_path):
         row["split"] = "test"
     with pytest.raises(CohortError, match="every row is marked split=test; expected rows to learn from"):
         prepare_source(written(table, lines), config(**settings), tmp_path)
+
+
+@pytest.mark.parametrize("method", ["masked_autoencoding", "supervised"])
+def test_a_patient_some_of_whose_rows_are_for_testing_is_not_learned_from(phantoms, tmp_path, method):
+    lines = [row | {"split": "test" if n == 0 else "train"} for n, row in enumerate(rows(phantoms))]
+    lines[-1]["patient"] = lines[0]["patient"] = "planted"
+    table = written(phantoms.with_name("divided.csv"), lines)
+    with pytest.raises(PatientLeak, match=r"one patient in rows to learn from and in rows marked split=test: row") as e:
+        prepare_source(table, config(method=method, supervised={"region": "whole"}), tmp_path)
+    assert "planted" not in str(e.value)
 
 
 def test_a_table_without_what_the_method_needs(phantoms, tmp_path):

@@ -10,7 +10,7 @@ from command_line import SMALL_SCANS, read_rows, write_rows
 from tiny import CPU, STUDENT_INPUT, tiny_config, tiny_student
 
 from med_transfer.cohorts import recognise
-from med_transfer.errors import CohortError
+from med_transfer.errors import CohortError, PatientLeak
 from med_transfer.phantoms import PhantomConfig, write_cohort
 from med_transfer.pretraining.methods.method import PretrainingContext
 from med_transfer.pretraining.probe import linear_probe, probe_cohort
@@ -31,6 +31,13 @@ def test_rows_of_the_test_are_left_out_of_the_probe(chest, tmp_path):
     assert sorted(recognise([row["patient"] for row in rows], patients)) == learned
     assert sorted(probe.prepared.cohort.patients) == learned
     assert 0 <= probe(tiny_student()) <= 1
+
+    write_rows(
+        table,
+        [row | {"patient": "both", "split": "test" if number == 0 else "train"} for number, row in enumerate(rows)],
+    )
+    with pytest.raises(PatientLeak, match="one patient in rows to probe with and in rows marked split=test"):
+        probe_cohort(table)
 
     write_rows(table, [row | {"split": "test"} for row in rows])
     with pytest.raises(CohortError, match="every row is marked split=test; expected rows to probe with"):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.atomic import write_text
-from med_transfer.cohorts import Case, Cohort, hash_names, region_of_case
+from med_transfer.cohorts import Case, Cohort, hash_names, region_of_case, without_test_rows
 from med_transfer.cohorts.left_behind import left_behind
 from med_transfer.errors import CohortError, NothingDone, ScanError, ScanNotFound, UnusableVoxels
 from med_transfer.errors.sentence import Sentence
@@ -85,6 +85,7 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
     Raises:
         ScanNotFound: there is no scan.
         CohortError: the table cannot be used, or lacks what the method needs.
+        PatientLeak: a patient has rows marked ``split=test``, and others.
         NothingDone: there are scans, but none can be used.
         UsageError: the salt in ``folder`` is damaged.
     """
@@ -166,10 +167,8 @@ def _series_entry(series: Series, config: PretrainingConfig, salt: str) -> _Entr
 def _table_entries(path: Path, config: PretrainingConfig, salt: str) -> tuple[Sequence[_Entry], Labels | None]:
     supervised = config.supervised if config.method == "supervised" else None
     labelled = supervised is not None and supervised.target == "label"
-    cohort = Cohort.read(path, labelled=labelled)
-    cases = [case for case in cohort.cases if case.split != "test"]
-    if not cases:
-        raise CohortError("every row is marked split=test", where=path, expected="rows to learn from")
+    cohort = without_test_rows(Cohort.read(path, labelled=labelled), "to learn from")
+    cases = cohort.cases
     with_mask = supervised is not None and supervised.target == "mask"
     with_region = supervised is not None and (with_mask or supervised.region == "roi")
     for case in cases if with_region else ():
