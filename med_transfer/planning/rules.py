@@ -119,11 +119,11 @@ def intensities(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
 
 
 def orientation(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
-    """Slices as they were acquired, where the network looks at slices."""
-    letters = {"coronal": "PSL", "sagittal": "LSP"}.get(cohort.plane, "SPL")
+    """Slices as they were acquired, upright as a reader sees them, where the network looks at slices."""
+    letters = {"coronal": "PIL", "sagittal": "LIP"}.get(cohort.plane, "SPL")
     if network_kind(cohort, chosen) != "slices" or letters == "SPL":
         return []
-    return [Choice("input.orientation", letters, f"the slices are {cohort.plane}: depth is across them")]
+    return [Choice("input.orientation", letters, f"the slices are {cohort.plane}: depth is across them, upright")]
 
 
 def size(cohort: CohortFingerprint, chosen: str) -> list[Choice]:

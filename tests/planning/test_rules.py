@@ -93,8 +93,9 @@ def test_modality_is_what_the_scans_are():
     assert chosen(rules.modality, cohort([scan(modality="MR")] * 5)) == {"input.modality": "MR"}
 
 
-@pytest.mark.parametrize(("plane", "letters"), [("coronal", "PSL"), ("sagittal", "LSP")])
-def test_orientation_lets_depth_run_across_the_slices(plane, letters):
+@pytest.mark.parametrize(("plane", "letters"), [("coronal", "PIL"), ("sagittal", "LIP")])
+def test_orientation_lets_depth_run_across_the_slices_and_shows_them_upright(plane, letters):
+    """Rows of a picture go down: to the feet (I), as those of an axial slice go to the back (P)."""
     turned = cohort([scan(plane=plane)] * 20)
     assert chosen(rules.orientation, turned) == {"input.orientation": letters}
     assert chosen(rules.orientation, cohort()) == {}
