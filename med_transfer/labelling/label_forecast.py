@@ -149,3 +149,14 @@ def _reason_out_of_reach(curve: PowerLaw, target: float, multiple: float) -> str
     if curve.asymptote <= target:
         return f"the curve levels off at {rounded(curve.asymptote, 2, of=(0.0, 1.0, target))}"
     return f"the curve is below {target:g} with {multiple:g} times the patients at hand"
+
+
+def rounded_up(number: int) -> int:
+    """Round up to two significant digits, as a forecast is not more precise than that."""
+    return -rounded_down(-number)
+
+
+def rounded_down(number: int) -> int:
+    """Round down to two significant digits."""
+    step = 10 ** max(len(str(abs(number))) - 2, 0)
+    return number // step * step

@@ -9,7 +9,7 @@ from med_transfer.atomic import write_text
 from med_transfer.errors.numbers import rounded, whole_percent
 from med_transfer.labelling.curve_samples import ALL_CLASSES, CurveSamples
 from med_transfer.labelling.drawing import draw_curves
-from med_transfer.labelling.label_forecast import Forecast
+from med_transfer.labelling.label_forecast import Forecast, rounded_down, rounded_up
 from med_transfer.labelling.record import WAY_MEANS, Budget
 
 SCHEMA = 1
@@ -95,7 +95,7 @@ def sentence(forecast: Forecast, measure: str) -> str:
         return f"{head}{present}; the target of {target} is reached{_uncertainty_clause(forecast, low)}."
     if forecast.outcome == "forecast":
         return (
-            f"{head}to reach {what} {target} you need about {_rounded_up(forecast.more or 0)} more {kind} "
+            f"{head}to reach {what} {target} you need about {rounded_up(forecast.more or 0)} more {kind} "
             f"(95 % interval {_limits(forecast)}); now {present}{_uncertainty_clause(forecast, 0.0)}."
         )
     return (
@@ -108,7 +108,7 @@ def _limits(forecast: Forecast) -> str:
     """The interval in words, rounded outwards so that it still contains the rounded number."""
     low, high = forecast.interval or (None, None)
     beyond = f"more than {forecast.multiple:g} times those at hand"
-    return f"{beyond if low is None else _rounded_down(low)} to {beyond if high is None else _rounded_up(high)}"
+    return f"{beyond if low is None else rounded_down(low)} to {beyond if high is None else rounded_up(high)}"
 
 
 def _uncertainty_clause(forecast: Forecast, low: float) -> str:
@@ -116,13 +116,3 @@ def _uncertainty_clause(forecast: Forecast, low: float) -> str:
     if forecast.outcome == "reached":
         return "" if low >= forecast.target else ", but the interval reaches below it"
     return f"; {whole_percent(share)} of the resampled curves get there within {forecast.multiple:g} times the patients"
-
-
-def _rounded_up(number: int) -> int:
-    """Round up to two significant digits, as a forecast is not more precise than that."""
-    return -_rounded_down(-number)
-
-
-def _rounded_down(number: int) -> int:
-    step = 10 ** max(len(str(abs(number))) - 2, 0)
-    return number // step * step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -24,9 +25,11 @@ from med_transfer.finetuning.run import load_source
 from med_transfer.labelling import BudgetSettings, finetuned, label_budget
 from med_transfer.labelling.budget import without_forecast
 from med_transfer.labelling.curve_samples import CurveSamples, curve_samples
+from med_transfer.labelling.drawing import curves_figure
 from med_transfer.labelling.finetuned import start_of_finetuning
-from med_transfer.labelling.label_forecast import Forecast
+from med_transfer.labelling.label_forecast import Forecast, forecast
 from med_transfer.labelling.probe_curve import CurvePlan, probe_curve
+from med_transfer.labelling.record import Budget
 from med_transfer.labelling.report import sentence
 from med_transfer.selection.candidates import find_candidates
 from med_transfer.selection.features import FeatureLibrary
@@ -143,6 +146,48 @@ def test_nothing_of_a_test_scan_counts(command, cohort_csv, weights, tmp_path):
     assert json.loads(honest.out) == json.loads(corrupted.out)
     assert json.loads(honest.out)["n_scans"] == len(rows) - len(test)
     assert len(list((tmp_path / "out/cache/features").iterdir())) == len(rows) - len(test)
+
+
+def curve_of(name: str, top: float, n_sizes: int = 6) -> Forecast:
+    """The forecast of a made-up curve that rises from 0.35 to ``top``, for a target of 0.8."""
+    sizes = np.geomspace(4, 20, n_sizes)
+    values = top - (top - 0.35) * (sizes / 4) ** -0.5
+    draws = np.clip(values + np.random.default_rng(0).normal(0, 0.05, (40, n_sizes)), 0, 1)
+    return forecast(CurveSamples(name, sizes, values, draws, labelled=400), 0.8)
+
+
+def test_the_figure_says_what_its_axes_lines_and_panels_are():
+    found = (curve_of("solid", 0.95), curve_of("$x", 0.6), curve_of("all classes", 1.0, n_sizes=3))
+    figure = curves_figure(Budget(BudgetSettings(target=0.8), found, NAME, 60, 70, 3, 10, Path()))
+    first, second, third, unused = figure.axes
+    assert not unused.get_visible()
+    more = sentence(found[0], "sensitivity").partition("about ")[2].partition(" more")[0]
+    assert first.get_title() == f"solid: about {more} more labelled patients"
+    assert second.get_title() == "$x: not foreseen within 5 times the patients"
+    assert third.get_title() == "all classes: no forecast"
+    assert first.get_xlabel() == "training patients of this class, in a fold (log scale)"
+    assert third.get_xlabel() == "training patients, in a fold (log scale)"
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {
+        "measured, 95 % interval",
+        "95 % interval of the curve",
+        "fitted",
+        "extrapolated",
+        "target 0.8",
+        "the curve reaches the target",
+    }
+
+
+def test_the_figures_legend_covers_no_panel_and_its_ticks_no_other():
+    figure = curves_figure(
+        Budget(BudgetSettings(), (curve_of("solid", 0.95, n_sizes=30),), NAME, 60, 70, 3, 10, Path())
+    )
+    figure.draw_without_rendering()
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert legend.get_window_extent().y1 <= axes.xaxis.label.get_window_extent().y0
+    places = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert len(places) > 3
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(places))
 
 
 @pytest.mark.parametrize(
