@@ -192,3 +192,11 @@ def test_a_sample_of_findings_fits_too(page, tmp_path):
     write(path, sample("findings"))
     page.open(path, 400)
     assert page.value("document.documentElement.scrollWidth") <= 400
+
+
+def test_a_long_name_without_spaces_does_not_stretch_the_confusion_matrix(page, reports):
+    """A column holds counts of a few digits, and the name above it takes several lines."""
+    page.open(reports["en"], 800)
+    page.value(OPEN_ALL)
+    box = "document.querySelector('#confusion table.matrix').closest('.scroll')"
+    assert page.value(f"{box}.scrollWidth") <= page.value(f"{box}.clientWidth")

@@ -94,6 +94,14 @@ def test_what_the_patients_can_show_is_said_in_words(tmp_path):
     assert float(rows[0]["Width of the interval"]) == pytest.approx(high - low)
 
 
+def test_one_patient_is_one_patient(tmp_path):
+    data = three_classes(3)
+    data = type(data)(np.eye(3, dtype=bool), data.probabilities, data.patients, THREE)
+    page = Page(write(tmp_path / "report.html", evidence(data, metrics_of(data))))
+    assert "With 1 patient labelled healthy, a sensitivity of" in page.text
+    assert "With 1 patients" not in page.text
+
+
 def test_what_is_undefined_is_shown_so_with_its_reason_and_never_as_zero(tmp_path):
     truth = np.eye(3, dtype=bool)[[0, 0, 1, 1]]
     config = EvaluationConfig(prevalence={"malignant": 0.1})

@@ -8,17 +8,18 @@ from med_transfer.errors.numbers import rounded
 from med_transfer.metrics.records.class_metrics import SampleSize
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import patients
 from med_transfer.report.section import Section
 from med_transfer.report.table import Cell, Table, number
 
 _SENTENCES = {
     "sensitivity": sentence(
-        "With {n} patients labelled {name}, a sensitivity of {value} has an interval of {low} to {high}; a width of "
+        "With {patients} labelled {name}, a sensitivity of {value} has an interval of {low} to {high}; a width of "
         "{wanted} requires about {needed} patients if the sensitivity stays the same, and up to {most} if it is "
         "{worst}."
     ),
     "specificity": sentence(
-        "With {n} patients not labelled {name}, a specificity of {value} has an interval of {low} to {high}; a width "
+        "With {patients} not labelled {name}, a specificity of {value} has an interval of {low} to {high}; a width "
         "of {wanted} requires about {needed} patients if the specificity stays the same, and up to {most} if it is "
         "{worst}."
     ),
@@ -44,7 +45,7 @@ def _stated(evidence: Evidence) -> Iterator[tuple[str, str, SampleSize]]:
 def _in_words(name: str, rate: str, size: SampleSize, t: Translator) -> str:
     return t(
         _SENTENCES[rate],
-        n=size.n_patients,
+        patients=patients(size.n_patients, t),
         name=name,
         value=_two(size.value),
         low=_two(size.ci95[0]),
