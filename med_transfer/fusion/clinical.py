@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
@@ -91,8 +92,13 @@ class Categories(Record):
         return table
 
     def trouble(self, text: str) -> str:
-        """Return an empty string: unknown values have a level of their own."""
-        return ""
+        """Return why a value cannot be used in prediction; empty if it can, as unknown values have their own level."""
+        spelled = {_spelling(level): level for level in self.levels}
+        if text in self.levels or (known := spelled.get(_spelling(text))) is None:
+            return ""
+        return Sentence(
+            "column {name} has another spelling here than in training: {level}", name=self.name, level=known
+        )
 
 
 Column = Annotated[Numbers | Categories, Field(discriminator="kind")]
@@ -110,7 +116,8 @@ def learn_column(
         where: the table, for messages.
 
     Raises:
-        CohortError: the column is empty, constant, or mostly numeric with other text in it.
+        CohortError: the column is empty, constant, or mostly numeric with other text in it, or spells one value in two
+            ways.
     """
     texts = without_missing(texts)
     filled = [text for text in texts if text]
@@ -132,11 +139,32 @@ def learn_column(
             where=where,
             expected="a number as in most rows, or an empty cell",
         )
+    _require_one_spelling(name, texts, rows, where)
     having = defaultdict(set)
     for text, patient in zip(texts, patients, strict=True):
         having[text].add(patient)
     levels = sorted(text for text in set(filled) if len(having[text]) >= FEWEST_PATIENTS)
     return Categories(name=name, levels=tuple(levels))
+
+
+def _require_one_spelling(name: str, texts: Sequence[str], rows: Sequence[object] | None, where: object) -> None:
+    """Raise CohortError for two spellings of one value, which would be two levels, one of them perhaps a rare one."""
+    first: dict[str, int] = {}
+    for number, text in enumerate(texts):
+        before = first.setdefault(_spelling(text), number)
+        if texts[before] != text:
+            named = [str(rows[n]) if rows else f"scan {n + 1}" for n in (before, number)]
+            raise CohortError(
+                f"{' and '.join(named)} have values in column {name!r} that differ only in case, spaces or width",
+                where=where,
+                expected="one spelling a value",
+                action="Correct the column",
+            )
+
+
+def _spelling(text: str) -> str:
+    """Text in which spellings of one value are equal: case, spaces, and full-width or composed characters."""
+    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
 def with_values(columns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

@@ -96,7 +96,7 @@ class Predictor:
         series_uid: str = "",
         *,
         mask: Volume | Path | str | None = None,
-        columns: Mapping[str, str] | None = None,
+        columns: Mapping[str, object] | None = None,
     ) -> Prediction:
         """Predict one case, of one scan or of one scan per channel.
 
@@ -107,7 +107,8 @@ class Predictor:
             region: region of interest, if the bundle was trained on regions; None: the box around the mask.
             series_uid: the series to use if a folder holds several.
             mask: mask of the finding, as a file or Volume; also used by a fusion for handcrafted features.
-            columns: clinical columns by name, for a fusion that uses them; an empty string is a missing value.
+            columns: clinical columns by name, for a fusion that uses them: texts as in the table, or numbers. None and
+                an empty string are a missing value.
 
         Raises:
             ScanError: a scan cannot be used, or a channel has no scan; the message says why.
@@ -121,7 +122,8 @@ class Predictor:
         if mask is not None and not isinstance(mask, Volume):
             mask = read_mask(mask, onto=scans[FIRST_CHANNEL])
         given = network_input(scans, self.preprocessing, region, mask, handcrafted=self.needs_handcrafted)
-        answer, source = self.answer(given, columns), sources[FIRST_CHANNEL]
+        as_in_table = {name: "" if value is None else str(value).strip() for name, value in (columns or {}).items()}
+        answer, source = self.answer(given, as_in_table), sources[FIRST_CHANNEL]
         name = str(source) if isinstance(source, Path | str) else answer.scan
         return replace(answer, scan=name, seconds=round(time.monotonic() - started, 3))
 

@@ -36,6 +36,18 @@ def test_rare_unseen_and_missing_categories_share_a_level():
     )
 
 
+def test_another_spelling_is_no_other_value():
+    """It had the level of unknown values: a sex of m was neither M nor F, and nothing said so."""
+    column = learn_column("sex", ["M", "M", "F", "F", "M", ""], PATIENTS)
+    assert [column.trouble(text) for text in ("M", "", "unknown", "X")] == [""] * 4
+    for text in ("m", "m ", "Ｍ"):
+        assert column.trouble(text) == "column sex has another spelling here than in training: M"
+    with pytest.raises(CohortError, match="^scan 1 and scan 5 have values in column 'sex' that differ only in case"):
+        learn_column("sex", ["M", "M", "F", "F", "m", ""], PATIENTS)
+    with pytest.raises(CohortError, match="^row 3 and row 4 have values in column 'site'"):
+        learn_column("site", ["a", "St. Mary", "St.  Mary"], PATIENTS[:3], ["row 2", "row 3", "row 4"])
+
+
 def test_none_is_a_value_among_words_and_missing_among_numbers():
     contrast = learn_column("contrast", ["none", "none", "iv", "iv", "#N/A", ""], PATIENTS)
     assert contrast == Categories(name="contrast", levels=("iv", "none"))

@@ -24,8 +24,10 @@ from report_samples import without_tooltips
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
 
 from med_transfer.bundle import RECORD_FILE, read_record
+from med_transfer.inference import load_bundle
 from med_transfer.inference.predictor import LEARNED_FROM
 from med_transfer.phantoms import PhantomConfig, write_cohort
+from med_transfer.scans import Region
 
 USE = ("fusion.use=[network,handcrafted,columns]", "fusion.columns=[age,sex]", "fusion.penalty=0.1")
 CLASSES = ("ground-glass", "part-solid", "solid")
@@ -107,6 +109,26 @@ def test_without_an_input_there_is_the_network_alone_and_the_reason(fused, table
         assert fused_of(row) == ["", "", ""]
         assert row["reason"].startswith(reason)
         assert sum(float(row[f"p_{name}"]) for name in CLASSES) == pytest.approx(1, abs=1e-4)
+
+
+def test_python_takes_columns_as_numbers_and_fuses_as_the_command(fused, table, tmp_path):
+    row = read_rows(table)[1]
+    run_command("predict", fused.bundle, write_rows(table.parent / "alone.csv", [row]), "-o", tmp_path)
+    (answered,) = read_rows(tmp_path / "predictions.csv")
+    x, y, z, size = (float(row[f"roi_{name}_mm"]) for name in ("x", "y", "z", "size"))
+    predictor, scan = load_bundle(fused.bundle, "cpu"), table.parent / row["scan"]
+    region = Region((x, y, z), (size, size, size))
+    for columns in (
+        {"age": row["age"], "sex": row["sex"]},
+        {"age": float(row["age"]), "sex": f" {row['sex']} ", "other": None},
+    ):
+        found = predictor.predict(scan, region, columns=columns)
+        assert [found.fused[name] for name in CLASSES] == [float(cell) for cell in fused_of(answered)]
+    without = predictor.predict(scan, region, columns={"sex": row["sex"], "age": None})
+    assert without.fused  # an age was missing in training, too
+    other = predictor.predict(scan, region, columns={"age": 60, "sex": row["sex"].lower()})
+    assert other.fused == {}
+    assert other.reason.startswith("not fused: column sex has another spelling here than in training: ")
 
 
 def test_one_age_that_is_missing_is_fused_because_one_was_missing_in_training(fused, table, tmp_path):
