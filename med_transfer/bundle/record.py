@@ -205,6 +205,20 @@ class BundleRecord(_Record):
         evidence = self.calibration.without_evidence(len(self.classes), multilabel=self.multilabel)
         return OperatingPoint.balanced(self.labels, evidence)
 
+    @property
+    def reports_fusion(self) -> bool:
+        """Whether the fused model's answers are the reported ones, and not the network's."""
+        return self.fusion is not None and self.fusion.report == "fused"
+
+    @property
+    def reported_point(self) -> OperatingPoint:
+        """The operating point of the reported model. A balanced one is the model's own, as the probabilities of a fused
+        model reflect other class frequencies."""
+        balanced = self.chosen_point is not None and self.chosen_point.rule == "balanced_argmax"
+        if self.fusion is not None and self.reports_fusion and balanced:
+            return self.fusion.balanced_point
+        return self.operating_point
+
     def answer(
         self, prediction: Prediction, probabilities: NDArray[np.float64], novelty: float, facts: Facts | None = None
     ) -> Prediction:

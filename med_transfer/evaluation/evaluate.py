@@ -130,7 +130,9 @@ def evaluate(
     reporting = given
     if record.fusion is not None:
         predictions, reported, fusion = _fused(given, record.fusion, predictions, seed)
-        reporting = _with_fused_operating_point(given, record.fusion) if fusion.report == "fused" else given
+        if fusion.report == "fused":  # every scan could be fused
+            of_fused = record.model_copy(update={"operating_point": record.reported_point})
+            reporting = replace(given, record=of_fused)
     rows = _write_table(out / "predictions.csv", record, [*predictions, *prepared.failed])
     # Prediction sets use the network's own probabilities, also if the fused model is reported. On the validation scans
     # that their thresholds were learned from they are not measured.
@@ -187,14 +189,6 @@ def _fused(
     completed = [fused.complete(answered, row, given.record.classes) for row, answered in enumerate(predictions)]
     figures = _fusion_metrics(fusion, scans, fused, given, reported, seed)
     return completed, fused.probabilities if reported else given.probabilities, figures
-
-
-def _with_fused_operating_point(given: EvaluationInput, fusion: Fusion) -> EvaluationInput:
-    """Use the fused model's own balanced operating point, as its probabilities reflect other class frequencies."""
-    record = given.record
-    balanced = record.chosen_point is not None and record.chosen_point.rule == "balanced_argmax"
-    point = fusion.balanced_point if balanced else record.operating_point
-    return replace(given, record=record.model_copy(update={"operating_point": point}))
 
 
 @torch.inference_mode()

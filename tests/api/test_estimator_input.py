@@ -87,6 +87,30 @@ def test_scans_and_labels_are_checked_as_those_of_a_table(scans):
         fit(scans, ["a", "b"] * 2, groups=["1", "1.23457E+11", "3", "4"])
 
 
+def test_the_answers_are_of_the_model_whose_figures_the_run_reports(tmp_path):
+    """With a fusion that is reported, the figures were the fused model's, and the answers the network's."""
+    scans = [write_scan(tmp_path / f"{number}.nii.gz", number) for number in range(16)]
+    config = {"split": {"folds": 2, "test_fraction": 0.25}, "from_scratch_baseline": False, "explain": {"gallery": 0}}
+    config |= {
+        "input": {"shape": [16, 16, 16]},
+        "transfer": {"strategy": "linear_probe"},
+        "fusion": {"report": "fused"},
+    }
+    made = mt.FinetuneConfig.model_validate(config)
+    estimator = mt.TransferClassifier(made, tmp_path / "run").fit(scans, ["a", "b"] * 8)
+    predictor = mt.load_bundle(estimator.run_, "cpu")
+    answers = [predictor.predict(scan) for scan in scans]
+    fused = np.array([[answer.fused[name] for name in "ab"] for answer in answers])
+    fusion = predictor.record.fusion
+    assert fusion is not None
+    figures = estimator.run_.metrics.fusion
+    assert figures is not None
+    assert figures.report == "fused"
+    assert estimator.predict_proba(scans).tolist() == fused.tolist()
+    shares = [fusion.balanced_point.thresholds[name] for name in "ab"]
+    assert estimator.predict(scans).tolist() == ["ab"[place] for place in (fused / shares).argmax(axis=1)]
+
+
 def test_a_fit_that_fails_leaves_the_fitted_classifier_and_its_run_as_they_were(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     scans = [write_scan(tmp_path / f"scans/{number}.nii.gz", number) for number in range(8)]
