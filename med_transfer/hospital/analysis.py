@@ -158,7 +158,7 @@ def _analyse(item: ScanToPredict, predictor: Predictor, heat: HeatMap) -> Analys
     try:
         with confined(item.case.path):
             scans, region, mask = item.read(predictor.preprocessing.config)
-            prediction = predictor.predict(scans, region, mask=mask, columns=item.case.columns)
+            prediction = predictor.predict_read(scans, region, mask, item.case.columns)
             mapped = _map(predictor, scans, region, prediction, heat)
         volume = scans["scan"]
     except ScanAborted:

@@ -179,7 +179,7 @@ def explain_item(
 ) -> ExplanationRecord:
     """Write the three files of one listed scan; arguments and errors as for :func:`explain_scans`."""
     scans, region, mask = item.read(predictor.preprocessing.config)
-    answer = predictor.predict(scans, region, mask=mask, columns=item.case.columns)
+    answer = predictor.predict_read(scans, region, mask, item.case.columns)
     mapped = explain_scan(predictor, scans, region, answer, settings, class_name, progress=progress)
     _write(folder, mapped, scans["scan"])
     return mapped.record

@@ -16,7 +16,7 @@ import torch
 from med_transfer.bundle import BundleRecord, bundle_folder, load_network, read_record
 from med_transfer.bundle.similar_cases import load_similar_cases
 from med_transfer.cohorts import NetworkInput, network_input
-from med_transfer.errors import ConfigError, given_path
+from med_transfer.errors import ConfigError, UsageError, given_path
 from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.fusion import FusionScans
 from med_transfer.inference.folder import BatchSettings, FolderOutcome, predict_all
@@ -28,6 +28,7 @@ from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.progress import Progress, bars_unless, remark
 from med_transfer.runtimes import Runtime, choose_network
 from med_transfer.scans import Region, Series, Volume, read_mask, read_scan
+from med_transfer.scans.voxel_checks import require_usable
 
 Source = Path | str | Series | Volume
 LEARNED_FROM = Sentence("the bundle was trained on this scan, so its answer here is better than on new scans")
@@ -104,7 +105,7 @@ class Predictor:
             source: a DICOM series folder, archive or file, a NIfTI, NRRD or MetaImage file, a Series found by a search,
                 or a Volume. If the input has several channels, a mapping from column to source:
                 ``{"scan": ..., "scan_arterial": ...}``.
-            region: region of interest, if the bundle was trained on regions; None: the box around the mask.
+            region: region of interest, if the bundle uses one; None: the box around the mask.
             series_uid: the series to use if a folder holds several.
             mask: mask of the finding, as a file or Volume; also used by a fusion for handcrafted features.
             columns: clinical columns by name, for a fusion that uses them: texts as in the table, or numbers. None and
@@ -112,20 +113,55 @@ class Predictor:
 
         Raises:
             ScanError: a scan cannot be used, or a channel has no scan; the message says why.
+            UsageError: something was passed that the bundle does not read: a scan of another column, or a region or
+                mask where the network does not look at one.
         """
         started = time.monotonic()
         sources = source if isinstance(source, Mapping) else {FIRST_CHANNEL: source}
+        self._refuse_unread(sources, region, mask)
         scans = {
             column: one if isinstance(one, Volume) else self.read(one, series_uid if column == FIRST_CHANNEL else "")
             for column, one in sources.items()
         }
         if mask is not None and not isinstance(mask, Volume):
             mask = read_mask(mask, onto=scans[FIRST_CHANNEL])
-        given = network_input(scans, self.preprocessing, region, mask, handcrafted=self.needs_handcrafted)
+        for one in scans.values():
+            require_usable(one.voxels, one.provenance.path)  # a Volume that a caller made was never checked
         as_in_table = {name: "" if value is None else str(value).strip() for name, value in (columns or {}).items()}
-        answer, source = self.answer(given, as_in_table), sources[FIRST_CHANNEL]
+        answer, source = self.predict_read(scans, region, mask, as_in_table), sources[FIRST_CHANNEL]
         name = str(source) if isinstance(source, Path | str) else answer.scan
         return replace(answer, scan=name, seconds=round(time.monotonic() - started, 3))
+
+    def _refuse_unread(self, sources: Mapping[str, object], region: object, mask: object) -> None:
+        """Refuse, as the command does, what would change nothing. Raises UsageError."""
+        config = self.preprocessing.config
+        if FIRST_CHANNEL not in sources or not set(sources) <= set(config.columns):
+            raise UsageError(
+                f"scans named {', '.join(map(str, sources)) or '(none)'}",
+                where="source",
+                expected=f"one for each of {', '.join(config.columns)}",
+            )
+        if region is not None and not isinstance(region, Region):
+            raise UsageError(
+                f"found an object of type {type(region).__name__}", where="region", expected="a Region, in LPS mm"
+            )
+        if config.region != "roi" and not self.needs_handcrafted and (region is not None or mask is not None):
+            raise UsageError(
+                "a mask or region, which would change nothing",
+                where="mask" if region is None else "region",
+                expected=f"none: {config.region_sentence}",
+            )
+
+    def predict_read(
+        self, scans: Mapping[str, Volume], region: Region | None, mask: Volume | None, columns: Mapping[str, str]
+    ) -> Prediction:
+        """Predict a case of a table or study whose scans have been read; a region that nothing looks at is ignored.
+
+        Raises:
+            ScanError: see :meth:`predict`.
+        """
+        given = network_input(scans, self.preprocessing, region, mask, handcrafted=self.needs_handcrafted)
+        return self.answer(given, columns)
 
     def answer(self, given: NetworkInput, columns: Mapping[str, str] | None = None) -> Prediction:
         """Predict an input that has been read already, for example in another process.
