@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from med_transfer.atomic import write_text
-from med_transfer.errors import ConfigError, UnknownKey, UsageError
+from med_transfer.errors import ConfigError, UnknownKey, UsageError, given_path
 from med_transfer.errors.sentence import few
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,10 @@ def load_config(
     Raises:
         UnknownKey: a key that the model does not have; names the nearest one.
         ConfigError: a missing file, invalid YAML, a duplicate key, or a value of the wrong type or out of range.
+        UsageError: the overrides are a single text.
     """
+    if isinstance(overrides, str):  # a sequence of its letters
+        raise UsageError(f"overrides {overrides!r}", expected=f"a sequence of them, such as ({overrides!r},)")
     values = copy.deepcopy(dict(base or {})) if path is None else _read(Path(path))
     short_forms = getattr(model, "short_forms", {})
     for section, key in short_forms.items():
@@ -145,7 +148,8 @@ def given_config(model: type[Model], config: object, overrides: Sequence[str] = 
             expected=f"a {model.__name__}, the path of a YAML file, or None",
             action=f"{model.__name__}.model_validate(...) makes one of a dict",
         )
-    return load_config(model, Path(config) if config else None, overrides)
+    path = None if config is None else given_path(config, "config", "the path of a YAML file, or None")
+    return load_config(model, path, overrides)
 
 
 def refuse_mistyped(model: type[BaseModel], overrides: Sequence[str]) -> None:

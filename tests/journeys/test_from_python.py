@@ -61,6 +61,10 @@ def test_a_config_that_is_no_config_and_overrides_that_would_do_nothing_are_refu
             call(cohort_csv, {"training": {"epochs": 2}})
         with pytest.raises(UsageError, match=r"overrides \(seed=1\) beside a FinetuneConfig"):
             call(cohort_csv, mt.FinetuneConfig(), overrides=("seed=1",))
+        with pytest.raises(UsageError, match="^config: found ''; expected the path of a YAML file, or None"):
+            call(cohort_csv, "")  # the program's defaults were taken, and not a plan
+        with pytest.raises(UsageError, match=r"overrides 'seed=1'; expected a sequence of them, such as \('seed=1',\)"):
+            call(cohort_csv, overrides="seed=1")
 
 
 def test_every_public_name_is_there_and_explained():
