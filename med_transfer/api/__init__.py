@@ -114,7 +114,7 @@ def select_backbone(
     config: FinetuneConfig | Path | str | None = None,
     out: Path | str | None = None,
     *,
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | str | None = None,
     weights: Sequence[tuple[str, Path | str]] = (),
     overrides: tuple[str, ...] = (),
     progress: Progress | None = None,
@@ -127,7 +127,7 @@ def select_backbone(
             to ``out`` as plan.yaml, to be passed to that run.
         out: folder for the result and the features; features already computed there are reused. None: ``selection`` in
             the current folder, which a warning names.
-        names: the backbones to rank; None ranks all whose weights are available.
+        names: the backbones to rank, or a single one; None ranks all whose weights are available.
         weights: (backbone, path) pairs for your own weights: a file, a bundle or a run folder.
         overrides: settings such as ``"input.region=roi"``, applied on top of the YAML file or the plan.
         progress: progress callback; None shows bars in a terminal or notebook.
@@ -138,7 +138,7 @@ def select_backbone(
         config, planned = config_for(FinetuneConfig, cohort, config, overrides, pretrains=False, progress=progress)
         if planned:
             keep_plan(out, planned.as_yaml(), "a ranking of backbones")
-        return select(cohort, config, out, names, weights, progress)
+        return select(cohort, config, out, [names] if isinstance(names, str) else names, weights, progress)
 
 
 def pretrain(

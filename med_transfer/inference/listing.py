@@ -35,14 +35,15 @@ class ScanWithRegion:
         roi_mm: region of interest: its centre x, y, z in DICOM patient coordinates (LPS), and its edge length.
     """
 
-    path: Path
-    mask: Path | None = None
+    path: Path | str
+    mask: Path | str | None = None
     roi_mm: tuple[float, float, float, float] | None = None
 
     def apply_to(self, item: ScanToPredict) -> ScanToPredict:
         """Return the item as if its table row had given the mask and region."""
         centre, size = (self.roi_mm[:3], self.roi_mm[3]) if self.roi_mm else (None, None)
-        return replace(item, case=replace(item.case, mask=self.mask, roi_centre_mm=centre, roi_size_mm=size))
+        mask = None if self.mask is None else given_path(self.mask, "mask", "the path of a mask")
+        return replace(item, case=replace(item.case, mask=mask, roi_centre_mm=centre, roi_size_mm=size))
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,8 @@ class ScanToPredict:
 
 def path_of(scans: Path | str | ScanWithRegion) -> Path:
     """The file or folder of the scans."""
-    if isinstance(scans, ScanWithRegion):
-        return scans.path
-    return given_path(scans, "scans", "a folder of scans, one scan, or a cohort.csv")
+    given = scans.path if isinstance(scans, ScanWithRegion) else scans
+    return given_path(given, "scans", "a folder of scans, one scan, or a cohort.csv")
 
 
 def require_outside(out: Path, scans: Path) -> None:

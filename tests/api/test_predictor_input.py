@@ -12,6 +12,7 @@ from tiny_bundle import tiny_bundle, write_scan
 
 import med_transfer as mt
 from med_transfer.errors import UnusableVoxels, UsageError
+from med_transfer.inference import ScanWithRegion
 from med_transfer.scans import Region
 
 REGION = Region((0.0, 0.0, 20.0), (20.0, 20.0, 20.0))
@@ -33,7 +34,10 @@ def test_a_region_that_would_change_nothing_is_refused_as_by_the_command(tmp_pat
             predictor.predict(scan, **arguments)
         assert error.value.found in refused.err
     of_regions = mt.load_bundle(tiny_bundle(tmp_path / "roi", region="roi"), "cpu")
-    assert of_regions.predict(scan, REGION).status == "ok"
+    alone = of_regions.predict(scan, REGION)
+    assert alone.status == "ok"
+    outcome = of_regions.predict_folder(ScanWithRegion(str(scan), roi_mm=(0, 0, 20, 20)), tmp_path / "alone")
+    assert outcome.rows[0].probabilities == alone.probabilities
     no_region: Any = (0, 0, 20, 20)
     with pytest.raises(UsageError, match="^region: found an object of type tuple; expected a Region, in LPS mm"):
         of_regions.predict(scan, no_region)
