@@ -14,7 +14,7 @@ from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.cohorts.overwriting import back_up
 from med_transfer.config import given_config, load_config, parse, refuse_mistyped
-from med_transfer.errors import ConfigError
+from med_transfer.errors import ConfigError, UsageError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import LOCK_FILE, resolve_preprocessing
 from med_transfer.finetuning.duration import Duration, estimate, fit_to_time_limit, measure_cost, prepare_seconds
@@ -103,10 +103,18 @@ def planned_config(
         CohortError: scans of several modalities or parts of the body, or a cohort that cannot be split.
         ConfigError: settings contradict each other, or the time limit is too short for any run.
         BackboneError: the backbone or its weights cannot be used.
+        UsageError: the time limit is no number, or negative.
         NothingDone: no scan can be read.
     """
+    _require_duration(minutes)
     config, plan = config_for(FinetuneConfig, cohort, None, with_quick(overrides, quick=quick), progress=progress)
     return timed_config(cohort, config, plan, minutes)
+
+
+def _require_duration(minutes: object) -> None:
+    """Raise UsageError, before scans are read, for anything but None or a number that is not negative."""
+    if minutes is not None and not (isinstance(minutes, int | float) and minutes >= 0):  # NaN is not, either
+        raise UsageError(f"found {minutes!r}", where="minutes", expected="a number, at least 0, or None")
 
 
 def config_for(
@@ -227,6 +235,7 @@ def timed_config(
         CohortError: the cohort cannot be split.
         NothingDone: no scan can be read.
     """
+    _require_duration(minutes)
     looked_at = plan.fingerprint if plan else fingerprint_cohort(cohort, most_scans=A_FEW)
     source = load_source(config)
     resolved = config.resolved(from_source=source.sha256 is not None)

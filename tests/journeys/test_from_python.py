@@ -67,6 +67,20 @@ def test_a_config_that_is_no_config_and_overrides_that_would_do_nothing_are_refu
             call(cohort_csv, overrides="seed=1")
 
 
+@pytest.mark.parametrize("minutes", [-5, float("nan"), "10"])
+def test_a_time_limit_that_is_none_is_refused_before_a_scan_is_read(cohort_csv, minutes):
+    told: list[str] = []
+    with pytest.raises(UsageError, match="^minutes: found .*; expected a number, at least 0, or None"):
+        mt.plan(cohort_csv, minutes=minutes, progress=lambda stage, *_: told.append(stage))
+    assert told == []
+
+
+@pytest.mark.parametrize("numbers", [{"per_class": 0}, {"per_class": 1.5}, {"draws": -1}])
+def test_a_number_of_scans_to_preview_that_is_none_is_refused(cohort_csv, numbers):
+    with pytest.raises(UsageError, match="found .*; expected a whole number, at least "):
+        mt.preview(cohort_csv, mt.FinetuneConfig(), **numbers)
+
+
 def test_every_public_name_is_there_and_explained():
     assert set(mt.__all__) | {"__version__"} == set(dir(mt))
     undocumented = [name for name in mt.__all__ if not inspect.getdoc(getattr(mt, name))]
