@@ -27,7 +27,7 @@ from med_transfer.errors import (
     UnreadableScan,
     UnusableVoxels,
 )
-from med_transfer.scans import geometry
+from med_transfer.scans import geometry, read_scan
 from med_transfer.scans.masks.masks import read_mask
 
 KINDS = ("BINARY", "FRACTIONAL", "LABELMAP")
@@ -110,6 +110,27 @@ def test_two_slices_far_apart_do_not_become_thick(tmp_path, spacing):
     assert own.voxels.shape == (9, 7, 9)
     assert own.spacing_mm[2] == pytest.approx(2.5)
     assert own.voxels.sum() == voxels.sum()
+
+
+@pytest.mark.parametrize("slices", [(3,), (3, 7), (1, 5, 9)])
+def test_slices_that_overlap_are_as_far_apart_as_those_of_the_scan_they_were_drawn_on(tmp_path, slices):
+    """Slices of 5 mm every 2.5 mm: a frame that states its thickness alone would cover its neighbours, too."""
+    voxels = np.zeros((12, 7, 9), np.uint8)
+    voxels[list(slices), 2:5, 2:6] = 1
+    path = write_segmentation(tmp_path, voxels, change=measured(5.0, None))
+    np.testing.assert_array_equal(read_mask(path, read_scan(tmp_path / "scan")).voxels, voxels)
+
+
+def test_slices_that_were_interpolated_between_uneven_ones_leave_no_stripes(tmp_path):
+    """The scan's slices are closer now than the frames, which cover those between them."""
+    voxels = np.zeros((8, 7, 9), np.uint8)
+    voxels[4:7, 2:5, 2:6] = 1
+    offsets = (0, 0.5, 1, 2, 3, 4, 5, 6)
+    path = write_segmentation(tmp_path, voxels, offsets=offsets, change=measured(2.5, None))
+    mask = read_mask(path, read_scan(tmp_path / "scan", max_gap_mm=5.0))
+    filled = np.flatnonzero(mask.voxels.any(axis=(1, 2)))
+    assert np.diff(filled).tolist() == [1] * (len(filled) - 1)
+    assert len(filled) * mask.spacing_mm[2] == pytest.approx(7.5, abs=1.3)
 
 
 def measured(thickness, spacing):

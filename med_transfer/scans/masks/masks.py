@@ -69,7 +69,7 @@ def read_mask(path: Path | str, onto: Volume | None = None, name: str = "") -> V
     if isinstance(source, Series) or not (kind := object_kind(source)):
         parts = [_read_labels(source, name)]
     elif kind == "SEG":
-        parts = read_segmentation(source, name)
+        parts = read_segmentation(source, name, onto)
     elif onto is not None:
         parts = [read_structure_set(source, onto, name)]
     else:

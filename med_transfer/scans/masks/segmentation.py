@@ -21,7 +21,7 @@ from med_transfer.scans.volume import Volume
 _MAX_COMPRESSION = 50_000  # compression ratio that not even an empty image exceeds
 
 
-def read_segmentation(path: Path, name: str = "") -> list[Volume]:
+def read_segmentation(path: Path, name: str = "", onto: Volume | None = None) -> list[Volume]:
     """Read one segment as bool voxels: a single volume if the object's frames form a grid, else one per frame.
 
     The grid may have gaps (files leave out empty slices) and may be sheared (a tilted gantry). Voxels of a fractional
@@ -30,6 +30,7 @@ def read_segmentation(path: Path, name: str = "") -> list[Volume]:
     Args:
         path: the file.
         name: SegmentLabel or SegmentNumber; may be empty if there is only one segment.
+        onto: the scan. Frames drawn on it that state no spacing are as far apart as its slices, which may overlap.
 
     Raises:
         AmbiguousScan, ScanNotFound: see :func:`~med_transfer.scans.masks.region_object.pick`.
@@ -42,7 +43,7 @@ def read_segmentation(path: Path, name: str = "") -> list[Volume]:
     with damage_reported(path):
         _require_pixels(dataset, path)
         number = pick(_segments(dataset), name, "segment", path)
-        frames = frames_of(dataset, path)
+        frames = frames_of(dataset, path, _step_mm(dataset, onto))
         chosen = [frame for frame in frames if frame.segment in (None, number)]
         if not chosen:
             raise UnusableVoxels(Sentence("segment {number} has no frames", number=number), where=path)
@@ -55,6 +56,17 @@ def read_segmentation(path: Path, name: str = "") -> list[Volume]:
         affine, slices = grid
         stack = _stacked(pixels, [slices[frame.index] for frame in chosen], max(slices) + 1, path)
         return [Volume(stack, affine, provenance)]
+
+
+def _step_mm(dataset: Dataset, onto: Volume | None) -> float:
+    """Spacing between the slices of the scan if the object refers to its series, else 0.
+
+    0 also for slices interpolated between uneven ones, which are closer than those that were drawn on.
+    """
+    if onto is None or any(repair.kind == "uneven_gaps" for repair in onto.verdict.repairs):
+        return 0.0
+    series = {str(item.get("SeriesInstanceUID") or "") for item in dataset.get("ReferencedSeriesSequence") or []} - {""}
+    return onto.spacing_mm[2] if onto.provenance.series_uid in series else 0.0
 
 
 def _segments(dataset: Dataset) -> list[tuple[int, str]]:

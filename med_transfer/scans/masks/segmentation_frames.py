@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +56,13 @@ class Frame:
         return affine
 
 
-def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
+def frames_of(dataset: Dataset, path: Path, step_mm: float = 0.0) -> list[Frame]:
     """The geometry of every frame, in stored order.
+
+    Args:
+        dataset: the object.
+        path: its file.
+        step_mm: spacing between slices, where a frame states none; 0 if unknown.
 
     Raises:
         GeometryRejected: a frame without a position in the patient (a slide, for example).
@@ -71,7 +76,8 @@ def frames_of(dataset: Dataset, path: Path) -> list[Frame]:
             Sentence("{declared} frames declared, {n} described", declared=declared, n=len(own)), where=path
         )
     is_labelmap = dataset.SegmentationType == "LABELMAP"
-    return [_frame(index, group, shared, is_labelmap, path) for index, group in enumerate(own)]
+    frames = [_frame(index, group, shared, is_labelmap, path) for index, group in enumerate(own)]
+    return [replace(frame, slice_spacing_mm=frame.slice_spacing_mm or step_mm) for frame in frames]
 
 
 def _frame(index: int, own: Dataset, shared: Dataset, is_labelmap: bool, path: Path) -> Frame:
