@@ -59,8 +59,7 @@ def command(
         done = pretrain(scans, settings, out, device, progress)
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes, the first one speaks
         return
-    record = done.record
-    measured = next(entry["measured"] for entry in reversed(record["curve"]) if "measured" in entry)
+    record, measured = done.record, done.measured
     if as_json:
         say_json(
             {

@@ -79,6 +79,18 @@ class Pretrained:
             return {name.removeprefix(HEAD): file.get_tensor(name) for name in names}
 
     @property
+    def measured(self) -> dict[str, float]:
+        """Figures of the encoder that was kept: with early stopping those of the best one, not the last ones.
+
+        Raises:
+            UsageError: the curve is damaged.
+        """
+        with safe_open(self.encoder, "pt") as file:
+            step = int(file.metadata()["steps"])
+        measured = [entry for entry in self.record["curve"] if "measured" in entry]
+        return next(entry["measured"] for entry in reversed(measured) if entry["step"] == step)
+
+    @property
     def curve(self) -> Path:
         """Path of the losses and measurements over the steps, as JSON."""
         return self.folder / CURVE_FILE

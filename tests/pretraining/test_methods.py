@@ -334,6 +334,8 @@ def test_stops_when_nothing_is_gained_and_keeps_the_best(chest, tmp_path):
     with safe_open(tmp_path / "encoder.safetensors", "pt") as file:
         assert json.loads(file.metadata()["steps"]) == 0
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    start, *_, end = [entry["measured"] for entry in training.state.curve if "measured" in entry]
+    assert Pretrained(tmp_path, "tiny", 1, 0).measured == start != end  # those of the encoder that was kept
 
 
 def test_hidden_blocks_are_whole_and_as_many_as_asked_for(chest):
