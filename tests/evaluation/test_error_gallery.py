@@ -15,8 +15,9 @@ from med_transfer.bundle import BackboneRecord, BundleRecord, InputEnvelope, Pro
 from med_transfer.cohorts import Case, Cohort, PreparedCohort
 from med_transfer.cohorts.preparation import PreparedScan
 from med_transfer.evaluation import evaluate as evaluation
-from med_transfer.evaluation.error_gallery import Error, chosen_errors, gallery
+from med_transfer.evaluation.error_gallery import Error, _no_better, chosen_errors, gallery
 from med_transfer.evaluation.evaluate import EvaluationInput, evaluate
+from med_transfer.explanation import Explanation, HeatMap
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.operating_point import OperatingPoint
@@ -230,3 +231,9 @@ def test_where_the_region_is_fitted_the_picture_has_the_scans_own_proportions(pr
     (height, width, _), (tall, narrow, _) = shapes
     assert height / width > 0.5
     assert tall / narrow > 2 * height / width
+
+
+@pytest.mark.parametrize(("values", "expected"), [(1.0, True), (0.0, False)])
+def test_no_part_of_a_uniform_map_matters_more_and_an_empty_one_is_counted_apart(values, expected):
+    heat = HeatMap(np.full((2, 2, 2), values, np.float32), (2.0, 2.0, 2.0))
+    assert _no_better(Explanation(heat, 0.5, None, None)) is expected
