@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from report_samples import Page, evidence, metrics_of, sample, write
 from simulated_scores import findings, three_classes
 
@@ -83,6 +84,16 @@ def test_each_panel_of_decision_curves_is_about_as_high_as_wide(n_classes, colum
     many = metrics.model_copy(update={"prevalence": prevalence, "decision_curves": dict.fromkeys(prevalence, curve)})
     width, height = decision_curve.net_benefit(many, translator("en")).size
     assert 0.75 < (width / columns) / (height / rows) < 1.34
+
+
+def test_a_panel_shows_who_treats_no_one_and_the_whole_band_above():
+    metrics = sample().metrics
+    for name, curve in metrics.decision_curves.items():
+        axes = Figure().subplots()
+        decision_curve._panel(axes, name, curve, metrics.prevalence[name], translator("en"))
+        low, high = axes.get_ylim()
+        assert low < 0 < max(point.ci95[1] for point in curve.points if point.ci95) < high
+        assert high > metrics.prevalence[name]  # where treating everyone begins
 
 
 def test_thresholds_at_which_the_network_is_useful_are_joined():
