@@ -375,7 +375,7 @@ def test_a_fhir_server_gets_the_answers_once(state, analysed, node_config, tmp_p
 def test_an_odd_answer_of_a_fhir_server_leaves_open_whether_it_took_the_result(
     entry, state, node_config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(FhirPeer, "said", staticmethod(lambda content: {"entry": [entry for _ in content["entry"]]}))
+    monkeypatch.setattr(FhirPeer, "translated", staticmethod(lambda content: {"entry": [entry for _ in content["entry"]]}))
     with fhir_server(200) as server:
         url = f"http://127.0.0.1:{server.server_port}/fhir"
         config = node_config(fhir=[{"url": url}], results={"fhir": True})

@@ -41,6 +41,7 @@ def test_a_page_that_is_killed_starts_again_and_ends_with_its_node(config, capfd
         until(lambda: answers(url))
         first = page.pid
         assert len(os.sched_getaffinity(first)) == 1
+        assert os.getpgid(first) == os.getsid(first) == first  # a Ctrl-C in the node's terminal does not reach it
         os.kill(first, signal.SIGKILL)
         until(lambda: page.pid != first and answers(url))
         assert (path.parent / "state" / "access.sqlite").stat().st_mode & 0o077 == 0
