@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 import warnings
@@ -131,6 +132,16 @@ def working(config: NodeConfig, bundle: Path) -> Iterator[Node]:
         yield node
     finally:
         assert node.stop()
+
+
+def test_what_was_announced_is_remembered_for_a_month(bundle, node_config):
+    config, now = node_config(), time.time()
+    with closing(Queue(config.queue_file)) as queue:
+        for days in (29, 31):
+            queue.announce(f"{days}", [f"1.2.{days}"], now - days * 86400)
+    with working(config, bundle) as node:
+        until(lambda: "announced images that never came forgotten" in {one["event"] for one in node.queue.entries()})
+        assert [node.queue.forget_announced(now - days * 86400) for days in (30, 28)] == [0, 1]
 
 
 @pytest.fixture

@@ -375,7 +375,8 @@ def test_a_fhir_server_gets_the_answers_once(state, analysed, node_config, tmp_p
 def test_an_odd_answer_of_a_fhir_server_leaves_open_whether_it_took_the_result(
     entry, state, node_config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(FhirPeer, "translated", staticmethod(lambda content: {"entry": [entry for _ in content["entry"]]}))
+    odd = staticmethod(lambda content: {"entry": [entry for _ in content["entry"]]})
+    monkeypatch.setattr(FhirPeer, "translated", odd)
     with fhir_server(200) as server:
         url = f"http://127.0.0.1:{server.server_port}/fhir"
         config = node_config(fhir=[{"url": url}], results={"fhir": True})
@@ -393,6 +394,17 @@ def test_a_patient_without_an_identifier_is_taken_for_nobody(predictor, analysed
     subjects = [entry["resource"]["subject"] for entry in bundle["entry"]]
     assert subjects == [{"type": "Patient", "display": "unknown"}] * 2
     pytest.importorskip("fhir.resources.R4B.bundle").Bundle.model_validate(bundle)
+
+
+@pytest.mark.parametrize("novelty", [None, 0.25])
+def test_novelty_is_told_only_where_the_bundle_measures_it(predictor, analysed, novelty):
+    answer = next(one for one in analysed if one.prediction.status == "ok")
+    answered = replace(answer, prediction=replace(answer.prediction, novelty=novelty))
+    posted = fhir_bundle([answered], header(predictor), {})
+    bundle = pytest.importorskip("fhir.resources.R4B.bundle").Bundle.model_validate(posted)
+    parts = {part.code.text: part.valueQuantity for part in bundle.entry[1].resource.component}
+    told = parts.get("Share of training data that is less novel")
+    assert (told and float(told.value)) == novelty
 
 
 def check(posted: dict, analysed: list[Analysis]) -> None:
