@@ -166,6 +166,17 @@ def test_p_values_are_corrected_for_the_number_of_runs_as_by_statsmodels(tmp_pat
     assert alone.p_holm == alone.p_value
 
 
+def test_a_run_that_is_given_twice_is_one_comparison(runs, monkeypatch):
+    """As by runs/* beside a name. Each copy counted in the correction of the p values."""
+    once = compare_runs(runs, n_boot=50)
+    monkeypatch.chdir(runs[0].parent)
+    again = compare_runs([*runs, runs[0], Path(runs[-1].name)], n_boot=50)
+    assert [one.run for one in again] == [one.run for one in once] == runs
+    assert [one.delong and one.delong.p_holm for one in again] == [one.delong and one.delong.p_holm for one in once]
+    with pytest.raises(UsageError, match="1 run; expected at least two"):
+        compare_runs([runs[0], runs[0]])
+
+
 def test_any_run_can_be_the_reference(runs):
     weak_first, against_strong = compare_runs(runs[:2]), compare_runs(runs[:2], reference=runs[1])
     assert [one.run for one in against_strong] == [runs[1], runs[0]]

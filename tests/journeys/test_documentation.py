@@ -240,8 +240,8 @@ def test_planning_and_training_what_was_planned(command, desk):
     assert Metrics.load(desk / "runs/first/metrics.json").n_scans == 6
 
 
-def test_predicting_for_a_fusion(command, finished, unseen_csv, desk, mask_of, monkeypatch):
-    (desk / "RUN").symlink_to(finished.folder)
+def test_predicting_for_a_fusion(command, transferred, unseen_csv, desk, mask_of, monkeypatch):
+    (desk / "RUN").symlink_to(transferred.folder)  # it looks at regions, as a fusion with handcrafted features does
     rows = [row | {"scan": str(unseen_csv.parent / row["scan"])} for row in read_rows(unseen_csv)]
     row = next(row for row in rows if row["scan"].endswith(".nii.gz"))
     write_rows(desk / "cohort.csv", rows[:2])

@@ -132,6 +132,10 @@ def compare_runs(
     """
     if reference is not None:
         runs = [reference, *(run for run in runs if run.resolve() != reference.resolve())]
+    distinct: dict[Path, Path] = {}
+    for run in runs:
+        distinct.setdefault(run.resolve(), run)  # each counts in the correction of the p values, so a copy must not
+    runs = list(distinct.values())
     if len(runs) < 2:
         raise UsageError(f"{len(runs)} run", expected="at least two to compare")
     if margin is not None:
