@@ -153,7 +153,8 @@ class Training:
         if self.group.is_main:
             self.method.eval()
             finished = self.method.finished(self.average)
-            best = self.state.measured(self._figures(finished), self.monitored, self.config.stop_when)
+            on = self.probe.identity if self.probe else ""
+            best = self.state.measured(self._figures(finished), self.monitored, self.config.stop_when, on)
             self.method.train()
             if best:
                 now = (self.state.step, self.state.seconds, self.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,12 @@ class LinearProbe:
         self.truth = cohort.truth
         self.patients = np.array(cohort.patients)
         self.folds = [self._folds(column, name) for column, name in zip(self.truth.T, cohort.labels.names, strict=True)]
+
+    @property
+    def identity(self) -> str:
+        """Hash of its scans and their labels, in any order."""
+        rows = sorted(zip(self.prepared.content_hashes, self.truth.tolist(), strict=True))
+        return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
     def seen(self) -> tuple[set[str], set[str]]:
         """Patient hashes and content hashes of the scans that the probe is fitted on."""

@@ -28,7 +28,7 @@ class TrainingState:
         ended: whether the training has finished.
         losses, counted: sums of losses since the last entry of the curve, and their number. The sums stay on the
             device, since reading them would wait for it.
-        best_of: name of the figure ``best``.
+        best_of: name of the figure ``best``, and of the scans that it was measured on where they may change.
     """
 
     step: int = 0
@@ -64,19 +64,26 @@ class TrainingState:
             self.curve.append(self._now() | means)
         self.losses, self.counted = {}, 0
 
-    def measured(self, figures: dict[str, float], monitored: str, stop: StopConfig | None) -> bool:
+    def measured(self, figures: dict[str, float], monitored: str, stop: StopConfig | None, on: str = "") -> bool:
         """Add a measurement; returns whether to keep this encoder: with ``stop`` only if it is the best so far.
 
         Sets ``ended`` if ``stop`` is given and the figure has not improved for ``stop.patience`` measurements.
+
+        Args:
+            figures: by name.
+            monitored: name of the figure that decides.
+            stop: when to stop; None keeps every encoder.
+            on: identifies the probe's scans, which may be others in a resumed run.
         """
         self.close_entry()
         self.curve.append(self._now() | {"measured": {name: round(value, 5) for name, value in figures.items()}})
         value = figures.get(monitored)
         if value is None or stop is None:
             return True
-        if self.best_of not in ("", monitored):  # resumed with or without a probe: the figures are not comparable
+        figure = f"{monitored} {on}".strip()
+        if self.best_of not in ("", monitored, figure):  # resumed with another probe or none: not comparable
             self.best, self.without_gain = None, 0
-        self.best_of = monitored
+        self.best_of = figure
         gained = self.best is None or value > self.best + stop.least_gain
         self.best, self.without_gain = (value, 0) if gained else (self.best, self.without_gain + 1)
         self.ended = self.without_gain >= stop.patience

@@ -31,6 +31,12 @@ def test_rows_of_the_test_are_left_out_of_the_probe(chest, tmp_path):
     assert sorted(recognise([row["patient"] for row in rows], patients)) == learned
     assert sorted(probe.prepared.cohort.patients) == learned
     assert 0 <= probe(tiny_student()) <= 1
+    relabelled = [row | {"label": rows[(number + 1) % 6]["label"]} for number, row in enumerate(rows[:6])]
+    identities = []
+    for number, table_rows in enumerate((rows[:6], rows[5::-1], relabelled)):
+        other = write_rows(table.with_name(f"{number}.csv"), table_rows)
+        identities.append(linear_probe(config, probe_cohort(other), context, tmp_path / "probe", silent).identity)
+    assert identities[0] == identities[1] == probe.identity != identities[2]
 
     write_rows(
         table,

@@ -50,6 +50,16 @@ def test_another_figure_is_not_held_against_the_best_so_far():
     assert state.measured({"explained": 0.8, "probe_auc": 0.7}, "probe_auc", stop)
 
 
+def test_the_figure_of_other_scans_is_not_held_against_the_best_so_far():
+    """As of a probe on another cohort; an older version did not write down on which scans it was measured."""
+    state, stop = TrainingState(best=0.9, without_gain=1, best_of="probe_auc"), StopConfig(patience=2)
+    assert not state.measured({"probe_auc": 0.7}, "probe_auc", stop, "one")
+    state = TrainingState.from_json(TrainingState(best=0.9, without_gain=1, best_of="probe_auc one").to_json())
+    assert state.measured({"probe_auc": 0.7}, "probe_auc", stop, "other")
+    assert (state.best, state.without_gain, state.ended) == (0.7, 0, False)
+    assert not state.measured({"probe_auc": 0.6}, "probe_auc", stop, "other")
+
+
 def test_the_curve_is_drawn_of_what_there_is(tmp_path):
     """Where all slabs held out are alike, a measurement has no figure."""
     curve = [{"step": 0, "measured": {}}, {"step": 50, "loss": 0.5}, {"step": 60, "measured": {"auc": 0.75}}]
