@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 from med_transfer.api import finetune
 from med_transfer.cohorts import Case, Cohort
 from med_transfer.cohorts.label_text import lacks_identifier
-from med_transfer.errors import CohortError, NoAnswer, UsageError, given_path
+from med_transfer.errors import CohortError, UsageError, given_path
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.inference import load_bundle
 
@@ -123,17 +123,9 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
             UsageError: X is not a sequence of scans.
         """
         check_is_fitted(self, "run_")
-        names, answers = self._predictor.record.classes, [self._reported(scan) for scan in _listed(X)]
+        names, reported = self._predictor.record.classes, self._predictor.record.reported_probabilities
+        answers = [reported(self._predictor.predict(scan)) for scan in _listed(X)]
         return np.array([[answer[name] for name in names] for answer in answers], float).reshape(-1, len(names))
-
-    def _reported(self, scan: Path | str) -> dict[str, float]:
-        """Probabilities by class name, of the reported model."""
-        answer = self._predictor.predict(scan)
-        if not self._predictor.record.reports_fusion:
-            return answer.probabilities
-        if not answer.fused:
-            raise NoAnswer(answer.reason, where=scan, expected="a scan that can be fused, as this run reports")
-        return answer.fused
 
     def predict(self, X: Sequence[Path | str]) -> NDArray:
         """Return each scan's class at the bundle's operating point, which need not be the most probable one."""

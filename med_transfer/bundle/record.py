@@ -210,6 +210,23 @@ class BundleRecord(_Record):
         """Whether the fused model's answers are the reported ones, and not the network's."""
         return self.fusion is not None and self.fusion.report == "fused"
 
+    def reported_probabilities(self, answer: Prediction) -> dict[str, float]:
+        """Probabilities of a scan by class name, of the reported model.
+
+        Raises:
+            NoAnswer: it is the fused one, and the scan could not be fused.
+        """
+        if not self.reports_fusion:
+            return answer.probabilities
+        if not answer.fused:
+            raise NoAnswer(
+                answer.reason,
+                where=answer.scan,
+                expected="a scan that can be fused, since the fused model is the reported one",
+                action="Give what the fusion was trained with, or leave the scan out",
+            )
+        return answer.fused
+
     @property
     def reported_point(self) -> OperatingPoint:
         """The operating point of the reported model. A balanced one is the model's own, as the probabilities of a fused

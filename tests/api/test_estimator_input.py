@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from tiny_bundle import tiny_bundle, write_scan
 
 import med_transfer as mt
-from med_transfer.errors import CohortError, MissingLabel, UsageError
+from med_transfer.errors import CohortError, MissingLabel, NoAnswer, UsageError
 
 
 @pytest.fixture
@@ -107,6 +108,12 @@ def test_the_answers_are_of_the_model_whose_figures_the_run_reports(tmp_path):
     assert figures is not None
     assert figures.report == "fused"
     assert estimator.predict_proba(scans).tolist() == fused.tolist()
+    for answer in answers:
+        assert predictor.record.reported_probabilities(answer) == answer.fused
+        with pytest.raises(NoAnswer, match="not fused: column age is bad; expected a scan that can be fused"):
+            predictor.record.reported_probabilities(
+                replace(answer, fused={}, reason="not fused: column age is missing")
+            )
     shares = [fusion.balanced_point.thresholds[name] for name in "ab"]
     assert estimator.predict(scans).tolist() == ["ab"[place] for place in (fused / shares).argmax(axis=1)]
 
