@@ -111,9 +111,7 @@ def test_the_answers_are_of_the_model_whose_figures_the_run_reports(tmp_path):
     for answer in answers:
         assert predictor.record.reported_probabilities(answer) == answer.fused
         with pytest.raises(NoAnswer, match="not fused: column age is bad; expected a scan that can be fused"):
-            predictor.record.reported_probabilities(
-                replace(answer, fused={}, reason="not fused: column age is missing")
-            )
+            predictor.record.reported_probabilities(replace(answer, fused={}, reason="not fused: column age is bad"))
     shares = [fusion.balanced_point.thresholds[name] for name in "ab"]
     assert estimator.predict(scans).tolist() == ["ab"[place] for place in (fused / shares).argmax(axis=1)]
 

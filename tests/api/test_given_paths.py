@@ -40,7 +40,7 @@ def test_what_is_no_path_is_refused_in_words(name, value, tmp_path, monkeypatch)
 
 
 def test_arguments_of_a_predictor_are_refused_in_words(tmp_path):
-    bundle, scan = tiny_bundle(tmp_path / "bundle"), write_scan(tmp_path / "1.nii.gz")
+    bundle, scan = tiny_bundle(tmp_path / "bundle", region="roi"), write_scan(tmp_path / "1.nii.gz")
     predictor: Any = mt.load_bundle(bundle, "cpu")
     load_bundle: Any = mt.load_bundle
     view_of: Any = mt.view_of
