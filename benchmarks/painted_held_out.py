@@ -57,11 +57,11 @@ READINGS: dict[str, Callable[[NDArray], float]] = {
 Pairs = list[tuple[NDArray, list[NDArray]]]  # for each scan the slices' answers without and with each lesion
 
 
-def answers(encoder: SliceEncoder, hu: Tensor, preprocessing: PreprocessingConfig) -> NDArray:
-    """For each non-empty slice, how much is denser; ``hu`` is [1, 1, depth, height, width]."""
+def answers(encoder: SliceEncoder, hu: Tensor, preprocessing: PreprocessingConfig, axes: str) -> NDArray:
+    """For each non-empty slice, how much is denser; ``hu`` is [1, 1, depth, height, width] of a slab."""
     seen = torch.cat([window(hu, one.window_hu, one.output_range) for one in preprocessing.by_channel], dim=1)
     with torch.no_grad():
-        denser = encoder(reorient(seen, CROP_ORIENTATION, preprocessing.orientation))[-1][0, 0].flatten()
+        denser = encoder(reorient(seen, CROP_ORIENTATION, axes))[-1][0, 0].flatten()
     return denser[denser != 0].numpy()
 
 
@@ -89,10 +89,11 @@ def judged(run: Path, data: RunData, config: FinetuneConfig, number: int, lesion
     seen = data.prepared.subset(rows).without_margin(margin_voxels(preprocessing.shape))
     pairs = []
     for row, tensor in zip(rows, seen.tensors, strict=True):
-        hu = torch.from_numpy(hounsfield(tensor, preprocessing)).float()[None, None]
-        size_mm = in_crop_order(data.prepared.voxel_mm[row], preprocessing.orientation)
+        hu = torch.from_numpy(hounsfield(tensor, preprocessing, data.network_axes)).float()[None, None]
+        size_mm = in_crop_order(data.prepared.voxel_mm[row], data.network_axes)
         painted = [with_lesion(hu, size_mm, config, seed=lesions * row + n) for n in range(lesions)]
-        pairs.append((answers(encoder, hu, preprocessing), [answers(encoder, one, preprocessing) for one in painted]))
+        plain, *with_lesions = (answers(encoder, one, preprocessing, data.network_axes) for one in (hu, *painted))
+        pairs.append((plain, with_lesions))
     return pairs
 
 

@@ -100,7 +100,7 @@ print(json.dumps({**said, "tests": out.getvalue()}))
 
 
 @pytest.fixture(scope="module")
-def translated(copy):
+def printed(copy):
     """What each script printed, and then what pytest said of the tests of every backbone and every section.
 
     In one process, in which the copy takes the package's place: to import what both need takes longer than all of them.
@@ -117,9 +117,9 @@ def translated(copy):
 
 
 @pytest.fixture(scope="module")
-def passed(said):
+def passed(printed):
     """The tests that passed for what was added."""
-    return [line for line in said["tests"].splitlines() if "PASSED" in line]
+    return [line for line in printed["tests"].splitlines() if "PASSED" in line]
 
 
 def test_every_path_that_is_named_is_there(copy):
@@ -129,18 +129,18 @@ def test_every_path_that_is_named_is_there(copy):
     assert missing == []
 
 
-def test_the_backbone_is_listed_gives_features_and_passes_what_every_backbone_passes(said, passed):
-    assert "two-convolutions" in said["list"]
-    assert said["features"] == "[(2, 8, 4, 4, 4), (2, 16, 2, 2, 2)] (2, 24)\n"
+def test_the_backbone_is_listed_gives_features_and_passes_what_every_backbone_passes(printed, passed):
+    assert "two-convolutions" in printed["list"]
+    assert printed["features"] == "[(2, 8, 4, 4, 4), (2, 16, 2, 2, 2)] (2, 24)\n"
     assert sum("two-convolutions" in line for line in passed) == 3
 
 
-def test_the_augmentation_is_set_in_a_config_and_changes_an_image(said):
-    assert said["augmentation"].split() == ["True", "False", "True", "True"]
+def test_the_augmentation_is_set_in_a_config_and_changes_an_image(printed):
+    assert printed["augmentation"].split() == ["True", "False", "True", "True"]
 
 
-def test_the_report_section_is_on_the_page_in_its_place_and_translated(copy, said, passed):
-    headings = re.findall(r"<h3[^>]*>(.*?)</h3>", said["report"])
+def test_the_report_section_is_on_the_page_in_its_place_and_translated(copy, printed, passed):
+    headings = re.findall(r"<h3[^>]*>(.*?)</h3>", printed["report"])
     assert headings.index("Shares of the classes") == headings.index("Rates by class") + 1
     assert (copy / "report_files" / "tables" / "class_shares-shares.csv").exists()
     assert sum("class_shares" in line for line in passed) == 3

@@ -181,7 +181,8 @@ def test_an_old_run_is_compared_and_read(old: Path, tmp_path: Path, command: Com
     assert metrics.generalisation_gap is not None
     assert metrics.test_set_access is not None
     assert "key fit_gap of Metrics is now called generalisation_gap" in caplog.text
-    outcome = command("compare", old, old, "-o", tmp_path / "compare")
+    shutil.copytree(old, tmp_path / "another")
+    outcome = command("compare", old, tmp_path / "another", "-o", tmp_path / "compare")
     assert outcome.code == 0, outcome.err
     assert (tmp_path / "compare/compare.html").exists()
 

@@ -104,14 +104,13 @@ def test_table_of_phases_is_predicted_from_the_command_line_and_from_python(comm
     case = read_rows(unseen_phases)[0]
     predictor = load_bundle(run / "bundle")
     both = {"scan": case["scan"], "scan_arterial": case["scan_arterial"]}
-    where = {"region": region(case)}
-    answer = predictor.predict(both, **where).probabilities
+    answer = predictor.predict(both).probabilities
     for name, value in answer.items():
         assert float(written[case["scan"]][f"p_{name}"]) == pytest.approx(value, abs=1e-6)
     with pytest.raises(InputRejected, match="no scan for channel scan_arterial"):
-        predictor.predict(case["scan"], **where)
+        predictor.predict(case["scan"])
     swapped = {"scan": case["scan_arterial"], "scan_arterial": case["scan"]}
-    assert predictor.predict(swapped, **where).probabilities != answer
+    assert predictor.predict(swapped).probabilities != answer
 
 
 def test_unseen_phases_are_judged_from_the_command_line(command, run, unseen_phases, tmp_path):
@@ -121,13 +120,6 @@ def test_unseen_phases_are_judged_from_the_command_line(command, run, unseen_pha
     assert (metrics["n_scans"], metrics["failed"]["n"], metrics["overlap"]["seen_scans"]) == (6, 0, 0)
     assert "scan_arterial" not in metrics["subgroups"]
     assert (tmp_path / "report.html").exists()
-
-
-def region(row):
-    from med_transfer.scans import Region
-
-    size = float(row["roi_size_mm"])
-    return Region(tuple(float(row[f"roi_{axis}_mm"]) for axis in "xyz"), (size, size, size))
 
 
 def test_folder_cannot_say_which_scans_belong_together(command, run, unseen_csv, tmp_path):

@@ -318,10 +318,10 @@ class FhirPeer(http.server.BaseHTTPRequestHandler):
         status = self.server.statuses.pop(0)
         self.send_response(status)
         self.end_headers()
-        self.wfile.write(json.dumps(self.translated(content)).encode())
+        self.wfile.write(json.dumps(self.answered(content)).encode())
 
     @staticmethod
-    def translated(content: dict) -> dict:
+    def answered(content: dict) -> dict:
         created = {"response": {"status": "201 Created"}}
         return {"resourceType": "Bundle", "entry": [created for _ in content["entry"]]}
 
@@ -376,7 +376,7 @@ def test_an_odd_answer_of_a_fhir_server_leaves_open_whether_it_took_the_result(
     entry, state, node_config, tmp_path, monkeypatch
 ):
     odd = staticmethod(lambda content: {"entry": [entry for _ in content["entry"]]})
-    monkeypatch.setattr(FhirPeer, "translated", odd)
+    monkeypatch.setattr(FhirPeer, "answered", odd)
     with fhir_server(200) as server:
         url = f"http://127.0.0.1:{server.server_port}/fhir"
         config = node_config(fhir=[{"url": url}], results={"fhir": True})

@@ -83,9 +83,9 @@ def test_a_worker_that_dies_or_hangs_costs_an_attempt_and_the_same_folder_again_
     running, started, harmed = ScanWorker._running, [], []
 
     def noted(self, **options):
-        process = running(self, **options)
-        started.append(process.pid)  # one that is stopped while it starts has a minute more
-        return process
+        child = running(self, **options)
+        started.append(child.process.pid)  # one that is stopped while it starts has a minute more
+        return child
 
     monkeypatch.setattr(ScanWorker, "_running", noted)
 

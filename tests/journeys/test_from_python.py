@@ -390,5 +390,6 @@ def test_bundle_holds_no_pickle_and_no_patient(finished, cohort_csv):
     for path in (path for path in finished.bundle.rglob("*") if path.is_file()):
         content = path.read_bytes()
         assert path.suffix in (".json", ".md", ".safetensors", ".xml")
-        assert not content.startswith((b"PK", b"\x80")), "a zip archive or a pickle"
+        pickled = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1))
+        assert not content.startswith((b"PK", *pickled)), "a zip archive or a pickle"
         assert not [patient for patient in patients if patient.encode() in content]

@@ -31,7 +31,7 @@ def test_what_is_said_of_a_spoilt_scan_is_said_in_chinese(kind, tmp_path, monkey
     for number in range(6):
         folder = tmp_path / str(number)
         KINDS[kind](folder, rng)
-        said += map(translator("zh-TW").said, told(folder))
+        said += map(translator("zh-TW").translated, told(folder))
     assert said
     assert [text for text in said if ENGLISH_SENTENCE.search(text)] == []
 
