@@ -22,8 +22,6 @@ LOCK = $(BIN)/uv pip compile --quiet --generate-hashes --python-version 3.11 --p
 	--no-header --no-annotate --upgrade
 LOCK_TORCH = --override build/torch.txt --no-emit-package torch --no-emit-package torchvision \
 	$(if $(WHEELS),--find-links $(WHEELS),--extra-index-url $(TORCH_INDEX) --index-strategy unsafe-best-match)
-# No test cuts the power: where this library is installed, tests do not wait for the disk at every fsync.
-EATMYDATA := $(firstword $(wildcard /usr/lib/*/libeatmydata.so))
 PEERS := orthanc orthanc-dicomweb dcmtk dicom3tools openssl chromium
 # docs/backbones.md and the pages of docs/reference are generated from the code, or refer to parts of it by name
 PAGES := $(filter-out docs/backbones.md docs/reference/%,$(wildcard *.md docker/*.md docs/*.md docs/*/*.md))
@@ -40,8 +38,7 @@ demo: $(VENV)/installed ## set up, then run the whole workflow on synthetic scan
 
 .PHONY: test
 test: $(VENV)/installed-test ## set up, then run every test
-	$(if $(EATMYDATA),LD_PRELOAD=$(EATMYDATA)) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= \
-		$(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile \
 		--no-loadscope-reorder --max-worker-restart 0 $(PYTEST_ARGS)
 
 .PHONY: test-minimal
