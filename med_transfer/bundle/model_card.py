@@ -142,10 +142,12 @@ def _set_rows(record: BundleRecord) -> list[tuple[str, str]]:
     of_class = zip(record.classes, sets.thresholds, sets.n_patients, strict=True)
     limits = [
         Sentence("{name} {threshold} ({n} patients)", name=name, threshold=rounded(threshold, 3), n=n)
+        if threshold
+        else Sentence("{name} always ({n} patients)", name=name, n=n)
         for name, threshold, n in of_class
     ]
     in_words = Sentence(
-        "coverage {coverage:g} of each class; a class is in from probability {limits}",
+        "coverage {coverage:g} of each class; a set includes a class from this probability on: {limits}",
         coverage=sets.coverage,
         limits=listed(*limits),
     )

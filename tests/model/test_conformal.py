@@ -97,8 +97,8 @@ def test_a_set_grows_with_the_coverage_and_with_no_class_it_is_written_so():
 def test_the_model_card_tells_the_thresholds():
     sets = PredictionSets(coverage=0.9, thresholds=(0.3, 0), n_patients=(40, 5))
     rows = dict(model_card_rows(record(prediction_sets=sets)))
-    words = "coverage 0.9 of each class; a class is in from probability benign 0.300 (40 patients), malignant 0.000 (5"
-    assert rows["Prediction sets"].startswith(words)
+    words = "a set includes a class from this probability on: benign 0.300 (40 patients), malignant always (5 patients)"
+    assert rows["Prediction sets"] == f"coverage 0.9 of each class; {words}"
     assert "Prediction sets" not in dict(model_card_rows(record()))
 
 
