@@ -13,7 +13,8 @@ import os
 import re
 import reprlib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -289,6 +290,11 @@ def set_value(values: dict[str, Any], dotted: str, value: Any) -> None:
     for part in parents:
         values = values.setdefault(part, {})
     values[last] = value
+
+
+def changed_keys(config: BaseModel, default: BaseModel, keys: Iterable[str]) -> list[str]:
+    """Those of the dotted keys whose values differ from the default."""
+    return [key for key in keys if attrgetter(key)(config) != attrgetter(key)(default)]
 
 
 def _explain(

@@ -349,12 +349,12 @@ def _warn_of_copies(cohort: Cohort, content_hashes: Sequence[Images]) -> None:
         log.warning(
             "identical images under two patients: %s. They count as two scans; correct the column patient, or leave "
             "the copy out",
-            few([f"{cases[a]} with {cases[b]}" for a, b in copies], 3),
+            _named(cases, copies),
         )
     if contradictory:
         log.warning(
             "identical images with different labels: %s. Correct the label, or leave the copy out",
-            few([f"{cases[a]} with {cases[b]}" for a, b in contradictory], 3),
+            _named(cases, contradictory),
         )
 
 
@@ -366,8 +366,12 @@ def _warn_of_parted_studies(cohort: Cohort, study_uids: Sequence[str]) -> None:
         log.warning(
             "scans of one study (StudyInstanceUID) under two patients: %s. A split may part them; unless software "
             "has given several people one UID, correct the column patient",
-            few([f"{cases[a]} with {cases[b]}" for a, b in parted], 3),
+            _named(cases, parted),
         )
+
+
+def _named(cases: Sequence[Case], pairs: Sequence[tuple[int, int]]) -> str:
+    return few([f"{cases[a]} with {cases[b]}" for a, b in pairs], 3)
 
 
 def _two_patients(first: Case, second: Case) -> bool:

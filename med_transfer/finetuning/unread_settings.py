@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
 from med_transfer.backbones import Encoder
 from med_transfer.cohorts import Cohort, SplitConfig
 from med_transfer.cohorts.splits import TEST_FRACTION
+from med_transfer.config import changed_keys
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.transfer_config import MappingConfig
 from med_transfer.preprocessing import PreprocessingConfig
@@ -49,16 +50,10 @@ def ignored_settings(asked: FinetuneConfig, config: FinetuneConfig, encoder: Enc
     return ignored + strategy.warnings(encoder, config.training.epochs)
 
 
-def _differ(config: FinetuneConfig, keys: Iterable[str]) -> list[str]:
-    """Those of the keys whose values are not the default."""
-    default = FinetuneConfig()
-    return [key for key in keys if attrgetter(key)(config) != attrgetter(key)(default)]
-
-
 def _settings_without_effect(config: FinetuneConfig) -> list[str]:
     """Sentences on settings that differ from the default, of parts that another key would have to switch on."""
     ignored = []
-    for key in _differ(config, _SWITCHES):
+    for key in changed_keys(config, FinetuneConfig(), _SWITCHES):
         switch, part = _SWITCHES[key]
         chosen = attrgetter(switch)(config)
         is_on = part in chosen if isinstance(chosen, tuple) else part == chosen
@@ -81,7 +76,9 @@ def _settings_not_read(config: FinetuneConfig) -> list[str]:
         unread.append((_OF_TRAINING, f"{strategy.name} trains a head only, and there is no from-scratch baseline"))
     elif config.training.averaging == "swa":
         unread.append((["training.patience"], "training.averaging=swa trains for all epochs"))
-    found = [(_differ(config, keys), why) for keys, why in unread] + [_mapping_settings_not_read(transfer.mapping)]
+    default = FinetuneConfig()
+    found = [(changed_keys(config, default, keys), why) for keys, why in unread]
+    found.append(_mapping_settings_not_read(transfer.mapping))
     return [f"{', '.join(keys)} without effect: {why}" for keys, why in found if keys]
 
 

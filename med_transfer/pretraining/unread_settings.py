@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from operator import attrgetter
 from typing import get_args
 
+from med_transfer.config import changed_keys
 from med_transfer.pretraining.config import Method, PretrainingConfig
 
 
@@ -13,8 +13,7 @@ def unread_settings(config: PretrainingConfig) -> list[str]:
     """Sentences on settings that differ from the default and have no effect."""
     default, sentences = PretrainingConfig(steps=1), []
     for keys, why in _unread(config):
-        changed = [key for key in keys if attrgetter(key)(config) != attrgetter(key)(default)]
-        if changed:
+        if changed := changed_keys(config, default, keys):
             sentences.append(f"{', '.join(changed)} without effect: {why}")
     return sentences
 

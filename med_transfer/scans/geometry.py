@@ -104,7 +104,10 @@ def centre_mm(affine: Affine, shape_kji: tuple[int, int, int]) -> NDArray[np.flo
 
 
 def lattice(shape_kji: Sequence[int], max_points: int) -> NDArray[np.float64]:
-    """Indices (i, j, k) evenly spaced over an array [depth, height, width], at most ``most`` an axis; shape [n, 3]."""
+    """Indices (i, j, k) evenly spaced over an array [depth, height, width], shape [n, 3].
+
+    At most ``max_points`` along an axis; 2 give the outermost voxels.
+    """
     axes = [np.linspace(0, size - 1, min(size, max_points)) for size in reversed(shape_kji)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
 

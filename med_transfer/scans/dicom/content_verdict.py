@@ -197,17 +197,13 @@ def _signs(slices: Sequence[Slice]) -> str:
 
 
 def _pet_units(slices: Sequence[Slice]) -> str:
-    units = {_value(s, "Units") for s in slices if s.modality == "PT"} - {
-        "",
-        "GML",
-    }  # SUV by body weight (PS3.3 C.8.9.1)
-    return (
-        Sentence(
-            "PET values in {units}, not standardised uptake values (GML): they depend on dose and time",
-            units=", ".join(sorted(units)),
-        )
-        if units
-        else ""
+    suv_by_body_weight = "GML"  # PS3.3 C.8.9.1
+    units = {_value(s, "Units") for s in slices if s.modality == "PT"} - {"", suv_by_body_weight}
+    if not units:
+        return ""
+    return Sentence(
+        "PET values in {units}, not standardised uptake values (GML): they depend on dose and time",
+        units=", ".join(sorted(units)),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import itertools
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -209,7 +208,7 @@ def _forms_verdict(image: Nifti1Image, unit_mm: float) -> Verdict:
 
 def _apart_mm(image: Nifti1Image, qform: geometry.Affine, unit_mm: float) -> float:
     """How far the qform places voxels from where the affine used does, at most; 0 if both mean the same place."""
-    corners = np.array(list(itertools.product(*((0, length - 1) for length in image.shape[:3]))))
+    corners = geometry.lattice(image.shape[2::-1], 2)
     used = np.asarray(image.affine)
     apart = geometry.to_world_mm(used, corners) - geometry.to_world_mm(qform, corners)
     apart_mm = float(np.linalg.norm(apart, axis=1).max()) * unit_mm

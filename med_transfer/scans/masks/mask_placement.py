@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,7 @@ def _added_as_it_is(mask: Volume, grid: Volume, result: NDArray[np.bool_]) -> bo
     voxels, affine = geometry.canonical(mask.voxels, mask.affine)
     if voxels.shape != placed.shape:
         return False
-    corners = _corners(voxels.shape)
+    corners = geometry.lattice(voxels.shape, 2)
     off = geometry.to_index(grid_affine, geometry.to_world_mm(affine, corners)) - corners
     if np.abs(off).max() > SAME_GRID_SHARE:
         return False
@@ -157,21 +157,16 @@ def _continues_an_end(volume: Volume, stored: geometry.Grid, axes: int) -> bool:
         stored: grid of the stored slices.
         axes: 2 to compare only positions within the plane of the slice, so that slices may be left out at that end.
     """
-    corners = geometry.to_world_mm(volume.affine, _corners(volume.voxels.shape))
+    corners = geometry.to_world_mm(volume.affine, geometry.lattice(volume.voxels.shape, 2))
     depth, height, width = stored.shape
     for end in (0, depth - 1):
         upright = stored.affine.copy()
         upright[:3, 3] += end * stored.affine[:3, 2]
         upright[:3, 2] = geometry.normal(stored.affine)
-        apart = _corners((1, height, width))[:, None, :axes] - geometry.to_index(upright, corners)[:, :axes]
+        apart = geometry.lattice((1, height, width), 2)[:, None, :axes] - geometry.to_index(upright, corners)[:, :axes]
         if np.abs(apart).max(axis=2).min(axis=1).max() < _SAME_CORNER:
             return True
     return False
-
-
-def _corners(shape_kji: Sequence[int]) -> NDArray[np.int_]:
-    """Indices (i, j, k) of the outermost voxels of an array [depth, height, width], shape [8, 3]."""
-    return np.array(list(np.ndindex(2, 2, 2))) * (np.array(shape_kji[::-1]) - 1)
 
 
 def _require_voxels_inside(mask: Volume, grid: Volume) -> None:

@@ -147,9 +147,9 @@ def _present(dataset: Dataset, stored: NDArray, number: int) -> NDArray[np.bool_
         return stored == number
     if kind == "BINARY":
         return stored != 0
-    if (plausible := int(dataset.MaximumFractionalValue)) < 1:
+    if (maximum := int(dataset.MaximumFractionalValue)) < 1:
         raise ValueError("MaximumFractionalValue")
-    return stored.astype(int) * 2 >= plausible
+    return stored.astype(int) * 2 >= maximum
 
 
 def _stacked(pixels: Sequence[NDArray[np.bool_]], slices: Sequence[int], depth: int, path: Path) -> NDArray[np.bool_]:
