@@ -59,14 +59,18 @@ def write_run(
     truth: np.ndarray = TRUTH,
     labels: Labels = LABELS,
     point: OperatingPoint | None = None,
+    source: str = "",
 ) -> Path:
-    """The three files that a comparison reads, for the test scans at these positions."""
+    """The three files that a comparison reads, for the test scans at these positions.
+
+    Patients and voxels differ between sources: two tables whose scans have the same paths.
+    """
     names = [labels.names[k] for k in truth.argmax(1)]
-    cases = tuple(Case(scan=f"s{i:02d}", path=Path(f"s{i}"), patient=f"p{i}", label=names[i]) for i in scans)
+    cases = tuple(Case(scan=f"s{i:02d}", path=Path(f"s{i}"), patient=f"{source}p{i}", label=names[i]) for i in scans)
     cohort = Cohort(cases, labels)
     split = Split(tuple(range(len(cases))), ())
     folder.mkdir(parents=True)
-    CohortLock.of(cohort, [()] * len(cases), split, SplitConfig()).write(folder / "cohort.lock.json")
+    CohortLock.of(cohort, [(f"{source}{i}",) for i in scans], split, SplitConfig()).write(folder / "cohort.lock.json")
     chosen = list(scans)
     compute_metrics(
         LabelledPredictions.of(truth[chosen], probabilities[chosen], cohort.patients, labels, point),
@@ -76,7 +80,7 @@ def write_run(
         for i in scans:
             by_name = dict(zip(labels.names, probabilities[i].tolist(), strict=True))
             called = labels.names[probabilities[i].argmax()]
-            table.append(Prediction(f"s{i:02d}", f"p{i}", probabilities=by_name, predicted=called))
+            table.append(Prediction(f"s{i:02d}", f"{source}p{i}", probabilities=by_name, predicted=called))
         table.finish()
     return folder
 
@@ -214,6 +218,33 @@ def test_runs_that_do_not_belong_together_are_refused(runs, tmp_path):
     other = write_run(tmp_path / "other", model(1, 4), labels=Labels(("a", "b", "c")))
     with pytest.raises(UsageError, match="classes a, b, c; expected cyst, mass <b>, normal"):
         compare_runs([runs[0], other])
+
+
+def test_scans_of_other_patients_under_the_same_paths_are_not_compared(runs, tmp_path):
+    """As of two hospitals' tables with the paths case_001.nii.gz and so on. They were paired by path."""
+    elsewhere = write_run(tmp_path / "elsewhere", model(1, 4), source="other-")
+    with pytest.raises(UsageError, match="45 shared test scans are of another patient than in .*weak, the first is s"):
+        compare_runs([runs[0], elsewhere])
+
+
+def test_other_voxels_under_the_same_path_and_patient_are_told(runs, tmp_path):
+    """Two cohorts may number their patients alike; the same scans may also have been processed differently."""
+    other = write_run(tmp_path / "other", model(1, 4), range(5, N))
+    lock = other / "cohort.lock.json"
+    cohort = CohortLock.read(lock)
+    cases = tuple(
+        case.model_copy(update={"content_hash": "processed"}) if number < 30 else case
+        for number, case in enumerate(cohort.cases)
+    )
+    processed = cohort.model_copy(update={"cases": cases})
+    processed.model_copy(update={"cohort_hash": processed.computed_hash()}).write(lock)
+    told = "other: 30 of the 40 shared scans have the reference's path and patient, but other voxels."
+    result = compare_runs([runs[0], runs[1], other], n_boot=50)
+    assert [one.n_other_images for one in result] == [0, 0, 30]
+    assert told in scans_sentence(result)
+    assert "other voxels" not in scans_sentence(result[:2])
+    assert result[2].as_record()["n_other_images"] == 30
+    assert "體素" in as_page(result, "zh-TW")
 
 
 @pytest.mark.parametrize("report", ["image", "fused"])

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from med_transfer.errors import UsageError
-from med_transfer.evaluation.comparison.finished_run import FinishedRun, Pairing, shared_scans, with_shared_folds
+from med_transfer.evaluation.comparison.finished_run import (
+    FinishedRun,
+    Pairing,
+    other_images,
+    shared_scans,
+    with_shared_folds,
+)
 from med_transfer.metrics.comparison import paired_difference
 from med_transfer.metrics.intervals import PatientBootstrap
 from med_transfer.metrics.non_inferiority import NonInferiority, checked_margin, non_inferiority
@@ -32,6 +38,7 @@ class Comparison:
         pairing: for two cross-validated runs: ``folds`` if all folds and repeats are equal, ``first repeat`` if only
             those of the first repeat are, which is then compared, else ``other folds``. For other runs ``test``.
         delong_margin: test of whether the macro AUC is less than the margin below the reference's, also corrected.
+        n_other_images: shared scans whose voxels differ between the two runs.
     """
 
     run: Path
@@ -48,6 +55,7 @@ class Comparison:
     margin: float | None = None
     delong_margin: PairedTest | None = None
     pairing: Pairing = "test"
+    n_other_images: int = 0
 
     @property
     def is_reference(self) -> bool:
@@ -87,6 +95,7 @@ class Comparison:
             "reported": self.reported,
             "pairing": self.pairing,
             **counts,
+            "n_other_images": self.n_other_images,
             **plain,
             "sensitivity_difference": by_class or None,
             "margin": self.margin,
@@ -127,8 +136,8 @@ def compare_runs(
         seed, n_boot: seed and draws of the patient bootstrap.
 
     Raises:
-        UsageError: there are fewer than two runs, the margin is out of range, a folder is not a finished run, classes
-            or labels differ, no test scans are shared, or a run lacks the probabilities that it reports.
+        UsageError: there are fewer than two runs, the margin is out of range, a folder is not a finished run, classes,
+            labels or patients differ, no test scans are shared, or a run lacks the probabilities that it reports.
     """
     if reference is not None:
         runs = [reference, *(run for run in runs if run.resolve() != reference.resolve())]
@@ -180,4 +189,5 @@ def _compare_to_reference(
         margin=margin,
         delong_margin=None if margin is None else delong_margin_test(theirs, ours, margin),
         pairing=pairing,
+        n_other_images=other_images(reference, other),
     )

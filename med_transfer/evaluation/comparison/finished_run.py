@@ -29,6 +29,7 @@ class FinishedRun:
 
     Attributes:
         folds: role of each scan in each repeat of a cross-validation.
+        content_hashes: of each scan's voxels; None where unknown.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class FinishedRun:
     predictions: dict[Key, Prediction]
     truth: dict[Key, str | tuple[str, ...]]
     folds: dict[Key, tuple[str, ...]] = field(default_factory=dict)
+    content_hashes: dict[Key, str | None] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> FinishedRun:
@@ -54,7 +56,8 @@ class FinishedRun:
         folds = {key: (case.role, *case.further_roles) for key, case in cases.items()}
         predictions = {_key(row, truth): row for row in rows}
         _require_one_row_a_scan([key for key in keys if key in predictions], folder)
-        return cls(folder, Metrics.load(folder / "metrics.json"), predictions, truth, folds)
+        content_hashes = {key: case.content_hash for key, case in cases.items()}
+        return cls(folder, Metrics.load(folder / "metrics.json"), predictions, truth, folds, content_hashes)
 
     @property
     def labels(self) -> Labels:
@@ -152,7 +155,7 @@ def shared_scans(reference: FinishedRun, other: FinishedRun) -> tuple[LabelledPr
     """Return the predictions of both runs on their shared test scans, each at its own operating point.
 
     Raises:
-        UsageError: classes differ, no test scan is shared, or a scan has different labels in the two runs.
+        UsageError: classes differ, no test scan is shared, or a scan has another patient or label in the two runs.
     """
     if reference.labels != other.labels:
         names = ", ".join(reference.metrics.labels)
@@ -162,7 +165,7 @@ def shared_scans(reference: FinishedRun, other: FinishedRun) -> tuple[LabelledPr
         raise UsageError(
             f"no test scan in common with {reference.folder}", where=other.folder, expected="the same cohort and split"
         )
-    _same_truth(reference, other, keys)
+    _require_same_patients_and_truth(reference, other, keys)
     truth = reference.labels.one_hot([reference.truth[key] for key in keys])
     patients = [reference.predictions[key].patient for key in keys]
     ours = LabelledPredictions.of(
@@ -179,7 +182,25 @@ def shared_scans(reference: FinishedRun, other: FinishedRun) -> tuple[LabelledPr
     return ours, theirs
 
 
-def _same_truth(reference: FinishedRun, other: FinishedRun, keys: list[Key]) -> None:
+def other_images(reference: FinishedRun, other: FinishedRun) -> int:
+    """Return how many shared test scans, matched by their paths, hold other voxels in the other run."""
+    pairs = [
+        (reference.content_hashes.get(key), other.content_hashes.get(key))
+        for key in set(reference.predictions) & set(other.predictions)
+    ]
+    return sum(ours != theirs for ours, theirs in pairs if ours and theirs)
+
+
+def _require_same_patients_and_truth(reference: FinishedRun, other: FinishedRun, keys: list[Key]) -> None:
+    patients = [key for key in keys if reference.predictions[key].patient != other.predictions[key].patient]
+    if patients:  # as in two tables whose scans have the same relative paths
+        raise UsageError(
+            f"{len(patients)} shared test scans are of another patient than in {reference.folder}, the first is "
+            f"{patients[0][0]}",
+            where=other.folder,
+            expected="the same scans of the same patients",
+            action="Train both on the same table",
+        )
     differ = [key for key in keys if reference.truth[key] != other.truth[key]]
     if differ:
         raise UsageError(

@@ -94,7 +94,24 @@ def method_of(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -> str
 
 def scans_sentence(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -> str:
     """Return sentences on the scans and folds on which the runs were compared."""
-    return " ".join([_scan_sentences(comparisons, t), *_fold_sentences(comparisons, t)])
+    return " ".join(
+        [_scan_sentences(comparisons, t), *_image_sentences(comparisons, t), *_fold_sentences(comparisons, t)]
+    )
+
+
+def _image_sentences(comparisons: Sequence[Comparison], t: Translator) -> list[str]:
+    """Sentences on scans that two runs share by name, but not by content."""
+    return [
+        t(
+            "{run}: {n} of the {shared} shared scans have the reference's path and patient, but other voxels. The "
+            "difference means nothing unless they show the same patients, for example after other processing.",
+            run=name,
+            n=comparison.n_other_images,
+            shared=comparison.n_shared,
+        )
+        for name, comparison in zip(names_of(comparisons), comparisons, strict=True)
+        if comparison.n_other_images
+    ]
 
 
 def _fold_sentences(comparisons: Sequence[Comparison], t: Translator) -> list[str]:
