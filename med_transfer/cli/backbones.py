@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from med_transfer.cli.options import AsJson, example
+from med_transfer.cli.terminal import progress_bars, say, say_json
+from med_transfer.errors import BackboneError, ScanError, UsageError
 
 if TYPE_CHECKING:
     from med_transfer.backbones import BackboneSpec, LoadReport
@@ -27,7 +31,6 @@ AcceptLicence = Annotated[
 def list_(as_json: AsJson = False) -> None:
     """List backbones, one per line: name, parameters, whether the weights are available, licence."""
     from med_transfer.backbones import backbones, describe
-    from med_transfer.cli.terminal import say, say_json
 
     specs = backbones()
     if as_json:
@@ -42,7 +45,6 @@ def list_(as_json: AsJson = False) -> None:
 def show(name: BackboneName, as_json: AsJson = False) -> None:
     """Show everything known about a backbone."""
     from med_transfer.backbones import describe, find_backbone
-    from med_transfer.cli.terminal import say, say_json
 
     spec = find_backbone(name)
     rows = dict(describe(spec)) | {"cost": _cost(spec), "weights here": _here(spec)}
@@ -65,8 +67,6 @@ def import_(
     """Check a published weights file and store its encoder, so that the name alone suffices from then on."""
     from med_transfer.backbones import download_weights, find_backbone
     from med_transfer.backbones.weights.licence import require_accepted
-    from med_transfer.cli.terminal import progress_bars, say, say_json
-    from med_transfer.errors import UsageError
 
     if (file is None) == (not download):
         raise UsageError(
@@ -99,7 +99,6 @@ def _imported(name: str, file: Path, accept_licence: str) -> tuple[Path, LoadRep
     """Where the encoder is kept from now on, and what of the file was in it."""
     from med_transfer.backbones import import_backbone
     from med_transfer.bundle.provenance import source_provenance
-    from med_transfer.errors import BackboneError
 
     if source_provenance(file) is not None:  # under the catalogue's name, nobody would ask whom it has seen
         raise BackboneError(
@@ -121,11 +120,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check whether weights suit scans, without labels, by the feature statistics stored in the network."""
-    from dataclasses import asdict
-
     from med_transfer.backbones import find_backbone
     from med_transfer.backbones.weights.licence import require_accepted
-    from med_transfer.cli.terminal import say_json
 
     require_accepted(find_backbone(name), accept_licence)  # before PyTorch is loaded
     fit = _verified(name, weights, accept_licence, scans, limit)
@@ -138,7 +134,6 @@ def verify(
 
 def _verified(name: str, weights: Path | None, accept_licence: str, scans: Path, limit: int) -> Fit:
     from med_transfer.backbones import load_backbone
-    from med_transfer.cli.terminal import progress_bars
     from med_transfer.selection.weights_check import verify
 
     backbone = load_backbone(name, weights, accept_licence=accept_licence)
@@ -149,9 +144,6 @@ def _verified(name: str, weights: Path | None, accept_licence: str, scans: Path,
 
 def _volumes(scans: Path, limit: int) -> list[Volume]:
     """The first usable scans; one that cannot be read is passed over, as in a batch."""
-    import logging
-
-    from med_transfer.errors import ScanError
     from med_transfer.scans import find_series, read_scan
     from med_transfer.scans.isolation import isolated
 
@@ -173,8 +165,6 @@ def _in_mib(progress: Progress) -> Progress:
 
 
 def _say_fit(fit: Fit) -> None:
-    from med_transfer.cli.terminal import say
-
     say(f"{fit.verdict}: {fit.reason}")
     say(
         f"{fit.n_scans} scans, effective rank {fit.features.effective_rank:.1f}, "

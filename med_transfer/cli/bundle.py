@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, example
+from med_transfer.cli.options import AsJson, Bundle, example
+from med_transfer.cli.terminal import say, say_json
 
 NAME = "bundle"
 app = typer.Typer(help="Sign a bundle and verify who signed it.", no_args_is_help=True, rich_markup_mode=None)
-Bundle = Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")]
 
 
 @app.command(epilog=example("bundle keygen lab.key"))
@@ -20,7 +20,6 @@ def keygen(
 ) -> None:
     """Generate a key pair. Keep the private key secret; publish the public key where recipients trust it."""
     from med_transfer.bundle.signature import make_key
-    from med_transfer.cli.terminal import say
 
     public = make_key(key)
     say(f"{key}: private, for signing; keep it secret")
@@ -39,7 +38,6 @@ def sign(
     """Sign every file of a bundle."""
     from med_transfer.bundle import bundle_folder, read_whole
     from med_transfer.bundle.signature import sign_bundle
-    from med_transfer.cli.terminal import say
 
     folder = bundle_folder(bundle)
     read_whole(folder)  # what is damaged is not signed
@@ -59,7 +57,6 @@ def verify(
     """Verify that a bundle is unchanged since it was signed, and by whom. Exit code 1: not signed; 2: invalid."""
     from med_transfer.bundle import bundle_folder, read_whole
     from med_transfer.bundle.signature import bundle_hash, verify_bundle
-    from med_transfer.cli.terminal import say, say_json
 
     folder = bundle_folder(bundle)
     signer = verify_bundle(folder, key)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from med_transfer.cli.options import AsJson, ReportLanguage
+from med_transfer.cli.terminal import say, say_json
 
 if TYPE_CHECKING:
     from med_transfer.evaluation.comparison import Comparison
@@ -32,7 +33,6 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Compare runs on the test scans that they share, with paired intervals over patients and tests."""
-    from med_transfer.cli.terminal import say, say_json
     from med_transfer.evaluation.comparison import compare_runs
     from med_transfer.evaluation.comparison.report import scans_sentence, write_comparison
 
@@ -51,7 +51,6 @@ def command(
 
 def _say_run(row: Comparison) -> None:
     from med_transfer.cli.summary import estimate_text
-    from med_transfer.cli.terminal import say
     from med_transfer.evaluation.comparison.forest import differences
     from med_transfer.evaluation.comparison.report import p_text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from med_transfer.cli.options import ReportLanguage
+from med_transfer.cli.terminal import progress_bars, say
 
 if TYPE_CHECKING:
     from med_transfer.metrics.records.metrics import Metrics
@@ -35,11 +37,8 @@ def command(
     language: ReportLanguage = "en",
 ) -> None:
     """Run the whole workflow on synthetic CT: transfer, comparison with training from scratch, report, prediction."""
-    import time
-
     from med_transfer.api.demonstration import predict_unseen, transfer, transfer_against_scratch
     from med_transfer.cli.summary import estimate_text, say_metrics
-    from med_transfer.cli.terminal import progress_bars, say
 
     started = time.monotonic()
 
@@ -70,8 +69,6 @@ def command(
 
 def _say_verdicts(metrics: Metrics) -> None:
     """What the measured differences mean, in words."""
-    from med_transfer.cli.terminal import say
-
     if metrics.transfer_gain:
         say(f"  {_VERDICTS[metrics.transfer_gain.verdict]}")
     handcrafted = metrics.baselines.get("handcrafted")

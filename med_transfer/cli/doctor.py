@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from med_transfer.cli.options import AsJson
+from med_transfer.cli.terminal import say, say_json
+from med_transfer.hospital import require_extra
 
 NAME = "doctor"
 EXAMPLE = "-c node.yaml"
@@ -20,9 +22,6 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Check this machine and, with -c, a hospital node; exit code 1 if there is a problem. Nothing is changed."""
-    from med_transfer.cli.terminal import say, say_json
-    from med_transfer.hospital import require_extra
-
     require_extra()
     from med_transfer.hospital.config import read_node_config
     from med_transfer.hospital.doctor import examine, examine_machine

@@ -9,6 +9,7 @@ import typer
 
 from med_transfer.cli.options import (
     AsJson,
+    Bundle,
     IntervalOfRates,
     Prevalence,
     ReportLanguage,
@@ -16,13 +17,14 @@ from med_transfer.cli.options import (
     Subgroups,
     column_names,
 )
+from med_transfer.cli.terminal import progress_bars, say, say_json
 
 NAME = "evaluate"
 EXAMPLE = "runs/first other-hospital/cohort.csv -o runs/first-elsewhere"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
+    bundle: Bundle,
     cohort: Annotated[Path, typer.Argument(help="cohort.csv of labelled scans that the bundle has never seen.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder.")],
     subgroups: Subgroups = None,
@@ -44,7 +46,6 @@ def command(
 ) -> None:
     """Evaluate a bundle on patients that it was not trained on: per-class sensitivity, report, predictions."""
     from med_transfer.cli.summary import say_metrics
-    from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.evaluation.external import EvaluationSettings, evaluate_bundle
     from med_transfer.metrics.config import EvaluationConfig, read_prevalence
 

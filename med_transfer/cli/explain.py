@@ -7,18 +7,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from med_transfer.cli.options import AsJson, Mask, Roi, SignedWith, with_region
+from med_transfer.cli.options import AsJson, Bundle, Device, Mask, Roi, ScansToPredict, SignedWith, with_region
+from med_transfer.cli.terminal import progress_bars, say, say_json
 
 NAME = "explain"
 EXAMPLE = "runs/first scan.nii.gz --mask nodule.nii.gz -o maps"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
-    scans: Annotated[
-        Path,
-        typer.Argument(help="A scan, a folder tree, or a cohort.csv (with regions of interest; labels not needed)."),
-    ],
+    bundle: Bundle,
+    scans: ScansToPredict,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Output folder for map.nii.gz, picture.png and explanation.json.")
     ],
@@ -61,13 +59,12 @@ def command(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     key: SignedWith = None,
     as_json: AsJson = False,
 ) -> None:
     """Map where the network looks, in the scan's coordinates, and check how far the map can be trusted."""
     from med_transfer.api import explain
-    from med_transfer.cli.terminal import progress_bars, say, say_json
 
     with progress_bars() as progress:
         explained = explain(

@@ -7,14 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from med_transfer.cli.options import AsJson
+from med_transfer.cli.options import AsJson, Bundle
+from med_transfer.cli.terminal import progress_bars, say, say_json
 
 NAME = "export"
 EXAMPLE = "runs/first --to openvino --precision int8"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
+    bundle: Bundle,
     to: Annotated[Literal["openvino", "onnx"], typer.Option(help="Runtime to export to.")],
     precision: Annotated[
         Literal["fp32", "bf16", "int8"], typer.Option(help="Numerical precision; bf16 with openvino only.")
@@ -33,7 +34,6 @@ def command(
 ) -> None:
     """Export the network, check it on real scans, and keep it only if it answers as torch does. Exit code 1: it does
     not, and torch stays in use."""
-    from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.runtimes.export import export_bundle
 
     with progress_bars() as progress:

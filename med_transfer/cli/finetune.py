@@ -10,6 +10,7 @@ import typer
 
 from med_transfer.cli.options import (
     AsJson,
+    CohortTable,
     Config,
     Engine,
     IntervalOfRates,
@@ -25,6 +26,7 @@ from med_transfer.cli.options import (
     machines_of,
     say_looks_at,
 )
+from med_transfer.cli.terminal import progress_bars, say
 
 NAME = "finetune"
 EXAMPLE = "cohort.csv -o runs/first --set training.epochs=30"
@@ -41,7 +43,7 @@ OnHarm = Annotated[
 
 
 def command(
-    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")],
+    cohort: CohortTable,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; give the same folder again to resume.")],
     config: Config = None,
     overrides: Overrides = None,
@@ -66,7 +68,6 @@ def command(
     """
     from med_transfer.api.planned import begun, config_for, keep_plan, timed_config, with_quick
     from med_transfer.cli.summary import say_run
-    from med_transfer.cli.terminal import progress_bars, say
     from med_transfer.cohorts import Cohort
     from med_transfer.cohorts.kept_scans import keeping_scans
     from med_transfer.finetuning import FinetuneConfig, finetune

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, finetune_command
+from med_transfer.cli.options import AsJson, MaxGapMm, finetune_command
+from med_transfer.cli.terminal import progress_bars, say, say_json
 
 if TYPE_CHECKING:
     from med_transfer.cohorts.label_sheet import RowRemark
@@ -32,10 +34,7 @@ def command(
             help="YAML file of rules that choose the series of a study; see configs/series/.", show_default=False
         ),
     ] = None,
-    max_gap_mm: Annotated[
-        float,
-        typer.Option(min=0.0, help="Interpolate unevenly spaced slices if no gap is wider than this; 0 rejects them."),
-    ] = 0.0,
+    max_gap_mm: MaxGapMm = 0.0,
     key_file: Annotated[
         Path | None,
         typer.Option(
@@ -52,9 +51,6 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Find all series, check each, choose one per study, link labels, and write cohort.csv and a quality table."""
-    from dataclasses import asdict
-
-    from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.cohorts.indexing import IndexSettings, write_index
     from med_transfer.config import load_config
     from med_transfer.scans.search.series_rules import SeriesRules

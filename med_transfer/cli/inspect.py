@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, ReportLanguage
+from med_transfer.cli.options import AsJson, MaxGapMm, ReportLanguage
+from med_transfer.cli.terminal import progress_bars, say, say_json
+from med_transfer.errors import ScanError, ScanNotFound, UsageError
+from med_transfer.errors.sentence import Sentence
 
 if TYPE_CHECKING:
     from med_transfer.cohorts import Case
@@ -34,17 +37,12 @@ def command(
         Path | None,
         typer.Option(help="HTML page to write: every series, with pictures and histogram.", show_default=False),
     ] = None,
-    max_gap_mm: Annotated[
-        float,
-        typer.Option(min=0.0, help="Interpolate unevenly spaced slices if no gap is wider than this; 0 rejects them."),
-    ] = 0.0,
+    max_gap_mm: MaxGapMm = 0.0,
     limit: Annotated[int, typer.Option(min=0, help="Maximum number of series with pictures on the page.")] = 50,
     language: ReportLanguage = "en",
     as_json: AsJson = False,
 ) -> None:
     """Show the series found, with verdict, spacing, orientation and values of each."""
-    from med_transfer.cli.terminal import progress_bars
-    from med_transfer.errors import ScanNotFound, UsageError
     from med_transfer.scans import survey
     from med_transfer.scans.inspection.page import write_inspection, write_picture
     from med_transfer.scans.search.description import count_files
@@ -87,8 +85,6 @@ def _cases(table: Path, max_gap_mm: float) -> list[Summarise]:
 
 
 def _summarise_case(case: Case, label: str, max_gap_mm: float, *, view: bool) -> ScanSummary:
-    from med_transfer.errors import ScanError
-    from med_transfer.errors.sentence import Sentence
     from med_transfer.page.language import sentence
     from med_transfer.scans import Verdict, read_scan
     from med_transfer.scans.inspection.page import ScanSummary, refused, summarise_volume
@@ -110,8 +106,6 @@ def _summarise_case(case: Case, label: str, max_gap_mm: float, *, view: bool) ->
 def _region(case: Case, volume: Volume) -> tuple[Region | None, str]:
     """The region that the table gives, or why it has none to give: the scan is then shown without it."""
     from med_transfer.cohorts import region_of_case
-    from med_transfer.errors import ScanError
-    from med_transfer.errors.sentence import Sentence
     from med_transfer.page.language import sentence
 
     try:
@@ -137,8 +131,6 @@ def _label(row: Row) -> str:
 
 def _summarise_all(pending: Sequence[Summarise], n_views: int) -> list[ScanSummary]:
     """Each in turn, the first usable ones with pictures."""
-    from med_transfer.cli.terminal import progress_bars
-
     if len(pending) <= _SILENT:
         return [*_summaries(pending, n_views)]
     summaries: list[ScanSummary] = []
@@ -158,8 +150,6 @@ def _summaries(pending: Sequence[Summarise], n_views: int) -> Iterator[ScanSumma
 
 
 def _say(summaries: Sequence[ScanSummary], ignored: Sequence[Ignored], as_json: bool) -> None:
-    from med_transfer.cli.terminal import say, say_json
-
     if as_json:
         rows = [{**summary.rows, "acquisition": dict(summary.acquisition)} for summary in summaries]
         say_json({"series": rows, "ignored": [{"path": str(file.path), "reason": file.reason} for file in ignored]})

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides, SignedWith, UsePlan, cohort_and_settings, example
+from med_transfer.cli.options import (
+    AsJson,
+    Bundle,
+    CohortTable,
+    Config,
+    Device,
+    Overrides,
+    SignedWith,
+    UsePlan,
+    cohort_and_settings,
+    example,
+)
+from med_transfer.cli.terminal import progress_bars, say, say_json
 
 if TYPE_CHECKING:
     from med_transfer.labelling import Budget
@@ -25,7 +38,7 @@ app = typer.Typer(
 
 @app.command(epilog=example("labels budget cohort.csv --target 0.85 -o label-budget"))
 def budget(
-    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")],
+    cohort: CohortTable,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Output folder; give the same folder again to resume.")
     ] = Path("label-budget"),
@@ -68,7 +81,6 @@ def budget(
     Without --config, a config is planned from the scans and printed first, as by 'med-transfer plan'.
     """
     from med_transfer.bundle import bundle_folder
-    from med_transfer.cli.terminal import progress_bars, say_json
     from med_transfer.cohorts.kept_scans import keeping_scans
     from med_transfer.finetuning import FinetuneConfig
     from med_transfer.labelling import BudgetSettings, label_budget
@@ -112,7 +124,6 @@ def budget(
 
 
 def _say_budget(measured: Budget) -> None:
-    from med_transfer.cli.terminal import say
     from med_transfer.labelling.record import WAY_MEANS
     from med_transfer.labelling.report import LIMITS, sentence
 
@@ -134,7 +145,7 @@ def _say_budget(measured: Budget) -> None:
 
 @app.command("next", epilog=example("labels next runs/first UNLABELLED -n 20 -o next.csv"))
 def next_(
-    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
+    bundle: Bundle,
     scans: Annotated[Path, typer.Argument(help="Folder tree or table of unlabelled scans.")],
     n: Annotated[int, typer.Option("-n", help="Number of scans to choose.")] = 20,
     out: Annotated[Path, typer.Option("--out", "-o", help="Table to write.")] = Path("next.csv"),
@@ -146,14 +157,11 @@ def next_(
     ] = None,
     strange_above: Annotated[float | None, typer.Option(hidden=True)] = None,
     seed: Annotated[int, typer.Option(help="Random seed; another seed gives another choice.")] = 0,
-    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     key: SignedWith = None,
     as_json: AsJson = False,
 ) -> None:
     """Choose which scans to label next: uncertain to the bundle, unlike each other, one per patient."""
-    from dataclasses import asdict
-
-    from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.inference import load_bundle
     from med_transfer.labelling import next_labels
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 
 from med_transfer.cli.options import Also, AsJson, ReportLanguage
+from med_transfer.cli.terminal import say, say_json
 
 NAME = "merge"
 EXAMPLE = "predictions/shard-1-of-2 predictions/shard-2-of-2 -o predictions-merged"
@@ -24,9 +26,6 @@ def command(
 
     The exit code is that of one run over all scans: 1 if some were not predicted, 3 if none was.
     """
-    from collections import Counter
-
-    from med_transfer.cli.terminal import say, say_json
     from med_transfer.inference.shards import merge
     from med_transfer.inference.summary import write_beside
     from med_transfer.predictions.formats import known_formats

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+import time
+from getpass import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from med_transfer.cli.options import AsJson, SignedWith, example
+from med_transfer.atomic import write_text
+from med_transfer.cli.options import AsJson, Bundle, Device, SignedWith, example
+from med_transfer.cli.terminal import say, say_json
+from med_transfer.errors import ScanNotFound, UsageError
+from med_transfer.hospital import require_extra
 
 if TYPE_CHECKING:
+    from med_transfer.hospital.config import NodeConfig
     from med_transfer.hospital.queue import Queue
     from med_transfer.hospital.review.access.access import Access
     from med_transfer.hospital.review.access.audit import AuditTrail
@@ -21,14 +31,25 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 NodeFile = Annotated[Path, typer.Option("--config", "-c", help="node.yaml of the node.")]
+Route = Annotated[str, typer.Option(help="Route of node.yaml, if it has several.")]
+
+
+def _node(config: Path) -> NodeConfig:
+    from med_transfer.hospital.config import read_node_config
+
+    return read_node_config(config)
+
+
+def _private_node(config: Path) -> NodeConfig:
+    """node.yaml; what this process writes from now on is for its owner only, since it tells of patients."""
+    os.umask(0o077)
+    return _node(config)
 
 
 def _queue(config: Path) -> Queue:
-    from med_transfer.errors import ScanNotFound
-    from med_transfer.hospital.config import read_node_config
     from med_transfer.hospital.queue import Queue
 
-    node = read_node_config(config)
+    node = _node(config)
     if not node.queue_file.exists():
         raise ScanNotFound("no node has run here", where=node.folder, action=f"Run med-transfer serve with -c {config}")
     return Queue(node.queue_file, node.retries)
@@ -37,7 +58,6 @@ def _queue(config: Path) -> Queue:
 @app.command(epilog=example("node status -c node.yaml"))
 def status(config: NodeFile, as_json: AsJson = False) -> None:
     """Show how many studies are in which state, and what is stuck and why. No patient names."""
-    from med_transfer.cli.terminal import say, say_json
     from med_transfer.hospital.queue.workitems import Workitems
 
     queue = _queue(config)
@@ -75,8 +95,6 @@ def retry(
     config: NodeFile, study: Annotated[str, typer.Argument(help="Study, as named by node status; default: all.")] = ""
 ) -> None:
     """Retry dead letters now."""
-    from med_transfer.cli.terminal import say
-
     say(f"{_queue(config).retry(study)} to be retried")
 
 
@@ -92,11 +110,6 @@ def export(
     ] = False,
 ) -> None:
     """Export the record, one entry per line."""
-    import json
-
-    from med_transfer.atomic import write_text
-    from med_transfer.cli.terminal import say
-
     queue = None if accesses else _queue(config)
     trail = _audit_trail(config)
     entries = queue.entries() if queue else list(trail.events())
@@ -109,17 +122,14 @@ def export(
 def labels(
     config: NodeFile,
     out: Annotated[Path, typer.Option("--out", "-o", help="Cohort table to write (.csv), for finetune.")],
-    route: Annotated[str, typer.Option(help="Route of node.yaml, if it has several.")] = "",
+    route: Route = "",
 ) -> None:
     """Export the reviewers' verdicts as a cohort table, with patients under pseudonyms."""
-    from med_transfer.cli.terminal import say
-    from med_transfer.hospital import require_extra
-
     require_extra()
-    from med_transfer.hospital.config import read_node_config, require_route
+    from med_transfer.hospital.config import require_route
     from med_transfer.hospital.review.feedback import export_labels
 
-    node = read_node_config(config)
+    node = _node(config)
     require_route(node, route)
     exported = export_labels(node, _queue(config), out, route)
     _audit_trail(config).tell_here("exported labels", detail=f"{exported.rows} labels")
@@ -137,11 +147,8 @@ def labels(
 @app.command(epilog=example("node audit -c node.yaml"))
 def audit(config: NodeFile) -> None:
     """Check that no entry of the records was changed, and print their last hashes, to be kept elsewhere."""
-    from med_transfer.cli.terminal import say
-    from med_transfer.hospital.config import read_node_config
-
     audits = {"entries": _queue(config).audit()}
-    if read_node_config(config).access_file.exists():
+    if _node(config).access_file.exists():
         audits["entries of the review page"] = _audit_trail(config).audit()
     for what, result in audits.items():
         if result.broken:
@@ -163,18 +170,11 @@ def prune(
     ] = False,
 ) -> None:
     """Delete images of completed studies now; anything not yet sent or committed is kept, as are results."""
-    import time
-
-    from med_transfer.cli.terminal import say
-    from med_transfer.errors import UsageError
-    from med_transfer.hospital import require_extra
-
     require_extra()
-    from med_transfer.hospital.config import read_node_config
     from med_transfer.hospital.incoming import ended, forget, forget_aside
     from med_transfer.hospital.review.access.audit import Seen
 
-    node, queue = read_node_config(config), _queue(config)
+    node, queue = _node(config), _queue(config)
     keep_days = node.study.keep_days if days is None else days
     if keep_days is None:
         raise UsageError("keeps images for good", where="study.keep_days", expected="--days, or a number in node.yaml")
@@ -195,18 +195,11 @@ def prune(
 @app.command(epilog=example("node page -c node.yaml"))
 def page(config: NodeFile) -> None:
     """Serve only the review page until stopped; serve does so beside the node if node.yaml has a page."""
-    import os
-
-    from med_transfer.cli.terminal import say
-    from med_transfer.hospital import require_extra
-
     require_extra()
-    from med_transfer.hospital.config import read_node_config
     from med_transfer.hospital.log_lines import set_up_log
     from med_transfer.hospital.review.serving import serve_page
 
-    os.umask(0o077)  # what is kept of patients is for its owner only
-    node = read_node_config(config)
+    node = _private_node(config)
     set_up_log(node.log.format, node.log.level)
     serve_page(node, say)
 
@@ -217,28 +210,19 @@ UserName = Annotated[str, typer.Argument(help="User name, as it appears in the a
 
 
 def _audit_trail(config: Path) -> AuditTrail:
-    import os
-
-    from med_transfer.hospital.config import read_node_config
     from med_transfer.hospital.review.access.audit import AuditTrail
     from med_transfer.hospital.review.access.database import Database
 
-    os.umask(0o077)
-    node = read_node_config(config)
+    node = _private_node(config)
     return AuditTrail(Database(node.access_file), node.ae_title)
 
 
 def _access(config: Path) -> Access:
-    import os
-
-    from med_transfer.hospital import require_extra
-
     require_extra()
-    from med_transfer.hospital.config import ReviewPage, read_node_config
+    from med_transfer.hospital.config import ReviewPage
     from med_transfer.hospital.review.access.access import Access
 
-    os.umask(0o077)
-    node = read_node_config(config)
+    node = _private_node(config)
     return Access(node, node.page or ReviewPage())
 
 
@@ -252,12 +236,6 @@ def add_user(
     ] = "reader",
 ) -> None:
     """Add a user, or change role and password; the password is prompted for, or read from stdin."""
-    import sys
-    from getpass import getpass
-
-    from med_transfer.cli.terminal import say
-    from med_transfer.errors import UsageError
-
     if sys.stdin.isatty():
         password = getpass("Password: ")
         if getpass("Again: ") != password:
@@ -273,8 +251,6 @@ def add_user(
 @people.command("list", epilog=example("node user list -c node.yaml"))
 def list_users(config: NodeFile) -> None:
     """List the users who may sign in with a password."""
-    from med_transfer.cli.terminal import say
-
     for user in _access(config).users.all():
         say(f"{user.name} {user.role}")
 
@@ -282,9 +258,6 @@ def list_users(config: NodeFile) -> None:
 @people.command("remove", epilog=example("node user remove ann -c node.yaml"))
 def remove_user(name: UserName, config: NodeFile) -> None:
     """Remove a user; their sessions end at once, and what they did stays in the record."""
-    from med_transfer.cli.terminal import say
-    from med_transfer.errors import UsageError
-
     access = _access(config)
     if not access.users.remove(name):
         raise UsageError(f"no user {name}", action="med-transfer node user list names them")
@@ -294,40 +267,27 @@ def remove_user(name: UserName, config: NodeFile) -> None:
 
 @app.command(epilog=example("node use runs/second -c node.yaml"))
 def use(
-    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
+    bundle: Bundle,
     config: NodeFile,
-    route: Annotated[str, typer.Option(help="Route of node.yaml, if it has several.")] = "",
+    route: Route = "",
     key: SignedWith = None,
 ) -> None:
     """Switch to a bundle from the next study on, even while the node runs; the previous one is kept."""
-    import os
-
-    from med_transfer.cli.terminal import say
-    from med_transfer.hospital import require_extra
-
     require_extra()
     from med_transfer.hospital import bundles
-    from med_transfer.hospital.config import read_node_config
     from med_transfer.hospital.queue import Queue
 
-    os.umask(0o077)
-    node = read_node_config(config)
+    node = _private_node(config)
     say(f"{bundles.use(node, Queue(node.queue_file, node.retries), bundle, route, key)} is in use")
 
 
 @app.command(epilog=example("node rollback -c node.yaml"))
-def rollback(
-    config: NodeFile, route: Annotated[str, typer.Option(help="Route of node.yaml, if it has several.")] = ""
-) -> None:
+def rollback(config: NodeFile, route: Route = "") -> None:
     """Switch back to the previous bundle from the next study on."""
-    from med_transfer.cli.terminal import say
-    from med_transfer.hospital import require_extra
-
     require_extra()
-    from med_transfer.hospital.config import read_node_config
     from med_transfer.hospital.updates import rollback
 
-    say(f"{rollback(read_node_config(config), _queue(config), route)} is in use")
+    say(f"{rollback(_node(config), _queue(config), route)} is in use")
 
 
 @app.command(epilog=example("node withdraw -c node.yaml --route chest"))
@@ -338,13 +298,7 @@ def withdraw(
     ] = "",
 ) -> None:
     """Predict again the studies answered by a route that no longer exists; the new results say what they replace."""
-    import time
-
-    from med_transfer.cli.terminal import say
-    from med_transfer.errors import UsageError
-    from med_transfer.hospital.config import read_node_config
-
-    node, queue = read_node_config(config), _queue(config)
+    node, queue = _node(config), _queue(config)
     if route in node.rules_by_route:
         raise UsageError(f"node.yaml has the route {route!r}", expected="one that was taken out of it")
     in_use = queue.bundles_in_use()
@@ -366,18 +320,11 @@ def fetch(
     most: Annotated[int, typer.Option(min=1, help="Maximum number of studies.")] = 100,
 ) -> None:
     """Fetch studies from the PACS to the node; with C-MOVE, the node must be running."""
-    import os
-
-    from med_transfer.cli.terminal import say
-    from med_transfer.hospital import require_extra
-
     require_extra()
-    from med_transfer.hospital.config import read_node_config
     from med_transfer.hospital.fetching import fetch_studies, study_query
     from med_transfer.hospital.queue import Queue
 
-    os.umask(0o077)  # what is kept of patients is for its owner only
-    query, node = study_query(study, accession, dates, modality), read_node_config(config)
+    query, node = study_query(study, accession, dates, modality), _private_node(config)
     whole, rest = fetch_studies(node, Queue(node.queue_file, node.retries), query, most, say)
     raise typer.Exit(0 if not rest else 1 if whole else 3)
 
@@ -385,14 +332,9 @@ def fetch(
 @app.command(epilog=example("node backup -c node.yaml -o BACKUP"))
 def backup(config: NodeFile, out: Annotated[Path, typer.Option("--out", "-o", help="New or empty folder.")]) -> None:
     """Back up queue, record, images, results and bundles, even while the node runs. Contains patient names."""
-    import os
-
-    from med_transfer.cli.terminal import say
     from med_transfer.hospital.backup import SUMS, back_up
-    from med_transfer.hospital.config import read_node_config
 
-    os.umask(0o077)  # what is kept of patients is for its owner only
-    made = back_up(read_node_config(config), out)
+    made = back_up(_private_node(config), out)
     _audit_trail(config).tell_here("backed up", detail=f"{made.files} files")
     say(f"{made.files:,} files, {made.bytes / 1e6:,.1f} MB, in {out}; {SUMS} has the hash of each")
 
@@ -400,14 +342,9 @@ def backup(config: NodeFile, out: Annotated[Path, typer.Option("--out", "-o", he
 @app.command(epilog=example("node restore BACKUP -c node.yaml"))
 def restore(backup: Annotated[Path, typer.Argument(help="Folder written by node backup.")], config: NodeFile) -> None:
     """Restore a backup to the node's folder in node.yaml, which must still be empty."""
-    import os
-
-    from med_transfer.cli.terminal import say
     from med_transfer.hospital.backup import restore as restored
-    from med_transfer.hospital.config import read_node_config
 
-    os.umask(0o077)
-    node = read_node_config(config)
+    node = _private_node(config)
     put = restored(node, backup)
     _audit_trail(config).tell_here("restored", detail=f"{put.files} files")
     say(f"{put.files:,} files, {put.bytes / 1e6:,.1f} MB, in {node.folder}: med-transfer serve -c {config} goes on")
@@ -415,22 +352,17 @@ def restore(backup: Annotated[Path, typer.Argument(help="Folder written by node 
 
 @app.command("process", epilog=example("node process runs/first IN OUT"))
 def process_folder(
-    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
+    bundle: Bundle,
     images: Annotated[
         Path | None, typer.Argument(help="Folder of DICOM files; default: from the environment of mercure or a MAP.")
     ] = None,
     out: Annotated[
         Path | None, typer.Argument(help="Output folder for the DICOM SR, the page and result.json.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     key: SignedWith = None,
 ) -> None:
     """Process one folder and write results as DICOM: a module for mercure, or a MONAI application package."""
-    import os
-
-    from med_transfer.cli.terminal import say
-    from med_transfer.hospital import require_extra
-
     require_extra()
     from med_transfer.hospital.analysis import require_usable
     from med_transfer.hospital.folders import folders, process

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
+from med_transfer.cli.terminal import say
+from med_transfer.errors import UsageError
+
 if TYPE_CHECKING:
     from med_transfer.atomic.sole_writer import Job
     from med_transfer.cohorts import Cohort
@@ -21,6 +24,17 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings", bound="FinetuneConfig")
 
+Bundle = Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")]
+CohortTable = Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")]
+ScansToPredict = Annotated[
+    Path,
+    typer.Argument(help="A scan, a folder tree, or a cohort.csv (with regions of interest; labels not needed)."),
+]
+Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu or cuda.")]
+MaxGapMm = Annotated[
+    float,
+    typer.Option(min=0.0, help="Interpolate unevenly spaced slices if no gap is wider than this; 0 rejects them."),
+]
 Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML config file; see configs/.", show_default=False)
 ]
@@ -137,7 +151,6 @@ def cohort_and_settings(
 ) -> tuple[Cohort, Settings]:
     """The table and its config: given, or planned as ``finetune`` does and kept in ``out``; said before it is used."""
     from med_transfer.api.planned import config_for, keep_plan
-    from med_transfer.cli.terminal import say
     from med_transfer.cohorts import Cohort
 
     cohort = Cohort.read(table)
@@ -155,7 +168,6 @@ def cohort_and_settings(
 
 def say_looks_at(settings: FinetuneConfig, cohort: Cohort) -> None:
     """Where the network will look and whom it is measured on."""
-    from med_transfer.cli.terminal import say
     from med_transfer.finetuning.region_choice import region_sentence
     from med_transfer.finetuning.split_choice import split_sentence
 
@@ -165,7 +177,6 @@ def say_looks_at(settings: FinetuneConfig, cohort: Cohort) -> None:
 
 def with_region(scans: Path, mask: Path | None, roi: str | None) -> Path | ScanWithRegion:
     """The scans, or the only one with where to look in it. Raises UsageError for what is no region."""
-    from med_transfer.errors import UsageError
     from med_transfer.inference import ScanWithRegion
 
     if mask is not None and roi is not None:
@@ -183,16 +194,12 @@ def with_region(scans: Path, mask: Path | None, roi: str | None) -> Path | ScanW
 
 def refuse_together(option: str, others: Mapping[str, bool]) -> None:
     """Raises UsageError where one of the ``others``, which would do nothing beside ``option``, was given."""
-    from med_transfer.errors import UsageError
-
     if given := [name for name, is_given in others.items() if is_given]:
         raise UsageError(f"{option} with {', '.join(given)}", expected=f"{option} without")
 
 
 def refuse_without(option: str, others: Mapping[str, bool]) -> None:
     """Raises UsageError where one of the ``others``, which do nothing without ``option``, was given."""
-    from med_transfer.errors import UsageError
-
     if given := [name for name, is_given in others.items() if is_given]:
         raise UsageError(f"given without {option}", where=", ".join(given), expected="both, or none")
 

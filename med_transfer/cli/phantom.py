@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from med_transfer.cli.options import Config, Overrides
+from med_transfer.cli.terminal import progress_bars, say
 
 NAME = "phantom"
 EXAMPLE = "phantoms --set patients_per_class=8 --set format=nifti"
@@ -19,7 +20,6 @@ def command(
     overrides: Overrides = None,
 ) -> None:
     """Write a phantom cohort: chest CTs with lesions of several classes, as DICOM series or NIfTI files."""
-    from med_transfer.cli.terminal import progress_bars, say
     from med_transfer.config import load_config
     from med_transfer.phantoms import PhantomConfig, write_cohort
 

@@ -7,14 +7,17 @@ from typing import Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Minutes, Overrides, Quick, finetune_command
+from med_transfer.atomic import require_writable, write_text
+from med_transfer.cli.options import AsJson, CohortTable, Minutes, Overrides, Quick, finetune_command
+from med_transfer.cli.terminal import progress_bars, say, say_json
+from med_transfer.errors import ConfigError, UsageError
 
 NAME = "plan"
 EXAMPLE = "cohort.csv -o plan.yaml --minutes 30"
 
 
 def command(
-    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")],
+    cohort: CohortTable,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="Config file to write; default: standard output.", show_default=False),
@@ -26,8 +29,6 @@ def command(
 ) -> None:
     """Write a config that suits a cohort, with the reason for each choice and the estimated time."""
     from med_transfer.api.planned import planned_config
-    from med_transfer.atomic import require_writable, write_text
-    from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.cohorts import Cohort
 
     table = Cohort.read(cohort)
@@ -54,7 +55,6 @@ def command(
 def _refuse_to_lose(out: Path) -> None:
     """Only a config is written over, not the table by a slip of the hand. Raises UsageError."""
     from med_transfer.config import load_config
-    from med_transfer.errors import ConfigError, UsageError
     from med_transfer.finetuning import FinetuneConfig
 
     if not out.exists():

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,17 +15,21 @@ import typer
 from med_transfer.cli.options import (
     Also,
     AsJson,
+    Bundle,
+    Device,
     Engine,
     Mask,
     RayAddress,
     ReportLanguage,
     Roi,
+    ScansToPredict,
     SignedWith,
     machines_of,
     refuse_together,
     refuse_without,
     with_region,
 )
+from med_transfer.cli.terminal import progress_bars, say, say_json, tell_remarks
 
 if TYPE_CHECKING:
     from med_transfer.inference import BatchSettings, FolderOutcome, Predictor
@@ -33,18 +41,15 @@ EXAMPLE = "runs/first NEW_SCANS -o predictions"
 
 
 def command(
-    bundle: Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")],
-    scans: Annotated[
-        Path,
-        typer.Argument(help="A scan, a folder tree, or a cohort.csv (with regions of interest; labels not needed)."),
-    ],
+    bundle: Bundle,
+    scans: ScansToPredict,
     out: Annotated[
         Path,
         typer.Option("--out", "-o", help="Output folder for predictions.csv; give the same folder again to resume."),
     ],
     mask: Mask = None,
     roi: Roi = None,
-    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     runtime: Annotated[
         Literal["auto", "torch", "openvino", "onnx"],
         typer.Option(help="Runtime of the network; auto: the fastest that the bundle was exported to."),
@@ -103,11 +108,7 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Predict every scan; a scan that cannot be used is recorded with a reason, and the others are still predicted."""
-    from dataclasses import replace
-    from functools import partial
-
     from med_transfer.bundle import bundle_folder, read_record
-    from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.inference import BatchSettings, load_bundle
     from med_transfer.inference.contact_sheet import ContactSheet
     from med_transfer.inference.listing import require_outside
@@ -188,11 +189,6 @@ def _watched(
     write: Callable[[Progress, FolderOutcome], None],
 ) -> Iterator[FolderOutcome]:
     """Until SIGTERM or Ctrl-C; a second one ends it at once."""
-    import signal
-    from dataclasses import replace
-    from functools import partial
-
-    from med_transfer.cli.terminal import progress_bars, tell_remarks
     from med_transfer.inference.watch import watch
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -219,7 +215,6 @@ def _watched(
 
 def _say_outcome(result: FolderOutcome, predictor: Predictor, *, as_json: bool) -> None:
     from med_transfer.cli.summary import say_abstained
-    from med_transfer.cli.terminal import say, say_json
 
     counts = {
         "ok": result.n_ok,
@@ -243,8 +238,6 @@ def _write_sbatch(
     bundle: Path, scans: Path, out: Path, n: int, options: dict[str, object], of_merge: dict[str, object]
 ) -> Path:
     """With whole paths, since a job starts where it is submitted."""
-    import sys
-
     from med_transfer.inference.sbatch import write_sbatch
     from med_transfer.scans.isolation.limits import ReadLimits
 

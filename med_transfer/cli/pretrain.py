@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides
+from med_transfer.cli.options import AsJson, Config, Device, Overrides
+from med_transfer.cli.terminal import progress_bars, say, say_json
+from med_transfer.errors import ConfigError
 
 NAME = "pretrain"
 EXAMPLE = "SCANS -c configs/pretraining/contrastive.yaml -o runs/pretrained"
@@ -41,13 +43,11 @@ def command(
     probe: Annotated[
         Path | None, typer.Option(help="cohort.csv for a linear probe during pretraining.", show_default=False)
     ] = None,
-    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Pretrain a backbone on source scans, labelled or not; torchrun ... -m med_transfer pretrain uses several GPUs."""
-    from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.config import load_config
-    from med_transfer.errors import ConfigError
     from med_transfer.pretraining import PretrainingConfig, pretrain
 
     chosen = {"method": method, "distillation.teacher_weights": teacher_weights, "probe.cohort": probe}

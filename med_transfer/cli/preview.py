@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides, ReportLanguage, UsePlan, say_looks_at
+from med_transfer.cli.options import AsJson, CohortTable, Config, Overrides, ReportLanguage, UsePlan, say_looks_at
+from med_transfer.cli.terminal import progress_bars, say, say_json
 
 if TYPE_CHECKING:
     from med_transfer.finetuning.preview import Preview
@@ -17,7 +18,7 @@ EXAMPLE = "cohort.csv -c configs/lidc_texture.yaml -o preview"
 
 
 def command(
-    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")],
+    cohort: CohortTable,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Output folder for preview.html and a picture of each scan.")
     ],
@@ -33,7 +34,6 @@ def command(
 ) -> None:
     """Show what the network sees: pictures of each class before and after augmentation, sizes in mm, lost detail."""
     from med_transfer.api.planned import config_for
-    from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.cohorts import Cohort
     from med_transfer.cohorts.kept_scans import keeping_scans
     from med_transfer.finetuning import FinetuneConfig
@@ -55,8 +55,6 @@ def command(
 
 
 def _say(shown: Preview) -> None:
-    from med_transfer.cli.terminal import say
-
     for scan in shown.scans:
         say(f"row {scan.row}, {scan.label}")
         for axis in scan.facts.axes:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from med_transfer.cli.options import ReportLanguage
+from med_transfer.cli.terminal import say
 
 NAME = "report"
 EXAMPLE = "runs/first --language zh-TW"
@@ -22,7 +23,6 @@ def command(
     language: ReportLanguage = "en",
 ) -> None:
     """Write a report again, or in another language, without training, reading scans or opening the test set."""
-    from med_transfer.cli.terminal import say
     from med_transfer.report.writing import write_again
 
     say(f"report: {write_again(run, language, out)}")

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from med_transfer.cli.options import AsJson, Config, Overrides, UsePlan, cohort_and_settings, finetune_command
+from med_transfer.cli.options import (
+    AsJson,
+    CohortTable,
+    Config,
+    Overrides,
+    UsePlan,
+    cohort_and_settings,
+    finetune_command,
+)
+from med_transfer.cli.terminal import progress_bars, say, say_json
+from med_transfer.errors import UsageError
 
 if TYPE_CHECKING:
     from med_transfer.selection import Selection
@@ -18,7 +28,7 @@ EXAMPLE = "cohort.csv -o selection --weights resnet18-w32=runs/source"
 
 
 def command(
-    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")],
+    cohort: CohortTable,
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder for the result and the features.")] = Path(
         "selection"
     ),
@@ -46,7 +56,6 @@ def command(
     Without --config, a config is planned from the scans and printed first, as by 'med-transfer plan'.
     """
     from med_transfer.api.planned import PLAN_FILE
-    from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.cohorts.kept_scans import keeping_scans
     from med_transfer.finetuning import FinetuneConfig
     from med_transfer.selection import select
@@ -78,7 +87,6 @@ def command(
 
 
 def _say_ranking(selection: Selection) -> None:
-    from med_transfer.cli.terminal import say
     from med_transfer.selection.report import table_rows
 
     rows = table_rows(selection)
@@ -102,8 +110,6 @@ def next_command(selection: Selection, cohort: Path, config: Path | None, overri
 
 
 def _name_and_path(text: str) -> tuple[str, Path]:
-    from med_transfer.errors import UsageError
-
     name, equals, path = text.partition("=")
     if not equals or not name.strip() or not path.strip():
         raise UsageError(f"{text!r}", where="--weights", expected="NAME=PATH, for example resnet18-w32=RUN/bundle")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from med_transfer.cli.options import SignedWith
+from med_transfer.atomic.sole_writer import sole_writer
+from med_transfer.cli.options import Device, SignedWith
+from med_transfer.cli.terminal import say
+from med_transfer.hospital import require_extra
 
 NAME = "serve"
 EXAMPLE = "runs/first -c node.yaml"
@@ -18,21 +25,13 @@ def command(
     bundle: Annotated[
         Path | None, typer.Argument(help="Bundle, or run folder that contains one; default: the one in use.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Device to compute on: auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
     key: SignedWith = None,
     log: Annotated[
         Literal["text", "json"] | None, typer.Option(help="Format of the log on stderr; default: as in node.yaml.")
     ] = None,
 ) -> None:
     """Run the hospital node until stopped: receive studies by DICOM, predict each, send results to the PACS."""
-    import logging
-    import os
-    import signal
-    import threading
-
-    from med_transfer.atomic.sole_writer import sole_writer
-    from med_transfer.cli.terminal import say
-    from med_transfer.hospital import require_extra
     from med_transfer.hospital.config import read_node_config
     from med_transfer.hospital.log_lines import set_up_log
 

@@ -9,6 +9,7 @@ import typer
 
 from med_transfer.cli.options import (
     AsJson,
+    CohortTable,
     Config,
     Engine,
     Overrides,
@@ -18,6 +19,7 @@ from med_transfer.cli.options import (
     finetune_command,
     machines_of,
 )
+from med_transfer.cli.terminal import progress_bars, say, say_json
 
 if TYPE_CHECKING:
     from med_transfer.tuning import Tuning
@@ -27,7 +29,7 @@ EXAMPLE = "cohort.csv -o search --minutes 60"
 
 
 def command(
-    cohort: Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")],
+    cohort: CohortTable,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder of the search; give the same folder again to resume.")
     ],
@@ -54,7 +56,6 @@ def command(
 
     Without --config, a config is planned from the scans and printed first, as by 'med-transfer plan'.
     """
-    from med_transfer.cli.terminal import progress_bars, say, say_json
     from med_transfer.cohorts.kept_scans import keeping_scans
     from med_transfer.tuning import TuneConfig, tune
     from med_transfer.tuning.report import as_record
@@ -86,7 +87,6 @@ def command(
 
 
 def _say_summary(tuning: Tuning, cohort: Path) -> None:
-    from med_transfer.cli.terminal import say
     from med_transfer.tuning.report import summary, warning
 
     n = len(tuning.trials)
