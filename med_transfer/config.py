@@ -91,10 +91,9 @@ def load_config(
     Raises:
         UnknownKey: a key that the model does not have; names the nearest one.
         ConfigError: a missing file, invalid YAML, a duplicate key, or a value of the wrong type or out of range.
-        UsageError: the overrides are a single text.
+        UsageError: the overrides are a single text, or no texts.
     """
-    if isinstance(overrides, str):  # a sequence of its letters
-        raise UsageError(f"overrides {overrides!r}", expected=f"a sequence of them, such as ({overrides!r},)")
+    _require_texts(overrides)
     values = copy.deepcopy(dict(base or {})) if path is None else _read(Path(path))
     short_forms = getattr(model, "short_forms", {})
     for section, key in short_forms.items():
@@ -111,6 +110,16 @@ def load_config(
     for key, value in _taken_for_numbers(values, chosen.model_dump(by_alias=True)):
         raise ConfigError(f"found {value}", where=_source_of(key, path, overridden), expected="a number")
     return chosen
+
+
+def _require_texts(overrides: object) -> None:
+    """Raise UsageError unless the overrides are a sequence of texts; a single text is one of its letters."""
+    if isinstance(overrides, str):
+        raise UsageError(f"overrides {overrides!r}", expected=f"a sequence of them, such as ({overrides!r},)")
+    if not isinstance(overrides, Iterable) or not all(isinstance(text, str) for text in overrides):
+        raise UsageError(
+            f"overrides {reprlib.repr(overrides)}", expected="a sequence of texts, such as ('training.epochs=20',)"
+        )
 
 
 def _taken_for_numbers(values: Any, chosen: Any, key: str = "") -> Iterator[tuple[str, bool]]:

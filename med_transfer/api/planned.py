@@ -14,7 +14,8 @@ from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.cohorts.overwriting import back_up
 from med_transfer.config import given_config, load_config, parse, refuse_mistyped
-from med_transfer.errors import ConfigError, UsageError
+from med_transfer.errors import ConfigError
+from med_transfer.errors.given_numbers import number_from
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import LOCK_FILE, resolve_preprocessing
 from med_transfer.finetuning.duration import Duration, estimate, fit_to_time_limit, measure_cost, prepare_seconds
@@ -113,8 +114,8 @@ def planned_config(
 
 def _require_duration(minutes: object) -> None:
     """Raise UsageError, before scans are read, for anything but None or a number that is not negative."""
-    if minutes is not None and not (isinstance(minutes, int | float) and minutes >= 0):  # NaN is not, either
-        raise UsageError(f"found {minutes!r}", where="minutes", expected="a number, at least 0, or None")
+    if minutes is not None:
+        number_from(minutes, "minutes", 0, "a number, at least 0, or None")
 
 
 def config_for(

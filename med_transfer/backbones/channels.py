@@ -22,16 +22,22 @@ from torch import Tensor, nn
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.networks.planar import PlanarEncoder
 from med_transfer.backbones.spec import BackboneSpec, Builder
+from med_transfer.errors.given_numbers import whole_number
 
 Channels = int | Literal["windows"]  # number of channels, or three windows of one scan
+MAX_CHANNELS = 1024  # of a first convolution that fits into memory
 
 
 def with_channels(spec: BackboneSpec, channels: Channels) -> BackboneSpec:
-    """Return the entry with a network for ``channels`` channels, into which weights of any channel number load."""
+    """Return the entry with a network for ``channels`` channels, into which weights of any channel number load.
+
+    Raises:
+        UsageError: the number is no whole number from 1 to ``MAX_CHANNELS``.
+    """
     if channels == "windows" and spec.takes_colours:
         entry = spec.built_by(coloured(spec.build))
         return replace(entry, input=replace(spec.input, channels=3), as_colours=True)
-    channels = 3 if channels == "windows" else channels
+    channels = 3 if channels == "windows" else whole_number(channels, "channels", 1, MAX_CHANNELS)
     if channels == spec.input.channels:
         return spec
     return replace(spec.built_by(widened(spec.build, channels)), input=replace(spec.input, channels=channels))

@@ -17,4 +17,5 @@ class InstanceChoice(NamedTuple):
     tile_overlap: float | None = None
 
 
+MAX_TILE_OVERLAP = 0.75  # more would cut one scan into hundreds of tiles
 AS_BUILT = InstanceChoice()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, cast, get_args
 
 from med_transfer.backbones import networks
 from med_transfer.backbones.encoder import Encoder
-from med_transfer.backbones.instance_choice import AS_BUILT, InstanceChoice
+from med_transfer.backbones.instance_choice import AS_BUILT, MAX_TILE_OVERLAP, InstanceChoice, InstancePooling
 from med_transfer.backbones.spec import BackboneSpec, Builder
-from med_transfer.errors import BackboneError
+from med_transfer.errors import BackboneError, UsageError
+from med_transfer.errors.given_numbers import is_finite
 
 if TYPE_CHECKING:  # the networks import torch; builders import what they use
     from med_transfer.backbones.networks.instances import InstanceEncoder
@@ -23,7 +24,9 @@ def with_instances(spec: BackboneSpec, choice: InstanceChoice) -> BackboneSpec:
 
     Raises:
         BackboneError: the network processes scans whole, or has no tiles to overlap.
+        UsageError: there is no such pooling, or the overlap is out of range.
     """
+    _require_possible(choice)
     if choice.pooling is not None and not spec.instances:
         raise BackboneError(
             f"{choice.pooling} with {spec.name}, which sees a scan as a whole",
@@ -41,6 +44,17 @@ def with_instances(spec: BackboneSpec, choice: InstanceChoice) -> BackboneSpec:
     if choice == AS_BUILT:
         return spec
     return replace(spec.built_by(built_with(spec.build, choice)), instance_choice=choice)
+
+
+def _require_possible(choice: InstanceChoice) -> None:
+    if choice.pooling is not None and choice.pooling not in get_args(InstancePooling):
+        expected = f"one of {', '.join(get_args(InstancePooling))}"
+        raise UsageError(f"found {choice.pooling!r}", where="pooling", expected=expected)
+    if choice.tile_overlap is not None and not (
+        is_finite(choice.tile_overlap) and 0 <= choice.tile_overlap <= MAX_TILE_OVERLAP
+    ):
+        expected = f"a share of a tile's edge, from 0 to {MAX_TILE_OVERLAP}"
+        raise UsageError(f"found {choice.tile_overlap!r}", where="tile_overlap", expected=expected)
 
 
 def built_with(build: Builder, choice: InstanceChoice) -> Builder:

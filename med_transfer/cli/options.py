@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -185,11 +184,10 @@ def with_region(scans: Path, mask: Path | None, roi: str | None) -> Path | ScanW
         return scans if mask is None else ScanWithRegion(scans, mask=mask)
     try:
         x, y, z, size = map(float, roi.split(","))
-    except ValueError:
-        x = y = z = size = math.nan
-    if not all(map(math.isfinite, (x, y, z, size))) or size <= 0:
-        raise UsageError(repr(roi), where="--roi", expected="x,y,z,size in mm, for example -62.5,110,-480,30")
-    return ScanWithRegion(scans, roi_mm=(x, y, z, size))
+        return ScanWithRegion(scans, roi_mm=(x, y, z, size))
+    except (ValueError, UsageError):
+        expected = "x,y,z,size in mm, for example -62.5,110,-480,30"
+        raise UsageError(repr(roi), where="--roi", expected=expected) from None
 
 
 def refuse_together(option: str, others: Mapping[str, bool]) -> None:

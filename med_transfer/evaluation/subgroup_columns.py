@@ -26,8 +26,10 @@ def check_subgroups(cohort: Cohort, columns: Sequence[str] | None) -> None:
     """Check, before any scan is read, that the subgroup columns exist.
 
     Raises:
-        UsageError: a name is neither a column of the table nor an acquisition fact.
+        UsageError: a name is neither a column of the table nor an acquisition fact, or the columns are a single text.
     """
+    if isinstance(columns, str):  # a sequence of its letters
+        raise UsageError(f"found {columns!r}", where="subgroups", expected=f"a sequence of columns, as [{columns!r}]")
     available = [*_table_columns(cohort), *TEXT_FACTS, *NUMBER_FACTS]
     for column in columns or ():
         if column not in available:

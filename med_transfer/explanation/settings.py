@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from med_transfer.errors import ConfigError
+from med_transfer.errors.given_numbers import number_from, whole_number
 from med_transfer.explanation.attention import Attention
 from med_transfer.explanation.faithfulness import MapCheckSettings
 from med_transfer.explanation.gradcam import GradCAM
@@ -37,7 +38,8 @@ class MapSettings:
         hidden: number of random regions in the deletion check; 0 skips it.
 
     Raises:
-        ConfigError: method or fill is unknown, a setting belongs to another method, or a number is negative.
+        ConfigError: method or fill is unknown, or a setting belongs to another method.
+        UsageError: ``draws`` or ``hidden`` is no number of them, or a size no number of mm.
     """
 
     method: MethodName = "gradcam"
@@ -56,9 +58,12 @@ class MapSettings:
             raise ConfigError("a window or stride", where=self.method, expected="method occlusion for these")
         if self.method != "gradcam" and self.stage is not None:
             raise ConfigError(f"stage {self.stage}", where=self.method, expected="method gradcam for a stage")
-        for number, what in ((self.draws, "draws"), (self.hidden, "hidden regions")):
-            if number is not None and number < 0:
-                raise ConfigError(f"{number} {what}", where=self.method, expected="at least 0")
+        for number, what in ((self.draws, "draws"), (self.hidden, "hidden")):
+            if number is not None:
+                whole_number(number, what, 0)
+        for size, what in ((self.window_mm, "window_mm"), (self.stride_mm, "stride_mm")):
+            if size is not None:
+                number_from(size, what, 0)
 
     def on(self, grid: Grid, floor: float, progress: Progress = silent) -> Method:
         """Return the method for an input on this grid.

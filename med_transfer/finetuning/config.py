@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from med_transfer.backbones.instance_choice import InstanceChoice, InstancePooling
+from med_transfer.backbones.instance_choice import MAX_TILE_OVERLAP, InstanceChoice, InstancePooling
 from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.config import Seed, StrictModel
 from med_transfer.errors import ConfigError
@@ -89,7 +89,7 @@ class BackboneConfig(StrictModel):
     accept_licence: str = ""
     pooled_stages: tuple[int, ...] | None = None
     instance_pooling: InstancePooling | None = None
-    tile_overlap: Annotated[float, Field(ge=0, le=0.75)] | None = None
+    tile_overlap: Annotated[float, Field(ge=0, le=MAX_TILE_OVERLAP)] | None = None
     runtime: FrozenRuntime = "torch"
     pretrain: Literal["painted_lesions"] | None = None
     pretraining: FoldPretrainingConfig = FoldPretrainingConfig()

@@ -14,7 +14,7 @@ from med_transfer.backbones import LoadedBackbone, from_scratch, load_backbone
 from med_transfer.bundle import BUNDLE_FOLDER, BundleRecord, save_bundle
 from med_transfer.bundle.model_card import model_card
 from med_transfer.cohorts import Cohort, Split, require_columns, split_cohort
-from med_transfer.errors import UsageError
+from med_transfer.errors import UsageError, given_path
 from med_transfer.evaluation.subgroup_columns import check_subgroups
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.finetuning.batch_norm import check_batch_of_one
@@ -63,9 +63,16 @@ _TRAINING, _TRAINING_SCRATCH = "training", "training-scratch"  # folders of the 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run on disk. It stands for its folder where a path is expected, as in ``compare([first, second])``."""
+    """A finished run on disk. It stands for its folder where a path is expected, as in ``compare([first, second])``.
+
+    Raises:
+        UsageError: ``folder`` is no path.
+    """
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", given_path(self.folder, "folder", "the folder of a run"))
 
     def __fspath__(self) -> str:
         """Path of the folder."""

@@ -19,6 +19,7 @@ from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.bundle import BundleRecord, versions
 from med_transfer.cohorts import NetworkInput, cache_key, read_input, without_prediction
 from med_transfer.errors import ScanAborted, ScanError, UnreadableScan
+from med_transfer.errors.given_numbers import whole_number
 from med_transfer.inference.copies import Copies
 from med_transfer.inference.listing import ScanToPredict, ScanWithRegion, path_of, require_outside, scans_to_predict
 from med_transfer.inference.shards import TABLE_FILE, WHOLE, Shard, begin
@@ -79,6 +80,9 @@ class BatchSettings:
         finished: called with the outcome, before another run may write to the folder.
         tries_again: called with the key of a scan that crashed its reader; whether the next run should try it again.
         engine: what processes the scans; None: this machine. See :mod:`med_transfer.inference.on_cluster`.
+
+    Raises:
+        UsageError: ``workers`` is no number of processes.
     """
 
     workers: int | None = None
@@ -88,6 +92,10 @@ class BatchSettings:
     finished: Callable[[FolderOutcome], None] = lambda _: None
     tries_again: Callable[[str], bool] = lambda _: True
     engine: Engine | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            whole_number(self.workers, "workers", 1)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from med_transfer.cohorts import (
     require_columns,
 )
 from med_transfer.errors import CohortError, ScanNotFound, UnreadableScan, UsageError, given_path
+from med_transfer.errors.given_numbers import finite_numbers
 from med_transfer.errors.sentence import Sentence
 from med_transfer.fusion.clinical import with_values
 from med_transfer.predictions.record import Prediction
@@ -33,11 +35,20 @@ class ScanWithRegion:
         path: file or folder of the scan.
         mask: file of the finding's mask.
         roi_mm: region of interest: its centre x, y, z in DICOM patient coordinates (LPS), and its edge length.
+
+    Raises:
+        UsageError: ``roi_mm`` is no such region.
     """
 
     path: Path | str
     mask: Path | str | None = None
     roi_mm: tuple[float, float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.roi_mm is not None and not (finite_numbers(self.roi_mm, 4) and self.roi_mm[3] > 0):
+            raise UsageError(
+                f"found {reprlib.repr(self.roi_mm)}", where="roi_mm", expected="x, y, z and a size above 0, in mm (LPS)"
+            )
 
     def apply_to(self, item: ScanToPredict) -> ScanToPredict:
         """Return the item as if its table row had given the mask and region."""

@@ -28,6 +28,7 @@ from med_transfer.preprocessing.config import FIRST_CHANNEL
 from med_transfer.progress import Progress, bars_unless, remark
 from med_transfer.runtimes import Runtime, choose_network
 from med_transfer.scans import Region, Series, Volume, read_mask, read_scan
+from med_transfer.scans.region import given_region
 from med_transfer.scans.voxel_checks import require_usable
 
 Source = Path | str | Series | Volume
@@ -141,10 +142,8 @@ class Predictor:
                 where="source",
                 expected=f"one for each of {', '.join(config.columns)}",
             )
-        if region is not None and not isinstance(region, Region):
-            raise UsageError(
-                f"found an object of type {type(region).__name__}", where="region", expected="a Region, in LPS mm"
-            )
+        if region is not None:
+            given_region(region)
         if config.region != "roi" and not self.needs_handcrafted and (region is not None or mask is not None):
             raise UsageError(
                 "a mask or region, which would change nothing",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from med_transfer.errors import UsageError
+from med_transfer.errors.given_numbers import is_finite
 from med_transfer.errors.sentence import Sentence, Text
 from med_transfer.metrics.records.estimate import Estimate, Record
 
@@ -44,8 +45,8 @@ def non_inferiority(difference: Estimate, margin: float, n_patients: int) -> Non
 
 def checked_margin(margin: float) -> float:
     """Return ``margin``. Raises UsageError unless it lies between 0 and 1."""
-    if not 0 < margin < 1:
-        raise UsageError(f"{margin:g}", where="margin", expected="a difference between 0 and 1, as 0.05")
+    if not (is_finite(margin) and 0 < margin < 1):
+        raise UsageError(f"{margin!r}", where="margin", expected="a difference between 0 and 1, as 0.05")
     return margin
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache, reduce
 from pathlib import Path
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan, UsageError, given_path
+from med_transfer.errors.given_numbers import number_from
 from med_transfer.errors.sentence import Sentence, few, joined
 from med_transfer.scans.dicom.header import Slice
 from med_transfer.scans.dicom.series import read_dicom, split_series
@@ -51,7 +52,7 @@ def read_scan(source: Path | str | Series, series_uid: str = "", *, max_gap_mm: 
         ScanAborted: a file cannot be reached now, for example because a drive is away.
         MissingCodec: no installed package decodes the compressed pixels.
         UnusableVoxels: the voxels are NaN, infinite or constant.
-        UsageError: the source is neither a path nor a Series, for example an array.
+        UsageError: the source is neither a path nor a Series, for example an array, or the gap is no number of mm.
     """
     volume = read_volume(source, series_uid, max_gap_mm=max_gap_mm)
     require_usable(volume.voxels, volume.provenance.path)
@@ -72,6 +73,7 @@ def read_volume(
             expected="a path, or a Series that find_series has found",
             action="Voxels alone have no spacing or position: save an array as NIfTI, with its affine",
         )
+    number_from(max_gap_mm, "max_gap_mm", 0)
     silence_readers()
     series = source if isinstance(source, Series) else _found(source, series_uid, max_gap_mm)
     if series.format == "dicom":

@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from med_transfer.errors import UnusableVoxels
+from med_transfer.errors import UnusableVoxels, UsageError
+from med_transfer.errors.given_numbers import finite_numbers
 from med_transfer.scans import geometry
 from med_transfer.scans.volume import Volume
 
 
 @dataclass(frozen=True)
 class Region:
-    """A box aligned with the LPS axes: its centre and full size along x, y and z in mm, and the mask it encloses."""
+    """A box aligned with the LPS axes: its centre and full size along x, y and z in mm, and the mask it encloses.
+
+    A size of 0 is that of a point, which only an input of fixed spacing can show.
+
+    Raises:
+        UsageError: the centre or the size is not three finite numbers, or a size is negative.
+    """
 
     centre_mm: tuple[float, float, float]
     size_mm: tuple[float, float, float]
     mask: Volume | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not finite_numbers(self.centre_mm, 3):
+            raise UsageError(
+                f"found {reprlib.repr(self.centre_mm)}", where="centre_mm", expected="x, y and z in mm (LPS)"
+            )
+        if not finite_numbers(self.size_mm, 3) or min(self.size_mm) < 0:
+            raise UsageError(
+                f"found {reprlib.repr(self.size_mm)}", where="size_mm", expected="three sizes in mm, at least 0"
+            )
+
+
+def given_region(value: object) -> Region:
+    """Return a region that a caller gave. Raises UsageError for anything but a ``Region``."""
+    if not isinstance(value, Region):
+        raise UsageError(
+            f"found an object of type {type(value).__name__}", where="region", expected="a Region, in LPS mm"
+        )
+    return value
 
 
 def region_of_mask(mask: Volume) -> Region:

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors import GeometryRejected, UnusableVoxels
 from med_transfer.scans import geometry
 from med_transfer.scans.verdict import Verdict
 
 _INT16 = np.iinfo(np.int16)
+_REAL = "biuf"  # kinds of NumPy: Boolean, as of a mask, whole and floating-point numbers
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,30 @@ class Volume:
         affine: voxel index (i, j, k) = (column, row, slice) to LPS mm (see geometry.py).
         verdict: accept or repair, with reasons; a rejected series never becomes a Volume.
         provenance: the files it was read from.
+
+    Raises:
+        UnusableVoxels: the voxels are no array of real numbers with three axes, or there are none.
+        GeometryRejected: the affine is no 4 x 4 array.
     """
 
     voxels: NDArray
     affine: geometry.Affine
     provenance: Provenance
     verdict: Verdict = field(default_factory=Verdict)
+
+    def __post_init__(self) -> None:
+        array = self.voxels if isinstance(self.voxels, np.ndarray) else None
+        if array is None or array.ndim != 3 or not array.size or array.dtype.kind not in _REAL:
+            found = f"an object of type {type(self.voxels).__name__}"
+            raise UnusableVoxels(
+                found if array is None else f"an array of shape {array.shape} and type {array.dtype}",
+                where=self.provenance.path,
+                expected="an array of real numbers [depth, height, width]",
+            )
+        if np.shape(self.affine) != (4, 4):
+            raise GeometryRejected(
+                f"an affine of shape {np.shape(self.affine)}", where=self.provenance.path, expected="4 x 4, to LPS mm"
+            )
 
     def __repr__(self) -> str:
         """A summary without the voxels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ import torch
 from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.bundle.provenance import seen_in_training, source_provenance
 from med_transfer.cohorts import Cohort, Images, split_cohort
-from med_transfer.errors import BackboneError, ConfigError, PatientLeak
+from med_transfer.errors import BackboneError, ConfigError, PatientLeak, UsageError, given_path
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.config import BackboneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
@@ -68,7 +69,7 @@ def select(
     """
     out, config = Path(out), choose_by_table(config, cohort)
     split_cohort(cohort, config.split)  # errors are reported before any weights are opened
-    paths = [(name, Path(path)) for name, path in weights]
+    paths = _given_weights(weights)
     backbone = config.backbone
     candidates = find_candidates(
         names, paths, backbone.accept_licence, config.input.channels_of_network, backbone.instances
@@ -91,6 +92,14 @@ def select(
         selection = _selection(scores, candidates.left_out, target, config.backbone, out)
         write_selection(selection, config)
     return selection
+
+
+def _given_weights(weights: Sequence[tuple[str, Path | str]]) -> list[tuple[str, Path]]:
+    """Backbone and path of the weights that a caller gave. Raises UsageError."""
+    expected = "pairs of a backbone and the path of its weights"
+    if isinstance(weights, str) or any(isinstance(pair, str) or len(pair) != 2 for pair in weights):
+        raise UsageError(f"found {reprlib.repr(weights)}", where="weights", expected=expected)
+    return [(name, given_path(path, "weights", expected)) for name, path in weights]
 
 
 def _fitting(candidates: Candidates, config: FinetuneConfig, *, named: bool) -> Candidates:

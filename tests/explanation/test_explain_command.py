@@ -273,9 +273,9 @@ def test_a_bundle_without_its_network_is_refused(tmp_path):
 def test_settings_of_the_other_method_and_negative_draws_are_refused():
     with pytest.raises(ConfigError, match="occlusion: stage 1; expected method gradcam for a stage"):
         MapSettings("occlusion", stage=1)
-    with pytest.raises(ConfigError, match="gradcam: -1 draws; expected at least 0"):
+    with pytest.raises(UsageError, match="draws: found -1; expected a whole number, at least 0"):
         MapSettings(draws=-1)
-    with pytest.raises(ConfigError, match="gradcam: -1 hidden regions; expected at least 0"):
+    with pytest.raises(UsageError, match="hidden: found -1; expected a whole number, at least 0"):
         MapSettings(hidden=-1)
 
 

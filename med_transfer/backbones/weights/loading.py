@@ -20,7 +20,10 @@ from med_transfer.backbones.weights.licence import require_accepted
 from med_transfer.backbones.weights.matching import LoadReport, load_tensors
 from med_transfer.backbones.weights.store import store_folder, stored_weights
 from med_transfer.backbones.weights.weight_files import hash_weights, open_weights, read_tensors, safetensors_path
-from med_transfer.errors import BackboneError, UnsafeWeights, WeightsNotFound
+from med_transfer.errors import BackboneError, UnsafeWeights, WeightsNotFound, given_path
+from med_transfer.errors.given_numbers import whole_number
+
+MAX_SEED = 2**63 - 1  # of torch's generator
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,11 @@ def load_backbone(
         UnsafeWeights: the file could run code, or is not the published one.
         BackboneError: the file is damaged, ``weights`` and ``scratch`` are both given, or the network has no instances
             or tiles to configure.
+        UsageError: ``weights`` is no path, or the seed, number of channels, pooling or overlap is out of range.
     """
     spec = find_backbone(name)
+    weights = None if weights is None else given_path(weights, "weights", "the path of a weights file")
+    whole_number(seed, "seed", 0, MAX_SEED)
     if scratch and weights is not None:
         raise BackboneError(f"{name}: both a weights file and scratch", expected="one of them")
     if not scratch:

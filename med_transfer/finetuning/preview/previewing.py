@@ -9,7 +9,8 @@ import numpy as np
 from med_transfer.cohorts import Case, Cohort, split_cohort
 from med_transfer.cohorts.channels import require_columns
 from med_transfer.cohorts.preparation import without_prediction
-from med_transfer.errors import NothingDone, ScanError, UsageError
+from med_transfer.errors import NothingDone, ScanError
+from med_transfer.errors.given_numbers import whole_number
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.finetuning.preview.page import Preview, Unread
@@ -43,8 +44,7 @@ def preview(
         NothingDone: none of the scans can be used.
     """
     for what, number, least in (("per_class", per_class, 1), ("draws", draws, 0)):
-        if not isinstance(number, int) or number < least:
-            raise UsageError(f"found {number!r}", where=what, expected=f"a whole number, at least {least}")
+        whole_number(number, what, least)
     config, source = checked_start(cohort, config)
     preprocessing = Preprocessing(resolve_preprocessing(source.spec, config))
     require_columns(cohort, preprocessing.config.columns)

@@ -22,7 +22,7 @@ from med_transfer.scans.inspection.histogram import Histogram, histogram
 from med_transfer.scans.inspection.picture import Plane, Window, bar_mm, data_uri, planes, side_by_side
 from med_transfer.scans.isolation import confined, isolated
 from med_transfer.scans.reading import read_scan
-from med_transfer.scans.region import Region
+from med_transfer.scans.region import Region, given_region
 from med_transfer.scans.search.description import (
     describe_acquisition,
     describe_series,
@@ -33,7 +33,7 @@ from med_transfer.scans.search.description import (
 from med_transfer.scans.series import Ignored, Series
 from med_transfer.scans.verdict import Verdict
 from med_transfer.scans.volume import Volume
-from med_transfer.scans.voxel_checks import hounsfield_doubt
+from med_transfer.scans.voxel_checks import hounsfield_doubt, require_finite
 
 _HERE, _TEMPLATE = Path(__file__).parent, "page.html.jinja"
 _SOFT_TISSUE, _LUNG = (-160.0, 240.0), (-1350.0, 150.0)
@@ -198,7 +198,12 @@ def _environment(language: Language) -> Environment:
 
 
 def view_of(volume: Volume, region: Region | None = None) -> View:
-    """Return planes, window and histogram of a scan. Raises UsageError for anything but a ``Volume``."""
+    """Return planes, window and histogram of a scan.
+
+    Raises:
+        UsageError: ``volume`` is no Volume, or ``region`` no Region.
+        UnusableVoxels: a voxel is NaN or infinite.
+    """
     if not isinstance(volume, Volume):
         raise UsageError(
             f"found an object of type {type(volume).__name__}",
@@ -206,6 +211,9 @@ def view_of(volume: Volume, region: Region | None = None) -> View:
             expected="a Volume",
             action="read_scan makes one of a path",
         )
+    if region is not None:
+        given_region(region)
+    require_finite(volume.voxels, volume.provenance.path)
     values = sample(volume.voxels)
     hounsfield = is_hounsfield(volume)
     trusted = hounsfield and not hounsfield_doubt(volume.voxels)

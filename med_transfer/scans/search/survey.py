@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from med_transfer.errors import NotAScan, ScanAborted, ScanError, UnreadableScan, given_path
+from med_transfer.errors.given_numbers import number_from
 from med_transfer.errors.sentence import Sentence, few
 from med_transfer.progress import Progress, silent
 from med_transfer.scans.dicom.directory import NAME as DICOMDIR
@@ -59,9 +60,10 @@ def survey(folder: Path | str, *, max_gap_mm: float = 0.0, progress: Progress = 
     Raises:
         ScanNotFound: the folder does not exist.
         NotAScan: it is a pipe, socket or device.
-        UsageError: it is no path.
+        UsageError: it is no path, or the gap is no number of mm.
     """
     folder = given_path(folder, "folder", "a folder of scans, or a scan")
+    number_from(max_gap_mm, "max_gap_mm", 0)
     require_exists(folder)
     silence_readers()
     return _of_file(folder, max_gap_mm) if folder.is_file() else _of_tree(folder, max_gap_mm, _in_archive, progress)
