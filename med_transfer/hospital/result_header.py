@@ -130,5 +130,5 @@ class ResultHeader:
         point = self.chosen_point
         if point is None:
             return ""
-        optimistic = "" if point.rule in ("argmax", "thresholds") else ", whom the point was chosen on: rather too high"
+        optimistic = ", whom the point was chosen on: rather too high" if point.optimistic else ""
         return f"rates with 95 % interval on {point.n_patients} validation patients{optimistic}"

@@ -8,6 +8,7 @@ import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import peers
@@ -31,6 +32,7 @@ from med_transfer.explanation.faithfulness import Deletion
 from med_transfer.explanation.heat import HeatMap
 from med_transfer.explanation.record import _IN_PADDING
 from med_transfer.explanation.sanity import Sanity
+from med_transfer.finetuning.decisions.config import OperatingPointConfig
 from med_transfer.hospital.analysis import Analysis, analyse, require_usable
 from med_transfer.hospital.codes import REASONS, class_code, probability_code, reason_code
 from med_transfer.hospital.config import NodeConfig, Results
@@ -253,6 +255,18 @@ def test_the_page_has_the_rates_of_the_bundle(abstaining):
     page = lines(abstaining[1], header(abstaining[0]))
     assert any(line.split()[1:4] == ["malignant", "87%", "[79%,"] for line in page)
     assert "rates with 95 % interval on 80 validation patients" in page
+
+
+@pytest.mark.parametrize("rule", get_args(ChosenPoint.model_fields["rule"].annotation))
+def test_rates_are_called_too_high_only_where_the_point_was_chosen_on_these_patients(abstaining, rule):
+    """Of the default rule, whose point is fixed before training, it was said as well."""
+    own = copy.copy(abstaining[0])
+    chosen = own.record.chosen_point.model_copy(update={"rule": rule, "at_least": 0.9})
+    own.record = own.record.model_copy(update={"chosen_point": chosen})
+    asked = {"sensitivity": {"class": "benign", "at_least": 0.9}, "thresholds": {"thresholds": {"benign": 0.5}}}
+    costs = {"cost": {"costs": {"benign": {"malignant": 1}, "malignant": {"benign": 1}}}}
+    config = OperatingPointConfig.model_validate({"rule": rule} | (asked | costs).get(rule, {}))
+    assert ("rather too high" in header(own).rates_of) == config.is_chosen == (rule in ("youden", "sensitivity"))
 
 
 @pytest.mark.parametrize("reason", [*REASONS, "novelty", *(f"outside_{name}" for name in FACTS)])

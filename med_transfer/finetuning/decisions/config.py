@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from med_transfer.metrics.records.decisions import RULES_CHOSEN_ON_VALIDATION
+
 Rule = Literal["balanced_argmax", "argmax", "youden", "sensitivity", "cost", "thresholds"]
 _KEYS: dict[str, tuple[str, ...]] = {
     "balanced_argmax": (),
@@ -61,4 +63,4 @@ class OperatingPointConfig(BaseModel):
     @property
     def is_chosen(self) -> bool:
         """Whether the thresholds come from validation scans."""
-        return self.rule in ("youden", "sensitivity")
+        return self.rule in RULES_CHOSEN_ON_VALIDATION

@@ -10,6 +10,8 @@ from pydantic import Field
 from med_transfer.errors.sentence import Sentence, Text
 from med_transfer.metrics.records.estimate import Estimate, Record
 
+RULES_CHOSEN_ON_VALIDATION = ("youden", "sensitivity")
+
 
 class ChosenPoint(Record):
     """How the operating point was chosen, and its rates on the validation scans.
@@ -34,6 +36,11 @@ class ChosenPoint(Record):
     sensitivity: dict[str, Estimate]
     specificity: dict[str, Estimate]
     warnings: list[Text] = Field(default_factory=list)
+
+    @property
+    def optimistic(self) -> bool:
+        """Whether the point was chosen on the scans that its rates are of."""
+        return self.rule in RULES_CHOSEN_ON_VALIDATION
 
     @property
     def aim(self) -> str:
