@@ -14,6 +14,7 @@ from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.calibration import BrierDecomposition
 from med_transfer.metrics.records.metrics import Bootstrap
+from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.report.sections.calibration import _parts
 
 
@@ -131,3 +132,17 @@ def test_several_scans_a_patient_get_obuchowski_and_a_second_interval(tmp_path):
 def test_a_part_of_the_brier_score_that_is_nearly_0_is_not_shown_as_0():
     parts = _parts(BrierDecomposition(reliability=0.00006, resolution=0.0, uncertainty=0.2222, within_bins=0.0))
     assert [cell.text for cell in parts] == ["0.0001", "0.000", "0.222"]
+
+
+def test_the_reliability_diagram_is_of_the_most_probable_class_even_if_another_is_called(tmp_path):
+    """It said that it is of the called class, which the default rule makes another one where classes are rare."""
+    data = three_classes()
+    point = OperatingPoint.balanced(data.labels, (0.6, 0.3, 0.1))
+    metrics = metrics_of(data, operating_point=point)
+    called = point.predictions(data.probabilities, data.labels).argmax(axis=1)
+    top = data.probabilities.argmax(axis=1)
+    assert (called != top).any()
+    claimed = [one.mean_probability * one.n for one in metrics.calibration.bins]
+    assert sum(claimed) == pytest.approx(data.probabilities.max(axis=1).sum())
+    page = Page(write(tmp_path / "report.html", evidence(data, metrics)))
+    assert "for the most probable class, whichever is called; the number is the number of scans" in page.text

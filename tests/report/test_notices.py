@@ -1,9 +1,11 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from report_samples import metrics_of, sample
-from simulated_scores import three_classes
+from simulated_scores import findings, three_classes
 
+from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import Abstained, Repeats
 from med_transfer.page import ENGLISH
@@ -144,6 +146,48 @@ def test_of_a_repeated_cross_validation_the_first_screen_says_how_far_the_splits
     assert figures["Macro AUC"].endswith("; range over repeats 0.740 to 0.790")
     assert figures["Balanced accuracy"].endswith("; range over repeats 62.0 to 70.0")
     assert "each predicted by the mean of 3 networks" in dict(brief(evidence, ENGLISH))["Evaluated on"]
+
+
+@pytest.mark.parametrize("data", [three_classes(), findings()], ids=["classes", "findings"])
+def test_a_mean_over_classes_says_which_it_is_without(data):
+    """Of test scans without one class, balanced accuracy and macro AUC are those of the others."""
+    beneath = {name: text for name, _, text in figures_of_the_run(Evidence(metrics_of(data), sample().run), ENGLISH)}
+    assert "without" not in str(beneath)
+    chosen = ~data.truth[:, 1]
+    truth, scores = data.truth[chosen], data.probabilities[chosen]
+    rest = replace(data, truth=truth, probabilities=scores, patients=data.patients[: len(truth)])
+    metrics = metrics_of(rest)
+    own = metrics.classes.values()
+    assert metrics.macro_auc.value == pytest.approx(
+        np.mean([one.auc.value for one in own if one.auc.value is not None])
+    )
+    beneath = {name: text for name, _, text in figures_of_the_run(Evidence(metrics, sample().run), ENGLISH)}
+    for name in ("Balanced accuracy", "Macro AUC"):
+        assert beneath[name].endswith(f"; without {data.labels.names[1]}")
+
+
+def test_of_one_class_alone_balanced_accuracy_is_its_sensitivity_and_there_is_no_auc():
+    data = three_classes(60)
+    chosen = data.truth[:, 0]
+    one = replace(
+        data, truth=data.truth[chosen], probabilities=data.probabilities[chosen], patients=data.patients[: chosen.sum()]
+    )
+    metrics = metrics_of(one, baselines={}, transfer_gain=None)
+    shown = {name: text for name, _, text in figures_of_the_run(Evidence(metrics, sample().run), ENGLISH)}
+    assert shown["Balanced accuracy"].endswith("; without benign, malignant")
+    assert shown["Macro AUC"] == "no class has both cases and other scans"
+
+
+def test_no_more_patients_are_asked_for_than_a_wide_interval_needs():
+    """For a width of 0.8, it was said that three patients are needed, now eight."""
+    data = three_classes(24)
+    wide = metrics_of(data, config=EvaluationConfig(interval_width=0.8))
+    few = {name: one.sample_size["sensitivity"] for name, one in wide.classes.items() if one.n_patients < 10}
+    assert few
+    assert all(size.n_needed_at_worst <= size.n_patients for size in few.values())
+    assert not [step for step in next_steps(Evidence(wide, sample().run), ENGLISH) if "Collect more patients" in step]
+    narrow = next_steps(Evidence(metrics_of(data), sample().run), ENGLISH)
+    assert [step for step in narrow if "Collect more patients" in step]
 
 
 def test_copies_across_the_split_are_named_by_row():

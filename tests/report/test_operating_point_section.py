@@ -12,6 +12,7 @@ from med_transfer.finetuning.decisions.config import OperatingPointConfig
 from med_transfer.finetuning.decisions.operating_point_selection import choose_point
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.decisions import AccessCounts
+from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.run_summary import cohort_counts
 from med_transfer.report.sections.first_screen_trust import trust_notices
@@ -87,6 +88,26 @@ def test_out_of_fold_a_rule_that_was_fixed_has_no_scans_that_it_was_decided_on(t
     assert "no scan: stated before training" in text
     assert "that it was decided on" not in text
     assert "a threshold was chosen on" not in text
+
+
+def test_validation_rates_of_the_network_do_not_stand_beside_test_rates_of_the_fused_model(tmp_path):
+    fusion = FusionMetrics(
+        use=["network", "handcrafted"],
+        columns=[],
+        report="fused",
+        n_scans=240,
+        n_patients=240,
+        n_fitted=90,
+        n_fitted_patients=90,
+        inverse_penalty=1.0,
+    )
+    metrics = decided(n_networks=5)
+    for report, shown in (("image", True), ("fused", False)):
+        told = metrics.model_copy(update={"fusion": fusion.model_copy(update={"report": report})})
+        text = Page(write(tmp_path / "report.html", evidence(DATA, told))).text
+        assert ("Sensitivity, validation" in text) == shown
+        assert ("Only the test scans count" in text) == shown
+        assert "the class with the strongest evidence, however rare it is" in text
 
 
 def test_an_undecided_report_says_nothing_of_it(tmp_path):

@@ -25,7 +25,8 @@ def section(evidence: Evidence, t: Translator) -> Section:
         t("Predicted probability against observed frequency, all findings; the number is the number of findings.")
         if metrics.multilabel
         else t(
-            "Predicted probability against observed frequency, for the called class; the number is the number of scans."
+            "Predicted probability against observed frequency, for the most probable class, whichever is called; the "
+            "number is the number of scans."
         )
     )
     caption += " " + t("On the line, predicted and observed agree.")

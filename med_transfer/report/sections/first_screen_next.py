@@ -45,9 +45,10 @@ def _steps(evidence: Evidence, t: Translator) -> Iterator[str]:
 def _few(metrics: Metrics, t: Translator) -> str:
     """Patients that are missing for the interval that was asked for, of the classes with few of them."""
     needed = {
-        name: class_metrics.sample_size["sensitivity"]
+        name: size
         for name, class_metrics in metrics.classes.items()
-        if class_metrics.n_patients < FEW_SCANS and "sensitivity" in class_metrics.sample_size
+        if (size := class_metrics.sample_size.get("sensitivity")) and size.n_patients < FEW_SCANS
+        if size.n_needed_at_worst > size.n_patients  # fewer may do for a wide interval
     }
     if not needed:
         return ""

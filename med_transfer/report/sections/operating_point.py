@@ -28,7 +28,8 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
     if chosen is None and access is None:
         return None
     tables = [_decided(metrics, access, t)]
-    tables += [_reached(metrics, chosen, t)] if chosen and _has_separate_validation(metrics) else []
+    if chosen and evidence.model == "network" and _has_separate_validation(metrics):  # those rates are the network's
+        tables.append(_reached(metrics, chosen, t))
     tables += [_costs(metrics.operating_point, metrics.labels, t)] if metrics.operating_point.costs else []
     return Section(t("Operating point"), tables, values={"chosen": chosen, "out_of_fold": metrics.out_of_fold})
 
