@@ -84,9 +84,7 @@ def _values_in_mask(volume: Volume, mask: Volume) -> NDArray:
     present = np.argwhere(mask.voxels != 0)[:, ::-1]
     if not len(present):
         return volume.voxels[:0].ravel()
-    corners = itertools.product(*zip(present.min(axis=0) - 0.5, present.max(axis=0) + 0.5, strict=True))
-    world = geometry.to_world_mm(mask.affine, np.array(list(corners)))
-    values, points = _box(volume, world.min(axis=0), world.max(axis=0))
+    values, points = _box(volume, *geometry.box_mm(mask.affine, present.min(axis=0), present.max(axis=0)))
     # The small shift breaks ties consistently, so that rounding does not assign a point midway between two voxels.
     index = np.floor(geometry.to_index(mask.affine, points) + 0.5 + 1e-6).astype(int)[:, ::-1]
     on_grid = ((index >= 0) & (index < mask.voxels.shape)).all(axis=1)
@@ -96,10 +94,8 @@ def _values_in_mask(volume: Volume, mask: Volume) -> NDArray:
 def _box(volume: Volume, low_mm: NDArray, high_mm: NDArray) -> tuple[NDArray, NDArray]:
     """Values [n] and LPS coordinates in mm [n, 3] of the voxels covering a box, computed for these voxels only."""
     corners = geometry.to_index(volume.affine, np.array(list(itertools.product(*zip(low_mm, high_mm, strict=True)))))
-    size = np.array(volume.voxels.shape[::-1])
-    first = np.clip(np.floor(corners.min(axis=0)), 0, size).astype(int)
-    last = np.clip(np.ceil(corners.max(axis=0)) + 1, first, size).astype(int)
-    i, j, k = (np.arange(a, b) for a, b in zip(first, last, strict=True))
+    first, end = geometry.covering(corners, volume.voxels.shape[::-1])
+    i, j, k = (np.arange(a, b) for a, b in zip(first, end, strict=True))
     index = np.stack(np.meshgrid(k, j, i, indexing="ij"), axis=-1).reshape(-1, 3)
     return volume.voxels[tuple(index.T)], geometry.to_world_mm(volume.affine, index[:, ::-1])
 

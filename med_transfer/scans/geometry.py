@@ -118,6 +118,19 @@ def inside(affine: Affine, shape_kji: Sequence[int], world_mm: ArrayLike) -> NDA
     return np.asarray(((index >= -0.5) & (index <= np.array(shape_kji[::-1]) - 0.5)).all(axis=-1))
 
 
+def covering(index: NDArray[np.float64], shape: Sequence[int]) -> tuple[NDArray, NDArray]:
+    """First index, and the one after the last, of the block of an array that covers points, each of shape [axes].
+
+    They are equal along an axis if the points lie outside the array.
+
+    Args:
+        index: fractional indices of the points, shape [n, axes].
+        shape: of the array, in the same order of axes.
+    """
+    first = np.clip(np.floor(index.min(axis=0)), 0, shape).astype(int)
+    return first, np.clip(np.ceil(index.max(axis=0)) + 1, first, shape).astype(int)
+
+
 def box_mm(
     affine: Affine, first_ijk: ArrayLike, last_ijk: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

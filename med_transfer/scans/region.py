@@ -64,13 +64,15 @@ def region_of_mask(mask: Volume) -> Region:
 
 def region_of_voxels(present: NDArray[np.bool_], affine: geometry.Affine) -> Region:
     """Bounding box of the true voxels of an array [depth, height, width], at least one of which must be true."""
-    extents = []
-    for axis in (2, 1, 0):  # array axes of i, j, k
-        other_axes = tuple(other for other in range(3) if other != axis)
-        indices = np.flatnonzero(present.any(axis=other_axes))
-        extents.append((indices[0], indices[-1]))
-    low, high = geometry.box_mm(affine, *np.transpose(extents))
+    first, last = bounding_box(present)
+    low, high = geometry.box_mm(affine, first[::-1], last[::-1])
     return Region(_triple((low + high) / 2), _triple(high - low))
+
+
+def bounding_box(present: NDArray[np.bool_]) -> tuple[NDArray, NDArray]:
+    """First and last index (k, j, i) of the true voxels of an array, at least one of which must be true."""
+    places = [np.flatnonzero(present.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return np.array([place[0] for place in places]), np.array([place[-1] for place in places])
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import imagecodecs
@@ -168,15 +169,7 @@ def _require_known_layout(pixels: PixelFormat, where: object) -> None:
         )
 
 
-def _little_endian(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
-    return _uncompressed(frame, pixels, "<")
-
-
-def _big_endian(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
-    return _uncompressed(frame, pixels, ">")
-
-
-def _uncompressed(frame: bytes | memoryview, pixels: PixelFormat, order: str) -> _Decoded:
+def _uncompressed(frame: bytes | memoryview, pixels: PixelFormat, order: str = "<") -> _Decoded:
     count = pixels.rows * pixels.columns
     whole = _without_padding(frame, count * pixels.bits_allocated // 8)
     values = np.frombuffer(whole, f"{order}u{pixels.bits_allocated // 8}", count)
@@ -190,7 +183,7 @@ def _deflated_frame(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
     inflated = inflater.decompress(frame, size + 2)
     if not inflater.eof:
         raise ValueError(Sentence("the deflated stream has another length than the image"))
-    return _little_endian(inflated, pixels)
+    return _uncompressed(inflated, pixels)
 
 
 def _rle(frame: bytes | memoryview, pixels: PixelFormat) -> _Decoded:
@@ -319,11 +312,11 @@ _Decoder = Callable[[bytes | memoryview, PixelFormat], _Decoded]
 _CODECS: dict[_Decoder, str] = {_rle: "PACKBITS", _jpeg: "JPEG8", _jpeg_ls: "JPEGLS", _jpeg2000: "JPEG2K"}
 _ENCAPSULATED_UNCOMPRESSED, _DEFLATED_FRAME = "1.2.840.10008.1.2.1.98", "1.2.840.10008.1.2.8.1"
 _DECODERS: dict[str, _Decoder] = {
-    uid.ImplicitVRLittleEndian: _little_endian,
-    uid.ExplicitVRLittleEndian: _little_endian,
-    uid.DeflatedExplicitVRLittleEndian: _little_endian,
-    _ENCAPSULATED_UNCOMPRESSED: _little_endian,
-    uid.ExplicitVRBigEndian: _big_endian,
+    uid.ImplicitVRLittleEndian: _uncompressed,
+    uid.ExplicitVRLittleEndian: _uncompressed,
+    uid.DeflatedExplicitVRLittleEndian: _uncompressed,
+    _ENCAPSULATED_UNCOMPRESSED: _uncompressed,
+    uid.ExplicitVRBigEndian: partial(_uncompressed, order=">"),
     _DEFLATED_FRAME: _deflated_frame,
     uid.RLELossless: _rle,
     uid.JPEGBaseline8Bit: _jpeg,

@@ -115,7 +115,8 @@ def _too_far(slices: Sequence[Slice]) -> str:
 
 
 _CONTENT: tuple[_Check, ...] = (
-    *(_damage, _modality, _localizer, _colour, _frames, _mosaic, _lookup_table, _sign, _no_slope, _too_far),
+    *(_damage, _modality, _localizer, _colour, _frames),
+    *(_mosaic, _lookup_table, _sign, _no_slope, _too_far),
 )
 
 
@@ -254,18 +255,8 @@ def _image_types(slices: Sequence[Slice]) -> str:
 
 
 _REMARKS: tuple[_Check, ...] = (
-    *(
-        _rescale_type,
-        _rescales,
-        _signs,
-        _pet_units,
-        _lossy,
-        _derived,
-        _projections,
-        _burned_in,
-        _acquisitions,
-        _image_types,
-    ),
+    *(_rescale_type, _rescales, _signs, _pet_units, _lossy),
+    *(_derived, _projections, _burned_in, _acquisitions, _image_types),
 )
 
 

@@ -8,6 +8,7 @@ lengths) are left to pydicom, which is the reference: tests check that both give
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from collections.abc import Iterable
@@ -35,32 +36,8 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXEL_DATA = 0x7FE00010
 _PIXELS = (0x7FE00008, 0x7FE00009, _PIXEL_DATA)  # float, double and integer pixels
-_LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
-_SHORT = frozenset(
-    (
-        b"AE",
-        b"AS",
-        b"AT",
-        b"CS",
-        b"DA",
-        b"DS",
-        b"DT",
-        b"FD",
-        b"FL",
-        b"IS",
-        b"LO",
-        b"LT",
-        b"PN",
-        b"SH",
-        b"SL",
-        b"SS",
-        b"ST",
-        b"TM",
-        b"UI",
-        b"UL",
-        b"US",
-    )
-)
+_LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 _BINARY = {b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i", b"FL": "f", b"FD": "d"}
 _TEXT = frozenset((b"LO", b"SH", b"ST", b"LT", b"PN", b"UC", b"UT"))  # need not be ASCII (PS3.5 section 6.1.2)
 _ONE_TEXT = frozenset((b"ST", b"LT", b"UT"))  # a backslash is part of the text (PS3.5 section 6.2)
@@ -113,14 +90,9 @@ def read_header(path: Path, keywords: Iterable[str]) -> Header:
         return _with_pydicom(path, wanted)
 
 
-_TAGS: dict[tuple[str, ...], dict[int, str]] = {}
-
-
+@functools.cache
 def _tags(keywords: tuple[str, ...]) -> dict[int, str]:
-    if keywords not in _TAGS:
-        tags = {_tag(keyword): keyword for keyword in keywords}
-        _TAGS[keywords] = dict(sorted(tags.items()))
-    return _TAGS[keywords]
+    return dict(sorted((_tag(keyword), keyword) for keyword in keywords))
 
 
 def _tag(keyword: str) -> int:

@@ -21,6 +21,7 @@ from med_transfer.scans.dicom.slice_geometry import (
     SAME_POSITION_MM,
     affine_of,
     commonest,
+    gaps_mm,
     is_plane,
     normal,
     steps,
@@ -45,7 +46,7 @@ def slices_verdict(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> Verdict:
     if not rejection.usable:
         return rejection
     uneven = _gaps(slices)
-    if uneven and _widest_gap_mm(slices) > max_gap_mm + SAME_POSITION_MM:
+    if uneven and gaps_mm(slices).max() > max_gap_mm + SAME_POSITION_MM:
         return Verdict(rejections=(uneven,))
     rejection = _first_rejection(slices, (_sideways,), () if uneven else (_drift,))
     return rejection if not rejection.usable else _usable(slices, uneven)
@@ -139,7 +140,7 @@ def _frame_of_reference_each(slices: Sequence[Slice]) -> str:
 
 
 def _repeats(slices: Sequence[Slice]) -> str:
-    gaps = steps(slices) @ normal(slices[0].orientation)
+    gaps = gaps_mm(slices)
     repeated = [n for n, gap in enumerate(gaps, 1) if abs(gap) < SAME_POSITION_MM]
     if not repeated:
         return ""
@@ -157,15 +158,11 @@ def _repeats(slices: Sequence[Slice]) -> str:
 
 
 def _gaps(slices: Sequence[Slice]) -> str:
-    gaps = steps(slices) @ normal(slices[0].orientation)
+    gaps = gaps_mm(slices)
     if usual_gap_mm(gaps) is not None:
         return ""
     usual = float(np.sort(gaps)[(len(gaps) - 1) // 2])
     return _missing_slices(gaps, usual) or Sentence("uneven gaps: {gaps}", gaps=_runs(gaps))
-
-
-def _widest_gap_mm(slices: Sequence[Slice]) -> float:
-    return float((steps(slices) @ normal(slices[0].orientation)).max())
 
 
 def _missing_slices(gaps: NDArray[np.float64], usual: float) -> str:

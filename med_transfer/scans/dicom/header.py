@@ -24,30 +24,7 @@ from med_transfer.scans.dicom.functional_groups import frames_of
 
 _PREFIX_AT = 128  # DICOM PS3.10 section 7.1: 128 bytes of preamble, then "DICM"
 _UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-_VALUE_REPRESENTATIONS = {
-    b"AE",
-    b"AS",
-    b"CS",
-    b"DA",
-    b"DS",
-    b"DT",
-    b"IS",
-    b"LO",
-    b"LT",
-    b"OB",
-    b"OW",
-    b"PN",
-    b"SH",
-    b"SL",
-    b"SS",
-    b"ST",
-    b"TM",
-    b"UI",
-    b"UL",
-    b"UN",
-    b"US",
-    b"UT",
-}
+_VALUE_REPRESENTATIONS = frozenset(b"AE AS CS DA DS DT IS LO LT OB OW PN SH SL SS ST TM UI UL UN US UT".split())
 _MAX_COMPRESSED = 4000  # compression ratio; a constant image reaches several hundred, more is corrupt or an attack
 _LONGEST_FIRST_VALUE = 1024  # bytes; without preamble, the first element is a short text or a group length
 

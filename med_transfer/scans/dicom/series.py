@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -97,7 +96,7 @@ def _phases(slices: Sequence[Slice], max_gap_mm: float, plane: str = "") -> list
     whole = as_series(slices, max_gap_mm, plane)
     if whole.verdict.usable:
         return [whole]
-    phases = split_phases(slices, partial(_is_usable, max_gap_mm=max_gap_mm))
+    phases = split_phases(slices, lambda part: _with_verdict(part, max_gap_mm)[1].usable)
     if len(phases) == 1:
         return [whole]
     volumes = [as_series(part, max_gap_mm, " ".join(filter(None, (plane, name)))) for name, part in phases]
@@ -126,10 +125,6 @@ def as_series(slices: Sequence[Slice], max_gap_mm: float = 0.0, part: str = "") 
         acquisition=dict(first.acquisition),
         slices=ordered,
     )
-
-
-def _is_usable(slices: Sequence[Slice], max_gap_mm: float) -> bool:
-    return _with_verdict(slices, max_gap_mm)[1].usable
 
 
 def _with_verdict(slices: Sequence[Slice], max_gap_mm: float) -> tuple[tuple[Slice, ...], Verdict]:

@@ -12,7 +12,7 @@ import numpy as np
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans.dicom.completeness import completeness, shared_verdict
 from med_transfer.scans.dicom.header import PHASE_KEYWORDS, Slice
-from med_transfer.scans.dicom.slice_geometry import SAME_POSITION_MM, commonest, is_plane, normal
+from med_transfer.scans.dicom.slice_geometry import SAME_POSITION_MM, is_plane, normal, usual_normal
 from med_transfer.scans.verdict import Verdict
 
 _OTHER_PLANE_COSINE = 0.7  # 45 degrees: less than between scout and slices, more than rounding and wobble
@@ -70,7 +70,7 @@ def split_planes(slices: Sequence[Slice]) -> list[Part]:
     """
     if not all(s.orientation and is_plane(s.orientation, _DAMAGED_COSINE) for s in slices):
         return [("", list(slices))]
-    along = normal(commonest([tuple(round(c, 2) for c in s.orientation) for s in slices]))
+    along = usual_normal(slices)
     like_it = {o for o in {s.orientation for s in slices} if abs(along @ normal(o)) > _OTHER_PLANE_COSINE}
     with_it = [s.orientation in like_it for s in slices]
     if all(with_it) or not any(with_it):  # not any: row and column are parallel and span no plane
@@ -163,5 +163,4 @@ def _interleave(parts: Sequence[Sequence[Slice]]) -> bool:
 
 
 def _depths(part: Sequence[Slice]) -> np.ndarray:
-    along = normal(commonest([tuple(round(c, 2) for c in s.orientation) for s in part]))
-    return np.array([s.position_mm for s in part]) @ along
+    return np.array([s.position_mm for s in part]) @ usual_normal(part)

@@ -23,7 +23,7 @@ def arrange(slices: Sequence[Slice]) -> tuple[Slice, ...]:
     """Sort slices by position along the most frequent normal, or by path if any geometry is missing."""
     if not all(s.position_mm and s.orientation for s in slices):
         return tuple(sorted(slices, key=lambda s: s.path))
-    along = normal(commonest([tuple(round(cosine, 2) for cosine in s.orientation) for s in slices]))
+    along = usual_normal(slices)
     return tuple(sorted(slices, key=lambda s: (round(float(along @ np.array(s.position_mm)), 4), s.path)))
 
 
@@ -67,6 +67,16 @@ def usual_gap_mm(gaps_mm: NDArray[np.float64]) -> float | None:
 def steps(slices: Sequence[Slice]) -> NDArray[np.float64]:
     """Vectors from each slice to the next in LPS mm, shape [slices - 1, 3]."""
     return np.diff(np.array([s.position_mm for s in slices]), axis=0)
+
+
+def gaps_mm(slices: Sequence[Slice]) -> NDArray[np.float64]:
+    """Distance from each slice to the next along the normal of the first, shape [slices - 1]."""
+    return steps(slices) @ normal(slices[0].orientation)
+
+
+def usual_normal(slices: Sequence[Slice]) -> NDArray[np.float64]:
+    """Unit normal of the most frequent orientation, in which rounding makes no difference."""
+    return normal(commonest([tuple(round(cosine, 2) for cosine in s.orientation) for s in slices]))
 
 
 def normal(orientation: Sequence[float]) -> NDArray[np.float64]:

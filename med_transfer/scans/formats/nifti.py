@@ -5,9 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ import numpy as np
 from med_transfer.errors import NotAScan, ScanAborted, UnreadableScan, unreadable
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
+from med_transfer.scans.formats.stored_data import MAX_DEFLATED, holds_more, read_at_most
 from med_transfer.scans.series import Series
 from med_transfer.scans.verdict import Verdict, grid_verdict, require_usable_series, unit_in_mm
 from med_transfer.scans.volume import Provenance, Volume
@@ -31,8 +30,6 @@ _SPACE_UNITS = 0b111  # the bits of xyzt_units for spatial units
 _UNITS = {0: "", 1: "m", 2: "mm", 3: "um"}
 _SAME_SIZE = 0.01  # relative tolerance between pixdim and affine
 _SAME_PLACE_MM = 1.0
-_CHUNK = 1 << 20
-_MAX_PACKED = 1032  # largest compression ratio of gzip (zlib's documentation)
 
 
 def nifti_series(path: Path) -> Series:
@@ -87,10 +84,8 @@ def _open(path: Path) -> Nifti1Image:
         raise _unreadable(path, error) from error
     if np.isinf(slope):  # nibabel would ignore the slope, as it rightly does for 0 and NaN
         raise UnreadableScan(Sentence("scl_slope is {slope:g}", slope=slope), where=path, expected="a finite scl_slope")
-    if there * (_MAX_PACKED if _is_gzip(path) else 1) < end:  # before that much memory is allocated
-        raise UnreadableScan(
-            Sentence("truncated or corrupt NIfTI file: {there} of {end} bytes", there=there, end=end), where=path
-        )
+    if there * (MAX_DEFLATED if _is_gzip(path) else 1) < end:  # before that much memory is allocated
+        raise _truncated(path, there, end)
     return image
 
 
@@ -103,14 +98,13 @@ def _end(image: Nifti1Image) -> int:
 def _first_bytes(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            magic = file.read(len(_GZIP_MAGIC))
-        if not _is_gzip(path):
-            with path.open("rb") as file:
-                return file.read(_HEADER_BYTES)
-        if magic and magic != _GZIP_MAGIC:
+            start = file.read(_HEADER_BYTES)
+        if not start or not _is_gzip(path):
+            return start
+        if not start.startswith(_GZIP_MAGIC):
             raise NotAScan("not a gzip file in spite of its name", where=path, expected="NIfTI")
         with gzip.open(path) as file:
-            return file.read(_HEADER_BYTES) if magic else b""
+            return file.read(_HEADER_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise _unreadable(path, error) from error
 
@@ -139,14 +133,12 @@ def _load_whole(path: Path) -> Nifti1Image:
     end = _end(image)
     try:
         with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
-            content = b"".join(_chunks(file, end)) if _is_gzip(path) else b""
+            content = read_at_most(file, end) if _is_gzip(path) else b""
             file.seek(end)
-            more = any(chunk.strip(b"\0") for chunk in iter(partial(file.read, _CHUNK), b""))
+            more = holds_more(file)
         there = len(content) or path.stat().st_size
         if there < end:
-            raise UnreadableScan(
-                Sentence("truncated or corrupt NIfTI file: {there} of {end} bytes", there=there, end=end), where=path
-            )
+            raise _truncated(path, there, end)
         if more:
             raise UnreadableScan(
                 Sentence("NIfTI file with more than padding behind its {end} bytes", end=end), where=path
@@ -154,13 +146,6 @@ def _load_whole(path: Path) -> Nifti1Image:
         return type(image).from_bytes(content) if content else image
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise _unreadable(path, error) from error
-
-
-def _chunks(file: io.BufferedIOBase, n_bytes: int) -> Iterator[bytes]:
-    """Yield at most ``most`` bytes in chunks; one large read would allocate whatever size the header claims."""
-    while n_bytes > 0 and (chunk := file.read(min(n_bytes, _CHUNK))):
-        yield chunk
-        n_bytes -= len(chunk)
 
 
 def _geometry(image: Nifti1Image) -> tuple[geometry.Affine, Verdict]:
@@ -237,6 +222,11 @@ def _qform(image: Nifti1Image) -> geometry.Affine | None:
         return image.get_qform(coded=True)[0]
     except (HeaderDataError, ValueError):
         return None
+
+
+def _truncated(path: Path, there: int, end: int) -> UnreadableScan:
+    found = Sentence("truncated or corrupt NIfTI file: {there} of {end} bytes", there=there, end=end)
+    return UnreadableScan(found, where=path)
 
 
 def _unreadable(path: Path, error: Exception) -> UnreadableScan | ScanAborted:

@@ -26,7 +26,8 @@ from med_transfer.errors.sentence import Sentence, message_of
 LONGEST_HEADER = 1 << 20  # bytes; enough to list a file for each of thousands of slices
 _MAX_FILES = 1 << 16
 _CHUNK = 1 << 24
-_MAX_PACKED = {"raw": 1, "gzip": 1032, "zlib": 1032}  # largest compression ratio (zlib's documentation)
+MAX_DEFLATED = 1032  # largest compression ratio of gzip and zlib (zlib's documentation)
+_MAX_PACKED = {"raw": 1, "gzip": MAX_DEFLATED, "zlib": MAX_DEFLATED}
 _NUMBERED = re.compile(r"([^%]*%0?\d{0,2}d[^%]*?)\s+(-?\d+)\s+(-?\d+)\s+(-?\d+)(?:\s+\d+)?")
 
 
@@ -140,7 +141,7 @@ def _read_bytes(path: Path, data: StoredData, size: int) -> NDArray[np.uint8]:
                 raise ValueError(Sentence("{there} of {size} bytes", there=max(there, 0), size=size))
             file.seek(data.at if data.at >= 0 else there - size)
             values = np.fromfile(file, np.uint8, size)
-            if _holds_more(file):
+            if holds_more(file):
                 raise ValueError(Sentence("{n} bytes instead of {size}, and more than padding", n=there, size=size))
             return values
         file.seek(data.at)
@@ -150,8 +151,8 @@ def _read_bytes(path: Path, data: StoredData, size: int) -> NDArray[np.uint8]:
     return np.frombuffer(values, np.uint8)
 
 
-def _read_at_most(file: io.BufferedIOBase, max_bytes: int) -> bytes:
-    """At most ``most`` bytes, read in chunks; one large read would allocate whatever size the header claims."""
+def read_at_most(file: io.BufferedIOBase, max_bytes: int) -> bytes:
+    """At most ``max_bytes``, read in chunks; one large read would allocate whatever size the header claims."""
     chunks: list[bytes] = []
     while max_bytes and (chunk := file.read(min(max_bytes, _CHUNK))):
         chunks.append(chunk)
@@ -159,17 +160,17 @@ def _read_at_most(file: io.BufferedIOBase, max_bytes: int) -> bytes:
     return b"".join(chunks)
 
 
-def _holds_more(file: io.BufferedIOBase) -> bool:
+def holds_more(file: io.BufferedIOBase) -> bool:
     """Whether anything other than padding follows in an open file."""
     return any(chunk.strip(b"\0") for chunk in iter(partial(file.read, _CHUNK), b""))
 
 
 def _gunzip(file: BinaryIO, max_bytes: int) -> bytes:
-    return _read_at_most(gzip.GzipFile(fileobj=file), max_bytes)
+    return read_at_most(gzip.GzipFile(fileobj=file), max_bytes)
 
 
 def _bunzip2(file: BinaryIO, max_bytes: int) -> bytes:
-    return _read_at_most(bz2.BZ2File(file), max_bytes)
+    return read_at_most(bz2.BZ2File(file), max_bytes)
 
 
 def _inflate(file: BinaryIO, max_bytes: int) -> bytes:

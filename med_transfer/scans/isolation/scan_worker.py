@@ -243,10 +243,7 @@ def _aborted(found: str, where: object) -> ScanAborted:
 def _not_started(error: Exception) -> ScanAborted:
     reason = getattr(error, "strerror", None) or type(error).__name__
     return ScanAborted(
-        Sentence(
-            "no process to read scans in can be started ({error})",
-            error=reason,
-        ),
+        Sentence("no process to read scans in can be started ({error})", error=reason),
         action=Sentence("{setting}=1 reads them without one, and without its limits", setting=IN_PROCESS),
     )
 

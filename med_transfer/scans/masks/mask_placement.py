@@ -12,6 +12,7 @@ from scipy import ndimage
 from med_transfer.errors import GeometryRejected
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
+from med_transfer.scans.region import bounding_box
 from med_transfer.scans.verdict import MAX_SHEAR_DEGREES
 from med_transfer.scans.volume import Provenance, Volume
 
@@ -194,11 +195,11 @@ def _resample_into(
     result: NDArray[np.bool_], present: NDArray[np.bool_], affine: geometry.Affine, grid: geometry.Affine
 ) -> None:
     """Add the mask to ``result``; only the bounding box of its non-zero voxels is processed."""
-    low, high = _box(present)
+    low, last = bounding_box(present)
+    high = last + 1
     corners = np.array(list(np.ndindex(2, 2, 2))) * (high - low) + low - 0.5
     around = geometry.to_index(grid, geometry.to_world_mm(affine, corners[:, ::-1]))[:, ::-1]
-    start = np.clip(np.floor(around.min(axis=0)), 0, result.shape).astype(int)
-    stop = np.clip(np.ceil(around.max(axis=0)) + 1, start, result.shape).astype(int)
+    start, stop = geometry.covering(around, result.shape)
     if (stop == start).any():
         return
     to_mask = (np.linalg.inv(affine) @ grid)[[2, 1, 0, 3]][:, [2, 1, 0, 3]]  # array index (k, j, i) to array index
@@ -207,15 +208,9 @@ def _resample_into(
     result[box] |= ndimage.affine_transform(
         present[tuple(slice(a, b) for a, b in zip(low, high, strict=True))].view(np.uint8),
         to_mask[:3, :3],
-        offset,
+        offset,  # pyright: ignore[reportArgumentType]  the stub allows only a number
         tuple(stop - start),
         order=0,
         mode="grid-constant",  # plain "constant" would cut half a voxel off the outer faces
         prefilter=False,
     ).astype(bool)
-
-
-def _box(present: NDArray[np.bool_]) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
-    """First array index of the true voxels, and the one after the last, along each axis."""
-    along = [np.flatnonzero(present.any(axis=tuple(set(range(3)) - {axis}))) for axis in range(3)]
-    return np.array([present[0] for present in along]), np.array([present[-1] + 1 for present in along])

@@ -125,10 +125,8 @@ def _contours(dataset: Dataset, number: int, label: str, onto: Volume, path: Pat
 
 def _require_on_a_slice(contour: _Contour, onto: Volume, path: Path) -> None:
     if contour.kind not in (*FILLED, POINT):
-        found, expected = (
-            Sentence("{label} is {kind}, which fills nothing", label=contour.label, kind=contour.kind),
-            Sentence("{names} or {point}", names=", ".join(FILLED), point=POINT),
-        )
+        found = Sentence("{label} is {kind}, which fills nothing", label=contour.label, kind=contour.kind)
+        expected = Sentence("{names} or {point}", names=", ".join(FILLED), point=POINT)
         raise GeometryRejected(found, where=path, expected=expected)
     spacing = onto.spacing_mm[2]
     k = contour.index[:, 2]
@@ -241,8 +239,7 @@ def _filled(contours: Sequence[_Contour], shape: tuple[int, ...]) -> NDArray[np.
     inside, on_contour = np.zeros(shape, bool), np.zeros(shape, bool)
     for contour in contours:
         corners = np.round(contour.index[:, 1::-1], _DECIMALS)  # row, column
-        low = np.clip(np.floor(corners.min(axis=0)), 0, shape).astype(int)
-        high = np.clip(np.ceil(corners.max(axis=0)) + 1, low, shape).astype(int)
+        low, high = geometry.covering(corners, shape)
         if (low == high).any():
             continue  # outside the image, by less than half a pixel
         label = _labels(corners - low, high - low)
