@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ def command(
     silence_readers()
     findings = [*examine_machine(), *(examine(read_node_config(config)) if config else ())]
     if as_json:
-        say_json([finding.as_json() for finding in findings])
+        say_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
             say(f"{finding.state:8}{finding.code}: {finding.text}")

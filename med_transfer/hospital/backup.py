@@ -62,7 +62,8 @@ def back_up(node: NodeConfig, out: Path) -> Backup:
             write_text(out / SUMS, sums)
     except OSError as error:
         raise output_error(out, error) from error
-    _note(node.queue_file, "backed up", files=len(files))
+    with closing(connected(node.queue_file)) as database, transaction(database):
+        record.append(database, "backed up", files=len(files))
     return Backup(len(files), size)
 
 
@@ -174,11 +175,6 @@ def _snapshot(source: Path, copy: Path) -> None:
         database.backup(target)
         target.execute("PRAGMA journal_mode=DELETE")  # leaves a single file, without a WAL
     copy.chmod(0o600)
-
-
-def _note(queue_file: Path, event: str, **facts: object) -> None:
-    with closing(connected(queue_file)) as database, transaction(database):
-        record.append(database, event, **facts)
 
 
 def _checked(backup: Path) -> dict[str, str]:

@@ -128,7 +128,3 @@ class Bundles:
     def marks(self) -> dict[str, str]:
         """The mark of the bundle at work for each route."""
         return {route: mark for route, (mark, _) in self._loaded.items()}
-
-    def mark(self, route: str) -> str:
-        """The mark of the bundle at work for a route."""
-        return self._loaded[route][0]

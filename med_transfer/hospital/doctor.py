@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -53,10 +53,6 @@ class Finding:
     state: State
     value: str | float | None
     text: str
-
-    def as_json(self) -> dict[str, object]:
-        """The finding as a dictionary for JSON."""
-        return asdict(self)
 
 
 def examine_machine() -> Iterator[Finding]:
@@ -217,13 +213,10 @@ def _clock_of_disk(node: NodeConfig) -> Finding:
 
 def _skew(code: str, seconds: float, whose: str) -> Finding:
     state: State = "warning" if abs(seconds) > _SKEW_SECONDS else "ok"
-    return Finding(code, state, round(seconds, 1), _clock_text(seconds, whose))
-
-
-def _clock_text(seconds: float, whose: str) -> str:
-    if (whole := round(abs(seconds))) == 0:
-        return f"{whose} clock agrees with this machine's to the second"
-    return f"{whose} clock is {whole} s {'ahead of' if seconds > 0 else 'behind'} this machine's"
+    text = f"{whose} clock agrees with this machine's to the second"
+    if whole := round(abs(seconds)):
+        text = f"{whose} clock is {whole} s {'ahead of' if seconds > 0 else 'behind'} this machine's"
+    return Finding(code, state, round(seconds, 1), text)
 
 
 def _echo(node: NodeConfig, peer: Peer) -> Finding:
@@ -232,12 +225,12 @@ def _echo(node: NodeConfig, peer: Peer) -> Finding:
         with associate(node, peer, tls, [VERIFICATION]) as association:
             if association.is_established:
                 answer = association.send_c_echo().get("Status", "no answer")
-                said = "answers" if answer == 0 else f"answers {answer}"
+                outcome = "answers" if answer == 0 else f"answers {answer}"
             else:
-                answer, said = None, rejection_code(association)
+                answer, outcome = None, rejection_code(association)
     except MedTransferError as error:
-        answer, said = None, error.found
-    return Finding("echo", "ok" if answer == 0 else "problem", said, f"C-ECHO to {peer.name}: {said}")
+        answer, outcome = None, error.found
+    return Finding("echo", "ok" if answer == 0 else "problem", outcome, f"C-ECHO to {peer.name}: {outcome}")
 
 
 def _http(node: NodeConfig, peer: WebPeer | FhirServer) -> Iterator[Finding]:
@@ -254,8 +247,8 @@ def _http(node: NodeConfig, peer: WebPeer | FhirServer) -> Iterator[Finding]:
         return
     yield Finding("http", "ok", answer.status_code, f"{peer.name} answers")
     with suppress(KeyError, ValueError):  # a missing or malformed Date
-        told = parsedate_to_datetime(answer.headers["Date"]).timestamp()
-        yield _skew("clock_http", told - time.time(), f"{peer.name}'s")
+        peer_time = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        yield _skew("clock_http", peer_time - time.time(), f"{peer.name}'s")
 
 
 def _queue(node: NodeConfig) -> Iterator[Finding]:
@@ -272,8 +265,8 @@ def _queue(node: NodeConfig) -> Iterator[Finding]:
         return
     text = f"entry {audit.broken} was changed" if audit.broken else f"{audit.entries} entries, unbroken"
     yield Finding("record", "problem" if audit.broken else "ok", audit.entries, f"the record: {text}")
-    if told := removed_routes_message(gone):
-        yield Finding("departed_routes", "warning", len(gone), told)
+    if message := removed_routes_message(gone):
+        yield Finding("departed_routes", "warning", len(gone), message)
     for route in node.rules_by_route:
         named = f" for {route}" if route else ""
         try:

@@ -24,10 +24,9 @@ log = logging.getLogger(__name__)
 
 def drift_predictions(analyses: Sequence[Analysis], study_uid: str) -> list[Prediction]:
     """Predictions with PatientID and study UID, by which a monitor counts each patient once; keep in memory only."""
-    patients = [str(analysis.images[0].PatientID) if analysis.images else "" for analysis in analyses]
     return [
-        replace(analysis.prediction, patient=patient, study_uid=study_uid)
-        for analysis, patient in zip(analyses, patients, strict=True)
+        replace(one.prediction, patient=str(one.images[0].PatientID) if one.images else "", study_uid=study_uid)
+        for one in analyses
     ]
 
 

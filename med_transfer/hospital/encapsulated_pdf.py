@@ -13,6 +13,7 @@ from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian
 
 from med_transfer.hospital.analysis import Analysis
 from med_transfer.hospital.result_header import DESCRIPTION, RESEARCH_ONLY, ResultHeader
+from med_transfer.hospital.uids import sop_reference
 
 
 def encapsulated_pdf(analyses: Sequence[Analysis], pages: Sequence[Figure], header: ResultHeader) -> list[Dataset]:
@@ -35,7 +36,9 @@ def encapsulated_pdf(analyses: Sequence[Analysis], pages: Sequence[Figure], head
         "MIMETypeOfEncapsulatedDocument": "application/pdf",
         "EncapsulatedDocument": content + b"\0" * (len(content) % 2),
         "EncapsulatedDocumentLength": len(content),
-        "SourceInstanceSequence": [_reference(image) for analysis in analyses for image in analysis.images],
+        "SourceInstanceSequence": [
+            sop_reference(image.SOPClassUID, image.SOPInstanceUID) for analysis in analyses for image in analysis.images
+        ],
     }.items():
         setattr(document, keyword, value)
     return [document]
@@ -48,9 +51,3 @@ def _pdf(pages: Sequence[Figure]) -> bytes:
         for figure in pages:
             pdf.savefig(figure, facecolor="black")
     return buffer.getvalue()
-
-
-def _reference(image: Dataset) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-    return reference

@@ -61,11 +61,11 @@ def process(
     for analysis in analyses:
         for uid, own in _by_study(analysis.images):
             studies[uid].append(replace(analysis, images=own))
-    said = [
+    entries = [
         _study(predictor, out, _header(predictor, uid, own, settings, rules), own, settings)
         for uid, own in studies.items()
     ]
-    result = {"research_use_only": True, "studies": said, "__mercure_notification": {"text": _in_words(analyses)}}
+    result = {"research_use_only": True, "studies": entries, "__mercure_notification": {"text": _in_words(analyses)}}
     write_text(out / "result.json", json.dumps(result, indent=2) + "\n")
     return analyses
 
@@ -101,5 +101,5 @@ def _study(
 
 
 def _in_words(analyses: Sequence[Analysis]) -> str:
-    said = [a.prediction.predicted or "nothing" if a.prediction.status == "ok" else "not analysed" for a in analyses]
-    return f"Research use only: {', '.join(said)}"
+    answers = [a.prediction.predicted or "nothing" if a.prediction.status == "ok" else "not analysed" for a in analyses]
+    return f"Research use only: {', '.join(answers)}"

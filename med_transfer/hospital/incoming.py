@@ -157,7 +157,7 @@ def keep(folder: Path, queue: Queue, received: Received, now: float, max_instanc
         log.info("an object that holds no image to predict was passed over: %s", UID(received.sop_class).name)
         return False
     instance = describe(received)
-    added = queue.judge(instance, max_instances)
+    added = queue.would_add(instance, max_instances)
     if added == "new":
         file = folder / instance.file
         create_file(file, received.content, 0o666)  # the name is new, so nobody reads it yet

@@ -42,7 +42,7 @@ class JsonLines(_Anonymous):
     def format(self, record: logging.LogRecord) -> str:
         """Format one line."""
         ours = _is_ours(record)
-        told: dict[str, object] = {
+        line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "code": _code(record) if ours else "library",
@@ -50,10 +50,10 @@ class JsonLines(_Anonymous):
             "where": f"{record.name}:{record.lineno}",
         }
         if ours:
-            told["text"] = record.getMessage()
+            line["text"] = record.getMessage()
         if record.exc_info and record.exc_info[1]:
-            told["raised"] = _places(record.exc_info[1])
-        return json.dumps(told, ensure_ascii=True)
+            line["raised"] = _places(record.exc_info[1])
+        return json.dumps(line, ensure_ascii=True)
 
 
 def set_up_log(form: str, level: str, quiet: bool = False) -> None:
@@ -84,11 +84,11 @@ def _code(record: logging.LogRecord) -> str:
 
 def _places(error: BaseException | None) -> list[str]:
     """Class and code lines of an exception and of its causes, the first cause first."""
-    told: list[str] = []
+    places: list[str] = []
     while error is not None:
-        told.insert(0, f"{type(error).__name__} at {_lines(error.__traceback__)}")
+        places.insert(0, f"{type(error).__name__} at {_lines(error.__traceback__)}")
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return told
+    return places
 
 
 def _lines(where: TracebackType | None) -> str:

@@ -224,7 +224,7 @@ class Node:
         counts = self.queue.predicted(study, results, destinations, time.time(), told_of, answers)
         if counts and study.revision == 1:  # later revisions are not new scans of the stream
             for route, predictor in self._bundles.predictors.items():
-                self._drift.observe(self._bundles.mark(route), predictor, made[route].predictions)
+                self._drift.observe(self._bundles.marks[route], predictor, made[route].predictions)
 
     def _since_received(self, study: Study) -> float:
         """Seconds since the latest image of a study was written."""

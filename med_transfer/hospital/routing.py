@@ -76,7 +76,7 @@ class Routing:
         if not analyses:
             return RouteResults()
         analyses = [analysis.with_missing_images(missing) for analysis in analyses]
-        own = _Route(route, self._bundles.mark(route), predictor.record, predictor.identity)
+        own = _Route(route, self._bundles.marks[route], predictor.record, predictor.identity)
         return replace(
             self._written(study, own, basis, analyses), predictions=drift_predictions(analyses, study.study_uid)
         )

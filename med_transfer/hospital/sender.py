@@ -28,6 +28,7 @@ from med_transfer.hospital.commitment import COMMITMENT_INSTANCE, STORAGE_COMMIT
 from med_transfer.hospital.config import Destination, NodeConfig, WebPeer
 from med_transfer.hospital.dicomweb import WebPacs
 from med_transfer.hospital.queue import Delivery, Queue
+from med_transfer.hospital.uids import sop_reference
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Sender:
         self._queue.asked(sent, transaction, time.time() + max(self._node.retries.commitment_seconds, longer))
         question = Dataset()
         question.TransactionUID = transaction
-        question.ReferencedSOPSequence = [_reference(delivery) for delivery in sent]
+        question.ReferencedSOPSequence = [sop_reference(result.sop_class, result.sop_uid) for result in sent]
         with self._associate([STORAGE_COMMITMENT]) as association:
             if association.is_established:
                 association.send_n_action(question, 1, STORAGE_COMMITMENT, COMMITMENT_INSTANCE)
@@ -131,9 +132,3 @@ def deliver(queue: Queue, delivery: Delivery, send: Callable[[Delivery], str]) -
     else:
         queue.sent(delivery, time.time())
     return not reason
-
-
-def _reference(delivery: Delivery) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = delivery.sop_class, delivery.sop_uid
-    return reference

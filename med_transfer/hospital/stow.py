@@ -22,7 +22,8 @@ from med_transfer.hospital.incoming import RejectedInstance, keep, keep_aside, r
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.receiver import OUT_OF_RESOURCES, STATUS
 from med_transfer.hospital.server import disk_is_full
-from med_transfer.hospital.tls import web_context
+from med_transfer.hospital.tls import http_context
+from med_transfer.hospital.uids import sop_reference
 
 log = logging.getLogger(__name__)
 logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL + 1)  # it logs unreadable requests
@@ -53,7 +54,8 @@ class StowServer:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         try:
-            self._runner = self._wait(self._start(settings, web_context(settings)))
+            tls = http_context(settings.certificate, settings.key, settings.trusted)
+            self._runner = self._wait(self._start(settings, tls))
         except BaseException:
             self._end()
             raise
@@ -172,8 +174,7 @@ def _answer(outcomes: Sequence[Outcome]) -> web.Response:
 
 
 def _item(outcome: Outcome) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = outcome.sop_class, outcome.sop_uid
+    item = sop_reference(outcome.sop_class, outcome.sop_uid)
     if outcome.failure:
         item.FailureReason = outcome.failure
     else:

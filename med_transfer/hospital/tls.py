@@ -9,7 +9,7 @@ import ssl
 from pathlib import Path
 
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.config import ReviewPage, Tls, WebServer
+from med_transfer.hospital.config import Tls
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
@@ -27,21 +27,18 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     return _loaded(context, tls)
 
 
-def web_context(server: WebServer) -> ssl.SSLContext | None:
-    """Context for STOW-RS, or None for plain HTTP; ``trusted`` requires client certificates. Raises ConfigError."""
-    if server.certificate is None or server.key is None:
+def http_context(certificate: Path | None, key: Path | None, trusted: Path | None = None) -> ssl.SSLContext | None:
+    """Context of an HTTP server, or None without a certificate; ``trusted`` requires those of clients.
+
+    Raises:
+        ConfigError: a file cannot be used.
+    """
+    if certificate is None or key is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    if server.trusted is not None:
+    if trusted is not None:
         context.verify_mode = ssl.CERT_REQUIRED
-    return _with_files(context, server.certificate, server.key, server.trusted)
-
-
-def page_context(page: ReviewPage) -> ssl.SSLContext | None:
-    """Context for the review page, or None for plain HTTP. Raises ConfigError."""
-    if page.certificate is None or page.key is None:
-        return None
-    return _with_files(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), page.certificate, page.key, None)
+    return _with_files(context, certificate, key, trusted)
 
 
 def _loaded(context: ssl.SSLContext, tls: Tls) -> ssl.SSLContext:

@@ -56,7 +56,7 @@ def predict(node: Node, scan: list[Path]) -> list[dict[str, object]]:
 def predict_again(node: Node) -> dict[str, object]:
     """As somebody asks for on the page; the last entry of the record."""
     (study,) = node.queue.studies()
-    assert node.queue.judged(Feedback("ray", study.id, study.revision, 0, "rerun"), 300)
+    assert node.queue.add_feedback(Feedback("ray", study.id, study.revision, 0, "rerun"), 300)
     return predict(node, [])[-1]
 
 
@@ -466,7 +466,7 @@ def test_a_route_under_another_name_goes_on_with_its_answers(two_routes, second_
     )
     node = _changed(node, routes=[ANY_CT, FEW_SLICES | {"name": "thin"}])
     (study,) = node.queue.studies()
-    assert node.queue.judged(Feedback("ray", study.id, study.revision, 0, "rerun"), 300)
+    assert node.queue.add_feedback(Feedback("ray", study.id, study.revision, 0, "rerun"), 300)
     assert [entry["outputs"] for entry in predict(node, [])] == [entry["outputs"] for entry in first]
     assert _waiting(node) == set(), "nothing new was said"
     *_, later = predict(node, series(tmp_path / "late", series=2))
@@ -553,11 +553,11 @@ def test_memory_that_does_not_hold_the_new_bundle_leaves_the_present_one_at_work
         patched.setattr(bundles, "load_bundle", full)  # no full GPU is available here
         loaded.refresh()
     loaded.refresh()  # not tried again with every study
-    assert (loaded.predictors[""] is at_work, loaded.mark("")) == (True, bundle_mark(first_bundle))
+    assert (loaded.predictors[""] is at_work, loaded.marks[""]) == (True, bundle_mark(first_bundle))
     rollback(config, queue)
     use(config, queue, second_bundle)  # once there is memory
     loaded.refresh()
-    assert loaded.mark("") == bundle_mark(second_bundle)
+    assert loaded.marks[""] == bundle_mark(second_bundle)
     queue.close()
 
 

@@ -71,7 +71,7 @@ def test_who_takes_something_out_is_in_the_record(command, config, stuck, tmp_pa
     stuck.add(replace(DAMAGED, study="s2", study_uid="1.2.4", sop_uid="1.2.4.1"), 0)
     stuck.complete(10, 0)
     assert stuck.predicted(stuck.to_predict(10), [], [], 10, [{}], [SeriesAnswer({}, series_uid="1.2.4.9")])
-    assert stuck.judged(Feedback("ann", "s2", 1, 0, "agree", "benign"), 11)
+    assert stuck.add_feedback(Feedback("ann", "s2", 1, 0, "agree", "benign"), 11)
     assert command("node", "labels", "-c", config, "-o", tmp_path / "labels.csv").code == 0
     assert accesses(command, config, tmp_path) == ["exported accesses", "exported record", "exported labels"]
     assert "4 entries of the review page, unbroken" in command("node", "audit", "-c", config).out

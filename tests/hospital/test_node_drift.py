@@ -89,11 +89,11 @@ def test_a_node_tells_that_its_scans_have_moved(tmp_path, caplog):
     node = Node(config, bundle, "cpu")
     assert drifts_of(config, node.queue) == []
     predict(node, config, 1)
-    mark, predictor = node._bundles.mark(""), node._bundles.predictors[""]
+    mark, predictor = node._bundles.marks[""], node._bundles.predictors[""]
     (first,) = drifts_of(config, node.queue)
     assert (first.bundle, first.statuses) == (mark, {"ok": 1, "rejected": 0, "failed": 0})
     (study,) = node.queue.studies()
-    assert node.queue.judged(Feedback("ray", study.id, 1, 0, "rerun"), time.time())
+    assert node.queue.add_feedback(Feedback("ray", study.id, 1, 0, "rerun"), time.time())
     predict_waiting(node)
     assert drifts_of(config, node.queue) == [first], "asked again, it is no other scan"
     node.queue.close()

@@ -51,7 +51,7 @@ def test_what_comes_at_once_waits_for_one_commit_and_a_failure_is_told(queue):
     queue._database.execute("CREATE TRIGGER full BEFORE INSERT ON instance BEGIN SELECT RAISE(ABORT, 'full'); END")
     with pytest.raises(sqlite3.Error, match="full"):
         queue.add(replace(FIRST, sop_uid="1.2.3.99"), 0)
-    assert queue.judge(replace(FIRST, sop_uid="1.2.3.99"), 100) == "new"
+    assert queue.would_add(replace(FIRST, sop_uid="1.2.3.99"), 100) == "new"
 
 
 def test_a_study_goes_through_every_state(queue):
@@ -481,7 +481,7 @@ def test_what_is_predicted_again_to_the_same_end_has_all_its_tries(queue):
     for now in (100, 200):
         queue.not_sent(queue.to_send(PACS[0], now)[0], "refused_A700", now)
     assert queue.counts() == {"dead": 1}
-    assert queue.judged(Feedback("ann", "s1", 1, 0, "rerun"), 300) is False, "there is no answer to judge"
+    assert queue.add_feedback(Feedback("ann", "s1", 1, 0, "rerun"), 300) is False, "there is no answer to judge"
     with queue.writing() as writing:
         answering.predict_again(writing, "s1", 300)
         receiving.supersede(writing, "s1")

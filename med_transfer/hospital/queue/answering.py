@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from med_transfer.hospital import record
 from med_transfer.hospital.queue.kinds import Described, Feedback, SeriesAnswer, Study
 
-_DESCRIBED = ("patient_name", "patient_id", "accession", "study_date", "modality", "description")
-
 
 def describe(database: sqlite3.Connection, study: str, described: Described) -> None:
     """Store what the page shows of patient and study."""
-    columns = ", ".join(f"{name} = ?" for name in _DESCRIBED)
-    values = [getattr(described, name) for name in _DESCRIBED]
-    database.execute(f"UPDATE worklist SET {columns}, described = 1 WHERE study = ?", (*values, study))
+    values = asdict(described)
+    columns = ", ".join(f"{name} = ?" for name in values)
+    database.execute(f"UPDATE worklist SET {columns}, described = 1 WHERE study = ?", (*values.values(), study))
 
 
 def undescribed(database: sqlite3.Connection) -> list[tuple[str, str]]:
@@ -79,41 +78,25 @@ def take_over(database: sqlite3.Connection) -> None:
         update_worklist(database, study, facts)
 
 
-def judge(database: sqlite3.Connection, judgement: Feedback, now: float) -> bool:
+def add_feedback(database: sqlite3.Connection, given: Feedback, now: float) -> bool:
     """Store a person's feedback; return False if the answer that it refers to is no longer the current one."""
+    answer = (given.study, given.revision, given.number)
     row = database.execute(
         "SELECT series_uid, bundle FROM answer JOIN study ON study.id = answer.study "
         "AND study.revision = answer.revision WHERE study = ? AND answer.revision = ? AND number = ?",
-        (judgement.study, judgement.revision, judgement.number),
+        answer,
     ).fetchone()
     if row is None:
         return False
     database.execute(
         "INSERT INTO feedback (time, user, study, revision, answer, kind, label, comment, series_uid, bundle) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            now,
-            judgement.user,
-            judgement.study,
-            judgement.revision,
-            judgement.number,
-            judgement.kind,
-            judgement.label,
-            judgement.comment,
-            *row,
-        ),
+        (now, given.user, *answer, given.kind, given.label, given.comment, *row),
     )
-    if judgement.kind in ("agree", "disagree"):
-        database.execute("UPDATE worklist SET judged = ? WHERE study = ?", (judgement.kind, judgement.study))
-    record.append(
-        database,
-        "judged",
-        study=judgement.study,
-        revision=judgement.revision,
-        answer=judgement.number,
-        kind=judgement.kind,
-        user=judgement.user,
-    )
+    if given.kind in ("agree", "disagree"):
+        database.execute("UPDATE worklist SET judged = ? WHERE study = ?", (given.kind, given.study))
+    facts = {"study": given.study, "revision": given.revision, "answer": given.number}
+    record.append(database, "judged", **facts, kind=given.kind, user=given.user)
     return True
 
 

@@ -27,9 +27,9 @@ def removed_route_answers(database: sqlite3.Connection, bundles: Mapping[str, st
     ).fetchall()
     found = []
     for of_study, route, revision in rows:
-        said = [one for one in answering.answers(database, of_study, revision) if one.route == route]
-        if any(one.facts.get("status") == "ok" for one in said):
-            mark, identity = said[0].bundle, str(said[0].facts.get("bundle", ""))
+        answers = [one for one in answering.answers(database, of_study, revision) if one.route == route]
+        if any(one.facts.get("status") == "ok" for one in answers):
+            mark, identity = answers[0].bundle, str(answers[0].facts.get("bundle", ""))
             same = [
                 name for name, other in bundles.items() if mark == other and _has_no_results(database, of_study, name)
             ]
@@ -38,8 +38,8 @@ def removed_route_answers(database: sqlite3.Connection, bundles: Mapping[str, st
 
 
 def _has_no_results(database: sqlite3.Connection, study: str, route: str) -> bool:
-    said = database.execute("SELECT 1 FROM result WHERE study = ? AND route = ?", (study, route))
-    return said.fetchone() is None
+    results = database.execute("SELECT 1 FROM result WHERE study = ? AND route = ?", (study, route))
+    return results.fetchone() is None
 
 
 def follow_renamed_routes(database: sqlite3.Connection, bundles: Mapping[str, str], study: str = "") -> list[Departed]:

@@ -66,10 +66,10 @@ class Queue:
 
     # Receiving ------------------------------------------------------------------------------------------------
 
-    def judge(self, instance: Instance, max_instances: int) -> Added:
-        """Whether an instance is new, known, or to be refused; read-only, so it waits for no writer."""
+    def would_add(self, instance: Instance, max_instances: int) -> Added:
+        """What :meth:`add` would return now; read-only, so it waits for no writer."""
         with self._reading:
-            return receiving.judged(self._reader, instance, max_instances)
+            return receiving.would_add(self._reader, instance, max_instances)
 
     def add(self, instance: Instance, now: float, max_instances: int = 1 << 30, priority: int = 0) -> Added:
         """Add an instance whose file is on disk; a study in a later state is reopened.
@@ -335,20 +335,20 @@ class Queue:
         with self._lock:
             return answering.undescribed(self._database)
 
-    def judged(self, judgement: Feedback, now: float) -> bool:
+    def add_feedback(self, given: Feedback, now: float) -> bool:
         """Store a person's feedback on an answer permanently.
 
         Returns False if the answer has been replaced, or if a rerun is requested for a study that is unfinished or
         whose images have been deleted.
         """
         with self.writing() as database:
-            again = judgement.kind == "rerun"
-            if again and not answering.can_predict_again(database, judgement.study):
+            again = given.kind == "rerun"
+            if again and not answering.can_predict_again(database, given.study):
                 return False
-            kept = answering.judge(database, judgement, now)
+            kept = answering.add_feedback(database, given, now)
             if kept and again:
-                answering.predict_again(database, judgement.study, now)
-                receiving.supersede(database, judgement.study)
+                answering.predict_again(database, given.study, now)
+                receiving.supersede(database, given.study)
         return kept
 
     def studies(self, *states: State) -> list[Study]:

@@ -9,7 +9,7 @@ from med_transfer.hospital.queue import answering
 from med_transfer.hospital.queue.kinds import Added, Instance
 
 
-def judged(database: sqlite3.Connection, instance: Instance, max_instances: int) -> Added:
+def would_add(database: sqlite3.Connection, instance: Instance, max_instances: int) -> Added:
     """Whether an instance is new, known, or to be refused, according to what the connection sees."""
 
     def rows(query: str, value: str) -> list[tuple[str, str]]:
@@ -32,7 +32,7 @@ def add_instance(
 
     An instance that was not announced shows that the announcement is incomplete, and discards it.
     """
-    added = judged(database, instance, max_instances)
+    added = would_add(database, instance, max_instances)
     if added != "new":
         return added
     made = database.execute(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from med_transfer.hospital import record
 from med_transfer.hospital.queue import answering, sending
@@ -162,19 +162,14 @@ class Workitems:
     def refusals(self, study: Study) -> list[str]:
         """Codes of the reasons why no series of a study could be predicted; empty if one could."""
         with self._queue.reading() as database:
-            facts = [answer.facts for answer in answering.answers(database, study.id, study.revision)]
+            facts: list[Mapping[str, Any]] = [
+                answer.facts for answer in answering.answers(database, study.id, study.revision)
+            ]
         if any(fact.get("status") == "ok" for fact in facts):
             return []
-        return _distinct(str(code) for fact in facts for code in _codes(fact.get("because"))) or ["not-chosen"]
+        codes = [str(code) for fact in facts for code in fact.get("because") or ()]
+        return list(dict.fromkeys(codes)) or ["not-chosen"]
 
 
 def _rows_of(database: sqlite3.Connection, study: Study, where: str) -> list[Delivery]:
     return sending.deliveries(database, f"study.id = ? AND result.revision = study.revision AND {where}", study.id)
-
-
-def _codes(because: object) -> list[object]:
-    return list(because) if isinstance(because, list | tuple) else []
-
-
-def _distinct(codes: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(codes))

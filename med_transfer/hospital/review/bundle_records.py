@@ -43,9 +43,7 @@ def bundle_cases(node: NodeConfig, mark: str) -> SimilarCases | None:
         return None
 
 
-@lru_cache(_BUNDLES)  # exceptions are not cached, so that a failed read is retried
-def _cases(folder: Path) -> SimilarCases | None:
-    return load_similar_cases(folder)
+_cases = lru_cache(_BUNDLES)(load_similar_cases)  # exceptions are not cached, so that a failed read is retried
 
 
 @lru_cache(_BUNDLES)

@@ -20,7 +20,7 @@ from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.review.app import review_app
 from med_transfer.hospital.review.patience import PatientProtocol
 from med_transfer.hospital.review.process import OF_NODE
-from med_transfer.hospital.tls import page_context
+from med_transfer.hospital.tls import http_context
 
 _LOOK_SECONDS, _HEADER_BYTES, _CONNECTIONS, _END_SECONDS = 2.0, 32 << 10, 500, 5
 _HANDOVER_SECONDS = _LOOK_SECONDS + _END_SECONDS + 1.0
@@ -62,7 +62,7 @@ def page_url(page: ReviewPage) -> str:
 
 def server_of(app: object, page: ReviewPage) -> uvicorn.Server:
     """Create the Uvicorn server, without server header and access log. Raises ConfigError."""
-    context = page_context(page)
+    context = http_context(page.certificate, page.key)
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         http=PatientProtocol,

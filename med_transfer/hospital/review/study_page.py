@@ -148,7 +148,7 @@ def judge(request: Request, study: StudyId, form: Annotated[FeedbackForm, Form()
     kept = Feedback(
         session_of(request).user, study, form.revision, number, form.kind, cast("str | None", label), comment
     )
-    if not _queue(request).judged(kept, time.time()):
+    if not _queue(request).add_feedback(kept, time.time()):
         return _back(study, number, "changed" if form.kind != "rerun" else "no_rerun")
     tell(request, "asked to predict again" if form.kind == "rerun" else "judged", Seen(facts.id, facts.study_uid))
     return _back(study, number, form.kind)

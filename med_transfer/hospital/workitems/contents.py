@@ -18,6 +18,7 @@ from med_transfer.hospital.config import AnyDestination, NodeConfig, WebPeer
 from med_transfer.hospital.queue import FHIR, Delivery
 from med_transfer.hospital.settings.words import CodedEntry
 from med_transfer.hospital.settings.workitems import Workitems
+from med_transfer.hospital.uids import sop_reference
 
 _DISCONTINUED = {
     "input_not_in_time": codes.DCM.ObjectSetIncomplete,
@@ -171,7 +172,7 @@ def _reference(
 ) -> Dataset:
     item = Dataset()
     item.TypeOfInstances, item.StudyInstanceUID, item.SeriesInstanceUID = "DICOM", study_uid, series_uid
-    item.ReferencedSOPSequence = [_instance(result) for result in made]
+    item.ReferencedSOPSequence = [sop_reference(result.sop_class, result.sop_uid) for result in made]
     by_dimse, by_web = [], []
     for place in where.values():
         source = Dataset()
@@ -186,12 +187,6 @@ def _reference(
     if by_web:
         item.WADORSRetrievalSequence = by_web
     return item
-
-
-def _instance(result: Delivery) -> Dataset:
-    instance = Dataset()
-    instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = result.sop_class, result.sop_uid
-    return instance
 
 
 def _date_time(seconds: float) -> str:

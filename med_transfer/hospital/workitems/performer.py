@@ -24,7 +24,7 @@ from med_transfer.hospital.workitems.contents import (
     search_keys,
 )
 from med_transfer.hospital.workitems.events import EventChannel
-from med_transfer.hospital.workitems.service import REFUSED, NewState, WorkitemService
+from med_transfer.hospital.workitems.service import REFUSED, WorkitemService
 
 log = logging.getLogger(__name__)
 
@@ -142,22 +142,22 @@ class Performer:
         self._subscribe(item)
         study = self._items.study(item)
         if not item.study:
-            self._cancel(item, "not_one_study")
+            self._end(item, "not_one_study")
         elif item.cancel and (study is None or study.state in ("received", "complete")):
             self._items.withdraw(item, time.time())
-            self._cancel(item, "cancel_requested")
+            self._end(item, "cancel_requested")
         elif study is None or study.state == "received":
             self._get_input(item)
         elif study.state == "dead":
-            self._cancel(item, study.reason, study)
+            self._end(item, study.reason, study)
         elif self._items.are_results_delivered(study):
-            self._finish(item, study)
+            self._end(item, next(iter(self._items.refusals(study)), ""), study)
         else:
             self._tell(item, *_STAGES[study.state])
 
     def _get_input(self, item: Workitem) -> None:
         if time.time() - item.claimed > self._worklist.input_seconds:
-            self._cancel(item, "input_not_in_time")
+            self._end(item, "input_not_in_time")
             return
         self._tell(item, *_COMING)
         if item.state == "claimed":
@@ -165,19 +165,12 @@ class Performer:
                 _fetch(self._pacs, self._queue, item)
             self._items.advance(item, "waiting")
 
-    def _finish(self, item: Workitem, study: Study) -> None:
-        refusals = self._items.refusals(study)
-        if refusals:
-            self._cancel(item, refusals[0], study)
-        else:
-            self._end(item, "COMPLETED", "", study)
+    def _end(self, item: Workitem, reason: str = "", study: Study | None = None) -> None:
+        """Report the outcome of an item, canceled for a reason or completed, then its final state.
 
-    def _cancel(self, item: Workitem, reason: str, study: Study | None = None) -> None:
-        self._end(item, "CANCELED", reason, study)
-
-    def _end(self, item: Workitem, state: NewState, reason: str, study: Study | None) -> None:
-        """Report the outcome of an item, then its final state; safe to repeat after a crash."""
-        asked = RequestedItem.of(self._service.retrieve(item.uid))
+        This is safe to repeat after a crash.
+        """
+        asked, state = RequestedItem.of(self._service.retrieve(item.uid)), "CANCELED" if reason else "COMPLETED"
         if asked.state not in _ENDS:
             now, out = time.time(), self._items.outputs(study) if study else []
             made = references(self._node, item.study_uid, out)

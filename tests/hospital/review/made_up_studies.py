@@ -43,7 +43,9 @@ def add_study(queue: Queue, number: int, described: Described | None = None, ans
         results = [ResultFile(f"2.25.{number}", "sr", "x")]
         assert queue.predicted(waiting, results, [PACS], 1.79e9 + 240 * number + 90, facts, answers)
         if draw.random() < 0.3:
-            queue.judged(Feedback("ray", study, 1, 0, draw.choice(("agree", "disagree"))), 1.79e9 + 240 * number + 900)
+            queue.add_feedback(
+                Feedback("ray", study, 1, 0, draw.choice(("agree", "disagree"))), 1.79e9 + 240 * number + 900
+            )
     return study
 
 

@@ -45,7 +45,7 @@ def queue(node: NodeConfig) -> Queue:
 
 
 def say(queue: Queue, study: str, kind: str, label: str | None = None, **more) -> bool:
-    return queue.judged(Feedback("ray", study, 1, 0, kind, label, **more), 200)
+    return queue.add_feedback(Feedback("ray", study, 1, 0, kind, label, **more), 200)
 
 
 def test_the_reader_of_finetune_takes_it(node, queue, tmp_path):
@@ -90,11 +90,11 @@ def test_a_finding_that_nobody_was_asked_about_is_not_exported_as_absent(node, q
         file.write_text(json.dumps(record | {"lock_hash": lock_hash(record)}))
     for study in ("s1", "s2"):
         say(queue, study, "disagree", "malignant")
-    assert queue.judged(Feedback("ray", "s1", 1, 0, "rerun"), 300)
+    assert queue.add_feedback(Feedback("ray", "s1", 1, 0, "rerun"), 300)
     study = queue.to_predict(300)
     answer = SeriesAnswer(FACTS, bundle="next", series_uid="1.9.1")
     assert queue.predicted(study, [], [], 300, [FACTS], [answer])
-    assert queue.judged(Feedback("ray", "s1", 2, 0, "disagree", "calcified"), 400)
+    assert queue.add_feedback(Feedback("ray", "s1", 2, 0, "disagree", "calcified"), 400)
     exported = export_labels(node, queue, tmp_path / "labels.csv")
     with (tmp_path / "labels.csv").open(newline="") as table:
         rows = [[row["series_uid"], *(row[f"label_{name}"] for name in classes)] for row in csv.DictReader(table)]
@@ -126,5 +126,5 @@ def test_another_bundle_has_labels_of_its_own(node, queue, tmp_path):
 
 def test_a_comment_is_in_no_text_of_the_program(queue):
     said = Feedback("ray", "s1", 1, 0, "comment", comment="Planted comment")
-    queue.judged(said, 200)
+    queue.add_feedback(said, 200)
     assert "lanted" not in repr(said) + str(queue.entries()) + repr(replace(said, series_uid="1.2"))

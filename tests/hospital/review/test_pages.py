@@ -31,7 +31,7 @@ def page(tmp_path_factory) -> Iterator[Page]:
         queue = served.app.state.queue
         answer = {"predicted": PLANTED, "probabilities": {PLANTED: 0.99}}
         add_study(queue, 999, DESCRIBED, answer)
-        assert queue.judged(Feedback("ray", STUDY, 1, 0, "disagree", PLANTED, PLANTED), 1.8e9)
+        assert queue.add_feedback(Feedback("ray", STUDY, 1, 0, "disagree", PLANTED, PLANTED), 1.8e9)
         fill(queue, 60)
         queue.set_aside(PLANTED, PLANTED, "aside/1", 5)
         shutil.copytree(BUNDLE, served.app.state.node.folder / "bundles" / "abcd")

@@ -44,7 +44,7 @@ def test_a_line_says_whose_study_it_is_and_what_was_said_of_it(queue):
     answered(queue, FACTS | {"abstained": True, "because": ["novelty"]}, {"status": "rejected"}, FACTS)
     after = worklist.line(queue, "s1")
     assert (after.state, after.answer, after.top_class, after.top_probability) == ("predicted", "ok", "bleed", 0.8)
-    assert queue.judged(Feedback("who", "s1", 1, 0, "disagree", "none"), 60)
+    assert queue.add_feedback(Feedback("who", "s1", 1, 0, "disagree", "none"), 60)
     assert worklist.line(queue, "s1").judged == "disagree"
     queue.add(replace(FIRST, sop_uid="1.2.3.2"), 70)  # there will be another answer, which nobody has judged
     again = worklist.line(queue, "s1")
