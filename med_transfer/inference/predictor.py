@@ -114,12 +114,13 @@ class Predictor:
 
         Raises:
             ScanError: a scan cannot be used, or a channel has no scan; the message says why.
-            UsageError: something was passed that the bundle does not read: a scan of another column, or a region or
-                mask where the network does not look at one.
+            UsageError: something was passed that the bundle does not read: a scan of another column, a region or mask
+                where the network does not look at one, or clinical columns without a fusion that uses some.
         """
         started = time.monotonic()
         sources = source if isinstance(source, Mapping) else {FIRST_CHANNEL: source}
         self._refuse_unread(sources, region, mask)
+        self._refuse_unread_columns(columns)
         scans = {
             column: one if isinstance(one, Volume) else self.read(one, series_uid if column == FIRST_CHANNEL else "")
             for column, one in sources.items()
@@ -150,6 +151,19 @@ class Predictor:
                 where="mask" if region is None else "region",
                 expected=f"none: {config.region_sentence}",
             )
+
+    def _refuse_unread_columns(self, columns: object) -> None:
+        """Raise UsageError for columns where none is used; beside a column that is, others are as in a table."""
+        if columns is None:
+            return
+        if not isinstance(columns, Mapping):
+            found = f"found an object of type {type(columns).__name__}"
+            raise UsageError(found, where="columns", expected="a mapping from name to text or number")
+        fusion = self.record.fusion
+        if columns and not (fusion and fusion.inputs.columns):
+            without = "the bundle has no fusion" if fusion is None else "the bundle's fusion uses no columns"
+            found = f"{', '.join(map(str, columns))}, which would change nothing"
+            raise UsageError(found, where="columns", expected=f"none: {without}")
 
     def predict_read(
         self, scans: Mapping[str, Volume], region: Region | None, mask: Volume | None, columns: Mapping[str, str]

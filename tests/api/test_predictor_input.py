@@ -58,3 +58,13 @@ def test_a_volume_without_an_image_is_refused_like_a_file_of_it(tmp_path, scan, 
     assert predictor.predict(volume).probabilities == predictor.predict(scan).probabilities
     with pytest.raises(UnusableVoxels, match=message):
         predictor.predict(replace(volume, voxels=np.full_like(volume.voxels, value, dtype=np.float32)))
+
+
+def test_columns_that_would_change_nothing_are_refused(tmp_path, scan):
+    predictor = mt.load_bundle(tiny_bundle(tmp_path / "bundle"), "cpu")
+    with pytest.raises(UsageError, match="^columns: age, sex, which would change nothing; expected none: .* no fusion"):
+        predictor.predict(scan, columns={"age": 63, "sex": None})
+    no_columns: Any = 3
+    with pytest.raises(UsageError, match="^columns: found an object of type int; expected a mapping from name to text"):
+        predictor.predict(scan, columns=no_columns)
+    assert predictor.predict(scan, columns={}).probabilities == predictor.predict(scan).probabilities
