@@ -16,11 +16,11 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from med_transfer.atomic import write_text
 from med_transfer.errors import ConfigError, UnknownKey, UsageError, given_path
@@ -41,13 +41,24 @@ _SCALARS = (
 
 
 N_SEEDS = 2**32  # what NumPy's and scikit-learn's generators accept
+Location = tuple[int | str, ...]  # of a value in a config: keys, and positions in lists
 Seed = Annotated[int, Field(ge=0, lt=N_SEEDS)]
 
 
 class StrictModel(BaseModel):
-    """Frozen; refuses a key that it does not have, and numbers that are infinite or NaN."""
+    """Frozen; refuses a key that it does not have, and numbers that are infinite, NaN, true or false."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _no_booleans_as_numbers(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        chosen = validate(values)
+        if wrong := list(_taken_for_numbers(values, chosen.model_dump(by_alias=True))):
+            kind = PydanticCustomError("boolean", "Input should be a number")
+            details = [InitErrorDetails(type=kind, loc=location, input=value) for location, value in wrong]
+            raise ValidationError.from_exception_data(cls.__name__, details)
+        return chosen
 
 
 class _Loader(yaml.SafeLoader):
@@ -107,8 +118,9 @@ def load_config(
         chosen = model.model_validate(values)
     except ValidationError as error:
         raise _explain(error, model, values, path, overridden) from None
-    for key, value in _taken_for_numbers(values, chosen.model_dump(by_alias=True)):
-        raise ConfigError(f"found {value}", where=_source_of(key, path, overridden), expected="a number")
+    for location, value in _taken_for_numbers(values, chosen.model_dump(by_alias=True)):
+        where = _source_of(_dotted(location, values), path, overridden)
+        raise ConfigError(f"found {value}", where=where, expected="a number")
     return chosen
 
 
@@ -122,19 +134,19 @@ def _require_texts(overrides: object) -> None:
         )
 
 
-def _taken_for_numbers(values: Any, chosen: Any, key: str = "") -> Iterator[tuple[str, bool]]:
-    """Keys of true and false that pydantic took for the numbers 1 and 0, with their values."""
+def _taken_for_numbers(values: Any, chosen: Any, location: Location = ()) -> Iterator[tuple[Location, bool]]:
+    """Locations of true and false that pydantic took for the numbers 1 and 0, with their values."""
     if isinstance(values, bool):
         if isinstance(chosen, int | float) and not isinstance(chosen, bool):
-            yield key, values
+            yield location, values
         return
-    parts: list[tuple[object, Any, Any]] = []
+    parts: list[tuple[int | str, Any, Any]] = []
     if isinstance(values, Mapping) and isinstance(chosen, Mapping):
         parts = [(name, values[name], chosen[name]) for name in values if name in chosen]
-    elif isinstance(values, list) and isinstance(chosen, list | tuple):
+    elif isinstance(values, list | tuple) and isinstance(chosen, list | tuple):
         parts = [(number, *pair) for number, pair in enumerate(zip(values, chosen, strict=False))]
     for name, value, of_chosen in parts:
-        yield from _taken_for_numbers(value, of_chosen, f"{key}.{name}" if key else str(name))
+        yield from _taken_for_numbers(value, of_chosen, (*location, name))
 
 
 def given_config(model: type[Model], config: object, overrides: Sequence[str] = ()) -> Model:
@@ -368,7 +380,7 @@ def _expected(problem: ErrorDetails) -> str:
     return re.sub(r"^(greater|less)", r"a value \1", text)
 
 
-def _dotted(location: tuple[int | str, ...], values: Any) -> str:
+def _dotted(location: Location, values: Any) -> str:
     """Pydantic's location without the tags that it adds for unions, as a dotted key."""
     parts = []
     for part in location[:-1]:

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -5,11 +6,13 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from med_transfer.config import dump_config, given_config, load_config
 from med_transfer.errors import ConfigError, OutputError, UnknownKey, UsageError
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.pretraining import PretrainingConfig
+from med_transfer.tuning.config import TuningConfig
 
 
 class Strict(BaseModel):
@@ -262,3 +265,30 @@ def test_an_override_chooses_another_kind_however_it_is_written(tmp_path, word):
     file = tmp_path / "config.yaml"
     file.write_text("transfer: {strategy: {name: layerwise_lr_decay, stage_decay: 0.5}}")
     assert load_config(FinetuneConfig, file, [f"transfer.strategy={word}"]).transfer.strategy.name == "linear_probe"
+
+
+def numeric_keys(values: object, inside: tuple[int | str, ...] = ()) -> Iterator[tuple[int | str, ...]]:
+    """Locations of the numbers in a dumped config."""
+    if isinstance(values, int | float) and not isinstance(values, bool):
+        yield inside
+    elif isinstance(values, dict | list):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from numeric_keys(value, (*inside, key))
+
+
+@pytest.mark.parametrize(
+    "config", [FinetuneConfig(), PretrainingConfig(steps=1), TuningConfig()], ids=lambda config: type(config).__name__
+)
+def test_no_number_of_a_config_made_in_python_may_be_true(config):
+    """``model_validate`` refuses it, as a YAML file is refused."""
+    keys = list(numeric_keys(config.model_dump(mode="json")))
+    assert len(keys) > 10
+    for *sections, last in keys:
+        values = config.model_dump(mode="json")
+        type(config).model_validate(values)
+        section = values
+        for part in sections:
+            section = section[part]
+        section[last] = True
+        with pytest.raises(ValidationError):
+            type(config).model_validate(values)
