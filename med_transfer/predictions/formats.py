@@ -45,6 +45,8 @@ def write_table_as(kind: TableFormat, table: Path) -> Path:
     """
     header, *rows = read_cells(table)
     package, out = require_format(kind), table.with_suffix(f".{kind}")
+    if kind == "xlsx" and len(rows) > _MAX_ROWS:
+        raise OutputError(f"{len(rows):,} rows", where=out, expected=f"at most {_MAX_ROWS:,}, as Excel takes them")
     values = [[_value(name, cell) for name, cell in zip(header, row, strict=True)] for row in rows]
     with atomic_path(out) as temporary:
         if kind == "parquet":
@@ -72,8 +74,6 @@ def _write_parquet(path: Path, header: Sequence[str], rows: Sequence[Sequence[An
 
 
 def _write_sheet(package: Any, path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    if len(rows) > _MAX_ROWS:
-        raise OutputError(f"{len(rows):,} rows", where=path, expected=f"at most {_MAX_ROWS:,}, as Excel takes them")
     book = package.Workbook(write_only=True)
     sheet, cell_of = book.create_sheet("predictions"), importlib.import_module("openpyxl.cell").WriteOnlyCell
     for row in (header, *rows):

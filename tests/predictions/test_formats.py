@@ -56,5 +56,5 @@ def test_more_rows_than_a_sheet_takes_are_refused(table, monkeypatch):
     monkeypatch.setattr(formats, "_MAX_ROWS", 2)
     write_table_as("xlsx", table)
     monkeypatch.setattr(formats, "_MAX_ROWS", 1)
-    with pytest.raises(OutputError, match="2 rows; expected at most 1, as Excel takes them"):
+    with pytest.raises(OutputError, match=r"/predictions\.xlsx: 2 rows; expected at most 1, as Excel takes them"):
         write_table_as("xlsx", table)
