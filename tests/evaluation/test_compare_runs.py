@@ -394,6 +394,30 @@ def test_the_forest_draws_every_interval_inside_its_axis(runs):
     assert 0 in [round(value, 9) for value in values]
 
 
+def test_each_drawing_of_the_page_is_its_rows(runs):
+    """Square and bar are where the row's difference and interval are on the axis; the colour follows the side of 0."""
+    result = compare_runs(runs, margin=0.05, n_boot=200)
+    drawn, page = forest(result, names_of(result)), as_page(result)
+    rows = [row for group in drawn.groups for row in group.rows]
+    drawings = re.findall(r"<tr class=\"run\">(.*?)</tr>", page, re.DOTALL)
+
+    def place(value: float) -> str:
+        return f"{50 + 50 * value / drawn.limit:.2f}%"
+
+    for row, drawing in zip(rows, drawings, strict=True):
+        value, (low, high) = row.estimate.value, row.estimate.ci95 or (None, None)
+        assert f'<th scope="row">{row.run}</th>' in drawing
+        assert re.findall(r'<svg x="([^"]*)" y="50%"', drawing) == [place(value)]
+        bars = [(place(low), place(high))] if low is not None else []
+        assert re.findall(r'class="interval" x1="([^"]*)" x2="([^"]*)"', drawing) == bars
+        assert re.findall(r'class="margin" x1="([^"]*)"', drawing) == [place(-0.05)]
+        assert re.findall(r'class="zero" x1="([^"]*)"', drawing) == ["50.00%"]
+        side = "better" if (low or 0) > 0 else "worse" if (high or 0) < 0 else ""
+        assert re.findall(r'aria-label="[^"]*" class="(\w+)"', drawing) == ([side] if side else [])
+    ticks = re.findall(r'<text x="([^"]*)" y="20"[^>]*>([^<]*)<', page)
+    assert [at for at, _ in ticks] == [place(float(value)) for _, value in ticks]
+
+
 @pytest.mark.parametrize("largest", [0.003, 0.06, 0.061, 0.14, 0.31, 0.6, 0.75, 1.0, 1.6, 3.2])
 def test_the_axis_reaches_the_farthest_limit_by_a_few_round_steps(largest):
     """An interval of very few patients reaches beyond 1."""

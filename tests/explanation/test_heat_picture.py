@@ -5,7 +5,15 @@ import io
 import numpy as np
 from matplotlib.image import imread
 
-from med_transfer.explanation.picture import PictureStyle, few_slices, heat_picture
+from med_transfer.explanation.picture import (
+    _AGAINST,
+    _FOR,
+    _MAX_OPACITY,
+    PictureStyle,
+    _blend,
+    few_slices,
+    heat_picture,
+)
 
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
 
@@ -36,6 +44,16 @@ def test_orange_speaks_for_and_blue_against():
     assert not blue(plain).any()
     assert 0.02 < orange(coloured).mean() < 0.08  # 25 of 441 voxels, with margins
     assert 0.005 < blue(coloured).mean() < 0.05
+
+
+def test_colours_are_as_opaque_as_the_map_is_strong():
+    """On mid grey: half of the strongest value has half the opacity, 0 none; what opposes is blue as strongly."""
+    grey, strength = np.full((1, 5), 100, np.uint8), np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    against_all, against, nothing, half, whole = _blend(grey, np.rint(128 + 127 * strength)[None].astype(np.uint8))[0]
+    assert nothing.tolist() == [100, 100, 100]
+    for strong, weak, colour in ((whole, half, _FOR), (against_all, against, _AGAINST)):
+        np.testing.assert_allclose(strong, 100 + _MAX_OPACITY * (np.array(colour) - 100), atol=1)
+        np.testing.assert_allclose(weak - 100.0, (strong - 100.0) / 2, atol=2)
 
 
 def test_an_empty_map_and_what_was_not_seen_leave_the_scan_as_it_is():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import json
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import TINY, locked, read_rows, settings, write_rows
+from matplotlib.lines import Line2D
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -148,6 +150,7 @@ def test_nothing_of_a_test_scan_counts(command, cohort_csv, weights, tmp_path):
     assert len(list((tmp_path / "out/cache/features").iterdir())) == len(rows) - len(test)
 
 
+@functools.cache
 def curve_of(name: str, top: float, n_sizes: int = 6) -> Forecast:
     """The forecast of a made-up curve that rises from 0.35 to ``top``, for a target of 0.8."""
     sizes = np.geomspace(4, 20, n_sizes)
@@ -176,6 +179,42 @@ def test_the_figure_says_what_its_axes_lines_and_panels_are():
         "target 0.8",
         "the curve reaches the target",
     }
+
+
+def test_a_panel_shows_what_was_measured_its_curve_and_where_that_reaches_the_target():
+    found = curve_of("solid", 0.95)
+    assert found.curve is not None
+    figure = curves_figure(Budget(BudgetSettings(target=0.8), (found,), NAME, 60, 70, 3, 10, Path()))
+    (axes,), (legend,) = figure.axes, figure.legends
+    lines = {line.get_label(): np.asarray(line.get_xydata()) for line in axes.lines}
+    np.testing.assert_allclose(
+        lines["measured, 95 % interval"], np.stack([found.samples.patients, found.samples.values], 1)
+    )
+    present = found.samples.patients[-1]
+    for name, (begin, end) in {"fitted": (4, present), "extrapolated": (present, 5 * present)}.items():
+        sizes, values = lines[name].T
+        assert (sizes[0], sizes[-1]) == pytest.approx((begin, end))
+        np.testing.assert_allclose(values, found.curve.at(sizes))
+    assert set(lines["target 0.8"][:, 1]) == {0.8}
+    (needed,) = set(lines["the curve reaches the target"][:, 0])
+    assert found.curve.at(np.array([needed]))[0] == pytest.approx(0.8)
+    intervals, band = axes.collections
+    low, high = np.percentile(found.samples.draws, [2.5, 97.5], axis=0)
+    ends = [np.asarray(path.vertices) for path in intervals.get_paths()]
+    np.testing.assert_allclose(ends, np.stack([np.stack([found.samples.patients] * 2), [low, high]], 2).swapaxes(0, 1))
+    corners = np.asarray(band.get_paths()[0].vertices)
+    at_end = np.percentile([one.at(np.array([5 * present]))[0] for one in found.curves], [2.5, 97.5])
+    np.testing.assert_allclose(np.unique(corners[np.isclose(corners[:, 0], 5 * present), 1]), at_end)
+    looks = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.lines}
+    told = zip(legend.get_texts(), legend.legend_handles, strict=True)
+    assert looks == {
+        text.get_text(): (handle.get_color(), handle.get_linestyle())
+        for text, handle in told
+        if isinstance(handle, Line2D)
+    }
+    assert looks["target 0.8"][0] == looks["the curve reaches the target"][0] != looks["fitted"][0]
+    assert len(set(looks.values())) == 5 - (looks["measured, 95 % interval"] == looks["fitted"])
+    assert axes.get_xscale() == "log"
 
 
 def test_the_figures_legend_covers_no_panel_and_its_ticks_no_other():

@@ -212,13 +212,26 @@ def test_region_is_drawn_and_one_beside_the_scan_is_called_so():
 def test_histogram_agrees_with_numpy():
     values = np.random.default_rng(0).normal(40, 30, 100_000)
     found = histogram(values, hounsfield=True)
-    peak = min(found.outline, key=lambda point: point[1])
     counts, edges = np.histogram(values, bins=135, range=(-1100, 1600))
-    assert peak[0] == pytest.approx((edges[counts.argmax()] + 1100) / 2700, abs=1e-3)
-    assert 10 ** (5 * (1 - peak[1]) - 5) == pytest.approx(counts.max() / counts.sum(), rel=1e-3)
+    corners = np.array(found.outline).reshape(135, 2, 2)  # of each bin, the left and the right
+    np.testing.assert_allclose(corners[..., 0], (np.stack([edges[:-1], edges[1:]], axis=1) + 1100) / 2700, atol=1e-3)
+    np.testing.assert_array_equal(corners[:, 0, 1], corners[:, 1, 1])
+    decades = np.log10(np.maximum(counts, 1) / counts.sum())
+    np.testing.assert_allclose(corners[:, 0, 1], np.where(counts > 0, -decades / 5, 1), atol=1e-3)
+    peak = min(found.outline, key=lambda point: point[1])
     soft = next(tissue for tissue in found.tissues if tissue[0] == "soft tissue")
     assert soft[1] <= peak[0] <= soft[2]
-    assert [words for _, words in found.shares] == ["10 %", "1 %", "0.1 %", "0.01 %"]
+    assert [(words, round(y, 9)) for y, words in found.shares] == [
+        ("10 %", 0.2),
+        ("1 %", 0.4),
+        ("0.1 %", 0.6),
+        ("0.01 %", 0.8),
+    ]
+    assert {words: round(2700 * x - 1100, 6) for x, words in found.ticks} == {
+        f"{hu}": hu for hu in (-1000, -500, 0, 500, 1000, 1500)
+    }
+    limits = {name: (round(2700 * low - 1100), round(2700 * high - 1100)) for name, low, high in found.tissues}
+    assert limits == {"air": (-1000, -1000), "fat": (-120, -80), "soft tissue": (0, 80), "bone": (300, 1600)}
     assert "median 40 HU" in found.spoken
 
 
