@@ -78,11 +78,13 @@ def test_scans_and_labels_are_checked_as_those_of_a_table(scans):
     fit = mt.TransferClassifier().fit
     with pytest.raises(CohortError, match=r"^X, y: rows 1 and 3 are the same scan and region"):
         fit([scans[0], scans[1], scans[0], scans[2]], ["a", "a", "b", "b"])
-    with pytest.raises(MissingLabel, match=r"1 of 4 scan paths do not exist: row 4 .*relative to the current folder"):
+    with pytest.raises(
+        MissingLabel, match=r"^X, y: 1 of 4 scan paths do not exist: row 4 .*relative to the current folder"
+    ):
         fit([*scans[:3], "elsewhere.nii.gz"], ["a", "b"] * 2)
-    with pytest.raises(CohortError, match="classes 'Benign' and 'benign' differ only in case"):
+    with pytest.raises(CohortError, match="^X, y: classes 'Benign' and 'benign' differ only in case"):
         fit(scans, ["Benign", "benign", "malignant", "malignant"])
-    with pytest.raises(CohortError, match="rows 1 and 2 have patients that differ only in case"):
+    with pytest.raises(CohortError, match="^X, y: rows 1 and 2 have patients that differ only in case"):
         fit(scans, ["a", "b"] * 2, groups=["P1", "p1", "P2", "P3"])
     with pytest.raises(CohortError, match=r"^groups: scan 2 has no patient"):
         fit(scans, ["a", "b"] * 2, groups=["1", "1.23457E+11", "3", "4"])

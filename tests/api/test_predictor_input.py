@@ -30,7 +30,8 @@ def test_a_region_that_would_change_nothing_is_refused_as_by_the_command(tmp_pat
     assert refused.code == 2
     pointless: tuple[dict[str, Any], ...] = ({"region": REGION}, {"mask": scan})
     for arguments in pointless:
-        with pytest.raises(UsageError, match="a mask or region, which would change nothing; expected none") as error:
+        message = f"^{next(iter(arguments))}: a mask or region, which would change nothing; expected none"
+        with pytest.raises(UsageError, match=message) as error:
             predictor.predict(scan, **arguments)
         assert error.value.found in refused.err
     of_regions = mt.load_bundle(tiny_bundle(tmp_path / "roi", region="roi"), "cpu")

@@ -113,7 +113,7 @@ def test_a_damaged_file_is_no_hindrance_and_an_error_frees_the_folder(tmp_path, 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"), sole_writer(tmp_path / "file"):
+    with pytest.raises(OutputError, match=r"\.in-use\.json: cannot be written"), sole_writer(tmp_path / "file"):
         pass
 
 
@@ -154,7 +154,9 @@ def test_a_job_stays_out_of_the_folder_of_another(tmp_path, files, held):
     for name in files:
         (tmp_path / name).touch()
     other = "a search" if held == "a run" else "a run"
-    message = f"the folder holds {held}; expected a new folder, or one that holds {other}. Choose another -o"
+    message = (
+        f"{tmp_path.name}: the folder holds {held}; expected a new folder, or one that holds {other}. Choose another -o"
+    )
     with pytest.raises(UsageError, match=message), sole_writer(tmp_path, other):
         pass
     with sole_writer(tmp_path, held):
@@ -165,7 +167,7 @@ def test_a_job_stays_out_of_the_folder_of_another(tmp_path, files, held):
 def test_a_bundle_is_no_place_for_results(tmp_path):
     (tmp_path / "med_transfer.json").touch()
     with (
-        pytest.raises(UsageError, match="the folder holds a bundle"),
+        pytest.raises(UsageError, match=f"{tmp_path.name}: the folder holds a bundle"),
         sole_writer(tmp_path, "a batch of predictions"),
     ):
         pass
@@ -175,6 +177,6 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "out").write_text("mine")
     message = r"cannot be written: out is a file; expected a folder of this name, or none\. Choose another folder"
     for folder in (tmp_path / "out", tmp_path / "out/within"):
-        with pytest.raises(OutputError, match=message), sole_writer(folder):
+        with pytest.raises(OutputError, match=rf"\.in-use\.json: .*{message}"), sole_writer(folder):
             pass
     assert (tmp_path / "out").read_text() == "mine"

@@ -135,7 +135,9 @@ def test_a_failed_save_leaves_nothing(tmp_path, ensemble):
 
 
 def test_not_a_bundle(tmp_path):
-    with pytest.raises(BundleError, match=r"not a bundle; expected a folder with med_transfer.json. Give RUN/bundle"):
+    with pytest.raises(
+        BundleError, match=f"{tmp_path.name}: not a bundle; expected a folder with med_transfer.json. Give RUN/bundle"
+    ):
         read_record(tmp_path)
 
 
@@ -143,7 +145,9 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, ensemble):
     broken = copy.deepcopy(ensemble)
     broken.member1.encoder.state_dict()["conv1.weight"][0, 0, 0, 0, 0] = torch.nan
     folder = save_bundle(tmp_path / "bundle", record(), broken, "")
-    with pytest.raises(BundleError, match=r"member1.* has values that are NaN or infinite; expected finite weights"):
+    with pytest.raises(
+        BundleError, match=r"model\.safetensors: member1.* has values that are NaN or infinite; expected finite weights"
+    ):
         load_network(folder)
 
 
@@ -171,7 +175,7 @@ def test_changed_weights_are_refused(tmp_path, ensemble):
 def test_a_record_of_another_version_is_refused(tmp_path, bundle, change, message):
     content = json.loads((bundle / RECORD_FILE).read_text()) | change
     (tmp_path / RECORD_FILE).write_text(json.dumps(content))
-    with pytest.raises(BundleError, match=message):
+    with pytest.raises(BundleError, match=rf"med_transfer\.json: .*{message}"):
         read_record(tmp_path)
 
 
@@ -221,7 +225,8 @@ def test_a_decision_that_was_changed_after_the_lock_is_refused(tmp_path, bundle,
     content = json.loads((bundle / RECORD_FILE).read_text()) | change
     (tmp_path / RECORD_FILE).write_text(json.dumps(content))
     with pytest.raises(
-        BundleError, match=r"changed after it was locked; expected decisions with SHA-256 [0-9a-f]{12}\."
+        BundleError,
+        match=r"med_transfer\.json: .*changed after it was locked; expected decisions with SHA-256 [0-9a-f]{12}\.",
     ):
         read_record(tmp_path)
 
@@ -230,11 +235,13 @@ def test_a_decision_that_was_changed_after_the_lock_is_refused(tmp_path, bundle,
 def test_a_lock_that_was_emptied_is_refused(tmp_path, bundle, removed):
     content = json.loads((bundle / RECORD_FILE).read_text()) | {"classes": ["malignant", "benign"]} | removed
     (tmp_path / RECORD_FILE).write_text(json.dumps(content))
-    with pytest.raises(BundleError, match=r"the lock on its decisions was removed; expected lock_hash\."):
+    with pytest.raises(
+        BundleError, match=r"med_transfer\.json: the lock on its decisions was removed; expected lock_hash\."
+    ):
         read_record(tmp_path)
     del content["lock_hash"], content["held_out"]
     (tmp_path / RECORD_FILE).write_text(json.dumps(content))
-    with pytest.raises(BundleError, match="the lock on its decisions was removed"):
+    with pytest.raises(BundleError, match=r"med_transfer\.json: the lock on its decisions was removed"):
         read_record(tmp_path)
 
 
@@ -309,7 +316,7 @@ def test_a_bundle_from_before_other_calibrations_still_answers_the_same(tmp_path
 def test_a_calibration_that_makes_no_sense_is_refused(tmp_path, bundle, calibration, message):
     content = json.loads((bundle / RECORD_FILE).read_text()) | {"calibration": calibration}
     (tmp_path / RECORD_FILE).write_text(json.dumps(content))
-    with pytest.raises(BundleError, match=message):
+    with pytest.raises(BundleError, match=rf"med_transfer\.json: .*{message}"):
         read_record(tmp_path)
 
 
@@ -350,5 +357,5 @@ def test_a_record_that_shares_encoders_otherwise_than_its_weights_is_refused(fro
     folder = shutil.copytree(frozen[0], tmp_path / "bundle")
     content = json.loads((folder / RECORD_FILE).read_text()) | {"encoders": encoders}
     (folder / RECORD_FILE).write_text(json.dumps(content | {"lock_hash": lock_hash(content)}))
-    with pytest.raises(BundleError, match=f"weights do not fit resnet18-w8: {found}"):
+    with pytest.raises(BundleError, match=rf"model\.safetensors: weights do not fit resnet18-w8: {found}"):
         load_network(folder)

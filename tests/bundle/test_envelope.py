@@ -94,7 +94,7 @@ def test_body_part_and_modality_are_held_against_those_of_training_where_all_sta
     assert fitted.outside(wide) == fitted.outside(input_facts(volume())) == {}
     assert "outside_modality" in fitted.outside(input_facts(volume(modality="OCT")))  # whose letters are in it
     mr = input_facts(volume(modality="MR"))
-    with pytest.raises(InputRejected, match="modality MR; expected CT, as the development scans"):
+    with pytest.raises(InputRejected, match=r"^scan\.dcm: modality MR; expected CT, as the development scans"):
         fitted.require_modality(mr, "scan.dcm")
     assert envelope([*stated, input_facts(volume(modality="CT"))]).texts.keys() == {"modality", "plane"}
     one_of_its_kind = [*stated, input_facts(volume(modality="MR", acquisition={"BodyPartExamined": "CHEST"}))]

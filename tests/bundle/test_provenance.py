@@ -111,7 +111,9 @@ def test_the_model_file_of_a_bundle_remembers_where_it_is_copied_alone(bundle, t
 def test_a_damaged_memory_of_a_model_file_is_refused(tmp_path):
     for memory in ("many", "[1]"):
         save_file(TENSORS, tmp_path / "odd.safetensors", metadata={"of_bundle": memory})
-        with pytest.raises(CohortError, match="its memory of the patients it was trained on is damaged"):
+        with pytest.raises(
+            CohortError, match=r"odd\.safetensors: its memory of the patients it was trained on is damaged"
+        ):
             source_provenance(tmp_path / "odd.safetensors")
 
 
@@ -130,13 +132,13 @@ def test_what_remembers_nobody(tmp_path):
 def test_a_lock_that_was_edited_is_refused(pretrained):
     path = pretrained / SOURCE_LOCK_FILE
     path.write_text(path.read_text().replace("anna", "emma"))
-    with pytest.raises(CohortError, match="does not match its own hash: it was edited or damaged"):
+    with pytest.raises(CohortError, match=r"source\.lock\.json: does not match its own hash: it was edited or damaged"):
         source_provenance(pretrained)
     path.write_text("{}")
-    with pytest.raises(CohortError, match=r"is not a source lock \(2 problems\)"):
+    with pytest.raises(CohortError, match=r"source\.lock\.json: is not a source lock \(2 problems\)"):
         SourceLock.read(path)
-    with pytest.raises(CohortError, match="expected a source lock"):
+    with pytest.raises(CohortError, match=r"gone\.json: .*expected a source lock"):
         SourceLock.read(pretrained / "gone.json")
     path.write_text(LOCK.model_copy(update={"schema_version": 2}).model_dump_json(by_alias=True))
-    with pytest.raises(CohortError, match="schema 2; expected schema 1"):
+    with pytest.raises(CohortError, match=r"source\.lock\.json: schema 2; expected schema 1"):
         SourceLock.read(path)

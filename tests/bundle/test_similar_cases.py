@@ -72,5 +72,7 @@ def test_another_or_a_missing_file_is_refused(tmp_path):
     (bundle / SIMILAR_CASES_FILE).unlink()
     with pytest.raises(BundleError, match="contents are missing"):
         Predictor(bundle, "cpu")
-    with pytest.raises(BundleError, match=r"similar cases cannot be read .FileNotFoundError"):
+    with pytest.raises(
+        BundleError, match=r"similar_cases\.safetensors: similar cases cannot be read .FileNotFoundError"
+    ):
         load_similar_cases(bundle)

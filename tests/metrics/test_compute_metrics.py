@@ -208,9 +208,11 @@ def test_wrong_arrays_are_refused():
         compute_metrics(LabelledPredictions.of(data.truth[:9], data.probabilities, data.patients, THREE))
     broken = data.probabilities.copy()
     broken[[2, 5], 1] = np.nan, 1.5
-    with pytest.raises(UsageError, match="2 of 10 scans have a probability that is missing or out of range"):
+    with pytest.raises(
+        UsageError, match="^probabilities: 2 of 10 scans have a probability that is missing or out of range"
+    ):
         compute_metrics(LabelledPredictions.of(data.truth, broken, data.patients, THREE))
-    with pytest.raises(CohortError, match="10 scans without exactly one class"):
+    with pytest.raises(CohortError, match="^truth: 10 scans without exactly one class"):
         compute_metrics(LabelledPredictions.of(data.truth * False, data.probabilities, data.patients, THREE))
     with pytest.raises(NothingDone, match="no scan has a prediction"):
         compute_metrics(LabelledPredictions.of(data.truth[:0], data.probabilities[:0], [], THREE))
@@ -231,14 +233,14 @@ def test_metrics_json_survives_a_round_trip(tmp_path, simulate):
 
 def test_a_file_that_is_not_metrics_json_is_refused(tmp_path):
     path = tmp_path / "metrics.json"
-    with pytest.raises(UsageError, match="cannot be read; expected a metrics"):
+    with pytest.raises(UsageError, match=r"metrics\.json: cannot be read; expected a metrics"):
         Metrics.load(path)
     assess(three_classes()).save(path)
     path.write_text(path.read_text().replace('"schema": "1"', '"schema": "2"'))
-    with pytest.raises(UsageError, match=r"first schema: .*; expected a metrics.json of schema 1"):
+    with pytest.raises(UsageError, match=r"metrics\.json: .*first schema: .*; expected a metrics.json of schema 1"):
         Metrics.load(path)
     path.write_text("{")
-    with pytest.raises(UsageError, match="1 entries do not fit"):
+    with pytest.raises(UsageError, match=r"metrics\.json: 1 entries do not fit"):
         Metrics.load(path)
 
 

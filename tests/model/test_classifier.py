@@ -70,7 +70,9 @@ def test_names_of_tensors_are_those_a_backbone_can_be_loaded_from():
 
 @pytest.mark.parametrize("pooled_stages", [(2,), (-3,), (), (1, -1)])
 def test_stage_that_is_not_there_or_twice(pooled_stages):
-    with pytest.raises(ConfigError, match=r"pooled stages \[.*\]; expected different numbers from -2 to 1"):
+    with pytest.raises(
+        ConfigError, match=r"^backbone\.pooled_stages: pooled stages \[.*\]; expected different numbers from -2 to 1"
+    ):
         Classifier(TwoStages(), n_classes=2, pooled_stages=pooled_stages)
 
 

@@ -20,11 +20,16 @@ def test_thresholds_are_reached_when_equalled():
 
 
 def test_the_rule_must_fit_the_labels():
-    with pytest.raises(ConfigError, match="rule 'argmax' with labels of several findings a scan; expected 'threshold'"):
+    with pytest.raises(
+        ConfigError,
+        match="^operating_point: rule 'argmax' with labels of several findings a scan; expected 'threshold'",
+    ):
         OperatingPoint().predictions(np.ones((1, 2)), FINDINGS)
-    with pytest.raises(ConfigError, match="rule 'threshold' with labels of one class a scan; expected 'argmax', "):
+    with pytest.raises(
+        ConfigError, match="^operating_point: rule 'threshold' with labels of one class a scan; expected 'argmax', "
+    ):
         OperatingPoint.default(FINDINGS).predictions(np.ones((1, 2)), TWO)
-    with pytest.raises(ConfigError, match="no threshold for nodule"):
+    with pytest.raises(ConfigError, match=r"^operating_point\.thresholds: no threshold for nodule"):
         OperatingPoint(rule="threshold", thresholds={"effusion": 0.5}).predictions(np.ones((1, 2)), FINDINGS)
 
 
@@ -89,7 +94,8 @@ def test_the_least_expected_cost_of_three_classes_may_be_a_compromise():
     ],
 )
 def test_a_point_that_makes_no_sense_is_refused(point, message):
-    with pytest.raises(ConfigError, match=message):
+    key = "costs" if point.rule == "cost" else "thresholds"
+    with pytest.raises(ConfigError, match=rf"^operating_point\.{key}: {message}"):
         point.predictions(np.ones((1, 3)) / 3, THREE)
 
 

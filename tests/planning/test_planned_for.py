@@ -51,7 +51,7 @@ def test_a_few_scans_of_a_cohort_of_many_kinds_are_of_it_too():
     ],
 )
 def test_what_cannot_fit_is_refused(other, words):
-    with pytest.raises(ConfigError, match=words) as refused:
+    with pytest.raises(ConfigError, match=rf"^other\.csv: .*{words}") as refused:
         HEADS.differences(PlannedFor.of(other), "other.csv")
     assert str(refused.value).startswith("other.csv: ")
     assert "med-transfer plan" in str(refused.value)

@@ -223,7 +223,7 @@ def test_class_of_another_bundle(tmp_path):
 
 def test_no_place_to_write(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match=r"p\.csv: cannot be written"):
         PredictionTable(tmp_path / "file" / "p.csv", LABELS)
 
 

@@ -186,9 +186,9 @@ def test_the_same_image_twice_and_a_missing_one_are_rejected():
     assert "scan_late: is the same image as scan" in reason_of(first, turned)
     three = Preprocessing(PreprocessingConfig(**TWO | {"channels": ("scan", "scan_late", "scan_last")}))
     late = scan(np.eye(4), 1)
-    with pytest.raises(InputRejected, match="scan_last: is the same image as scan_late"):
+    with pytest.raises(InputRejected, match="^scans/1: scan_last: is the same image as scan_late"):
         three({"scan": first, "scan_late": late, "scan_last": replace(late)})
-    with pytest.raises(InputRejected, match="no scan for channel scan_late.*as in training"):
+    with pytest.raises(InputRejected, match="^scans/0: no scan for channel scan_late.*as in training"):
         Preprocessing(PreprocessingConfig(**TWO))(first)
 
 

@@ -104,7 +104,9 @@ def test_a_mask_that_lies_between_the_slices_of_a_further_channel_is_seen_in_the
 
 
 def test_a_further_channel_that_shows_nothing_of_the_mask_is_refused():
-    with pytest.raises(InputRejected, match="shows no part of the region to which input.isolate restricts the network"):
+    with pytest.raises(
+        InputRejected, match="^scan: shows no part of the region to which input.isolate restricts the network"
+    ):
         of_two(first_slice_mm=16.0)
 
 
@@ -123,5 +125,5 @@ def test_tiles_are_pooled_inside_the_mask_alone(cohort, pooling):
 
 def test_without_a_mask_it_is_said_what_is_missing(cohort):
     scan = read_scan(cohort.cases[0].path)
-    with pytest.raises(UnusableVoxels, match="no mask; expected a mask, as in training"):
+    with pytest.raises(UnusableVoxels, match=r"scan\.nii\.gz: no mask; expected a mask, as in training"):
         Preprocessing(CONFIG)(scan, Region((16.0, 16.0, 16.0), (5.0, 5.0, 5.0)))

@@ -22,7 +22,9 @@ def scan(modality: str, voxels: np.ndarray = CT) -> Volume:
 @pytest.mark.parametrize(("stated", "wanted"), [("MR", "CT"), ("CT", "MR"), ("PT", "CT")])
 def test_another_modality_is_rejected_with_both_names(stated, wanted):
     preprocessing = Preprocessing(PreprocessingConfig(modality=wanted, shape=(8, 8, 8)))
-    with pytest.raises(InputRejected, match=rf"modality {stated}; expected {wanted}.*input\.modality: {stated}"):
+    with pytest.raises(
+        InputRejected, match=rf"^scans/one: modality {stated}; expected {wanted}.*input\.modality: {stated}"
+    ):
         preprocessing(scan(stated))
 
 

@@ -277,7 +277,7 @@ def test_what_is_not_found_is_an_error_with_its_code_and_what_to_do():
     ],
 )
 def test_only_a_ct_in_hounsfield_units_has_organs(changes, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=f"^input: .*{message}"):
         InputConfig.model_validate(changes).completed({})
 
 

@@ -157,7 +157,7 @@ def test_labels_of_a_table_and_rows_for_testing(phantoms, tmp_path):
     }
     for row in lines:
         row["split"] = "test"
-    with pytest.raises(CohortError, match="every row is marked split=test; expected rows to learn from"):
+    with pytest.raises(CohortError, match=r"split\.csv: every row is marked split=test; expected rows to learn from"):
         prepare_source(written(table, lines), config(**settings), tmp_path)
 
 
@@ -166,7 +166,9 @@ def test_a_patient_some_of_whose_rows_are_for_testing_is_not_learned_from(phanto
     lines = [row | {"split": "test" if n == 0 else "train"} for n, row in enumerate(rows(phantoms))]
     lines[-1]["patient"] = lines[0]["patient"] = "planted"
     table = written(phantoms.with_name("divided.csv"), lines)
-    with pytest.raises(PatientLeak, match=r"one patient in rows to learn from and in rows marked split=test: row") as e:
+    with pytest.raises(
+        PatientLeak, match=r"divided\.csv: one patient in rows to learn from and in rows marked split=test: row"
+    ) as e:
         prepare_source(table, config(method=method, supervised={"region": "whole"}), tmp_path)
     assert "planted" not in str(e.value)
 
@@ -175,13 +177,15 @@ def test_a_table_without_what_the_method_needs(phantoms, tmp_path):
     lines = rows(phantoms)
     lines[1]["mask"] = ""
     table = written(phantoms.with_name("no_mask.csv"), lines)
-    with pytest.raises(CohortError, match=r"row 3 .* has no mask; expected a mask in every row"):
+    with pytest.raises(CohortError, match=r"no_mask\.csv: row 3 .* has no mask; expected a mask in every row"):
         prepare_source(table, config(**MASKED), tmp_path)
     for column in ("roi_x_mm", "roi_y_mm", "roi_z_mm", "roi_size_mm"):
         lines[1][column] = ""
-    with pytest.raises(CohortError, match=r"has no region of interest; .* Or set supervised.region=whole"):
+    with pytest.raises(
+        CohortError, match=r"no_mask\.csv: .*has no region of interest; .* Or set supervised.region=whole"
+    ):
         prepare_source(written(table, lines), config(method="supervised"), tmp_path)
-    with pytest.raises(CohortError, match=r"no table; expected a cohort.csv with a label in every row"):
+    with pytest.raises(CohortError, match=r"cohort: no table; expected a cohort.csv with a label in every row"):
         prepare_source(phantoms.parent, config(method="supervised"), tmp_path)
 
 
@@ -210,7 +214,9 @@ def test_another_modality_is_left_out(phantoms, tmp_path):
 
 
 def test_no_scan_at_all(tmp_path):
-    with pytest.raises(ScanNotFound, match="no scan to learn from; expected DICOM, NIfTI, NRRD or MetaImage"):
+    with pytest.raises(
+        ScanNotFound, match=f"{tmp_path.name}: no scan to learn from; expected DICOM, NIfTI, NRRD or MetaImage"
+    ):
         prepare_source(tmp_path, config(), tmp_path / "prepared")
     with pytest.raises(ScanNotFound, match="no such file or folder"):
         prepare_source(tmp_path / "nowhere", config(), tmp_path / "prepared")

@@ -42,11 +42,13 @@ def test_rows_of_the_test_are_left_out_of_the_probe(chest, tmp_path):
         table,
         [row | {"patient": "both", "split": "test" if number == 0 else "train"} for number, row in enumerate(rows)],
     )
-    with pytest.raises(PatientLeak, match="one patient in rows to probe with and in rows marked split=test"):
+    with pytest.raises(
+        PatientLeak, match=r"cohort\.csv: one patient in rows to probe with and in rows marked split=test"
+    ):
         probe_cohort(table)
 
     write_rows(table, [row | {"split": "test"} for row in rows])
-    with pytest.raises(CohortError, match="every row is marked split=test; expected rows to probe with"):
+    with pytest.raises(CohortError, match=r"cohort\.csv: every row is marked split=test; expected rows to probe with"):
         probe_cohort(table)
     assert linear_probe(config, probe_cohort(None), context, tmp_path / "again", silent) is None
 

@@ -59,7 +59,7 @@ def test_of_settings_that_are_read_nothing_is_said(settings):
 
 def test_it_is_said_before_anything_is_read(tmp_path: Path, caplog):
     config = load_config(PretrainingConfig, None, ["steps=1", "contrastive.shift=0", "weights=published"])
-    with pytest.raises(ConfigError, match="no published weights"):
+    with pytest.raises(ConfigError, match="^weights: .*no published weights"):
         pretrain(SourceScans(()), config, tmp_path / "out")
     assert "contrastive without effect: method is masked_autoencoding" in caplog.text
 

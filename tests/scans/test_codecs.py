@@ -708,7 +708,10 @@ def test_retired_and_private_syntaxes_are_refused(syntax):
 def test_codec_that_this_build_lacks_is_named(monkeypatch):
     require_decoder(uid.JPEGLosslessSV1, "slice.dcm")
     monkeypatch.setattr(imagecodecs.JPEG8, "all_precisions", False)
-    with pytest.raises(MissingCodec, match=r'no installed package decodes JPEG Lossless.+pip install -U "imagecodecs"'):
+    with pytest.raises(
+        MissingCodec,
+        match=r'^slice\.dcm: no installed package decodes JPEG Lossless.+pip install -U "imagecodecs"',
+    ):
         require_decoder(uid.JPEGLosslessSV1, "slice.dcm")
 
 

@@ -99,7 +99,7 @@ def test_more_frames_declared_than_described(tmp_path):
         dataset.NumberOfFrames = 6
 
     path = enhanced(tmp_path / "e.dcm", hounsfield((5, 7, 9)), plane_affine(), change=one_more)
-    with pytest.raises(UnreadableScan, match="6 frames declared, 5 described"):
+    with pytest.raises(UnreadableScan, match=r"e\.dcm: 6 frames declared, 5 described"):
         read_scan(path)
 
 
@@ -115,7 +115,7 @@ def test_frames_that_are_smaller_than_their_pixels(tmp_path):
     path = enhanced(
         tmp_path / "e.dcm", hounsfield((5, 7, 9)), plane_affine(), change=lambda d: setattr(d, "Columns", 8)
     )
-    with pytest.raises(UnreadableScan, match="630 bytes of pixels instead of 560, and more than padding"):
+    with pytest.raises(UnreadableScan, match=r"e\.dcm: 630 bytes of pixels instead of 560, and more than padding"):
         read_scan(path)
 
 

@@ -79,11 +79,13 @@ def test_a_number_picks_one_label(tmp_path):
     for value in (1, 2, 3):
         np.testing.assert_array_equal(read_mask(path, scan(), str(value)).voxels, voxels == value)
     for name in ("7", "0", "Liver"):
-        with pytest.raises(ScanNotFound, match=rf"no voxel has the label '{name}'; expected one of 1, 2, 3\.$"):
+        with pytest.raises(
+            ScanNotFound, match=rf"mask\.nii\.gz: no voxel has the label '{name}'; expected one of 1, 2, 3\.$"
+        ):
             read_mask(path, name=name)
     for name in ("1 + 3", "1.0+3.0"):  # pandas writes numbers with a gap in their column as decimals
         np.testing.assert_array_equal(read_mask(path, scan(), name).voxels, np.isin(voxels, (1, 3)))
-    with pytest.raises(ScanNotFound, match=r"no voxel has the label '9'; expected one of 1, 2, 3\.$"):
+    with pytest.raises(ScanNotFound, match=r"mask\.nii\.gz: no voxel has the label '9'; expected one of 1, 2, 3\.$"):
         read_mask(path, scan(), "1+9")
 
 
@@ -98,14 +100,18 @@ def test_a_name_picks_a_file_of_a_folder_with_one_for_each_organ(tmp_path):
     with pytest.raises(UnusableVoxels, match=r"spleen\.nii\.gz: the mask is empty"):
         read_mask(tmp_path, scan(), "spleen")
     with pytest.raises(
-        ScanNotFound, match=r"no mask file 'Liver'; expected one of kidney_left, kidney_right, liver, spl"
+        ScanNotFound,
+        match=f"{tmp_path.name}: no mask file 'Liver'; expected one of kidney_left, kidney_right, liver, spl",
     ):
         read_mask(tmp_path, scan(), "kidney_left + Liver")
     with pytest.raises(
-        ScanNotFound, match=r"no mask file 'Liver'; expected one of kidney_left, kidney_right, liver, spl"
+        ScanNotFound,
+        match=f"{tmp_path.name}: no mask file 'Liver'; expected one of kidney_left, kidney_right, liver, spl",
     ):
         read_mask(tmp_path, scan(), "Liver")
-    with pytest.raises(AmbiguousScan, match=r"4 masks: .* in the column mask_name, for example kidney_left"):
+    with pytest.raises(
+        AmbiguousScan, match=f"{tmp_path.name}: 4 masks: .* in the column mask_name, for example kidney_left"
+    ):
         read_mask(tmp_path, scan())
 
 
@@ -113,7 +119,9 @@ def test_a_name_that_two_files_have_is_ambiguous(tmp_path):
     for value, name in ((1, "liver.nii"), (2, "liver.nii.gz"), (3, "spleen.nii")):
         write(tmp_path / name, np.full(SHAPE, value, np.uint8))
     read_mask(tmp_path, scan(), "spleen")
-    with pytest.raises(AmbiguousScan, match=r"2 masks: liver\.nii, liver\.nii\.gz; expected one\. Name its file"):
+    with pytest.raises(
+        AmbiguousScan, match=rf"{tmp_path.name}: 2 masks: liver\.nii, liver\.nii\.gz; expected one\. Name its file"
+    ):
         read_mask(tmp_path, scan(), "spleen + liver")
 
 
@@ -139,7 +147,7 @@ def test_a_folder_of_masks_that_may_not_be_looked_into(as_nobody):
 )
 def test_no_labels(tmp_path, voxels, message):
     path = write(tmp_path / "mask.nrrd", voxels)
-    with pytest.raises(UnusableVoxels, match=message):
+    with pytest.raises(UnusableVoxels, match=rf"mask\.nrrd: .*{message}"):
         read_mask(path)
 
 
@@ -243,7 +251,7 @@ def test_not_in_the_scan(tmp_path, shift_mm, message):
     affine = plane_affine()
     affine[:3, 3] += shift_mm
     path = write(tmp_path / "mask.nrrd", box(low=(1, 2, 3), high=(4, 6, 8)), affine)
-    with pytest.raises(GeometryRejected, match=message):
+    with pytest.raises(GeometryRejected, match=rf"mask\.nrrd: .*{message}"):
         read_mask(path, scan())
 
 
@@ -263,13 +271,13 @@ def test_drawn_where_slices_were_taken_for_a_rectangular_grid(tmp_path, affine, 
     path = write(tmp_path / "mask.nrrd", box(), as_if_even)
     with pytest.raises(
         GeometryRejected,
-        match=r"the mask takes slices that are tilted or unevenly spaced for a .* grid; expected a DICOM SEG or RT",
+        match=r"mask\.nrrd: the mask takes slices that are tilted or unevenly spaced for a .* grid; expected a DICOM",
     ):
         read_mask(path, straight)
     on_straight = write(tmp_path / "straight.nrrd", box(straight.voxels.shape), straight.affine)
     np.testing.assert_array_equal(read_mask(on_straight, straight).voxels, box(straight.voxels.shape))
     rolled = write(tmp_path / "rolled.nrrd", box().transpose(2, 0, 1), as_if_even[:, [1, 2, 0, 3]])
-    with pytest.raises(GeometryRejected, match="the mask takes slices that are tilted"):
+    with pytest.raises(GeometryRejected, match=r"rolled\.nrrd: the mask takes slices that are tilted"):
         read_mask(rolled, straight)
     cropped = write(tmp_path / "part.nrrd", box(straight.voxels.shape)[:5], straight.affine)
     np.testing.assert_array_equal(read_mask(cropped, straight).voxels, box(straight.voxels.shape))
@@ -289,7 +297,7 @@ def test_drawn_where_the_qform_of_the_scan_places_it(tmp_path):
     SimpleITK.WriteImage(drawn, tmp_path / "mask.nrrd")
     scanned = read_scan(tmp_path / "scan.nii.gz")
     with pytest.raises(
-        GeometryRejected, match=r"the mask lies by the qform of a scan that lies by its sform; expected a"
+        GeometryRejected, match=r"mask\.nrrd: the mask lies by the qform of a scan that lies by its sform; expected a"
     ):
         read_mask(tmp_path / "mask.nrrd", scanned)
     own = write(tmp_path / "own.nrrd", box((20, 24, 22)), scanned.affine)
@@ -379,7 +387,9 @@ def test_file_or_structure_set_alone_in_a_folder(tmp_path):
 def test_which_one(tmp_path):
     write_segmentation(tmp_path, blobs()[..., 0]).rename(tmp_path / "first.dcm")
     write_structure_set(tmp_path / "second.dcm", {"GTV": []})
-    with pytest.raises(AmbiguousScan, match=r"2 masks: first\.dcm, second\.dcm; expected one\. Name its file\.$"):
+    with pytest.raises(
+        AmbiguousScan, match=rf"{tmp_path.name}: 2 masks: first\.dcm, second\.dcm; expected one\. Name its file\.$"
+    ):
         read_mask(tmp_path)
 
 
@@ -387,7 +397,9 @@ def test_no_mask(tmp_path):
     with pytest.raises(ScanNotFound, match=r"nowhere: no such file or folder"):
         read_mask(tmp_path / "nowhere")
     (tmp_path / "note.txt").write_text("no mask here")
-    with pytest.raises(ScanNotFound, match=r"no mask; expected a mask file, or a DICOM SEG, RTSTRUCT or series\.$"):
+    with pytest.raises(
+        ScanNotFound, match=rf"{tmp_path.name}: no mask; expected a mask file, or a DICOM SEG, RTSTRUCT or series\.$"
+    ):
         read_mask(tmp_path)
     with pytest.raises(NotAScan, match=r"note\.txt: not an image file"):
         read_mask(tmp_path / "note.txt")
@@ -398,6 +410,6 @@ def test_no_mask(tmp_path):
 
 def test_the_scan_itself_is_no_mask(tmp_path):
     write_series(tmp_path, modality="CT")
-    with pytest.raises(UnusableVoxels, match=r"a scan rather than a mask") as raised:
+    with pytest.raises(UnusableVoxels, match=f"{tmp_path.name}: .*a scan rather than a mask") as raised:
         read_mask(tmp_path, read_scan(tmp_path))
     assert leaked(SECRETS, str(raised.value)) == []

@@ -102,7 +102,7 @@ def test_an_infinite_scale_is_no_scale(tmp_path, kind, place, slope):
     content = bytearray((tmp_path / "a.nii").read_bytes())
     content[place] = np.array(slope, f"<f{place.stop - place.start}").tobytes()
     (tmp_path / "a.nii").write_bytes(content)
-    with pytest.raises(UnreadableScan, match=rf"scl_slope is {slope:g}.*a finite scl_slope"):
+    with pytest.raises(UnreadableScan, match=rf"a\.nii: scl_slope is {slope:g}.*a finite scl_slope"):
         read_scan(tmp_path / "a.nii")
 
 
@@ -166,7 +166,7 @@ def test_text_in_disguise(tmp_path, suffix):
 def test_empty_file(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     path.write_bytes(b"")
-    with pytest.raises(UnreadableScan, match=r"empty file"):
+    with pytest.raises(UnreadableScan, match=r"a\.[\w.]+: empty file"):
         read_scan(path)
 
 
@@ -176,7 +176,7 @@ def test_empty_file(tmp_path, suffix):
 def test_truncated(tmp_path, suffix, kept):
     path = save(tmp_path / f"a.{suffix}", hounsfield().T)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UnreadableScan, match=r"truncated or corrupt NIfTI file"):
+    with pytest.raises(UnreadableScan, match=r"a\.nii(\.gz)?: truncated or corrupt NIfTI file"):
         read_scan(path)
 
 
@@ -293,7 +293,7 @@ def test_a_header_that_claims_more_voxels_than_there_are(tmp_path, suffix):
     content[42:48] = np.array([30000] * 3, np.int16).tobytes()
     with opened(path, "wb") as file:
         file.write(content)
-    with pytest.raises(UnreadableScan, match=r"truncated or corrupt NIfTI file"):
+    with pytest.raises(UnreadableScan, match=r"a\.[\w.]+: truncated or corrupt NIfTI file"):
         read_scan(path)
 
 
@@ -306,7 +306,7 @@ def test_a_header_that_leaves_slices_out(tmp_path, suffix):
     content[46:48] = np.int16(4).tobytes()
     with opened(path, "wb") as file:
         file.write(content)
-    with pytest.raises(UnreadableScan, match=r"NIfTI file with more than padding behind its 856 bytes"):
+    with pytest.raises(UnreadableScan, match=r"a\.[\w.]+: NIfTI file with more than padding behind its 856 bytes"):
         read_scan(path)
 
 

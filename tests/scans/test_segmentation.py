@@ -173,7 +173,9 @@ def test_several_segments_and_no_name(tmp_path):
     message = r"seg\.dcm: 3 segments: 1 'Liver', 2 'Tumour', 3 'Vessel'; expected one segment\. Name one segment\.$"
     with pytest.raises(AmbiguousScan, match=message):
         read_mask(path)
-    with pytest.raises(ScanNotFound, match=r"no segment 'Lung'; expected one of 1 'Liver', 2 'Tumour', 3 'Vessel'\.$"):
+    with pytest.raises(
+        ScanNotFound, match=r"seg\.dcm: no segment 'Lung'; expected one of 1 'Liver', 2 'Tumour', 3 'Vessel'\.$"
+    ):
         read_mask(path, name="Lung")
 
 
@@ -198,7 +200,9 @@ def test_frames_off_any_grid_are_placed_one_by_one(tmp_path, shift):
     voxels = np.ones((5, 7, 9), np.uint8)
     voxels[:, 0, 0] = 0
     path = write_segmentation(tmp_path, voxels, offsets=[0, 1, 2, 3.55, 5], change=measured(2.5, None))
-    with pytest.raises(GeometryRejected, match=r"the frames form no regular grid; expected the scan, to place them on"):
+    with pytest.raises(
+        GeometryRejected, match=r"seg\.dcm: the frames form no regular grid; expected the scan, to place them on"
+    ):
         read_mask(path)
     affine = plane_affine()
     affine[:3, 3] += shift * affine[:3, 2]
@@ -226,7 +230,7 @@ def test_two_different_frames_in_one_place(tmp_path):
         groups = dataset.PerFrameFunctionalGroupsSequence
         groups[1].PlanePositionSequence = groups[0].PlanePositionSequence
 
-    with pytest.raises(GeometryRejected, match=r"two different frames of the segment lie in one place\.$"):
+    with pytest.raises(GeometryRejected, match=r"seg\.dcm: two different frames of the segment lie in one place\.$"):
         read_mask(write_segmentation(tmp_path, blobs()[..., 0], change=double))
 
 
@@ -291,7 +295,7 @@ def test_unknown_compression(tmp_path):
 def test_surface_is_no_mask(tmp_path):
     surface = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.5"}
     path = write_segmentation(tmp_path, blobs()[..., 0], change=lambda dataset: dataset.update(surface))
-    with pytest.raises(NotAScan, match=r"SEG object \(Surface Segmentation Storage\), not an image"):
+    with pytest.raises(NotAScan, match=r"seg\.dcm: SEG object \(Surface Segmentation Storage\), not an image"):
         read_mask(path)
 
 

@@ -194,7 +194,9 @@ def test_contours_of_uneven_slices_that_were_interpolated_are_refused_where_they
     repaired = replace(onto, verdict=Verdict(repairs=(Repair("uneven_gaps", "uneven gaps"),)))
     contours = [circle(k, 10.0) for k in (4, 5, 6, 10, 14)]  # the slices as they were
     assert read(tmp_path, closed(*contours[:3]), repaired).voxels.any()
-    with pytest.raises(GeometryRejected, match=r"ROI GTV has no contours on slices that .*; expected a mask or a SEG"):
+    with pytest.raises(
+        GeometryRejected, match=r"rs\.dcm: ROI GTV has no contours on slices that .*; expected a mask or a SEG"
+    ):
         read(tmp_path, closed(*contours), repaired)
 
 
@@ -244,13 +246,15 @@ def test_one_of_several(tmp_path):
     assert read_mask(path, onto, "GTV").voxels[4].sum() == 60
     with pytest.raises(UnusableVoxels, match=r"ROI Couch has no contours\.$"):
         read_mask(path, onto, "Couch")
-    with pytest.raises(ScanNotFound, match=r"no ROI 'Lung'; expected one of 1 'GTV', 2 'Liver', 3 'Couch'\.$"):
+    with pytest.raises(ScanNotFound, match=r"rs\.dcm: no ROI 'Lung'; expected one of 1 'GTV', 2 'Liver', 3 'Couch'\.$"):
         read_mask(path, onto, "Lung")
 
 
 def test_needs_the_scan(tmp_path):
     path = write_structure_set(tmp_path / "rs.dcm", {"GTV": closed(rectangle(4))})
-    with pytest.raises(GeometryRejected, match=r"contours have no grid of their own; expected the scan beside them\.$"):
+    with pytest.raises(
+        GeometryRejected, match=r"rs\.dcm: contours have no grid of their own; expected the scan beside them\.$"
+    ):
         read_mask(path)
 
 
@@ -282,7 +286,7 @@ _upright = geometry.to_world_mm(AFFINE, np.array([(9.0, 30, 4), (9, 40, 4), (9, 
     ],
 )
 def test_refused(tmp_path, contours, message):
-    with pytest.raises(GeometryRejected, match=message):
+    with pytest.raises(GeometryRejected, match=rf"rs\.dcm: .*{message}"):
         read(tmp_path, contours)
 
 

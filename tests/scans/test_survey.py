@@ -150,7 +150,7 @@ def test_links_out_of_the_tree_are_followed_when_asked_and_once(store, monkeypat
     elsewhere = "link to a folder elsewhere, not followed (MED_TRANSFER_FOLLOW_LINKS=1 follows it)"
     assert survey(cohort) == Survey((), (Ignored(cohort / "case", elsewhere),))
     assert stamps([cohort]) == []
-    with pytest.raises(ScanNotFound, match=r"no image among 1 files.*MED_TRANSFER_FOLLOW_LINKS=1"):
+    with pytest.raises(ScanNotFound, match=r"cohort: no image among 1 files.*MED_TRANSFER_FOLLOW_LINKS=1"):
         read_scan(cohort)
     assert find_series(cohort / "case")[0].n_slices == 5
     monkeypatch.setenv("MED_TRANSFER_FOLLOW_LINKS", "1")
@@ -293,7 +293,7 @@ def test_no_permission(as_nobody):
         closed.mkdir(0o000)
         with pytest.raises(UnreadableScan, match=r"closed: no readable image"):
             read_scan(closed)
-        with pytest.raises(UnreadableScan, match=r"no permission to look into the folder"):
+        with pytest.raises(UnreadableScan, match=r"scan\.nii: no permission to look into the folder"):
             read_scan(closed / "scan.nii")
         closed.chmod(0o700)
 

@@ -248,7 +248,9 @@ def test_a_space_with_one_point_ends(tmp_path, monkeypatch):
 
 def test_time_ends_a_search(tmp_path):
     config = tune_config({"epochs": 100000, "patience": 100000})
-    with pytest.raises(NothingDone, match=r"no trial is complete: the time of 0\.02 minutes was over.*more --minutes"):
+    with pytest.raises(
+        NothingDone, match=rf"{tmp_path.name}: no trial is complete: the time of 0\.02 minutes was over.*more --minutes"
+    ):
         search(tmp_path, config, minutes=0.02).run(None)
     assert rows(tmp_path)[0]["state"] == "unfinished"
     assert not (tmp_path / "best.yaml").exists()
@@ -270,7 +272,7 @@ def test_time_that_is_over_with_a_fold_begins_no_further_fold(tmp_path, monkeypa
     told = []
     over = SimpleNamespace(monotonic=lambda: float("inf") if is_first_trained() else 0.0)
     monkeypatch.setattr("med_transfer.tuning.deadline.time", over)
-    with pytest.raises(NothingDone, match=r"the time of 1 minutes? was over"):
+    with pytest.raises(NothingDone, match=f"{tmp_path.name}: .*the time of 1 minutes? was over"):
         search(tmp_path, minutes=1, progress=lambda stage, *_, **__: told.append(stage)).run(None)
     assert set(told) == {"trial 0, fold 1 of 2"}
     (row,) = rows(tmp_path)
@@ -280,7 +282,7 @@ def test_time_that_is_over_with_a_fold_begins_no_further_fold(tmp_path, monkeypa
 def test_a_training_that_diverged_has_no_figure(tmp_path):
     config = tune_config({"gradient_clip": 1e30, "warmup_epochs": 0})
     config = with_full(config, 1e30)
-    with pytest.raises(NothingDone, match="no trial is complete"):
+    with pytest.raises(NothingDone, match=f"{tmp_path.name}: no trial is complete"):
         search(tmp_path, config).run(0)
     assert (rows(tmp_path)[0]["state"], rows(tmp_path)[0]["reason"]) == ("failed", "the training diverged")
 

@@ -87,9 +87,15 @@ def test_automatic_strategies_follow_the_source_and_the_config():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"strategies": ["scratch"]}, "scratch among the strategies of a config with a source; expected"),
+        (
+            {"strategies": ["scratch"]},
+            r"^tuning\.space\.strategies: scratch among the strategies of a config with a source; expected",
+        ),
         ({"strategies": ["surgical"]}, "transfer.strategy.surgical.stages: Field required"),
-        ({"strategies": ["surgical"], "surgical_stages": [[0], [7]]}, "7"),
+        (
+            {"strategies": ["surgical"], "surgical_stages": [[0], [7]]},
+            r"^transfer\.strategy\.stages: stages \[7\]; expected numbers",
+        ),
         ({"strategies": ["full"], "augmentation_strength": [0, 9]}, r"strength: .*less than or equal to 3"),
         ({"strategies": ["layerwise_lr_decay"], "stage_decay": [0.5, 1]}, "stage_decay: Input should be less than 1"),
     ],
@@ -100,7 +106,7 @@ def test_a_space_that_cannot_work_is_refused_before_anything_is_read(space, mess
 
 
 def test_a_strategy_that_needs_a_source_is_refused_without_one():
-    with pytest.raises(ConfigError, match="full with a network that starts from random values"):
+    with pytest.raises(ConfigError, match="^transfer: full with a network that starts from random values"):
         strategies(SearchSpace(strategies=("full",)), from_source=False)
 
 
