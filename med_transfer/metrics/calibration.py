@@ -154,19 +154,15 @@ def _of_class(predictions: LabelledPredictions, c: int, bootstrap: PatientBootst
         brier=estimate_of_draws(float(squared.mean()), draws, "", bootstrap),
         decomposition=brier_decomposition(probability, truth),
         ece=_ece(probability, truth, bootstrap, Sentence("this class")),
-        slope=_undefined(few) if (few := too_few_patients(predictions, c)) else slope(*binary),
+        slope=Estimate.undefined(few) if (few := too_few_patients(predictions, c)) else slope(*binary),
         intercept=intercept(*binary),
     )
-
-
-def _undefined(reason: str) -> Estimate:
-    return Estimate(value=None, ci95=None, method="", reason=reason)
 
 
 def _overall_slope(predictions: LabelledPredictions) -> Estimate:
     few = [too_few_patients(predictions, c) for c in range(len(predictions.labels))]
     if all(few):
-        return _undefined(few[0])
+        return Estimate.undefined(few[0])
     if predictions.labels.multilabel:
         return slope(*_pairs(predictions))
     return slope(

@@ -18,7 +18,7 @@ from med_transfer.metrics.auc import (
 from med_transfer.metrics.binomial import wilson
 from med_transfer.metrics.class_rates import undefined_rate
 from med_transfer.metrics.delong import auc_interval
-from med_transfer.metrics.intervals import PatientBootstrap, Resampled, newcombe
+from med_transfer.metrics.intervals import PatientBootstrap, Resampled, newcombe, wider
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import CLASS_OR_REST_MISSING
 from med_transfer.metrics.records.estimate import Estimate, Interval
@@ -36,7 +36,7 @@ def class_auc(predictions: LabelledPredictions, c: int) -> Estimate:
     truth, score = predictions.truth[:, c], predictions.probabilities[:, c]
     value = auc(truth, score)
     if value is None:
-        return Estimate(value=None, ci95=None, method="one against the rest", reason=_undefined_reason(predictions, c))
+        return Estimate.undefined(_undefined_reason(predictions, c), "one against the rest")
     if np.ptp(score) == 0:
         method = "one against the rest; no spread, because every scan gets the same answer"
         return Estimate(value=value, ci95=(value, value), method=method)
@@ -48,8 +48,7 @@ def class_auc(predictions: LabelledPredictions, c: int) -> Estimate:
         return Estimate(value=value, ci95=bound, method=method)
     whose = "Obuchowski's variance over patients" if predictions.clustered else "DeLong's variance"
     method = f"one against the rest; the wider of {whose} (logit scale, Student's t) and Newcombe's score method"
-    wider = min(bound[0], interval[0]), max(bound[1], interval[1])
-    return Estimate(value=value, ci95=wider, method=method)
+    return Estimate(value=value, ci95=wider(bound, interval), method=method)
 
 
 def widened(
@@ -98,7 +97,7 @@ def average_precision(predictions: LabelledPredictions, c: int, bootstrap: Patie
     """
     if not predictions.truth[:, c].any():
         reason = undefined_rate(predictions, c, "sensitivity")
-        return Estimate(value=None, ci95=None, method="average precision", reason=reason)
+        return Estimate.undefined(reason, "average precision")
     resampled = _resampled(predictions, c, bootstrap, weighted_average_precision)
     n_patients = predictions.patients_among(predictions.truth[:, c])
     if resampled.degenerate:
@@ -115,7 +114,7 @@ def partial_auc(predictions: LabelledPredictions, c: int, bootstrap: PatientBoot
     """
     what = f"AUC at specificity {PARTIAL_FROM:g} or more, standardised (McClish 1989)"
     if auc(predictions.truth[:, c], predictions.probabilities[:, c]) is None:
-        return Estimate(value=None, ci95=None, method=what, reason=_undefined_reason(predictions, c))
+        return Estimate.undefined(_undefined_reason(predictions, c), what)
     resampled = _resampled(predictions, c, bootstrap, weighted_partial_auc)
     if np.ptp(predictions.probabilities[:, c]) == 0:
         method = f"{what}; no spread, because every scan gets the same answer"
@@ -134,7 +133,7 @@ def _resampled(predictions: LabelledPredictions, c: int, bootstrap: PatientBoots
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return measure(predictions.truth[:, c], predictions.probabilities[:, c], weights)
 
-    value = float(statistic(np.ones((1, len(predictions))))[0])
+    value = float(bootstrap.observed(statistic))
     return Resampled(value, bootstrap.distribution(statistic), bootstrap.jackknife(statistic))
 
 

@@ -17,9 +17,10 @@ from med_transfer.metrics.intervals import PatientBootstrap, Resampled
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.predictive_values import (
     EffectiveCounts,
+    PredictiveValue,
+    Sign,
     likelihood_ratio,
-    npv_at,
-    ppv_at,
+    predictive_value,
     predictive_value_in,
 )
 from med_transfer.metrics.rates import (
@@ -81,7 +82,7 @@ def class_rate(predictions: LabelledPredictions, c: int, name: str, config: Eval
     hits, misses = rate_of(name, count(truth, predicted))
     value, method = share(hits, misses), BINOMIAL_NAMES[config.interval]
     if value is None:
-        return Estimate(value=None, ci95=None, method=method, reason=undefined_rate(predictions, c, name))
+        return Estimate.undefined(undefined_rate(predictions, c, name), method)
     interval = BINOMIAL[config.interval](hits, hits + misses)
     if not predictions.clustered:
         return Estimate(value=value, ci95=interval, method=method)
@@ -129,7 +130,7 @@ class ClassRates:
         value = f1(counts.true_positive, counts.false_positive, counts.false_negative)
         if value is None:
             reason = Sentence("no scan of class {name}, and none was called so", name=name)
-            return Estimate(value=None, ci95=None, method="F1", reason=reason)
+            return Estimate.undefined(reason, "F1")
         concerned = self.predictions.truth[:, c] | self.predictions.predicted[:, c]
 
         def from_wilson() -> Interval | None:
@@ -145,13 +146,13 @@ class ClassRates:
         reason = "" if interval else CLASS_MISSING
         return Estimate(value=value, ci95=interval, method=f"F1; {how}", reason=reason)
 
-    def likelihood_ratio(self, c: int, which: str) -> Estimate:
+    def likelihood_ratio(self, c: int, which: Sign) -> Estimate:
         """Return the ``positive`` or ``negative`` likelihood ratio of class ``c``."""
-        name, kind = self.predictions.labels.names[c], "positive" if which == "positive" else "negative"
-        ratio = likelihood_ratio(name, self._counts(c), kind)
+        name = self.predictions.labels.names[c]
+        ratio = likelihood_ratio(name, self._counts(c), which)
         if not self.predictions.clustered:
             return ratio
-        of_patients = likelihood_ratio(name, self._effective_counts(c), kind)
+        of_patients = likelihood_ratio(name, self._effective_counts(c), which)
         if ratio.value is None:
             return of_patients  # the same reason, with the lower limit that so many patients allow
         resampled = self.cells.resampled(c, lambda cells: likelihood_ratio_in(which, cells))
@@ -166,17 +167,20 @@ class ClassRates:
         prevalence = self.config.prevalence.get(self.predictions.labels.names[c])
         if prevalence is None:
             return None
-        ppv, npv = (self._predictive_value(c, which, prevalence) for which in ("ppv", "npv"))
-        return PredictiveValues(prevalence=prevalence, ppv=ppv, npv=npv)
+        return PredictiveValues(
+            prevalence=prevalence,
+            ppv=self._predictive_value(c, "ppv", prevalence),
+            npv=self._predictive_value(c, "npv", prevalence),
+        )
 
-    def _predictive_value(self, c: int, which: str, prevalence: float) -> Estimate:
-        name, value_at = self.predictions.labels.names[c], ppv_at if which == "ppv" else npv_at
-        estimate = value_at(prevalence, name, self._counts(c))
+    def _predictive_value(self, c: int, which: PredictiveValue, prevalence: float) -> Estimate:
+        name = self.predictions.labels.names[c]
+        estimate = predictive_value(which, prevalence, name, self._counts(c))
         if estimate.value is None or not self.predictions.clustered:
             return estimate
         resampled = self.cells.resampled(c, lambda cells: predictive_value_in(which, prevalence, cells))
         if resampled.degenerate:
-            of_patients = value_at(prevalence, name, self._effective_counts(c))
+            of_patients = predictive_value(which, prevalence, name, self._effective_counts(c))
             return _with_effective_interval(estimate, of_patients, "every draw agrees")
         return self._with_cluster_interval(estimate, resampled)
 

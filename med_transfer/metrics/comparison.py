@@ -16,13 +16,13 @@ from med_transfer.metrics.binomial import clopper_pearson, newcombe_paired
 from med_transfer.metrics.class_auc import widened
 from med_transfer.metrics.combination import auc_parts, defined_classes, rate_part, rate_parts
 from med_transfer.metrics.delong import auc_difference_interval
-from med_transfer.metrics.intervals import PatientBootstrap, is_degenerate, percentile_interval
+from med_transfer.metrics.intervals import PatientBootstrap, is_degenerate, percentile_interval, wider
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.rates import weighted_rates
 from med_transfer.metrics.reasons import NO_CLASS_WITH_BOTH, SOME_CLASS_MISSING
 from med_transfer.metrics.records.estimate import Estimate, Interval
 
-_ABSENT = Estimate(value=None, ci95=None, method=Sentence("difference"), reason=Sentence("no scan of this class"))
+_ABSENT = Estimate.undefined(Sentence("no scan of this class"), Sentence("difference"))
 
 _OWN_LIMITS = Sentence("difference; Newcombe's limits of each AUC, because every bootstrap draw agrees (MOVER)")
 
@@ -69,7 +69,7 @@ def paired_difference(
 def _balanced_difference(first: LabelledPredictions, second: LabelledPredictions, confidence: float) -> Estimate:
     method = Sentence("difference; Clopper-Pearson limits of each rate, combined over patients (MOVER)")
     if not defined_classes(first).any():
-        return Estimate(value=None, ci95=None, method=method, reason=NO_CLASS_WITH_BOTH)
+        return Estimate.undefined(NO_CLASS_WITH_BOTH, method)
     limits = partial(clopper_pearson, tail=(1 - confidence) / 2)
     ours, theirs = (rate_parts(model, limits, confidence) for model in (first, second))
     n = len(ours.values)
@@ -84,18 +84,18 @@ def _auc_difference(
         ours, theirs = (weighted_macro_auc(m.truth, m.probabilities, weights) for m in (first, second))
         return ours - theirs
 
-    value, draws = statistic(np.ones((1, len(first))))[0], bootstrap.distribution(statistic)
+    value, draws = float(bootstrap.observed(statistic)), bootstrap.distribution(statistic)
     method = Sentence(
         "difference; the wider of DeLong's interval (Student's t) and {bootstrap}",
         bootstrap=bootstrap.described(Sentence("percentile")),
     )
     if not np.isfinite(value):
-        return Estimate(value=None, ci95=None, method=method, reason=NO_CLASS_WITH_BOTH)
+        return Estimate.undefined(NO_CLASS_WITH_BOTH, method)
     if is_degenerate(draws):
         alike = np.array_equal(rankdata(first.probabilities, axis=0), rankdata(second.probabilities, axis=0))
         limits = percentile_interval(draws) if alike else _from_own_limits(first, second, confidence)
         reason = "" if limits else SOME_CLASS_MISSING
-        return Estimate(value=float(value), ci95=limits, method=method if alike else _OWN_LIMITS, reason=reason)
+        return Estimate(value=value, ci95=limits, method=method if alike else _OWN_LIMITS, reason=reason)
     by_variance = auc_difference_interval(
         first.truth,
         first.probabilities,
@@ -105,10 +105,9 @@ def _auc_difference(
         confidence=confidence,
     )
     if by_variance is None:  # a class with one patient, for which percentiles are uninformative too
-        return Estimate(value=float(value), ci95=None, method=method, reason=SOME_CLASS_MISSING)
-    both = np.array([by_variance, percentile_interval(draws, confidence) or by_variance])
-    limits = float(max(both[:, 0].min(), -1.0)), float(min(both[:, 1].max(), 1.0))
-    return Estimate(value=float(value), ci95=limits, method=method)
+        return Estimate(value=value, ci95=None, method=method, reason=SOME_CLASS_MISSING)
+    low, high = wider(by_variance, percentile_interval(draws, confidence) or by_variance)
+    return Estimate(value=value, ci95=(max(low, -1.0), min(high, 1.0)), method=method)
 
 
 def _from_own_limits(first: LabelledPredictions, second: LabelledPredictions, confidence: float) -> Interval:
@@ -139,7 +138,7 @@ def _sensitivity_differences(
         ours, theirs = (weighted_rates(m.truth, m.predicted, weights)["sensitivity"] for m in (first, second))
         return ours - theirs
 
-    values, draws = statistic(np.ones((1, len(first))))[0], bootstrap.distribution(statistic)
+    values, draws = bootstrap.observed(statistic), bootstrap.distribution(statistic)
     method = Sentence(
         "difference; the wider of {bootstrap} and Clopper-Pearson limits of each rate, combined over patients (MOVER)",
         bootstrap=bootstrap.described(Sentence("percentile")),
@@ -155,9 +154,8 @@ def _widened_to_exact_limits(
     if found.ci95 is None:
         return found
     ours, theirs = (rate_part(model, c, model.truth[:, c], clopper_pearson) for model in (first, second))
-    low, high = ours.beside(theirs).combined(np.array([1.0, -1.0]))
-    limits = max(min(low, found.ci95[0]), -1.0), min(max(high, found.ci95[1]), 1.0)
-    return found.model_copy(update={"ci95": limits})
+    low, high = wider(found.ci95, ours.beside(theirs).combined(np.array([1.0, -1.0])))
+    return found.model_copy(update={"ci95": (max(low, -1.0), min(high, 1.0))})
 
 
 def paired_sensitivity(first: LabelledPredictions, second: LabelledPredictions, c: int) -> Estimate:

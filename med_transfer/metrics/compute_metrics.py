@@ -180,10 +180,5 @@ def _baseline(
 
 def _failed(predictions: Sequence[Prediction]) -> Failed:
     """Count by problem, most frequent first; problems do not name the file, so equal ones are counted together."""
-    problems = [_problem(prediction) for prediction in predictions if prediction.status != "ok"]
+    problems = [one.problem or one.reason or one.status for one in predictions if one.status != "ok"]
     return Failed(n=len(problems), reasons=dict(Counter(problems).most_common()))
-
-
-def _problem(prediction: Prediction) -> str:
-    """Why there is no prediction, without naming the file."""
-    return prediction.problem or prediction.reason or prediction.status

@@ -45,7 +45,7 @@ def _points(
         model, everyone = (weights @ each / weights.sum(axis=1, keepdims=True) for each in (of_model, of_all))
         return np.stack([model, everyone, model - np.maximum(everyone, 0)], axis=1)
 
-    value, draws = statistic(np.ones((1, len(truth))))[0], bootstrap.distribution(statistic)
+    value, draws = bootstrap.observed(statistic), bootstrap.distribution(statistic)
     return [
         NetBenefit(
             threshold=threshold,

@@ -160,14 +160,11 @@ def _shares(counts: Mapping[str, int] | None, of: int) -> dict[str, float] | Non
 
 def _share(scans: NDArray[np.bool_], patients: Sequence[str]) -> Estimate:
     """Share of the marked scans; where patients have several scans, with an interval over patients as well."""
-    estimate = _proportion(int(scans.sum()), len(scans))
-    if len(set(patients)) == len(scans):
+    hits, n = int(scans.sum()), len(scans)
+    estimate = Estimate(value=hits / n, ci95=wilson(hits, n), method="Wilson score interval over scans")
+    if len(set(patients)) == n:
         return estimate
-    trials = effective_trials(scans, np.ones(len(scans), dtype=bool), patients)
-    cluster = clopper_pearson(int(scans.sum()) / len(scans) * trials, trials)
+    trials = effective_trials(scans, np.ones(n, dtype=bool), patients)
+    cluster = clopper_pearson(hits / n * trials, trials)
     method = f"{estimate.method}; ci95_cluster: Korn-Graubard over patients"
     return estimate.model_copy(update={"ci95_cluster": cluster, "method": method})
-
-
-def _proportion(hits: int, of: int) -> Estimate:
-    return Estimate(value=hits / of, ci95=wilson(hits, of), method="Wilson score interval over scans")

@@ -78,6 +78,11 @@ def bca_interval(value: float, draws: NDArray[np.float64], jackknife: NDArray[np
     return float(low), float(high)
 
 
+def wider(first: Interval, second: Interval) -> Interval:
+    """Return the smallest interval that contains both."""
+    return min(first[0], second[0]), max(first[1], second[1])
+
+
 def is_degenerate(draws: NDArray[np.float64]) -> bool:
     """Whether all draws agree, so that their spread does not reflect uncertainty."""
     defined = draws[np.isfinite(draws)]
@@ -136,6 +141,10 @@ class PatientBootstrap:
         ``statistic`` takes weights [draw, scan] (how often each scan was drawn) and returns [draw, ...].
         """
         return np.concatenate([statistic(weights) for weights in self._draws()])
+
+    def observed(self, statistic: Statistic) -> NDArray[np.float64]:
+        """Return the statistic of the sample itself, in which every scan counts once, [...]."""
+        return statistic(np.ones((1, len(self.patients))))[0]
 
     def jackknife(self, statistic: Statistic) -> NDArray[np.float64]:
         """Return the statistic without each patient in turn, [patient, ...]."""

@@ -11,7 +11,7 @@ from med_transfer.metrics.binomial import clopper_pearson
 from med_transfer.metrics.class_auc import widened
 from med_transfer.metrics.combination import Parts, auc_parts, defined_classes, rate_parts
 from med_transfer.metrics.delong import macro_auc_interval
-from med_transfer.metrics.intervals import PatientBootstrap, Statistic, estimate_of_draws
+from med_transfer.metrics.intervals import PatientBootstrap, estimate_of_draws, wider
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import NO_CLASS_WITH_BOTH, ONE_ANSWER
 from med_transfer.metrics.records.estimate import Estimate
@@ -23,7 +23,7 @@ def balanced_accuracy(predictions: LabelledPredictions) -> Estimate:
     if predictions.labels.multilabel:
         what = Sentence("mean over findings of (sensitivity + specificity) / 2")
     if not defined_classes(predictions).any():
-        return Estimate(value=None, ci95=None, method=what, reason=NO_CLASS_WITH_BOTH)
+        return Estimate.undefined(NO_CLASS_WITH_BOTH, what)
     parts = rate_parts(predictions, clopper_pearson)
     limits = Sentence("Clopper-Pearson limits of each rate")
     combined = _of_parts(parts, what, limits, predictions, _is_chance(predictions, parts))
@@ -50,7 +50,7 @@ def macro_auc(predictions: LabelledPredictions) -> Estimate:
 def _macro_auc(predictions: LabelledPredictions) -> Estimate:
     what = Sentence("mean of the classes' one-against-the-rest AUCs")
     if not (predictions.truth.any(axis=0) & ~predictions.truth.all(axis=0)).any():
-        return Estimate(value=None, ci95=None, method=what, reason=NO_CLASS_WITH_BOTH)
+        return Estimate.undefined(NO_CLASS_WITH_BOTH, what)
     parts, one_answer = auc_parts(predictions), bool((np.ptp(predictions.probabilities, axis=0) == 0).all())
     limits = Sentence("the wider of DeLong's interval (logit scale, Student's t) and Newcombe's limits of each AUC")
     combined = _of_parts(parts, what, limits, predictions, one_answer)
@@ -59,8 +59,7 @@ def _macro_auc(predictions: LabelledPredictions) -> Estimate:
     )
     if combined.ci95 is None or by_variance is None or one_answer:
         return combined
-    wider = min(combined.ci95[0], by_variance[0]), max(combined.ci95[1], by_variance[1])
-    return combined.model_copy(update={"ci95": wider})
+    return combined.model_copy(update={"ci95": wider(combined.ci95, by_variance)})
 
 
 def _of_parts(parts: Parts, what: str, limits: str, predictions: LabelledPredictions, one_answer: bool) -> Estimate:
@@ -81,9 +80,9 @@ def micro_auc(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> 
         return weighted_micro_auc(predictions.truth, predictions.probabilities, weights)
 
     what = Sentence("all pairs of scan and class together")
-    value = _value(statistic, predictions)
-    if value is None:
-        return Estimate(value=None, ci95=None, method=what, reason=Sentence("no pair of scan and class to tell apart"))
+    value = float(bootstrap.observed(statistic))
+    if not np.isfinite(value):
+        return Estimate.undefined(Sentence("no pair of scan and class to tell apart"), what)
     return estimate_of_draws(value, bootstrap.distribution(statistic), what, bootstrap)
 
 
@@ -101,9 +100,8 @@ def macro_average_precision(predictions: LabelledPredictions, bootstrap: Patient
     what = _note_absent_classes(Sentence("mean of the classes' average precisions"), predictions)
     if not len(columns):
         reason = Sentence("no class has a case among {scans}", scans=predictions.scans)
-        return Estimate(value=None, ci95=None, method=what, reason=reason)
-    value = float(statistic(np.ones((1, len(predictions))))[0])
-    return estimate_of_draws(value, bootstrap.distribution(statistic), what, bootstrap)
+        return Estimate.undefined(reason, what)
+    return estimate_of_draws(float(bootstrap.observed(statistic)), bootstrap.distribution(statistic), what, bootstrap)
 
 
 def confusion_matrix(predictions: LabelledPredictions) -> list[list[int]] | None:
@@ -111,11 +109,6 @@ def confusion_matrix(predictions: LabelledPredictions) -> list[list[int]] | None
     if predictions.labels.multilabel:
         return None
     return (predictions.truth.T.astype(int) @ predictions.predicted.astype(int)).tolist()
-
-
-def _value(statistic: Statistic, predictions: LabelledPredictions) -> float | None:
-    value = float(statistic(np.ones((1, len(predictions))))[0])
-    return value if np.isfinite(value) else None
 
 
 def _note_absent_classes(what: str, predictions: LabelledPredictions) -> str:

@@ -36,7 +36,7 @@ def measure_sets(
     def share(hits: NDArray[np.bool_], of: Sequence[str], without: str) -> Estimate:
         """A proportion with the same intervals as a rate: the sensitivity for a finding that all scans have."""
         if not len(hits):
-            return Estimate(value=None, ci95=None, method="", reason=without)
+            return Estimate.undefined(without)
         hit = Labels(("hit",), multilabel=True)
         hit_predictions = LabelledPredictions.of(
             np.ones((len(hits), 1), dtype=bool), hits[:, None].astype(float), of, hit

@@ -20,6 +20,9 @@ from med_transfer.metrics.records.estimate import Estimate
 METHOD = "from sensitivity and specificity at the stated prevalence; logit method (Mercaldo 2007)"
 _ADJUSTED = ", with two successes and two failures added to a rate of 0 or 1"
 
+PredictiveValue = Literal["ppv", "npv"]
+Sign = Literal["positive", "negative"]
+
 
 @dataclass(frozen=True)
 class EffectiveCounts:
@@ -34,24 +37,39 @@ class EffectiveCounts:
 Table = Counts | EffectiveCounts
 
 
-def ppv_at(prevalence: float, name: str, counts: Table) -> Estimate:
-    """Return the PPV at a prevalence in (0, 1) by Bayes' rule; undefined if a rate is, or nothing was called.
+def predictive_value(which: PredictiveValue, prevalence: float, name: str, counts: Table) -> Estimate:
+    """Return PPV or NPV at a prevalence in (0, 1) by Bayes' rule; undefined if a rate is, or nothing was called so.
 
     Assumes that sensitivity and specificity carry over: that cases are equally difficult, and that the other classes
     keep their relative shares.
 
+    Args:
+        which: ``ppv`` or ``npv``.
+        prevalence: of the class.
+        name: class name, for the reason.
+        counts: 2 x 2 table of the class against the rest.
+
     Source: Mercaldo, Lau & Zhou 2007, Stat Med 26:2170; for the limits only, a rate of 0 or 1 is adjusted as in Agresti
     & Coull 1998, Am Stat 52:119.
     """
-    return _at(prevalence, name, counts, "positive")
+    if reason := _undefined_reason(name, counts, "positive" if which == "ppv" else "negative"):
+        return Estimate.undefined(reason, METHOD)
+    positives, negatives = _group_sizes(counts)
+    # Right calls (positive or negative) come from one group, wrong ones from the other.
+    right, wrong = (counts.true_positive, positives), (counts.false_positive, negatives)
+    odds = prevalence / (1 - prevalence)
+    if which == "npv":
+        right, wrong, odds = (counts.true_negative, negatives), (counts.false_negative, positives), 1 / odds
+    share_right, share_wrong = right[0] / right[1], wrong[0] / wrong[1]
+    value = share_right * odds / (share_right * odds + share_wrong)
+    low, high = _limits(right, wrong, odds)
+    at_bound = {share_right, share_wrong} & {0, 1}
+    return Estimate(
+        value=value, ci95=(min(low, value), max(high, value)), method=METHOD + (_ADJUSTED if at_bound else "")
+    )
 
 
-def npv_at(prevalence: float, name: str, counts: Table) -> Estimate:
-    """Return the NPV at a prevalence in (0, 1), like :func:`ppv_at`."""
-    return _at(prevalence, name, counts, "negative")
-
-
-def predictive_value_in(which: str, prevalence: float, cells: Cells) -> NDArray[np.float64]:
+def predictive_value_in(which: PredictiveValue, prevalence: float, cells: Cells) -> NDArray[np.float64]:
     """Return ``ppv`` or ``npv`` at a prevalence, in the shape of the cells; NaN where undefined."""
     sensitivity, specificity = rate_in("sensitivity", cells), rate_in("specificity", cells)
     right, wrong = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
@@ -61,25 +79,21 @@ def predictive_value_in(which: str, prevalence: float, cells: Cells) -> NDArray[
         return right / (right + wrong)
 
 
-def _at(prevalence: float, name: str, counts: Table, which: str) -> Estimate:
-    positives, negatives = counts.true_positive + counts.false_negative, counts.true_negative + counts.false_positive
-    if not positives or not negatives:
-        return Estimate(value=None, ci95=None, method=METHOD, reason=no_other(name) if positives else no_case(name))
-    # Right calls (positive or negative) come from one group, wrong ones from the other.
-    right, wrong = (counts.true_positive, positives), (counts.false_positive, negatives)
-    odds = prevalence / (1 - prevalence)
-    if which == "negative":
-        right, wrong, odds = (counts.true_negative, negatives), (counts.false_negative, positives), 1 / odds
-    if not right[0] and not wrong[0]:
-        reason = none_called(name) if which == "positive" else all_called(name)
-        return Estimate(value=None, ci95=None, method=METHOD, reason=reason)
-    share_right, share_wrong = right[0] / right[1], wrong[0] / wrong[1]
-    value = share_right * odds / (share_right * odds + share_wrong)
-    low, high = _limits(right, wrong, odds)
-    at_bound = {right[0], wrong[0]} & {0} or right[0] == right[1] or wrong[0] == wrong[1]
-    return Estimate(
-        value=value, ci95=(min(low, value), max(high, value)), method=METHOD + (_ADJUSTED if at_bound else "")
-    )
+def _group_sizes(counts: Table) -> tuple[float, float]:
+    """Scans with the class, and without it."""
+    return counts.true_positive + counts.false_negative, counts.true_negative + counts.false_positive
+
+
+def _undefined_reason(name: str, counts: Table, calls: Sign) -> str:
+    """Why a measure of the positive or negative calls of a class is undefined; empty if it is defined."""
+    positives, negatives = _group_sizes(counts)
+    if not positives:
+        return no_case(name)
+    if not negatives:
+        return no_other(name)
+    if calls == "positive":
+        return "" if counts.true_positive or counts.false_positive else none_called(name)
+    return "" if counts.true_negative or counts.false_negative else all_called(name)
 
 
 def _limits(right: tuple[float, float], wrong: tuple[float, float], odds: float) -> tuple[float, float]:
@@ -100,7 +114,7 @@ def _proportion(hits: float, total: float) -> tuple[float, float]:
 RATIO_METHOD = "log method (Simel 1991), 0.5 added to every cell where a count is 0"
 
 
-def likelihood_ratio(name: str, counts: Table, which: Literal["positive", "negative"]) -> Estimate:
+def likelihood_ratio(name: str, counts: Table, which: Sign) -> Estimate:
     """Return sensitivity / (1 - specificity) if ``positive``, or (1 - sensitivity) / specificity if ``negative``.
 
     A ratio with a zero denominator is unbounded: its value is None, and the reason states the lower limit. A ratio of 0
@@ -114,22 +128,20 @@ def likelihood_ratio(name: str, counts: Table, which: Literal["positive", "negat
 
     Source: Simel et al. 1991, J Clin Epidemiol 44:763; zero cells: Haldane 1956, Ann Hum Genet 20:309.
     """
-    above, positives, below, negatives = _parts(counts, which)
-    if not positives or not negatives:
-        return Estimate(
-            value=None, ci95=None, method=RATIO_METHOD, reason=no_other(name) if positives else no_case(name)
-        )
-    if not above and not below:
-        reason = none_called(name) if which == "positive" else all_called(name)
-        return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=reason)
+    if reason := _undefined_reason(name, counts, which):
+        return Estimate.undefined(reason, RATIO_METHOD)
+    positives, negatives = _group_sizes(counts)
+    above, below = counts.true_positive, counts.false_positive
+    if which == "negative":
+        above, below = counts.false_negative, counts.true_negative
     low, high = _ratio_limits(above, positives, below, negatives)
     if not below:
-        return Estimate(value=None, ci95=None, method=RATIO_METHOD, reason=_unbounded(name, which, low))
+        return Estimate.undefined(_unbounded(name, which, low), RATIO_METHOD)
     value = (above / positives) / (below / negatives)
     return Estimate(value=value, ci95=(0.0 if not above else min(low, value), max(high, value)), method=RATIO_METHOD)
 
 
-def _unbounded(name: str, which: Literal["positive", "negative"], low: float) -> Sentence:
+def _unbounded(name: str, which: Sign, low: float) -> Sentence:
     limit = f"{low:.2f}"
     if which == "positive":
         return Sentence(
@@ -142,15 +154,6 @@ def _unbounded(name: str, which: Literal["positive", "negative"], low: float) ->
         name=name,
         limit=limit,
     )
-
-
-def _parts(counts: Table, which: Literal["positive", "negative"]) -> tuple[float, float, float, float]:
-    """Numerators and totals of the ratio's two proportions: among positives, then among negatives."""
-    positives = counts.true_positive + counts.false_negative
-    negatives = counts.true_negative + counts.false_positive
-    if which == "positive":
-        return counts.true_positive, positives, counts.false_positive, negatives
-    return counts.false_negative, positives, counts.true_negative, negatives
 
 
 def _ratio_limits(above: float, positives: float, below: float, negatives: float) -> tuple[float, float]:

@@ -14,14 +14,13 @@ Weights = NDArray[np.float64]
 Cells = dict[str, NDArray[np.float64]]  # cells of 2 x 2 tables by the names of Counts, all of one shape
 
 # Every rate is hits / (hits + misses): the names of the two cells of the 2 x 2 table.
+# Altman & Bland 1994, BMJ 308:1552 and 309:102; predictive values hold only at the prevalence of the scans.
 RATES = {
     "sensitivity": ("true_positive", "false_negative"),
     "specificity": ("true_negative", "false_positive"),
     "ppv": ("true_positive", "false_positive"),
     "npv": ("true_negative", "false_negative"),
 }
-
-
 CELLS = ("true_positive", "false_positive", "true_negative", "false_negative")
 
 
@@ -29,38 +28,6 @@ def share(hits: int, misses: int) -> float | None:
     """Return hits / (hits + misses); None if both are 0, as it is then undefined."""
     total = hits + misses
     return hits / total if total else None
-
-
-def sensitivity(true_positive: int, false_negative: int) -> float | None:
-    """Return the share of a class's scans that were called so, TP / (TP + FN); None if the class has no scan.
-
-    Source: Altman & Bland 1994, BMJ 308:1552.
-    """
-    return share(true_positive, false_negative)
-
-
-def specificity(true_negative: int, false_positive: int) -> float | None:
-    """Return the share of other scans that were not called so, TN / (TN + FP); None if there is no other scan.
-
-    Source: Altman & Bland 1994, BMJ 308:1552.
-    """
-    return share(true_negative, false_positive)
-
-
-def ppv(true_positive: int, false_positive: int) -> float | None:
-    """Return the share of a class's calls that are right, TP / (TP + FP); None if it was never called.
-
-    It holds only at the prevalence of the scans it was measured on. Source: Altman & Bland 1994, BMJ 309:102.
-    """
-    return share(true_positive, false_positive)
-
-
-def npv(true_negative: int, false_negative: int) -> float | None:
-    """Return the share of negative calls that are right, TN / (TN + FN); None if every scan was called positive.
-
-    It holds only at the prevalence of the scans it was measured on. Source: Altman & Bland 1994, BMJ 309:102.
-    """
-    return share(true_negative, false_negative)
 
 
 def f1(true_positive: int, false_positive: int, false_negative: int) -> float | None:
@@ -114,13 +81,13 @@ def f1_in(cells: Cells) -> NDArray[np.float64]:
     return _ratio(twice, twice + cells["false_positive"] + cells["false_negative"])
 
 
-def likelihood_ratio_in(name: str, cells: Cells) -> NDArray[np.float64]:
+def likelihood_ratio_in(which: str, cells: Cells) -> NDArray[np.float64]:
     """Return the ``positive`` or ``negative`` likelihood ratio in the shape of the cells.
 
     NaN where undefined, infinite where the denominator is 0.
     """
     sensitivity, specificity = rate_in("sensitivity", cells), rate_in("specificity", cells)
-    if name == "positive":
+    if which == "positive":
         return _ratio(sensitivity, 1 - specificity)
     return _ratio(1 - sensitivity, specificity)
 

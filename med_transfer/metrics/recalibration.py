@@ -11,6 +11,7 @@ from scipy.stats import t
 
 from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics.binomial import Z95
+from med_transfer.metrics.effective_trials import by_patient
 from med_transfer.metrics.records.estimate import Estimate
 
 SMALLEST = 1e-6  # probabilities are clipped to this, so that their logarithms exist
@@ -49,10 +50,10 @@ def slope(log_probability: NDArray[np.float64], truth: NDArray[np.intp], patient
     n_classes = log_probability.shape[1]
     method = "logistic recalibration with free intercept" + ("s, one slope for all classes" if n_classes > 2 else "")
     if reason := _missing(truth, n_classes):
-        return Estimate(value=None, ci95=None, method=method, reason=reason)
+        return Estimate.undefined(reason, method)
     width = float(np.ptp(log_probability - log_probability[:, :1], axis=0).max())
     if width < 1e-9:
-        return Estimate(value=None, ci95=None, method=method, reason=_EQUAL)
+        return Estimate.undefined(_EQUAL, method)
     unit = min(width, 1.0)  # if probabilities hardly differ, a steep slope is no sign of separation
     intercepts = np.broadcast_to(np.eye(n_classes)[:, 1:], (len(truth), n_classes, n_classes - 1))
     design = np.concatenate([intercepts, log_probability[:, :, None] / unit], axis=2)
@@ -70,7 +71,7 @@ def intercept(log_probability: NDArray[np.float64], truth: NDArray[np.intp], pat
     """Return the offset to the log odds of the second of two columns that makes the mean probability right."""
     method = "logistic recalibration with the slope held at 1"
     if reason := _missing(truth, 2):
-        return Estimate(value=None, ci95=None, method=method, reason=reason)
+        return Estimate.undefined(reason, method)
     design = np.broadcast_to(np.array([[0.0], [1.0]]), (len(truth), 2, 1))
     estimate = _estimate(design, log_probability, truth, patients, method)
     if estimate.ci95 is None or estimate.value is None:
@@ -103,7 +104,7 @@ def _estimate(
     """
     coefficients = _maximum(design, offset, truth)
     if coefficients is None:
-        return Estimate(value=None, ci95=None, method=method, reason=_NO_MAXIMUM)
+        return Estimate.undefined(_NO_MAXIMUM, method)
     clustered = len(set(patients)) < len(patients)
     covariance = _covariance(design, offset, truth, coefficients, patients if clustered else None)
     n_patients, value = len(set(patients)), float(coefficients[-1])
@@ -167,8 +168,6 @@ def _covariance(
     bread = np.linalg.inv(information).astype(np.float64)
     if patients is None:
         return bread
-    _, patient = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
-    n = patient.max() + 1
-    summed = np.zeros((n, score.shape[1]))
-    np.add.at(summed, patient, score)
+    summed = np.stack([by_patient(column, patients) for column in score.T], axis=1)
+    n = len(summed)
     return bread @ (summed.T @ summed) @ bread * (n / max(n - 1, 1))

@@ -101,7 +101,7 @@ def _measured(development: Development, seed: int) -> tuple[Shortcuts, NDArray[n
         n_patients=len(set(development.patients)),
         macro_auc=_strength(development, together)
         if varying
-        else _undefined(Sentence("no fact differs between the scans")),
+        else Estimate.undefined(Sentence("no fact differs between the scans")),
         facts=dict(sorted(alone.items(), key=lambda item: -(item[1].value or 0.0))),
         constant=[name for name in names if name not in varying],
         method=(
@@ -137,13 +137,9 @@ def _held_out(development: Development, names: Sequence[str], folds: Sequence[Fo
 
 def _strength(development: Development, probabilities: NDArray[np.float64] | None) -> Estimate:
     if probabilities is None:
-        return _undefined(Sentence("a class has fewer than two patients"))
+        return Estimate.undefined(Sentence("a class has fewer than two patients"))
     predictions = LabelledPredictions.of(development.truth, probabilities, development.patients, development.labels)
     return measures.macro_auc(replace(predictions, out_of_fold=True))
-
-
-def _undefined(reason: str) -> Estimate:
-    return Estimate(value=None, ci95=None, method="", reason=reason)
 
 
 def _predict(

@@ -44,9 +44,7 @@ def subgroup_metrics(
 def _measured(predictions: LabelledPredictions, config: EvaluationConfig) -> Subgroup:
     n, n_patients = len(predictions), predictions.n_patients
     if n_patients < SMALLEST_SUBGROUP:
-        masked = Estimate(
-            value=None, ci95=None, method="", reason=Sentence("fewer than {n} patients", n=SMALLEST_SUBGROUP)
-        )
+        masked = Estimate.undefined(Sentence("fewer than {n} patients", n=SMALLEST_SUBGROUP))
         sensitivity = dict.fromkeys(predictions.labels.names, masked)
         return Subgroup(n=n, n_patients=n_patients, balanced_accuracy=masked, macro_auc=masked, sensitivity=sensitivity)
     return Subgroup(

@@ -50,6 +50,11 @@ class Estimate(Record):
     method: Text
     reason: Text = ""
 
+    @classmethod
+    def undefined(cls, reason: str, method: str = "") -> Estimate:
+        """Return an estimate without value and interval; ``reason`` says why."""
+        return cls(value=None, ci95=None, method=method, reason=reason)
+
     @property
     def excludes_zero(self) -> int:
         """+1 if the whole interval lies above 0, -1 if below, else 0."""
