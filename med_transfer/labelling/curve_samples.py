@@ -73,6 +73,11 @@ class CurveSamples:
         agree = limits is not None and limits[1] - limits[0] < _NO_WIDTH
         return wilson(value * self.labelled, self.labelled) if agree else limits
 
+    @property
+    def intervals(self) -> list[Interval | None]:
+        """The 95 % interval of each size."""
+        return [self.interval(value, draws) for value, draws in zip(self.values.tolist(), self.draws.T, strict=True)]
+
 
 def curve_samples(
     predictions: SubsetPredictions, measure: Measure, n_draws: int = 400, seed: int = 0

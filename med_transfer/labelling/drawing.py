@@ -53,10 +53,8 @@ def curves_figure(budget: Budget) -> Figure:
 def _draw(axes: Axes, forecast: Forecast, measure: str) -> None:
     samples = forecast.samples
     present = float(samples.patients[-1])
-    drawn = samples.draws[np.isfinite(samples.draws).all(axis=1)]
-    if len(drawn):
-        low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-        axes.vlines(samples.patients, low, high, color=_COLOUR, linewidth=1)
+    low, high = np.array([interval or (np.nan, np.nan) for interval in samples.intervals]).T
+    axes.vlines(samples.patients, low, high, color=_COLOUR, linewidth=1)
     axes.plot(samples.patients, samples.values, "o", color=_COLOUR, label="measured, 95 % interval")
     if forecast.curve is not None:
         _draw_fit(axes, forecast, forecast.curve, present)

@@ -73,9 +73,9 @@ def _points(samples: CurveSamples) -> list[dict]:
         {
             "patients": float(patients),
             "value": float(value) if math.isfinite(value) else None,
-            "ci95": samples.interval(float(value), draws),
+            "ci95": interval,
         }
-        for patients, value, draws in zip(samples.patients, samples.values, samples.draws.T, strict=True)
+        for patients, value, interval in zip(samples.patients, samples.values, samples.intervals, strict=True)
     ]
 
 

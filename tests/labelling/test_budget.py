@@ -33,6 +33,7 @@ from med_transfer.labelling.label_forecast import Forecast, forecast
 from med_transfer.labelling.probe_curve import CurvePlan, probe_curve
 from med_transfer.labelling.record import Budget
 from med_transfer.labelling.report import sentence
+from med_transfer.metrics.binomial import wilson
 from med_transfer.selection.candidates import find_candidates
 from med_transfer.selection.features import FeatureLibrary
 
@@ -215,6 +216,20 @@ def test_a_panel_shows_what_was_measured_its_curve_and_where_that_reaches_the_ta
     assert looks["target 0.8"][0] == looks["the curve reaches the target"][0] != looks["fitted"][0]
     assert len(set(looks.values())) == 5 - (looks["measured, 95 % interval"] == looks["fitted"])
     assert axes.get_xscale() == "log"
+
+
+def test_the_figures_intervals_are_those_of_the_record_also_where_every_resample_agrees():
+    """Three patients who are always called right: a bar without height would show certainty."""
+    sizes, ones = np.array([2.0, 3.0, 4.0, 6.0, 8.0]), np.ones((40, 5))
+    draws = np.column_stack([np.full(40, np.nan), ones[:, 1:]])
+    for given, found in ((ones, 5), (draws, 4)):
+        certain = CurveSamples("solid", sizes, given[0], given, labelled=3)
+        figure = curves_figure(Budget(BudgetSettings(), (forecast(certain, 0.8),), NAME, 9, 9, 3, 10, Path()))
+        drawn = [tuple(path.vertices[:, 1]) for path in figure.axes[0].collections[0].get_paths()]
+        recorded = [interval for interval in certain.intervals if interval is not None]
+        assert len(recorded) == found
+        assert recorded == [pytest.approx(wilson(3, 3))] * found
+        assert [limits for limits in drawn if np.isfinite(limits).all()] == recorded
 
 
 def test_the_figures_legend_covers_no_panel_and_its_ticks_no_other():
