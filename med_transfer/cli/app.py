@@ -134,13 +134,13 @@ _received: list[int] = []  # of the signals that end a command, but Ctrl-C
 
 def main() -> None:
     """Entry point: an error of the tree is one line on stderr and an exit code, never a traceback."""
-    told, sys.unraisablehook = sys.unraisablehook, _in_destructor
+    before, sys.unraisablehook = sys.unraisablehook, _in_destructor
     open_standard_streams()
     try:
         with plain_streams(), monai_alone(), _ended_as_by_ctrl_c():
             _run()
     finally:
-        sys.unraisablehook = told
+        sys.unraisablehook = before
 
 
 @contextmanager

@@ -95,11 +95,11 @@ class TerminalHandler(logging.StreamHandler):
     def tell(self) -> None:
         """Show what was kept."""
         alike, self._alike = self._alike, {}
-        for first, said in alike.values():
-            if len(said) > 1:  # of a scan that is read twice it is said twice
+        for first, messages in alike.values():
+            if len(messages) > 1:  # a scan that is read twice is remarked on twice
                 each = f"; each is in {self._log}" if self._log else ""
                 one = first.getMessage().removesuffix("." if each else "")
-                first.msg, first.args = f"{len(said):,} scans, the first of them: {one}{each}", ()
+                first.msg, first.args = f"{len(messages):,} scans, the first of them: {one}{each}", ()
             super().emit(first)
 
 
@@ -171,8 +171,8 @@ class TerminalProgress:
         task = next(task for task in self._bars.tasks if task.id == number)
         left = task.time_remaining
         text = f"{task.description} {task.completed:,.0f}" + (f" of {task.total:,.0f}" if task.total else "")
-        said = f"{left / 60:,.0f} min left" if left and left > 90 else f"{left:.0f} s left" if left else ""
-        parts = [said, task.fields["note"]]
+        time_left = f"{left / 60:,.0f} min left" if left and left > 90 else f"{left:.0f} s left" if left else ""
+        parts = [time_left, task.fields["note"]]
         sys.stderr.write(", ".join([text, *filter(None, parts)]) + "\n")
 
     def __enter__(self) -> TerminalProgress:

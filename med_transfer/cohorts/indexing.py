@@ -6,7 +6,7 @@ import logging
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from med_transfer.atomic.csv_table import csv_bytes, write_csv
@@ -135,11 +135,11 @@ def _write_index(
         )
     owners = list(_owners(contents.series, progress))
     series = [
-        replace(one, verdict=one.verdict.joined(owner.verdict))
-        for one, owner in zip(contents.series, owners, strict=True)
+        replace(one, verdict=one.verdict.joined(verdict))
+        for one, (_, verdict) in zip(contents.series, owners, strict=True)
     ]
     choices = choose(series, settings.rules)
-    rows = [_row(choice, out, owner.identity) for choice, owner in zip(choices, owners, strict=True)]
+    rows = [_row(choice, out, owner) for choice, (owner, _) in zip(choices, owners, strict=True)]
     remarks = sheet.remarks(rows) if sheet else []
     linked = [_cohort_row(row, sheet, out) for row in rows]
     chosen = [(row, own) for row, own, choice in zip(rows, linked, choices, strict=True) if choice.chosen]
@@ -168,28 +168,21 @@ def _write_index(
     )
 
 
-@dataclass(frozen=True)
-class _Owner:
-    """Patient of a series; the verdict rejects a series whose header could not be read again."""
-
-    identity: Identity = field(default_factory=Identity)
-    verdict: Verdict = field(default_factory=Verdict)
-
-
-def _owners(series: Sequence[Series], progress: Progress) -> Iterator[_Owner]:
+def _owners(series: Sequence[Series], progress: Progress) -> Iterator[tuple[Identity, Verdict]]:
     for number, one in enumerate(series, start=1):
         yield _owner(one)
         progress("reading patients", number, len(series))
 
 
-def _owner(series: Series) -> _Owner:
+def _owner(series: Series) -> tuple[Identity, Verdict]:
+    """Patient of a series, and a verdict that rejects it if its header could not be read again."""
     try:
-        return _Owner(isolated(identity, series, where=series.path))
+        return isolated(identity, series, where=series.path), Verdict()
     except ScanError as error:
-        return _Owner(verdict=Verdict(rejections=(error.found,)))
+        return Identity(), Verdict(rejections=(error.found,))
 
 
-def _row(choice: Choice, out: Path, whose: Identity) -> dict[str, str]:
+def _row(choice: Choice, out: Path, owner: Identity) -> dict[str, str]:
     series = choice.series
     scan = _relative(series.path, out)
     acquisition = series.acquisition
@@ -199,9 +192,9 @@ def _row(choice: Choice, out: Path, whose: Identity) -> dict[str, str]:
         "scan": scan,
         "series_uid": series.name,
         "study_uid": series.study_uid,
-        "accession": whose.accession,
+        "accession": owner.accession,
         # Without a patient identifier, each study counts as one patient; without a study, each file does.
-        "patient": whose.patient or series.study_uid or scan,
+        "patient": owner.patient or series.study_uid or scan,
         "modality": series.modality,
         "format": series.format,
         "files": str(len(series.files)),

@@ -18,9 +18,8 @@ _SLICES, _PIXELS = 16, 256  # at most 16 slices are used; in-plane steps leave a
 _SAMPLED = 32  # at least this many voxels along each axis, where the scan has them
 _BODY_PARTS = {"THORAX": "CHEST", "LUNG": "CHEST", "BRAIN": "HEAD", "SKULL": "HEAD"}  # synonyms
 _PLANES = ("sagittal", "coronal", "axial")  # normal to left-right, front-back, feet-head
-_LAPLACIAN_OF_NOISE = 0.6745 * np.sqrt(
-    20
-)  # median absolute Laplacian (4 neighbours) of noise with standard deviation 1
+# Median absolute Laplacian (4 neighbours) of noise with standard deviation 1.
+_LAPLACIAN_OF_NOISE = 0.6745 * np.sqrt(20)
 
 
 def input_facts(volume: Volume) -> dict[str, str | float]:

@@ -22,10 +22,10 @@ from med_transfer.cohorts.handcrafted import FEATURE_NAMES, features
 from med_transfer.cohorts.hashed_names import hash_names, salt_of
 from med_transfer.cohorts.input_facts import input_facts, sample_hash
 from med_transfer.cohorts.kept_scans import take_or_read
-from med_transfer.cohorts.splits import Images, shared_by
+from med_transfer.cohorts.splits import Images, pairs_text, shared_by
 from med_transfer.cohorts.table import Case, Cohort
 from med_transfer.errors import GeometryRejected, InputRejected, NothingDone, ScanError
-from med_transfer.errors.sentence import Sentence, few, joined
+from med_transfer.errors.sentence import Sentence, joined
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig, Scans
 from med_transfer.progress import Progress, remark, silent
@@ -37,15 +37,8 @@ log = logging.getLogger(__name__)
 
 _ARRAYS = ("tensor", "handcrafted")
 _RECORDED = (
-    "content_hashes",
-    "spacings_mm",
-    "study_uid",
-    "series_uid",
-    "repair",
-    "acquisition",
-    "voxel_mm",
-    "input_facts",
-    "sample_hash",
+    *("content_hashes", "spacings_mm", "study_uid", "series_uid", "repair"),
+    *("acquisition", "voxel_mm", "input_facts", "sample_hash"),
 )
 _CACHE_FORMAT = 8  # cached scans of an older format lack newer fields or checks, and are prepared again
 
@@ -145,12 +138,7 @@ class NetworkInput:
 
 
 def network_input(
-    scans: Scans,
-    preprocessing: Preprocessing,
-    region: Region | None = None,
-    mask: Volume | None = None,
-    *,
-    handcrafted: bool = False,
+    scans: Scans, preprocessing: Preprocessing, region: Region | None, mask: Volume | None, *, handcrafted: bool
 ) -> NetworkInput:
     """Return the network input for the scans of a case. Raises ScanError.
 
@@ -208,9 +196,7 @@ def prepare_scan(case: Case, preprocessing: Preprocessing, margin: Margin = (0, 
     return prepare_volumes(case, read_scans(case, preprocessing.config), preprocessing, margin)
 
 
-def prepare_volumes(
-    case: Case, volumes: Scans, preprocessing: Preprocessing, margin: Margin = (0, 0, 0)
-) -> PreparedScan:
+def prepare_volumes(case: Case, volumes: Scans, preprocessing: Preprocessing, margin: Margin) -> PreparedScan:
     """Preprocess one case whose scans were already read by :func:`read_scans`. Raises ScanError."""
     volume = volumes["scan"]
     region, mask = region_of_case(case, volume)
@@ -349,12 +335,12 @@ def _warn_of_copies(cohort: Cohort, content_hashes: Sequence[Images]) -> None:
         log.warning(
             "identical images under two patients: %s. They count as two scans; correct the column patient, or leave "
             "the copy out",
-            _named(cases, copies),
+            pairs_text(cohort, copies, 3),
         )
     if contradictory:
         log.warning(
             "identical images with different labels: %s. Correct the label, or leave the copy out",
-            _named(cases, contradictory),
+            pairs_text(cohort, contradictory, 3),
         )
 
 
@@ -366,12 +352,8 @@ def _warn_of_parted_studies(cohort: Cohort, study_uids: Sequence[str]) -> None:
         log.warning(
             "scans of one study (StudyInstanceUID) under two patients: %s. A split may part them; unless software "
             "has given several people one UID, correct the column patient",
-            _named(cases, parted),
+            pairs_text(cohort, parted, 3),
         )
-
-
-def _named(cases: Sequence[Case], pairs: Sequence[tuple[int, int]]) -> str:
-    return few([f"{cases[a]} with {cases[b]}" for a, b in pairs], 3)
 
 
 def _two_patients(first: Case, second: Case) -> bool:

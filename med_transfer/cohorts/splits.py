@@ -194,14 +194,11 @@ def check_leakage(cohort: Cohort, content_hashes: Sequence[Images], split: Split
         PatientLeak: one is; the message names the scans, never the patient. Identical images under two patients are
             one scan filed twice; whichever patient is right, the results would be optimistic.
     """
-    patients = [(patient,) if patient else () for patient in cohort.patients]
     for side, other, here, there in sides(split):
-        for keys, what in ((patients, "one patient"), (content_hashes, "identical images")):
-            pairs = shared_by(keys, here, there)
-            if pairs:
-                named = few([f"{cohort.cases[a]} with {cohort.cases[b]}" for a, b in pairs])
+        for keys, what in ((_patient_keys(cohort), "one patient"), (content_hashes, "identical images")):
+            if pairs := shared_by(keys, here, there):
                 raise PatientLeak(
-                    f"{what} in {side} and in {other}: {named}",
+                    f"{what} in {side} and in {other}: {pairs_text(cohort, pairs)}",
                     where=cohort.path or "",
                     expected="every patient and every image on one side only",
                     action="Correct the split or patient column, or remove the copies",
@@ -223,11 +220,9 @@ def without_test_rows(cohort: Cohort, purpose: str) -> Cohort:
     others = sorted(set(range(len(cohort))) - set(test))
     if not others:
         raise CohortError("every row is marked split=test", where=cohort.path or "", expected=f"rows {purpose}")
-    patients = [(patient,) if patient else () for patient in cohort.patients]
-    if pairs := shared_by(patients, others, test):
+    if pairs := shared_by(_patient_keys(cohort), others, test):
         raise PatientLeak(
-            f"one patient in rows {purpose} and in rows marked split=test: "
-            f"{few([f'{cohort.cases[a]} with {cohort.cases[b]}' for a, b in pairs])}",
+            f"one patient in rows {purpose} and in rows marked split=test: {pairs_text(cohort, pairs)}",
             where=cohort.path or "",
             expected="every patient on one side only",
             action="Correct the split or patient column",
@@ -254,6 +249,16 @@ def shared_by(keys: Sequence[Images], here: Sequence[int], there: Sequence[int])
     """Return each case of ``here`` that shares a key with ``there``, paired with the first such case of ``there``."""
     first = {key: case for case in reversed(there) for key in keys[case]}
     return [(case, min(first[key] for key in keys[case] if key in first)) for case in here if first.keys() & keys[case]]
+
+
+def pairs_text(cohort: Cohort, pairs: Sequence[tuple[int, int]], max_pairs: int = 6) -> str:
+    """The first pairs of cases, such as those of :func:`shared_by`, by row and file, and the number of the others."""
+    return few([f"{cohort.cases[a]} with {cohort.cases[b]}" for a, b in pairs], max_pairs)
+
+
+def _patient_keys(cohort: Cohort) -> list[tuple[str, ...]]:
+    """Keys for :func:`shared_by`; an unknown patient has none."""
+    return [(patient,) if patient else () for patient in cohort.patients]
 
 
 def _split_by_column(cohort: Cohort, config: SplitConfig) -> Split:

@@ -62,7 +62,7 @@ def listed(*items: str) -> str:
 
 
 def few(items: Sequence[str], max_items: int = 6) -> str:
-    """Join the first ``most`` items with commas, followed by the number of the others."""
+    """Join the first ``max_items`` items with commas, followed by the number of the others."""
     rest, first = len(items) - max_items, listed(*items[:max_items])
     return Sentence("{items} and {n} more", items=first, n=rest) if rest > 0 else first
 

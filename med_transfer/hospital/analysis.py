@@ -145,10 +145,10 @@ def _chosen(items: Sequence[ScanToPredict], rules: SeriesRules | None) -> tuple[
     """
     if rules is None:
         return list(items), []
-    with_series = [item for item in items if item.series is not None]
-    choices = choose([item.series for item in with_series if item.series is not None], rules)
-    chosen = [item for item, choice in zip(with_series, choices, strict=True) if choice.chosen]
-    chosen = chosen or [item for item in with_series if item.series and may_match(item.series, rules)]
+    found = [(item, item.series) for item in items if item.series is not None]
+    choices = choose([series for _, series in found], rules)
+    chosen = [item for (item, _), choice in zip(found, choices, strict=True) if choice.chosen]
+    chosen = chosen or [item for item, series in found if may_match(series, rules)]
     damaged = [item.damage for item in items if item.series is None]
     return chosen, [choice.reason for choice in choices if not choice.chosen] + damaged
 

@@ -33,6 +33,7 @@ from med_transfer.hospital.config import FhirServer, NodeConfig, Peer, WebPeer
 from med_transfer.hospital.database import read_only
 from med_transfer.hospital.dicomweb import read_token
 from med_transfer.hospital.queue.departing import removed_route_answers
+from med_transfer.hospital.queue.schema import BUNDLES_IN_USE
 from med_transfer.hospital.receiver import VERIFICATION
 from med_transfer.hospital.routing import removed_routes_message
 from med_transfer.hospital.storage_classes import TRANSFER_SYNTAXES
@@ -255,10 +256,9 @@ def _queue(node: NodeConfig) -> Iterator[Finding]:
     if not node.queue_file.exists():
         yield Finding("bundle", "problem", None, "no bundle is in use: med-transfer serve BUNDLE, or node use")
         return
-    in_use = "SELECT route, mark FROM bundle WHERE number IN (SELECT max(number) FROM bundle GROUP BY route)"
     try:
         with closing(read_only(node.queue_file)) as database:
-            audit, marks = record.audit(database), dict(database.execute(in_use).fetchall())
+            audit, marks = record.audit(database), dict(database.execute(BUNDLES_IN_USE).fetchall())
             gone = removed_route_answers(database, {route: marks.get(route, "") for route in node.rules_by_route})
     except MedTransferError as error:
         yield Finding("queue", "problem", None, str(error))

@@ -20,12 +20,12 @@ from prometheus_client.registry import Collector
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.database import read_only
 from med_transfer.hospital.drift import drift_states
+from med_transfer.hospital.queue.schema import BUNDLES_IN_USE
 from med_transfer.inference.drift.prometheus import exposition as drift_exposition
 
 _PREDICT_SECONDS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600)
 _DELIVERY_SECONDS = (10, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 _REMEMBERED = 4096  # latest studies for which the time of receipt is kept until their results are sent
-_IN_USE = "SELECT route, mark, 1 FROM bundle WHERE number IN (SELECT max(number) FROM bundle GROUP BY route)"
 _UNFINISHED = ("received", "complete", "predicted")
 
 
@@ -59,7 +59,7 @@ class Figures(Collector):
         """All metrics in Prometheus' text format."""
         with self._lock:
             self._follow()
-            marks = sorted({str(mark) for _, mark, _ in self._rows(_IN_USE)})
+            marks = sorted({str(mark) for _, mark in self._rows(BUNDLES_IN_USE)})
             return generate_latest(self._registry) + drift_exposition(drift_states(self._node, marks)).encode()
 
     def close(self) -> None:
@@ -88,7 +88,8 @@ class Figures(Collector):
         oldest = f"SELECT state, ? - min(changed) FROM study WHERE state IN ({marks}) GROUP BY 1"
         ages = self._rows(oldest, time.time(), *_UNFINISHED)
         yield _gauge("oldest_study_seconds", "Since the oldest of a state has changed.", ["state"], ages)
-        yield _gauge("bundle_info", "Which bundle is in use.", ["route", "bundle"], self._rows(_IN_USE))
+        bundles = [(*bundle, 1) for bundle in self._rows(BUNDLES_IN_USE)]
+        yield _gauge("bundle_info", "Which bundle is in use.", ["route", "bundle"], bundles)
         free = [(shutil.disk_usage(self._node.folder).free,)]
         yield _gauge("disk_free_bytes", "Of the disk of the node's folder.", [], free)
         yield _gauge("thread_beat_seconds", "Since a thread came back.", ["thread"], list(self._beats().items()))

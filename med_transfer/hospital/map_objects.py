@@ -73,7 +73,7 @@ def _segmentation(analysis: Analysis, header: ResultHeader, number: int) -> Segm
         tracking_uid=header.sop_uid("tracking", number),
     )
     return Segmentation(
-        pixel_array=_volume(analysis, _share(heat) >= _SHARE),
+        pixel_array=_volume(analysis, heat.share >= _SHARE),
         segmentation_type=SegmentationTypeValues.BINARY,
         segment_descriptions=[segment],
         **_common(analysis, header, "SEG", number),
@@ -91,7 +91,7 @@ def _parametric_map(analysis: Analysis, header: ResultHeader, number: int) -> Pa
         quantity_definition=own.MAP_VALUE,
     )
     result = ParametricMap(
-        pixel_array=_volume(analysis, _share(_heat(analysis))),
+        pixel_array=_volume(analysis, _heat(analysis).share),
         contains_recognizable_visual_features=False,
         real_world_value_mappings=[mapping],
         voi_lut_transformations=[VOILUTTransformation(window_center=0.5, window_width=1.0)],
@@ -115,11 +115,6 @@ def _common(analysis: Analysis, header: ResultHeader, kind: str, number: int) ->
 def _heat(analysis: Analysis) -> ScanMap:
     assert analysis.heat is not None
     return analysis.heat
-
-
-def _share(heat: ScanMap) -> NDArray[np.float32]:
-    """The map divided by its maximum, [depth, height, width], in [0, 1]."""
-    return np.clip(np.nan_to_num(heat.values) / np.nanmax(heat.values), 0, 1)
 
 
 def _volume(analysis: Analysis, values: NDArray) -> Volume:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from med_transfer.scans import read_scan
 from med_transfer.scans.formats.nifti_file import write_nifti_file
@@ -34,14 +33,9 @@ def keep_map(folder: Path, study: str, basis: str, number: int, analysis: Analys
     if analysis.heat is None or analysis.volume is None or not np.nanmax(analysis.heat.values, initial=0) > 0:
         return ""
     file = f"viewer/{study}/{basis[:16]}-{number}.nii.gz"
-    write_nifti_file(folder / file, _quantised(analysis.heat.values), analysis.volume.affine, 1 / _STEPS)
+    steps = np.rint(analysis.heat.share * _STEPS).astype(np.uint8)
+    write_nifti_file(folder / file, steps, analysis.volume.affine, 1 / _STEPS)
     return file
-
-
-def _quantised(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The map divided by its maximum, in 255 steps; evidence against the class, and NaN, become 0."""
-    share = np.clip(np.nan_to_num(heat) / np.nanmax(heat), 0, 1)
-    return np.rint(share * _STEPS).astype(np.uint8)
 
 
 def volume_file(study: str, images: Iterable[tuple[str, str]], series_uid: str) -> str:

@@ -78,6 +78,11 @@ class ScanMap:
     window: tuple[float, float]
     seen: Region
 
+    @property
+    def share(self) -> NDArray[np.float32]:
+        """The map as a share of its maximum, in [0, 1]; NaN, and evidence against the class, become 0."""
+        return np.clip(np.nan_to_num(self.values) / np.nanmax(self.values), 0, 1)
+
     def picture(self, volume: Volume) -> bytes:
         """PNG of the three planes through the peak: without the map above, with it below."""
         through = self.record.peak_lps_mm

@@ -77,13 +77,13 @@ def groups(
     model: type[BaseModel], path: str = "", *, leave_out: Collection[str] = (), title: str = ""
 ) -> Iterator[Group]:
     """The keys of a model, then those of the sections in it."""
-    told, keys, inner = meanings(model), [], []
+    known, keys, inner = meanings(model), [], []
     for name, field in model.model_fields.items():
         if name in leave_out:
             continue
         sections = models_in(field.annotation)
         if not sections or field.default is None or not isinstance(field.default, BaseModel):
-            meaning = told.get(name) or (_about(sections[0]) if sections else "")
+            meaning = known.get(name) or (_about(sections[0]) if sections else "")
             keys.append(Key(path + name, _kind(field), _unit(name), _default(field), prose(meaning)))
         several = len(sections) > 1
         inner += [(section, f"{path}{name}", section.__name__ if several else "") for section in sections]
@@ -103,25 +103,25 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def meanings(model: type[BaseModel]) -> dict[str, str]:
     """What the docstrings of a model and those it extends say of each key; of a strategy's ``name``, what it is."""
-    told: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for owner in reversed(model.__mro__):
         if issubclass(owner, BaseModel) and owner is not BaseModel:
-            told |= _attributes(inspect.cleandoc(owner.__doc__ or ""))
+            texts |= _attributes(inspect.cleandoc(owner.__doc__ or ""))
     if "name" in model.model_fields:
-        told.setdefault("name", _about(model))
-    return told
+        texts.setdefault("name", _about(model))
+    return texts
 
 
 def _attributes(docstring: str) -> dict[str, str]:
-    told: dict[str, str] = {}
+    texts: dict[str, str] = {}
     names: list[str] = []
     for line in docstring.partition("Attributes:\n")[2].partition("\n\n")[0].splitlines():
         if found := _NAMES.fullmatch(line):
             names = found["names"].split(", ")
-            told |= dict.fromkeys(names, found["text"])
+            texts |= dict.fromkeys(names, found["text"])
         else:
-            told |= {name: f"{told[name]} {line.strip()}" for name in names}
-    return told
+            texts |= {name: f"{texts[name]} {line.strip()}" for name in names}
+    return texts
 
 
 def _about(model: type[BaseModel]) -> str:

@@ -89,6 +89,7 @@ _ADDED_COLUMNS = {  # columns that queues of earlier versions lack
     "result": {"route": "TEXT NOT NULL DEFAULT ''"},
     "study": {"priority": "INTEGER NOT NULL DEFAULT 0", "counted": "REAL NOT NULL DEFAULT -1"},
 }
+BUNDLES_IN_USE = "SELECT route, mark FROM bundle WHERE number IN (SELECT max(number) FROM bundle GROUP BY route)"
 
 
 def escape_like(text: str) -> str:

@@ -9,7 +9,7 @@ from med_transfer.hospital.queue.kinds import Delivery
 
 
 def deliveries(database: sqlite3.Connection, where: str, *values: object, limit: int = -1) -> list[Delivery]:
-    """Deliveries that match an SQL condition, most urgent first; at most ``most``, -1 for all."""
+    """Deliveries that match an SQL condition, most urgent first; at most ``limit``, -1 for all."""
     query = (
         "SELECT sop_uid, sop_class, file, study, destination, delivery.state, delivery.attempts, may_be_there "
         f"FROM delivery JOIN result USING (sop_uid) JOIN study ON study.id = result.study WHERE {where} "
@@ -55,7 +55,7 @@ def settle(database: sqlite3.Connection, delivery: Delivery, state: str, now: fl
         (state, delivery.sop_uid, delivery.destination),
     )
     if changed.rowcount:
-        _say(database, state, delivery)
+        _record(database, state, delivery)
         follow(database, delivery.study, now)
 
 
@@ -74,7 +74,7 @@ def fail(
         (next_try, reason, may_be_there, "dead" if dead else "waiting", delivery.sop_uid, delivery.destination),
     ).fetchall()
     if ("dead",) in states:
-        _say(database, "dead letter", delivery, reason=reason)
+        _record(database, "dead letter", delivery, reason=reason)
     follow(database, delivery.study, now)
 
 
@@ -129,7 +129,7 @@ def release(database: sqlite3.Connection, destinations: list[str], now: float) -
             "UPDATE delivery SET commitment = 0 WHERE sop_uid = ? AND destination = ?",
             (delivery.sop_uid, delivery.destination),
         )
-        _say(database, "commitment not asked for any more", delivery)
+        _record(database, "commitment not asked for any more", delivery)
         follow(database, delivery.study, now)
     return len(released)
 
@@ -168,6 +168,6 @@ def retry(database: sqlite3.Connection, study: str) -> int:
     return count
 
 
-def _say(database: sqlite3.Connection, event: str, delivery: Delivery, **facts: object) -> None:
+def _record(database: sqlite3.Connection, event: str, delivery: Delivery, **facts: object) -> None:
     own = {"study": delivery.study, "sop_uid": delivery.sop_uid, "destination": delivery.destination}
     record.append(database, event, **own, **facts)

@@ -17,7 +17,7 @@ from med_transfer.scans.verdict import Verdict
 _MOSTLY = 0.5
 
 
-def completeness(slices: Sequence[Slice], on_list: frozenset[str] = frozenset()) -> Verdict:
+def completeness(slices: Sequence[Slice], on_list: frozenset[str]) -> Verdict:
     """Reject a series if a DICOMDIR lists more images; else remark on what other counts suggest.
 
     Args:

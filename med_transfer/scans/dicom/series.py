@@ -82,7 +82,7 @@ def _match_key(slice_: Slice) -> tuple:
     return slice_.study_uid, slice_.modality, slice_.is_localizer, slice_.rows, slice_.columns, slice_.spacing_mm
 
 
-def split_series(slices: Sequence[Slice], max_gap_mm: float = 0.0) -> list[Series]:
+def split_series(slices: Sequence[Slice], max_gap_mm: float) -> list[Series]:
     """Split the images of one SeriesInstanceUID into volumes: usually one, otherwise told apart by ``part``."""
     by_plane = split_planes(slices)
     if len(by_plane) > 1:
@@ -107,7 +107,7 @@ def _phases(slices: Sequence[Slice], max_gap_mm: float, plane: str = "") -> list
     return [volume if volume.n_slices == most else volume.among(shorter) for volume in volumes]
 
 
-def as_series(slices: Sequence[Slice], max_gap_mm: float = 0.0, part: str = "") -> Series:
+def as_series(slices: Sequence[Slice], max_gap_mm: float, part: str) -> Series:
     """A series made of the images of one volume, which may come in any order."""
     ordered, verdict = _with_verdict(slices, max_gap_mm)
     first = ordered[0]
@@ -165,7 +165,7 @@ def _same_pixels(first: Slice, second: Slice) -> bool:
         return False
 
 
-def read_dicom(series: Series, max_gap_mm: float = 0.0, *, straighten: bool = True) -> Volume:
+def read_dicom(series: Series, max_gap_mm: float, *, straighten: bool) -> Volume:
     """Read a DICOM series: rescaled voxels (HU for CT), affine from the positions, tilt and uneven gaps repaired.
 
     Args:

@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -184,20 +184,20 @@ def _square(image: NDArray[np.uint8], row_mm: float, column_mm: float) -> NDArra
 
 def jpeg(image: NDArray[np.uint8]) -> bytes:
     """A grey image [row, column] as JPEG, at a quality without visible loss."""
-    from matplotlib.image import imsave  # slow to import, and most calls draw nothing
-
-    buffer = io.BytesIO()
-    imsave(buffer, image, cmap="gray", vmin=0, vmax=255, format="jpeg", pil_kwargs={"quality": 92})
-    return buffer.getvalue()
+    return _encoded(image, "jpeg", {"quality": 92}, cmap="gray", vmin=0, vmax=255)
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
     """A grey image [row, column] as PNG, lossless."""
+    colours = np.repeat(image[..., None], 3, axis=-1)  # matplotlib's grey colour map is off by one for some values
+    return _encoded(colours, "png", {})
+
+
+def _encoded(image: NDArray, kind: str, quality: dict[str, Any], **options: Any) -> bytes:
     from matplotlib.image import imsave  # slow to import, and most calls draw nothing
 
     buffer = io.BytesIO()
-    colours = np.repeat(image[..., None], 3, axis=-1)  # matplotlib's grey colour map is off by one for some values
-    imsave(buffer, colours, format="png")
+    imsave(buffer, image, format=kind, pil_kwargs=quality, **options)
     return buffer.getvalue()
 
 
@@ -274,13 +274,10 @@ def _draw(figure: Figure, plane: Plane, place: Box, inches: float) -> None:
 
 def below_each_other(rows: Sequence[bytes], kind: Literal["png", "jpeg"]) -> bytes:
     """Stack PNGs vertically into one picture, centred on black."""
-    from matplotlib.image import imread, imsave  # slow to import, and most calls draw nothing
+    from matplotlib.image import imread  # slow to import, and most calls draw nothing
 
     images = [imread(io.BytesIO(row), format="png")[..., :3] for row in rows]
     widest = max(image.shape[1] for image in images)
     spare = [widest - image.shape[1] for image in images]
     padded = [np.pad(image, ((0, 0), (n // 2, n - n // 2), (0, 0))) for image, n in zip(images, spare, strict=True)]
-    buffer = io.BytesIO()
-    options = {"quality": 82, "optimize": True} if kind == "jpeg" else {}
-    imsave(buffer, np.concatenate(padded), format=kind, pil_kwargs=options)
-    return buffer.getvalue()
+    return _encoded(np.concatenate(padded), kind, {"quality": 82, "optimize": True} if kind == "jpeg" else {})

@@ -21,7 +21,7 @@ from med_transfer.scans.volume import Volume
 _MAX_COMPRESSION = 50_000  # compression ratio that not even an empty image exceeds
 
 
-def read_segmentation(path: Path, name: str = "", onto: Volume | None = None) -> list[Volume]:
+def read_segmentation(path: Path, name: str, onto: Volume | None) -> list[Volume]:
     """Read one segment as bool voxels: a single volume if the object's frames form a grid, else one per frame.
 
     The grid may have gaps (files leave out empty slices) and may be sheared (a tilted gantry). Voxels of a fractional

@@ -52,7 +52,7 @@ class _Plane:
     contours: tuple[_Contour, ...]
 
 
-def read_structure_set(path: Path, onto: Volume, name: str = "") -> Volume:
+def read_structure_set(path: Path, onto: Volume, name: str) -> Volume:
     """Read one region as bool voxels on the grid of ``onto``.
 
     A voxel belongs to the region if its centre lies inside or on a contour. Contours of one plane are combined by

@@ -14,9 +14,7 @@ NOT_REGULAR = Sentence("a pipe, socket or device, not a regular file")
 
 
 def files_below(
-    folder: Path,
-    is_wanted: Callable[[os.DirEntry[str]], bool],
-    unreadable: Callable[[Path, OSError], None] = lambda *_: None,
+    folder: Path, is_wanted: Callable[[os.DirEntry[str]], bool], unreadable: Callable[[Path, OSError], None]
 ) -> Iterator[Path]:
     """Yield files sorted by name, a folder's own before those of its subfolders; each folder once, even with links.
 
