@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 _MAX_DECIMALS, _ROUNDING = 4, 1e-9
+_NEGATIVE = re.compile(r"(?<![\w.-])-(?=\.?\d)")  # not between the digits of a date or a name
 
 
 def is_number(text: str) -> bool:
@@ -33,6 +35,11 @@ def threshold(value: float) -> str:
     """A decision threshold in [0, 1] with three significant digits; only exactly 0 and 1 are written as such."""
     text = f"{value:.3g}"
     return text if float(text) not in (0.0, 1.0) or value in (0.0, 1.0) else rounded(value, 3)
+
+
+def with_minus_sign(text: str) -> str:
+    """A number in text, or an interval of two, with the minus sign that pages use; other text has the hyphen."""
+    return _NEGATIVE.sub("−", text)
 
 
 def rounded(number: float, decimals: int, sign: str = "", of: Sequence[float] = (-1.0, 0.0, 1.0)) -> str:

@@ -12,7 +12,7 @@ from jinja2.bccache import Bucket
 from markupsafe import Markup, escape
 
 from med_transfer.errors import printable
-from med_transfer.errors.numbers import rounded, threshold
+from med_transfer.errors.numbers import rounded, threshold, with_minus_sign
 from med_transfer.page.language import ENGLISH, Translator
 from med_transfer.page.theme import DARK, LIGHT, PRINT
 
@@ -44,7 +44,8 @@ def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
 
     Everything is escaped, what is not defined is an error. A template has ``t("A sentence with {value}", value=...)``,
     whose values are escaped too unless they are Markup, ``translated`` for text that a record holds, ``language``, the
-    palettes of the style, and the filters ``threshold`` and ``rounded`` of :mod:`med_transfer.errors.numbers`.
+    palettes of the style, and the filters ``threshold``, ``rounded`` and ``minus``, for the sign of numbers in a text,
+    see :mod:`med_transfer.errors.numbers`.
     """
     jinja = Environment(
         loader=FileSystemLoader([*folders, FOLDER]),
@@ -56,10 +57,14 @@ def environment(*folders: Path, t: Translator = ENGLISH) -> Environment:
         bytecode_cache=_COMPILED,
     )
     jinja.globals |= {"t": in_page(t), "translated": t.translated, "language": t.language}
-    jinja.filters |= {"threshold": threshold, "rounded": rounded}
+    jinja.filters |= {"threshold": threshold, "rounded": rounded, "minus": _minus}
     jinja.globals["policy"] = POLICY
     jinja.globals |= {"light": LIGHT, "dark": DARK, "print": PRINT}
     return jinja
+
+
+def _minus(text: str) -> str:
+    return Markup(with_minus_sign(text)) if isinstance(text, Markup) else with_minus_sign(text)
 
 
 def _finalized(value: object) -> object:

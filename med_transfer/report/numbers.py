@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from med_transfer.errors.numbers import rounded, whole_percent
+from med_transfer.errors.numbers import rounded, whole_percent, with_minus_sign
 from med_transfer.metrics.config import BinomialMethod
 from med_transfer.metrics.records.estimate import Estimate, Interval
 from med_transfer.page import Translator, sentence
@@ -37,7 +37,7 @@ def whole(share: float) -> str:
 
 def decimal(estimate: Estimate) -> str:
     """For example ``0.873``; a dash when undefined."""
-    return "–" if estimate.value is None else rounded(estimate.value, 3)
+    return "–" if estimate.value is None else written(estimate.value)
 
 
 def ratio(estimate: Estimate) -> str:
@@ -57,7 +57,7 @@ def percent_interval(interval: Interval | None, t: Translator) -> str:
 
 def decimal_interval(interval: Interval | None, t: Translator) -> str:
     """For example ``0.812 to 0.934``."""
-    return _span(interval, lambda limit: rounded(limit, 3), t)
+    return _span(interval, written, t)
 
 
 def ratio_interval(interval: Interval | None, t: Translator) -> str:
@@ -99,9 +99,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _span(interval: Interval | None, written: Callable[[float], str], t: Translator) -> str:
-    return "" if interval is None else t("{low} to {high}", low=written(interval[0]), high=written(interval[1]))
+def written(value: float) -> str:
+    """A number with three decimals, for example ``−0.021``."""
+    return with_minus_sign(rounded(value, 3))
+
+
+def _span(interval: Interval | None, shown: Callable[[float], str], t: Translator) -> str:
+    return "" if interval is None else t("{low} to {high}", low=shown(interval[0]), high=shown(interval[1]))
 
 
 def _sign(value: float) -> str:
-    return rounded(value, 3, "+").replace("-", "−")
+    return with_minus_sign(rounded(value, 3, "+"))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import GeometryRejected, UnusableVoxels
+from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
 from med_transfer.scans.verdict import Verdict
 
@@ -59,15 +60,18 @@ class Volume:
     def __post_init__(self) -> None:
         array = self.voxels if isinstance(self.voxels, np.ndarray) else None
         if array is None or array.ndim != 3 or not array.size or array.dtype.kind not in _REAL:
-            found = f"an object of type {type(self.voxels).__name__}"
+            found = Sentence("an object of type {type}", type=type(self.voxels).__name__)
+            if array is not None:
+                shape, kind = str(array.shape), str(array.dtype)
+                found = Sentence("an array of shape {shape} and type {type}", shape=shape, type=kind)
             raise UnusableVoxels(
-                found if array is None else f"an array of shape {array.shape} and type {array.dtype}",
-                where=self.provenance.path,
-                expected="an array of real numbers [depth, height, width]",
+                found, where=self.provenance.path, expected="an array of real numbers [depth, height, width]"
             )
         if np.shape(self.affine) != (4, 4):
             raise GeometryRejected(
-                f"an affine of shape {np.shape(self.affine)}", where=self.provenance.path, expected="4 x 4, to LPS mm"
+                Sentence("an affine of shape {shape}", shape=str(np.shape(self.affine))),
+                where=self.provenance.path,
+                expected="4 x 4, to LPS mm",
             )
 
     def __repr__(self) -> str:

@@ -374,9 +374,11 @@ def test_the_page_in_chinese_leaves_no_english_sentence_and_has_the_same_figures
     english, chinese = as_page(result), as_page(result, "zh-TW")
     text = re.sub(r"<style>.*?</style>|<[^>]*>", " ", chinese, flags=re.DOTALL)
     assert ENGLISH_SENTENCE.findall(text) == []
-    for words in ("各次執行並列比較", "參考：", "不劣性", "McNemar 精確檢定", "次中有", "信賴區間都在 -0.05 以上"):
+    for words in ("各次執行並列比較", "參考：", "不劣性", "McNemar 精確檢定", "次中有", "信賴區間都在 −0.05 以上"):
         assert words in text, words
-    assert sorted(re.findall(r"[+-]0\.\d\d\b", chinese)) == sorted(re.findall(r"[+-]0\.\d\d\b", english))
+    assert sorted(re.findall(r"[+−]0\.\d\d\b", chinese)) == sorted(re.findall(r"[+−]0\.\d\d\b", english))
+    assert "−0.05" in english
+    assert not re.search(r"(?<![\w.-])-\d", text)  # one minus sign for all numbers
 
 
 def test_the_forest_draws_every_interval_inside_its_axis(runs):

@@ -3,6 +3,7 @@ import io
 import pandas as pd
 import pytest
 
+from med_transfer.errors.numbers import with_minus_sign
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import ENGLISH
 from med_transfer.report.table import Cell, Table, counted, estimated
@@ -81,3 +82,21 @@ def test_a_share_of_nothing_is_undefined():
 def test_plain_cells_are_their_own_value():
     table = Table("plain", "", ("Name", "n"), [("x, y", 3), ("z", Cell("4", values={"": 4}))])
     assert read(table)["n"].to_dict() == {"x, y": 3, "z": 4}
+
+
+def test_numbers_below_nothing_have_one_minus_sign():
+    below = Estimate(value=-0.1234, ci95=(-0.25, 0.1), method="")
+    for shown in (estimated(below, "decimal", ENGLISH), estimated(below, "signed", ENGLISH)):
+        assert (shown.text, shown.notes[0][:6], shown.values[""]) == ("−0.123", "−0.250", -0.1234)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("-0.02 (-0.05 to +0.01)", "−0.02 (−0.05 to +0.01)"),
+        ("-.5 [-1, 2]", "−.5 [−1, 2]"),
+        ("2024-01-02, run-3, 0.02-0.03, --seed -a", "2024-01-02, run-3, 0.02-0.03, --seed -a"),
+    ],
+)
+def test_only_a_minus_of_a_number_becomes_a_minus_sign(text, shown):
+    assert with_minus_sign(text) == shown

@@ -1,9 +1,13 @@
 """The page on subgroups and shortcuts, on the first screen and in their sections."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 from report_samples import Page, evidence, metrics_of, sample, write
 from simulated_scores import THREE, three_classes
 
+from med_transfer.cohorts.acquisition import NUMBER_FACTS, TEXT_FACTS
 from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.domain import AcquiredScans, domain_of, profile_of
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
@@ -13,9 +17,11 @@ from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE
 from med_transfer.metrics.shortcuts import Development, fit_acquisition
 from med_transfer.page import ENGLISH
 from med_transfer.predictions.labels import Labels
+from med_transfer.report.acquisition_name import acquisition_name
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.sections.first_screen import section
 from med_transfer.report.sections.first_screen_trust import trust_notices
+from med_transfer.report.writing import report_translator
 
 DATA = three_classes(240)
 COLUMNS = {
@@ -113,11 +119,28 @@ def test_a_shortcut_is_a_warning_that_names_the_fact(tmp_path):
     metrics = with_acquisition(tied=True)
     notice = by_title(metrics)["How the scans were acquired gives the label away"]
     assert notice.level == "warning"
-    assert "Strongest: kernel." in notice.text
+    assert "Strongest: reconstruction kernel." in notice.text
     assert "macro AUC of 1.000" in notice.text
     page = Page(write(tmp_path / "report.html", evidence(DATA, metrics)))
     assert "Acquisition alone" in page.text
-    assert "The same in every scan that it was fitted to: file_format." in page.text
+    assert "The same in every scan that it was fitted to: file format." in page.text
+    assert {"kernel", "All together"} <= {row.split(",")[0] for row in _rows(tmp_path, "shortcuts-facts")}
+    chinese = evidence(DATA, metrics)
+    page = Page(write(tmp_path / "zh.html", replace(chinese, run=replace(chinese.run, language="zh-TW"))))
+    assert "所有用於擬合的掃描皆相同：檔案格式。" in page.text
+    assert "影響最大的參數：重建核。" in page.text
+
+
+def _rows(folder, table):
+    return (folder / "report_files" / "tables" / f"{table}.csv").read_text("utf-8-sig").splitlines()
+
+
+def test_every_acquisition_parameter_has_a_name_in_each_language():
+    for fact in (*TEXT_FACTS, *NUMBER_FACTS):
+        english, chinese = (acquisition_name(fact, report_translator(language)) for language in ("en", "zh-TW"))
+        assert "_" not in english
+        assert re.search("[一-鿿]", chinese), fact
+    assert acquisition_name("of_another_version", ENGLISH) == "of_another_version"
 
 
 def test_of_another_cohort_it_is_said_that_the_small_models_were_fitted_within_it(tmp_path):

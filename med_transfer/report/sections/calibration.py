@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure as Canvas
 
-from med_transfer.errors.numbers import rounded, whole_percent
+from med_transfer.errors.numbers import whole_percent
 from med_transfer.metrics.records.calibration import BrierDecomposition, ReliabilityBin
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.figure import RULE, SERIES, Figure, drawn
-from med_transfer.report.numbers import tenths
+from med_transfer.report.numbers import tenths, written
 from med_transfer.report.section import Section
 from med_transfer.report.table import Cell, Table, estimated, number
 
@@ -87,7 +87,7 @@ def _by_class(metrics: Metrics, t: Translator) -> Table:
 
 def _parts(decomposition: BrierDecomposition) -> list[Cell]:
     values = (decomposition.reliability, decomposition.resolution, decomposition.uncertainty)
-    return [number(value, lambda part: rounded(part, 3)) for value in values]
+    return [number(value, written) for value in values]
 
 
 def _in_the_large(metrics: Metrics, t: Translator) -> Table:

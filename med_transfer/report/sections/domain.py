@@ -8,6 +8,7 @@ from med_transfer.errors.numbers import whole_percent
 from med_transfer.metrics.records.domain import OUT_OF_DISTRIBUTION, Domain, NumberShift, Spread, TextShift
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import Translator, sentence
+from med_transfer.report.acquisition_name import acquisition_cell
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import tenths
 from med_transfer.report.section import Section
@@ -79,7 +80,7 @@ def _numbers(shifts: Mapping[str, NumberShift], t: Translator) -> Table:
         t("Acquisition: median and range"),
         (t("Parameter"), t("Training"), t("Here"), t("Outside the range of training")),
         [
-            (name, _spread(shift.training, t), _spread(shift.here, t), _outside(shift.outside, t))
+            (acquisition_cell(name, t), _spread(shift.training, t), _spread(shift.here, t), _outside(shift.outside, t))
             for name, shift in shifts.items()
         ],
     )
@@ -103,7 +104,7 @@ def _texts(shifts: Mapping[str, TextShift], t: Translator) -> Table:
         t("Acquisition: values and their shares"),
         (t("Parameter"), t("Training"), t("Here"), t("Value not seen in training")),
         [
-            (name, _listed(shift.training, t), _listed(shift.here, t), _outside(shift.unseen, t))
+            (acquisition_cell(name, t), _listed(shift.training, t), _listed(shift.here, t), _outside(shift.unseen, t))
             for name, shift in shifts.items()
         ],
         kind="text",

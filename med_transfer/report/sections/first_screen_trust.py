@@ -11,6 +11,7 @@ from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, above_chance
 from med_transfer.metrics.records.subgroups import Subgroup
 from med_transfer.page import ENGLISH, Translator
+from med_transfer.report.acquisition_name import acquisition_name
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import decimal, decimal_interval, difference, percent, percent_interval
 from med_transfer.report.sections.first_screen_notices import FITTED_WITHIN, Notice
@@ -86,7 +87,7 @@ def _shortcut(metrics: Metrics, t: Translator) -> Notice | None:
         "docs/subgroups.md.",
         auc=decimal(acquisition.macro_auc),
         interval=decimal_interval(acquisition.macro_auc.ci95, t),
-        facts=t(", ").join(shortcuts.strongest),
+        facts=t(", ").join(acquisition_name(name, t) for name in shortcuts.strongest),
         gain=difference(acquisition.macro_auc_gain, t),
     )
     within = f" {t(FITTED_WITHIN)}" if metrics.external else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
 from med_transfer.page import Translator, sentence
+from med_transfer.report.acquisition_name import acquisition_cell, acquisition_name
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import LeftOut, Section
 from med_transfer.report.table import Table, estimated
@@ -20,7 +21,8 @@ def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
         tables.insert(0, _test(evidence.metrics, t(evidence.model), t))
     if not tables:
         return LeftOut(t("Shortcuts"), t("no acquisition parameter differs between the scans"))
-    return Section(t("Shortcuts"), tables)
+    constant = t(", ").join(acquisition_name(name, t) for name in shortcuts.constant)
+    return Section(t("Shortcuts"), tables, values={"constant": constant})
 
 
 def _test(metrics: Metrics, model: str, t: Translator) -> Table:
@@ -52,7 +54,10 @@ def _facts(shortcuts: Shortcuts, t: Translator, *, external: bool) -> Table:
         t(caption, scans=shortcuts.n_scans, patients=shortcuts.n_patients),
         (t("Parameter"), t("Macro AUC")),
         [
-            *((name, estimated(macro_auc, "decimal", t)) for name, macro_auc in shortcuts.facts.items()),
+            *(
+                (acquisition_cell(name, t), estimated(macro_auc, "decimal", t))
+                for name, macro_auc in shortcuts.facts.items()
+            ),
             (t("All together"), estimated(shortcuts.macro_auc, "decimal", t)),
         ],
         total=True,
