@@ -165,9 +165,16 @@ def config_for(
 
 
 def _plan(cohort: Cohort, overrides: Sequence[str], progress: Progress, *, pretrains: bool) -> Plan:
-    named = [parse(text.partition("=")[2], f"--set {text}") for text in overrides if _key(text) == "backbone.name"]
+    name, weights = (_last_of(overrides, key) for key in ("backbone.name", "backbone.weights"))
     otherwise = any(_key(text) == key or _key(text).startswith(f"{key}.") for text in overrides for key in _OTHERWISE)
-    return plan_cohort(cohort, str(named[-1] or "") if named else "", progress, pretrains=pretrains and not otherwise)
+    pretrains = pretrains and not otherwise
+    return plan_cohort(cohort, str(name or ""), progress, pretrains=pretrains, own_weights=bool(weights))
+
+
+def _last_of(overrides: Sequence[str], key: str) -> Any:
+    """The last value that the overrides give a key; None without."""
+    given = [text for text in overrides if _key(text) == key]
+    return parse(given[-1].partition("=")[2], f"--set {given[-1]}") if given else None
 
 
 def _set_by_user(config: FinetuneConfig, overrides: Sequence[str]) -> list[Choice]:

@@ -11,7 +11,7 @@ from med_transfer.cohorts.splits import require_separable
 from med_transfer.config import as_typed, set_value
 from med_transfer.planning.fingerprint import CohortFingerprint, fingerprint_cohort, require_alike
 from med_transfer.planning.planned_for import PlannedFor
-from med_transfer.planning.rules import RULES, Choice, pretraining
+from med_transfer.planning.rules import RULES, Choice, pretraining, random_start
 from med_transfer.progress import Progress, silent
 
 _WIDTH = 100
@@ -30,10 +30,19 @@ class Plan:
     cheaper: Plan | None = None
 
     @classmethod
-    def of(cls, fingerprint: CohortFingerprint, chosen_backbone: str = "", *, pretrains: bool = True) -> Plan:
-        """Every rule asked in turn; that of pretraining, where it may, over what the others chose."""
-        chosen = [choice for rule in RULES if rule is not pretraining for choice in rule(fingerprint, chosen_backbone)]
-        plan = cls(fingerprint, tuple(chosen))
+    def of(
+        cls,
+        fingerprint: CohortFingerprint,
+        chosen_backbone: str = "",
+        *,
+        pretrains: bool = True,
+        own_weights: bool = False,
+    ) -> Plan:
+        """Every rule asked in turn; those of a random start and of pretraining, where they may, over the others."""
+        rules = [rule for rule in RULES if rule not in (random_start, pretraining)]
+        plan = cls(fingerprint, tuple(choice for rule in rules for choice in rule(fingerprint, chosen_backbone)))
+        if not own_weights:
+            plan = plan.with_settings(random_start(fingerprint, chosen_backbone))
         over = pretraining(fingerprint, chosen_backbone) if pretrains else []
         return replace(plan.with_settings(over), cheaper=plan) if over else plan
 
@@ -86,7 +95,12 @@ class Plan:
 
 
 def plan_cohort(
-    cohort: Cohort, chosen_backbone: str = "", progress: Progress = silent, *, pretrains: bool = True
+    cohort: Cohort,
+    chosen_backbone: str = "",
+    progress: Progress = silent,
+    *,
+    pretrains: bool = True,
+    own_weights: bool = False,
 ) -> Plan:
     """Look at a cohort's scans and choose.
 
@@ -95,6 +109,7 @@ def plan_cohort(
         chosen_backbone: one that is not to be chosen; empty: chosen by the rules.
         progress: told how far it is.
         pretrains: whether a network may be pretrained on the cohort itself, which takes most of half an hour.
+        own_weights: whether the user gives weights for that backbone.
 
     Raises:
         CohortError: the scans are of several modalities, or without regions of several parts of the body; a class has
@@ -104,7 +119,7 @@ def plan_cohort(
     require_separable(cohort)
     fingerprint = fingerprint_cohort(cohort, progress)
     require_alike(fingerprint, cohort.path or "")
-    return Plan.of(fingerprint, chosen_backbone, pretrains=pretrains)
+    return Plan.of(fingerprint, chosen_backbone, pretrains=pretrains, own_weights=own_weights)
 
 
 def _section(values: Mapping[str, Any], prefix: str, reasons: Mapping[str, str]) -> list[str]:

@@ -240,6 +240,16 @@ def strategy(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     ]
 
 
+def random_start(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+    """A network without published weights learns as a whole: a head on random features would learn nothing."""
+    if network_kind(cohort, chosen) == "region" or find_backbone(chosen or SLICES).weights is not None:
+        return []
+    return [
+        Choice("transfer.strategy.name", "scratch", f"{chosen} has no published weights: the whole network is trained"),
+        Choice("from_scratch_baseline", False, "nothing is transferred that could gain"),
+    ]
+
+
 def healthy_class(cohort: CohortFingerprint) -> str:
     """The class whose patients have nothing, by its name; empty where no class or several are called so."""
     names = [name for name in cohort.patients_of_class if _names_healthy(name)]
@@ -323,5 +333,5 @@ Rule = Callable[[CohortFingerprint, str], list[Choice]]
 RULES: tuple[Rule, ...] = (
     *(backbone, strategy, region, modality, intensities, orientation, size),
     *(flips, monitored, folds, epochs),
-    pretraining,  # over what the others chose
+    *(random_start, pretraining),  # over what the others chose
 )

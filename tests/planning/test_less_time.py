@@ -29,9 +29,7 @@ def cohort(tmp_path: Path, monkeypatch) -> Cohort:
         rows.append(f"{number}.nii.gz,p{number},{'none' if number % 2 else 'blood'}")
     (tmp_path / "cohort.csv").write_text("\n".join(rows) + "\n")
     facts = facts_of(patients_of_class={"blood": 20, "none": 20}, n_patients=12, n_scans=12)
-    monkeypatch.setattr(
-        planned, "plan_cohort", lambda _, name, progress, *, pretrains: Plan.of(facts, name, pretrains=pretrains)
-    )
+    monkeypatch.setattr(planned, "plan_cohort", lambda _, name, progress, **given: Plan.of(facts, name, **given))
     return Cohort.read(tmp_path / "cohort.csv")
 
 

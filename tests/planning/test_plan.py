@@ -46,6 +46,9 @@ def test_every_plan_is_a_config_that_loads_and_suits_its_network(facts, backbone
     preprocessing = resolve_preprocessing(spec, config)
     assert preprocessing.n_channels == max(1, len(plan.values["input"].get("channels", ())))
     assert preprocessing.columns == facts.channels
+    config.resolved(from_source=spec.weights is not None)  # what is planned can be trained
+    with_weights = load_config(FinetuneConfig, None, overrides, base=Plan.of(facts, backbone, own_weights=True).values)
+    with_weights.resolved(from_source=True)
 
 
 @pytest.mark.parametrize("facts", [cohort(), mr(), with_regions()], ids=["head", "mr", "regions"])
