@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from med_transfer.atomic import output_error, write_bytes, write_text
 from med_transfer.atomic.csv_table import write_csv
+from med_transfer.atomic.partial_files import remove
 from med_transfer.atomic.sole_writer import sole_writer
 from med_transfer.cohorts import without_prediction
 from med_transfer.errors import NothingDone, ScanError, UsageError, given_path
@@ -130,6 +132,7 @@ def explain_scans(
         )
     items, _ = scans_to_predict(scans, predictor.preprocessing.config, handcrafted=predictor.needs_handcrafted)
     with sole_writer(out):
+        _forget_earlier(out, len(items))
         if len(items) == 1:
             record = explain_item(predictor, items[0], out, settings, class_name, progress)
             return ExplainedScans((out,), (record,))
@@ -148,7 +151,7 @@ def _explain_each(
     progress: Progress,
 ) -> tuple[ExplainedScans, str]:
     """Explain each scan in its own folder; also return why the first one failed (empty if it did not)."""
-    folders = tuple(out / f"{number:04d}" for number in range(1, len(items) + 1))
+    folders = _folders(out, len(items))
     records: list[ExplanationRecord | None] = []
     reasons: list[str] = []
     for number, (item, folder) in enumerate(zip(items, folders, strict=True), start=1):
@@ -159,6 +162,10 @@ def _explain_each(
     names = [item.case.scan for item in items]
     write_table(out / TABLE_FILE, list(zip(names, folders, records, reasons, strict=True)))
     return ExplainedScans(folders, tuple(records), out / TABLE_FILE), reasons[0]
+
+
+def _folders(out: Path, n_scans: int) -> tuple[Path, ...]:
+    return tuple(out / f"{number:04d}" for number in range(1, n_scans + 1))
 
 
 def _attempt(
@@ -246,6 +253,24 @@ def shown_window(predictor: Predictor, volume: Volume) -> tuple[float, float]:
         return config.window_hu
     low, high = np.percentile(volume.voxels[::2, ::4, ::4], (0.5, 99.5))
     return float(low), float(high)
+
+
+def _forget_earlier(out: Path, n_scans: int) -> None:
+    """Delete what an earlier call for more scans, for one, or for several wrote where this one writes nothing.
+
+    Raises:
+        OutputError: a file cannot be deleted.
+    """
+    own = _folders(out, n_scans) if n_scans > 1 else ()
+    for record in out.glob(f"[0-9][0-9][0-9][0-9]*/{RECORD_FILE}"):
+        if record.parent not in own:
+            _forget(record.parent)
+            with suppress(OSError):  # it holds files of the user
+                record.parent.rmdir()
+    if n_scans == 1:
+        remove(out / TABLE_FILE)
+    else:
+        _forget(out)
 
 
 def _forget(folder: Path) -> None:

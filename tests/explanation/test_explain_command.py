@@ -197,6 +197,29 @@ def test_where_a_scan_has_no_map_any_more_there_is_none_of_another(bundle, tmp_p
     assert not any((tmp_path / "out/0002").iterdir())
 
 
+def test_what_an_earlier_call_wrote_of_other_scans_is_gone(bundle, tmp_path):
+    out = tmp_path / "out"
+    for number in range(3):
+        write_scan(tmp_path / f"scans/{number}.nii.gz")
+
+    def written() -> list[str]:
+        return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.suffix in (".gz", ".csv"))
+
+    mt.explain(bundle, tmp_path / "scans", out, draws=0, hidden=0)
+    several = ["0001/map.nii.gz", "0002/map.nii.gz", "0003/map.nii.gz", "explanations.csv"]
+    assert written() == several
+    (out / "0002" / "notes.txt").write_text("of a reader")
+    (tmp_path / "scans/2.nii.gz").unlink()
+    mt.explain(bundle, tmp_path / "scans", out, draws=0, hidden=0)
+    assert written() == [*several[:2], "explanations.csv"]
+    assert not (out / "0003").exists()
+    mt.explain(bundle, tmp_path / "scans/0.nii.gz", out, draws=0, hidden=0)
+    assert written() == ["map.nii.gz"]
+    assert [path.name for path in (out / "0002").iterdir()] == ["notes.txt"]
+    mt.explain(bundle, tmp_path / "scans", out, draws=0, hidden=0)
+    assert written() == [*several[:2], "explanations.csv"]
+
+
 def test_several_channels_share_one_map_and_several_findings_have_one_each(tmp_path, command):
     bundle = bundle_at(tmp_path / "bundle", multilabel=True, columns=("scan", "scan_late"))
     write_scan(tmp_path / "early.nii.gz")
