@@ -98,6 +98,13 @@ def test_a_damaged_salt_is_named_for_another_would_make_two_of_each_patient(phan
             prepare_source(phantoms, config(), tmp_path / "prepared")
 
 
+def test_a_salt_that_is_gone_is_not_made_anew_beside_hashes_that_were_made_with_it(phantoms, tmp_path):
+    prepare_source(phantoms, config(), tmp_path / "prepared")
+    (tmp_path / "prepared/salt").unlink()
+    with pytest.raises(UsageError, match=r"salt: cannot be read \(.*\); .* Remove the folder prepared, and the same"):
+        prepare_source(phantoms, config(), tmp_path / "prepared")
+
+
 def test_it_is_the_source_that_is_read_into_memory(phantoms, tmp_path):
     on_disk = prepare_source(phantoms.parent / "scans", config(), tmp_path).scans
     in_memory = reading_module.read_source(phantoms.parent / "scans", spacing_mm=2.0)

@@ -87,7 +87,7 @@ def prepare_source(scans: Path, config: PretrainingConfig, folder: Path, progres
         CohortError: the table cannot be used, or lacks what the method needs.
         PatientLeak: a patient has rows marked ``split=test``, and others.
         NothingDone: there are scans, but none can be used.
-        UsageError: the salt in ``folder`` is damaged.
+        UsageError: the salt in ``folder`` is damaged, or gone while prepared scans are there.
     """
     entries, labels = _entries(scans, config, _salt(folder))
     usable: dict[tuple, SourceScan] = {}
@@ -116,9 +116,9 @@ def _with_mask(scan: SourceScan, mask: NDArray[np.uint8] | None) -> SourceScan:
 
 
 def _salt(folder: Path) -> str:
-    """Salt of the patients' hashes, kept as long as the prepared scans. Raises UsageError if it is damaged."""
+    """Salt of the patients' hashes, kept as long as the prepared scans. Raises UsageError if it is damaged or gone."""
     file = folder / "salt"
-    if not file.exists():
+    if not file.exists() and not any(folder.glob("*.json")):
         write_text(file, secrets.token_hex(_SALT_BYTES))
     with left_behind(file, remove=f"the folder {folder.name}"):
         salt = file.read_text()
