@@ -190,6 +190,8 @@ def next_(
             say(f"{beyond}: {chosen.out_of_distribution}")
         if chosen.n_trained_on:
             say(f"{chosen.n_trained_on} scans left out: the bundle was trained on them, or on their patients")
+        if chosen.n_held_out:
+            say(f"{chosen.n_held_out} scans left out: they, or their patients, are the test set of the bundle's run")
         if chosen.failed:
             say(f"{len(chosen.failed)} scans could not be used: {chosen.left_out}")
     raise typer.Exit(1 if chosen.failed else 0)

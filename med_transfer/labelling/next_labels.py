@@ -10,7 +10,7 @@ import numpy as np
 
 from med_transfer.atomic.csv_table import write_csv
 from med_transfer.atomic.sole_writer import sole_writer_of
-from med_transfer.bundle import BundleRecord
+from med_transfer.bundle import BundleRecord, HeldOut, Provenance
 from med_transfer.bundle.provenance import seen_in_training
 from med_transfer.cohorts import Case, Cohort
 from med_transfer.cohorts.overwriting import require_replaceable
@@ -37,6 +37,7 @@ class NextLabels:
         n_chosen: rows of ``table``; fewer than asked for if there are fewer patients, or if the rest would add nothing.
         n_out_of_distribution: rows of ``out_of_distribution``.
         n_trained_on: scans left out because the bundle was trained on them or their patients.
+        n_held_out: scans left out because they, or their patients, are the test set of the bundle's run.
         left_out: table of ``failed``.
         failed: the scans that could not be used, each with its reason; a folder can hold several series.
     """
@@ -46,6 +47,7 @@ class NextLabels:
     n_chosen: int
     n_out_of_distribution: int
     n_trained_on: int
+    n_held_out: int
     left_out: Path
     failed: tuple[Prediction, ...] = ()
 
@@ -109,16 +111,20 @@ def _next_labels(
     items, _ = scans_to_predict(scans, predictor.record.preprocessing)
     usable, failed = run_bundle_on_scans(predictor, items, out.with_suffix(".cache"), progress)
     write_csv(left_out, _LEFT_OUT_COLUMNS, [{name: getattr(one, name) for name in _LEFT_OUT_COLUMNS} for one in failed])
-    untrained = _not_trained_on(usable, predictor.record)
-    in_distribution = [scan for scan in untrained if scan.seen.novelty <= limit]
-    beyond = sorted((scan for scan in untrained if scan.seen.novelty > limit), key=lambda scan: -scan.seen.novelty)
-    if untrained:
+    untrained = _of_others(usable, predictor.record.trained_on, predictor.record)
+    new = _of_others(
+        untrained, predictor.record.held_out, predictor.record
+    )  # labelled, and to stay unknown to training
+    in_distribution = [scan for scan in new if scan.seen.novelty <= limit]
+    beyond = sorted((scan for scan in new if scan.seen.novelty > limit), key=lambda scan: -scan.seen.novelty)
+    if new:
         write_csv(
             out_of_distribution,
             _OUT_OF_DISTRIBUTION_COLUMNS,
             [_out_of_distribution_row(scan, limit) for scan in beyond],
         )
-    found = NextLabels(out, out_of_distribution, 0, len(beyond), len(usable) - len(untrained), left_out, tuple(failed))
+    n_trained_on, n_held_out = len(usable) - len(untrained), len(untrained) - len(new)
+    found = NextLabels(out, out_of_distribution, 0, len(beyond), n_trained_on, n_held_out, left_out, tuple(failed))
     if not in_distribution:
         raise _no_scan_error(scans, found)
     chosen = _choose(in_distribution, predictor.record, n, seed)
@@ -137,11 +143,13 @@ def _choose(scans: Sequence[Unlabelled], record: BundleRecord, n: int, seed: int
     return choose_next(features, probabilities, patients, n, seed, multilabel=record.multilabel)
 
 
-def _not_trained_on(scans: Sequence[Unlabelled], record: BundleRecord) -> list[Unlabelled]:
-    """Scans that the bundle was not trained on, compared by patient if known, and by image."""
+def _of_others(
+    scans: Sequence[Unlabelled], known: Provenance | HeldOut | None, record: BundleRecord
+) -> list[Unlabelled]:
+    """Scans that are not among those known, compared by patient if given, and by image."""
     cases = tuple(Case(scan.scan, Path(scan.scan), scan.patient_in_files, None) for scan in scans)
     hashes = [scan.seen.content_hashes for scan in scans]
-    seen = set(seen_in_training(record.trained_on, Cohort(cases, record.labels), hashes))
+    seen = set(seen_in_training(known, Cohort(cases, record.labels), hashes))
     return [scan for number, scan in enumerate(scans) if number not in seen]
 
 
@@ -189,6 +197,7 @@ def _no_scan_error(scans: Path, found: NextLabels) -> NothingDone:
     counts = {
         f"cannot be used (see {found.left_out.name})": len(found.failed),
         "are of patients on whom this bundle was trained": found.n_trained_on,
+        "are of the test patients of its run": found.n_held_out,
         f"are out-of-distribution for it (see {found.out_of_distribution.name})": found.n_out_of_distribution,
     }
     return NothingDone(

@@ -202,22 +202,38 @@ def test_a_scan_of_another_modality_is_left_out_as_predict_rejects_it(tmp_path):
 # No scan is left
 
 
-def test_scans_that_taught_the_bundle_are_left_out(command, finished, cohort_csv, tmp_path):
-    outcome = command("labels", "next", finished.bundle, cohort_csv, "-o", tmp_path / "next.csv", *USUAL, "--json")
-    found = json.loads(outcome.out)
-    assert (outcome.code, found["n_trained_on"]) == (0, 12)
+def test_scans_that_taught_the_bundle_or_test_it_are_left_out(command, finished, cohort_csv, unseen_csv, tmp_path):
+    """A folder of all scans holds labelled ones, too. Those of the run's test patients were ranked for labelling."""
     cases = locked(finished.folder, [row["scan"] for row in read_rows(cohort_csv)])
-    free = {scan for scan, case in cases.items() if case.role == "test"}
-    assert {row["scan"] for row in read_rows(tmp_path / "next.csv")} <= free
+    tests = {str(cohort_csv.parent / scan) for scan, case in cases.items() if case.role == "test"}
+    own, unseen = absolute(cohort_csv), absolute(unseen_csv)
+    renamed = [row | {"patient": f"other {number}"} for number, row in enumerate(own)]  # known by their voxels
+    for number, known in enumerate((own, renamed)):
+        table, out = write_rows(tmp_path / f"t{number}.csv", [*known, *unseen]), tmp_path / f"next{number}.csv"
+        outcome = command("labels", "next", finished.bundle, table, "-o", out, *USUAL, "--json")
+        found = json.loads(outcome.out)
+        assert (outcome.code, found["n_trained_on"], found["n_held_out"]) == (0, 12, len(tests))
+        assert {row["scan"] for row in read_rows(out)} == {row["scan"] for row in unseen}
+    told = command("labels", "next", finished.bundle, table, "-o", out, *USUAL).out
+    assert f"{len(tests)} scans left out: they, or their patients, are the test set of the bundle's run" in told
 
-    rows = [row for row in absolute(cohort_csv) if row["scan"].removeprefix(f"{cohort_csv.parent}/") not in free]
-    nobody = command("labels", "next", finished.bundle, write_rows(tmp_path / "t.csv", rows), "-o", tmp_path / "n.csv")
+    nobody = command("labels", "next", finished.bundle, write_rows(tmp_path / "t.csv", own), "-o", tmp_path / "n.csv")
     assert nobody.code == 3
     assert (
-        "no scan to choose from: 12 are of patients on whom this bundle was trained; expected scans without labels"
-        in nobody.err
-    )
+        f"no scan to choose from: 12 are of patients on whom this bundle was trained, {len(tests)} are of the test "
+        "patients of its run; expected scans without labels"
+    ) in nobody.err
     assert not (tmp_path / "n.csv").exists()
+
+
+def test_a_bundle_that_does_not_say_what_it_was_tested_on_leaves_out_what_it_learned_from(
+    finished, cohort_csv, tmp_path
+):
+    predictor = load_bundle(finished.bundle, "cpu")
+    predictor.record = predictor.record.model_copy(update={"held_out": None})
+    found = next_labels(predictor, cohort_csv, tmp_path / "next.csv", out_of_distribution_above=1.0)
+    assert (found.n_trained_on, found.n_held_out) == (12, 0)
+    assert found.n_chosen
 
 
 def test_scans_that_do_not_fit_the_bundle(command, transferred, unseen_csv, tmp_path):
