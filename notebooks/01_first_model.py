@@ -38,12 +38,13 @@ mt.view_of(volume)
 #
 # The network that ships with the package is frozen, and a linear head is trained on its features, which takes seconds.
 # Without `transfer.strategy` the network is trained too; without `from_scratch_baseline=false` the transfer gain is
-# measured ([05](05_strategies_and_negative_transfer.ipynb)).
+# measured ([05](05_strategies_and_negative_transfer.ipynb)). Called again, the cell trains nothing, but reads the test
+# scans again, which is counted; `mt.Run(work / "first")` only opens the run.
 
 # %%
 small = ("input.shape=[16, 32, 32]", "input.spacing_mm=[3.0, 1.5, 1.5]", "split.kind=holdout")  # for a laptop
 quick = (*small, "transfer.strategy=linear_probe", "from_scratch_baseline=false")
-run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is just opened
+run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))
 
 # %% [markdown]
 # ## Results

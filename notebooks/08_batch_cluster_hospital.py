@@ -19,7 +19,9 @@ table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 # %%
 small = ("input.shape=[16, 32, 32]", "input.spacing_mm=[3.0, 1.5, 1.5]", "split.kind=holdout")  # for a laptop
 quick = (*small, "transfer.strategy=linear_probe", "from_scratch_baseline=false")
-run = mt.finetune(table, out=work / "first", overrides=(*quick, "explain.gallery=0"))  # a finished run is just opened
+run = mt.Run(work / "first")  # of the first notebook, if it has run: finetune would read its test scans again
+if not run.bundle.exists():
+    run = mt.finetune(table, out=run.folder, overrides=(*quick, "explain.gallery=0"))
 
 # %% [markdown]
 # ## A batch

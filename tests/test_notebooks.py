@@ -64,7 +64,7 @@ def test_notebook_runs(script, kernel):
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     shown = {kind for output in outputs for kind in output.get("data", {})}
-    assert shown & PICTURES or script.stem.startswith(("04", "07", "08"))
+    assert shown & PICTURES or script.stem.startswith(("04", "08"))
 
 
 @pytest.mark.filterwarnings("default")
