@@ -387,6 +387,34 @@ def test_kubernetes_and_compose_take_every_right_away():
     assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
 
 
+def test_a_node_that_may_not_take_more_is_not_restarted():
+    """`/ready` says no while the disk is full, and a restart empties no disk but interrupts what is being sent."""
+    documents = yaml.safe_load_all((ROOT / "docker/k8s/node.yaml").read_text())
+    node = next(one for one in documents if one["kind"] == "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
+    paths = {name: node[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+    assert paths == {"startup": "/live", "liveness": "/live", "readiness": "/ready"}
+
+
+def test_a_bundle_is_installed_whole_or_not_at_all(tmp_path):
+    """A part of one would count as installed for ever after, and an export that it lacks would not be missed."""
+    documents = yaml.safe_load_all((ROOT / "docker/k8s/node.yaml").read_text())
+    pod = next(one for one in documents if one["kind"] == "StatefulSet")["spec"]["template"]["spec"]
+    data, given = tmp_path / "data", tmp_path / "given"
+    (given / "models").mkdir(parents=True)
+    (given / "med_transfer.json").touch()
+    (given / "models/cut").symlink_to("nothing")  # cannot be copied
+    script = pod["initContainers"][0]["args"][0].replace("/tmp/bundle", str(given))
+    install = [sys.executable, "-c", script.replace("/var/lib/med-transfer", str(data))]
+    data.mkdir()
+    assert subprocess.run(install, capture_output=True, check=False).returncode
+    assert not (data / "bundle").exists()
+    (given / "models/cut").unlink()
+    (given / "models/whole").touch()
+    subprocess.run(install, check=True)
+    assert [path.name for path in data.iterdir()] == ["bundle"]
+    assert (data / "bundle/models/whole").exists()
+
+
 def test_the_containers_configs_are_configs(tmp_path):
     pytest.importorskip("pynetdicom", reason="needs the extra [hospital]")
     from med_transfer.hospital.config import read_node_config
