@@ -62,7 +62,7 @@ class PhantomConfig(BaseModel):
         task: ``texture`` (solid | part-solid | ground-glass: the usual target), ``shape``
             (smooth | lobulated | spiculated | cavitated) or ``appearance`` (the first three shapes with each texture,
             nine classes such as ``lobulated solid``: the usual source).
-        patients_per_class: number of patients in every class.
+        patients_per_class: number of patients in every class; 8000 in all at most.
         scans_per_patient: fewest and most scans of a patient, all of one class.
         format: how the scans are stored; ``mixed`` alternates at random.
         seed: a scan's content depends only on the seed, the task, the difficulty, the shape and the patient's number.
@@ -100,8 +100,13 @@ class PhantomConfig(BaseModel):
     click_error_mm: Annotated[float, Field(ge=0, le=20)] | None = None
 
     @model_validator(mode="after")
-    def _fewest_before_most(self) -> PhantomConfig:
+    def _require_possible(self) -> PhantomConfig:
         fewest, most = self.scans_per_patient
+        if (n := self.patients_per_class * len(self.labels)) > _FAULTY:
+            raise ValueError(
+                f"patients_per_class {self.patients_per_class} of {len(self.labels)} classes: {n} patients; "
+                f"at most {_FAULTY}"
+            )
         if fewest > most:
             raise ValueError(f"scans_per_patient ({fewest}, {most}): the fewest exceed the most")
         if self.train_val_patients and sum(self.train_val_patients) >= self.patients_per_class:

@@ -272,6 +272,13 @@ def test_nobody_left_to_test_is_refused():
         PhantomConfig(patients_per_class=3, train_val_patients=(1, 2))
 
 
+def test_so_many_patients_that_their_numbers_would_be_used_twice_are_refused():
+    """Patients with faulty scans count from 8000, unlabelled ones from 9000."""
+    assert PhantomConfig(task="shape", patients_per_class=2000).patients_per_class == 2000
+    with pytest.raises(pydantic.ValidationError, match="patients_per_class 889 of 9 classes: 8001 patients; at most 8"):
+        PhantomConfig(task="appearance", patients_per_class=889)
+
+
 def test_clicks_lie_around_the_lesion_and_know_no_size(tmp_path):
     """Up to 5 mm beside its middle, in the same scans."""
     changes = {"exact": {}, "clicked": {"click_error_mm": 5}}
