@@ -128,7 +128,12 @@ def example(words: str) -> str:
 
 def finetune_command(cohort: Path, *options: Path | str) -> str:
     """As it is typed, whatever the files are called."""
-    return shlex.join(["med-transfer", "finetune", *map(str, (cohort, *options))])
+    return shlex.join(["med-transfer", "finetune", *map(_as_typed, (cohort, *options))])
+
+
+def _as_typed(word: Path | str) -> str:
+    """The word; a path that begins with a dash, which would be an option, with the ``./`` that ``Path`` drops."""
+    return f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
 
 
 def column_names(text: str | None) -> tuple[str, ...] | None:

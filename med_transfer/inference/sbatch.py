@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from med_transfer.atomic import write_text
+from med_transfer.atomic import write_bytes
 from med_transfer.errors import UsageError
 
 SCRIPT_FILE = "predict.sbatch"
@@ -54,5 +55,5 @@ def write_sbatch(
         merge=f"{shlex.join(program)} merge {shards}",
         command=shlex.join([*program, "predict", *arguments]),
     )
-    write_text(script, text)
+    write_bytes(script, os.fsencode(text))  # names of folders need not be UTF-8
     return script

@@ -9,6 +9,7 @@ from typing import Any
 from med_transfer.cohorts import Cohort
 from med_transfer.cohorts.splits import require_separable
 from med_transfer.config import as_typed, set_value
+from med_transfer.errors import printable
 from med_transfer.planning.fingerprint import CohortFingerprint, fingerprint_cohort, require_alike
 from med_transfer.planning.planned_for import PlannedFor
 from med_transfer.planning.rules import RULES, Choice, pretraining, random_start
@@ -89,7 +90,7 @@ class Plan:
 
     def as_yaml(self, header: Sequence[str] = ()) -> str:
         """A config file; a comment gives each choice's reason."""
-        lines = [f"# {line}" for line in (*header, *self.facts)]
+        lines = [f"# {printable(' '.join(line.splitlines()))}" for line in (*header, *self.facts)]
         reasons = {choice.key: choice.reason for choice in self.choices}
         return "\n".join([*lines, *_section(self.values, "", reasons)]) + "\n"
 

@@ -70,7 +70,8 @@ def _write_parquet(path: Path, header: Sequence[str], rows: Sequence[Sequence[An
     fields = [(name, kinds[float if (kind := type(_value(name, ""))) is type(None) else kind]) for name in header]
     columns = [[row[place] for row in rows] for place in range(len(header))]
     arrays = [arrow.array(column, kind) for column, (_, kind) in zip(columns, fields, strict=True)]
-    parquet.write_table(arrow.Table.from_arrays(arrays, schema=arrow.schema(fields)), path)
+    with path.open("wb") as file:  # pyarrow takes a path only as UTF-8
+        parquet.write_table(arrow.Table.from_arrays(arrays, schema=arrow.schema(fields)), file)
 
 
 def _write_sheet(package: Any, path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from med_transfer.errors import printable
 from med_transfer.errors.sentence import Text
 from med_transfer.page import Language, Translator, sentence
 from med_transfer.predictions.labels import Labels
@@ -209,13 +210,13 @@ def cohort_name(table: Path | None) -> str:
     """What a report calls the cohort: the folder of its table, by its own name wherever the command was typed."""
     if table is None:
         return "cohort"
-    return table.resolve().parent.name or table.stem
+    return printable(table.resolve().parent.name or table.stem)
 
 
 def origin(table: Path | None, **folders: Path) -> list[tuple[str, str]]:
     """Which cohort, which folders, and today: names alone, since paths say more of a machine than a reader needs."""
-    named = [(FOLDERS[word], folder.resolve().name) for word, folder in folders.items()]
-    cohort = f"{cohort_name(table)}/{table.name}" if table else cohort_name(table)
+    named = [(FOLDERS[word], printable(folder.resolve().name)) for word, folder in folders.items()]
+    cohort = f"{cohort_name(table)}/{printable(table.name)}" if table else cohort_name(table)
     return [(COHORT, cohort), *named, (DATE, datetime.now(UTC).date().isoformat())]
 
 

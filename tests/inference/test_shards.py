@@ -107,6 +107,13 @@ def test_a_percent_sign_in_a_folder_s_name_is_no_pattern_of_slurm(tmp_path):
     assert f'#SBATCH --output="{tmp_path}/100%%j/slurm-%A_%a.log"\n' in script
 
 
+def test_a_script_names_folders_that_are_not_utf8_by_their_bytes(tmp_path):
+    folder = os.fsdecode(b"caf\xe9")
+    script = write_sbatch(tmp_path / folder, 2, ("med-transfer",), ("bundle", folder)).read_bytes()
+    assert b"predict bundle 'caf\xe9' --shard" in script
+    assert b'/caf\xe9/slurm-%A_%a.log"\n' in script
+
+
 def test_a_missing_shard_is_refused_and_named(base):
     shutil.rmtree(shards(base)[2])
     assert "1 of 8 shards missing: 3; expected each shard once" in refusal(base)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 
@@ -37,6 +38,19 @@ def test_subgroups_are_those_that_were_asked_for(command: Command, finished: Fin
     refused = command("evaluate", finished.bundle, unseen_csv, "-o", tmp_path / "out", "--subgroups", "sexx")
     assert (refused.code, "subgroup column 'sexx' is not in the table" in refused.err) == (2, True)
     assert "Did you mean sex?" in refused.err
+
+
+def test_folders_whose_names_are_not_utf8_are_escaped_in_the_report(command, finished, unseen_csv, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    rows = [row | {"scan": str(unseen_csv.parent / row["scan"])} for row in read_rows(unseen_csv)]
+    table = write_rows(folder / "unseen.csv", rows)
+    outcome = command("evaluate", finished.bundle, table, "-o", folder / os.fsdecode(b"ev\xe9"), "--gallery", 0)
+    assert outcome.code == 0, outcome.err
+    report = (folder / os.fsdecode(b"ev\xe9/report.html")).read_text()
+    assert r"caf\udce9: external evaluation" in report
+    assert r"ev\udce9" in report
+    assert command("report", folder / os.fsdecode(b"ev\xe9")).code == 0
 
 
 def test_predictions_that_abstain_are_counted_and_the_rest_is_measured(

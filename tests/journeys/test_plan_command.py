@@ -90,6 +90,11 @@ def test_the_command_that_is_told_can_be_typed_whatever_the_files_are_called():
     assert shlex.split(finetune_command(Path(words[2]), "-c", words[4], "-o", "RUN")) == words
 
 
+def test_a_file_that_begins_with_a_dash_is_told_as_no_option():
+    """``Path`` drops the ``./`` that the user typed before it."""
+    assert finetune_command(Path("./-c.csv"), "-o", Path("./-run")) == "med-transfer finetune ./-c.csv -o ./-run"
+
+
 def test_python_plans_the_same(cohort_csv, planned):
     overrides = tuple(word for word in SMALL if word != "--set")
     assert mt.plan(cohort_csv, overrides).config == load_config(FinetuneConfig, planned[0])

@@ -63,6 +63,13 @@ def test_the_file_gives_the_same_config_and_a_reason_for_each_choice(facts, tmp_
     assert max(map(len, text.splitlines())) < 200
 
 
+def test_a_command_with_any_name_stays_a_comment(tmp_path):
+    path, names = tmp_path / "plan.yaml", "caf\udce9\n- a/c\x1b.csv"
+    path.write_text(Plan.of(cohort()).as_yaml([f"finetune {names}"]), encoding="utf-8")
+    assert path.read_text(encoding="utf-8").startswith("# finetune caf\\udce9 - a/c\\x1b.csv\n# 52 scans")
+    load_config(FinetuneConfig, path)
+
+
 def test_settings_of_ones_own_take_the_place_of_choices():
     plan = Plan.of(cohort()).with_settings([Choice("transfer.strategy", {"name": "lora"}, "set by you")])
     assert plan.values["transfer"]["strategy"] == {"name": "lora"}

@@ -1,5 +1,7 @@
 """The table as Parquet and as an Excel sheet."""
 
+import os
+
 import pytest
 
 from med_transfer.errors import OutputError
@@ -58,3 +60,12 @@ def test_more_rows_than_a_sheet_takes_are_refused(table, monkeypatch):
     monkeypatch.setattr(formats, "_MAX_ROWS", 1)
     with pytest.raises(OutputError, match=r"/predictions\.xlsx: 2 rows; expected at most 1, as Excel takes them"):
         write_table_as("xlsx", table)
+
+
+@pytest.mark.parametrize(("kind", "package"), [("parquet", "pyarrow"), ("xlsx", "openpyxl")])
+def test_a_folder_s_name_need_not_be_utf8(kind, package, table):
+    pytest.importorskip(package)
+    folder = table.parent / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    out = write_table_as(kind, table.rename(folder / table.name))
+    assert out.stat().st_size > 1000
