@@ -6,13 +6,14 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 from getpass import getpass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from med_transfer.atomic import write_text
+from med_transfer.atomic import atomic_path
 from med_transfer.cli.options import AsJson, Bundle, Device, SignedWith, example
 from med_transfer.cli.terminal import say, say_json
 from med_transfer.errors import ScanNotFound, UsageError
@@ -112,10 +113,19 @@ def export(
     """Export the record, one entry per line."""
     queue = None if accesses else _queue(config)
     trail = _audit_trail(config)
-    entries = queue.entries() if queue else list(trail.events())
-    write_text(out, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
-    trail.tell_here("exported accesses" if accesses else "exported record", detail=f"{len(entries)} entries")
-    say(f"{len(entries)} entries: {out}")
+    written = _write_lines(out, queue.entries() if queue else trail.events())
+    trail.tell_here("exported accesses" if accesses else "exported record", detail=f"{written} entries")
+    say(f"{written} entries: {out}")
+
+
+def _write_lines(out: Path, entries: Iterable[dict[str, Any]]) -> int:
+    """Write entries as lines of JSON, one at a time, as a record may be larger than memory; returns their number."""
+    written = 0
+    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for entry in entries:
+            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            written += 1
+    return written
 
 
 @app.command(epilog=example("node labels -c node.yaml -o labels.csv"))

@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 BEGINNING = "0" * 64
+_PART = 1000  # entries in memory at once
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS record (number INTEGER PRIMARY KEY, entry TEXT NOT NULL, hash TEXT NOT NULL);
 CREATE TRIGGER IF NOT EXISTS record_no_update BEFORE UPDATE ON record
@@ -42,11 +45,27 @@ def append(database: sqlite3.Connection, event: str, **facts: object) -> None:
     database.execute("INSERT INTO record VALUES (?, ?, ?)", (number, entry, _hash(previous, entry)))
 
 
-def entries(database: sqlite3.Connection, study: str = "") -> Iterator[dict[str, object]]:
-    """Yield the entries of one study, or of all, in order, each with its ``hash``."""
-    where = "WHERE json_extract(entry, '$.study') = ?" if study else "WHERE ? = ''"
-    for entry, hashed in database.execute(f"SELECT entry, hash FROM record {where} ORDER BY number", (study,)):
+def entries(database: sqlite3.Connection, study: str) -> Iterator[dict[str, Any]]:
+    """Yield the entries of one study in order, each with its ``hash``."""
+    query = "SELECT entry, hash FROM record WHERE json_extract(entry, '$.study') = ? ORDER BY number"
+    for entry, hashed in database.execute(query, (study,)):
         yield json.loads(entry) | {"hash": hashed}
+
+
+def all_entries(reading: Callable[[], AbstractContextManager[sqlite3.Connection]]) -> Iterator[dict[str, Any]]:
+    """Yield all entries in order, each with its ``hash``; ``_PART`` of them are in memory, and no lock is held.
+
+    Args:
+        reading: lends the connection for one part.
+    """
+    query, last = "SELECT number, entry, hash FROM record WHERE number > ? ORDER BY number LIMIT ?", 0
+    while True:
+        with reading() as database:
+            part = database.execute(query, (last, _PART)).fetchall()
+        if not part:
+            return
+        for last, entry, hashed in part:  # noqa: B007  the next part follows the last entry
+            yield json.loads(entry) | {"hash": hashed}
 
 
 def audit(database: sqlite3.Connection) -> Audit:

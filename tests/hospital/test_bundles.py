@@ -43,14 +43,14 @@ def second_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def predict(node: Node, scan: list[Path]) -> list[dict[str, object]]:
     """A study as it comes by the network, and what the record says of it."""
-    before = len(node.queue.entries())
+    before = len(list(node.queue.entries()))
     for file in scan:
         keep(node._config.folder, node.queue, received_file(file.read_bytes()), 0, 100)
     node.queue.complete(100, 0)
     study = node.queue.to_predict(100)
     assert study is not None
     node.predict(study)
-    return [entry for entry in node.queue.entries()[before:] if entry["event"] == "predicted"]
+    return [entry for entry in list(node.queue.entries())[before:] if entry["event"] == "predicted"]
 
 
 def predict_again(node: Node) -> dict[str, object]:

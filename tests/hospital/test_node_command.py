@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from dataclasses import replace
 from getpass import getuser
 from pathlib import Path
 
 import pytest
 
+from med_transfer.hospital import record
+from med_transfer.hospital.config import read_node_config
 from med_transfer.hospital.queue import Feedback, Instance, Queue, ResultFile, SeriesAnswer
+from med_transfer.hospital.review.access.audit import AuditTrail
+from med_transfer.hospital.review.access.database import Database
 
 DAMAGED = Instance("1.2.3.1", "s1", "1.2.3", "1.2.3.9", "mark", "ct", "implicit", "hash", "incoming/s1/1.dcm")
 
@@ -23,8 +28,6 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stuck(config: Path) -> Queue:
-    from med_transfer.hospital.config import read_node_config
-
     node = read_node_config(config)
     queue = Queue(node.queue_file, node.retries)
     queue.add(DAMAGED, 0)
@@ -63,6 +66,25 @@ def accesses(command, config, folder: Path) -> list[str]:
     events = [json.loads(line) for line in (folder / "accesses.jsonl").read_text().splitlines()]
     assert {event["agent"][0]["altId"] for event in events} <= {f"{getuser()} (command line)"}
     return [event["subtype"][0]["display"] for event in events]
+
+
+def test_a_long_record_is_exported_piece_by_piece(command, config, stuck, tmp_path):
+    database, n, remark = Database(read_node_config(config).access_file), 5000, "x" * 2000  # 10 MB
+    with database.transaction() as connection:
+        for number in range(n):
+            record.append(connection, "saw study", resource={"id": number, "outcomeDesc": remark})
+    tracemalloc.start()
+    try:
+        assert command("node", "export", "-c", config, "-o", tmp_path / "out.jsonl", "--accesses").code == 0
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [json.loads(line)["id"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == list(range(n))
+    assert peak < n * len(remark) * 0.8
+    read = record.all_entries(database.reading)
+    assert next(read)["number"] == 1
+    AuditTrail(database, "STATION").tell_here("saw load")  # while the record is read
+    assert [entry["event"] for entry in read][-2:] == ["exported accesses", "saw load"]
 
 
 def test_who_takes_something_out_is_in_the_record(command, config, stuck, tmp_path):

@@ -195,7 +195,7 @@ def test_figures_log_status_and_record_name_nobody(bundle, node_config, command,
             warnings.warn(f"odd: {PLANTED['PatientName']}", stacklevel=1)
         measured, exposition = figures(port), get(port, "/metrics")[1]
         (mark,) = node.queue.bundles("")
-        record = json.dumps(node.queue.entries(), ensure_ascii=False)
+        record = json.dumps(list(node.queue.entries()), ensure_ascii=False)
     path = tmp_path / "node.yaml"
     path.write_text(config.model_dump_json())
     status = command("node", "status", "-c", path).out + command("node", "status", "-c", path, "--json").out
@@ -329,7 +329,7 @@ def test_a_node_goes_on_elsewhere_from_a_backup_made_while_it_receives(bundle, n
             assert command("node", "backup", "-c", path, "-o", tmp_path / "backup").code == 0
             storescu(config.port, *third)
             assert command("node", "restore", tmp_path / "backup", "-c", path).code == 2  # it is not empty
-            assert node.queue.entries()[-1]["event"] == "backed up"
+            assert list(node.queue.entries())[-1]["event"] == "backed up"
         check = ["sha256sum", "--check", "--quiet", "--strict", "SHA256SUMS"]
         assert subprocess.run(check, cwd=tmp_path / "backup", check=False).returncode == 0
         kept = sorted((tmp_path / "backup/incoming").rglob("*.dcm"))
@@ -395,7 +395,7 @@ def test_what_may_have_happened_since_the_backup_counts_after_a_restore(node_con
     restore(elsewhere, tmp_path / "backup")
     with closing(Queue(elsewhere.queue_file)) as queue, closing(Access(elsewhere, elsewhere.page)) as access:
         assert access.sessions.find(secret) is None
-        assert queue.entries()[-1]["event"] == "restored"
+        assert list(queue.entries())[-1]["event"] == "restored"
         queue.add(replace(first, sop_uid="1.2.2"), 200)
         queue.complete(300, 0)
         assert queue.earlier_results(queue.to_predict(300)) == [replace(result, revision=1)]

@@ -211,7 +211,7 @@ def test_a_claim_and_an_end_whose_answers_were_lost_count(server, worker, tmp_pa
         "work item claimed",
         "work item completed",
     ]
-    assert uid not in json.dumps(queue.entries())
+    assert uid not in json.dumps(list(queue.entries()))
 
 
 def test_canceled_on_request_before_it_is_predicted_and_not_after(server, worker, tmp_path):

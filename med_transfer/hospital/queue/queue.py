@@ -393,10 +393,9 @@ class Queue:
         with self.writing() as database:
             return sending.retry(database, study)
 
-    def entries(self) -> list[dict[str, object]]:
-        """All entries of the record."""
-        with self._lock:
-            return list(record.entries(self._database))
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """Yield all entries of the record, in order."""
+        return record.all_entries(self.reading)
 
     def audit(self) -> record.Audit:
         """Check the record's hash chain."""

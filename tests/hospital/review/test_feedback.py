@@ -127,4 +127,4 @@ def test_another_bundle_has_labels_of_its_own(node, queue, tmp_path):
 def test_a_comment_is_in_no_text_of_the_program(queue):
     said = Feedback("ray", "s1", 1, 0, "comment", comment="Planted comment")
     queue.add_feedback(said, 200)
-    assert "lanted" not in repr(said) + str(queue.entries()) + repr(replace(said, series_uid="1.2"))
+    assert "lanted" not in repr(said) + str(list(queue.entries())) + repr(replace(said, series_uid="1.2"))

@@ -350,7 +350,7 @@ def test_feedback_is_for_good_and_an_old_answer_is_not_judged(page, study, confi
     assert say("rerun") == "rerun"
     assert [(one.state, one.revision) for one in queue.studies()] == [("complete", 2)]
     assert say("rerun") == "changed"  # there is no answer yet
-    told = str(queue.entries()) + str(page.access.audit.latest(100))
+    told = str(list(queue.entries())) + str(page.access.audit.latest(100))
     assert "later" not in told
     assert not re.search("planted", told, re.IGNORECASE)
     assert page.browser("ray").get(f"/study/{study}").status_code == 200

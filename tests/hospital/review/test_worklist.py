@@ -190,6 +190,6 @@ def test_names_stay_in_the_list(queue, tmp_path, caplog):
     answered(queue, FACTS)
     query = WorklistQuery(search="Planted")
     page = worklist.page(queue, query)
-    told = [caplog.text, repr(page), repr(page.lines), repr(query), repr(line), repr(queue.entries())]
+    told = [caplog.text, repr(page), repr(page.lines), repr(query), repr(line), repr(list(queue.entries()))]
     told += [repr(queue.studies()), repr(ANNA), repr(FIRST), repr(queue.deliveries())]
     assert not [text for text in told if "Planted" in text or "PLANTED" in text]

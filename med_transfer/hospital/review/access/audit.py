@@ -96,8 +96,8 @@ class AuditTrail:
 
     def events(self) -> Iterator[dict]:
         """Yield all AuditEvent resources, in order."""
-        for (entry,) in self._database.rows("SELECT entry FROM record ORDER BY number"):
-            yield json.loads(entry)["resource"]
+        for entry in record.all_entries(self._database.reading):
+            yield entry["resource"]
 
     def latest(self, limit: int) -> list[dict[str, str]]:
         """The latest events for display: ``time`` (UTC), ``user``, ``what``, ``study``, ``address``, ``remark``."""
