@@ -240,16 +240,29 @@ def test_planning_and_training_what_was_planned(command, desk):
     assert Metrics.load(desk / "runs/first/metrics.json").n_scans == 6
 
 
-def test_predicting_for_a_fusion(command, transferred, unseen_csv, desk, mask_of, monkeypatch):
-    (desk / "RUN").symlink_to(transferred.folder)  # it looks at regions, as a fusion with handcrafted features does
-    rows = [row | {"scan": str(unseen_csv.parent / row["scan"])} for row in read_rows(unseen_csv)]
-    row = next(row for row in rows if row["scan"].endswith(".nii.gz"))
-    write_rows(desk / "cohort.csv", rows[:2])
+def test_predicting_for_a_fusion(command, desk):
+    masks = settings(
+        "patients_per_class=6", "masks=true", "format=nifti", "shape=[24,64,64]", "scans_per_patient=[1,1]"
+    )
+    typed(command, "med-transfer phantom nodules", *masks)
+    fused = ("fusion.use=[network,handcrafted,columns]", "fusion.columns=[age,sex]", "fusion.penalty=0.1")
+    quick = (*TINY, *PROBE, "backbone.weights=source.safetensors", "split.test_fraction=0.1667", *fused)
+    typed(command, "med-transfer finetune nodules/cohort.csv -o RUN", *settings(*quick))
+    row, other, *_ = (
+        row | {name: str(desk / "nodules" / row[name]) for name in ("scan", "mask")}
+        for row in read_rows(desk / "nodules/cohort.csv")
+    )
+    write_rows(desk / "cohort.csv", [row, other])
     (line,) = block("docs/fusion.md", "sh", 1).commands()
     assert "2 ok" in typed(command, line)
-    (desk / "scan.nii.gz").symlink_to(row["scan"])
-    mask_of(Path(row["scan"]), row, desk / "mask.nii.gz")
-    exec(block("docs/fusion.md", "python").code, {"mt": mt})
+    assert all(found["fused_p_solid"] for found in read_rows(desk / "OUT/predictions.csv"))
+    for name in ("scan", "mask"):
+        (desk / f"{name}.nii.gz").symlink_to(row[name])
+    *load, predict = block("docs/fusion.md", "python").code.splitlines()
+    names = {"mt": mt}
+    exec("\n".join(load), names)
+    answer = eval(predict.removesuffix(".fused"), names)
+    assert sum(answer.fused.values()) == pytest.approx(1), answer.reason
 
 
 def test_signing_a_bundle(command, finished, unseen_csv, desk):
