@@ -79,8 +79,9 @@ def metrics_of(data, **options):
     point = options.pop("operating_point", None)
     predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels, point)
     gain = options.pop("transfer_gain", transfer_gain(predictions, noise, n_boot=200))
+    known = KnownFigures(transfer_gain=gain, **options.pop("known", {}))
     given = {"baselines": {"handcrafted": noise, "prevalence": noise * 0 + 1 / 3}} | options
-    return compute_metrics(predictions, KnownFigures(transfer_gain=gain), resampling=Bootstrap(n_boot=200), **given)
+    return compute_metrics(predictions, known, resampling=Bootstrap(n_boot=200), **given)
 
 
 def summary(data, **options):

@@ -157,7 +157,14 @@ def _predicted(
     )
     baselines = _prevalence(record, len(prepared.scans)) | within
     return EvaluationInput(
-        record, network, prepared, probabilities, novelty, _summary(record, prepared, overlap), baselines, known_figures
+        record,
+        network,
+        prepared,
+        probabilities,
+        novelty,
+        _summary(record, prepared, overlap, own=bool(access.own)),
+        baselines,
+        known_figures,
     )
 
 
@@ -251,11 +258,12 @@ def _domain(record: BundleRecord, prepared: PreparedCohort, novelty: NDArray[np.
     )
 
 
-def _summary(record: BundleRecord, prepared: PreparedCohort, overlap: Overlap) -> RunSummary:
+def _summary(record: BundleRecord, prepared: PreparedCohort, overlap: Overlap, *, own: bool) -> RunSummary:
+    """Summary for the report; ``own``: whether test patients of the bundle's run are among the scans."""
     cohort, parts = prepared.cohort, ["test"] * len(prepared.scans)
     new = Sentence("no patient of this cohort was used in training (the bundle remembers whom it saw)")
     return RunSummary(
-        title=f"{cohort_name(cohort.path)}: external evaluation",
+        title=f"{cohort_name(cohort.path)}: {'evaluation' if own else 'external evaluation'}",
         question=Sentence("Which of {names}?", names=", ".join(record.classes)),
         backbone=record.backbone.name,
         backbone_licence=record.backbone.licence,

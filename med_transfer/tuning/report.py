@@ -130,7 +130,9 @@ def summary(tuning: Tuning) -> str:
     if best is None:
         return "No trial is complete yet."
     if default is None or gained is None:
-        return f"Trial {best.number} leads with {best.value:.3f}; the default has no figure yet."
+        failed = any(trial.number == 0 and trial.state == "failed" for trial in tuning.trials)
+        why = "the training of the default diverged" if failed else "the default has no figure yet"
+        return f"Trial {best.number} leads with {best.value:.3f}; {why}."
     if best is default:
         return f"No trial beat the default config, which reached {best.value:.3f}. best.yaml is the default."
     if gained.ci95 is None or gained.ci95[0] <= 0:

@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from command_line import TINY, Command, FinishedRun, Outcome, read_rows, settings, write_rows
+from command_line import TINY, Command, FinishedRun, Outcome, locked, read_rows, settings, write_rows
 from report_samples import without_tooltips
 
 from med_transfer.bundle import read_record
@@ -145,6 +145,23 @@ def test_an_external_cohort_is_held_against_the_one_of_the_bundle(judged, finish
     assert 0 <= domain["abstained"]["value"] <= 1
     assert metrics["overlap"]["seen_scans"] == 0
     assert "the training cohort" in report
+
+
+def test_the_runs_own_test_patients_are_not_called_external(
+    command, finished: FinishedRun, cohort_csv, judged, tmp_path
+):
+    """Their figures were to be reported alongside those of the run's own test scans."""
+    run, rows = shutil.copytree(finished.folder, tmp_path / "run"), read_rows(cohort_csv)
+    cases = locked(run, [row["scan"] for row in rows])
+    own = [row | {"scan": str(cohort_csv.parent / row["scan"])} for row in rows if cases[row["scan"]].role == "test"]
+    outcome = command("evaluate", run, write_rows(tmp_path / "own.csv", own), "-o", tmp_path / "out", "--gallery", 0)
+    assert outcome.code == 0, outcome.err
+    report = without_tooltips((tmp_path / "out/report.html").read_text())
+    for page, external in ((report, False), (judged[2], True)):
+        assert (": external evaluation" in page) == external
+        assert ("and describe how the two cohorts differ" in page) == external
+    assert "own test set was read 2 times" in report
+    assert "Evaluate on patients from another hospital or a later period" in report
 
 
 def test_a_run_measures_shortcuts_and_its_own_test_scans_are_no_other_cohort(finished: FinishedRun):

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from report_samples import metrics_of, sample
+from report_samples import Page, metrics_of, sample, write
 from simulated_scores import findings, three_classes
 
 from med_transfer.metrics.config import EvaluationConfig
@@ -146,6 +146,16 @@ def test_of_a_repeated_cross_validation_the_first_screen_says_how_far_the_splits
     assert figures["Macro AUC"].endswith("; range over repeats 0.740 to 0.790")
     assert figures["Balanced accuracy"].endswith("; range over repeats 62.0 to 70.0")
     assert "each predicted by the mean of 3 networks" in dict(brief(evidence, ENGLISH))["Evaluated on"]
+
+
+def test_of_cross_validated_scans_the_methods_say_that_intervals_are_wider(tmp_path):
+    data = three_classes(60)
+    for number, out_of_fold in enumerate((False, True)):
+        metrics = metrics_of(data, known={"out_of_fold": out_of_fold})
+        auc = metrics.classes["benign"].auc
+        text = Page(write(tmp_path / f"{number}.html", replace(sample(), metrics=metrics))).text
+        assert ("wider by the root of 2" in auc.method) == out_of_fold
+        assert ("intervals of AUC and of its differences are then made wider by the root of 2" in text) == out_of_fold
 
 
 @pytest.mark.parametrize("data", [three_classes(), findings()], ids=["classes", "findings"])

@@ -116,6 +116,16 @@ def test_who_estimates_how_good_the_classifier_is_is_a_whole_sentence(unbroken):
     assert "the classifier is. Nor do the figures of a finetune on these patients: " in untested
 
 
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [("failed", "; the training of the default diverged."), ("unfinished", "; the default has no figure yet.")],
+)
+def test_of_a_default_whose_training_diverged_no_figure_is_promised(unbroken, state, said):
+    first, second = unbroken.trials[:2]
+    trials = (replace(first, state=state, value=None), replace(second, state="complete", value=0.6))
+    assert f"Trial 1 leads with 0.600{said}" in as_markdown(replace(unbroken, trials=trials))
+
+
 def test_two_strengths_of_a_trial_are_told_apart(unbroken):
     values = {"augmentation.strength": 1.094, "transfer.l2_sp.strength": 0.1602, "transfer.regularise": ("l2_sp",)}
     text = as_markdown(replace(unbroken, trials=(replace(unbroken.trials[0], number=1, values=values),)))

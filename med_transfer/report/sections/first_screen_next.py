@@ -79,7 +79,7 @@ def _others(metrics: Metrics, t: Translator) -> str:
             "med-transfer evaluate RUN OTHER.csv -o OUT. Until then, report these figures as development results, not "
             "as test results."
         )
-    if metrics.external:
+    if metrics.external and not (metrics.test_set_access and metrics.test_set_access.own):
         return t(
             "Report these figures alongside those of the run's own test scans, and describe how the two cohorts differ."
         )
