@@ -340,12 +340,14 @@ def _explain(
 
 
 def _source_of(key: str, path: Path | None, overridden: Sequence[str]) -> str:
-    """Where the value of a key was written: an override, the file, or the key alone."""
+    """Where the value of a key was written: an override, the file, or the key alone; for a section, overrides too."""
     if any(key == one or key.startswith(f"{one}.") for one in overridden):
         return f"--set {key}"
+    inside = " and ".join(f"--set {one}" for one in overridden if key and one.startswith(f"{key}."))
     if path is None:
-        return key
-    return f"{path}: {key}" if key else str(path)
+        return inside or key
+    place = f"{path}: {key}" if key else str(path)
+    return f"{place}, with {inside}" if inside else place
 
 
 def _found(problem: ErrorDetails) -> str:

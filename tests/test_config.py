@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from med_transfer.config import dump_config, given_config, load_config
+from med_transfer.config import _known_keys, dump_config, given_config, load_config
 from med_transfer.errors import ConfigError, OutputError, UnknownKey, UsageError
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.pretraining import PretrainingConfig
@@ -138,6 +138,17 @@ def test_unknown_keys_name_the_nearest(tmp_path, text, overrides, message):
         ("split: {window_hu: [1, x]}\n", [], r"c\.yaml: split\.window_hu\.1: found 'x'; expected a valid number"),
         ("optimiser: {beta: 1}\n", [], r"c\.yaml: optimiser: found .*expected"),
         ("name: a\n", ["learning_rate=-1"], r"^--set learning_rate: found -1; expected a value greater than 0"),
+        (
+            "split: {window_hu: [0, 9]}\n",
+            ["name=b", "split.window_hu=[1, 0]"],
+            r"c\.yaml: split, with --set split\.window_hu: window_hu must rise\.",
+        ),
+        ("", ["split.folds=1"], r"^--set split\.folds: found 1; "),
+        (
+            "optimiser: {kind: sgd}\n",
+            ["optimiser.kind=lamb"],
+            r"c\.yaml: optimiser, with --set optimiser\.kind: found 'lamb'; expected 'adam', 'sgd'",
+        ),
         ("name: a\n", ["learning_rate"], r"--set: 'learning_rate'; expected section\.key=value"),
         ("name: a\n", ["a..b=1"], r"expected section\.key=value"),
         ("name: a\n", ["name.x=1"], r"--set name\.x=1: name is 'a'; expected a section"),
@@ -160,6 +171,17 @@ def test_wrong_values(tmp_path, text, overrides, message):
     with pytest.raises(ConfigError, match=message) as raised:
         load_config(Config, write(tmp_path, text), overrides)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("model", [FinetuneConfig, PretrainingConfig])
+def test_of_every_key_an_error_names_it_and_where_it_was_set(model):
+    """No key takes a list of lists of lists. Where the key's section lacks another, that one is named before it."""
+    keys = [key for key in dict.fromkeys(_known_keys(model)) if not key.startswith("planned_for.")]  # all or none
+    assert len(keys) > 90
+    for key in keys:
+        with pytest.raises(ConfigError) as raised:
+            load_config(model, None, [f"{key}=[[[x]]]"])
+        assert f"--set {key}" in raised.value.where or key in raised.value.action, key
 
 
 def test_missing_values_and_files(tmp_path):

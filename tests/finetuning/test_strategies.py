@@ -232,22 +232,31 @@ def test_combinations_that_make_no_sense_are_refused_with_the_reason(values, mes
 
 @pytest.mark.parametrize("transfer", [{"strategy": "full"}, {"regularise": ["l2_sp"]}, {"batch_norm": "source"}])
 def test_a_source_strategy_needs_a_source(transfer):
-    with pytest.raises(ConfigError, match="random values: there is nothing to transfer; expected strategy auto or scr"):
+    with pytest.raises(
+        ConfigError, match="^transfer: .*random values: there is nothing to transfer; expected strategy auto or scr"
+    ):
         FinetuneConfig.model_validate({"transfer": transfer}).resolved(from_source=False)
 
 
 def test_a_probe_without_a_source_names_quick_which_chooses_it():
     settings = with_quick([], quick=True)
-    with pytest.raises(ConfigError, match=r"give backbone\.weights, or leave out --quick, which chooses linear_probe"):
+    with pytest.raises(
+        ConfigError, match=r"^transfer: .*give backbone\.weights, or leave out --quick, which chooses linear_probe"
+    ):
         load_config(FinetuneConfig, None, settings).resolved(from_source=False)
 
 
 def test_a_refusal_and_a_wrong_key_read_well_on_the_command_line():
-    with pytest.raises(ConfigError, match="transfer: l2_sp with linear_probe: its features are frozen"):
+    message = (
+        r"^--set transfer\.strategy and --set transfer\.regularise: l2_sp with linear_probe: its features are frozen"
+    )
+    with pytest.raises(ConfigError, match=message):
         load_config(FinetuneConfig, None, ["transfer.strategy=linear_probe", "transfer.regularise=[l2_sp]"])
     with pytest.raises(UnknownKey, match="transfer.stragety: no such key; expected transfer.strategy perhaps"):
         load_config(FinetuneConfig, None, ["transfer.stragety=full"])
-    with pytest.raises(ConfigError, match="found 'lpft'; expected 'auto', 'scratch', 'linear_probe'"):
+    with pytest.raises(
+        ConfigError, match="^--set transfer.strategy: found 'lpft'; expected 'auto', 'scratch', 'linear_probe'"
+    ):
         load_config(FinetuneConfig, None, ["transfer.strategy=lpft"])
 
 
@@ -444,5 +453,5 @@ def test_what_the_backbone_lacks_is_refused():
         check_transfer(pooled, SmallEncoder())
     without = SmallEncoder()
     without.bn1, without.layer1[1], without.layer2[1] = nn.Identity(), nn.Identity(), nn.Identity()
-    with pytest.raises(ConfigError, match="bn_adapt with a backbone that has no BatchNorm"):
+    with pytest.raises(ConfigError, match=r"^transfer\.batch_norm: bn_adapt with a backbone that has no BatchNorm"):
         check_transfer(config("full", transfer={"batch_norm": "bn_adapt"}), without)

@@ -252,7 +252,7 @@ def test_damaged_nifti_file_does_not_spoil_the_series_beside_it(command, finishe
     ("override", "found"),
     [
         ("training.epoch=3", "--set training.epoch: no such key; expected training.epochs perhaps"),
-        ("trainig.epochs=3", "trainig: no such key; expected training perhaps"),
+        ("trainig.epochs=3", "--set trainig.epochs: no such key; expected training perhaps"),
         ("training.epochs=0", "--set training.epochs: found 0; expected a value greater than or equal to 1"),
         ("training.epochs=many", "--set training.epochs: found 'many'; expected a valid integer"),
         ("training.monitor=accuracy", "found 'accuracy'; expected 'balanced_sensitivity', 'macro_auc' or 'loss'"),
