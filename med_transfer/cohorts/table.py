@@ -79,7 +79,7 @@ class Cohort:
             MissingLabel: a scan file does not exist.
             CohortError: classes or patients look like two spellings of one, or a scan is there twice.
         """
-        cases, labels = tuple(cases), Labels(tuple(classes))
+        cases, labels = tuple(cases), _named_labels(classes, where)
         _check_repeats(cases, where)
         _check_learnable(where, cases, labels.names, multilabel=False)
         if named_patients:
@@ -221,9 +221,17 @@ def _classes(sheet: Sheet, cases: tuple[Case, ...], fixed: Labels | None) -> Lab
     names = [name.removeprefix(FINDING_PREFIX) for name in findings] or sorted({str(case.label) for case in cases})
     if fixed is None:
         _check_learnable(sheet.path, cases, names, multilabel=bool(findings))
-        return Labels(tuple(names), multilabel=bool(findings))
+        return _named_labels(names, sheet.path, multilabel=bool(findings))
     _require_classes_of(fixed, names, cases, sheet.path, multilabel=bool(findings))
     return fixed
+
+
+def _named_labels(names: Iterable[str], where: Path | str, *, multilabel: bool = False) -> Labels:
+    """The classes of these names; an error says where they were found."""
+    try:
+        return Labels(tuple(names), multilabel=multilabel)
+    except CohortError as error:
+        raise CohortError(error.found, where=where, expected=error.expected, action=error.action) from None
 
 
 def _require_classes_of(

@@ -48,15 +48,17 @@ def test_commas_in_a_column_s_name_do_not_separate_columns(tmp_path):
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_column_that_would_be_passed_over_for_its_spelling_is_refused(tmp_path, column, meant, labelled):
     text = ROWS.replace("label\n", f"label,{column}\n").replace("low\n", "low,1\n").replace("high\n", "high,1\n")
-    with pytest.raises(CohortError, match=rf"column '{re.escape(column)}' would be .*Rename '.*' to '{meant}'"):
+    with pytest.raises(
+        CohortError, match=rf"cohort\.csv: column '{re.escape(column)}' would be .*Rename '.*' to '{meant}'"
+    ):
         Cohort.read(table(tmp_path, text), labelled=labelled)
 
 
 def test_patients_and_findings_that_would_be_passed_over_for_their_spelling_are_refused(tmp_path):
-    with pytest.raises(CohortError, match="Rename 'Patient' to 'patient'"):
+    with pytest.raises(CohortError, match=r"cohort\.csv: .*Rename 'Patient' to 'patient'"):
         Cohort.read(table(tmp_path, "scan,Patient\na.nii.gz,1\n"), labelled=False)
     text = "scan,patient,label_a,Label_b\na.nii.gz,1,0,1\nb.nii.gz,2,1,0\n"
-    with pytest.raises(CohortError, match="Rename 'Label_b' to 'label_b'"):
+    with pytest.raises(CohortError, match=r"cohort\.csv: .*Rename 'Label_b' to 'label_b'"):
         Cohort.read(table(tmp_path, text))
     assert Cohort.read(table(tmp_path, text), labelled=False).cases[0].columns == {"Label_b": "1"}
 
@@ -123,7 +125,7 @@ def test_between_semicolons_the_comma_is_the_decimal_sign(tmp_path):
     assert first.columns == {"age": "63.5", "note": "1,2,3"}
     by_tabs = text.replace(";", "\t")
     assert Cohort.read(table(tmp_path, by_tabs)).cases[0] == first
-    with pytest.raises(CohortError, match=r"row 2 has roi_x_mm '-10,500'"):  # or are these thousands?
+    with pytest.raises(CohortError, match=r"cohort\.csv: row 2 has roi_x_mm '-10,500'"):  # or are these thousands?
         Cohort.read(table(tmp_path, by_tabs.replace("-10,5", "-10,500")))
 
 
@@ -155,7 +157,7 @@ def test_a_column_of_numbers_with_a_comma_is_one_of_numbers(tmp_path):
 
 def test_quoted_values_may_hold_commas_and_line_breaks(tmp_path):
     text = 'scan,patient,label,note\na.nii.gz,1,x,"one, two\nthree"\nb.nii.gz,2,y,\nd.nii.gz,2,,\n'
-    with pytest.raises(MissingLabel, match=r"row 5 \(d\.nii\.gz\) has no label"):
+    with pytest.raises(MissingLabel, match=r"cohort\.csv: row 5 \(d\.nii\.gz\) has no label"):
         Cohort.read(table(tmp_path, text))
 
 
@@ -170,7 +172,7 @@ def test_one_scan_may_have_several_regions(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"cohort\.csv: the table is empty"),
+        ("", "the table is empty"),
         ("\n\n", "the table is empty"),
         ("scan,patient,label\n", "a header and no rows"),
         (
@@ -189,7 +191,7 @@ def test_one_scan_may_have_several_regions(tmp_path):
         ("scan,patient,label\na.nii.gz,1,x\nb.nii.gz,NA,y\n", r"row 3 has no patient \(NA\)"),
         ("scan,patient,label\na.nii.gz,1.23457E+11,x\n", r"row 2 has no patient \(1\.23457E\+11\); .* has rounded"),
         ("scan,patient,label\na.nii.gz,1.2345678901234568e+16,x\n", r"row 2 has no patient .* has rounded"),
-        (ROWS.replace("high", "a;b"), "label: class name 'a;b'; expected one line without ';'"),
+        (ROWS.replace("high", "a;b"), "class name 'a;b'; expected one line without ';'"),
         (ROWS.replace("high", '"a\nb"'), r"class name 'a\\nb'; expected one line .*Give the class another name"),
         (ROWS.replace("high", "low"), r"every row has label 'low'; expected at least two classes"),
         (
@@ -205,6 +207,7 @@ def test_one_scan_may_have_several_regions(tmp_path):
         (ROWS + "d.nii.gz,9,high\u200b\n", r"look alike: 'high', 'high\\u200b'"),
         (ROWS + "./a.nii.gz,9,high\n", r"rows 2 and 5 are the same scan and region"),
         ("scan,patient,label,label_x\na.nii.gz,1,x,1\n", "columns label and label_x; expected either"),
+        ("scan,patient,label_b;c\na.nii.gz,1,1\nb.nii.gz,2,0\n", "class name 'b;c'; expected one line without ';'"),
         ("scan,patient,label_\na.nii.gz,1,1\n", "column 'label_' names no finding"),
         ("scan,patient,label_x\na.nii.gz,1,maybe\n", r"row 2 has label_x 'maybe'; expected 0 or 1 \(false or"),
         ("scan,patient,label_x\na.nii.gz,1,1\nb.nii.gz,1,1\n", "finding 'x' is present in 2 of 2 scans"),
@@ -213,7 +216,7 @@ def test_one_scan_may_have_several_regions(tmp_path):
     ],
 )
 def test_unusable_tables(tmp_path, text, message):
-    with pytest.raises(CohortError, match=message):
+    with pytest.raises(CohortError, match=rf"cohort\.csv: .*{message}"):
         Cohort.read(table(tmp_path, text))
 
 
@@ -236,7 +239,7 @@ def test_many_numbered_classes_are_classes_where_each_has_scans(tmp_path):
 )
 def test_unusable_regions(tmp_path, values, message):
     text = f"scan,patient,label,roi_x_mm,roi_y_mm,roi_z_mm,roi_size_mm\na.nii.gz,1,x,{values}\nb.nii.gz,2,y,,,,\n"
-    with pytest.raises(CohortError, match=message):
+    with pytest.raises(CohortError, match=rf"cohort\.csv: .*{message}"):
         Cohort.read(table(tmp_path, text))
 
 
@@ -249,7 +252,7 @@ def test_unusable_regions(tmp_path, values, message):
     ],
 )
 def test_other_encodings_are_refused(tmp_path, content, message):
-    with pytest.raises(CohortError, match=message):
+    with pytest.raises(CohortError, match=rf"cohort\.csv: .*{message}"):
         Cohort.read(table(tmp_path, content))
 
 
@@ -258,14 +261,18 @@ def test_other_encodings_are_refused(tmp_path, content, message):
 )
 def test_a_patient_under_two_spellings_would_be_on_two_sides_of_a_split(tmp_path, again):
     text = f"scan,patient,label\na.nii.gz,Ann-7,x\nb.nii.gz,Ben,y\nc.nii.gz,{again},x\n"
-    with pytest.raises(CohortError, match="rows 2 and 4 have patients that differ only in case") as refused:
+    with pytest.raises(
+        CohortError, match=r"cohort\.csv: rows 2 and 4 have patients that differ only in case"
+    ) as refused:
         Cohort.read(table(tmp_path, text))
     assert "nn" not in str(refused.value).replace(str(tmp_path), "").casefold()
 
 
 @pytest.mark.parametrize("again", ["12.0", "0012", "0012.0", "\uff11\uff12"])
 def test_patient_12_under_another_spelling_of_the_number_is_refused(tmp_path, again):
-    with pytest.raises(CohortError, match=r"rows 2 and 3 have patients that differ only in case, spaces, .*zeros"):
+    with pytest.raises(
+        CohortError, match=r"cohort\.csv: rows 2 and 3 have patients that differ only in case, spaces, .*zeros"
+    ):
         Cohort.read(table(tmp_path, f"scan,patient,label\na.nii.gz,12,x\nb.nii.gz,{again},y\n"))
 
 
@@ -281,15 +288,19 @@ def test_absent_table(tmp_path):
 
 def test_missing_labels_are_counted(tmp_path):
     text = "scan,patient,label\na.nii.gz,1,x\nb.nii.gz,2,\nc.nii.gz,3, \n"
-    with pytest.raises(MissingLabel, match=r"row 3 \(b\.nii\.gz\) has no label \(2 rows in all\)\. Fill the label"):
+    with pytest.raises(
+        MissingLabel, match=r"cohort\.csv: row 3 \(b\.nii\.gz\) has no label \(2 rows in all\)\. Fill the label"
+    ):
         Cohort.read(table(tmp_path, text))
-    with pytest.raises(MissingLabel, match=r"row 2 \(a\.nii\.gz\) has no label\."):
+    with pytest.raises(MissingLabel, match=r"cohort\.csv: row 2 \(a\.nii\.gz\) has no label\."):
         Cohort.read(table(tmp_path, "scan,patient,label_x,label_y\na.nii.gz,1,1,\n"))
 
 
 def test_absent_scans_are_counted_and_five_are_named(tmp_path):
     text = "scan,patient,label\n" + "".join(f"absent{n}.nii.gz,secret{n},{'xy'[n % 2]}\n" for n in range(7))
-    with pytest.raises(MissingLabel, match=r"7 of 8 scan paths do not exist: row 2 \(.*absent0\.nii\.gz\)") as raised:
+    with pytest.raises(
+        MissingLabel, match=r"cohort\.csv: 7 of 8 scan paths do not exist: row 2 \(.*absent0\.nii\.gz\)"
+    ) as raised:
         Cohort.read(table(tmp_path, text + "a.nii.gz,p,x\n"))
     assert "absent4" in str(raised.value)
     assert "absent5" not in str(raised.value)
@@ -300,13 +311,13 @@ def test_absent_scans_are_counted_and_five_are_named(tmp_path):
 @pytest.mark.parametrize("row", ["{}.nii,1,x,", "a.nii.gz,1,x,{}.nii"])
 def test_a_path_that_no_file_can_have_is_an_absent_one(tmp_path, row):
     text = f"scan,patient,label,mask\n{row.format('n' * 300)}\nb.nii.gz,2,y,\n"
-    with pytest.raises(MissingLabel, match="1 of . (scan|mask) paths do not exist"):
+    with pytest.raises(MissingLabel, match=r"cohort\.csv: 1 of . (scan|mask) paths do not exist"):
         Cohort.read(table(tmp_path, text))
 
 
 def test_absent_mask(tmp_path):
     text = "scan,patient,label,mask\na.nii.gz,1,x,absent.nii.gz\nb.nii.gz,2,y,m.nii.gz\n"
-    with pytest.raises(MissingLabel, match=r"1 of 2 mask paths do not exist: row 2 \(.*absent\.nii\.gz\)"):
+    with pytest.raises(MissingLabel, match=r"cohort\.csv: 1 of 2 mask paths do not exist: row 2 \(.*absent\.nii\.gz\)"):
         Cohort.read(table(tmp_path, text))
 
 
@@ -332,7 +343,7 @@ def test_a_bundle_fixes_the_class_order(tmp_path):
     ],
 )
 def test_a_table_of_other_classes_than_the_bundle(tmp_path, labels, text, message):
-    with pytest.raises(CohortError, match=message):
+    with pytest.raises(CohortError, match=rf"cohort\.csv: .*{message}"):
         Cohort.read(table(tmp_path, text), labels=labels)
 
 
@@ -343,13 +354,15 @@ def test_table_for_prediction(tmp_path):
         ("", None, {"sex": "F"}),
         ("", None, {"sex": "M"}),
     ]
-    with pytest.raises(MissingLabel, match=r"row 2 \(absent\.nii\.gz\) has no label"):
+    with pytest.raises(MissingLabel, match=r"cohort\.csv: row 2 \(absent\.nii\.gz\) has no label"):
         _ = cohort.truth
 
 
 @pytest.mark.parametrize("missing", ["NaN", "nan", "NA", "n/a", "#N/A", "<NA>", "null"])
 def test_a_missing_label_is_no_class(tmp_path, missing):
-    with pytest.raises(MissingLabel, match=r"row 3 \(b\.nii\.gz\) has no label; |row 3 \(b\.nii\.gz\) has no label\."):
+    with pytest.raises(
+        MissingLabel, match=r"cohort\.csv: (row 3 \(b\.nii\.gz\) has no label; |row 3 \(b\.nii\.gz\) has no label\.)"
+    ):
         Cohort.read(table(tmp_path, ROWS.replace("high", missing)))
 
 
@@ -375,7 +388,7 @@ def test_whole_numbers_that_pandas_wrote_as_decimals(tmp_path):
     assert Cohort.read(table(tmp_path, text), labels=Labels(("0.0", "1.0"))).cases[0].label == "0.0"  # an old bundle's
     findings = "scan,patient,label_nodule\na.nii.gz,1,1.0\nb.nii.gz,2,0.0\n"
     assert [case.label for case in Cohort.read(table(tmp_path, findings)).cases] == [{"nodule"}, frozenset()]
-    with pytest.raises(CohortError, match=r"row 3 has label_nodule '0\.5'; expected 0 or 1"):
+    with pytest.raises(CohortError, match=r"cohort\.csv: row 3 has label_nodule '0\.5'; expected 0 or 1"):
         Cohort.read(table(tmp_path, findings.replace("0.0", "0.5")))
 
 
@@ -391,9 +404,11 @@ def test_a_misspelt_label_is_no_class_of_its_own(tmp_path):
     text = "scan,patient,label\n" + "".join(f"s{n}.nii.gz,{n},{label}\n" for n, label in enumerate(labels))
     for n in range(len(labels)):
         (tmp_path / f"s{n}.nii.gz").touch()
-    with pytest.raises(CohortError, match=r"row 6 has label 'soild'; expected 'solid' perhaps.*Did you mean solid\?"):
+    with pytest.raises(
+        CohortError, match=r"cohort\.csv: row 6 has label 'soild'; expected 'solid' perhaps.*Did you mean solid\?"
+    ):
         Cohort.read(table(tmp_path, text))
     correct = Cohort.read(table(tmp_path, text.replace("soild", "solid")))
     assert correct.labels.names == ("grade-1", "grade-2", "none", "solid")
-    with pytest.raises(CohortError, match=r"row 6, class 'soild' is not in both.*Did you mean solid\?"):
+    with pytest.raises(CohortError, match=r"cohort\.csv: row 6, class 'soild' is not in both.*Did you mean solid\?"):
         Cohort.read(table(tmp_path, text), labels=correct.labels)
