@@ -143,7 +143,9 @@ def test_an_image_on_both_sides_is_found_in_whatever_channel(table, place, copie
     images = [[f"h{n}", f"late{n}"] for n in range(6)]
     images[4][place] = images[2][copied]
     hashes = [tuple(one) for one in images]
-    with pytest.raises(PatientLeak, match=r"identical images in the test set.*\(4\.nii\) with row 4 \(2\.nii\)"):
+    with pytest.raises(
+        PatientLeak, match=r"cohort\.csv: identical images in the test set.*\(4\.nii\) with row 4 \(2\.nii\)"
+    ):
         check_leakage(cohort, hashes, SPLIT)
     known = {image for number in (0, 1, 2, 3) for image in hashes[number]}
     assert seen_before(cohort.subset([4, 5]), hashes[4:], [], known) == (0,)

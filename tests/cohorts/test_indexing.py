@@ -226,7 +226,7 @@ def test_labels_are_linked_after_the_choice_and_keep_their_own_columns(index, tm
 
 def test_labels_that_fit_nothing(index, tmp_path):
     (tmp_path / "labels.csv").write_text("series_uid,label\n9.9,x\n")
-    with pytest.raises(CohortError, match=r"none of 1 rows matches a series by series_uid"):
+    with pytest.raises(CohortError, match=r"labels\.csv: none of 1 rows matches a series by series_uid"):
         index(labels=tmp_path / "labels.csv")
     assert not (tmp_path / "out").exists()
 
@@ -260,7 +260,7 @@ def test_names_that_begin_or_end_with_a_space_lead_back_to_their_scans(tmp_path)
 
 def test_nothing_there(tmp_path):
     (tmp_path / "letter.txt").write_text("x")
-    with pytest.raises(ScanNotFound, match=r"no series among 1 files"):
+    with pytest.raises(ScanNotFound, match=f"{tmp_path.name}: no series among 1 files"):
         write_index(tmp_path, tmp_path / "cohort.csv")
 
 
@@ -429,7 +429,7 @@ def test_series_of_a_study_that_names_no_patient_are_of_one(tmp_path):
 
 def test_a_row_without_its_patient_is_not_one_of_all_the_patients_without_a_name(index, tmp_path):
     text = "study_uid,patient,label\n1.2.97,,benign\n1.2.98,NA,malignant\n"
-    with pytest.raises(CohortError, match="none of 0 rows matches a series by study_uid"):
+    with pytest.raises(CohortError, match=r"labels\.csv: none of 0 rows matches a series by study_uid"):
         linked(index, tmp_path, text)
     found, remarks = linked(index, tmp_path, text.replace("NA", "anna"))
     assert {row["label"] for row in rows(found.cohort)} == {"malignant"}
@@ -462,7 +462,9 @@ def test_a_row_whose_patient_is_spelt_otherwise_in_the_files_says_so(index, tmp_
     assert remarks[3] == "no series has this patient, but one has it in another spelling (zeros, case, spaces, dashes)"
     assert remarks[4] == "no series has this patient"
     assert found.n_listed == 2  # of SECRETID-a
-    with pytest.raises(CohortError, match=r"none of 1 rows matches .* by patient, but 1 in another spelling \(zeros"):
+    with pytest.raises(
+        CohortError, match=r"labels\.csv: none of 1 rows matches .* by patient, but 1 in another spelling \(zeros"
+    ):
         linked(index, tmp_path, f"patient,label\n{lost},malignant\n")
 
 
@@ -555,7 +557,7 @@ def test_the_sheet_is_not_written_over(index, tmp_path):
 
 def test_what_is_wrong_with_the_sheet_or_the_table_is_said_before_a_scan_is_looked_for(tmp_path):
     (tmp_path / "sheet.csv").write_text("scan,grade\na,1\n")
-    with pytest.raises(CohortError, match=r"expected label \(or label_<finding>\)"):
+    with pytest.raises(CohortError, match=r"sheet\.csv: .*expected label \(or label_<finding>\)"):
         write_index(tmp_path / "nowhere", tmp_path / "cohort.csv", tmp_path / "sheet.csv")
     (tmp_path / "cohort.csv").mkdir()
     with pytest.raises(OutputError, match=r"cohort\.csv: cannot be written: a folder has this name"):

@@ -125,14 +125,15 @@ def test_what_is_no_lock_is_refused(tmp_path, content, message):
     if content is not None:
         path.write_text(content)
     with pytest.raises(
-        CohortError, match=f"{message}.*expected what the run has written there. Restore it from a copy"
+        CohortError,
+        match=rf"cohort\.lock\.json: .*{message}.*expected what the run has written there. Restore it from a copy",
     ):
         CohortLock.read(path)
 
 
 def test_lock_of_another_version_is_refused(cohort, tmp_path):
     lock_of(cohort).model_copy(update={"schema_version": 2}).write(tmp_path / "lock.json")
-    with pytest.raises(CohortError, match="schema 2; expected schema 1"):
+    with pytest.raises(CohortError, match=r"lock\.json: schema 2; expected schema 1"):
         CohortLock.read(tmp_path / "lock.json")
 
 

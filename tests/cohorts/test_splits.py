@@ -266,5 +266,5 @@ def test_test_patients_kept_apart_leave_the_steering_to_the_validation_patients(
 
 def test_a_class_without_a_patient_to_spare_is_refused_only_when_steering_is_asked_for():
     split = split_cohort(made_up_cohort([*"aaaabb"]).cohort, SplitConfig(folds=2, test_fraction=0))
-    with pytest.raises(TooFewPatients, match="one patient outside validation 0, which is evaluated"):
+    with pytest.raises(TooFewPatients, match="^split: .*one patient outside validation 0, which is evaluated"):
         split.steering_of(0)

@@ -210,7 +210,9 @@ def test_runs_that_do_not_belong_together_are_refused(runs, tmp_path):
         write_run(tmp_path / "apart", model(1, 4), range(10)),
         write_run(tmp_path / "rest", model(1, 4), range(20, N)),
     )
-    with pytest.raises(UsageError, match="no test scan in common with .*apart; expected the same cohort and split"):
+    with pytest.raises(
+        UsageError, match="rest: no test scan in common with .*apart; expected the same cohort and split"
+    ):
         compare_runs(list(apart))
     relabelled = write_run(tmp_path / "relabelled", model(1, 4), truth=np.roll(TRUTH, 1, axis=1))
     with pytest.raises(UsageError, match="45 shared test scans have another label than in .*weak, the first is s00"):

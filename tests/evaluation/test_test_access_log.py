@@ -104,7 +104,7 @@ def test_accesses_in_a_file_that_cannot_be_written_to_are_counted_all_the_same(f
 def test_a_damaged_line_is_not_passed_over(file, damage):
     access_once(file)
     file.write_text(file.read_text() + damage)
-    with pytest.raises(UsageError, match="line 3 is damaged.*Restore the file"):
+    with pytest.raises(UsageError, match=f"{file.name}: line 3 is damaged.*Restore the file"):
         access_once(file)
 
 

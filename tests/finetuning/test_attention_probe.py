@@ -164,7 +164,8 @@ def test_a_run_computes_instances_once_and_keeps_the_encoder(tmp_path, monkeypat
 
 def test_it_is_refused_where_there_is_no_attention():
     with pytest.raises(
-        ConfigError, match=r"has no attention; expected slices-.* with backbone\.instance_pooling=attention"
+        ConfigError,
+        match=r"^transfer\.strategy: .*has no attention; expected slices-.* with backbone\.instance_pooling=attention",
     ):
         check_transfer(small_config("attention_probe"), SmallEncoder())
 

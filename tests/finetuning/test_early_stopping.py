@@ -126,7 +126,9 @@ def test_an_epochs_training_loss_is_the_mean_of_its_batches(tmp_path):
 def test_a_class_with_nobody_to_say_when_training_stops_is_refused_before_a_scan_is_read(strategy, tmp_path):
     """The baseline beside a linear probe is trained too."""
     cohort, split = made_up_cohort([*"aaaabb"]).cohort, {"folds": 2, "test_fraction": 0}
-    with pytest.raises(TooFewPatients, match=r"one patient outside validation 0.*from_scratch_baseline=false"):
+    with pytest.raises(
+        TooFewPatients, match=r"^split: .*one patient outside validation 0.*from_scratch_baseline=false"
+    ):
         finetune(cohort, small_config(strategy, split=split), tmp_path)
     alone = small_config(strategy, split=split, from_scratch_baseline=False)
     if strategy == "linear_probe":

@@ -65,7 +65,7 @@ def test_the_greatest_seed_has_one_for_every_fold_of_every_repeat(tmp_path):
 
 def test_the_smallest_fractions_hold_out_one_patient_which_is_too_few(cohort_csv):
     for settings in ({"test_fraction": 5e-324}, {"kind": "holdout", "test_fraction": 0, "val_fraction": 5e-324}):
-        with pytest.raises(TooFewPatients, match=r"class .* is missing from (the test set|validation 0)"):
+        with pytest.raises(TooFewPatients, match=r"cohort\.csv: class .* is missing from (the test set|validation 0)"):
             split_cohort(Cohort.read(cohort_csv), SplitConfig.model_validate(settings))
 
 

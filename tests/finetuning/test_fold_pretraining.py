@@ -316,7 +316,10 @@ def test_an_encoder_without_a_canvas_is_named(cohort):
     assert canvas(cohort, split, config(encoders=2), 0) == sorted(split.validation[1] + split.validation[3])
     in_second = set(split.validation[1] + split.validation[3])
     relabelled = (replace(case, label="blood") if n in in_second else case for n, case in enumerate(cohort.cases))
-    with pytest.raises(ConfigError, match="encoder 1 has no training scan of none; .* at least one in each"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^backbone\.pretraining\.only_class: encoder 1 has no training scan of none; .* at least one in each",
+    ):
         canvas(Cohort(tuple(relabelled), cohort.labels), split, config(encoders=2, only_class="none"), 0)
 
 
@@ -356,7 +359,9 @@ def test_one_class_alone_or_half_of_it_can_be_the_canvas(run_data, cohort):
 
 def test_without_a_source_it_is_refused_and_the_baseline_has_none(cohort, tmp_path):
     of_run = FinetuneConfig.model_validate(config().model_dump() | {"transfer": {"strategy": "scratch"}})
-    with pytest.raises(ConfigError, match="painted_lesions with a network that starts from random values"):
+    with pytest.raises(
+        ConfigError, match=r"^backbone\.pretrain: painted_lesions with a network that starts from random values"
+    ):
         finetune(cohort, of_run, tmp_path / "run")
     assert (
         config().resolved(from_source=True).from_scratch_config().resolved(from_source=False).backbone.pretrain is None
@@ -379,25 +384,37 @@ def test_where_the_table_has_findings_those_without_any_are_the_canvas():
     split = split_cohort(table, SplitConfig(test_fraction=0, folds=3))
     painted = canvas(table, split, config(only_class="none"), 1)
     assert painted == [n for n in split.training(1) if n % 4 == 0]
-    with pytest.raises(ConfigError, match="blood, and the table has findings; expected none: the scans without any"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^backbone\.pretraining\.only_class: blood, and the table has findings; expected none: the scans",
+    ):
         check_pretraining(config(only_class="blood"), PreprocessingConfig(), table, split, ENTRY.input)
     sick = Cohort(tuple(replace(case, label=case.label or findings[1]) for case in cases), table.labels)
-    with pytest.raises(ConfigError, match="fold 1 has no training scan of none; .* at least one in each fold"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^backbone\.pretraining\.only_class: fold 1 has no training scan of none; .* at least one in each fold",
+    ):
         check_pretraining(config(only_class="none"), PreprocessingConfig(), sick, split, ENTRY.input)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone": SETTINGS["backbone"] | {"pretraining": {"only_class": "well"}}}, "no class well; .* blood, none"),
-        ({"input": {"modality": "MR", "region": "whole", "shape": [8, 64, 64]}}, "z-scores; expected one CT a case"),
+        (
+            {"backbone": SETTINGS["backbone"] | {"pretraining": {"only_class": "well"}}},
+            r"^backbone\.pretraining\.only_class: no class well; .* blood, none",
+        ),
+        (
+            {"input": {"modality": "MR", "region": "whole", "shape": [8, 64, 64]}},
+            r"^backbone\.pretrain: z-scores; expected one CT a case",
+        ),
         (
             {"input": SETTINGS["input"] | {"output_range": [-1, 1]}},
-            r"\[-1.0, 1.0\], and the network is pretrained on \[0.0, 1.0\]",
+            r"^input\.output_range: \[-1.0, 1.0\], and the network is pretrained on \[0.0, 1.0\]",
         ),
         (
             {"input": {"region": "whole", "shape": [8, 64, 64], "channels": [WINDOWS[0], {"column": "scan_late"}]}},
-            "several scans a case",
+            r"^backbone\.pretrain: several scans a case",
         ),
     ],
 )

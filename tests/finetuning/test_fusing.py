@@ -117,7 +117,7 @@ def test_with_a_single_split_only_the_validation_scans_teach_the_fusion(by_heart
     assert {one.n_scans for one in fusion.combinations if "network" in one.parts} == {20}
     assert {one.n_scans for one in fusion.combinations if "network" not in one.parts} == {N}
     few = replace(single.split, validation=(tuple(range(6)),), always_training=tuple(range(6, N)))
-    with pytest.raises(TooFewPatients, match="with a single split only the validation scans do"):
+    with pytest.raises(TooFewPatients, match="^fusion: .*with a single split only the validation scans do"):
         check_fusion(run_data.prepared.cohort, few, CONFIG)
 
 
@@ -140,7 +140,7 @@ def test_columns_are_checked_before_training(by_heart, caplog):
     with pytest.raises(CohortError, match="column 'age' has the same value in every development scan"):
         check_fusion(same.prepared.cohort, run_data.split, CONFIG)
     none = with_cases(run_data, tuple(replace(case, columns={"sex": "F"}) for case in cohort.cases))
-    with pytest.raises(CohortError, match="has 'age', which the table does not; expected one of sex"):
+    with pytest.raises(CohortError, match="^fusion: .*has 'age', which the table does not; expected one of sex"):
         check_fusion(none.prepared.cohort, run_data.split, CONFIG)
     told = tuple(replace(case, columns=dict(case.columns) | {"ward": str(case.label)}) for case in cohort.cases)
     check_fusion(with_cases(run_data, told).prepared.cohort, run_data.split, CONFIG, warn=True)

@@ -148,7 +148,7 @@ def test_lora_needs_a_layer():
     class Nothing(Encoder):
         stage_channels = (1,)
 
-    with pytest.raises(ConfigError, match="no convolution or linear layer"):
+    with pytest.raises(ConfigError, match=r"^transfer\.strategy: .*no convolution or linear layer"):
         LoRA().check(Nothing())
 
 

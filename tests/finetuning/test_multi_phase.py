@@ -107,7 +107,7 @@ def test_table_of_phases_is_predicted_from_the_command_line_and_from_python(comm
     answer = predictor.predict(both).probabilities
     for name, value in answer.items():
         assert float(written[case["scan"]][f"p_{name}"]) == pytest.approx(value, abs=1e-6)
-    with pytest.raises(InputRejected, match="no scan for channel scan_arterial"):
+    with pytest.raises(InputRejected, match="case-01: no scan for channel scan_arterial"):
         predictor.predict(case["scan"])
     swapped = {"scan": case["scan_arterial"], "scan_arterial": case["scan"]}
     assert predictor.predict(swapped).probabilities != answer

@@ -158,7 +158,8 @@ def test_an_aim_out_of_reach_is_refused_and_nothing_is_lost():
     probabilities = np.array([[0.0, 0.0, 1.0], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8], [0.9, 0.1, 0.0]])
     wanted = OperatingPointConfig.model_validate({"rule": "sensitivity", "class": "part-solid", "at_least": 0.95})
     with pytest.raises(
-        ConfigError, match="no threshold above 0 reaches the aim for part-solid.*what was trained is kept"
+        ConfigError,
+        match="^operating_point: no threshold above 0 reaches the aim for part-solid.*what was trained is kept",
     ):
         choose_point(wanted, LabelledPredictions.of(truth, probabilities, list("abcd"), CLASSES))
 
@@ -173,24 +174,44 @@ NO_NODULE = np.array([[True, False], [False, False]])
             CLASSES,
             {"rule": "sensitivity", "at_least": 0.9, "class": "Solid"},
             ConfigError,
-            "operating_point.class: class 'Solid'; expected one of ground-glass, part-solid, solid",
+            "^operating_point.class: class 'Solid'; expected one of ground-glass, part-solid, solid",
         ),
-        (CLASSES, {"rule": "sensitivity", "at_least": 0.9}, ConfigError, "rule sensitivity without class"),
-        (CLASSES, {"rule": "thresholds", "thresholds": {"Solid": 0.9}}, ConfigError, "a threshold for 'Solid'"),
-        (FINDINGS, {"rule": "thresholds", "thresholds": {"nodule": 0.9}}, ConfigError, "no threshold for effusion"),
+        (
+            CLASSES,
+            {"rule": "sensitivity", "at_least": 0.9},
+            ConfigError,
+            r"^operating_point\.class: rule sensitivity without class",
+        ),
+        (
+            CLASSES,
+            {"rule": "thresholds", "thresholds": {"Solid": 0.9}},
+            ConfigError,
+            r"^operating_point\.thresholds: a threshold for 'Solid'",
+        ),
+        (
+            FINDINGS,
+            {"rule": "thresholds", "thresholds": {"nodule": 0.9}},
+            ConfigError,
+            r"^operating_point\.thresholds: no threshold for effusion",
+        ),
         (
             FINDINGS,
             {"rule": "cost", "costs": {"nodule": {"effusion": 1}}},
             ConfigError,
-            r"rule cost with several findings.*State for each finding the threshold \(cost of a false alarm\)",
+            r"^operating_point\.rule: rule cost with several findings.*State for each finding the threshold \(cost of",
         ),
         (
             CLASSES,
             {"rule": "cost", "costs": {"solid": {"part-solid": 2}}},
             ConfigError,
-            "no cost of calling part-solid what is ground-glass",
+            r"^operating_point\.costs: no cost of calling part-solid what is ground-glass",
         ),
-        (FINDINGS, {"rule": "youden"}, TooFewPatients, "no validation scan of nodule, so its threshold"),
+        (
+            FINDINGS,
+            {"rule": "youden"},
+            TooFewPatients,
+            "^operating_point: no validation scan of nodule, so its threshold",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_refused_before_training(labels, config, error, message):
@@ -200,5 +221,5 @@ def test_what_cannot_be_had_is_refused_before_training(labels, config, error, me
 
 
 def test_a_finding_that_every_validation_scan_has_leaves_nothing_to_choose():
-    with pytest.raises(TooFewPatients, match="no validation scan of another class than nodule"):
+    with pytest.raises(TooFewPatients, match="^operating_point: no validation scan of another class than nodule"):
         check_point(OperatingPointConfig(rule="youden"), np.array([[True, True], [False, True]]), FINDINGS)

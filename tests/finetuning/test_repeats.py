@@ -141,7 +141,9 @@ def test_the_table_beside_tells_what_each_repeat_said(repeated, tmp_path):
         case: np.mean([row.probabilities for row in rows if int(row.scan) == case], axis=0) for case in range(SCANS)
     }
     np.testing.assert_allclose([mean[case] for case in PLAN.split.evaluated], trained.validation, atol=1e-12)
-    with pytest.raises(UsageError, match=r"cannot be read as the repeats of this run; expected scan, series_uid"):
+    with pytest.raises(
+        UsageError, match=r"repeats\.csv: cannot be read as the repeats of this run; expected scan, series_uid"
+    ):
         read_by_repeat(tmp_path / "repeats.csv", ("a", "b"))
 
 

@@ -243,7 +243,9 @@ def test_a_table_that_cannot_be_used_is_refused_before_a_scan_is_read(split_of_c
         check_unlabelled(unseen_csv, cohort, split, channels)
     check_unlabelled(unseen_csv, cohort, split, PreprocessingConfig(region="roi"))
     labelled = table_of([cohort.cases[row] for row in split.development[:3]], tmp_path)
-    with pytest.raises(CohortError, match="0 unlabelled scans are left of 3; expected at least 2 of patients who"):
+    with pytest.raises(
+        CohortError, match=r"unlabelled\.csv: 0 unlabelled scans are left of 3; expected at least 2 of patients who"
+    ):
         check_unlabelled(labelled, cohort, split, PreprocessingConfig())
 
 
@@ -288,12 +290,13 @@ def test_scans_of_the_development_part_are_left_out_with_their_number(phantom_pl
     assert found.cohort.patients == tuple(case.patient for case in others)
     assert "left out 3 unlabelled scans: they or their patients have labels in this run" in caplog.text
     with pytest.raises(
-        CohortError, match="0 unlabelled scans are left of 3; expected at least 2 of patients who are no"
+        CohortError,
+        match=r"unlabelled\.csv: 0 unlabelled scans are left of 3; expected at least 2 of patients who are no",
     ):
         prepared_with(phantom_plan, table_of(development, tmp_path), tmp_path)
     marked = tmp_path / "marked.csv"
     marked.write_text("scan,split\n" + "".join(f"{case.path},test\n" for case in others))
-    with pytest.raises(CohortError, match="every row is marked split=test; expected rows to learn from"):
+    with pytest.raises(CohortError, match=r"marked\.csv: every row is marked split=test; expected rows to learn from"):
         prepared_with(phantom_plan, marked, tmp_path)
 
 
@@ -301,7 +304,9 @@ def test_a_run_does_not_go_on_with_other_unlabelled_scans(phantom_plan, unseen_c
     found = prepared_with(phantom_plan, unseen_csv, tmp_path)
     lock_unlabelled(found, tmp_path / "lock.json")
     lock_unlabelled(found.subset(reversed(range(len(found.scans)))), tmp_path / "lock.json")  # in any order
-    with pytest.raises(UsageError, match="the folder holds a run with other unlabelled scans; expected a new folder"):
+    with pytest.raises(
+        UsageError, match=r"lock\.json: the folder holds a run with other unlabelled scans; expected a new folder"
+    ):
         lock_unlabelled(found.subset(range(3)), tmp_path / "lock.json")
 
 

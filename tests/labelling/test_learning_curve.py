@@ -106,7 +106,7 @@ def test_needed_is_where_the_curve_crosses(law, share):
     ],
 )
 def test_points_that_are_no_curve_are_refused(sizes, values, errors, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=f"^learning curve: .*{message}"):
         fit_power_law(sizes, values, errors)
 
 
