@@ -156,13 +156,11 @@ def command(
         from med_transfer.inference.drift import DriftMonitor
 
         drift = DriftMonitor(predictor.record, predictor.identity, out / settings.shard.folder)
-        settings = replace(settings, observe=drift.observe)
+        settings = replace(settings, observe=drift.observe, ended=drift.save)
 
     sheet = ContactSheet(predictor, pictures, explained)
 
     def write(progress: Progress, outcome: FolderOutcome) -> None:
-        if drift is not None:
-            drift.save()
         write_beside(outcome.table, formats, language, sheet.of(outcome, progress), outcome.rows)
 
     if watching:

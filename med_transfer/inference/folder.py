@@ -77,6 +77,8 @@ class BatchSettings:
         observe: called with each new prediction, but not for rows that already exist, repeated failures, or copies.
         stopped: called before each scan; once it returns True, the remaining scans get no row and the batch stays
             unfinished.
+        ended: called when no more predictions follow, also after an error or Ctrl-C, before another run may write to
+            the folder.
         finished: called with the outcome, before another run may write to the folder.
         tries_again: called with the key of a scan that crashed its reader; whether the next run should try it again.
         engine: what processes the scans; None: this machine. See :mod:`med_transfer.inference.on_cluster`.
@@ -89,6 +91,7 @@ class BatchSettings:
     shard: Shard = WHOLE
     observe: Callable[[Prediction], None] = lambda _: None
     stopped: Callable[[], bool] = lambda: False
+    ended: Callable[[], None] = lambda: None
     finished: Callable[[FolderOutcome], None] = lambda _: None
     tries_again: Callable[[str], bool] = lambda _: True
     engine: Engine | None = None
@@ -196,7 +199,10 @@ def predict_items(
         origins = RowOrigins(table.path, table.lines, made_by)
         record.write(out)
         tally = Tally(progress, "predicting", len(items), ("ok", "rejected", "failed", "abstained"))
-        _Batch(predictor, items, origins, tally, settings).write_rows(table)
+        try:
+            _Batch(predictor, items, origins, tally, settings).write_rows(table)
+        finally:
+            settings.ended()
         table.finish(origins.finish())
         if not settings.stopped():
             record.write(out, table.path)

@@ -1,6 +1,7 @@
 """Drift: alarms keep their rate while nothing changes, come soon after a change, and the state outlives a run."""
 
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from med_transfer.inference import BatchSettings, Predictor, load_bundle
 from med_transfer.inference.drift.detector import Detector
 from med_transfer.inference.drift.monitor import METRICS_FILE, STATE_FILE, DriftMonitor, _sentence
 from med_transfer.inference.drift.state import DriftState
+from med_transfer.predictions.origins import RowOrigins
 from med_transfer.predictions.record import Prediction
 
 EDGES = [n / 50 for n in range(1, 50)]
@@ -198,6 +200,26 @@ def test_predict_counts_each_scan_once_however_often_it_runs(bundle, command, tm
     state = DriftState.model_validate_json((tmp_path / "out" / STATE_FILE).read_bytes())
     novelty = [float(row["novelty"]) for row in read_rows(tmp_path / "out/predictions.csv") if row["novelty"]]
     assert state.quantities["novelty"].mean == pytest.approx(np.mean(novelty))
+
+
+def test_scans_whose_rows_are_written_are_counted_when_ctrl_c_ends_the_run(bundle, command, tmp_path, monkeypatch):
+    """The next run takes their rows as they are, and would never count them."""
+    add = RowOrigins.add
+
+    def add_and_interrupt(origins, *row, **options):
+        add(origins, *row, **options)
+        if len(origins.path.read_text().splitlines()) == 1 + 3:
+            signal.raise_signal(signal.SIGINT)
+
+    for number in range(5):
+        write_scan(tmp_path / f"scans/{number}.nii.gz", number)
+    words = ("predict", bundle, tmp_path / "scans", "-o", tmp_path / "out", "--monitor", "--workers", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(RowOrigins, "add", add_and_interrupt)
+        assert command(*words).code == 130
+    assert command(*words).code == 0
+    found = samples((tmp_path / "out" / METRICS_FILE).read_text())
+    assert found["med_transfer_scans_total", "ok"] == 5
 
 
 def test_a_scan_whose_attempts_fail_again_and_again_counts_once(bundle, tmp_path, monkeypatch):
