@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Literal, cast
 
 import torch
@@ -28,6 +28,7 @@ Channels = int | Literal["windows"]  # number of channels, or three windows of o
 MAX_CHANNELS = 1024  # of a first convolution that fits into memory
 
 
+@lru_cache(maxsize=32)  # the network is built to count its parameters
 def with_channels(spec: BackboneSpec, channels: Channels) -> BackboneSpec:
     """Return the entry with a network for ``channels`` channels, into which weights of any channel number load.
 

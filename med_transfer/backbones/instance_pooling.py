@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, cast, get_args
 
 from med_transfer.backbones import networks
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the networks import torch; builders import what they use
     from med_transfer.backbones.networks.tiles import TileEncoder
 
 
+@lru_cache(maxsize=32)  # the network is built to count its parameters
 def with_instances(spec: BackboneSpec, choice: InstanceChoice) -> BackboneSpec:
     """Return the entry with a network that pools and overlaps as chosen.
 
