@@ -28,7 +28,6 @@ Channels = int | Literal["windows"]  # number of channels, or three windows of o
 MAX_CHANNELS = 1024  # of a first convolution that fits into memory
 
 
-@lru_cache(maxsize=32)  # the network is built to count its parameters
 def with_channels(spec: BackboneSpec, channels: Channels) -> BackboneSpec:
     """Return the entry with a network for ``channels`` channels, into which weights of any channel number load.
 
@@ -36,11 +35,21 @@ def with_channels(spec: BackboneSpec, channels: Channels) -> BackboneSpec:
         UsageError: the number is no whole number from 1 to ``MAX_CHANNELS``.
     """
     if channels == "windows" and spec.takes_colours:
-        entry = spec.built_by(coloured(spec.build))
-        return replace(entry, input=replace(spec.input, channels=3), as_colours=True)
+        return _coloured_entry(spec)
     channels = 3 if channels == "windows" else whole_number(channels, "channels", 1, MAX_CHANNELS)
     if channels == spec.input.channels:
         return spec
+    return _widened_entry(spec, channels)
+
+
+@lru_cache(maxsize=32)  # the network is built to count its parameters
+def _coloured_entry(spec: BackboneSpec) -> BackboneSpec:
+    entry = spec.built_by(coloured(spec.build))
+    return replace(entry, input=replace(spec.input, channels=3), as_colours=True)
+
+
+@lru_cache(maxsize=32)
+def _widened_entry(spec: BackboneSpec, channels: int) -> BackboneSpec:
     return replace(spec.built_by(widened(spec.build, channels)), input=replace(spec.input, channels=channels))
 
 

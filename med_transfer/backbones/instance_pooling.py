@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # the networks import torch; builders import what they use
     from med_transfer.backbones.networks.tiles import TileEncoder
 
 
-@lru_cache(maxsize=32)  # the network is built to count its parameters
 def with_instances(spec: BackboneSpec, choice: InstanceChoice) -> BackboneSpec:
     """Return the entry with a network that pools and overlaps as chosen.
 
@@ -42,8 +41,11 @@ def with_instances(spec: BackboneSpec, choice: InstanceChoice) -> BackboneSpec:
             expected="a backbone of tiles",
             action="Leave backbone.tile_overlap out, or choose a backbone.name of tiles-...",
         )
-    if choice == AS_BUILT:
-        return spec
+    return spec if choice == AS_BUILT else _entry_with(spec, choice)
+
+
+@lru_cache(maxsize=32)  # the network is built to count its parameters
+def _entry_with(spec: BackboneSpec, choice: InstanceChoice) -> BackboneSpec:
     return replace(spec.built_by(built_with(spec.build, choice)), instance_choice=choice)
 
 
