@@ -6,7 +6,7 @@ from torch import nn
 
 from med_transfer.backbones import backbones, find_backbone, load_backbone
 from med_transfer.backbones.adapters import add_adapters
-from med_transfer.backbones.networks.resnet import ResNetEncoder, _monai_resnet
+from med_transfer.backbones.networks.resnet import ResNetEncoder, monai_resnet
 from med_transfer.backbones.weights.matching import load_tensors
 from med_transfer.errors import BackboneError, MissingExtra
 
@@ -47,7 +47,7 @@ def test_an_adapter_changes_its_map_and_all_deeper_ones(name):
 @pytest.mark.parametrize("prefix", ["", "member0.encoder."])
 def test_a_deep_network_with_adapters_is_not_loaded_without_them(prefix):
     """They are so small a share of its tensors that the others alone would be enough."""
-    deep = [ResNetEncoder(_monai_resnet("bottleneck", (3, 8, 36, 3), widths=(2, 4, 8, 16))) for _ in range(2)]
+    deep = [ResNetEncoder(monai_resnet("bottleneck", (3, 8, 36, 3), widths=(2, 4, 8, 16))) for _ in range(2)]
     add_adapters(deep[0], reduction=4)
     trained = {prefix + name: tensor for name, tensor in deep[0].state_dict().items()}
     with pytest.raises(BackboneError, match="the source has adapters, which cannot be transferred"):

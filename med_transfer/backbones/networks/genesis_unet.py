@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from med_transfer.backbones.encoder import Encoder
 
-_WIDTHS = (64, 128, 256, 512)
-
 
 class GenesisEncoder(Encoder):
     """The contracting path: 64 channels at full size (the stem), then maps at 1/2, 1/4 and 1/8 of the input.
@@ -27,7 +25,7 @@ class GenesisEncoder(Encoder):
     Source: Zhou et al. 2019, arXiv:1908.06912; github MrGiovanni/ModelsGenesis, pytorch/unet3d.py.
     """
 
-    def __init__(self, widths: tuple[int, int, int, int] = _WIDTHS) -> None:
+    def __init__(self, widths: tuple[int, int, int, int] = (64, 128, 256, 512)) -> None:
         super().__init__()
         self.down_tr64 = _Level(1, widths[0])
         self.down_tr128 = _Level(widths[0], widths[1])

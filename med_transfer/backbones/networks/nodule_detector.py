@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from monai.networks.nets.resnet import ResNet
 from torch import nn
 
 from med_transfer.backbones.encoder import Encoder
+from med_transfer.backbones.networks.resnet import monai_resnet
 
 
 class NoduleDetectorEncoder(Encoder):
@@ -23,16 +23,8 @@ class NoduleDetectorEncoder(Encoder):
 
     def __init__(self, blocks: Sequence[int] = (3, 4), widths: Sequence[int] = (64, 128)) -> None:
         super().__init__()
-        net = ResNet(
-            "bottleneck",
-            [*blocks, 1, 1],
-            [*widths, 1, 1],
-            spatial_dims=3,
-            n_input_channels=1,
-            feed_forward=False,
-            conv1_t_size=(7, 7, 7),  # type: ignore[arg-type]
-            conv1_t_stride=(2, 2, 1),  # type: ignore[arg-type]
-            bias_downsample=True,
+        net = monai_resnet(
+            "bottleneck", [*blocks, 1, 1], [*widths, 1, 1], conv1_t_stride=(2, 2, 1), bias_downsample=True
         )
         self.conv1, self.bn1, self.act, self.maxpool = net.conv1, net.bn1, net.act, net.maxpool
         self.layer1, self.layer2 = net.layer1, net.layer2

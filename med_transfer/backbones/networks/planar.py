@@ -10,14 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monai.networks.nets.resnet import ResNet
 from torch import Tensor, nn
 
 from med_transfer.backbones.encoder import Encoder
 from med_transfer.backbones.networks.photograph import AsPhotograph
-
-_RESNETS = {18: ("basic", (2, 2, 2, 2)), 34: ("basic", (3, 4, 6, 3)), 50: ("bottleneck", (3, 4, 6, 3))}
-_WIDTHS = [64, 128, 256, 512]
+from med_transfer.backbones.networks.resnet import BLOCKS, WIDTHS, monai_resnet
 
 
 @dataclass(frozen=True)
@@ -74,21 +71,11 @@ def torchvision_resnet(depth: int) -> PlanarNetwork:
     It is MONAI's ResNet in two dimensions, so that torchvision is not required. Source: He et al. 2016,
     arXiv:1512.03385.
     """
-    block, layers = _RESNETS[depth]
-    net = ResNet(
-        block,
-        list(layers),
-        _WIDTHS,
-        spatial_dims=2,
-        n_input_channels=3,
-        conv1_t_size=7,
-        conv1_t_stride=2,
-        feed_forward=False,
-        bias_downsample=False,
-    )
+    block, layers = BLOCKS[depth]
+    net = monai_resnet(block, layers, spatial_dims=2, n_input_channels=3, conv1_t_stride=2)
     stages = (("conv1", "bn1", "act", "maxpool"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
-    widths = _WIDTHS if block == "basic" else [4 * width for width in _WIDTHS]
-    return PlanarNetwork(_pruned(net, stages), stages, tuple(widths))
+    expansion = 1 if block == "basic" else 4
+    return PlanarNetwork(_pruned(net, stages), stages, tuple(expansion * width for width in WIDTHS))
 
 
 def timm_network(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from med_transfer.backbones.encoder import Encoder
 
-_BLOCKS = {  # depth: block type, number of blocks in each stage (He et al. 2016, table 1)
+BLOCKS = {  # depth: block type, number of blocks in each stage (He et al. 2016, table 1)
     10: ("basic", (1, 1, 1, 1)),
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
@@ -26,7 +26,7 @@ _BLOCKS = {  # depth: block type, number of blocks in each stage (He et al. 2016
     152: ("bottleneck", (3, 8, 36, 3)),
     200: ("bottleneck", (3, 24, 36, 3)),
 }
-_WIDTHS = (64, 128, 256, 512)
+WIDTHS = (64, 128, 256, 512)
 
 
 class ResNetEncoder(Encoder):
@@ -80,8 +80,8 @@ def plain_resnet(depth: int) -> ResNetEncoder:
     The first convolution has stride 2; MONAI's default of 1 takes nine times as long.
     Source: Hara et al. 2018, arXiv:1711.09577.
     """
-    block, layers = _BLOCKS[depth]
-    return ResNetEncoder(_monai_resnet(block, layers, conv1_t_stride=2))
+    block, layers = BLOCKS[depth]
+    return ResNetEncoder(monai_resnet(block, layers, conv1_t_stride=2))
 
 
 def slim_resnet(width: int = 32) -> ResNetEncoder:
@@ -92,9 +92,9 @@ def slim_resnet(width: int = 32) -> ResNetEncoder:
     Args:
         width: channels of the first stage, doubled by each following one; 32 gives 8.3 M parameters.
     """
-    block, layers = _BLOCKS[18]
+    block, layers = BLOCKS[18]
     widths = [width * factor for factor in (1, 2, 4, 8)]
-    net = _monai_resnet(block, layers, widths=widths, conv1_t_size=3, conv1_t_stride=1)
+    net = monai_resnet(block, layers, widths=widths, conv1_t_size=3, conv1_t_stride=1)
     return ResNetEncoder(net, max_pool=nn.MaxPool3d(kernel_size=2, stride=2))
 
 
@@ -105,9 +105,9 @@ def medicalnet(depth: int) -> ResNetEncoder:
     depths 18 and 34 have parameter-free shortcuts. Source: Chen et al. 2019, arXiv:1904.00625; github
     Tencent/MedicalNet.
     """
-    block, layers = _BLOCKS[depth]
+    block, layers = BLOCKS[depth]
     shortcut = "A" if depth in (18, 34) else "B"
-    encoder = ResNetEncoder(_monai_resnet(block, layers, conv1_t_stride=2, shortcut_type=shortcut))
+    encoder = ResNetEncoder(monai_resnet(block, layers, conv1_t_stride=2, shortcut_type=shortcut))
     if shortcut == "A":
         _replace_shortcuts(encoder)
     _dilate(encoder.layer3, 2)
@@ -115,19 +115,20 @@ def medicalnet(depth: int) -> ResNetEncoder:
     return encoder
 
 
-def inflated_resnet(layers: Sequence[int] = _BLOCKS[152][1]) -> ResNetEncoder:
+def inflated_resnet(layers: Sequence[int] = BLOCKS[152][1]) -> ResNetEncoder:
     """Return the I3D ResNet-152 of Merlin and Astra; maps at 1/2 to 1/16 in depth, 1/4 to 1/32 in height and width.
 
     It is a 2D ResNet inflated to 3D with three input channels, so a CT is repeated three times. The first convolution
     has stride 1 along depth. Source: Blankemeier et al. 2024, arXiv:2406.06512.
     """
-    net = _monai_resnet("bottleneck", layers, n_input_channels=3, conv1_t_size=(3, 7, 7), conv1_t_stride=(1, 2, 2))
+    net = monai_resnet("bottleneck", layers, n_input_channels=3, conv1_t_size=(3, 7, 7), conv1_t_stride=(1, 2, 2))
     return ResNetEncoder(net, repeat_channels=3)
 
 
-def _monai_resnet(block: str, layers: Sequence[int], widths: Sequence[int] = _WIDTHS, **options) -> ResNet:
-    options = {"n_input_channels": 1, "feed_forward": False, "bias_downsample": False} | options
-    return ResNet(block, list(layers), list(widths), spatial_dims=3, **options)
+def monai_resnet(block: str, layers: Sequence[int], widths: Sequence[int] = WIDTHS, **options) -> ResNet:
+    """Return MONAI's ResNet without its classification layer; by default in 3D for one channel."""
+    usual = {"spatial_dims": 3, "n_input_channels": 1, "feed_forward": False, "bias_downsample": False}
+    return ResNet(block, list(layers), list(widths), **(usual | options))
 
 
 def _out_channels(block: nn.Module) -> int:

@@ -17,6 +17,8 @@ from torch import nn
 
 from med_transfer.backbones.encoder import Encoder
 
+_DS_BLOCKS = (1, 2, 2, 4, 4)  # residual blocks of each resolution in CT-FM and VISTA3D
+
 
 class SegResNetEncoder(Encoder):
     """The encoder of MONAI's SegResNet: a map at full resolution, then each at half of the previous one.
@@ -37,9 +39,9 @@ class SegResNetEncoder(Encoder):
 class SegResNetDSEncoder(SegResEncoder, Encoder):
     """The encoder of MONAI's SegResNetDS: a map at full resolution, then each at half of the previous one."""
 
-    def __init__(self, init_filters: int, blocks: Sequence[int], norm: str) -> None:
-        super().__init__(init_filters=init_filters, blocks_down=tuple(blocks), norm=norm)
-        self.stage_channels = tuple(init_filters * 2**level for level in range(len(blocks)))
+    def __init__(self, init_filters: int, norm: str) -> None:
+        super().__init__(init_filters=init_filters, blocks_down=_DS_BLOCKS, norm=norm)
+        self.stage_channels = tuple(init_filters * 2**level for level in range(len(_DS_BLOCKS)))
 
     def stages(self) -> list[nn.Module]:
         """Return stages of a downsampling convolution and blocks; MONAI stores the former with the level above."""
@@ -53,17 +55,17 @@ def plain_segresnet(init_filters: int, blocks: Sequence[int] = (1, 2, 2, 4)) -> 
     return SegResNetEncoder(SegResNet(spatial_dims=3, init_filters=init_filters, blocks_down=tuple(blocks)))
 
 
-def ct_fm(init_filters: int = 32, blocks: Sequence[int] = (1, 2, 2, 4, 4)) -> SegResNetDSEncoder:
+def ct_fm(init_filters: int = 32) -> SegResNetDSEncoder:
     """Return CT-FM's encoder, with batch normalisation; maps at 1/1 to 1/16 of the input.
 
     Source: Pai et al. 2025, arXiv:2501.09001.
     """
-    return SegResNetDSEncoder(init_filters, blocks, "batch")
+    return SegResNetDSEncoder(init_filters, "batch")
 
 
-def vista3d(init_filters: int = 48, blocks: Sequence[int] = (1, 2, 2, 4, 4)) -> SegResNetDSEncoder:
+def vista3d(init_filters: int = 48) -> SegResNetDSEncoder:
     """Return VISTA3D's image encoder, with affine instance normalisation; maps at 1/1 to 1/16 of the input.
 
     Source: He et al. 2024, arXiv:2406.05285.
     """
-    return SegResNetDSEncoder(init_filters, blocks, "instance")
+    return SegResNetDSEncoder(init_filters, "instance")

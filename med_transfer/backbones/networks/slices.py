@@ -114,7 +114,7 @@ class SliceEncoder(InstanceEncoder, PlanarEncoder):
         return [m.unflatten(0, n).transpose(1, 2) for m in maps]
 
     def _of_shown(self, answers_of: Callable[[Sequence[Tensor]], Tensor], maps: Sequence[Tensor]) -> Tensor:
-        """Apply ``asked`` to the slices' maps, giving [batch, slice, ...]; zero for skipped slices.
+        """Apply ``answers_of`` to the slices' maps, giving [batch, slice, ...]; zero for skipped slices.
 
         It uses the stacked maps themselves, so that gradients of a heat map reach them.
         """

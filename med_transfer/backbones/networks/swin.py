@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from med_transfer.backbones.encoder import Encoder
 
 _HEADS = (3, 6, 12, 24)
+_BLOCKS = 2  # of the transformer, in each stage
 _WINDOW = (7, 7, 7)
 _OFFSETS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1))
 
@@ -42,10 +43,9 @@ class SwinEncoder(Encoder):
     Args:
         feature_size: channels of the first map, doubled by each following one.
         residual: whether a residual block of convolutions precedes each stage (version 2).
-        depth: number of transformer blocks per stage.
     """
 
-    def __init__(self, feature_size: int, residual: bool = False, depth: int = 2) -> None:
+    def __init__(self, feature_size: int, residual: bool = False) -> None:
         super().__init__()
         self.stage_channels = tuple(feature_size * 2**level for level in range(5))
         self.residual = residual
@@ -54,10 +54,10 @@ class SwinEncoder(Encoder):
         for level, (channels, heads) in enumerate(zip(self.stage_channels, _HEADS, strict=False), start=1):
             layer = BasicLayer(
                 channels,
-                depth,
+                _BLOCKS,
                 heads,
                 _WINDOW,
-                [0.0] * depth,
+                [0.0] * _BLOCKS,
                 qkv_bias=True,
                 downsample=PatchMergingBefore15,  # type: ignore[arg-type]
             )

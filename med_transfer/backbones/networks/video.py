@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.networks.nets.resnet import ResNet
 from torch import Tensor, nn
 
-from med_transfer.backbones.networks.resnet import ResNetEncoder
+from med_transfer.backbones.networks.resnet import WIDTHS, ResNetEncoder, monai_resnet
 
 # Mean and standard deviation of red, green and blue in Kinetics-400, in [0, 1], from torchvision's preset
 KINETICS_MEAN = (0.43216, 0.394666, 0.37645)
@@ -21,17 +20,9 @@ class VideoResNetEncoder(ResNetEncoder):
     A scan is treated as a grey video: the same value in all three colours, each standardised as in training.
     """
 
-    def __init__(self, blocks: Sequence[int] = (2, 2, 2, 2), widths: Sequence[int] = (64, 128, 256, 512)) -> None:
-        net = ResNet(
-            "basic",
-            list(blocks),
-            list(widths),
-            spatial_dims=3,
-            n_input_channels=3,
-            feed_forward=False,
-            conv1_t_size=(3, 7, 7),  # type: ignore[arg-type]
-            conv1_t_stride=(1, 2, 2),  # type: ignore[arg-type]
-            bias_downsample=False,
+    def __init__(self, blocks: Sequence[int] = (2, 2, 2, 2), widths: Sequence[int] = WIDTHS) -> None:
+        net = monai_resnet(
+            "basic", blocks, widths, n_input_channels=3, conv1_t_size=(3, 7, 7), conv1_t_stride=(1, 2, 2)
         )
         super().__init__(net, max_pool=nn.Identity())
 
