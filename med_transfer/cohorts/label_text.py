@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-import unicodedata
 from collections.abc import Collection, Mapping
+
+from med_transfer.predictions.spelling import normalised_text
 
 _MISSING = {"", "nan", "na", "n/a", "#n/a", "<na>", "null"}  # what spreadsheets, pandas and R write for an empty cell
 _WHOLE = re.compile(r"(\d+)\.0+")
 _ROUNDED = re.compile(r"\d([.,]\d+)?E\+\d+", re.IGNORECASE)  # 1.23457E+11 of spreadsheets, 1.2345678e+16 of pandas
-_LOOK_ALIKE = {"\N{MINUS SIGN}": "-", "\N{LEFT SINGLE QUOTATION MARK}": "'", "\N{RIGHT SINGLE QUOTATION MARK}": "'"}
 _RARE = 2  # rows, too few to learn from
 _ALIKE = 0.8  # similarity ratio of difflib, in [0, 1]
 
@@ -47,18 +47,6 @@ def other_decimals(text: str) -> str:
     """Return ``12`` for ``12.0`` and vice versa; empty if the text is not an integer."""
     whole = _WHOLE.fullmatch(text)
     return whole[1] if whole else f"{text}.0" if text.isdecimal() else ""
-
-
-def normalised_text(text: str) -> str:
-    """Normalise text so that look-alikes are equal: case, spaces, Unicode composition, dashes, invisible characters."""
-    shown = "".join(map(_plain_sign, unicodedata.normalize("NFKC", text)))
-    return " ".join(shown.split()).casefold()
-
-
-def _plain_sign(sign: str) -> str:
-    """A hyphen for any dash, a straight for a curly quotation mark, nothing for an invisible character."""
-    kind = unicodedata.category(sign)
-    return "" if kind == "Cf" else "-" if kind == "Pd" else _LOOK_ALIKE.get(sign, sign)
 
 
 def spelling_key(name: str) -> str:

@@ -21,11 +21,12 @@ from pydantic import (
 
 from med_transfer.atomic import write_text
 from med_transfer.cohorts.hashed_names import hash_names, old_hash, recognise, salt_of
-from med_transfer.cohorts.label_text import normalised_text, other_decimals, spelling_key
+from med_transfer.cohorts.label_text import other_decimals, spelling_key
 from med_transfer.cohorts.splits import Images, Split, SplitConfig
 from med_transfer.cohorts.table import Cohort
 from med_transfer.errors import CohortError
 from med_transfer.errors.sentence import few
+from med_transfer.predictions.spelling import normalised_text
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from med_transfer.errors import CohortError
 from med_transfer.errors.numbers import is_number
 from med_transfer.errors.sentence import Sentence
+from med_transfer.predictions.spelling import normalised_text
 
 OTHER = "other/missing"
 FEWEST_PATIENTS = 2  # categories with fewer patients are pooled
@@ -93,8 +93,8 @@ class Categories(Record):
 
     def trouble(self, text: str) -> str:
         """Return why a value cannot be used in prediction; empty if it can, as unknown values have their own level."""
-        spelled = {_spelling(level): level for level in self.levels}
-        if text in self.levels or (known := spelled.get(_spelling(text))) is None:
+        spelled = {normalised_text(level): level for level in self.levels}
+        if text in self.levels or (known := spelled.get(normalised_text(text))) is None:
             return ""
         return Sentence(
             "column {name} has another spelling here than in training: {level}", name=self.name, level=known
@@ -151,20 +151,15 @@ def _require_one_spelling(name: str, texts: Sequence[str], rows: Sequence[object
     """Raise CohortError for two spellings of one value, which would be two levels, one of them perhaps a rare one."""
     first: dict[str, int] = {}
     for number, text in enumerate(texts):
-        before = first.setdefault(_spelling(text), number)
+        before = first.setdefault(normalised_text(text), number)
         if texts[before] != text:
             named = [str(rows[n]) if rows else f"scan {n + 1}" for n in (before, number)]
             raise CohortError(
-                f"{' and '.join(named)} have values in column {name!r} that differ only in case, spaces or width",
+                f"{' and '.join(named)} have values in column {name!r} that differ only in case, spaces or look-alikes",
                 where=where,
                 expected="one spelling a value",
                 action="Correct the column",
             )
-
-
-def _spelling(text: str) -> str:
-    """Text in which spellings of one value are equal: case, spaces, and full-width or composed characters."""
-    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
 def with_values(columns: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

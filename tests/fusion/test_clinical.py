@@ -44,6 +44,18 @@ def test_another_spelling_is_no_other_value():
         assert column.trouble(text) == "column sex has another spelling here than in training: M"
     with pytest.raises(CohortError, match="^scan 1 and scan 5 have values in column 'sex' that differ only in case"):
         learn_column("sex", ["M", "M", "F", "F", "m", ""], PATIENTS)
+    for first, second in (
+        ("non-smoker", "non–smoker"),
+        ("Crohn's", "Crohn’s"),
+        ("−1 to 1", "-1 to 1"),
+        ("a", "a\u200b"),
+    ):
+        with pytest.raises(CohortError, match="that differ only in case, spaces or look-alikes"):
+            learn_column("status", [first, first, "b", "b", "b", second], PATIENTS)
+        known = learn_column("status", [first, first, "b", "b", "b", "b"], PATIENTS)
+        assert "another spelling" in known.trouble(second)
+        of_older_versions = Categories(name="status", levels=(first, second))
+        assert of_older_versions.trouble(first) == of_older_versions.trouble(second) == ""
     with pytest.raises(CohortError, match="^row 3 and row 4 have values in column 'site'"):
         learn_column("site", ["a", "St. Mary", "St.  Mary"], PATIENTS[:3], ["row 2", "row 3", "row 4"])
 
