@@ -64,7 +64,7 @@ def _macro_auc(predictions: LabelledPredictions) -> Estimate:
 
 def _of_parts(parts: Parts, what: str, limits: str, predictions: LabelledPredictions, one_answer: bool) -> Estimate:
     """Mean of the parts with its combined interval, of zero width if every scan gets the same answer."""
-    value, what = float(parts.values.mean()), _note_absent_classes(what, predictions)
+    value, what = float(parts.values.mean()), _note_absent_classes(what, predictions, defined_classes(predictions))
     if one_answer:
         method = joined(what, Sentence("no spread, because {why}", why=ONE_ANSWER))
         return Estimate(value=value, ci95=(value, value), method=method)
@@ -88,7 +88,8 @@ def micro_auc(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> 
 
 def macro_average_precision(predictions: LabelledPredictions, bootstrap: PatientBootstrap) -> Estimate:
     """Return the mean average precision over classes with cases; without an interval if every draw agrees."""
-    columns = np.flatnonzero(predictions.truth.any(axis=0))
+    has_cases = np.asarray(predictions.truth.any(axis=0))
+    columns = np.flatnonzero(has_cases)
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         by_class = [
@@ -97,7 +98,7 @@ def macro_average_precision(predictions: LabelledPredictions, bootstrap: Patient
         ]
         return np.mean(by_class, axis=0)
 
-    what = _note_absent_classes(Sentence("mean of the classes' average precisions"), predictions)
+    what = _note_absent_classes(Sentence("mean of the classes' average precisions"), predictions, has_cases)
     if not len(columns):
         reason = Sentence("no class has a case among {scans}", scans=predictions.scans)
         return Estimate.undefined(reason, what)
@@ -111,11 +112,9 @@ def confusion_matrix(predictions: LabelledPredictions) -> list[list[int]] | None
     return (predictions.truth.T.astype(int) @ predictions.predicted.astype(int)).tolist()
 
 
-def _note_absent_classes(what: str, predictions: LabelledPredictions) -> str:
-    """Description of a measure, with the classes that are left out of it."""
-    absent = ", ".join(
-        name for name, there in zip(predictions.labels.names, defined_classes(predictions), strict=True) if not there
-    )
+def _note_absent_classes(what: str, predictions: LabelledPredictions, included: NDArray[np.bool_]) -> str:
+    """Description of a mean over the ``included`` classes, boolean [class], with those that are left out of it."""
+    absent = ", ".join(name for name, there in zip(predictions.labels.names, included, strict=True) if not there)
     if not absent:
         return what
     return Sentence(

@@ -199,6 +199,20 @@ def test_findings_that_no_scan_has_are_measured_all_the_same_and_say_why_there_i
     assert metrics.macro_average_precision.reason == "no class has a case among the evaluated scans"
 
 
+def test_a_finding_that_every_scan_has_is_in_the_mean_of_average_precisions_and_not_of_aucs():
+    """Its average precision is 1, and was said to be left out."""
+    data = findings()
+    data.truth[:, 1] = True
+    name, metrics = data.labels.names[1], assess(data)
+    precisions = [average_precision_score(*pair) for pair in zip(data.truth.T, data.probabilities.T, strict=True)]
+    assert metrics.macro_average_precision.value == pytest.approx(np.mean(precisions))
+    assert "without" not in metrics.macro_average_precision.method
+    aucs = [roc_auc_score(data.truth[:, c], data.probabilities[:, c]) for c in (0, 2)]
+    assert metrics.macro_auc.value == pytest.approx(np.mean(aucs))
+    for mean in (metrics.macro_auc, metrics.balanced_accuracy):
+        assert f"without {name}" in mean.method
+
+
 def test_a_class_with_one_case():
     truth = np.eye(3, dtype=bool)[[0, 0, 0, 1, 1, 1, 2]]
     probabilities = 0.2 + 0.4 * np.eye(3)[[0, 0, 1, 1, 1, 0, 2]]
