@@ -64,7 +64,8 @@ def read_volume(
 ) -> Volume:
     """Like :func:`read_scan`, but accept voxels that all have the same value, as those of a mask may.
 
-    Without ``straighten``, slices of a tilted gantry stay as stored, on sheared axes, as labels cannot be interpolated.
+    Without ``straighten``, slices of a tilted gantry stay as stored, on sheared axes, as labels cannot be interpolated;
+    so do those of a NIfTI file, which are refused otherwise.
     """
     if not isinstance(source, os.PathLike | str | Series):
         raise UsageError(
@@ -78,7 +79,9 @@ def read_volume(
     series = source if isinstance(source, Series) else _found(source, series_uid, max_gap_mm)
     if series.format == "dicom":
         return read_dicom(series, max_gap_mm, straighten=straighten)
-    return read_nifti(series.files[0]) if series.format == "nifti" else read_itk(series.files[0])
+    if series.format == "nifti":
+        return read_nifti(series.files[0], straight=straighten)
+    return read_itk(series.files[0])
 
 
 def _found(source: Path | str, series_uid: str, max_gap_mm: float) -> Series:

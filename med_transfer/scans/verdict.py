@@ -116,7 +116,13 @@ def require_usable_series(verdict: Verdict, where: object) -> None:
 
 
 def grid_verdict(
-    shape_ijk: Sequence[int], affine: geometry.Affine, *, channels: int = 1, is_complex: bool = False, placed: bool
+    shape_ijk: Sequence[int],
+    affine: geometry.Affine,
+    *,
+    channels: int = 1,
+    is_complex: bool = False,
+    placed: bool,
+    straight: bool = True,
 ) -> Verdict:
     """Reject a file unless it holds one three-dimensional volume of real scalar values on a rectangular grid.
 
@@ -126,10 +132,11 @@ def grid_verdict(
         channels: values per voxel.
         is_complex: whether the values are complex numbers.
         placed: whether the file states the position in the patient.
+        straight: whether sheared axes are rejected.
     """
     reasons = [
         *_shape_reasons(shape_ijk, channels),
-        *_affine_reasons(affine),
+        *_affine_reasons(affine, straight=straight),
         *([Sentence("complex values")] * is_complex),
     ]
     return Verdict(rejections=tuple(reasons), placed=placed)
@@ -163,7 +170,7 @@ def _shape_reasons(shape: Sequence[int], channels: int) -> list[str]:
     return []
 
 
-def _affine_reasons(affine: geometry.Affine) -> list[str]:
+def _affine_reasons(affine: geometry.Affine, *, straight: bool) -> list[str]:
     if not np.isfinite(affine).all():
         return [Sentence("voxel sizes or positions that are NaN or infinite")]
     if np.abs(affine).max() >= FARTHEST_MM:
@@ -176,4 +183,6 @@ def _affine_reasons(affine: geometry.Affine) -> list[str]:
     except GeometryRejected as error:
         return [error.found]
     shear = geometry.shear_degrees(affine)
-    return [Sentence("voxel axes are sheared by {shear:.1f} degrees", shear=shear)] if shear > MAX_SHEAR_DEGREES else []
+    if not straight or shear <= MAX_SHEAR_DEGREES:
+        return []
+    return [Sentence("voxel axes are sheared by {shear:.1f} degrees", shear=shear)]

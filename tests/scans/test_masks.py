@@ -17,6 +17,7 @@ from region_objects import FRAME, blobs, closed, middles, scan, write_segmentati
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, NotAScan, ScanNotFound, UnreadableScan, UnusableVoxels
 from med_transfer.scans import Provenance, Volume, geometry, read_scan, region_of_mask
+from med_transfer.scans.formats.nifti_file import write_nifti_file
 from med_transfer.scans.masks.mask_placement import mark_voxels, onto_grid
 from med_transfer.scans.masks.masks import read_mask
 
@@ -318,6 +319,18 @@ def test_mask_images_of_tilted_slices_are_not_interpolated(tmp_path, name):
     mask = read_mask(tmp_path / "mask", straight, name)
     np.testing.assert_array_equal(mask.voxels, read_mask(frames, straight).voxels)
     assert mask.verdict.notes == ()
+
+
+def test_a_nifti_mask_says_by_its_sform_where_tilted_slices_lie(tmp_path):
+    write_series(tmp_path / "scan", hounsfield(SHAPE), TILTED, FrameOfReferenceUID=FRAME)
+    straight = read_scan(tmp_path / "scan")
+    write_nifti_file(tmp_path / "mask.nii.gz", box(), TILTED)
+    frames = write_segmentation(tmp_path / "seg", box(), TILTED)
+    np.testing.assert_array_equal(
+        read_mask(tmp_path / "mask.nii.gz", straight).voxels, read_mask(frames, straight).voxels
+    )
+    with pytest.raises(GeometryRejected, match="voxel axes are sheared by 14"):
+        read_scan(tmp_path / "mask.nii.gz")  # values would have to be interpolated
 
 
 @pytest.mark.parametrize("slices", [(2,), (1, 2, 4)])

@@ -45,15 +45,17 @@ def nifti_series(path: Path) -> Series:
     return Series(path, (path,), "nifti", "", "", "", n_slices, verdict, affine=affine)
 
 
-def read_nifti(path: Path) -> Volume:
+def read_nifti(path: Path, *, straight: bool = True) -> Volume:
     """Read the volume of a NIfTI file; scl_slope and scl_inter are applied, trailing dimensions of one dropped.
+
+    Without ``straight``, the axes may be sheared, as the sform of a mask of tilted slices states them.
 
     Raises:
         GeometryRejected: several volumes, fewer than three dimensions, or axes that are not perpendicular.
         NotAScan, UnreadableScan: see :func:`nifti_series`.
         UnusableVoxels: voxels are NaN or infinite.
     """
-    affine, verdict = _geometry(_open(path))
+    affine, verdict = _geometry(_open(path), straight=straight)
     require_usable_series(verdict, path)
     image = _load_whole(path)
     try:
@@ -148,7 +150,7 @@ def _load_whole(path: Path) -> Nifti1Image:
         raise _unreadable(path, error) from error
 
 
-def _geometry(image: Nifti1Image) -> tuple[geometry.Affine, Verdict]:
+def _geometry(image: Nifti1Image, *, straight: bool = True) -> tuple[geometry.Affine, Verdict]:
     """Affine (i, j, k) to LPS mm, from sform, else qform, else the voxel sizes alone; and the verdict on it."""
     unit_mm, of_units = _unit_mm(image)
     affine = geometry.swap_lps_ras(np.asarray(image.affine))
@@ -160,6 +162,7 @@ def _geometry(image: Nifti1Image) -> tuple[geometry.Affine, Verdict]:
         channels=len(dtype.names or (0,)),
         is_complex=dtype.kind == "c",
         placed=int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0,
+        straight=straight,
     ).joined(of_units)
     return affine, verdict.joined(_forms_verdict(image, unit_mm)) if verdict.usable else verdict
 
