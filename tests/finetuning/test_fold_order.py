@@ -125,6 +125,9 @@ def test_whether_transfer_harms_is_decided_on_each_scans_own_output():
     assert kept.validation is not None
     assert kept.validation.balanced_sensitivity.value == pytest.approx(figures[0] - figures[1])
     assert "cross-validated networks" in kept.validation.macro_auc.method  # as the report, of these predictions
+    assert not PLAN.split.test
+    assert "test scan" not in kept.sentence
+    assert "on the same scans, so they tend to be too high after a choice" in kept.sentence
 
 
 def test_a_folds_network_starts_from_the_configs_seed_whatever_was_drawn_before(tmp_path):

@@ -146,6 +146,10 @@ def test_of_a_repeated_cross_validation_the_first_screen_says_how_far_the_splits
     assert figures["Macro AUC"].endswith("; range over repeats 0.740 to 0.790")
     assert figures["Balanced accuracy"].endswith("; range over repeats 62.0 to 70.0")
     assert "each predicted by the mean of 3 networks" in dict(brief(evidence, ENGLISH))["Evaluated on"]
+    of_first_repeat = "Both networks are of the first repeat: only there was one trained from scratch."
+    (told,) = [notice.text for notice in notices(evidence) if "Transferred minus scratch" in notice.text]
+    assert told.endswith(of_first_repeat)
+    assert of_first_repeat not in str(notices(replace(evidence, metrics=metrics_of(three_classes()))))
 
 
 def test_of_cross_validated_scans_the_methods_say_that_intervals_are_wider(tmp_path):

@@ -67,7 +67,7 @@ MIN_PATIENTS_OF_GAIN = 7  # of six pairs that all point one way, an exact sign t
 
 
 class TransferGain(Record):
-    """Gain of pretraining over the same network trained from scratch with an equal budget.
+    """Gain of pretraining over the same network trained from scratch with an equal budget, in the first repeat alone.
 
     Attributes:
         balanced_sensitivity, macro_auc: transferred minus scratch, paired.

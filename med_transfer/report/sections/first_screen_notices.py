@@ -14,7 +14,6 @@ from med_transfer.metrics.records.metrics import (
     GeneralisationGap,
     KeptNetwork,
     Metrics,
-    TransferGain,
 )
 from med_transfer.model.calibration.calibrators import FEW_PATIENTS
 from med_transfer.page import ENGLISH, Translator, sentence
@@ -99,7 +98,7 @@ def notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
         _gap(metrics.generalisation_gap, t),
         _fusion(metrics.fusion, t),
         _leaks(metrics.fusion, t),
-        _transfer(metrics.transfer_gain, t),
+        _transfer(metrics, t),
         _kept_network(metrics.kept_network, t),
     ]
     return [notice for notice in candidates if notice is not None]
@@ -180,7 +179,8 @@ def _calibrated_on_few(metrics: Metrics, t: Translator) -> Notice | None:
     return Notice("warning", t("Probabilities are calibrated on few patients"), text)
 
 
-def _transfer(gain: TransferGain | None, t: Translator) -> Notice:
+def _transfer(metrics: Metrics, t: Translator) -> Notice:
+    gain = metrics.transfer_gain
     if gain is None:
         text = t(
             "No network trained from scratch was evaluated alongside this one, so nothing is known about gain or "
@@ -198,6 +198,8 @@ def _transfer(gain: TransferGain | None, t: Translator) -> Notice:
         sensitivity=difference(gain.balanced_sensitivity, t),
         n=gain.n_patients,
     )
+    if metrics.repeats is not None:  # all other figures are of all repeats together
+        measured += " " + t("Both networks are of the first repeat: only there was one trained from scratch.")
     return Notice(level, t(title), f"{text} {measured}")
 
 
