@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from med_transfer.predictions.table import read_cells
 TableFormat = Literal["parquet", "xlsx"]
 _PACKAGES: dict[TableFormat, str] = {"parquet": "pyarrow", "xlsx": "openpyxl"}
 TABLE_FORMATS = tuple(_PACKAGES)
+_DECODED = re.compile("_(?=x[0-9A-Fa-f]{4}_)")  # Excel takes _x1024_ for the character of that number
 _MAX_ROWS = 1_048_575  # of an Excel sheet, without the header
 
 
@@ -78,6 +80,7 @@ def _write_sheet(package: Any, path: Path, header: Sequence[str], rows: Sequence
     book = package.Workbook(write_only=True)
     sheet, cell_of = book.create_sheet("predictions"), importlib.import_module("openpyxl.cell").WriteOnlyCell
     for row in (header, *rows):
+        row = [_DECODED.sub("_x005F_", value) if isinstance(value, str) else value for value in row]
         cells = [cell_of(sheet, value=value) for value in row]
         for cell, value in zip(cells, row, strict=True):
             if isinstance(value, str):

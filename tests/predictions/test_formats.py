@@ -1,6 +1,7 @@
 """The table as Parquet and as an Excel sheet."""
 
 import os
+import zipfile
 
 import pytest
 
@@ -44,6 +45,18 @@ def test_a_sheet_runs_no_formula_and_holds_no_control_character(table):
     assert cells["reason"].value == "a\\x07b\\ufffe\\uffff"
     assert (cells["p_b"].value, cells["patient"].value) == (0.9, "'7")
     assert second[0].value == "bad\\udcff.nii"
+
+
+def test_a_name_that_excel_would_decode_is_escaped(tmp_path):
+    """In the strings of a sheet, ``_x1024_`` stands for the character U+1024 (ECMA-376 part 1, 22.9.2.19)."""
+    pytest.importorskip("openpyxl")
+    with PredictionTable(tmp_path / "predictions.csv", Labels(("a", "b"))) as growing:
+        growing.append(Prediction("tile_x1024_y0512_x.nii", patient="_x007_", predicted="a"))
+        growing.finish()
+    with zipfile.ZipFile(write_table_as("xlsx", growing.path)) as book:
+        sheet = book.read("xl/worksheets/sheet1.xml").decode()
+    assert "<t>tile_x005F_x1024_y0512_x.nii</t>" in sheet
+    assert "<t>_x007_</t>" in sheet
 
 
 def test_a_table_without_rows_keeps_its_columns(tmp_path):
