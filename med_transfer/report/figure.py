@@ -46,6 +46,7 @@ _STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
+_ID = re.compile(r'(\bid="|url\(#|href="#)')  # what stands before an id of an SVG, where it is given or referred to
 _ALONE = "text { font-family: 'Segoe UI', 'Helvetica Neue', 'Liberation Sans', 'Noto Sans TC', Arial, sans-serif }"
 
 
@@ -73,7 +74,7 @@ class Figure:
 
     def on_page(self, section: str) -> str:
         """The ``<svg>`` element with colours of the page; ids begin with the section's name."""
-        inside = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{section}-", self.drawing)
+        inside = _ID.sub(rf"\g<1>{section}-", self.drawing)
         for name, stand_in in COLOURS.items():
             inside = inside.replace(stand_in, f"var(--{name})")
         key = f"{section}-{self.name}"
@@ -121,7 +122,7 @@ def drawn(
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", stream.getvalue(), flags=re.DOTALL)
     width, height = re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)[0]
     inside = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")].strip()
-    inside = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", inside)
+    inside = _ID.sub(rf"\g<1>{name}-", inside)
     return Figure(name, title, description, caption, inside, (float(width), float(height)), width_rem)
 
 

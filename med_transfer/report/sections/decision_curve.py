@@ -63,9 +63,8 @@ def _useful(metrics: Metrics, t: Translator) -> Table:
         ),
         (t("Class"), t("Prevalence"), t("Thresholds")),
         [
-            (name, number(prevalence, tenths), _ranges(curve.points) or t("none shown"))
+            (name, number(metrics.prevalence[name], tenths), _ranges(curve.points) or t("none shown"))
             for name, curve in metrics.decision_curves.items()
-            for prevalence in [metrics.prevalence[name]]
         ],
         kind="text",
     )
@@ -84,13 +83,12 @@ def _ranges(points: Sequence[NetBenefit]) -> str:
 
 def _points(metrics: Metrics, t: Translator) -> Table:
     """For the file alone: too long for the page, which has the figure."""
-    low, high = t("95 % CI, low"), t("95 % CI, high")
     columns = (
         t("Class"),
         t("Threshold"),
         t("Net benefit"),
-        low,
-        high,
+        t("95 % CI, low"),
+        t("95 % CI, high"),
         t("Treat everyone"),
         t("Gain"),
         t("Gain, low"),

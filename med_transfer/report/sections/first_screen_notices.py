@@ -259,13 +259,13 @@ def _gap(gap: GeneralisationGap | None, t: Translator) -> Notice | None:
 def _baseline(metrics: Metrics, model: str, t: Translator) -> Notice | None:
     """Warn unless the model's macro AUC is above the handcrafted baseline's beyond doubt."""
     baseline = metrics.baselines.get(STRONGEST_BASELINE)
-    if baseline is None or baseline.macro_auc_gain.value is None:
+    gain = baseline and baseline.macro_auc_gain
+    if gain is None or gain.value is None:
         return None
-    gain = baseline.macro_auc_gain
     if gain.excludes_zero > 0:
         level, title = "good", t("The {model} beats the handcrafted baseline", model=model)
         text = t("It beats a linear model on simple intensity and size features.")
-    elif gain.value is not None and gain.value > 0:
+    elif gain.value > 0:
         level, title = "warning", t("The {model} is not shown to beat the handcrafted baseline", model=model)
         text = t("It is ahead of a linear model on simple intensity and size features, but the interval includes 0.")
         if gain.ci95 is None:
