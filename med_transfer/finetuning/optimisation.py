@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from med_transfer.finetuning.config import TrainingConfig
 from med_transfer.finetuning.strategies import Strategy
 from med_transfer.model.classifier import Classifier
+from med_transfer.pretraining.optimisation import decay_groups
 
 
 def parameter_groups(classifier: Classifier, strategy: Strategy, weight_decay: float) -> list[dict]:
@@ -22,19 +23,15 @@ def parameter_groups(classifier: Classifier, strategy: Strategy, weight_decay: f
     stages = classifier.encoder.stages()
     in_stages = {id(p) for stage in stages for p in stage.parameters()}
     head = [p for p in classifier.parameters() if id(p) not in in_stages]
-    groups = _with_and_without_decay(head, strategy.rate(), weight_decay)
+    groups = _groups(head, strategy.rate(), weight_decay)
     for depth, stage in enumerate(reversed(stages)):
-        groups += _with_and_without_decay(stage.parameters(), strategy.rate(depth), weight_decay)
+        groups += _groups(stage.parameters(), strategy.rate(depth), weight_decay)
     return groups
 
 
-def _with_and_without_decay(parameters: Iterable[nn.Parameter], rate: float, decay: float) -> list[dict]:
-    learning = [p for p in parameters if p.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim > 1], "lr": rate, "weight_decay": decay},
-        {"params": [p for p in learning if p.ndim <= 1], "lr": rate, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
+def _groups(parameters: Iterable[nn.Parameter], rate: float, weight_decay: float) -> list[dict]:
+    """The groups at this learning rate that are not empty."""
+    return [group | {"lr": rate} for group in decay_groups(parameters, weight_decay) if group["params"]]
 
 
 def optimiser(

@@ -64,3 +64,15 @@ def in_parts(images: Tensor, encoder: Encoder) -> Sequence[Tensor]:
 def stage_features(encoder: Encoder, maps: Sequence[Tensor]) -> list[NDArray[np.float32]]:
     """Return pooled features [scan, channel] of each stage separately, shallow to deep."""
     return [encoder.pool(maps, (stage,)).float().cpu().numpy() for stage in range(len(maps))]
+
+
+def effective_rank(features: Tensor) -> float:
+    """Return the effective number of dimensions of features [scan, feature]: exp of their singular values' entropy.
+
+    Source: Roy & Vetterli 2007, EUSIPCO; as a figure for pretraining without labels: Garrido et al. 2023
+    (RankMe), arXiv:2210.02885. Constant features have rank 1.
+    """
+    centred = (features - features.mean(0)).double()
+    values = torch.linalg.svdvals(centred)
+    share = values / values.sum().clamp_min(1e-12)
+    return float(torch.exp(-(share * share.clamp_min(1e-12).log()).sum()))

@@ -20,6 +20,7 @@ from med_transfer.atomic import write_bytes, write_text
 from med_transfer.backbones import Encoder, channels_last
 from med_transfer.cohorts.left_behind import left_behind, sealed
 from med_transfer.errors import TrainingDiverged
+from med_transfer.model.features import effective_rank
 from med_transfer.pretraining.checkpoint import (
     CHECKPOINT_FILE,
     State,
@@ -30,8 +31,8 @@ from med_transfer.pretraining.checkpoint import (
 )
 from med_transfer.pretraining.distributed import ProcessGroup
 from med_transfer.pretraining.methods.method import HEAD, Figures, Method
-from med_transfer.pretraining.optimisation import learning_rate_share, parameter_groups, update_average
-from med_transfer.pretraining.probe import LinearProbe, effective_rank
+from med_transfer.pretraining.optimisation import decay_groups, learning_rate_share, update_average
+from med_transfer.pretraining.probe import LinearProbe
 from med_transfer.pretraining.source.origin import Origin
 from med_transfer.pretraining.training_state import TrainingState, draw_curve
 from med_transfer.processor import keep_freed_memory
@@ -64,7 +65,7 @@ class Training:
             channels_last(self.method)
         self.average = copy.deepcopy(method.encoder).eval().requires_grad_(False)
         self.parallel = group.data_parallel(method)
-        groups = parameter_groups(method.parameters(), self.config.weight_decay)
+        groups = decay_groups(method.parameters(), self.config.weight_decay)
         self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.99))
         self.state, self._gradient = TrainingState(), torch.zeros(())
         self._drawn_at = 0.0  # seconds of training

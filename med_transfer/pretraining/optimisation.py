@@ -16,8 +16,8 @@ def learning_rate_share(progress: float, warm_up: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warm_up) / max(1 - warm_up, 1e-9))))
 
 
-def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
-    """Parameter groups with weight decay on weights only, not on biases and norm layers; without frozen parameters."""
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict]:
+    """AdamW's groups: weights with decay, then biases and norm layers without; frozen parameters are left out."""
     learning = [p for p in parameters if p.requires_grad]
     return [
         {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay},

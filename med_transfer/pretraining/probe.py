@@ -1,4 +1,4 @@
-"""Quality of an encoder's features without fine-tuning: a linear probe, and their effective rank."""
+"""Quality of an encoder's features without fine-tuning: a linear probe."""
 
 from __future__ import annotations
 
@@ -128,15 +128,3 @@ def linear_probe(
     progress = named(progress, "reading the probe's scans")
     prepared = prepare_cohort(cohort, Preprocessing(preprocessing), folder, progress=progress)
     return LinearProbe(prepared, context)
-
-
-def effective_rank(features: Tensor) -> float:
-    """Effective number of dimensions of features [scan, feature]: exp of the entropy of their singular values.
-
-    Source: Roy & Vetterli 2007, EUSIPCO; as a figure for pretraining without labels: Garrido et al. 2023
-    (RankMe), arXiv:2210.02885. Constant features have rank 1.
-    """
-    centred = (features - features.mean(0)).double()
-    values = torch.linalg.svdvals(centred)
-    share = values / values.sum().clamp_min(1e-12)
-    return float(torch.exp(-(share * share.clamp_min(1e-12).log()).sum()))

@@ -132,7 +132,7 @@ def domain_gap(
         unknown.append("batch normalisation: the network keeps no statistics")
     if source is None:
         unknown.append(f"Frechet distance, MMD and A-distance: {why_unknown}")
-        return DomainGap(None, None, None, None, None, None, agreement, "; ".join(unknown))
+        return DomainGap(batch_norm=agreement, unknown="; ".join(unknown))
     stages = _layer_of_source(source, best)
     table = joined_features(features, stages)
     stored = source.table(stages)
@@ -144,16 +144,16 @@ def domain_gap(
         )
     distance = frechet_distance(reference, gaussian_of(table))
     relative = distance / reference.total_variance if reference.total_variance > 0 else None
+    mmd_squared = p_value = a_distance = None
     if stored is None:
         unknown.append("MMD and A-distance: of the source only mean and covariance are stored")
-        return DomainGap(stages, distance, relative, None, None, None, agreement, "; ".join(unknown))
-    discrepancy, p_value = mmd(stored, table, seed=seed), None
-    if len(set(patients)) == len(patients):
-        p_value = discrepancy.p_value
     else:
-        unknown.append("p of MMD: its permutations assume one scan per patient")
-    rounded = proxy_a_distance(stored, table, patients, seed=seed)
-    return DomainGap(stages, distance, relative, discrepancy.squared, p_value, rounded, agreement, "; ".join(unknown))
+        discrepancy, a_distance = mmd(stored, table, seed=seed), proxy_a_distance(stored, table, patients, seed=seed)
+        mmd_squared, p_value = discrepancy.squared, discrepancy.p_value
+        if len(set(patients)) < len(patients):
+            p_value = None
+            unknown.append("p of MMD: its permutations assume one scan per patient")
+    return DomainGap(stages, distance, relative, mmd_squared, p_value, a_distance, agreement, "; ".join(unknown))
 
 
 def _layer_of_source(source: SourceFeatures, best: Stages) -> Stages:

@@ -4,26 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 BARE_MENTION_NATS = 1.0  # a log Bayes factor below this is "not worth more than a bare mention"
-
-
-class Probed(Protocol):
-    """Anything with the figures of a cross-validated linear probe."""
-
-    @property
-    def macro_auc(self) -> float:
-        """Macro AUC of the cross-validated probe, in [0, 1]."""
-        ...
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of the macro AUC."""
-        ...
-
-
-AnyProbed = TypeVar("AnyProbed", bound=Probed)
 
 
 @dataclass(frozen=True)
@@ -68,7 +50,7 @@ def rank(contenders: Sequence[RankingCriteria], scans: int) -> list[RankingCrite
     return placed
 
 
-def tied_with_the_best(contenders: Sequence[AnyProbed]) -> list[AnyProbed]:
+def tied_with_the_best(contenders: Sequence[RankingCriteria]) -> list[RankingCriteria]:
     """Contenders whose macro AUC is within one standard error of the highest, including the latter."""
     leader = max(contenders, key=lambda contender: (contender.macro_auc, contender.standard_error))
     return [contender for contender in contenders if contender.macro_auc >= leader.macro_auc - leader.standard_error]

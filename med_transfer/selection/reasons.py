@@ -77,8 +77,8 @@ def _skipped_backbones(ranking: Sequence[BackboneScore], chosen: BackboneScore) 
 
 def _tied_backbones(rivals: Sequence[BackboneScore], chosen: BackboneScore, scans: int) -> list[str]:
     """Sentences on backbones that the probe cannot distinguish from the chosen one, and on what decided."""
-    tied = tied_with_the_best([score.best for score in (chosen, *rivals)])
-    return [_tie_break(score, chosen, scans) for score in rivals if score.best in tied]
+    tied = tied_with_the_best([score.criteria for score in (chosen, *rivals)])
+    return [_tie_break(score, chosen, scans) for score in rivals if score.criteria in tied]
 
 
 def _tie_break(rival: BackboneScore, chosen: BackboneScore, scans: int) -> str:

@@ -60,14 +60,14 @@ class DomainGap:
             difference contributes to every distance and to LEEP.
     """
 
-    stages: Stages | None
-    frechet: float | None
-    frechet_relative: float | None
-    mmd_squared: float | None
-    mmd_p_value: float | None
-    proxy_a_distance: float | None
-    batch_norm: Agreement | None
-    unknown: str
+    stages: Stages | None = None
+    frechet: float | None = None
+    frechet_relative: float | None = None
+    mmd_squared: float | None = None
+    mmd_p_value: float | None = None
+    proxy_a_distance: float | None = None
+    batch_norm: Agreement | None = None
+    unknown: str = ""
     other_input: str = ""
 
 
@@ -124,6 +124,11 @@ class BackboneScore:
     leep: float | None
     gap: DomainGap
     cost: Cost
+
+    @property
+    def criteria(self) -> RankingCriteria:
+        """The criteria by which the backbone is ranked: those of its best layer, with activations as cost."""
+        return self.best.criteria(self.name, self.cost.activations_mib)
 
     @property
     def beats_random(self) -> bool:

@@ -273,7 +273,7 @@ def _cost(candidate: Candidate, features: Sequence[StageFeatures]) -> Cost:
 def _selection(
     scores: Sequence[BackboneScore], left_out: dict[str, str], target: Target, start: BackboneConfig, out: Path
 ) -> Selection:
-    contenders = {score.best.criteria(score.name, score.cost.activations_mib): score for score in scores}
+    contenders = {score.criteria: score for score in scores}
     ranking = tuple(contenders[criteria] for criteria in rank(list(contenders), len(target.cohort)))
     recommended, reason = recommend(ranking, len(target.cohort), start)
     attempt = choose_backbone_to_try(ranking, start) if recommended is None else None

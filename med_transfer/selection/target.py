@@ -22,6 +22,7 @@ from med_transfer.cohorts import (
 )
 from med_transfer.errors import NothingDone, ScanError
 from med_transfer.finetuning import FinetuneConfig
+from med_transfer.metrics.cross_validation import fewest_patients
 from med_transfer.predictions.patient_folds import patient_folds
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.progress import Progress, remark
@@ -176,9 +177,5 @@ def folds_of_run(cohort: Cohort, split: Split, positions: Sequence[int], config:
     if split.n_fold_models > 1:
         fold_of = split.fold_of
         return np.array([fold_of[position] for position in positions], dtype=np.intp)
-    n_folds = min(config.split.folds, _fewest_patients(cohort))
+    n_folds = min(config.split.folds, fewest_patients(cohort.truth, cohort.patients))
     return patient_folds(cohort.truth, cohort.patients, max(2, n_folds), config.split.seed)
-
-
-def _fewest_patients(cohort: Cohort) -> int:
-    return min(patients for _, patients in cohort.counts().values())

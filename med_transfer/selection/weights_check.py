@@ -21,9 +21,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from med_transfer.backbones import Encoder, InputSpec, LoadedBackbone
 from med_transfer.errors import NothingDone
+from med_transfer.model.features import effective_rank
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress, silent
-from med_transfer.scans import Volume
+from med_transfer.scans import Volume, geometry
 
 GOOD_CORRELATION = 0.90  # measured: 0.96 and above for chest and abdominal CT through genuine CT weights
 POOR_CORRELATION = 0.30  # measured: 0.00 for shuffled weights, 0.57 for noise instead of a scan
@@ -187,7 +188,8 @@ class _Alternative:
 def _alternatives(native: InputSpec, has_unit: bool) -> list[_Alternative]:
     """The entry's own input, then the same with other windows (only if values have a unit), and with other axes."""
     windows = [window for window in _WINDOWS_HU if has_unit and window != native.window_hu]
-    turns = [axes for axes in _AXES if not _same_axes(axes, native.orientation)]
+    # Directions do not matter, since a flip hardly changes statistics.
+    turns = [axes for axes in _AXES if geometry.world_axes(axes) != geometry.world_axes(native.orientation)]
     return [
         _Alternative("nothing", "as its entry says", native),
         *(
@@ -198,20 +200,11 @@ def _alternatives(native: InputSpec, has_unit: bool) -> list[_Alternative]:
     ]
 
 
-def _kinds(orientation: str) -> str:
-    """The body axes of an orientation regardless of direction, since a flip hardly changes statistics."""
-    return orientation.translate(str.maketrans("RAI", "LPS"))
-
-
-def _same_axes(first: str, second: str) -> bool:
-    return _kinds(first) == _kinds(second)
-
-
 def _reordered(native: InputSpec, axes: str) -> InputSpec:
     """The same input at the same voxel sizes, with its array axes in another order."""
-    order = [_kinds(native.orientation).index(letter) for letter in _kinds(axes)]
-    spacing = tuple(native.spacing_mm[i] for i in order) if native.spacing_mm else None
-    shape = tuple(native.shape[i] for i in order) if native.shape else None
+    turn = (native.orientation, axes)
+    spacing = geometry.reordered(native.spacing_mm, *turn) if native.spacing_mm else None
+    shape = geometry.reordered(native.shape, *turn) if native.shape else None
     return replace(native, orientation=axes, spacing_mm=spacing, shape=shape)
 
 
@@ -251,17 +244,11 @@ def _features(backbone: LoadedBackbone, images: Sequence[Tensor]) -> Features:
     directions = nn.functional.normalize(pooled, dim=1)
     cosines = directions @ directions.T
     off_diagonal = cosines[~torch.eye(len(images), dtype=torch.bool)]
-    shares = torch.linalg.svdvals(pooled - pooled.mean(0))
-    shares = shares / shares.sum().clamp(min=1e-12)
-    entropy = -(shares * shares.clamp(min=1e-12).log()).sum()
-    return Features(float(entropy.exp()), float(off_diagonal.mean()) if len(off_diagonal) else 1.0)
+    return Features(effective_rank(pooled), float(off_diagonal.mean()) if len(off_diagonal) else 1.0)
 
 
 def _verdict_without_statistics(features: Features, count: int) -> Fit:
-    """The verdict without stored statistics, by the cosine between scans; the effective rank is reported.
-
-    It is computed as in RankMe (Garrido et al. 2023, arXiv:2210.02885), as the exponential of the entropy.
-    """
+    """The verdict without stored statistics, by the cosine between scans; the effective rank is reported."""
     shown = f"effective rank {features.effective_rank:.1f} of {count - 1}, mean cosine {features.mean_cosine:.3f}"
     if count < 3:
         verdict, reason = "cannot tell", "the network has no batch normalisation; give at least three scans"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny import tiny_training
 
+from med_transfer.model.features import effective_rank
 from med_transfer.pretraining.loop import Training
 from med_transfer.pretraining.optimisation import learning_rate_share
-from med_transfer.pretraining.probe import effective_rank
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:

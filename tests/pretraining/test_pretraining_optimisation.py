@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from med_transfer.pretraining.optimisation import learning_rate_share, parameter_groups, update_average
+from med_transfer.pretraining.optimisation import decay_groups, learning_rate_share, update_average
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():
@@ -31,7 +31,7 @@ def test_the_running_mean_of_the_weights_agrees_with_the_formula():
 def test_vectors_have_no_weight_decay_and_frozen_weights_are_left_out():
     module = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4))
     module[1].requires_grad_(False)
-    weights, vectors = parameter_groups(module.parameters(), 0.1)
+    weights, vectors = decay_groups(module.parameters(), 0.1)
     assert [(p.ndim, len(g["params"]), g["weight_decay"]) for g in (weights, vectors) for p in g["params"]] == [
         (2, 1, 0.1),
         (1, 1, 0.0),

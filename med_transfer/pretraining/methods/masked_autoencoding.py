@@ -18,7 +18,7 @@ from torch.optim.swa_utils import update_bn
 from med_transfer.backbones import Encoder
 from med_transfer.pretraining.methods.decoder import LightDecoder
 from med_transfer.pretraining.methods.method import Figures, Method, PretrainingContext
-from med_transfer.pretraining.source.views import CROP_ORIENTATION, encoder_input, reorient
+from med_transfer.pretraining.source.views import encoder_input
 
 
 class MaskedAutoencoding(Method):
@@ -88,12 +88,9 @@ class MaskedAutoencoding(Method):
 
     def _errors(self, x: Tensor, hidden: Tensor, encoder: Encoder) -> tuple[Tensor, Tensor]:
         """Mean squared errors on hidden voxels: the network's, and that of predicting each crop's visible mean."""
-        spec = self.context.input
         visible = 1 - hidden
         mean = (x * visible).sum((1, 2, 3, 4), keepdim=True) / visible.sum((1, 2, 3, 4), keepdim=True)
-        maps = self.maps(x * visible + mean * hidden, encoder)
-        shape = reorient(x, CROP_ORIENTATION, spec.orientation).shape[2:]
-        decoded = reorient(self.decoder(maps, tuple(shape)), spec.orientation, CROP_ORIENTATION).float()
+        decoded = self.decoded(self.decoder, x * visible + mean * hidden, encoder)
 
         def error(of: Tensor) -> Tensor:
             return ((of - x).square() * hidden).sum() / hidden.sum()

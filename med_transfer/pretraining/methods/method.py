@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from med_transfer.backbones import Encoder, InputSpec
 from med_transfer.pretraining.config import PretrainingConfig
+from med_transfer.pretraining.methods.decoder import LightDecoder
 from med_transfer.pretraining.painting.lung_scenes import LungScenes
 from med_transfer.pretraining.source.crops import Crops, CropSampler
 from med_transfer.pretraining.source.scans import SourceScans
-from med_transfer.pretraining.source.views import Degradation, encoder_input, reduce, window
+from med_transfer.pretraining.source.views import CROP_ORIENTATION, Degradation, encoder_input, reduce, reorient, window
 
 RANK_STRIDE = 1_000_003  # between the seeds of two processes
 HEAD = "head."  # prefix of the names of kept heads in the encoder's file
@@ -148,6 +149,13 @@ class Method(nn.Module):
     def pooled(self, maps: list[Tensor]) -> Tensor:
         """Spatial means of the pooled stages, [batch, feature]."""
         return torch.cat([maps[stage].mean((2, 3, 4)) for stage in self.context.pooled_stages], dim=1).float()
+
+    def decoded(self, decoder: LightDecoder, x: Tensor, encoder: Encoder) -> Tensor:
+        """Windowed crops after encoder and decoder, [batch, 1, depth, height, width] in the crops' orientation."""
+        orientation = self.context.input.orientation
+        shape = reorient(x, CROP_ORIENTATION, orientation).shape[2:]
+        decoded = decoder(self.maps(x, encoder), tuple(shape))
+        return reorient(decoded, orientation, CROP_ORIENTATION).float()
 
     def half_precision(self) -> torch.autocast:
         """bf16 on a GPU; not on a CPU, where its gradients are wrong (docs/decisions/0006-no-bf16-on-a-cpu.md)."""

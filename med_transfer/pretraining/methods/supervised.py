@@ -6,6 +6,7 @@ After Mei et al. 2022 (RadImageNet), Radiology AI 4:e210315, and Chen et al. 201
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,9 +18,9 @@ from med_transfer.errors import CohortError
 from med_transfer.predictions.labels import Labels
 from med_transfer.pretraining.methods.decoder import LightDecoder
 from med_transfer.pretraining.methods.method import Figures, Method, PretrainingContext
-from med_transfer.pretraining.source.crops import CENTRE, MASK, TISSUE, WHOLE, CropSampler
+from med_transfer.pretraining.source.crops import CENTRE, MASK, TISSUE, WHOLE, Crops, CropSampler
 from med_transfer.pretraining.source.scans import SourceScans
-from med_transfer.pretraining.source.views import CROP_ORIENTATION, reduce, reorient
+from med_transfer.pretraining.source.views import reduce
 
 
 class SupervisedLabels(Method):
@@ -36,7 +37,13 @@ class SupervisedLabels(Method):
     @property
     def labels(self) -> Labels:
         """The source cohort's classes. Raises CohortError if it has none."""
-        return _labels(self.context.training)
+        if self.context.training.labels is None:
+            raise CohortError(
+                "the source has no labels",
+                expected="a cohort.csv with a label column",
+                action="Give a table instead of a folder, or choose another method",
+            )
+        return self.context.training.labels
 
     def sampler(self, source: SourceScans, seed: int) -> CropSampler:
         """Crops around the regions of interest, or whole scans, with balanced classes."""
@@ -93,13 +100,13 @@ class SupervisedMasks(Method):
     def draw(self) -> tuple[Tensor, Tensor]:
         """Windowed crops, and their masks on the encoder's grid."""
         crops = self.crops.batch(self.config.batch, with_masks=True)
-        return self.windowed(crops.hu), self._target(crops.mask)
+        return self.windowed(crops.hu), self._target(crops)
 
     def forward(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """``loss``, the sum of its parts ``cross_entropy`` and ``dice_loss``."""
         x, mask = batch
         with self.half_precision():
-            logits = self._logits(x, self.encoder)
+            logits = self.decoded(self.decoder, x, self.encoder)
         dice_loss = 1 - _dice(logits.sigmoid(), mask)
         cross_entropy = F.binary_cross_entropy_with_logits(logits, mask)
         return {"loss": cross_entropy + dice_loss, "cross_entropy": cross_entropy, "dice_loss": dice_loss}
@@ -110,35 +117,17 @@ class SupervisedMasks(Method):
             return {}
         crops = self.sampler(self.context.validation, seed=0).batch(self.config.batch, with_masks=True)
         with self.half_precision():
-            logits = self._logits(self.windowed(crops.hu, degraded=False), encoder)
-        return {"dice": float(_dice((logits > 0).float(), (self._target(crops.mask) > 0.5).float()))}
+            logits = self.decoded(self.decoder, self.windowed(crops.hu, degraded=False), encoder)
+        return {"dice": float(_dice((logits > 0).float(), (self._target(crops) > 0.5).float()))}
 
-    def _target(self, mask: Tensor | None) -> Tensor:
-        """The mask on the encoder's grid."""
-        if mask is None:
-            raise CohortError("crops without masks", expected="a source cohort with masks")
-        return reduce(mask, self.config.input_shape)
-
-    def _logits(self, x: Tensor, encoder: Encoder) -> Tensor:
-        spec = self.context.input
-        shape = reorient(x, CROP_ORIENTATION, spec.orientation).shape[2:]
-        decoded = self.decoder(self.maps(x, encoder), tuple(shape))
-        return reorient(decoded, spec.orientation, CROP_ORIENTATION).float()
+    def _target(self, crops: Crops) -> Tensor:
+        """The masks of crops, which were drawn with them, on the encoder's grid."""
+        return reduce(cast(Tensor, crops.mask), self.config.input_shape)
 
 
 def _dice(predicted: Tensor, truth: Tensor) -> Tensor:
     """Dice coefficient (Dice 1945, Ecology 26:297) over the batch; crops without a mask add false positives only."""
     return (2 * (predicted * truth).sum() + 1) / (predicted.sum() + truth.sum() + 1)
-
-
-def _labels(source: SourceScans) -> Labels:
-    if source.labels is None:
-        raise CohortError(
-            "the source has no labels",
-            expected="a cohort.csv with a label column",
-            action="Give a table instead of a folder, or choose another method",
-        )
-    return source.labels
 
 
 def _truth(source: SourceScans, labels: Labels) -> Tensor:

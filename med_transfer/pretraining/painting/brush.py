@@ -22,6 +22,10 @@ class RandomNumbers:
         """Uniform in [low, high)."""
         return low + (high - low) * self.share(*shape)
 
+    def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Log-uniform in [low, high)."""
+        return low * (high / low) ** self.share(*shape)
+
     def normal(self, *shape: int) -> Tensor:
         """Standard normal."""
         return torch.randn(shape, generator=self.random, device=self.device)

@@ -140,8 +140,8 @@ class LesionPainter:
 
     def _ball(self, slabs: _Slabs, place: _Place, radius_mm: tuple[float, float], bumps: float = 0.6) -> Tensor:
         """Signed distance in mm to a bumpy ellipsoid around the place, negative inside, [batch, 1, *space]."""
-        n, (low, high) = len(slabs.hu), radius_mm
-        radius = wide(low * (high / low) ** self.draws.share(n))
+        n = len(slabs.hu)
+        radius = wide(self.draws.log_uniform(*radius_mm, n))
         position = position_mm(slabs.hu, slabs.size_mm) - place.middle_mm[:, :, None, None, None]
         stretch = self.draws.uniform(0.7, 1.4, n, 3)[:, :, None, None, None]
         distance = (position * stretch).square().sum(1, keepdim=True).sqrt()
@@ -161,10 +161,9 @@ class LesionPainter:
 
     def _crescent(self, slabs: _Slabs, place: _Place) -> Tensor:
         """A crescent, thickest at the place and thinner along the wall, with a smooth inner side."""
-        low, high = self.config.thickness_mm
         around = inside(self._ball(slabs, place, self.config.extent_mm, bumps=0.3), 20.0)
-        depth = _depth_mm(place.tissue > 0.5, slabs.voxel_mm, high + 2)
-        thickness = wide(low * (high / low) ** self.draws.share(len(slabs.hu))) * around
+        depth = _depth_mm(place.tissue > 0.5, slabs.voxel_mm, self.config.thickness_mm[1] + 2)
+        thickness = wide(self.draws.log_uniform(*self.config.thickness_mm, len(slabs.hu))) * around
         return inside(depth - thickness, 1.0) * (around > 0.05)
 
     def _filling(self, slabs: _Slabs, place: _Place) -> Tensor:

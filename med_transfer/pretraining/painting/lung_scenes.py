@@ -77,8 +77,7 @@ class LungScenes:
 
     def _parenchyma(self, hu: Tensor) -> Tensor:
         n = len(hu)
-        noise = torch.randn(hu.shape, generator=self.draws.random, device=self.draws.device)
-        grain = F.avg_pool3d(noise, 3, stride=1, padding=1) * 3
+        grain = F.avg_pool3d(self.draws.normal(*hu.shape), 3, stride=1, padding=1) * 3
         cloud = wide(self.draws.uniform(5, 60, n)) * self.draws.field(hu, (6, 12, 12))
         return wide(self.draws.uniform(-930, -780, n)) + cloud + wide(self.draws.uniform(10, 60, n)) * grain
 

@@ -66,8 +66,7 @@ class NodulePainter:
     def __call__(self, hu: Tensor, size_mm: Tensor) -> tuple[Tensor, Nodules]:
         """HU [batch, 1, depth, height, width] with a nodule in each crop where it is visible, and what it is."""
         n, draws = len(hu), self.draws
-        low, high = self.config.radius_mm
-        radius = torch.minimum(low * (high / low) ** draws.share(n), 0.4 * size_mm.amin(1))
+        radius = torch.minimum(draws.log_uniform(*self.config.radius_mm, n), 0.4 * size_mm.amin(1))
         position = position_mm(hu, size_mm) - (0.15 * draws.offset(size_mm))[:, :, None, None, None]
         stretch = draws.uniform(0.75, 1.33, n, 3)
         distance = (position * stretch[:, :, None, None, None]).square().sum(1, keepdim=True).sqrt()

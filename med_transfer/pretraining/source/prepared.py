@@ -16,7 +16,6 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -50,18 +49,18 @@ def cached_scan(folder: Path, key: str, make: Callable[[], SourceScan], where: o
     centres = scan.crop_centres or find_crop_centres(scan.voxels, scan.spacing_mm)
     if not centres and scan.centre is None:
         raise UnusableVoxels("nothing but air or uniform matter", where=where, expected="a body in Hounsfield units")
-    _write(folder, key, replace(scan, crop_centres=centres), anew=record.exists())
+    _write(folder, key, scan, centres, anew=record.exists())
     return _read(folder, record)
 
 
-def _write(folder: Path, key: str, scan: SourceScan, *, anew: bool) -> None:
+def _write(folder: Path, key: str, scan: SourceScan, centres: CropCentres, *, anew: bool) -> None:
     voxels = f"{_digest(scan.content_hash, scan.spacing_mm, scan.voxels.shape)}.voxels.npy"
     if anew or not (folder / voxels).exists():
         _save_array(folder / voxels, scan.voxels)
-    mask = f"{key}.mask.npy" if scan.mask is not None else None
+    mask = None
     if scan.mask is not None:
-        _save_array(folder / f"{key}.mask.npy", scan.mask)
-    centres = scan.crop_centres or CropCentres(np.empty((0, 3), np.float32), np.empty((0, 3), np.float32))
+        mask = f"{key}.mask.npy"
+        _save_array(folder / mask, scan.mask)
     with atomic_path(folder / f"{key}.places.npz") as temporary:
         np.savez(temporary, lung=centres.lung, tissue=centres.tissue)
     record = {

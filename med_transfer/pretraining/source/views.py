@@ -55,25 +55,30 @@ class Degradation:
         x = (x - bottom) / (top - bottom)
         x = self._apply_to_share(x, self.config.blur / 2, _blur_in_plane)
         x = self._apply_to_share(x, self.config.blur / 2, lambda y: _blur_in_plane(_blur_in_plane(y)))
-        for slices in (2, 3, 4):
-            x = self._apply_to_share(x, self.config.thick_slices / 3, lambda y, n=slices: thick_slices(y, n))
+        x = self._in_thick_slices(x)
         gamma = torch.exp(self.config.gamma * self._uniform(len(x)))
-        scale = 1 + self.config.scale * self._uniform(len(x))
-        x = x.clamp_min(1e-4) ** gamma * scale + self.config.shift * self._uniform(len(x))
-        noise = torch.randn(x.shape, generator=self.random, device=self.device)
-        x = x + noise * self.config.noise * self._uniform(len(x)).clamp_min(0)
+        x = self._noisy(self._rescaled(x.clamp_min(1e-4) ** gamma))
         return x.clamp(0, 1) * (top - bottom) + bottom
 
     def hounsfield(self, hu: Tensor, window_hu: tuple[float, float]) -> Tensor:
         """Degrade crops in HU, before windowing and without gamma; intensity changes are in units of this window."""
         low, high = window_hu
         x = self._apply_to_share((hu - low) / (high - low), self.config.blur, _blur_in_plane)
+        x = self._noisy(self._rescaled(self._in_thick_slices(x)))
+        return x * (high - low) + low
+
+    def _in_thick_slices(self, x: Tensor) -> Tensor:
         for slices in (2, 3, 4):
             x = self._apply_to_share(x, self.config.thick_slices / 3, lambda y, n=slices: thick_slices(y, n))
-        x = x * (1 + self.config.scale * self._uniform(len(x))) + self.config.shift * self._uniform(len(x))
+        return x
+
+    def _rescaled(self, x: Tensor) -> Tensor:
+        scale = 1 + self.config.scale * self._uniform(len(x))
+        return x * scale + self.config.shift * self._uniform(len(x))
+
+    def _noisy(self, x: Tensor) -> Tensor:
         noise = torch.randn(x.shape, generator=self.random, device=self.device)
-        x = x + noise * self.config.noise * self._uniform(len(x)).clamp_min(0)
-        return x * (high - low) + low
+        return x + noise * self.config.noise * self._uniform(len(x)).clamp_min(0)
 
     def _apply_to_share(self, x: Tensor, share: float, change) -> Tensor:
         """Apply a change to a random share of the batch; the number is fixed, to avoid waiting for the device."""

@@ -102,8 +102,8 @@ def proxy_a_distance(
     patients = [*(f"source {number}" for number in range(len(first))), *patients]
     truth = np.eye(2, dtype=bool)[np.r_[np.zeros(len(first), int), np.ones(len(second), int)]]
     folds = patient_folds(truth, patients, min(n_folds, len(first), len(set(patients)) - len(first)), seed)
-    told = linear_probe(np.concatenate([first, second]), truth, patients, folds, _SIDES).balanced_sensitivity
-    return max(0.0, 2 * (2 * told - 1))
+    sensitivity = linear_probe(np.concatenate([first, second]), truth, patients, folds, _SIDES).balanced_sensitivity
+    return max(0.0, 2 * (2 * sensitivity - 1))
 
 
 def _checked_pair(source: ArrayLike, target: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
