@@ -20,7 +20,8 @@ from med_transfer.model.linear_head import INNER_FOLDS, cross_entropy
 from med_transfer.predictions.patient_folds import held_out_in_turn, patient_folds
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2  # of AdamW; every step sees all scans
-_LOOKED_AT, _PATIENCE = 5, 5  # steps between evaluations on held-out patients; evaluations without improvement
+_EVALUATION_STEPS = 5  # between two evaluations on held-out patients
+_PATIENCE = 5  # evaluations without improvement
 
 
 class Bags(NamedTuple):
@@ -72,10 +73,10 @@ class AttentionHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, bags: Bags, dropped: Dropout = NO_DROPOUT) -> Tensor:
-        """Logits [scan, class]; ``dropped`` is for training."""
-        features = torch.einsum("bnc,bn->bc", bags.pooled, self.attention(dropped(bags.deepest), bags.shown))
-        return self.linear(dropped(features))
+    def forward(self, bags: Bags, dropout: Dropout = NO_DROPOUT) -> Tensor:
+        """Logits [scan, class]; ``dropout`` is for training."""
+        features = torch.einsum("bnc,bn->bc", bags.pooled, self.attention(dropout(bags.deepest), bags.shown))
+        return self.linear(dropout(features))
 
 
 class FittedAttention(NamedTuple):
@@ -86,9 +87,9 @@ class FittedAttention(NamedTuple):
 
 
 class AttentionTraining(NamedTuple):
-    """Settings of the training: at most ``most_steps`` of gradient descent, each on all scans, with dropout."""
+    """Settings of the training: at most ``max_steps`` of gradient descent, each on all scans, with dropout."""
 
-    most_steps: int = 100
+    max_steps: int = 100
     dropout: float = 0.2
     multilabel: bool = False
     balanced: bool = True
@@ -108,7 +109,7 @@ def fit_attention(
         bags: of the training scans.
         truth: boolean [scan, class].
         patients: one entry per scan.
-        course: settings of the training.
+        settings: of the training.
     """
     pooled, deepest = _Standardisation.of(bags.pooled, bags.shown), _Standardisation.of(bags.deepest, bags.shown)
     standard = Bags(pooled(bags.pooled), deepest(bags.deepest), bags.shown)
@@ -126,20 +127,20 @@ def _best_number_of_steps(
     """The number of steps that is best on held-out patients, with early stopping after ``_PATIENCE`` evaluations."""
     n_folds = min(INNER_FOLDS, len(set(patients)))
     if n_folds < 2:
-        return settings.most_steps
+        return settings.max_steps
     folds = held_out_in_turn(patient_folds(truth, patients, n_folds))
     heads_of_folds = [_heads(bags.of_scans(learn), truth[learn], settings) for learn, _ in folds]
-    logits, losses, looks = np.zeros(truth.shape), [np.inf], [0]
+    logits, losses, evaluated_steps = np.zeros(truth.shape), [np.inf], [0]
     for step, heads in enumerate(zip(*heads_of_folds, strict=True), start=1):
-        if step % _LOOKED_AT and step < settings.most_steps:
+        if step % _EVALUATION_STEPS and step < settings.max_steps:
             continue
         for head, (_, held_out) in zip(heads, folds, strict=True):
             logits[held_out] = _logits(head, bags.of_scans(held_out))
-        looks.append(step)
+        evaluated_steps.append(step)
         losses.append(cross_entropy(logits, truth, multilabel=settings.multilabel, balanced=settings.balanced))
-        if step == settings.most_steps or len(losses) - 1 - int(np.argmin(losses)) == _PATIENCE:
+        if step == settings.max_steps or len(losses) - 1 - int(np.argmin(losses)) == _PATIENCE:
             break
-    return looks[int(np.argmin(losses))]
+    return evaluated_steps[int(np.argmin(losses))]
 
 
 def _heads(bags: Bags, truth: NDArray[np.bool_], settings: AttentionTraining) -> Iterator[AttentionHead]:
@@ -149,9 +150,9 @@ def _heads(bags: Bags, truth: NDArray[np.bool_], settings: AttentionTraining) ->
         head = AttentionHead(bags.deepest.shape[2], bags.pooled.shape[2], truth.shape[1])
     optimiser = torch.optim.AdamW(head.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     targets, weights = torch.from_numpy(truth).float(), _class_weights(truth, settings)
-    dropped = Dropout(settings.dropout, torch.Generator().manual_seed(settings.seed))
+    dropout = Dropout(settings.dropout, torch.Generator().manual_seed(settings.seed))
     while True:
-        loss = classification_loss(head(bags, dropped), targets, multilabel=settings.multilabel, weights=weights)
+        loss = classification_loss(head(bags, dropout), targets, multilabel=settings.multilabel, weights=weights)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

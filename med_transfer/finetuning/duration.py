@@ -26,7 +26,7 @@ from med_transfer.finetuning.batches import FoldData, Part, training_batches
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import resolve_preprocessing
 from med_transfer.finetuning.fold_pretraining import (
-    encoder_of,
+    encoder_numbers,
     most_encoders,
     pretraining_step_seconds,
     threads_of_encoder,
@@ -254,7 +254,8 @@ def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
     """The duration of a run if no training stops early."""
     n_scans = len(split.development) + len(split.test)
     n_folds = sum(divided.n_fold_models for divided in split.repeats)
-    encoders = [_n_encoders(config, divided) for divided in split.repeats] if config.backbone.pretrain else []
+    pretrained_splits = split.repeats if config.backbone.pretrain else ()
+    encoders = [len(encoder_numbers(config, divided)) for divided in pretrained_splits]
     n_pretrained, turns = sum(encoders), sum(math.ceil(n / cost.encoders_at_once) for n in encoders)
     if config.transfer.strategy.trains:
         training = _folds_seconds(config, split, cost)
@@ -264,10 +265,6 @@ def estimate(config: FinetuneConfig, split: Split, cost: Cost) -> Duration:
     maps = config.explain.gallery * _FORWARD_PASSES_PER_MAP * cost.forward
     pretraining = turns * config.backbone.pretraining.steps * cost.pretraining_step
     return Duration(n_scans * cost.read, training, baseline, pretraining, n_pretrained, cost.encoders_at_once, maps)
-
-
-def _n_encoders(config: FinetuneConfig, split: Split) -> int:
-    return len({encoder_of(fold, config) for fold in range(split.n_fold_models)})
 
 
 def _folds_seconds(config: FinetuneConfig, split: Split, cost: Cost) -> float:

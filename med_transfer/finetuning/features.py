@@ -192,7 +192,7 @@ def _mapped(classifier: Classifier, rows: Tensor) -> Tensor:
     return classifier.mapping(rows)
 
 
-def encoder_hash(encoder: Encoder, without: Sequence[str] = ()) -> str:
+def encoder_hash(encoder: Encoder, without: Sequence[str]) -> str:
     """SHA-256 of all weights and statistics except those of the child modules ``without``."""
     digest = hashlib.sha256()
     left_out = tuple(f"{child}." for child in without)

@@ -58,7 +58,7 @@ def check_pretraining(
     if config.backbone.pretrain is None:
         return
     _check_class(config.backbone.pretraining.only_class, cohort.labels)
-    for number in sorted({encoder_of(fold, config) for fold in range(split.n_fold_models)}):
+    for number in encoder_numbers(config, split):
         canvas(cohort, split, config, number)
     channels = preprocessing.by_channel
     if len(preprocessing.columns) > 1 or any(one.normalisation != "window" for one in channels):
@@ -91,6 +91,11 @@ def _check_class(only: str | None, labels: Labels) -> None:
 def encoder_of(fold: int, config: FinetuneConfig) -> int:
     """Number of the fold's encoder: the first fold that shares it, whose folder keeps it."""
     return fold if config.backbone.pretraining.encoders is None else fold % config.backbone.pretraining.encoders
+
+
+def encoder_numbers(config: FinetuneConfig, split: Split) -> list[int]:
+    """Numbers of all encoders of one division into folds, see :func:`encoder_of`."""
+    return sorted({encoder_of(fold, config) for fold in range(split.n_fold_models)})
 
 
 def threads_of_encoder(config: FinetuneConfig) -> int:

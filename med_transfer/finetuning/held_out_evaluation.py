@@ -10,23 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.bundle import BundleRecord
-from med_transfer.cohorts import PreparedCohort
+from med_transfer.cohorts import Cohort, PreparedCohort
 from med_transfer.evaluation.evaluate import EvaluationInput, as_development, evaluate, predict
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
+from med_transfer.finetuning.decisions.fallback import gain_over_scratch
 from med_transfer.finetuning.decisions.validation_decisions import cross_fitted_decisions
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.repeats import measure_repeats
 from med_transfer.finetuning.summary import learning_curves, summary_of
 from med_transfer.metrics.baselines import cross_validate_baselines, fit_handcrafted, prevalence_only
 from med_transfer.metrics.compute_metrics import PREVALENCE_BASELINE, KnownFigures
-from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.decisions import AccessCounts
 from med_transfer.metrics.records.metrics import KeptNetwork, Metrics, TransferGain
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE, Shortcuts
 from med_transfer.metrics.shortcuts import fit_acquisition
-from med_transfer.metrics.transfer_gain import transfer_gain
 from med_transfer.predictions.by_repeat import REPEATS_FILE
 from med_transfer.progress import Progress, silent
 from med_transfer.report.run_summary import origin
@@ -82,7 +81,7 @@ def evaluate_held_out(
     baselines, shortcuts = _baselines(run_data, config.seed) if split.test else _cross_validated_baselines(run_data)
     summary = summary_of(run_data, config, record, bundled, networks.kept)
     known = KnownFigures(
-        transfer_gain=_gain(networks, outputs, test, run_data, config.seed),
+        transfer_gain=_gain(networks, outputs, test.cohort, out_of_fold=not split.test, seed=config.seed),
         kept_network=networks.kept,
         generalisation_gap=bundled.gap,
         shortcuts=shortcuts,
@@ -124,24 +123,16 @@ def _outputs(network: TrainedEnsemble, test: PreparedCohort, run_data: RunData, 
 
 
 def _gain(
-    networks: TrainedNetworks, outputs: list[_Outputs], test: PreparedCohort, run_data: RunData, seed: int
+    networks: TrainedNetworks, outputs: list[_Outputs], cohort: Cohort, *, out_of_fold: bool, seed: int
 ) -> TransferGain | None:
     """Transferred minus from scratch, in the first repeat if out-of-fold; None if no baseline was trained."""
     if len(outputs) == 1:
         return None
-    cohort, out_of_fold = test.cohort, not run_data.split.test
-    pair = (
-        LabelledPredictions.of(
-            cohort.truth,
-            network.validation_of_first_repeat if out_of_fold else of.probabilities,
-            cohort.patients,
-            cohort.labels,
-            network.balanced_point(cohort.labels),
-        )
+    probabilities = [
+        network.validation_of_first_repeat if out_of_fold else of.probabilities
         for network, of in zip(networks.ensembles, outputs, strict=True)
-    )
-    transferred, scratch = (replace(each, out_of_fold=out_of_fold) for each in pair)
-    return transfer_gain(transferred, scratch, seed)
+    ]
+    return gain_over_scratch(networks.ensembles, probabilities, cohort, out_of_fold=out_of_fold, seed=seed)
 
 
 def _cross_fitted(

@@ -148,7 +148,7 @@ class FinetuningModule(L.LightningModule):
         if self._alignment_losses:
             row["alignment"] = float(torch.stack(self._alignment_losses).mean())
             self._alignment_losses = []
-        row["figure"] = self._figure(logits, truth, row["val_loss"])
+        row["figure"] = monitored_figure(self.config.training.monitor, logits, truth, row["val_loss"], self.labels)
         self._require_finite(logits, row["figure"])
         row["smoothed"] = self._smooth(row["figure"])
         self.history.append(row)
@@ -162,9 +162,6 @@ class FinetuningModule(L.LightningModule):
         broken = broken if logits.isfinite().all() else "the network's output on validation scans"
         if broken:
             raise diverged(f"epoch {self.current_epoch + 1}: {broken} is not finite")
-
-    def _figure(self, logits: Tensor, truth: Tensor, val_loss: float) -> float:
-        return monitored_figure(self.config.training.monitor, logits, truth, val_loss, self.labels)
 
     def _smooth(self, figure: float) -> float:
         past = self.config.training.smoothing

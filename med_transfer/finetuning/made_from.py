@@ -64,7 +64,8 @@ def claim(
                 expected="a new folder, or the same config",
                 action="Choose another -o",
             )
-    require_made_from(file.parent, "source", source_hash(source), started=started)
+    # Random weights follow from the config and have no hash.
+    require_made_from(file.parent, "source", source.sha256 or "random values", started=started)
     dump_config(config, file)
 
 
@@ -86,11 +87,6 @@ def require_made_from(out: Path, part: Part, found: str, *, started: bool) -> No
             action="Choose another -o",
         )
     write_text(out / MADE_FROM_FILE, json.dumps(recorded | {part: found}, indent=2) + "\n")
-
-
-def source_hash(source: LoadedBackbone) -> str:
-    """SHA-256 of the weights file; random weights follow from the config and have none."""
-    return source.sha256 or "random values"
 
 
 def scans_hash(cohorts: Iterable[PreparedCohort | None]) -> str:

@@ -43,19 +43,19 @@ def with_repeats(
         file = repeat_file(folder, repeat)
         if not file.exists():
             trained = train(replace(run_data, split=split), repeat)
-            said = {"probabilities": trained.validation, "novelty": trained.validation_novelty}
-            ArrayCache(folder).write(file.stem, said, {"scans": [names[case] for case in split.validated]})
+            outputs = {"probabilities": trained.validation, "novelty": trained.validation_novelty}
+            ArrayCache(folder).write(file.stem, outputs, {"scans": [names[case] for case in split.validated]})
         for number in range(split.n_fold_models):  # also leftovers of an interrupted run
             shutil.rmtree(folder / fold_folder(number, repeat), ignore_errors=True)
         with left_behind(file):
             entry = ArrayCache(folder).read(file.stem)
             if entry is None:
                 raise ValueError("not as it was written")
-            asked = [names[case] for case in run_data.split.validated]
-            kept = entry.record.get("scans", asked)  # earlier versions did not record them
+            wanted = [names[case] for case in run_data.split.validated]
+            kept = entry.record.get("scans", wanted)  # earlier versions did not record them
             row_of = {name: row for row, name in enumerate(kept)}
-            place = [row_of[name] for name in asked]
-            found.append((entry.arrays["probabilities"][place], entry.arrays["novelty"][place]))
+            rows = [row_of[name] for name in wanted]
+            found.append((entry.arrays["probabilities"][rows], entry.arrays["novelty"][rows]))
     if len(found) == 1:
         return first
     probabilities, novelty = zip(*found, strict=True)
@@ -87,15 +87,17 @@ def measure_repeats(run_data: RunData, config: FinetuneConfig, trained: TrainedE
         return None
     cohort = run_data.prepared.cohort.subset(run_data.split.evaluated)
     areas, accuracies, rows = [], [], []
-    for number, (split, said) in enumerate(zip(run_data.split.repeats, trained.repeats, strict=True), start=1):
-        calls = cross_fitted_calls(run_data, config, replace(trained, validation=said))
-        predictions = LabelledPredictions.of(cohort.truth, said, cohort.patients, cohort.labels)
+    for number, (split, probabilities) in enumerate(zip(run_data.split.repeats, trained.repeats, strict=True), start=1):
+        calls = cross_fitted_calls(run_data, config, replace(trained, validation=probabilities))
+        predictions = LabelledPredictions.of(cohort.truth, probabilities, cohort.patients, cohort.labels)
         predictions = replace(predictions, calls=calls)
         areas.append(macro_auc(predictions).value)
         accuracies.append(balanced_accuracy(predictions).value)
         fold_of = split.fold_of
         for position, (of_case, case) in enumerate(zip(run_data.split.evaluated, cohort.cases, strict=True)):
             called = ";".join(name for name, is_so in zip(cohort.labels.names, calls[position], strict=True) if is_so)
-            rows.append(OfRepeat(case.scan, case.series_uid, number, fold_of[of_case], called, said[position].tolist()))
+            rows.append(
+                OfRepeat(case.scan, case.series_uid, number, fold_of[of_case], called, probabilities[position].tolist())
+            )
     write_by_repeat(path, cohort.labels.names, rows)
     return Repeats(n=len(areas), macro_auc=areas, balanced_accuracy=accuracies)

@@ -9,12 +9,14 @@ from torch import nn
 from med_transfer.backbones import load_backbone
 from med_transfer.finetuning.alignment import Alignment, DomainAdversary
 from med_transfer.finetuning.config import FinetuneConfig, TrainingConfig
+from med_transfer.finetuning.early_stopping import monitored_figure
 from med_transfer.finetuning.lightning_module import FinetuningModule, LossTerms
 from med_transfer.model.classifier import Classifier
 from med_transfer.predictions.labels import Labels
 
 RANDOM = np.random.default_rng(0)
 LOGITS = torch.from_numpy(RANDOM.normal(size=(60, 3))).float()
+LABELS = Labels(("a", "b", "c"))
 TRUTH = torch.from_numpy(np.eye(3, dtype=bool)[RANDOM.integers(0, 3, 60)])
 
 
@@ -28,17 +30,17 @@ def module(multilabel: bool = False, alignment: Alignment | None = None, **train
 
 def test_balanced_sensitivity_is_scikit_learns():
     expected = balanced_accuracy_score(TRUTH.int().argmax(1), LOGITS.argmax(1))
-    assert module()._figure(LOGITS, TRUTH, 0.0) == pytest.approx(expected)
+    assert monitored_figure("balanced_sensitivity", LOGITS, TRUTH, 0.0, LABELS) == pytest.approx(expected)
 
 
 def test_macro_auc_is_scikit_learns():
     expected = roc_auc_score(TRUTH.int().argmax(1), LOGITS.softmax(1), multi_class="ovr")
-    assert module(monitor="macro_auc")._figure(LOGITS, TRUTH, 0.0) == pytest.approx(expected)
+    assert monitored_figure("macro_auc", LOGITS, TRUTH, 0.0, LABELS) == pytest.approx(expected)
 
 
 def test_loss_can_be_monitored_and_then_lower_is_better():
+    assert monitored_figure("loss", LOGITS, TRUTH, 1.25, LABELS) == 1.25
     watching = module(monitor="loss")
-    assert watching._figure(LOGITS, TRUTH, 1.25) == 1.25
     assert watching.is_better(0.9, than=1.0)
     assert not watching.is_better(1.1, than=1.0)
 

@@ -23,7 +23,7 @@ class BestWeights(Callback):
         first_epoch: earlier epochs are not considered.
     """
 
-    def __init__(self, first_epoch: int = 0) -> None:
+    def __init__(self, first_epoch: int) -> None:
         self.first_epoch = first_epoch
         self.weights: dict[str, Tensor] = {}
         self.epoch = -1

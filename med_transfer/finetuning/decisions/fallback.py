@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
+from med_transfer.cohorts import Cohort
 from med_transfer.errors.sentence import Sentence
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
-from med_transfer.metrics.records.metrics import KeptNetwork
+from med_transfer.metrics.records.metrics import KeptNetwork, TransferGain
 from med_transfer.metrics.transfer_gain import transfer_gain
 
 _NO_TRANSFER = Sentence("There was no transfer: the network is from scratch.")
@@ -44,22 +49,37 @@ def choose_network(
     if rule == "report":
         return KeptNetwork(network="transferred", rule=rule, sentence=_ONLY_REPORTED)
     cohort = run_data.prepared.cohort.subset(run_data.split.validated)
-    transferred, from_scratch = (
-        LabelledPredictions.of(
-            cohort.truth,
-            each.validation_of_first_repeat,
-            cohort.patients,
-            cohort.labels,
-            each.balanced_point(cohort.labels),
-        )
-        for each in (trained, scratch)
-    )
-    if not run_data.split.test:  # the report's gain is computed from the same predictions
-        transferred, from_scratch = (replace(each, out_of_fold=True) for each in (transferred, from_scratch))
-    gain = transfer_gain(transferred, from_scratch, config.seed)
+    ensembles, out_of_fold = (trained, scratch), not run_data.split.test
+    probabilities = [one.validation_of_first_repeat for one in ensembles]
+    gain = gain_over_scratch(ensembles, probabilities, cohort, out_of_fold=out_of_fold, seed=config.seed)
     network = "scratch" if gain.verdict == "harm" else "transferred"
     sentence = _decision(len(cohort), _REASON_BY_VERDICT[gain.verdict], tested=bool(run_data.split.test))
     return KeptNetwork(network=network, rule=rule, validation=gain, sentence=sentence)
+
+
+def gain_over_scratch(
+    ensembles: Sequence[TrainedEnsemble],
+    probabilities: Sequence[NDArray[np.float64]],
+    cohort: Cohort,
+    *,
+    out_of_fold: bool,
+    seed: int,
+) -> TransferGain:
+    """Transferred minus from scratch, each called at the operating point that undoes class frequencies.
+
+    Args:
+        ensembles: the transferred one, then the one from scratch.
+        probabilities: [scan, class] by each of them.
+        cohort: the same scans.
+        out_of_fold: whether the probabilities are cross-validated.
+        seed: of the bootstrap.
+    """
+    predictions = (
+        LabelledPredictions.of(cohort.truth, given, cohort.patients, cohort.labels, one.balanced_point(cohort.labels))
+        for one, given in zip(ensembles, probabilities, strict=True)
+    )
+    transferred, scratch = (replace(each, out_of_fold=out_of_fold) for each in predictions)
+    return transfer_gain(transferred, scratch, seed)
 
 
 def _decision(n: int, why: Sentence, *, tested: bool) -> Sentence:

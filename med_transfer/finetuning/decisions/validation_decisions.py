@@ -32,7 +32,7 @@ def check_operating_point(cohort: Cohort, split: Split, config: FinetuneConfig) 
     Raises:
         ConfigError, TooFewPatients: as :func:`.operating_point_selection.check_point`.
     """
-    validation = _validation_cohort(cohort, split)
+    validation = cohort.subset(split.validated)
     check_point(config.operating_point, validation.truth, cohort.labels)
     for learned_from, _ in () if split.test else _folds(validation):
         check_point(config.operating_point, validation.truth[learned_from], cohort.labels)
@@ -46,7 +46,7 @@ def choose_operating_point(
     Raises:
         ConfigError, TooFewPatients: as :func:`.operating_point_selection.choose_point`.
     """
-    cohort = _validation_cohort(run_data.prepared.cohort, run_data.split)
+    cohort = run_data.prepared.cohort.subset(run_data.split.validated)
     point, reached = choose_point(
         config.operating_point,
         _predictions(cohort, trained),
@@ -61,7 +61,7 @@ def choose_prediction_sets(run_data: RunData, config: FinetuneConfig, trained: T
 
     Logs a warning for classes with too few patients ever to be ruled out.
     """
-    cohort = _validation_cohort(run_data.prepared.cohort, run_data.split)
+    cohort = run_data.prepared.cohort.subset(run_data.split.validated)
     coverage = config.calibration.set_coverage
     sets = fit_prediction_sets(trained.validation, cohort.truth, cohort.patients, coverage)
     counts = dict(zip(cohort.labels.names, sets.n_patients, strict=True))
@@ -84,7 +84,7 @@ def cross_fitted_decisions(
     Each validation scan is held out once. Used to evaluate on validation scans if there is no test part, so that no
     decision depends on the patients that it is evaluated on.
     """
-    cohort, coverage = _validation_cohort(run_data.prepared.cohort, run_data.split), config.calibration.set_coverage
+    cohort, coverage = run_data.prepared.cohort.subset(run_data.split.validated), config.calibration.set_coverage
     predictions = _predictions(cohort, trained)
     decided = []
     for learned_from, left_out in _folds(cohort):
@@ -110,8 +110,3 @@ def _folds(cohort: Cohort) -> list[Fold]:
 def _predictions(cohort: Cohort, trained: TrainedEnsemble) -> LabelledPredictions:
     point = trained.balanced_point(cohort.labels)
     return LabelledPredictions.of(cohort.truth, trained.validation, cohort.patients, cohort.labels, point)
-
-
-def _validation_cohort(cohort: Cohort, split: Split) -> Cohort:
-    """The validation cases, in the order of :attr:`TrainedEnsemble.validation`."""
-    return cohort.subset(split.validated)

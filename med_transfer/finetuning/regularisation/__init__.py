@@ -20,11 +20,11 @@ def find_penalties(
     config: TransferConfig, source: Encoder, attention: Mapping[int, Tensor] | None = None
 ) -> list[Penalty]:
     """The penalties that the config names, relative to the present ``source``; ``attention`` is DELTA's, by stage."""
-    made: dict[str, Penalty] = {}
+    penalties: list[Penalty] = []
     if "l2_sp" in config.regularise:
-        made["l2_sp"] = L2SP(source, config.l2_sp.strength, config.l2_sp.head_strength)
+        penalties.append(L2SP(source, config.l2_sp.strength, config.l2_sp.head_strength))
     if "delta" in config.regularise:
-        made["delta"] = Delta(source, config.delta.strength, attention)
+        penalties.append(Delta(source, config.delta.strength, attention))
     if "bss" in config.regularise:
-        made["bss"] = BatchSpectralShrinkage(config.bss.strength, config.bss.k)
-    return list(made.values())
+        penalties.append(BatchSpectralShrinkage(config.bss.strength, config.bss.k))
+    return penalties

@@ -15,7 +15,7 @@ class BatchSpectralShrinkage:
     Source: Chen et al. 2019, NeurIPS 32, "Catastrophic forgetting meets negative transfer", eq. 4.
     """
 
-    def __init__(self, strength: float = 0.001, k: int = 1) -> None:
+    def __init__(self, strength: float, k: int) -> None:
         self.strength, self.k = strength, k
 
     def __call__(self, step: Step) -> Tensor:

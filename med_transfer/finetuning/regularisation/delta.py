@@ -28,7 +28,7 @@ class Delta:
     Source: Li et al. 2019, ICLR, arXiv:1901.09229.
     """
 
-    def __init__(self, source: Encoder, strength: float = 1.0, attention: Mapping[int, Tensor] | None = None) -> None:
+    def __init__(self, source: Encoder, strength: float, attention: Mapping[int, Tensor] | None = None) -> None:
         self.strength, self.attention = strength, dict(attention or {})
         self.source = copy.deepcopy(source).eval().requires_grad_(False)
 

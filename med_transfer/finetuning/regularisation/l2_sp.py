@@ -17,7 +17,7 @@ class L2SP:
     Source: Li et al. 2018, ICML, arXiv:1802.01483, eq. 5.
     """
 
-    def __init__(self, source: Encoder, strength: float = 0.1, head_strength: float = 0.01) -> None:
+    def __init__(self, source: Encoder, strength: float, head_strength: float) -> None:
         self.strength, self.head_strength = strength, head_strength
         of_source = [(n, w) for n, w in source.named_parameters() if n.partition(".")[0] not in source.new_parts]
         self.start = {name: weight.detach().clone() for name, weight in of_source}

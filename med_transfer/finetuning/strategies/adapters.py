@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+from torch import nn
 
 from med_transfer.backbones import Encoder
 from med_transfer.backbones.adapters import Adapter, adapted_stages, add_adapters
-from med_transfer.finetuning.strategies.strategy import SOURCE_FROZEN, DecayingRates, train_only_new_parts
+from med_transfer.finetuning.strategies.strategy import SourceFrozen
 from med_transfer.model.classifier import Classifier
 
 
-class Adapters(DecayingRates):
+class Adapters(SourceFrozen):
     """Every stage stays as it is, and a residual bottleneck after it learns; so does the head.
 
     The bottleneck is not linear and cannot be merged: the bundle's record says how to build it again.
@@ -26,16 +26,11 @@ class Adapters(DecayingRates):
 
     name: Literal["adapters"] = "adapters"
     reduction: Annotated[int, Field(ge=1)] = 4
-    default_rate: ClassVar[float] = 1e-3
+    added: ClassVar[type[nn.Module]] = Adapter
     refuses: ClassVar[dict[str, str]] = {
-        **DecayingRates.refuses,
-        "l2_sp": SOURCE_FROZEN,
+        **SourceFrozen.refuses,
         "batch_norm train": "every stage is frozen, and a frozen stage keeps its statistics",
     }
-
-    def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
-        """None: only the adapters and the head learn."""
-        return ()
 
     def check(self, encoder: Encoder) -> None:
         """Refuse an encoder whose stages no adapter can follow. Raises BackboneError."""
@@ -44,10 +39,3 @@ class Adapters(DecayingRates):
     def build(self, classifier: Classifier) -> None:
         """Add the adapters, which remain in the network."""
         add_adapters(classifier.encoder, self.reduction)
-
-    def set_learning(self, classifier: Classifier, epoch: int) -> None:
-        """Train the adapters and new parts, and freeze the rest of the encoder."""
-        train_only_new_parts(classifier.encoder)
-        for module in classifier.encoder.modules():
-            if isinstance(module, Adapter):
-                module.requires_grad_(True)

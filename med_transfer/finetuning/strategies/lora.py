@@ -7,7 +7,7 @@ compare with it). PyTorch's parametrisations do the rest: each layer, attention 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 
 from med_transfer.backbones import Encoder
 from med_transfer.errors import ConfigError
-from med_transfer.finetuning.strategies.strategy import SOURCE_FROZEN, DecayingRates, train_only_new_parts
+from med_transfer.finetuning.strategies.strategy import SourceFrozen
 from med_transfer.model.classifier import Classifier
 
 
@@ -44,7 +44,7 @@ class LowRankChange(nn.Module):
         return weight + (self.scale * self.up @ self.down).view(weight.shape)
 
 
-class LoRA(DecayingRates):
+class LoRA(SourceFrozen):
     """Every convolution and linear layer keeps its weights and learns a low-rank change; the head learns.
 
     Everything else (biases, norm layers) is frozen. BatchNorm's statistics do as ``transfer.batch_norm`` says.
@@ -58,12 +58,7 @@ class LoRA(DecayingRates):
     name: Literal["lora"] = "lora"
     rank: Annotated[int, Field(ge=1)] = 8
     alpha: Annotated[float, Field(gt=0)] = 8.0
-    default_rate: ClassVar[float] = 1e-3
-    refuses: ClassVar[dict[str, str]] = {**DecayingRates.refuses, "l2_sp": SOURCE_FROZEN}
-
-    def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
-        """None: only the low-rank changes and the head learn."""
-        return ()
+    added: ClassVar[type[nn.Module]] = LowRankChange
 
     def check(self, encoder: Encoder) -> None:
         """Refuse a backbone without a convolution or linear layer. Raises ConfigError."""
@@ -77,13 +72,6 @@ class LoRA(DecayingRates):
         for layer, name in list(_weights(classifier.encoder)):
             change = LowRankChange(getattr(layer, name), self.rank, self.alpha)
             parametrize.register_parametrization(layer, name, change)
-
-    def set_learning(self, classifier: Classifier, epoch: int) -> None:
-        """Train the low-rank changes and new parts, and freeze the rest of the encoder."""
-        train_only_new_parts(classifier.encoder)
-        for module in classifier.encoder.modules():
-            if isinstance(module, LowRankChange):
-                module.requires_grad_(True)
 
     def finish(self, classifier: Classifier) -> None:
         """Merge the changes into the weights."""

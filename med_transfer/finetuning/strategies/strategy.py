@@ -6,12 +6,11 @@ from collections.abc import Collection
 from typing import Annotated, ClassVar
 
 from pydantic import Field
+from torch import nn
 
 from med_transfer.backbones import Encoder
 from med_transfer.config import StrictModel
 from med_transfer.model.classifier import Classifier
-
-SOURCE_FROZEN = "the source's weights are frozen and cannot leave it; delta can be used"
 
 
 class Strategy(StrictModel):
@@ -71,14 +70,6 @@ class Strategy(StrictModel):
         """Remove or merge what :meth:`prepare` added, so that a plain network remains."""
 
 
-def train_only_new_parts(encoder: Encoder) -> None:
-    """Freeze the encoder except its new parts (an attention), which come from no source and learn like the head."""
-    encoder.requires_grad_(False)
-    for name in encoder.new_parts:
-        if (part := getattr(encoder, name)) is not None:
-            part.requires_grad_(True)
-
-
 class DecayingRates(Strategy):
     """Base class of strategies in which stages can learn slower the nearer they are to the input.
 
@@ -93,3 +84,29 @@ class DecayingRates(Strategy):
     def rate(self, depth: int = 0) -> float:
         """Learning rate of the stage ``depth`` stages before the deepest one, times ``stage_decay`` per stage."""
         return super().rate() * self.stage_decay**depth
+
+
+class SourceFrozen(DecayingRates):
+    """Base class of strategies that freeze the source's weights; modules that they add, new parts and the head learn.
+
+    Attributes:
+        added: type of these modules.
+    """
+
+    added: ClassVar[type[nn.Module]]
+    default_rate: ClassVar[float] = 1e-3
+    refuses: ClassVar[dict[str, str]] = {
+        **DecayingRates.refuses,
+        "l2_sp": "the source's weights are frozen and cannot leave it; delta can be used",
+    }
+
+    def learning_stages(self, epoch: int, n_stages: int) -> Collection[int]:
+        """None: of every stage only what was added to it learns."""
+        return ()
+
+    def set_learning(self, classifier: Classifier, epoch: int) -> None:
+        """Train the added modules and new parts (an attention), which come from no source, and freeze the rest."""
+        encoder = classifier.encoder.requires_grad_(False)
+        for name, module in encoder.named_modules():
+            if name in encoder.new_parts or isinstance(module, self.added):
+                module.requires_grad_(True)
