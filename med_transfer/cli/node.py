@@ -214,8 +214,8 @@ def page(config: NodeFile) -> None:
     serve_page(node, say)
 
 
-people = typer.Typer(help="Manage the users of the review page.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(people, name="user")
+users = typer.Typer(help="Manage the users of the review page.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(users, name="user")
 UserName = Annotated[str, typer.Argument(help="User name, as it appears in the audit record.")]
 
 
@@ -236,7 +236,7 @@ def _access(config: Path) -> Access:
     return Access(node, node.page or ReviewPage())
 
 
-@people.command("add", epilog=example("node user add ann -c node.yaml --role reviewer"))
+@users.command("add", epilog=example("node user add ann -c node.yaml --role reviewer"))
 def add_user(
     name: UserName,
     config: NodeFile,
@@ -258,14 +258,14 @@ def add_user(
     say(f"{name} may sign in as {role}")
 
 
-@people.command("list", epilog=example("node user list -c node.yaml"))
+@users.command("list", epilog=example("node user list -c node.yaml"))
 def list_users(config: NodeFile) -> None:
     """List the users who may sign in with a password."""
     for user in _access(config).users.all():
         say(f"{user.name} {user.role}")
 
 
-@people.command("remove", epilog=example("node user remove ann -c node.yaml"))
+@users.command("remove", epilog=example("node user remove ann -c node.yaml"))
 def remove_user(name: UserName, config: NodeFile) -> None:
     """Remove a user; their sessions end at once, and what they did stays in the record."""
     access = _access(config)

@@ -102,7 +102,7 @@ def read_case(sheet: Sheet, row: Row, label: str | frozenset[str] | None) -> Cas
         columns={
             name: _given(row, name) if name.startswith(_OF_CHANNELS) else text
             for name, text in row.cells.items()
-            if _is_subgroup(name)
+            if name not in _RESERVED and not name.startswith(FINDING_PREFIX)
         },
         folder=sheet.path.parent,
         row=row.line,
@@ -113,10 +113,6 @@ def _given(row: Row, column: str) -> str:
     """The cell, empty if it holds a program's marker of a missing value."""
     cell = row.get(column)
     return "" if is_missing(cell) else cell
-
-
-def _is_subgroup(column: str) -> bool:
-    return column not in _RESERVED and not column.startswith(FINDING_PREFIX)
 
 
 def _absolute(folder: Path, name: str) -> Path:

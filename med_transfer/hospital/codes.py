@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom.sr.coding import Code
 
-from med_transfer.hospital.settings.words import CodedEntry
+from med_transfer.hospital.settings.value_types import CodedEntry
 
 PRIVATE = "99MEDTRANSFER"
 SCHEMES = (

@@ -23,7 +23,7 @@ from med_transfer.hospital.settings.peers import (
     WebPeer,
     WebServer,
 )
-from med_transfer.hospital.settings.words import Address, AETitle, CodedEntry, Port, Seconds, Section
+from med_transfer.hospital.settings.value_types import Address, AETitle, CodedEntry, Port, Seconds, Section
 from med_transfer.hospital.settings.workitems import Workitems
 from med_transfer.scans.search.series_rules import SeriesRules
 

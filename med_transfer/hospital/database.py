@@ -6,10 +6,10 @@ import importlib.metadata
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from med_transfer.atomic import output_error
 from med_transfer.errors import OutputError
@@ -132,16 +132,6 @@ def _file_of(database: sqlite3.Connection) -> Path:
     return Path(file)
 
 
-@dataclass(eq=False)
-class _PendingWrite:
-    """A pending write, and its outcome."""
-
-    work: Callable[[sqlite3.Connection], Any]
-    written: bool = False
-    result: Any = None
-    error: BaseException | None = None
-
-
 class SharedCommit(Generic[Result]):
     """Group commit: since every commit waits for the disk, concurrent writes of several threads share one.
 
@@ -155,30 +145,29 @@ class SharedCommit(Generic[Result]):
     def __init__(
         self, lock: AbstractContextManager[Any], writing: Callable[[], AbstractContextManager[sqlite3.Connection]]
     ) -> None:
-        self._lock, self._writing, self._waiting = lock, writing, deque[_PendingWrite]()
+        self._lock, self._writing = lock, writing
+        self._waiting = deque[tuple[Callable[[sqlite3.Connection], Result], Future[Result]]]()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def write(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         """Return the result of ``work`` within a transaction; if that fails, all writes in it raise the error."""
-        own = _PendingWrite(work)
-        self._waiting.append(own)
+        own: Future[Result] = Future()
+        self._waiting.append((work, own))
         with self._lock:
-            if not own.written and own.error is None:
+            if not own.done():
                 self._write_all()
-        if own.error is not None:
-            raise own.error
-        return cast(Result, own.result)
+        return own.result()
 
     def _write_all(self) -> None:
         together = [self._waiting.popleft() for _ in range(len(self._waiting))]
         try:
             with self._writing() as database:
-                results = [waiting.work(database) for waiting in together]
+                results = [work(database) for work, _ in together]
         except BaseException as error:  # a full disk, or Ctrl-C: none of it was written
-            for waiting in together:
-                waiting.error = error
+            for _, outcome in together:
+                outcome.set_exception(error)
             return
-        for waiting, result in zip(together, results, strict=True):
-            waiting.written, waiting.result = True, result
+        for (_, outcome), result in zip(together, results, strict=True):
+            outcome.set_result(result)

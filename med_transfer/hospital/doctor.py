@@ -32,7 +32,7 @@ from med_transfer.hospital.association import associate, rejection_code
 from med_transfer.hospital.config import FhirServer, NodeConfig, Peer, WebPeer
 from med_transfer.hospital.database import read_only
 from med_transfer.hospital.dicomweb import read_token
-from med_transfer.hospital.queue.departing import removed_route_answers
+from med_transfer.hospital.queue.removed_routes import removed_route_answers
 from med_transfer.hospital.queue.schema import BUNDLES_IN_USE
 from med_transfer.hospital.receiver import VERIFICATION
 from med_transfer.hospital.routing import removed_routes_message
@@ -118,11 +118,11 @@ def _disk(node: NodeConfig) -> Iterator[Finding]:
 
 
 def _ports(node: NodeConfig, running: bool) -> Iterator[Finding]:
-    doors = {"port": node, "web_port": node.web, "metrics_port": node.metrics, "page_port": node.page}
-    for code, door in doors.items():
-        if door is None:
+    servers = {"port": node, "web_port": node.web, "metrics_port": node.metrics, "page_port": node.page}
+    for code, server in servers.items():
+        if server is None:
             continue
-        error = _bind(door.bind, door.port)
+        error = _bind(server.bind, server.port)
         if error in (0, errno.EADDRINUSE):
             good = bool(error) == running
             held = "is not open though the node runs" if running else "is free"
@@ -130,15 +130,15 @@ def _ports(node: NodeConfig, running: bool) -> Iterator[Finding]:
             text = taken if error else held
         else:
             good, text = False, f"cannot be opened: {os.strerror(error)}"
-        yield Finding(code, "ok" if good else "problem", door.port, f"{door.bind} port {door.port} {text}")
+        yield Finding(code, "ok" if good else "problem", server.port, f"{server.bind} port {server.port} {text}")
 
 
 def _bind(address: str, port: int) -> int:
     """Try to bind a port; return 0, or the errno of the failure."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as door:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            door.bind((address, port))
+            probe.bind((address, port))
         except OSError as error:
             return error.errno or errno.EIO
     return 0

@@ -25,7 +25,7 @@ from pydicom.sr.coding import Code
 from med_transfer.hospital import codes as own
 from med_transfer.hospital.analysis import Analysis
 from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
-from med_transfer.hospital.settings.words import CodedEntry
+from med_transfer.hospital.settings.value_types import CodedEntry
 from med_transfer.hospital.uids import uid_of
 
 Json = dict[str, Any]

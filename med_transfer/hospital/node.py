@@ -75,17 +75,17 @@ class Node:
     def start(self) -> None:
         """Open the ports and start all threads. Raises ConfigError if a port or certificate cannot be used."""
         self._receiver = Receiver(self._config, self.queue)
-        self._doors: list[Receiver | StowServer | HealthServer | Performer] = [self._receiver]
+        self._servers: list[Receiver | StowServer | HealthServer | Performer] = [self._receiver]
         try:
             if self._config.web:
-                self._doors.append(StowServer(self._config, self._config.web, self.queue))
+                self._servers.append(StowServer(self._config, self._config.web, self.queue))
             if self._config.metrics:
-                self._doors.append(HealthServer(self._config, self._config.metrics, self.readiness, self._pulse))
+                self._servers.append(HealthServer(self._config, self._config.metrics, self.readiness, self._pulse))
             if self._config.workitems:
                 self._performer = Performer(self._config, self._config.workitems, self.queue, self._pacs)
-                self._doors.append(self._performer)
+                self._servers.append(self._performer)
         except BaseException:
-            self._close_doors()
+            self._close_servers()
             raise
         self.queue.listening(time.time())
         jobs: dict[str, Callable[[], object]] = {"predict": self._predict_due, "tidy": self._tidy_due}
@@ -107,7 +107,7 @@ class Node:
         is still running, so that the process should exit.
         """
         self._stopped.set()
-        self._close_doors()
+        self._close_servers()
         deadline = time.monotonic() + self._config.stop_seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -118,9 +118,9 @@ class Node:
         self.queue.close()
         return True
 
-    def _close_doors(self) -> None:
-        for door in self._doors:
-            door.close()
+    def _close_servers(self) -> None:
+        for server in self._servers:
+            server.close()
 
     def readiness(self) -> dict[str, bool]:
         """The conditions for receiving and processing a study, and whether each is met."""

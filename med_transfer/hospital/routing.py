@@ -14,7 +14,7 @@ from med_transfer.hospital.bundles import Bundles
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.drift import drift_predictions
 from med_transfer.hospital.pictures import keep_map
-from med_transfer.hospital.queue import Departed, Queue, ResultFile, SeriesAnswer, Study
+from med_transfer.hospital.queue import Queue, RemovedRouteAnswer, ResultFile, SeriesAnswer, Study
 from med_transfer.hospital.result_header import ResultHeader
 from med_transfer.hospital.results import basis_of, facts, write_results
 from med_transfer.inference import Predictor
@@ -42,7 +42,7 @@ class _Route:
     identity: str
 
 
-def removed_routes_message(answers: Sequence[Departed]) -> str:
+def removed_routes_message(answers: Sequence[RemovedRouteAnswer]) -> str:
     """Message to the operator about answers of removed routes; empty if there are none. Renamed routes do not count."""
     answers = [one for one in answers if one.heir is None]
     if not answers:
@@ -81,7 +81,7 @@ class Routing:
             self._written(study, own, basis, analyses), predictions=drift_predictions(analyses, study.study_uid)
         )
 
-    def _withdrawn(self, study: Study, gone: Departed) -> RouteResults:
+    def _withdrawn(self, study: Study, gone: RemovedRouteAnswer) -> RouteResults:
         """Withdraw a removed route's answer; empty if its bundle is gone, so that other routes still answer."""
         try:
             record = read_record(self._config.bundle_copy(gone.bundle))

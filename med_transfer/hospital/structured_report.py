@@ -12,7 +12,7 @@ from pydicom.sr.codedict import codes
 from med_transfer.hospital import codes as own
 from med_transfer.hospital.analysis import Analysis
 from med_transfer.hospital.result_header import MANUFACTURER, ResultHeader
-from med_transfer.hospital.settings.words import CodedEntry
+from med_transfer.hospital.settings.value_types import CodedEntry
 from med_transfer.hospital.uids import uid_of
 from med_transfer.predictions.record import Prediction
 

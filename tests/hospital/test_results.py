@@ -40,7 +40,7 @@ from med_transfer.hospital.queue import ResultFile
 from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
 from med_transfer.hospital.results import basis_of, facts, write_results
 from med_transfer.hospital.secondary_capture import lines, lines_of_refused, page, pixels
-from med_transfer.hospital.settings.words import CodedEntry
+from med_transfer.hospital.settings.value_types import CodedEntry
 from med_transfer.hospital.structured_report import SOP_CLASS
 from med_transfer.inference import Predictor
 from med_transfer.metrics.records.decisions import ChosenPoint

@@ -5,7 +5,7 @@ one idempotent transaction: instances are identified by their UID, the UIDs of r
 made of, and each result is delivered once per destination. A late instance reopens its study.
 
 ``Queue`` is the interface. The tables are defined in ``schema``, and the steps in a module for each stage:
-``receiving``, ``completing``, ``predicting``, ``sending``, ``keeping``, ``departing`` for removed routes, and
+``receiving``, ``completing``, ``predicting``, ``sending``, ``keeping``, ``removed_routes``, and
 ``answering`` for answers and the feedback on them.
 """
 

@@ -109,7 +109,7 @@ class SeriesAnswer:
 
 
 @dataclass(frozen=True)
-class Departed:
+class RemovedRouteAnswer:
     """The last answer on a study by a route that was removed from node.yaml.
 
     Attributes:

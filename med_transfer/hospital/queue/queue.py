@@ -14,14 +14,14 @@ from typing import Any
 from med_transfer.hospital import record
 from med_transfer.hospital.config import Retries
 from med_transfer.hospital.database import SharedCommit, transaction
-from med_transfer.hospital.queue import answering, completing, departing, keeping, predicting, receiving, sending
+from med_transfer.hospital.queue import answering, completing, keeping, predicting, receiving, removed_routes, sending
 from med_transfer.hospital.queue.kinds import (
     Added,
     Delivery,
-    Departed,
     Described,
     Feedback,
     Instance,
+    RemovedRouteAnswer,
     ResultFile,
     SeriesAnswer,
     State,
@@ -238,20 +238,20 @@ class Queue:
         ((number,),) = self._rows("SELECT coalesce(max(number), 0) FROM bundle WHERE route = ?", route)
         return number
 
-    def removed_route_answers(self, bundles: Mapping[str, str]) -> list[Departed]:
+    def removed_route_answers(self, bundles: Mapping[str, str]) -> list[RemovedRouteAnswer]:
         """Answers of removed routes that were not withdrawn; ``bundles``: mark in use for each route of node.yaml."""
         with self._lock:
-            return departing.removed_route_answers(self._database, bundles)
+            return removed_routes.removed_route_answers(self._database, bundles)
 
-    def follow_renamed_routes(self, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
+    def follow_renamed_routes(self, bundles: Mapping[str, str], study: str = "") -> list[RemovedRouteAnswer]:
         """Move answers of renamed routes to the new name; return what :meth:`removed_route_answers` gives then."""
         with self.writing() as database:
-            return departing.follow_renamed_routes(database, bundles, study)
+            return removed_routes.follow_renamed_routes(database, bundles, study)
 
-    def withdraw_answers(self, answers: Iterable[Departed], now: float) -> tuple[int, int]:
+    def withdraw_answers(self, answers: Iterable[RemovedRouteAnswer], now: float) -> tuple[int, int]:
         """Have the studies predicted again; return how many, and how many cannot be, as their images were deleted."""
         with self.writing() as database:
-            return departing.predict_again(database, sorted({one.study for one in answers}), now)
+            return removed_routes.predict_again(database, sorted({one.study for one in answers}), now)
 
     # Sending --------------------------------------------------------------------------------------------------
 

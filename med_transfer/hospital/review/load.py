@@ -69,7 +69,7 @@ def _by_hour(queue: sqlite3.Connection, now: datetime) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Moved:
+class MonitoredQuantity:
     """One monitored quantity; its last alarm was ``how`` (``rose`` or ``fell``, empty: none) at value number ``at``."""
 
     name: str
@@ -86,7 +86,7 @@ class Drift:
 
     bundle: str
     statuses: dict[str, int]
-    quantities: list[Moved]
+    quantities: list[MonitoredQuantity]
 
 
 def drifts_of(node: NodeConfig, queue: Queue) -> list[Drift]:
@@ -99,12 +99,12 @@ def _drift(mark: str, folder: Path) -> Drift | None:
     """Parse the file directly, since importing DriftState would load the libraries for networks."""
     try:
         state: dict[str, Any] = json.loads((folder / "drift.json").read_bytes())
-        quantities = [_moved(name, seen) for name, seen in state["quantities"].items() if seen["n"]]
+        quantities = [_quantity(name, seen) for name, seen in state["quantities"].items() if seen["n"]]
         return Drift(mark, {str(key): int(value) for key, value in state["statuses"].items()}, quantities)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _moved(name: str, seen: dict[str, Any]) -> Moved:
+def _quantity(name: str, seen: dict[str, Any]) -> MonitoredQuantity:
     at, how = seen["alarms"][-1] if seen["alarms"] else (0, "")
-    return Moved(name, float(seen["mean"]), float(seen["recent"]), int(seen["n_alarms"]), str(how), int(at))
+    return MonitoredQuantity(name, float(seen["mean"]), float(seen["recent"]), int(seen["n_alarms"]), str(how), int(at))

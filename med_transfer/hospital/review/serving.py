@@ -18,8 +18,8 @@ from med_transfer.errors import ConfigError
 from med_transfer.hospital.config import NodeConfig, ReviewPage, port_error
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.review.app import review_app
-from med_transfer.hospital.review.patience import PatientProtocol
 from med_transfer.hospital.review.process import OF_NODE
+from med_transfer.hospital.review.request_timeout import TimeoutProtocol
 from med_transfer.hospital.tls import http_context
 
 _LOOK_SECONDS, _HEADER_BYTES, _CONNECTIONS, _END_SECONDS = 2.0, 32 << 10, 500, 5
@@ -39,8 +39,8 @@ def serve_page(node: NodeConfig, say: Callable[[str], None]) -> None:
     """
     if node.page is None:
         raise ConfigError("no section page", where="node.yaml", expected="page: {} for one on the loopback interface")
-    door, queue = _listening(node.page), Queue(node.queue_file, node.retries)
-    with door:
+    listener, queue = _listening(node.page), Queue(node.queue_file, node.retries)
+    with listener:
         app = review_app(node, queue)
         url = page_url(node.page)
         if node.page.oidc is None and (token := app.state.access.users.first_token()):
@@ -50,7 +50,7 @@ def serve_page(node: NodeConfig, say: Callable[[str], None]) -> None:
         _stay_on_one_core()
         say(f"The review page is at {url}")
         with suppress(KeyboardInterrupt):  # uvicorn re-raises the signal after an orderly shutdown
-            server.run(sockets=[door])
+            server.run(sockets=[listener])
     queue.close()
 
 
@@ -65,7 +65,7 @@ def server_of(app: object, page: ReviewPage) -> uvicorn.Server:
     context = http_context(page.certificate, page.key)
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=PatientProtocol,
+        http=TimeoutProtocol,
         ws="none",
         log_config=None,
         access_log=False,
@@ -86,7 +86,7 @@ def _listening(page: ReviewPage) -> socket.socket:
     deadline = time.monotonic() + (_HANDOVER_SECONDS if OF_NODE in os.environ else 0)
     while True:
         try:
-            door = socket.create_server((page.bind, page.port), family=family, backlog=256)
+            listener = socket.create_server((page.bind, page.port), family=family, backlog=256)
             break
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
@@ -94,8 +94,8 @@ def _listening(page: ReviewPage) -> socket.socket:
             time.sleep(_HANDOVER_SECONDS / 100)
     # Inherited by connections; asyncio sets it only for sockets with an explicit protocol. Without it, a page's second
     # packet waits for the acknowledgement of its first, which browsers delay by 40 ms.
-    door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return door
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _stay_on_one_core() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from med_transfer.hospital.settings.words import Address, HostName, HttpsUrl, Port, Section
+from med_transfer.hospital.settings.value_types import Address, HostName, HttpsUrl, Port, Section
 
 Role = Literal["reader", "reviewer", "operator"]  # ascending: each includes the rights of those before it
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from med_transfer.hospital.settings.words import Address, AETitle, HttpsUrl, Network, Port, Priority, Section
+from med_transfer.hospital.settings.value_types import Address, AETitle, HttpsUrl, Network, Port, Priority, Section
 
 FHIR_PREFIX = "fhir+"  # marks the name of a FHIR server among destinations
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from med_transfer.hospital.settings.peers import WebPeer
-from med_transfer.hospital.settings.words import CodedEntry, Seconds, Section
+from med_transfer.hospital.settings.value_types import CodedEntry, Seconds, Section
 
 
 class Workitems(Section):

@@ -203,7 +203,7 @@ class _Walk:
     def _text(self, tag: int) -> tuple[str, ...]:
         representation, value = self._raw[tag]
         if representation in (b"", b"UN"):  # UN values are encoded like implicit ones (PS3.5 section 6.2.2)
-            representation = _representation(tag)
+            representation = dictionary_VR(tag)[:2].encode()  # "US or SS" is read as US; dicom.pixels corrects the sign
         if representation == b"SQ":
             return ("present",) if value else ()
         if code := _BINARY.get(representation):
@@ -218,10 +218,6 @@ class _Walk:
         _, declared = self._raw.get(_CHARACTER_SET, (b"", b""))
         names = [name.strip() for name in declared.decode("ascii", "replace").strip("\0 ").split("\\")]
         return decode_bytes(value, convert_encodings(names), {ord("\\"), ord("\r"), ord("\n")})
-
-
-def _representation(tag: int) -> bytes:
-    return dictionary_VR(tag)[:2].encode()  # "US or SS" is read as US; dicom.pixels corrects the sign
 
 
 def _parts(parts: Iterable[str]) -> tuple[str, ...]:

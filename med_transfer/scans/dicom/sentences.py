@@ -18,12 +18,12 @@ def mixed(what: str, values: Sequence[Hashable]) -> str:
     usual, slices_with = commonest(values), defaultdict[Hashable, list[int]](list)
     for number, value in enumerate(values, 1):
         slices_with[value].append(number)
-    parts = [_have(slices_with[value], value) for value in sorted(slices_with, key=str) if value != usual]
+    parts = [
+        Sentence("{slices} {value}", slices=named(slices_with[value]), value=value)
+        for value in sorted(slices_with, key=str)
+        if value != usual
+    ]
     return Sentence("mixed {what}: {parts}, the others {usual}", what=what, parts=few(parts, _MAX_NAMED), usual=usual)
-
-
-def _have(numbers: Sequence[int], value: Hashable) -> Sentence:
-    return Sentence("{slices} {value}", slices=named(numbers), value=value)
 
 
 def counted(number: int) -> Sentence:

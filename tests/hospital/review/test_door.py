@@ -335,9 +335,9 @@ def test_a_body_without_a_length_is_counted_as_it_comes(page):
 
 
 def test_who_sends_half_a_request_is_not_waited_for(page, monkeypatch):
-    from med_transfer.hospital.review.patience import PatientProtocol
+    from med_transfer.hospital.review.request_timeout import TimeoutProtocol
 
-    monkeypatch.setattr(PatientProtocol, "seconds", 0.2)
+    monkeypatch.setattr(TimeoutProtocol, "seconds", 0.2)
     for half in (b"GET /hea", b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nab"):
         with socket.create_connection(("127.0.0.1", page.port), timeout=240) as connection, suppress(ConnectionError):
             connection.sendall(half)

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 SECONDS = 20.0  # an incomplete request is aborted after this time, or at most twice this time
 
 
-class PatientProtocol(H11Protocol):
+class TimeoutProtocol(H11Protocol):
     """Uvicorn's protocol, but closes a connection whose request is not completed in time."""
 
     seconds = SECONDS

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 
 from med_transfer.hospital import record
 from med_transfer.hospital.queue import answering, receiving
-from med_transfer.hospital.queue.kinds import Departed
+from med_transfer.hospital.queue.kinds import RemovedRouteAnswer
 from med_transfer.hospital.queue.predicting import MAY_BE_DELIVERED
 
 
-def removed_route_answers(database: sqlite3.Connection, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
+def removed_route_answers(
+    database: sqlite3.Connection, bundles: Mapping[str, str], study: str = ""
+) -> list[RemovedRouteAnswer]:
     """Answers of removed routes that a destination has or may have, and that were not withdrawn.
 
     Args:
@@ -33,7 +35,7 @@ def removed_route_answers(database: sqlite3.Connection, bundles: Mapping[str, st
             same = [
                 name for name, other in bundles.items() if mark == other and _has_no_results(database, of_study, name)
             ]
-            found.append(Departed(of_study, route, mark, identity, next(iter(same), None)))
+            found.append(RemovedRouteAnswer(of_study, route, mark, identity, next(iter(same), None)))
     return found
 
 
@@ -42,7 +44,9 @@ def _has_no_results(database: sqlite3.Connection, study: str, route: str) -> boo
     return results.fetchone() is None
 
 
-def follow_renamed_routes(database: sqlite3.Connection, bundles: Mapping[str, str], study: str = "") -> list[Departed]:
+def follow_renamed_routes(
+    database: sqlite3.Connection, bundles: Mapping[str, str], study: str = ""
+) -> list[RemovedRouteAnswer]:
     """Move answers of renamed routes to the new name; return the remaining answers of removed routes."""
     left = []
     for one in removed_route_answers(database, bundles, study):
