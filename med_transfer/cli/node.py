@@ -276,12 +276,7 @@ def remove_user(name: UserName, config: NodeFile) -> None:
 
 
 @app.command(epilog=example("node use runs/second -c node.yaml"))
-def use(
-    bundle: Bundle,
-    config: NodeFile,
-    route: Route = "",
-    key: SignedWith = None,
-) -> None:
+def use(bundle: Bundle, config: NodeFile, route: Route = "", key: SignedWith = None) -> None:
     """Switch to a bundle from the next study on, even while the node runs; the previous one is kept."""
     require_extra()
     from med_transfer.hospital import bundles

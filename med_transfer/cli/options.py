@@ -26,8 +26,7 @@ Settings = TypeVar("Settings", bound="FinetuneConfig")
 Bundle = Annotated[Path, typer.Argument(help="Bundle, or run folder that contains one.")]
 CohortTable = Annotated[Path, typer.Argument(help="cohort.csv: one row per scan, with its patient and label.")]
 ScansToPredict = Annotated[
-    Path,
-    typer.Argument(help="A scan, a folder tree, or a cohort.csv (with regions of interest; labels not needed)."),
+    Path, typer.Argument(help="A scan, a folder tree, or a cohort.csv (with regions of interest; labels not needed).")
 ]
 Device = Annotated[str, typer.Option(help="Device to compute on: auto, cpu or cuda.")]
 MaxGapMm = Annotated[

@@ -93,8 +93,7 @@ def command(
     pictures: Annotated[
         int,
         typer.Option(
-            min=0,
-            help="Number of scans to show in summary.html: the least like training, and the most confident.",
+            min=0, help="Number of scans to show in summary.html: the least like training, and the most confident."
         ),
     ] = 12,
     explained: Annotated[
@@ -214,12 +213,7 @@ def _watched(
 def _say_outcome(result: FolderOutcome, predictor: Predictor, *, as_json: bool) -> None:
     from med_transfer.cli.summary import say_abstained
 
-    counts = {
-        "ok": result.n_ok,
-        "rejected": result.n_rejected,
-        "failed": result.n_failed,
-        "ignored": result.n_ignored,
-    }
+    counts = {"ok": result.n_ok, "rejected": result.n_rejected, "failed": result.n_failed, "ignored": result.n_ignored}
     if result.n_fused is not None:
         counts["fused"] = result.n_fused
     if as_json:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -35,11 +35,6 @@ from med_transfer.scans.stamps import stamps, stamps_when_found
 
 log = logging.getLogger(__name__)
 
-_ARRAYS = ("tensor", "handcrafted")
-_RECORDED = (
-    *("content_hashes", "spacings_mm", "study_uid", "series_uid", "repair"),
-    *("acquisition", "voxel_mm", "input_facts", "sample_hash"),
-)
 _CACHE_FORMAT = 8  # cached scans of an older format lack newer fields or checks, and are prepared again
 
 Margin = tuple[int, int, int]
@@ -73,6 +68,10 @@ class PreparedScan:
     voxel_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     input_facts: Facts = field(default_factory=dict, hash=False)
     sample_hash: str = ""
+
+
+_ARRAYS = ("tensor", "handcrafted")
+_RECORDED = tuple(part.name for part in fields(PreparedScan) if part.name not in _ARRAYS)
 
 
 def read_scans(case: Case, config: PreprocessingConfig, series: Series | None = None) -> dict[str, Volume]:
@@ -280,11 +279,7 @@ class PreparedCohort:
 
 
 def prepare_cohort(
-    cohort: Cohort,
-    preprocessing: Preprocessing,
-    cache: Path,
-    margin: Margin = (0, 0, 0),
-    progress: Progress = silent,
+    cohort: Cohort, preprocessing: Preprocessing, cache: Path, margin: Margin = (0, 0, 0), progress: Progress = silent
 ) -> PreparedCohort:
     """Prepare every scan of a cohort; a scan that cannot be used is recorded with its reason and skipped.
 

@@ -222,8 +222,7 @@ def _skew(code: str, seconds: float, whose: str) -> Finding:
 
 def _echo(node: NodeConfig, peer: Peer) -> Finding:
     try:
-        tls = client_context(node.tls) if peer.tls and node.tls else None
-        with associate(node, peer, tls, [VERIFICATION]) as association:
+        with associate(node, peer, client_context(node, peer), [VERIFICATION]) as association:
             if association.is_established:
                 answer = association.send_c_echo().get("Status", "no answer")
                 outcome = "answers" if answer == 0 else f"answers {answer}"

@@ -43,10 +43,7 @@ _IMAGING_STUDY = Code("18748-4", "LN", "Diagnostic imaging study")
 
 
 def fhir_bundle(
-    analyses: Sequence[Analysis],
-    header: ResultHeader,
-    class_codes: dict[str, CodedEntry],
-    earlier: Sequence[Json] = (),
+    analyses: Sequence[Analysis], header: ResultHeader, class_codes: dict[str, CodedEntry], earlier: Sequence[Json] = ()
 ) -> Json:
     """Return the transaction as JSON. Its resources are ``preliminary``; those of ``earlier`` ones are withdrawn.
 

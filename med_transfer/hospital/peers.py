@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
-
 from med_transfer.hospital.config import AnyDestination, FhirServer, NodeConfig, WebPeer
 from med_transfer.hospital.dicomweb import WebPacs
 from med_transfer.hospital.fhir_sender import FhirSender
@@ -21,7 +19,7 @@ def sender_to(
         return FhirSender(node, queue, destination)
     if isinstance(destination, WebPeer):
         return WebSender(node, queue, destination)
-    return Sender(node, queue, destination, _tls(node, destination.tls))
+    return Sender(node, queue, destination, client_context(node, destination))
 
 
 def pacs_of(node: NodeConfig, queue: Queue) -> Pacs | None:
@@ -30,8 +28,4 @@ def pacs_of(node: NodeConfig, queue: Queue) -> Pacs | None:
         return None
     if isinstance(node.pacs, WebPeer):
         return WebPacs(node, node.pacs, queue)
-    return DicomPacs(node, node.pacs, _tls(node, node.pacs.tls))
-
-
-def _tls(node: NodeConfig, wanted: bool) -> ssl.SSLContext | None:
-    return client_context(node.tls) if wanted and node.tls else None
+    return DicomPacs(node, node.pacs, client_context(node, node.pacs))

@@ -9,7 +9,7 @@ import ssl
 from pathlib import Path
 
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.config import Tls
+from med_transfer.hospital.config import NodeConfig, Peer, Tls
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
@@ -17,14 +17,16 @@ def server_context(tls: Tls) -> ssl.SSLContext:
     return _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), tls)
 
 
-def client_context(tls: Tls) -> ssl.SSLContext:
-    """Context for outgoing DICOM connections. Raises ConfigError.
+def client_context(node: NodeConfig, peer: Peer) -> ssl.SSLContext | None:
+    """Context for DICOM connections to a peer, or None for one without TLS. Raises ConfigError.
 
     A peer is identified by its certificate alone, so that the host name is not checked.
     """
+    if not peer.tls or node.tls is None:
+        return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    return _loaded(context, tls)
+    return _loaded(context, node.tls)
 
 
 def http_context(certificate: Path | None, key: Path | None, trusted: Path | None = None) -> ssl.SSLContext | None:

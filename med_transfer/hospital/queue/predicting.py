@@ -21,10 +21,7 @@ def close(database: sqlite3.Connection, study: Study, now: float) -> bool:
 
 
 def put_results(
-    database: sqlite3.Connection,
-    study: Study,
-    results: Sequence[ResultFile],
-    destinations: Sequence[tuple[str, bool]],
+    database: sqlite3.Connection, study: Study, results: Sequence[ResultFile], destinations: Sequence[tuple[str, bool]]
 ) -> None:
     """Store results and their deliveries: FHIR resources go to FHIR servers, DICOM objects to other destinations."""
     for result in results:

@@ -163,22 +163,16 @@ def next_study(queue: Queue, query: WorklistQuery, study: str) -> str:
 
 
 def _conditions(query: WorklistQuery) -> tuple[list[str], list[object]]:
-    wanted: list[tuple[str, object]] = []
-    if query.state:
-        wanted.append(("state = ?", query.state))
-    if query.top_class:
-        wanted.append(("top_class = ?", query.top_class))
-    if query.since is not None:
-        wanted.append(("received >= ?", query.since))
-    if query.until is not None:
-        wanted.append(("received < ?", query.until))
-    conditions, values = [one for one, _ in wanted], [value for _, value in wanted]
-    if query.judged:
-        conditions.append(_JUDGED[query.judged])
-    if query.search:
-        conditions.append("searched LIKE ? ESCAPE '\\'")
-        values.append(f"%{escape_like(query.search)}%")
-    return conditions, values
+    """SQL conditions of the filters that are set, and the values of their placeholders."""
+    filters: dict[str, object] = {
+        "state = ?": query.state or None,
+        "top_class = ?": query.top_class or None,
+        "received >= ?": query.since,
+        "received < ?": query.until,
+        "searched LIKE ? ESCAPE '\\'": f"%{escape_like(query.search)}%" if query.search else None,
+    }
+    wanted = {condition: value for condition, value in filters.items() if value is not None}
+    return [*wanted, *([_JUDGED[query.judged]] if query.judged else [])], list(wanted.values())
 
 
 def _where(conditions: list[str]) -> str:

@@ -107,10 +107,7 @@ def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
 
 
 def _wanted(settings: Workitems) -> dict[str, CodedEntry]:
-    wanted = {
-        "ScheduledStationNameCodeSequence": settings.station,
-        "ScheduledWorkitemCodeSequence": settings.procedure,
-    }
+    wanted = {"ScheduledStationNameCodeSequence": settings.station, "ScheduledWorkitemCodeSequence": settings.procedure}
     return {sequence: code for sequence, code in wanted.items() if code is not None}
 
 

@@ -174,10 +174,7 @@ def _missing_slices(gaps: NDArray[np.float64], usual: float) -> str:
     wide_gaps = few([_between(f"{gaps[n - 1]:.2f} mm", n) for n in wide])
     missing = int(multiples.sum() - len(multiples))
     return Sentence(
-        "{missing} missing: gap {wide}, others {usual:.2f} mm",
-        missing=counted(missing),
-        wide=wide_gaps,
-        usual=usual,
+        "{missing} missing: gap {wide}, others {usual:.2f} mm", missing=counted(missing), wide=wide_gaps, usual=usual
     )
 
 

@@ -17,11 +17,7 @@ from med_transfer.scans.formats.stored_data import LONGEST_HEADER, StoredData, n
 _MAX_AXES, _LONGEST_AXIS = 5, 1 << 20
 _FUNCTION = {b"ElementToIntensityFunctionSlope": 1.0, b"ElementToIntensityFunctionOffset": 0.0}  # which ITK ignores
 _ORIGIN = (b"Offset", b"Position", b"Origin")
-_NUMBERS = (
-    *_ORIGIN,
-    *(b"ElementSpacing", b"TransformMatrix", b"Rotation", b"Orientation"),
-    *_FUNCTION,
-)
+_NUMBERS = (*_ORIGIN, *(b"ElementSpacing", b"TransformMatrix", b"Rotation", b"Orientation"), *_FUNCTION)
 _ORDERS = (b"BinaryDataByteOrderMSB", b"ElementByteOrderMSB")  # the first one counts if both are present
 # The last field; the voxels, or the names of their files, follow directly.
 _DATA = re.compile(rb"^[ \t]*ElementDataFile[ \t]*[=:]([^\r\n]*)\r?\n", re.MULTILINE)

@@ -16,9 +16,9 @@ ScanAborted, and the next one gets a new child.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from med_transfer.errors import MedTransferError, ScanAborted
@@ -66,14 +66,12 @@ def isolated_map(
     return own.map(function, items) if own else list(function(items))
 
 
-@contextlib.contextmanager
-def confined(where: object) -> Iterator[None]:
+def confined(where: object) -> AbstractContextManager[None]:
     """Raise ScanAborted in place of any unexpected error, so that a batch continues with the next scan."""
-    with _unexpected_as_aborted(where, Sentence("processed")):
-        yield
+    return _unexpected_as_aborted(where, Sentence("processed"))
 
 
-@contextlib.contextmanager
+@contextmanager
 def _unexpected_as_aborted(where: object, what: str) -> Iterator[None]:
     try:
         yield

@@ -146,7 +146,8 @@ class ScanWorker:
         name, folder = (function.__module__, function.__qualname__), ""
         with contextlib.suppress(FileNotFoundError):  # the working directory may have been deleted
             folder = str(Path.cwd())
-        message = (folder, environment, _of_process(), name, arguments, options, streamed, longer)
+        temporary = [unpacked for owner, unpacked in _temporary if owner == os.getpid()]
+        message = (folder, environment, temporary, name, arguments, options, streamed, longer)
         with contextlib.suppress(*_CLOSED):  # the child has ended since the last call
             return self._sent(message, fresh=False)
         try:
@@ -269,7 +270,3 @@ def temporary_folder() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     _temporary.append((os.getpid(), folder))
     return Path(folder)
-
-
-def _of_process() -> list[str]:
-    return [folder for owner, folder in _temporary if owner == os.getpid()]
