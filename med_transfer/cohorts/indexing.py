@@ -217,10 +217,12 @@ def _cohort_row(row: dict[str, str], sheet: LabelSheet | None, out: Path) -> dic
     if sheet is None:
         return own
     cells = sheet.cells_of(row)
-    return None if cells is None else own | {name: _moved(name, cell, sheet.path, out) for name, cell in cells.items()}
+    if cells is None:
+        return None
+    return own | {name: _relative_to_table(name, cell, sheet.path, out) for name, cell in cells.items()}
 
 
-def _moved(column: str, cell: str, sheet: Path, out: Path) -> str:
+def _relative_to_table(column: str, cell: str, sheet: Path, out: Path) -> str:
     """Convert a path relative to the sheet into one relative to the table; other cells are returned unchanged."""
     names_a_file = column == "mask" or column.startswith("scan_")
     if is_missing(cell) or not names_a_file or Path(cell).is_absolute():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from med_transfer.errors import OutputError, ScanError
@@ -215,13 +215,12 @@ class Node:
         made = self._routing.answers(study)
         results = [result for own in made.values() for result in own.results]
         answers = [answer for own in made.values() for answer in own.answers]
-        entries = [dict(answer.facts) for answer in answers]
         destinations = [(d.name, d.storage_commitment) for d in config.destinations if not config.shadow]
         destinations += [(server.name, False) for server in config.fhir if not config.shadow]
-        no_bundle: list[dict[str, object]] = [{"status": "rejected", "reason": "no route wants it"}]
         since = {"since_received": self._since_received(study)}
-        told_of = [entry | since for entry in entries or no_bundle]
-        counts = self.queue.predicted(study, results, destinations, time.time(), told_of, answers)
+        not_wanted: list[Mapping[str, object]] = [{"status": "rejected", "reason": "no route wants it"}]
+        entries = [{**facts, **since} for facts in [answer.facts for answer in answers] or not_wanted]
+        counts = self.queue.predicted(study, results, destinations, time.time(), entries, answers)
         if counts and study.revision == 1:  # later revisions are not new scans of the stream
             for route, predictor in self._bundles.predictors.items():
                 self._drift.observe(self._bundles.marks[route], predictor, made[route].predictions)

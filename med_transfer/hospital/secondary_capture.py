@@ -97,7 +97,7 @@ def _fonts() -> list[str]:
 
 
 @functools.cache
-def _known() -> frozenset[int]:
+def _drawable_characters() -> frozenset[int]:
     """Code points that can be drawn."""
     files = map(font_manager.findfont, _fonts())
     return frozenset(code for file in files for code in font_manager.get_font(file).get_charmap())
@@ -105,7 +105,8 @@ def _known() -> frozenset[int]:
 
 def _drawable(line: str) -> str:
     """Escape characters that no font here has; drawn as boxes, two class names could look the same."""
-    return "".join(char if ord(char) in _known() else char.encode("unicode_escape").decode() for char in line)
+    known = _drawable_characters()
+    return "".join(char if ord(char) in known else char.encode("unicode_escape").decode() for char in line)
 
 
 def _planes(analysis: Analysis) -> bytes:

@@ -70,11 +70,11 @@ def _numbers(slices: Sequence[Slice]) -> str:
     if not steps or steps.count(step := commonest(steps)) < _MOSTLY * len(steps):
         return ""
     counted = [0, *numbers] if step == 1 and numbers[0] > 1 else numbers
-    absent = [_run(first + step, last - step) for first, last in pairwise(counted) if last - first > step]
+    absent = [_number_range(first + step, last - step) for first, last in pairwise(counted) if last - first > step]
     return Sentence("InstanceNumber lacks {absent}: slices may be missing", absent=few(absent)) if absent else ""
 
 
-def _run(first: int, last: int) -> str:
+def _number_range(first: int, last: int) -> str:
     return str(first) if first == last else Sentence("{first} to {last}", first=first, last=last)
 
 

@@ -64,7 +64,7 @@ def _first_rejection(slices: Sequence[Slice], *stages: tuple[_Check, ...]) -> Ve
 # Geometry of each image ---------------------------------------------------------------------------------------
 
 
-def _few(slices: Sequence[Slice]) -> str:
+def _too_few(slices: Sequence[Slice]) -> str:
     return (
         ""
         if len(slices) >= MIN_SLICES
@@ -271,4 +271,4 @@ def _declared_tilt_only(slices: Sequence[Slice]) -> str:
     )
 
 
-_PLANES: tuple[_Check, ...] = (_few, _missing, _sizes, _pixel_spacings, _orientations, _frames_of_reference)
+_PLANES: tuple[_Check, ...] = (_too_few, _missing, _sizes, _pixel_spacings, _orientations, _frames_of_reference)

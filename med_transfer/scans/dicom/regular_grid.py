@@ -53,11 +53,11 @@ def _aligned(voxels: NDArray, aside_ij: NDArray, fill: float) -> tuple[NDArray, 
     extra = np.ceil(aside_ij.max(axis=0)).astype(int) - lowest
     moved = np.empty((len(voxels), voxels.shape[1] + extra[1], voxels.shape[2] + extra[0]), voxels.dtype)
     for k, offset in enumerate(aside_ij - lowest):
-        moved[k] = _as(voxels.dtype, _moved(voxels[k], offset[::-1], moved.shape[1:], fill))
+        moved[k] = _rounded_to(voxels.dtype, _shifted(voxels[k], offset[::-1], moved.shape[1:], fill))
     return moved, lowest
 
 
-def _moved(image: NDArray, offset_ji: NDArray, shape: tuple[int, ...], fill: float) -> NDArray:
+def _shifted(image: NDArray, offset_ji: NDArray, shape: tuple[int, ...], fill: float) -> NDArray:
     """Place an image on a larger canvas at a fractional offset, with bilinear interpolation."""
     (row, column), part = np.floor(offset_ji).astype(int), offset_ji - np.floor(offset_ji)
     canvas = np.full(np.add(shape, 1), fill, np.float32)  # one row and column more, for the fraction of the last ones
@@ -84,9 +84,9 @@ def _between_slices(voxels: NDArray, along_mm: NDArray, depths_mm: NDArray) -> N
         before, part = int(place), np.float32(place % 1)
         after = min(before + 1, len(voxels) - 1)
         first = voxels[before].astype(np.float32)
-        even[k] = _as(voxels.dtype, first + part * (voxels[after] - first))
+        even[k] = _rounded_to(voxels.dtype, first + part * (voxels[after] - first))
     return even
 
 
-def _as(dtype: np.dtype, values: NDArray) -> NDArray:
+def _rounded_to(dtype: np.dtype, values: NDArray) -> NDArray:
     return np.rint(values).astype(dtype) if dtype == np.int16 else values

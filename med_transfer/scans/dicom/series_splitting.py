@@ -34,10 +34,10 @@ def group_by_series(slices: Iterable[Slice], listed: Mapping[str, frozenset[str]
     by_uid: dict[Hashable, dict[Hashable, list[Slice]]] = defaultdict(lambda: defaultdict(list))
     for slice_ in slices:
         by_uid[slice_.series_uid or slice_.path.parent][slice_.patient_mark, slice_.study_uid].append(slice_)
-    return [group for owners in by_uid.values() for group in _of_one_uid(list(owners.values()), listed)]
+    return [group for owners in by_uid.values() for group in _groups_of_uid(list(owners.values()), listed)]
 
 
-def _of_one_uid(owners: Sequence[Sequence[Slice]], listed: Mapping[str, frozenset[str]]) -> list[Group]:
+def _groups_of_uid(owners: Sequence[Sequence[Slice]], listed: Mapping[str, frozenset[str]]) -> list[Group]:
     every = [slice_ for owned in owners for slice_ in owned]
     verdict = shared_verdict(owners).joined(completeness(every, listed.get(every[0].series_uid, frozenset())))
     groups: list[Group] = []
@@ -94,7 +94,7 @@ def split_phases(slices: Sequence[Slice], usable: Callable[[Sequence[Slice]], bo
     for names in _names(slices):
         if len(set(names)) > len(slices) // 2:
             continue
-        parts = _by(slices, names)
+        parts = _grouped(slices, names)
         if _are_phases(list(parts.values())) and any(map(usable, parts.values())):
             return list(parts.items())
     return whole
@@ -128,7 +128,7 @@ def _numbered(slices: Sequence[Slice]) -> list[str]:
     return names.tolist()
 
 
-def _by(slices: Sequence[Slice], names: Sequence[str]) -> dict[str, list[Slice]]:
+def _grouped(slices: Sequence[Slice], names: Sequence[str]) -> dict[str, list[Slice]]:
     parts: dict[str, list[Slice]] = {name: [] for name in sorted(set(names))}
     for slice_, name in zip(slices, names, strict=True):
         parts[name].append(slice_)

@@ -65,7 +65,7 @@ class HeaderIndex:
 
     def __init__(self, folder: Path) -> None:
         self._root = folder
-        self._path = _place(folder)
+        self._path = _index_file(folder)
         self._stored, self._n_stored = _opened(self._path)
         self._unchanged: list[bytes] = []
         self._read = sqlite3.connect("")  # a temporary database, removed when the connection closes
@@ -75,7 +75,7 @@ class HeaderIndex:
     def get(self, path: Path, stamp: Stamp) -> FileContent | None:
         """The stored content of a file, or None if it is not stored or has changed."""
         row = self._row(self._name(path))
-        if row is None or row[1] != _text(stamp):
+        if row is None or row[1] != _stamp_text(stamp):
             return None
         try:
             entry = _ADAPTER.validate_json(row[2])
@@ -92,7 +92,7 @@ class HeaderIndex:
             return
         try:
             self._read.execute(
-                _INSERT, (self._name(path), _text(stamp), _ADAPTER.dump_json(_entry(content), context=IN_PARTS))
+                _INSERT, (self._name(path), _stamp_text(stamp), _ADAPTER.dump_json(_entry(content), context=IN_PARTS))
             )
             self._n_read += 1
         except sqlite3.Error as error:  # no room for temporary files
@@ -124,7 +124,7 @@ class HeaderIndex:
         return os.fsencode(path.relative_to(self._root))  # file names need not be valid text
 
 
-def _place(folder: Path) -> Path | None:
+def _index_file(folder: Path) -> Path | None:
     chosen = os.environ.get("MED_TRANSFER_CACHE", "")
     if chosen == "off":
         return None
@@ -149,7 +149,7 @@ def _opened(path: Path | None) -> tuple[sqlite3.Connection | None, int]:
         return None, 0
 
 
-def _text(stamp: Stamp) -> str:
+def _stamp_text(stamp: Stamp) -> str:
     return " ".join(map(str, stamp))
 
 

@@ -88,7 +88,7 @@ def _of_tree(
     ignored = damaged + [file for archive in archives.values() for file in archive.ignored]
     if series and (how := follow_links_advice(ignored)):  # without series, the error says it
         _tell_of_links(folder, how)
-    return Survey(tuple(sorted(series, key=_order)), tuple(sorted(ignored, key=lambda file: file.path)))
+    return Survey(tuple(sorted(series, key=_sort_key)), tuple(sorted(ignored, key=lambda file: file.path)))
 
 
 @functools.cache
@@ -157,10 +157,10 @@ def _of_file(path: Path, max_gap_mm: float) -> Survey:
         return Survey((), (content,))
     ignored: list[Ignored] = []
     series = [content] if isinstance(content, Series) else _all_series(list(content), max_gap_mm, {}, ignored)
-    return Survey(tuple(sorted(series, key=_order)), tuple(ignored))
+    return Survey(tuple(sorted(series, key=_sort_key)), tuple(ignored))
 
 
-def _order(series: Series) -> tuple[str, str, tuple[Path, ...]]:
+def _sort_key(series: Series) -> tuple[str, str, tuple[Path, ...]]:
     return str(series.path), series.name, series.files
 
 
@@ -357,11 +357,11 @@ def _reject_divided(places: Mapping[Path, Sequence[Series]]) -> list[Series]:
     positions: dict[Hashable, dict[Path, set[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(set))
     for place, found in places.items():
         for one in found:
-            positions[_whose(one)][place] |= {slice_.position_mm for slice_ in one.slices if not slice_.is_localizer}
-    return [_checked_whole(one, place, positions[_whose(one)]) for place, found in places.items() for one in found]
+            positions[_owner(one)][place] |= {slice_.position_mm for slice_ in one.slices if not slice_.is_localizer}
+    return [_checked_whole(one, place, positions[_owner(one)]) for place, found in places.items() for one in found]
 
 
-def _whose(series: Series) -> Hashable:
+def _owner(series: Series) -> Hashable:
     return series.series_uid, series.study_uid, series.slices[0].patient_mark if series.slices else ""
 
 

@@ -72,7 +72,7 @@ def login(request: Request, name: _Text, password: _Text, next: Annotated[str, F
         else:
             access.limits.succeeded(user.name, where)
     if user is None:
-        access.tell(request, "not signed in", _known(access, name), detail="wrong name or password")
+        access.tell(request, "not signed in", _recorded_name(access, name), detail="wrong name or password")
         return _form(request, "login.html.jinja", 401, goal=goal, wrong=True)
     return signed_in(request, user, goal, local=True)
 
@@ -186,7 +186,7 @@ def accesses(request: Request) -> Response:
     return render(request, "accesses.html.jinja", events=events, most=MAX_EVENTS)
 
 
-def _known(access: Access, name: str) -> str:
+def _recorded_name(access: Access, name: str) -> str:
     user = access.users.find(name)
     return user.name if user else UNKNOWN
 

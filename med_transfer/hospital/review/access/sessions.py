@@ -66,7 +66,7 @@ class Sessions:
         """Start a session and return its secret for the cookie; deletes expired sessions."""
         secret, now = new_secret(), time.time()
         with self._database.transaction() as database:
-            self._forget(database, now)
+            self._delete_expired(database, now)
             row = (digest(secret), user, role, int(local), now, now)
             database.execute("INSERT INTO session VALUES (?, ?, ?, ?, ?, ?)", row)
         return secret
@@ -87,7 +87,7 @@ class Sessions:
         if not rows:
             return None
         user, role, began, seen = rows[0]
-        if role not in ROLES or not self._lives(began, seen, now):
+        if role not in ROLES or not self._is_valid(began, seen, now):
             return None
         return Session(user, role, csrf_token(secret), now - seen)
 
@@ -96,9 +96,9 @@ class Sessions:
         with self._database.transaction() as database:
             database.execute("UPDATE session SET seen = ? WHERE hash = ?", (time.time(), digest(secret)))
 
-    def _lives(self, began: float, seen: float, now: float) -> bool:
+    def _is_valid(self, began: float, seen: float, now: float) -> bool:
         return began <= now + 60 and now - began < self._seconds and now - seen < self._idle_seconds
 
-    def _forget(self, database, now: float) -> None:
+    def _delete_expired(self, database, now: float) -> None:
         over = (now - self._seconds, now - self._idle_seconds)
         database.execute("DELETE FROM session WHERE began < ? OR seen < ?", over)
