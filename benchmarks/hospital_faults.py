@@ -27,10 +27,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE
 from test_receiver import association_request, malformed
 
-from med_transfer.hospital.config import Destination, NodeConfig
+from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Instance, Queue, ResultFile
 from med_transfer.hospital.receiver import Receiver
 from med_transfer.hospital.sender import Sender
+from med_transfer.hospital.settings.peers import Destination
 from med_transfer.phantoms.ct_header import SeriesDetails
 from med_transfer.phantoms.dicom_series import write_dicom_series
 

@@ -229,8 +229,8 @@ def _audit_trail(config: Path) -> AuditTrail:
 
 def _access(config: Path) -> Access:
     require_extra()
-    from med_transfer.hospital.config import ReviewPage
     from med_transfer.hospital.review.access.access import Access
+    from med_transfer.hospital.settings.page import ReviewPage
 
     node = _private_node(config)
     return Access(node, node.page or ReviewPage())

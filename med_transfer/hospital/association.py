@@ -11,7 +11,8 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from med_transfer.hospital.config import NodeConfig, Peer
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.settings.peers import Peer
 
 PLAIN_SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 

@@ -10,13 +10,11 @@ from pydantic import Field, model_validator
 
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.settings.page import Oidc, ReviewPage, Role
+from med_transfer.hospital.settings.page import ReviewPage
 from med_transfer.hospital.settings.peers import (
-    FHIR_PREFIX,
     AnyDestination,
     AnyPeer,
     Caller,
-    Destination,
     FhirServer,
     Peer,
     Tls,
@@ -26,32 +24,6 @@ from med_transfer.hospital.settings.peers import (
 from med_transfer.hospital.settings.value_types import Address, AETitle, CodedEntry, Port, Seconds, Section
 from med_transfer.hospital.settings.workitems import Workitems
 from med_transfer.scans.search.series_rules import SeriesRules
-
-__all__ = [
-    "FHIR_PREFIX",
-    "AnyDestination",
-    "Caller",
-    "Destination",
-    "FhirServer",
-    "HeatMap",
-    "Limits",
-    "Log",
-    "Metrics",
-    "NodeConfig",
-    "Oidc",
-    "Peer",
-    "Results",
-    "Retries",
-    "ReviewPage",
-    "Role",
-    "Route",
-    "StudyRules",
-    "Tls",
-    "WebPeer",
-    "WebServer",
-    "port_error",
-    "read_node_config",
-]
 
 HeatMap = Literal["off", "plain", "checked"]
 

@@ -16,11 +16,12 @@ from dicomweb_client.api import DICOMwebClient
 from pydicom.dataset import Dataset
 
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.config import NodeConfig, WebPeer
+from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import RejectedInstance, keep, keep_aside, received_file
 from med_transfer.hospital.pacs import Fetched, PacsFailed, StudyQuery, is_accepted
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.server import disk_is_full
+from med_transfer.hospital.settings.peers import WebPeer
 
 logging.getLogger("dicomweb_client").setLevel(logging.CRITICAL + 1)  # it logs queries, which may identify patients
 

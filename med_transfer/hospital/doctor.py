@@ -29,13 +29,14 @@ from med_transfer.errors import FolderInUse, MedTransferError, OutputError
 from med_transfer.hospital import record
 from med_transfer.hospital.analysis import require_usable
 from med_transfer.hospital.association import associate, rejection_code
-from med_transfer.hospital.config import FhirServer, NodeConfig, Peer, WebPeer
+from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.database import read_only
 from med_transfer.hospital.dicomweb import read_token
 from med_transfer.hospital.queue.removed_routes import removed_route_answers
 from med_transfer.hospital.queue.schema import BUNDLES_IN_USE
 from med_transfer.hospital.receiver import VERIFICATION
 from med_transfer.hospital.routing import removed_routes_message
+from med_transfer.hospital.settings.peers import FhirServer, Peer, WebPeer
 from med_transfer.hospital.storage_classes import TRANSFER_SYNTAXES
 from med_transfer.hospital.tls import client_context
 from med_transfer.inference import load_bundle

@@ -10,10 +10,11 @@ import urllib.error
 import urllib.request
 
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.config import FhirServer, NodeConfig
+from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.dicomweb import read_token
 from med_transfer.hospital.queue import Delivery, Queue
 from med_transfer.hospital.sender import deliver
+from med_transfer.hospital.settings.peers import FhirServer
 
 
 class FhirSender:

@@ -15,7 +15,8 @@ from pydicom.uid import UID
 from pynetdicom.association import Association
 
 from med_transfer.hospital.association import associate, rejection_code
-from med_transfer.hospital.config import NodeConfig, Peer
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.settings.peers import Peer
 from med_transfer.hospital.storage_classes import STORAGE_CLASSES
 
 FIND, MOVE = UID("1.2.840.10008.5.1.4.1.2.2.1"), UID("1.2.840.10008.5.1.4.1.2.2.2")

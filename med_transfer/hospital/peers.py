@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from med_transfer.hospital.config import AnyDestination, FhirServer, NodeConfig, WebPeer
+from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.dicomweb import WebPacs
 from med_transfer.hospital.fhir_sender import FhirSender
 from med_transfer.hospital.pacs import DicomPacs, Pacs
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.sender import Sender, WebSender
+from med_transfer.hospital.settings.peers import AnyDestination, FhirServer, WebPeer
 from med_transfer.hospital.tls import client_context
 
 

@@ -25,9 +25,10 @@ from pynetdicom.association import Association
 
 from med_transfer.hospital.association import associate, rejection_code
 from med_transfer.hospital.commitment import COMMITMENT_INSTANCE, STORAGE_COMMITMENT, handle_commitment
-from med_transfer.hospital.config import Destination, NodeConfig, WebPeer
+from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.dicomweb import WebPacs
 from med_transfer.hospital.queue import Delivery, Queue
+from med_transfer.hospital.settings.peers import Destination, WebPeer
 from med_transfer.hospital.uids import sop_reference
 
 log = logging.getLogger(__name__)

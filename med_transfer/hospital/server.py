@@ -21,7 +21,8 @@ from pynetdicom.service_class import StorageServiceClass
 from pynetdicom.sop_class import register_uid, uid_to_service_class
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
-from med_transfer.hospital.config import Caller, NodeConfig, Peer
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.settings.peers import Caller, Peer
 from med_transfer.hospital.storage_classes import IGNORED_CLASSES
 
 log = logging.getLogger(__name__)

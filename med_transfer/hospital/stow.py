@@ -16,12 +16,13 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from pydicom.dataset import Dataset
 
 from med_transfer.errors import OutputError
-from med_transfer.hospital.config import NodeConfig, WebServer, port_error
+from med_transfer.hospital.config import NodeConfig, port_error
 from med_transfer.hospital.dicomweb import read_token
 from med_transfer.hospital.incoming import RejectedInstance, keep, keep_aside, received_file
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.receiver import OUT_OF_RESOURCES, STATUS
 from med_transfer.hospital.server import disk_is_full
+from med_transfer.hospital.settings.peers import WebServer
 from med_transfer.hospital.tls import http_context
 from med_transfer.hospital.uids import sop_reference
 

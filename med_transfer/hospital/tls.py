@@ -9,7 +9,8 @@ import ssl
 from pathlib import Path
 
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.config import NodeConfig, Peer, Tls
+from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.settings.peers import Peer, Tls
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:

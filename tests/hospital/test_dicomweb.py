@@ -22,11 +22,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.config import NodeConfig, WebPeer, WebServer
+from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.dicomweb import WebPacs
 from med_transfer.hospital.incoming import study_id
 from med_transfer.hospital.pacs import PacsFailed
 from med_transfer.hospital.queue import Queue
+from med_transfer.hospital.settings.peers import WebPeer, WebServer
 from med_transfer.hospital.stow import StowServer
 
 README = Path(__file__).parents[2] / "docs/hospital/README.md"

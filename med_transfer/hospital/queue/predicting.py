@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 
 from med_transfer.hospital import record
-from med_transfer.hospital.config import FHIR_PREFIX
 from med_transfer.hospital.queue.kinds import FHIR, ResultFile, Study
+from med_transfer.hospital.settings.peers import FHIR_PREFIX
 
 
 def close(database: sqlite3.Connection, study: Study, now: float) -> bool:

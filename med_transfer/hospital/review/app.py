@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from med_transfer.hospital.config import NodeConfig, ReviewPage
+from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.review import node_pages, study_page, worklist_page
 from med_transfer.hospital.review.access import routes as access_routes
@@ -22,6 +22,7 @@ from med_transfer.hospital.review.access.gate import GuardedRoute, SignInFirst, 
 from med_transfer.hospital.review.guard import Guard
 from med_transfer.hospital.review.pages import STATIC, render, style
 from med_transfer.hospital.review.study import Volumes
+from med_transfer.hospital.settings.page import ReviewPage
 
 # A route is closed to visitors without a session unless it is marked as public, see access/gate.py.
 ROUTERS = (worklist_page.router, study_page.router, node_pages.router, access_routes.router)

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from med_transfer.hospital.config import ReviewPage
+from med_transfer.hospital.settings.page import ReviewPage
 
 log = logging.getLogger(__name__)
 

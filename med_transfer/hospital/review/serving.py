@@ -15,11 +15,12 @@ import uvicorn
 
 from med_transfer.atomic.sole_writer import LOCK_FILE
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.config import NodeConfig, ReviewPage, port_error
+from med_transfer.hospital.config import NodeConfig, port_error
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.review.app import review_app
 from med_transfer.hospital.review.process import OF_NODE
 from med_transfer.hospital.review.request_timeout import TimeoutProtocol
+from med_transfer.hospital.settings.page import ReviewPage
 from med_transfer.hospital.tls import http_context
 
 _LOOK_SECONDS, _HEADER_BYTES, _CONNECTIONS, _END_SECONDS = 2.0, 32 << 10, 500, 5

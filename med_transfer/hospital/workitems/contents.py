@@ -14,8 +14,9 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from med_transfer.hospital.codes import PRIVATE, REASONS
-from med_transfer.hospital.config import AnyDestination, NodeConfig, WebPeer
+from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import FHIR, Delivery
+from med_transfer.hospital.settings.peers import AnyDestination, WebPeer
 from med_transfer.hospital.settings.value_types import CodedEntry
 from med_transfer.hospital.settings.workitems import Workitems
 from med_transfer.hospital.uids import sop_reference

@@ -12,10 +12,10 @@ from browsing import HTML, Browser, Page, page_of
 from identity_provider import IdentityProvider, identity_provider
 from joserfc.jwk import OctKey, RSAKey
 
-from med_transfer.hospital.config import Oidc
 from med_transfer.hospital.review.access.database import Database
 from med_transfer.hospital.review.access.oidc import Provider, SignOnFailed
 from med_transfer.hospital.review.access.routes import safe_goal
+from med_transfer.hospital.settings.page import Oidc
 
 
 @dataclass

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from peers import free_port
 
-from med_transfer.hospital.config import NodeConfig, ReviewPage
+from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.review.bundle_records import bundle_record
 from med_transfer.hospital.review.serving import _listening
+from med_transfer.hospital.settings.page import ReviewPage
 
 RECORD = Path(__file__).parents[2] / "old_run" / "run" / "bundle" / "med_transfer.json"
 

@@ -7,13 +7,14 @@ from typing import Literal
 
 from fastapi import Request, Response
 
-from med_transfer.hospital.config import NodeConfig, ReviewPage
+from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.review.access.audit import AuditTrail, Seen, What
 from med_transfer.hospital.review.access.database import Database
 from med_transfer.hospital.review.access.limits import Limits
 from med_transfer.hospital.review.access.oidc import Provider
 from med_transfer.hospital.review.access.sessions import Sessions
 from med_transfer.hospital.review.access.users import Users
+from med_transfer.hospital.settings.page import ReviewPage
 
 
 @dataclass(frozen=True)

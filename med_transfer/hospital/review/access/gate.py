@@ -18,10 +18,10 @@ from fastapi import HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
-from med_transfer.hospital.config import Role
 from med_transfer.hospital.review.access.access import Access
 from med_transfer.hospital.review.access.audit import Seen, What
 from med_transfer.hospital.review.access.sessions import SEEN_SECONDS, Session, csrf_token, is_csrf_token
+from med_transfer.hospital.settings.page import Role
 
 SAFE = ("GET", "HEAD", "OPTIONS")
 _Route = TypeVar("_Route", bound=Callable)

@@ -19,10 +19,10 @@ from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
 from med_transfer.errors import ConfigError
-from med_transfer.hospital.config import Oidc, Role
 from med_transfer.hospital.review.access.database import Database, digest
 from med_transfer.hospital.review.access.sessions import ROLES
 from med_transfer.hospital.review.access.users import User
+from med_transfer.hospital.settings.page import Oidc, Role
 
 _ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]  # no HMAC
 _TIMEOUT_SECONDS, _FLOW_SECONDS, _KNOWN_SECONDS, _LEEWAY_SECONDS = 10.0, 600.0, 3600.0, 60

@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass
 from typing import get_args
 
-from med_transfer.hospital.config import ReviewPage, Role
 from med_transfer.hospital.review.access.database import Database, digest
+from med_transfer.hospital.settings.page import ReviewPage, Role
 
 ROLES: tuple[Role, ...] = get_args(Role)
 SEEN_SECONDS = 30.0  # shortest interval at which a user's activity is stored

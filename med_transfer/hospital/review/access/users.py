@@ -10,8 +10,8 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from med_transfer.errors import UsageError
-from med_transfer.hospital.config import Role
 from med_transfer.hospital.review.access.database import Database, digest
+from med_transfer.hospital.settings.page import Role
 
 SHORTEST, LONGEST = 12, 512  # characters of a password
 _NAME = "._-@"  # allowed in a name, in addition to letters and digits
