@@ -19,14 +19,6 @@ def describe(database: sqlite3.Connection, study: str, described: Described) -> 
     database.execute(f"UPDATE worklist SET {columns}, described = 1 WHERE study = ?", (*values.values(), study))
 
 
-def undescribed(database: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Studies without a stored description of patient and study, each with one of its files."""
-    return database.execute(
-        "SELECT study, min(file) FROM instance JOIN worklist USING (study) WHERE NOT described AND file != '' "
-        "GROUP BY study"
-    ).fetchall()
-
-
 def put_answers(database: sqlite3.Connection, study: Study, answers: Sequence[SeriesAnswer]) -> None:
     """Store the answers of a study's revision, and update its line of the worklist."""
     _put(database, study.id, study.revision, answers)

@@ -26,12 +26,6 @@ _ENDED = (  # canceled, nothing to send, or everything is sent, or has no destin
 )
 
 
-def correct_times(database: sqlite3.Connection, now: float) -> None:
-    """Set times in the future, as after the clock was set back, to now: else what they belong to is kept until then."""
-    for table, column in (("study", "changed"), ("aside", "time"), ("expected", "announced")):
-        database.execute(f"UPDATE {table} SET {column} = ? WHERE {column} > ?", (now, now))
-
-
 def to_forget(database: sqlite3.Connection, before: float) -> list[str]:
     """Studies that were finished before the given time and still have files."""
     return [row[0] for row in database.execute(f"SELECT id FROM study WHERE {_ENDED}", (before,))]

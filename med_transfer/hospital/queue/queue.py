@@ -332,8 +332,10 @@ class Queue:
 
     def undescribed(self) -> list[tuple[str, str]]:
         """Studies without a stored description of patient and study, each with one of its files."""
-        with self._lock:
-            return answering.undescribed(self._database)
+        return self._rows(
+            "SELECT study, min(file) FROM instance JOIN worklist USING (study) WHERE NOT described AND file != '' "
+            "GROUP BY study"
+        )
 
     def add_feedback(self, given: Feedback, now: float) -> bool:
         """Store a person's feedback on an answer permanently.
@@ -382,7 +384,7 @@ class Queue:
     def restored(self, audit: record.Audit) -> None:
         """Note that the queue is that of a backup with this record, so that its results may have been sent since."""
         with self.writing() as database:
-            sending.doubt(database)
+            database.execute("UPDATE delivery SET may_be_there = 1 WHERE state IN ('waiting', 'dead')")
             record.append(database, "restored", entries=audit.entries, last_hash=audit.last_hash)
 
     def retry(self, study: str = "") -> int:
@@ -407,7 +409,8 @@ class Queue:
     def correct_times(self, now: float) -> None:
         """Set times in the future to now, so that after the clock was set back files are kept no longer than usual."""
         with self.writing() as database:
-            keeping.correct_times(database, now)
+            for table, column in (("study", "changed"), ("aside", "time"), ("expected", "announced")):
+                database.execute(f"UPDATE {table} SET {column} = ? WHERE {column} > ?", (now, now))
 
     def to_forget(self, before: float) -> list[str]:
         """Studies that were finished before the given time and still have files."""

@@ -24,8 +24,6 @@ _OUTDATED = (  # replaced by a later revision: sending it now would restore a wi
     "EXISTS (SELECT 1 FROM result JOIN study ON study.id = result.study "
     "WHERE result.sop_uid = delivery.sop_uid AND result.revision < study.revision)"
 )
-
-
 _UNANSWERED = ("no_answer", "not_confirmed", "answer_not_understood", "http_5", "refused_http_5")
 
 
@@ -36,11 +34,6 @@ def begin(database: sqlite3.Connection, delivery: Delivery) -> bool:
         (delivery.sop_uid, delivery.destination),
     )
     return bool(begun.rowcount)
-
-
-def doubt(database: sqlite3.Connection) -> None:
-    """Note that whatever is still to be sent may be there already."""
-    database.execute("UPDATE delivery SET may_be_there = 1 WHERE state IN ('waiting', 'dead')")
 
 
 def settle(database: sqlite3.Connection, delivery: Delivery, state: str, now: float) -> None:

@@ -140,10 +140,9 @@ def performed(
     outputs: Sequence[Dataset],
 ) -> Dataset:
     """Changes that report the performed procedure: station, work code, start and end in seconds since 1970, outputs."""
-    own = Code(node.ae_title, PRIVATE, node.ae_title)
-    by = Code(station.value, station.scheme, station.meaning) if station else own
+    named = (station.value, station.scheme, station.meaning) if station else (node.ae_title, PRIVATE, node.ae_title)
     done, changes = Dataset(), Dataset()
-    done.PerformedStationNameCodeSequence = [CodedConcept.from_code(by)]
+    done.PerformedStationNameCodeSequence = [CodedConcept.from_code(Code(*named))]
     done.PerformedProcedureStepStartDateTime = _date_time(begun)
     done.PerformedProcedureStepEndDateTime = _date_time(now)
     done.PerformedWorkitemCodeSequence = [asked.work_code or CodedConcept.from_code(codes.DCM.ImageProcessing)]
