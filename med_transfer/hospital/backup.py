@@ -104,7 +104,7 @@ def _note_restored(queue_file: Path) -> None:
 def _end_sessions(node: NodeConfig) -> None:
     """End all sessions on the review page: people may have signed out since the backup, or lost their rights."""
     if node.access_file.exists():
-        with closing(Database(node.access_file)) as database, database.transaction() as connection:
+        with closing(Database(node.access_file)) as database, database.writing() as connection:
             connection.execute("DELETE FROM session")
 
 

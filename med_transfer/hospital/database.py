@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sqlite3
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -74,29 +75,6 @@ def _sign(database: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def opening(path: Path, what: str) -> Iterator[sqlite3.Connection]:
-    """Connect to a file, which is created if missing; the caller creates its tables within the block.
-
-    Raises:
-        OutputError: the folder or file cannot be written, the file is not ``what``, or it was written by a newer
-            version.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path.touch(mode=0o600, exist_ok=True)
-        database = connected(path)
-        database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
-        yield database
-        _sign(database)
-    except OSError as error:
-        raise output_error(path, error) from error
-    except sqlite3.Error as error:
-        if (refused := _refused(path, error)) is not None:
-            raise refused from error
-        raise OutputError(f"is no {what} ({error})", where=path, action="Move the file away") from error
-
-
-@contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     """Run the block as one transaction: all of it or nothing.
 
@@ -130,6 +108,55 @@ def _refused(path: Path, error: sqlite3.Error) -> OutputError | None:
 def _file_of(database: sqlite3.Connection) -> Path:
     ((_, _, file),) = database.execute("PRAGMA database_list").fetchmany(1)
     return Path(file)
+
+
+class SharedDatabase:
+    """A database file for any thread and several processes: a connection for writing, and one for reading.
+
+    Args:
+        path: the file, created if missing.
+        what: what it is, for errors.
+        create_tables: creates or extends its tables.
+
+    Raises:
+        OutputError: the folder or file cannot be written, the file is not ``what``, or it was written by a newer
+            version.
+    """
+
+    def __init__(self, path: Path, what: str, create_tables: Callable[[sqlite3.Connection], None]) -> None:
+        self._lock, self._reading = threading.RLock(), threading.RLock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.touch(mode=0o600, exist_ok=True)
+            self._database = connected(path)
+            self._database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
+            create_tables(self._database)
+            _sign(self._database)
+            self._reader = connected(path)
+        except OSError as error:
+            raise output_error(path, error) from error
+        except sqlite3.Error as error:
+            if (refused := _refused(path, error)) is not None:
+                raise refused from error
+            raise OutputError(f"is no {what} ({error})", where=path, action="Move the file away") from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        with self._lock, self._reading:
+            self._reader.close()
+            self._database.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Run the block as one transaction, and hold the lock for writing. Raises OutputError."""
+        with self._lock, transaction(self._database) as database:
+            yield database
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for reading committed data; it waits for no writer and holds up none."""
+        with self._reading:
+            yield self._reader
 
 
 class SharedCommit(Generic[Result]):

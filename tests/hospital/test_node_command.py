@@ -70,7 +70,7 @@ def accesses(command, config, folder: Path) -> list[str]:
 
 def test_a_long_record_is_exported_piece_by_piece(command, config, stuck, tmp_path):
     database, n, remark = Database(read_node_config(config).access_file), 5000, "x" * 2000  # 10 MB
-    with database.transaction() as connection:
+    with database.writing() as connection:
         for number in range(n):
             record.append(connection, "saw study", resource={"id": number, "outcomeDesc": remark})
     tracemalloc.start()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import random
-import sqlite3
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from med_transfer.hospital import record
 from med_transfer.hospital.config import Retries
-from med_transfer.hospital.database import SharedCommit, transaction
+from med_transfer.hospital.database import SharedCommit, SharedDatabase
 from med_transfer.hospital.queue import answering, completing, keeping, predicting, receiving, removed_routes, sending
 from med_transfer.hospital.queue.kinds import (
     Added,
@@ -27,12 +24,12 @@ from med_transfer.hospital.queue.kinds import (
     State,
     Study,
 )
-from med_transfer.hospital.queue.schema import escape_like, opened
+from med_transfer.hospital.queue.schema import create_tables, escape_like
 
 BATCH_SIZE = 50  # deliveries handled before the most urgent ones are looked up again
 
 
-class Queue:
+class Queue(SharedDatabase):
     """The node's queue.
 
     Args:
@@ -44,21 +41,9 @@ class Queue:
     """
 
     def __init__(self, path: Path, retries: Retries | None = None) -> None:
-        self._retries, self._lock, self._reading = retries or Retries(), threading.RLock(), threading.RLock()
+        super().__init__(path, "queue of a node", create_tables)
+        self._retries = retries or Retries()
         self._arrivals = SharedCommit[Added](self._lock, self.writing)
-        self._database, self._reader = opened(path)
-
-    def close(self) -> None:
-        """Close the connections."""
-        with self._lock, self._reading:
-            self._reader.close()
-            self._database.close()
-
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """Run the block as one transaction, and hold the queue's lock. Raises OutputError."""
-        with self._lock, transaction(self._database) as database:
-            yield database
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._lock:
@@ -318,12 +303,6 @@ class Queue:
         return bool(self._deliveries(sending.HAS_TRANSACTION_UID, transaction_uid))
 
     # For people -----------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection for reading, which waits for no writer."""
-        with self._reading:
-            yield self._reader
 
     def describe(self, study: str, described: Described) -> None:
         """Store patient and study descriptions for the page."""

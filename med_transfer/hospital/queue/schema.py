@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from pathlib import Path
 
 from med_transfer.hospital import record
-from med_transfer.hospital.database import connected, opening
 from med_transfer.hospital.queue import answering
 
 _SCHEMA = """
@@ -97,18 +95,13 @@ def escape_like(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def opened(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
-    """Open the queue, creating or extending its tables; return a connection for writing and one for reading.
-
-    Any thread may use them. Raises OutputError.
-    """
-    with opening(path, "queue of a node") as writer:
-        writer.executescript(f"{_SCHEMA}{record.SCHEMA}")
-        _add_columns(writer)
-        writer.executescript(_PENDING_INDEXES)
-        writer.executescript(_REVIEW_SCHEMA)
-        answering.take_over(writer)
-        return writer, connected(path)
+def create_tables(database: sqlite3.Connection) -> None:
+    """Create the tables of a queue, or extend those of an earlier version."""
+    database.executescript(f"{_SCHEMA}{record.SCHEMA}")
+    _add_columns(database)
+    database.executescript(_PENDING_INDEXES)
+    database.executescript(_REVIEW_SCHEMA)
+    answering.take_over(database)
 
 
 def _add_columns(database: sqlite3.Connection) -> None:

@@ -108,7 +108,7 @@ def page_of(folder: Path, settings: dict[str, object] | None = None, **node: obj
         queue = Queue(config.queue_file)
         app = review_app(config, queue)
         if config.page.oidc is None:
-            with app.state.access.database.transaction() as database:
+            with app.state.access.database.writing() as database:
                 rows = [(name, role, hashed()) for name, role in PEOPLE.items()]
                 database.executemany("INSERT OR IGNORE INTO user VALUES (?, ?, ?)", rows)
         server = server_of(app, config.page)

@@ -155,7 +155,7 @@ def test_a_new_password_ends_the_sessions_of_the_old_one_and_a_lower_role_counts
     users.put("temp", "operator", PASSWORD)
     browser = page.browser("temp")
     assert browser.get("/accesses").status_code == 200
-    with page.access.database.transaction() as database:
+    with page.access.database.writing() as database:
         database.execute("UPDATE user SET role = 'reader' WHERE name = 'temp'")
     assert browser.get("/accesses").status_code == 403
     users.put("temp", "reader", PASSWORD + "!")
@@ -169,7 +169,7 @@ def test_a_new_password_ends_the_sessions_of_the_old_one_and_a_lower_role_counts
 @pytest.mark.parametrize(("column", "hours"), [("seen", 0.51), ("began", 10.01)])
 def test_a_session_ends_by_itself(page, column, hours):
     browser = page.browser("rita")
-    with page.access.database.transaction() as database:
+    with page.access.database.writing() as database:
         database.execute(f"UPDATE session SET {column} = {column} - ? WHERE user = 'rita'", (hours * 3600,))
     assert browser.get("/").status_code == 401
 
@@ -356,7 +356,7 @@ def test_the_record_is_of_fhir_and_names_no_password(page):
     assert events[-1]["agent"][0]["altId"] == "ann"
     assert events[-1]["agent"][0]["network"]["address"] == "127.0.0.1"
     assert page.access.audit.audit().broken == 0
-    with pytest.raises(sqlite3.IntegrityError, match="append-only"), page.access.database.transaction() as database:
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"), page.access.database.writing() as database:
         database.execute("UPDATE record SET entry = '{}' WHERE number = 1")
 
 

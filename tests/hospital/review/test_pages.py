@@ -76,7 +76,7 @@ def test_a_search_for_a_name_is_in_no_address(page):
 def test_counts_are_no_sign_that_somebody_is_there(page):
     browser = page.browser("rita")
     assert browser.get("/counts").json() | {"received": 3, "dead": 0} == browser.get("/counts").json()
-    with page.access.database.transaction() as database:
+    with page.access.database.writing() as database:
         database.execute("UPDATE session SET seen = seen - 100 WHERE user = 'rita'")
     before = page.access.database.rows("SELECT max(seen) FROM session WHERE user = 'rita'")
     browser.get("/counts")

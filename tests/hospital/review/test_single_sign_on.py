@@ -42,7 +42,7 @@ def hospital(shared, monkeypatch) -> Hospital:
     """With what a test changes of the provider put back."""
     for name in ("claims", "spoil", "key", "published", "algorithm"):
         monkeypatch.setattr(shared.provider, name, getattr(shared.provider, name))
-    with shared.page.access.database.transaction() as database:
+    with shared.page.access.database.writing() as database:
         database.execute("DELETE FROM attempt")
     return shared
 

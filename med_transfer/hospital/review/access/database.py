@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from med_transfer.hospital import record
-from med_transfer.hospital.database import SharedCommit, connected, opening, transaction
+from med_transfer.hospital.database import SharedCommit, SharedDatabase
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS user (name TEXT PRIMARY KEY COLLATE NOCASE, role TEXT NOT NULL, password TEXT NOT NULL);
@@ -31,8 +28,8 @@ CREATE TABLE IF NOT EXISTS sign_on (
 """
 
 
-class Database:
-    """The page's database, for use by any thread and by several processes.
+class Database(SharedDatabase):
+    """The page's database.
 
     Raises:
         OutputError: the folder cannot be written, the file is not such a database, or it was written by a newer
@@ -40,34 +37,17 @@ class Database:
     """
 
     def __init__(self, path: Path) -> None:
-        self._lock, self._reading = threading.RLock(), threading.RLock()
-        with opening(path, "database of a page") as self._connection:
-            self._connection.executescript(f"{_SCHEMA}{record.SCHEMA}")
-        self._reader = connected(path)
-        self.together = SharedCommit[None](self._lock, self.transaction)
-
-    def close(self) -> None:
-        """Close the connections."""
-        with self._lock, self._reading:
-            self._reader.close()
-            self._connection.close()
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run the block as one transaction. Raises OutputError."""
-        with self._lock, transaction(self._connection) as connection:
-            yield connection
-
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection for reading committed data; it waits for no writer and holds up none."""
-        with self._reading:
-            yield self._reader
+        super().__init__(path, "database of a page", _create_tables)
+        self.together = SharedCommit[None](self._lock, self.writing)
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Rows that a query finds in committed data."""
         with self.reading() as connection:
             return connection.execute(query, values).fetchall()
+
+
+def _create_tables(database: sqlite3.Connection) -> None:
+    database.executescript(f"{_SCHEMA}{record.SCHEMA}")
 
 
 def digest(secret: str) -> str:

@@ -39,7 +39,7 @@ class Limits:
     def failed(self, user: str, address: str) -> None:
         """Count a failed attempt."""
         now = time.time()
-        with self._database.transaction() as database:
+        with self._database.writing() as database:
             database.execute("DELETE FROM attempt WHERE until < ?", (now - _FORGET_SECONDS,))
             for kind, key in _keys(user, address).items():
                 (failures,) = database.execute(
@@ -53,7 +53,7 @@ class Limits:
 
     def succeeded(self, user: str, address: str) -> None:
         """Remember that this name has signed in from this address, and forget its failures there."""
-        with self._database.transaction() as database:
+        with self._database.writing() as database:
             database.execute("INSERT OR IGNORE INTO known_place VALUES (?, ?)", (user, address))
             database.execute("DELETE FROM attempt WHERE key = ?", (_keys(user, address)["pair"],))
 

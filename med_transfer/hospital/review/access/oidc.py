@@ -61,7 +61,7 @@ class Provider:
                 self._provider().endpoints["authorization_endpoint"], state=state, nonce=nonce, code_verifier=verifier
             )
         now = time.time()
-        with self._database.transaction() as database:
+        with self._database.writing() as database:
             database.execute("DELETE FROM sign_on WHERE began < ?", (now - _FLOW_SECONDS,))
             row = (digest(state), digest(browser), nonce, verifier, goal, now)
             database.execute("INSERT INTO sign_on VALUES (?, ?, ?, ?, ?, ?)", row)
@@ -69,7 +69,7 @@ class Provider:
 
     def finish(self, browser: str, redirect_uri: str, state: str, code: str) -> tuple[User, str]:
         """Finish a sign-on; return the user and the page that they wanted. Raises SignOnFailed."""
-        with self._database.transaction() as database:
+        with self._database.writing() as database:
             row = database.execute(
                 "DELETE FROM sign_on WHERE state = ? RETURNING browser, nonce, verifier, goal, began", (digest(state),)
             ).fetchone()

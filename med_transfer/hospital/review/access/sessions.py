@@ -65,7 +65,7 @@ class Sessions:
     def begin(self, user: str, role: Role, *, local: bool) -> str:
         """Start a session and return its secret for the cookie; deletes expired sessions."""
         secret, now = new_secret(), time.time()
-        with self._database.transaction() as database:
+        with self._database.writing() as database:
             self._delete_expired(database, now)
             row = (digest(secret), user, role, int(local), now, now)
             database.execute("INSERT INTO session VALUES (?, ?, ?, ?, ?, ?)", row)
@@ -73,7 +73,7 @@ class Sessions:
 
     def end(self, secret: str) -> None:
         """Sign out."""
-        with self._database.transaction() as database:
+        with self._database.writing() as database:
             database.execute("DELETE FROM session WHERE hash = ?", (digest(secret),))
 
     def find(self, secret: str) -> Session | None:
@@ -93,7 +93,7 @@ class Sessions:
 
     def seen(self, secret: str) -> None:
         """Store that the user is active."""
-        with self._database.transaction() as database:
+        with self._database.writing() as database:
             database.execute("UPDATE session SET seen = ? WHERE hash = ?", (time.time(), digest(secret)))
 
     def _is_valid(self, began: float, seen: float, now: float) -> bool:

@@ -49,7 +49,7 @@ class Users:
             UsageError: the name or password is not allowed.
         """
         hashed = self._hashed(name, password)
-        with self._database.transaction() as database:
+        with self._database.writing() as database:
             database.execute("DELETE FROM session WHERE local AND user = ? COLLATE NOCASE", (name,))
             database.execute(
                 "INSERT INTO user VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET role = excluded.role, "
@@ -59,7 +59,7 @@ class Users:
 
     def remove(self, name: str) -> bool:
         """Remove a user and end their sessions; return False if there is no such user."""
-        with self._database.transaction() as database:
+        with self._database.writing() as database:
             database.execute("DELETE FROM session WHERE local AND user = ? COLLATE NOCASE", (name,))
             return bool(database.execute("DELETE FROM user WHERE name = ?", (name,)).rowcount)
 
@@ -77,7 +77,7 @@ class Users:
     def first_token(self) -> str | None:
         """Create a token for creating the first operator, and invalidate the previous one; None if there are users."""
         token = secrets.token_urlsafe(32)
-        with self._database.transaction() as database:
+        with self._database.writing() as database:
             database.execute("DELETE FROM first_token")
             if database.execute("SELECT 1 FROM user LIMIT 1").fetchone():
                 return None
@@ -91,7 +91,7 @@ class Users:
             UsageError: the name or password is not allowed.
         """
         hashed = self._hashed(name, password)
-        with self._database.transaction() as database:
+        with self._database.writing() as database:
             if database.execute("SELECT 1 FROM user LIMIT 1").fetchone():
                 return None
             if not database.execute("DELETE FROM first_token WHERE hash = ?", (digest(token),)).rowcount:
