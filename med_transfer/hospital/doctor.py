@@ -15,7 +15,6 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -148,19 +147,19 @@ def _bind(address: str, port: int) -> int:
 def _certificates(node: NodeConfig) -> Iterator[Finding]:
     for name, section in {"tls": node.tls, "web": node.web, "page": node.page}.items():
         if section is not None and section.certificate and section.key:
-            yield _examined(f"{name}_certificate", partial(_pair, section.certificate, section.key))
+            yield _examined(f"{name}_certificate", _pair, section.certificate, section.key)
         if section is not None and (trusted := getattr(section, "trusted", None)):
-            yield _examined(f"{name}_trusted", partial(_valid, trusted))
+            yield _examined(f"{name}_trusted", _valid, trusted)
     for peer in node.web_peers:
         if peer.trusted:
-            yield _examined("peer_trusted", partial(_valid, peer.trusted))
+            yield _examined("peer_trusted", _valid, peer.trusted)
         if isinstance(peer, WebPeer) and peer.certificate and peer.key:
-            yield _examined("peer_certificate", partial(_pair, peer.certificate, peer.key))
+            yield _examined("peer_certificate", _pair, peer.certificate, peer.key)
 
 
-def _examined(code: str, look: Callable[[], tuple[State, float, str]]) -> Finding:
+def _examined(code: str, look: Callable[..., tuple[State, float, str]], *files: Path) -> Finding:
     try:
-        return Finding(code, *look())
+        return Finding(code, *look(*files))
     except (OSError, ValueError, TypeError) as error:
         return Finding(
             code, "problem", None, f"cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}"

@@ -50,15 +50,16 @@ def fetch_studies(
     pacs = pacs_of(node, queue)
     if pacs is None:
         raise ConfigError("no section pacs", where="node.yaml", action="Say there which PACS to ask")
+    where = f"the PACS {node.pacs and node.pacs.name}"
     try:
         found = pacs.find(query)
     except PacsFailed as failed:
-        raise NothingDone(failed.reason, where=f"the PACS {node.pacs and node.pacs.name}") from None
+        raise NothingDone(failed.reason, where=where) from None
     if not found:
-        raise NothingDone("has no such study", where=f"the PACS {node.pacs and node.pacs.name}")
+        raise NothingDone("has no such study", where=where)
     if len(found) > max_studies:
         report_line(f"{len(found)} studies fit; the first {max_studies} are fetched (--most)")
-    whole = 0
+    complete = 0
     for study_uid in found[:max_studies]:
         name = study_id(study_uid)
         try:
@@ -68,9 +69,9 @@ def fetch_studies(
         except PacsFailed as failed:
             report_line(f"study {name}: {failed.reason}")
             continue
-        whole += bool(wanted) and not fetched.failed and (here or fetched.done >= len(wanted))
+        complete += bool(wanted) and not fetched.failed and (here or fetched.done >= len(wanted))
         report_line(f"study {name}: {_in_words(len(wanted), here, fetched)}")
-    return whole, min(len(found), max_studies) - whole
+    return complete, min(len(found), max_studies) - complete
 
 
 def _in_words(wanted: int, here: bool, fetched: Fetched) -> str:

@@ -72,7 +72,8 @@ def search(request: Request, asked: Annotated[SearchParameters, Form()]) -> Resp
 @at_least("reader")
 def counts(request: Request) -> dict[str, int]:
     """Number of studies in each state, polled by open pages."""
-    return _counts(request)
+    found = worklist.counts(request.app.state.queue)
+    return {state: found.get(state, 0) for state in STATES}
 
 
 def _page(request: Request, asked: SearchParameters) -> Response:
@@ -84,7 +85,7 @@ def _page(request: Request, asked: SearchParameters) -> Response:
         asked=asked,
         page=page,
         rows=Markup("".join(_row(language, line) for line in page.lines)),
-        counts=_counts(request),
+        counts=counts(request),
         classes=worklist.classes(queue),
         columns=_COLUMNS,
     )
@@ -99,8 +100,3 @@ def _row(language: Language, line: worklist.Line) -> Markup:
     template = environment_of(language).get_template("worklist_line.html.jinja")
     words = {"person": worklist.person, "day": worklist.day, "moment": moment, "because": reason_in_words}
     return Markup(" ".join(template.render(line=line, **words).split("\n")))
-
-
-def _counts(request: Request) -> dict[str, int]:
-    found = worklist.counts(request.app.state.queue)
-    return {state: found.get(state, 0) for state in STATES}

@@ -120,11 +120,11 @@ def require_decoder(syntax: str, where: object) -> None:
             where=where,
             action='Install it with: pip install -U "imagecodecs"',
         )
-    holds_no_picture = any(word in name for word in _NON_IMAGE_SYNTAXES)
+    found = Sentence("no decoder for {name}", name=name)
+    if any(word in name for word in _NON_IMAGE_SYNTAXES):
+        found = Sentence("{name} is video or streamed from a server", name=name)
     raise MissingCodec(
-        Sentence("{name} is video or streamed from a server", name=name)
-        if holds_no_picture
-        else Sentence("no decoder for {name}", name=name),
+        found,
         where=where,
         expected="single images",
         action="Export the series again, uncompressed or as JPEG-LS, JPEG 2000 or RLE",

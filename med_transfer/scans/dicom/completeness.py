@@ -83,8 +83,6 @@ def _one_uid(slices: Sequence[Slice]) -> str:
     places = {slice_.image for slice_ in slices if slice_.sop_uid}
     uids = {sop_uid for sop_uid, _ in places}
     shared = len(places) - len(uids)
-    return (
-        Sentence("{shared} images share a SOPInstanceUID that should be each one's own", shared=shared + 1)
-        if shared
-        else ""
-    )
+    if not shared:
+        return ""
+    return Sentence("{shared} images share a SOPInstanceUID that should be each one's own", shared=shared + 1)

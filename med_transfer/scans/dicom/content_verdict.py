@@ -83,11 +83,9 @@ def _frames(slices: Sequence[Slice]) -> str:
 def _mosaic(slices: Sequence[Slice]) -> str:
     makers = {"MOSAIC": "Siemens", "VFRAME": "United Imaging"}
     found = sorted(maker for word, maker in makers.items() if any(word in s.image_type for s in slices))
-    return (
-        Sentence("{maker} mosaic: each image holds a whole volume as tiles; export single images", maker=found[0])
-        if found
-        else ""
-    )
+    if not found:
+        return ""
+    return Sentence("{maker} mosaic: each image holds a whole volume as tiles; export single images", maker=found[0])
 
 
 def _lookup_table(slices: Sequence[Slice]) -> str:
@@ -102,11 +100,9 @@ def _sign(slices: Sequence[Slice]) -> str:
 
 def _no_slope(slices: Sequence[Slice]) -> str:
     flat = sum(abs(s.slope) < 1 / _FARTHEST_VALUE for s in slices)
-    return (
-        Sentence("RescaleSlope is 0 in {flat} of {n} images, which makes all values one", flat=flat, n=len(slices))
-        if flat
-        else ""
-    )
+    if not flat:
+        return ""
+    return Sentence("RescaleSlope is 0 in {flat} of {n} images, which makes all values one", flat=flat, n=len(slices))
 
 
 def _too_far(slices: Sequence[Slice]) -> str:
@@ -177,11 +173,9 @@ def _where_stated(values: Sequence[Hashable]) -> list[Hashable]:
 
 def _rescale_type(slices: Sequence[Slice]) -> str:
     odd = {s.rescale_type for s in slices if s.modality == "CT"} - {"", "HU"}
-    return (
-        Sentence("RescaleType is {names}: values may not be Hounsfield units", names=", ".join(sorted(odd)))
-        if odd
-        else ""
-    )
+    if not odd:
+        return ""
+    return Sentence("RescaleType is {names}: values may not be Hounsfield units", names=", ".join(sorted(odd)))
 
 
 def _rescales(slices: Sequence[Slice]) -> str:
@@ -223,21 +217,17 @@ def _lossy(slices: Sequence[Slice]) -> str:
 
 def _derived(slices: Sequence[Slice]) -> str:
     derived = sorted({"\\".join(s.image_type) for s in slices if "DERIVED" in s.image_type[:1]})
-    return (
-        Sentence("derived images ({derived}): computed from others, not as they were measured", derived=few(derived))
-        if derived
-        else ""
-    )
+    if not derived:
+        return ""
+    return Sentence("derived images ({derived}): computed from others, not as they were measured", derived=few(derived))
 
 
 def _projections(slices: Sequence[Slice]) -> str:
     words = {word for s in slices for word in (*s.image_type[2:], _value(s, "VolumetricProperties"))}
     found = sorted(word for word in words if _PROJECTION.fullmatch(word))
-    return (
-        Sentence("projections through several slices ({names}), not the values of one place", names=", ".join(found))
-        if found
-        else ""
-    )
+    if not found:
+        return ""
+    return Sentence("projections through several slices ({names}), not the values of one place", names=", ".join(found))
 
 
 def _burned_in(slices: Sequence[Slice]) -> str:

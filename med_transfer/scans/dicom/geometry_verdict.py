@@ -65,11 +65,9 @@ def _first_rejection(slices: Sequence[Slice], *stages: tuple[_Check, ...]) -> Ve
 
 
 def _too_few(slices: Sequence[Slice]) -> str:
-    return (
-        ""
-        if len(slices) >= MIN_SLICES
-        else Sentence("{slices}, fewer than {least}", slices=counted(len(slices)), least=MIN_SLICES)
-    )
+    if len(slices) >= MIN_SLICES:
+        return ""
+    return Sentence("{slices}, fewer than {least}", slices=counted(len(slices)), least=MIN_SLICES)
 
 
 def _missing(slices: Sequence[Slice]) -> str:
@@ -235,11 +233,10 @@ def _drift(slices: Sequence[Slice]) -> str:
 
 def _usable(slices: Sequence[Slice], uneven: str) -> Verdict:
     remarks = tuple(remark for check in (_declared_tilt_only, _frame_of_reference_each) if (remark := check(slices)))
-    repairs = (
-        [Repair("uneven_gaps", Sentence("{uneven}: interpolated between the true positions", uneven=uneven))]
-        if uneven
-        else []
-    )
+    repairs = []
+    if uneven:
+        reason = Sentence("{uneven}: interpolated between the true positions", uneven=uneven)
+        repairs.append(Repair("uneven_gaps", reason))
     if tilt := _tilt(slices):
         repairs.append(Repair("gantry_tilt", tilt))
     return Verdict(repairs=tuple(repairs), remarks=remarks)

@@ -277,33 +277,27 @@ def _damage(header: Header, pixels: StoredPixels) -> str:
         return Sentence("damaged: pixels in fragments, which an uncompressed file does not have")
     needed, size = pixels.frame_bytes * pixels.frames, header.stamp[0]
     if header.syntax not in _UNCOMPRESSED:
-        return (
-            Sentence("damaged: {needed} bytes of pixels in a file of {size}", needed=needed, size=size)
-            if needed > _MAX_COMPRESSED * size
-            else ""
-        )
+        if needed <= _MAX_COMPRESSED * size:
+            return ""
+        return Sentence("damaged: {needed} bytes of pixels in a file of {size}", needed=needed, size=size)
     there = size - (pixels.at or 0)
     if pixels.length is not None:
         there = min(there, pixels.length)
-    return (
-        Sentence("truncated: {there} bytes of pixels, {needed} needed", there=max(there, 0), needed=needed)
-        if there < needed
-        else ""
-    )
+    if there >= needed:
+        return ""
+    return Sentence("truncated: {there} bytes of pixels, {needed} needed", there=max(there, 0), needed=needed)
 
 
 def _coding(values: Values, pixels: StoredPixels) -> str:
     stored = pixels.format.bits_stored
     high = _integer(values, "HighBit", stored - 1)
-    return (
-        Sentence(
-            "coded with HighBit {high}, expected {expected} for {bits} bits",
-            high=high,
-            expected=stored - 1,
-            bits=stored,
-        )
-        if high != stored - 1
-        else ""
+    if high == stored - 1:
+        return ""
+    return Sentence(
+        "coded with HighBit {high}, expected {expected} for {bits} bits",
+        high=high,
+        expected=stored - 1,
+        bits=stored,
     )
 
 

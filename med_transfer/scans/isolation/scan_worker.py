@@ -254,11 +254,9 @@ def _cause_of_death(code: int) -> str:
         return Sentence("the system ended the process that read it, as it does when memory runs out")
     if code == -signal.SIGALRM:
         return Sentence("not read in time")
-    return (
-        Sentence("reading it crashed (signal {signal})", signal=-code)
-        if code < 0
-        else Sentence("reading it ended with code {code}", code=code)
-    )
+    if code < 0:
+        return Sentence("reading it crashed (signal {signal})", signal=-code)
+    return Sentence("reading it ended with code {code}", code=code)
 
 
 _temporary: list[tuple[int, str]] = []  # process ID and folder: a fork must not use its parent's
