@@ -181,7 +181,7 @@ def prune(
 ) -> None:
     """Delete images of completed studies now; anything not yet sent or committed is kept, as are results."""
     require_extra()
-    from med_transfer.hospital.incoming import ended, forget, forget_aside
+    from med_transfer.hospital.incoming import finished_studies, forget, forget_aside
     from med_transfer.hospital.review.access.audit import Seen
 
     node, queue = _node(config), _queue(config)
@@ -190,7 +190,7 @@ def prune(
         raise UsageError("keeps images for good", where="study.keep_days", expected="--days, or a number in node.yaml")
     before = time.time() - keep_days * 86400
     uids = {study.id: study.study_uid for study in queue.studies()}
-    gone = (ended if dry_run else forget)(node.folder, queue, before)
+    gone = (finished_studies if dry_run else forget)(node.folder, queue, before)
     trail = _audit_trail(config) if gone and not dry_run else None
     for one in gone:
         say(f"study {one.study}: {one.files} images, {one.bytes / 1e6:,.1f} MB")

@@ -241,7 +241,7 @@ class FinishedStudy:
     bytes: int
 
 
-def ended(folder: Path, queue: Queue, before: float) -> list[FinishedStudy]:
+def finished_studies(folder: Path, queue: Queue, before: float) -> list[FinishedStudy]:
     """Studies that were finished before the given time, with no storage commitment pending."""
     found = []
     for study in queue.to_forget(before):
@@ -253,7 +253,7 @@ def ended(folder: Path, queue: Queue, before: float) -> list[FinishedStudy]:
 def forget(folder: Path, queue: Queue, before: float) -> list[FinishedStudy]:
     """Delete the images of studies finished before the given time; return those studies. Reopened ones are kept."""
     gone = []
-    for one in ended(folder, queue, before):
+    for one in finished_studies(folder, queue, before):
         files = queue.forgotten(one.study, before)
         if not files:
             continue

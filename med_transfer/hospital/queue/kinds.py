@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 FHIR = "fhir"  # takes the place of a SOP class for FHIR resources
@@ -50,6 +50,9 @@ class Study:
     revision: int
     attempts: int
     reason: str
+
+
+STUDY_COLUMNS = ", ".join(column.name for column in fields(Study))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from med_transfer.hospital.config import Retries
 from med_transfer.hospital.database import SharedCommit, SharedDatabase
 from med_transfer.hospital.queue import answering, completing, keeping, predicting, receiving, removed_routes, sending
 from med_transfer.hospital.queue.kinds import (
+    STUDY_COLUMNS,
     Added,
     Delivery,
     Described,
@@ -436,8 +437,7 @@ class Queue(SharedDatabase):
                 database.execute(f"UPDATE {table} SET next_try = ? WHERE {later}", (now, latest))
 
     def _studies(self, where: str, *values: object) -> list[Study]:
-        query = f"SELECT id, study_uid, state, revision, attempts, reason FROM study {where}"
-        return [Study(*row) for row in self._rows(query, *values)]
+        return [Study(*row) for row in self._rows(f"SELECT {STUDY_COLUMNS} FROM study {where}", *values)]
 
     def _deliveries(self, where: str, *values: object, limit: int = -1) -> list[Delivery]:
         with self._lock:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from med_transfer.hospital import record
 from med_transfer.hospital.queue import answering, sending
-from med_transfer.hospital.queue.kinds import Delivery, Study
+from med_transfer.hospital.queue.kinds import STUDY_COLUMNS, Delivery, Study
 from med_transfer.hospital.queue.queue import Queue
 
 WorkState = Literal["claiming", "claimed", "waiting", "completed", "canceled", "lost"]
@@ -62,7 +62,7 @@ class Workitems:
 
     def open(self, due: float | None = None) -> list[Workitem]:
         """Items that have not ended, in order of the claim; with ``due``, only those that are due at that time."""
-        columns = "uid, transaction_uid, study, study_uid, state, claimed, attempts, reason, progress, cancel"
+        columns = ", ".join(column.name for column in fields(Workitem))
         where = f"{_OPEN} AND (? IS NULL OR next_try <= ? OR next_try > ? + {_LONGEST_WAIT})"  # a clock set back
         with self._queue.reading() as database:
             rows = database.execute(f"SELECT {columns} FROM workitem WHERE {where} ORDER BY rowid", (due,) * 3)
@@ -144,9 +144,8 @@ class Workitems:
 
     def study(self, item: Workitem) -> Study | None:
         """The study of an item; None if none of its images has arrived."""
-        columns = "id, study_uid, state, revision, attempts, reason"
         with self._queue.reading() as database:
-            row = database.execute(f"SELECT {columns} FROM study WHERE id = ?", (item.study,)).fetchone()
+            row = database.execute(f"SELECT {STUDY_COLUMNS} FROM study WHERE id = ?", (item.study,)).fetchone()
             return Study(*row) if row else None
 
     def are_results_delivered(self, study: Study) -> bool:

@@ -16,10 +16,6 @@ from med_transfer.hospital.queue.schema import escape_like
 
 Sort = Literal["received", "patient_name", "study_date", "state", "top_class", "top_probability"]
 Judged = Literal["", "yes", "no", "agree", "disagree"]
-_COLUMNS = (
-    *("study", "received", "state", "reason", "patient_name", "patient_id", "accession", "study_date", "modality"),
-    *("description", "answer", "top_class", "top_probability", "because", "judged"),
-)
 _TOTALS = 64  # filters whose counts are cached while the queue does not change
 _JUDGED = {"yes": "judged != ''", "no": "judged = ''", "agree": "judged = 'agree'", "disagree": "judged = 'disagree'"}
 
@@ -55,6 +51,9 @@ class Line(NamedTuple):
 
     def __repr__(self) -> str:
         return f"Line({self.study!r})"
+
+
+_COLUMNS = ", ".join(Line._fields)
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def page(queue: Queue, query: WorklistQuery) -> Page:
             values += [key, query.after]
         direction = "DESC" if query.descending else "ASC"
         rows = database.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM worklist {_where(conditions)} "
+            f"SELECT {_COLUMNS} FROM worklist {_where(conditions)} "
             f"ORDER BY {query.sort} {direction}, study {direction} LIMIT ?",
             (*values, query.size + 1),
         ).fetchall()
@@ -114,7 +113,7 @@ def page(queue: Queue, query: WorklistQuery) -> Page:
 def line(queue: Queue, study: str) -> Line | None:
     """Line of one study; None if there is no such study."""
     with queue.reading() as database:
-        row = database.execute(f"SELECT {', '.join(_COLUMNS)} FROM worklist WHERE study = ?", (study,)).fetchone()
+        row = database.execute(f"SELECT {_COLUMNS} FROM worklist WHERE study = ?", (study,)).fetchone()
     return Line(*row) if row else None
 
 
