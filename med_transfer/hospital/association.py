@@ -34,7 +34,7 @@ def associate(
         peer.address,
         peer.port,
         ae_title=peer.ae_title,
-        tls_args=(tls, "") if tls and peer.tls else None,
+        tls_args=(tls, "") if tls else None,
         evt_handlers=list(handlers),
     )
     try:

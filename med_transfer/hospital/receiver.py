@@ -64,7 +64,8 @@ class Receiver:
         self._node, self._queue = node, queue
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs received values, as does pydicom
         silence_readers()
-        self._server = self._open(server_context(node.tls) if node.tls else None)
+        tls = node.tls
+        self._server = self._open(server_context(tls.certificate, tls.key, tls.trusted) if tls else None)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
         self._thread.start()
 

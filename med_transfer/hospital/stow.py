@@ -23,7 +23,7 @@ from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.receiver import OUT_OF_RESOURCES, STATUS
 from med_transfer.hospital.server import disk_is_full
 from med_transfer.hospital.settings.peers import WebServer
-from med_transfer.hospital.tls import http_context
+from med_transfer.hospital.tls import server_context
 from med_transfer.hospital.uids import sop_reference
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class StowServer:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         try:
-            tls = http_context(settings.certificate, settings.key, settings.trusted)
+            tls = server_context(settings.certificate, settings.key, settings.trusted)
             self._runner = self._wait(self._start(settings, tls))
         except BaseException:
             self._end()

@@ -1,4 +1,4 @@
-"""TLS contexts: for DICOM with mutual authentication, for STOW-RS, and for the review page.
+"""TLS contexts: of the node's servers, for DICOM with mutual authentication, and of the connections that it opens.
 
 Source: DICOM PS3.15 B.9 (BCP 195).
 """
@@ -10,12 +10,7 @@ from pathlib import Path
 
 from med_transfer.errors import ConfigError
 from med_transfer.hospital.config import NodeConfig
-from med_transfer.hospital.settings.peers import Peer, Tls
-
-
-def server_context(tls: Tls) -> ssl.SSLContext:
-    """Context for incoming DICOM connections, which requires a trusted client certificate. Raises ConfigError."""
-    return _loaded(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), tls)
+from med_transfer.hospital.settings.peers import Peer
 
 
 def client_context(node: NodeConfig, peer: Peer) -> ssl.SSLContext | None:
@@ -27,11 +22,11 @@ def client_context(node: NodeConfig, peer: Peer) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    return _loaded(context, node.tls)
+    return _with_files(context, node.tls.certificate, node.tls.key, node.tls.trusted)
 
 
-def http_context(certificate: Path | None, key: Path | None, trusted: Path | None = None) -> ssl.SSLContext | None:
-    """Context of an HTTP server, or None without a certificate; ``trusted`` requires those of clients.
+def server_context(certificate: Path | None, key: Path | None, trusted: Path | None = None) -> ssl.SSLContext | None:
+    """Context of a server, or None without a certificate; ``trusted`` requires those of clients.
 
     Raises:
         ConfigError: a file cannot be used.
@@ -42,11 +37,6 @@ def http_context(certificate: Path | None, key: Path | None, trusted: Path | Non
     if trusted is not None:
         context.verify_mode = ssl.CERT_REQUIRED
     return _with_files(context, certificate, key, trusted)
-
-
-def _loaded(context: ssl.SSLContext, tls: Tls) -> ssl.SSLContext:
-    context.verify_mode = ssl.CERT_REQUIRED
-    return _with_files(context, tls.certificate, tls.key, tls.trusted)
 
 
 def _with_files(context: ssl.SSLContext, certificate: Path, key: Path, trusted: Path | None) -> ssl.SSLContext:

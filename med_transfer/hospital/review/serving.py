@@ -21,7 +21,7 @@ from med_transfer.hospital.review.app import review_app
 from med_transfer.hospital.review.process import OF_NODE
 from med_transfer.hospital.review.request_timeout import TimeoutProtocol
 from med_transfer.hospital.settings.page import ReviewPage
-from med_transfer.hospital.tls import http_context
+from med_transfer.hospital.tls import server_context
 
 _LOOK_SECONDS, _HEADER_BYTES, _CONNECTIONS, _END_SECONDS = 2.0, 32 << 10, 500, 5
 _HANDOVER_SECONDS = _LOOK_SECONDS + _END_SECONDS + 1.0
@@ -63,7 +63,7 @@ def page_url(page: ReviewPage) -> str:
 
 def server_of(app: object, page: ReviewPage) -> uvicorn.Server:
     """Create the Uvicorn server, without server header and access log. Raises ConfigError."""
-    context = http_context(page.certificate, page.key)
+    context = server_context(page.certificate, page.key)
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         http=TimeoutProtocol,
