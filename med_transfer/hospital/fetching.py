@@ -13,6 +13,7 @@ from med_transfer.hospital.incoming import study_id
 from med_transfer.hospital.pacs import Fetched, PacsFailed, StudyQuery
 from med_transfer.hospital.peers import pacs_of
 from med_transfer.hospital.queue import Queue
+from med_transfer.scans.dicom.content_verdict import MODALITIES
 
 
 def study_query(study_uid: str, accession: str, dates: str, modality: str) -> StudyQuery:
@@ -26,7 +27,7 @@ def study_query(study_uid: str, accession: str, dates: str, modality: str) -> St
         raise UsageError("has a wildcard", where="--accession", expected="one accession number")
     if dates and not re.fullmatch(r"\d{8}(-\d{8})?", dates):
         raise UsageError(f"found {dates!r}", where="--dates", expected="20260131, or 20260101-20260131")
-    if modality not in ("", "CT", "MR", "PT"):
+    if modality not in ("", *MODALITIES):
         raise UsageError(f"found {modality!r}", where="--modality", expected="CT, MR or PT")
     return query
 

@@ -18,6 +18,7 @@ from med_transfer.hospital.association import associate, rejection_code
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.settings.peers import Peer
 from med_transfer.hospital.storage_classes import STORAGE_CLASSES
+from med_transfer.scans.dicom.content_verdict import MODALITIES
 
 FIND, MOVE = UID("1.2.840.10008.5.1.4.1.2.2.1"), UID("1.2.840.10008.5.1.4.1.2.2.2")
 _PENDING = (0xFF00, 0xFF01)
@@ -153,7 +154,7 @@ def _images(association: Association, study_uid: str) -> Iterator[tuple[str, lis
     """Yield the UID of each series that may contain images, and its instances."""
     series_keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": "", "Modality": ""}
     for series in list(_ask(association, "SERIES", **series_keys)):
-        if (series.get("Modality", "") or "CT") in ("CT", "MR", "PT"):
+        if (series.get("Modality", "") or "CT") in MODALITIES:
             keys = series_keys | {"SeriesInstanceUID": str(series.SeriesInstanceUID)}
             del keys["Modality"]
             yield keys["SeriesInstanceUID"], list(_ask(association, "IMAGE", **keys, SOPInstanceUID="", SOPClassUID=""))

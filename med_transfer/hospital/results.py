@@ -14,6 +14,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.uid import Comprehensive3DSRStorage
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR
 
 from med_transfer.atomic import write_bytes, write_text
@@ -27,7 +28,7 @@ from med_transfer.hospital.map_objects import key_objects, parametric_maps, segm
 from med_transfer.hospital.queue import FHIR, ResultFile
 from med_transfer.hospital.result_header import ResultHeader
 from med_transfer.hospital.secondary_capture import page, page_of_refused, secondary_capture
-from med_transfer.hospital.structured_report import SOP_CLASS, structured_report
+from med_transfer.hospital.structured_report import structured_report
 from med_transfer.scans.search.series_rules import SeriesRules
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,8 @@ def write_results(
         return []
     objects: list[Dataset] = []
     if settings.structured_report:
-        before = [dcmread(file) for file in _replaced(folder, earlier, SOP_CLASS, header.sop_uid("SR"))[-1:]]
+        replaced = _replaced(folder, earlier, Comprehensive3DSRStorage, header.sop_uid("SR"))
+        before = [dcmread(file) for file in replaced[-1:]]
         objects.append(structured_report(shown, header, settings.codes, before))
     drawn = settings.secondary_capture or settings.encapsulated_pdf
     pages = _pages(answered, refused, header) if drawn else []

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from med_transfer.hospital.analysis import Analysis
 from med_transfer.hospital.codes import shortened
@@ -49,7 +50,7 @@ def secondary_capture(about: Dataset, drawn: Figure, header: ResultHeader, numbe
         coordinate_system="PATIENT",
         **header.instance("SC", number),
         patient_orientation=("L", "P"),
-        transfer_syntax_uid="1.2.840.10008.1.2.1",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     image.ImageType = ["DERIVED", "SECONDARY"]
     image.BurnedInAnnotation = "NO"  # no patient identity

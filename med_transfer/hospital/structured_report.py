@@ -16,8 +16,6 @@ from med_transfer.hospital.settings.value_types import CodedEntry
 from med_transfer.hospital.uids import uid_of
 from med_transfer.predictions.record import Prediction
 
-SOP_CLASS = "1.2.840.10008.5.1.4.1.1.88.34"  # Comprehensive 3D SR Storage
-
 
 def structured_report(
     analyses: Sequence[Analysis],

@@ -18,7 +18,7 @@ from peers import series
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import RLELossless
+from pydicom.uid import Comprehensive3DSRStorage, RLELossless
 from tiny_bundle import tiny_bundle
 
 pytest.importorskip("highdicom", reason="needs the extra [hospital]")
@@ -41,7 +41,6 @@ from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
 from med_transfer.hospital.results import basis_of, facts, write_results
 from med_transfer.hospital.secondary_capture import lines, lines_of_refused, page, pixels
 from med_transfer.hospital.settings.value_types import CodedEntry
-from med_transfer.hospital.structured_report import SOP_CLASS
 from med_transfer.inference import Predictor
 from med_transfer.metrics.records.decisions import ChosenPoint
 from med_transfer.metrics.records.estimate import Estimate
@@ -366,7 +365,7 @@ def test_bombs_and_series_without_a_slice_are_told_and_the_rest_goes_on(predicto
 
 def test_a_later_report_names_the_one_it_takes_the_place_of(predictor, study, written, tmp_path):
     later = header(predictor, revision=2, basis="b2")
-    before = ResultFile("1.2.3", SOP_CLASS, str(written[1][0]))
+    before = ResultFile("1.2.3", Comprehensive3DSRStorage, str(written[1][0]))
     results = write_results(tmp_path, analyse(study, predictor), later, Results(), [before])
     report: Dataset = dcmread(tmp_path / results[0].file)
     earlier = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
