@@ -386,9 +386,8 @@ def require_separable(cohort: Cohort) -> None:
 def _require_patients(cohort: Cohort, among: NDArray, config: SplitConfig, with_test: bool) -> None:
     kfold = config.kind == "kfold"
     needed = (config.folds if kfold else 2) + with_test
-    parts = (f"{config.folds} folds" if kfold else "training and validation") + (
-        " and the test set" if with_test else ""
-    )
+    parts = f"{config.folds} folds" if kfold else "training and validation"
+    parts += " and the test set" if with_test else ""
     names, present = _presence(cohort)
     for name, count in zip(names, _patient_counts(cohort, present, among), strict=True):
         if count < needed:

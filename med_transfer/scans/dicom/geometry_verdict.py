@@ -247,11 +247,9 @@ def _tilt(slices: Sequence[Slice]) -> str:
     if shear <= MAX_SHEAR_DEGREES:
         return ""
     declared = abs(slices[0].tilt_degrees)
-    header = (
-        Sentence("the header declares {declared:.1f}", declared=declared)
-        if declared
-        else Sentence("the header declares none")
-    )
+    header = Sentence("the header declares none")
+    if declared:
+        header = Sentence("the header declares {declared:.1f}", declared=declared)
     return Sentence(
         "positions show a gantry tilt of {shear:.1f} degrees ({header}): slices moved onto a rectangular grid",
         shear=shear,

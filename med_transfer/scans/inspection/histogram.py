@@ -44,7 +44,7 @@ class Histogram:
 
 def histogram(values: NDArray, *, hounsfield: bool) -> Histogram:
     """Histogram of a sample of voxels; values beyond the scale count in the outermost bins."""
-    low, high = _HU if hounsfield else _scale(values)
+    (low, high), tissues = (_HU, _TISSUES) if hounsfield else (_scale(values), ())
     counts, _ = np.histogram(np.clip(values, low, high), bins=_BINS, range=(low, high))
     shares = counts / max(1, values.size)
     heights = np.clip(np.log10(np.maximum(shares, 1e-12)) / _DECADES + 1, 0, 1)
@@ -54,9 +54,7 @@ def histogram(values: NDArray, *, hounsfield: bool) -> Histogram:
         outline=tuple((round(float(x), 4), round(float(y), 4)) for x, y in outline),
         ticks=tuple(((tick - low) / (high - low), f"{tick:g}") for tick in _ticks(low, high)),
         shares=tuple((d / _DECADES, f"{100 * 10.0**-d:g} %") for d in range(1, _DECADES)),
-        tissues=tuple((name, (a - low) / (high - low), (b - low) / (high - low)) for name, a, b in _TISSUES)
-        if hounsfield
-        else (),
+        tissues=tuple((name, (a - low) / (high - low), (b - low) / (high - low)) for name, a, b in tissues),
         unit="HU" if hounsfield else Sentence("stored value"),
         spoken=_spoken(values, hounsfield),
     )

@@ -106,16 +106,14 @@ def pad_to_box(plane: Plane, max_padding: float = 4.0) -> Plane:
     shares = np.clip([[-top, bottom - 1], [-left, right - 1]], 0, max_padding)
     (above, below), (before, behind) = np.ceil(shares * [[height], [width]]).astype(int).tolist()
     rows, columns = above + height + below, before + width + behind
-    moved = (
-        [(x * width + before) / columns for x in (left, right)],
-        [(y * height + above) / rows for y in (top, bottom)],
-    )
+    left, right = ((x * width + before) / columns for x in (left, right))
+    top, bottom = ((y * height + above) / rows for y in (top, bottom))
     return replace(
         plane,
         image=np.pad(plane.image, ((above, below), (before, behind))),
         width_mm=plane.width_mm * columns / width,
         height_mm=plane.height_mm * rows / height,
-        box=(moved[0][0], moved[1][0], moved[0][1], moved[1][1]),
+        box=(left, top, right, bottom),
     )
 
 

@@ -111,15 +111,13 @@ class AuditTrail:
 
     def _event(self, what: What, user: str, address: str, study: Seen | None, detail: str) -> dict:
         (code, words), action = _KINDS[what]
-        subtype = _SIGNED.get(what)
+        system, subtype = _DCM, _SIGNED.get(what)
+        if subtype is None:
+            system, subtype = "urn:med-transfer:event", (what.replace(" ", "-"), what)
         event: dict[str, object] = {
             "resourceType": "AuditEvent",
             "type": {"system": _DCM, "code": code, "display": words},
-            "subtype": [
-                {"system": _DCM, "code": subtype[0], "display": subtype[1]}
-                if subtype
-                else {"system": "urn:med-transfer:event", "code": what.replace(" ", "-"), "display": what}
-            ],
+            "subtype": [{"system": system, "code": subtype[0], "display": subtype[1]}],
             "action": action,
             "recorded": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "outcome": "4" if what in _FAILED else "0",
