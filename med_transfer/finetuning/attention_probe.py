@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from med_transfer.backbones.networks.instances import GatedAttention, is_shown
-from med_transfer.finetuning.losses import classification_loss
 from med_transfer.model.linear_head import INNER_FOLDS, cross_entropy
+from med_transfer.model.losses import classification_loss
 from med_transfer.predictions.patient_folds import held_out_in_turn, patient_folds
 
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2  # of AdamW; every step sees all scans

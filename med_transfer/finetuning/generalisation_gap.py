@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from med_transfer.finetuning.early_stopping import monitored_figure
-from med_transfer.finetuning.losses import classification_loss
 from med_transfer.metrics.records.metrics import GeneralisationGap
+from med_transfer.model.losses import classification_loss
 from med_transfer.predictions.labels import Labels
 
 CrossValidatedPredictions = Sequence[

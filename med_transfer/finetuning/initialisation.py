@@ -21,13 +21,13 @@ from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.early_stopping import monitored_figure
 from med_transfer.finetuning.feature_mapping import labelled_features, set_bottleneck
 from med_transfer.finetuning.features import FeatureSource, tensor_hash
-from med_transfer.finetuning.losses import classification_loss
 from med_transfer.finetuning.regularisation import Penalty, find_penalties
 from med_transfer.finetuning.regularisation.delta import channel_attention
 from med_transfer.finetuning.strategies.by_stage import AttentionProbe
 from med_transfer.model.classifier import Classifier, stages_from_front
 from med_transfer.model.features import best_device
 from med_transfer.model.linear_head import LinearHead, fit_probe, mean_head
+from med_transfer.model.losses import classification_loss
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import PreprocessingConfig
 

@@ -20,10 +20,10 @@ from med_transfer.finetuning.augmentation import mixup
 from med_transfer.finetuning.batch_norm import keep_frozen_statistics
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.early_stopping import LOWER_IS_BETTER, monitored_figure
-from med_transfer.finetuning.losses import classification_loss
 from med_transfer.finetuning.optimisation import optimiser
 from med_transfer.finetuning.regularisation import Penalty, Step
 from med_transfer.model.classifier import Classifier
+from med_transfer.model.losses import classification_loss
 from med_transfer.predictions.labels import Labels
 from med_transfer.progress import only_in_log
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from med_transfer.backbones import Encoder
 from med_transfer.errors import CohortError
+from med_transfer.model.losses import classification_loss
 from med_transfer.predictions.labels import Labels
 from med_transfer.pretraining.methods.decoder import LightDecoder
 from med_transfer.pretraining.methods.method import Figures, Method, PretrainingContext
@@ -60,8 +61,9 @@ class SupervisedLabels(Method):
         """``loss``, the smoothed cross-entropy; binary for each finding if a scan can have several."""
         x, truth = batch
         with self.half_precision():
-            logits = self.head(self.pooled(self.maps(x)))
-        return {"loss": self._loss(logits.float(), truth, self.config.supervised.label_smoothing)}
+            logits = self.head(self.pooled(self.maps(x))).float()
+        smoothing = self.config.supervised.label_smoothing
+        return {"loss": classification_loss(logits, truth, multilabel=self.labels.multilabel, smoothing=smoothing)}
 
     def quality(self, encoder: Encoder) -> Figures:
         """On held-out crops with balanced classes: mean log-likelihood and accuracy."""
@@ -70,14 +72,9 @@ class SupervisedLabels(Method):
         truth = _truth(self.context.validation, self.labels)[self.held_out.scan].to(self.context.device)
         with self.half_precision():
             logits = self.head(self.pooled(self.maps(self.windowed(self.held_out.hu, degraded=False), encoder))).float()
-        likelihood = -float(self._loss(logits, truth, smoothing=0.0))
+        likelihood = -float(classification_loss(logits, truth, multilabel=self.labels.multilabel))
         right = (logits > 0) == (truth > 0) if self.labels.multilabel else logits.argmax(1) == truth.argmax(1)
         return {"log_likelihood": likelihood, "accuracy": float(right.float().mean())}
-
-    def _loss(self, logits: Tensor, truth: Tensor, smoothing: float) -> Tensor:
-        if self.labels.multilabel:
-            return F.binary_cross_entropy_with_logits(logits, truth * (1 - smoothing) + smoothing / 2)
-        return F.cross_entropy(logits, truth, label_smoothing=smoothing)
 
 
 class SupervisedMasks(Method):
