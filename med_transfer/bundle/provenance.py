@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from med_transfer.bundle.files import WEIGHTS_FILE, read_record
-from med_transfer.bundle.record import RECORD_FILE, BundleRecord, HeldOut, Provenance
+from med_transfer.bundle.record import RECORD_FILE, HeldOut, Provenance
 from med_transfer.cohorts import SOURCE_LOCK_FILE, Cohort, Images, SourceLock, seen_before
 from med_transfer.errors import CohortError
 
@@ -79,11 +79,10 @@ def source_licences(weights: Path | None) -> tuple[str, ...]:
     return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
-def remembered(record: BundleRecord) -> dict[str, str]:
-    """Return the metadata by which a bundle's model file, copied without its folder, still tells its provenance."""
-    seen = record.trained_on
+def remembered(seen: Provenance, licence: str) -> dict[str, str]:
+    """Return the metadata by which the file of a trained network, copied without its folder, tells its provenance."""
     lock = SourceLock.of(set(seen.patient_hashes), set(seen.content_hashes))
-    licences = json.dumps([record.backbone.licence])
+    licences = json.dumps([licence])
     return {_OF_BUNDLE: json.dumps({LOCK_METADATA: lock.model_dump_json(by_alias=True), _LICENCES_METADATA: licences})}
 
 

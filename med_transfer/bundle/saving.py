@@ -64,7 +64,7 @@ def _write_parts(
     tensors = ensemble.share_encoders(encoders).distinct_tensors()
     with atomic_path(weights) as temporary:
         written = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-        save_file(written, temporary, metadata=remembered(record))
+        save_file(written, temporary, metadata=remembered(record.trained_on, record.backbone.licence))
     facts = {"encoders": encoders, "weights_sha256": sha256_of(weights), "versions": versions()}
     record = record.model_copy(update=facts)
     others = {

@@ -6,7 +6,7 @@ import json
 import logging
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,7 @@ def train_network(
     *,
     seed: int,
     progress: Callback | None = None,
+    memory: Mapping[str, str] | None = None,
 ) -> TrainedNetwork:
     """Train with early stopping and restore the best weights, as a plain network.
 
@@ -73,6 +74,7 @@ def train_network(
     Args:
         classifier: with the strategy's permanent modules, see ``Strategy.build``; trained in place.
         reader: gives the features of plain scans that a linear head reads, the resolved config and the preprocessing.
+        memory: metadata of the weights file, see :func:`~med_transfer.bundle.provenance.remembered`.
 
     Raises:
         UsageError: a file of that state is damaged.
@@ -89,7 +91,7 @@ def train_network(
         # The memory layout of loaded weights: otherwise features, and decisions based on them, differ in the last bits.
         parameter.data = parameter.data.contiguous()
     state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
-    write_bytes(weights, save(state))
+    write_bytes(weights, save(state, metadata=dict(memory) if memory else None))
     record = {"history": history, "best_epoch": best_epoch, "weights": sha256_of(weights)}
     write_text(history_file, json.dumps(sealed(record)))
     (folder / RESUME_FILE).unlink(missing_ok=True)

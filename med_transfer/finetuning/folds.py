@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from med_transfer.finetuning.fold_pretraining import (
 from med_transfer.finetuning.fold_training import TrainedNetwork, is_trained, train_network
 from med_transfer.finetuning.generalisation_gap import measure_gap
 from med_transfer.finetuning.lightning_module import diverged
+from med_transfer.finetuning.provenance import memory_of
 from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.model.calibration import Calibrated, calibrate
 from med_transfer.model.classifier import Classifier
@@ -99,12 +101,14 @@ class Folds:
         config: resolved; a fold model's seed is its seed plus the fold's number.
         source: each fold model starts with a copy of its encoder.
         folders: one for each fold's state; the features of frozen encoders lie beside them.
+        memory: of the scans that the fold models learn from, written into the header of their weights files.
     """
 
     run_data: RunData
     config: FinetuneConfig
     source: LoadedBackbone
     folders: tuple[Path, ...]
+    memory: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -113,7 +117,8 @@ class Folds:
         """All folds of a repeat (counted from 1), each with its own seed; resolves the config."""
         config, n_folds = config.resolved(from_source=source.sha256 is not None), run_data.split.n_fold_models
         config = config.model_copy(update={"seed": (config.seed + (repeat - 1) * n_folds) % N_SEEDS})
-        return cls(run_data, config, source, tuple(folder / fold_folder(number, repeat) for number in range(n_folds)))
+        folders = tuple(folder / fold_folder(number, repeat) for number in range(n_folds))
+        return cls(run_data, config, source, folders, memory_of(run_data, config, source))
 
     def data(self, number: int) -> FoldData:
         """The parts of one fold. Raises TooFewPatients, see :func:`fold_data`."""
@@ -141,7 +146,8 @@ def train_fold(folds: Folds, number: int, progress_callback: Callback, progress:
     classifier = Classifier(encoder, n_classes, pooled, config.training.dropout, config.transfer.bottleneck)
     config.transfer.strategy.build(classifier)
     data, reader = folds.data(number), folds.features(progress)
-    return train_network(classifier, data, reader, folds.folders[number], seed=seed, progress=progress_callback)
+    folder, memory = folds.folders[number], folds.memory
+    return train_network(classifier, data, reader, folder, seed=seed, progress=progress_callback, memory=memory)
 
 
 def _encoder(folds: Folds, number: int, progress: Progress) -> Encoder:

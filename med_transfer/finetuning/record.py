@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from med_transfer.backbones import LoadedBackbone
-from med_transfer.bundle import BackboneRecord, BundleRecord, HeldOut, InputEnvelope, Provenance, TransferRecord
+from med_transfer.bundle import BackboneRecord, BundleRecord, HeldOut, InputEnvelope, TransferRecord
 from med_transfer.bundle.envelope import fit_limits
-from med_transfer.bundle.provenance import source_licences, source_provenance
 from med_transfer.finetuning.config import FinetuneConfig
-from med_transfer.finetuning.data_setup import RunData, source_weights
+from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.validation_decisions import choose_operating_point, choose_prediction_sets
 from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.finetuning.provenance import licence_of, training_provenance
 from med_transfer.finetuning.strategies import Adapters
 from med_transfer.finetuning.transfer_config import TransferConfig
 from med_transfer.fusion import Fusion
@@ -46,7 +46,7 @@ def bundle_record(
         prediction_sets=choose_prediction_sets(run_data, config, trained),
         abstain_above_novelty=config.abstain_above_novelty,
         input_envelope=_envelope(run_data),
-        trained_on=_provenance(run_data, config),
+        trained_on=training_provenance(run_data, config),
         development=_profile(run_data),
         held_out=_held_out(run_data),
         transfer=_transfer(run_data, config.transfer, kept_network),
@@ -85,7 +85,7 @@ def _backbone(config: FinetuneConfig, source: LoadedBackbone) -> BackboneRecord:
         pretrain=config.backbone.pretrain,
         answers=config.backbone.has_answers,
         published=config.backbone.has_published,
-        licence="; ".join(dict.fromkeys([source.spec.licence, *source_licences(source_weights(config))])),
+        licence=licence_of(config, source),
         source=source.spec.source,
         weights=weights,
         sha256=source.sha256,
@@ -116,24 +116,4 @@ def _held_out(run_data: RunData) -> HeldOut:
     return HeldOut(
         patient_hashes=tuple(sorted({case.patient_hash for case in test})),
         content_hashes=tuple(sorted({image for case in test for image in case.content_hashes})),
-    )
-
-
-def _provenance(run_data: RunData, config: FinetuneConfig) -> Provenance:
-    """All patients the network has learned from: the development part, unlabelled scans, and those of its sources."""
-    development = [case for case in run_data.lock.cases if case.role != "test"]
-    before = source_provenance(source_weights(config))
-    patients = {case.patient_hash for case in development} | set(before.patient_hashes if before else ())
-    images = {image for case in development for image in case.content_hashes}
-    images |= set(before.content_hashes if before else ())
-    own = {run_data.prepared.scans[number].sample_hash for number in run_data.split.development}
-    if config.transfer.unlabelled and run_data.unlabelled:
-        patients |= run_data.unlabelled.patient_hashes
-        images |= run_data.unlabelled.images
-    return Provenance(
-        cohort_hash=run_data.lock.cohort_hash,
-        patient_hashes=tuple(sorted(patients)),
-        content_hashes=tuple(sorted(images)),
-        sample_hashes=tuple(sorted(own - {""})),
-        from_source=before.model_copy(update={"from_source": None}) if before else None,
     )

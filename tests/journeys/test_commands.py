@@ -32,6 +32,7 @@ import med_transfer
 from med_transfer.atomic.sole_writer import LOCK_FILE
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import read_record
+from med_transfer.bundle.provenance import source_licences, source_provenance
 from med_transfer.cli import app as cli
 from med_transfer.cli.summary import say_abstained
 from med_transfer.cohorts import Cohort
@@ -252,6 +253,18 @@ def figures(run: FinishedRun) -> tuple[float, float]:
     probabilities = [[float(row[f"p_{name}"]) for name in LABELS] for row in rows]
     auc = roc_auc_score(truth, probabilities, multi_class="ovr", labels=LABELS)
     return float(balanced_accuracy_score(truth, called)), float(auc)
+
+
+def test_a_fold_models_weights_remember_their_patients_without_the_run(finished, transferred, tmp_path):
+    for run in (finished, transferred):
+        weights = (run.folder / "training/fold-0/best.safetensors").read_bytes()
+        (tmp_path / "copy.safetensors").write_bytes(weights)
+        record, found = read_record(run.bundle), source_provenance(tmp_path / "copy.safetensors")
+        assert found is not None
+        assert record.trained_on.patient_hashes
+        assert set(record.trained_on.patient_hashes) <= set(found.patient_hashes)
+        assert set(record.trained_on.content_hashes) <= set(found.content_hashes)
+        assert source_licences(tmp_path / "copy.safetensors") == (record.backbone.licence,)
 
 
 def test_evaluate_on_patients_that_the_bundle_never_saw(command, finished, unseen_csv, tmp_path):
