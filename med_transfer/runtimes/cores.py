@@ -46,8 +46,8 @@ def computed_by(ensemble: Ensemble, cores: Sequence[Features], numbers: Sequence
     """
     weights = {id(tensor): tensor for tensor in (*ensemble.parameters(), *ensemble.buffers())}
     other = copy.deepcopy(ensemble, weights)
-    numbered = dict(zip((encoder for encoder, _ in other.encoders), numbers, strict=True))
-    computed = {encoder: encoder.with_core(cores[number]) for encoder, number in numbered.items()}
+    numbered = dict(zip(other.encoders, numbers, strict=True))  # an encoder may be read at several stages
+    computed = {one: one[0].with_core(cores[number]) for one, number in numbered.items()}
     for model in other.fold_models:
-        model.encoder = model.encoder.with_independent_parts([computed[encoder] for encoder, _ in model.encoders])
+        model.encoder = model.encoder.with_independent_parts([computed[one] for one in model.encoders])
     return other

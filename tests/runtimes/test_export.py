@@ -472,3 +472,13 @@ def test_equal_encoders_are_computed_once():
     assert [member.encoder is members[0].encoder for member in shared.fold_models] == [True, False, True]
     assert torch.equal(shared.predict(images)[0], wanted[0])
     assert distinct(shared)[1] == (0, 1, 0)
+
+
+def test_an_encoder_that_is_read_at_two_stages_has_a_core_for_each():
+    torch.manual_seed(0)
+    encoder = SmallEncoder()
+    ensemble = Ensemble([Classifier(encoder, 2, pooled_stages=(stage,)) for stage in (0, 1)]).eval()
+    encoders, numbers = distinct(ensemble)
+    assert numbers == (0, 1)
+    computed, images = computed_by(ensemble, [one.core(stages) for one, stages in encoders], numbers), small_images(2)
+    assert torch.equal(computed.predict(images)[0], ensemble.predict(images)[0])
