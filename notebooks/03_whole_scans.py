@@ -16,7 +16,8 @@ own = os.environ.get("MED_TRANSFER_COHORT")  # your own cohort.csv instead of ph
 table = Path(own) if own else mt.datasets.fetch("phantoms", work / "chest")
 
 # %%
-planned = mt.plan(table, ("input.region=whole",), quick=True)
+whole = ("input.region=whole", "input.spacing_mm=null")  # planned voxels would suit the table's regions
+planned = mt.plan(table, whole, quick=True)
 for sentence in planned.sentences:
     print(sentence)
 
@@ -26,7 +27,7 @@ for sentence in planned.sentences:
 # The whole scan in the input of a network that was trained on crops. The preview says what is lost.
 
 # %%
-mt.preview(table, per_class=1, draws=0, overrides=("input.region=whole",))
+mt.preview(table, per_class=1, draws=0, overrides=whole)
 
 # %% [markdown]
 # ## As tiles

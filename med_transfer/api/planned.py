@@ -23,6 +23,7 @@ from med_transfer.finetuning.region_choice import region_sentence
 from med_transfer.finetuning.run import load_source
 from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
 from med_transfer.planning import Choice, CohortFingerprint, Plan, PlannedFor, fingerprint_cohort, plan_cohort
+from med_transfer.planning.rules import network_kind
 from med_transfer.progress import Progress, silent
 
 QUICK = (
@@ -161,7 +162,25 @@ def config_for(
         for difference in given.planned_for.differences(here, cohort.path or ""):
             log.warning("planned for another cohort: %s", difference)
     chosen = choose_by_table(given, cohort, out)
+    if planned:
+        _warn_of_small_view(chosen, planned, overrides)
     return chosen, planned.with_settings(_set_by_user(chosen, overrides)) if planned else None
+
+
+def _warn_of_small_view(config: FinetuneConfig, plan: Plan, overrides: Sequence[str]) -> None:
+    """Warn of a region that the user has set where voxels were planned for the table's regions, which are small."""
+    own, spacing, shape = config.input.region, config.input.spacing_mm, config.input.shape
+    if own in ("auto", "roi") or "input.spacing_mm" in map(_key, overrides) or not (spacing and shape):
+        return
+    if network_kind(plan.fingerprint, str(_last_of(overrides, "backbone.name") or "")) != "region":
+        return
+    view = " x ".join(f"{n * mm:.0f}" for n, mm in zip(shape, spacing, strict=True))
+    log.warning(
+        "input.region %s: the voxel size was planned for the table's regions, so the network sees only %s mm in the "
+        "middle. Set input.spacing_mm=null to fit all of it into the input, or choose a size",
+        own,
+        view,
+    )
 
 
 def _plan(cohort: Cohort, overrides: Sequence[str], progress: Progress, *, pretrains: bool) -> Plan:

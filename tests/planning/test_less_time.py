@@ -108,3 +108,24 @@ def test_a_setting_of_the_pretraining_leaves_the_rest_of_it(cohort):
 def test_many_networks_are_not_pretrained_by_plan(cohort):
     config, _ = config_for(FinetuneConfig, cohort, None, pretrains=False)
     assert config.backbone.pretrain is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "warned"),
+    [
+        (("input.region=whole",), True),
+        (("input.region=foreground", "input.shape=[16, 32, 32]"), True),
+        (("input.region=whole", "input.spacing_mm=null"), False),
+        (("input.region=whole", "backbone.name=tiles-med-transfer-small"), False),
+        (("input.region=roi",), False),
+        ((), False),
+    ],
+)
+def test_a_region_other_than_those_that_voxels_were_planned_for_is_warned_of(cohort_csv, caplog, overrides, warned):
+    """Of whole scans, a network was silently shown 32 mm in the middle: all but 1 % of the patient was cut off."""
+    config, _ = config_for(FinetuneConfig, Cohort.read(cohort_csv), None, overrides)
+    told = [record.getMessage() for record in caplog.records if "in the middle" in record.getMessage()]
+    assert len(told) == warned
+    if warned:
+        view = np.multiply(config.input.shape, config.input.spacing_mm).round().astype(int).tolist()
+        assert f"so the network sees only {' x '.join(map(str, view))} mm in the middle" in told[0]
