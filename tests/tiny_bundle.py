@@ -23,11 +23,13 @@ def tiny_bundle(
     *,
     broken: bool = False,
     n: int = 1,
+    shared: bool = False,
     similar: SimilarCases | None = None,
     learned_from: tuple[str, ...] = (),
     **preprocessing: object,
 ) -> Path:
-    """Of ``n`` networks with random weights; ``broken``: one of them is no number; ``similar``: scans it may show.
+    """Of ``n`` networks with random weights; ``broken``: one of them is no number; ``similar``: scans it may show;
+    ``shared``: all networks have the same encoder, as frozen ones have, which lies in the bundle once.
 
     ``learned_from``: hashes of samples of scans.
     """
@@ -44,7 +46,8 @@ def tiny_bundle(
         ),
     )
     torch.manual_seed(seed)
-    encoders = [load_backbone("resnet18-w8", scratch=True, seed=seed + number).encoder for number in range(n)]
+    seeds = [seed] * n if shared else range(seed, seed + n)
+    encoders = [load_backbone("resnet18-w8", scratch=True, seed=number).encoder for number in seeds]
     network = Ensemble([Classifier(encoder, 2) for encoder in encoders]).eval()
     if broken:
         next(network.parameters()).data[0] = torch.nan

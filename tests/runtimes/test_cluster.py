@@ -164,7 +164,8 @@ def test_a_machine_that_is_lost_in_the_middle_costs_no_scan(machines, nodes, tmp
         write_scan(scans / f"{number:02d}.nii.gz", number)
     (scans / "05.nii.gz").write_bytes(b"\x1f\x8bnothing")
     (scans / "09.nii.gz").write_bytes((scans / "08.nii.gz").read_bytes())
-    predictor = load_bundle(tiny_bundle(tmp_path / "bundle"), "cpu")
+    predictor = load_bundle(tiny_bundle(tmp_path / "bundle", n=3, shared=True), "cpu")
+    assert predictor.record.encoders == (0, 0, 0)
     predictor.predict_folder(scans, tmp_path / "undisturbed")
     lost = []
 
