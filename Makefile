@@ -140,7 +140,7 @@ bundle-offline: $(VENV)/installed-dev ## write build/offline: wheels, locks, man
 	PIP_NO_INDEX=1 PIP_FIND_LINKS=$(CURDIR)/build/offline/wheels $(BIN)/python -m pip wheel --quiet --no-deps -w build/offline/wheels .
 	cp -r docker docs/hospital LICENSE build/offline/
 	@if [ -n "$(ENGINE)" ] && $(ENGINE) image inspect $(IMAGE)-node >/dev/null 2>&1; then \
-		$(ENGINE) save $(IMAGE)-node | gzip > build/offline/$(IMAGE)-node.tar.gz; \
+		$(ENGINE) save -o build/offline/$(IMAGE)-node.tar $(IMAGE)-node && gzip build/offline/$(IMAGE)-node.tar; \
 		else echo "no image $(IMAGE)-node here, so none is included: run make image-node first if you need it"; fi
 	cd build/offline && find . -type f ! -name SHA256SUMS -print0 | sort -z | xargs -0 sha256sum > SHA256SUMS
 

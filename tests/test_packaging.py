@@ -1,6 +1,7 @@
 """What a user installs: names, start-up time, the wheel and its metadata, the set-up files."""
 
 import ast
+import gzip
 import importlib.metadata
 import inspect
 import json
@@ -313,6 +314,23 @@ def test_source_distribution_holds_no_data(tmp_path):
 
 
 # The house around the code
+
+
+def test_an_image_that_cannot_be_saved_stops_the_offline_bundle(tmp_path):
+    """Else half an image would be packed, and the checksums written afterwards would confirm it."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    engine = tmp_path / "engine"
+    engine.write_text('#!/bin/sh\n[ "$1" != save ] || { echo half an image; exit 1; }\n')
+    engine.chmod(0o755)
+    told = run("make", "-n", "-o", ".venv/installed-dev", "bundle-offline", f"ENGINE={engine}").stdout
+    packing = told[told.index("if [") :].partition("\ncd ")[0]
+    (tmp_path / "build/offline").mkdir(parents=True)
+    packed = subprocess.run(["sh", "-e", "-c", packing], cwd=tmp_path, capture_output=True, check=False)
+    assert packed.returncode == 1, packed
+    engine.write_text('#!/bin/sh\n[ "$1" != save ] || echo an image > "$3"\n')
+    subprocess.run(["sh", "-e", "-c", packing], cwd=tmp_path, check=True)
+    assert gzip.decompress((tmp_path / "build/offline/med-transfer-node.tar.gz").read_bytes()) == b"an image\n"
 
 
 def test_make_lists_every_target():
