@@ -17,7 +17,7 @@ from med_transfer.backbones.networks.slices import SliceEncoder
 from med_transfer.backbones.networks.tiles import TileEncoder
 from med_transfer.errors import ConfigError
 from med_transfer.explanation import GradCAM, Occlusion
-from med_transfer.explanation.heat import HeatMap
+from med_transfer.explanation.heat import HeatMap, fill_boxes
 from med_transfer.model.classifier import Classifier
 from med_transfer.model.ensemble import Ensemble
 
@@ -205,6 +205,11 @@ def test_a_tile_has_its_value_where_it_lies(overlap):
     assert between == pytest.approx(heat.values.max() / n)
     assert heat.element_voxels == (4.0, 8.0, 8.0)
     assert heat.stage == 1
+
+
+def test_where_boxes_overlap_the_map_is_their_mean():
+    boxes = [(slice(0, 1), slice(0, 2), slice(first, first + 2)) for first in (0, 1)]
+    assert fill_boxes(np.array([3.0, 5.0]), boxes, (1, 2, 3)).tolist() == [[[3, 4, 5], [3, 4, 5]]]
 
 
 def test_a_network_that_sees_nothing_gives_an_empty_map(image):

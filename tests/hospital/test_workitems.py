@@ -135,6 +135,18 @@ def test_an_item_that_cannot_be_looked_at_keeps_no_other_from_being_claimed(serv
     assert [item.uid for item in items.open()] == [good]
 
 
+def test_the_urgent_is_claimed_before_what_has_waited_longer(server, worker):
+    """Where there is room for one."""
+    ordinary, urgent = work("1.2.1", STUDY), work("1.2.2", "1.2.9")
+    urgent.ScheduledProcedureStepPriority = "HIGH"
+    for item in (ordinary, urgent):
+        server.add(item)
+    server.includes = True
+    performer, items, _ = worker(at_once=1)
+    performer.work_due()
+    assert [item.uid for item in items.open()] == ["1.2.2"]
+
+
 def test_what_the_wire_answers_to_who_has_not_claimed(server, node_config):
     config = config_of(node_config(), server)
     service, uid = WorkitemService(config.workitems, 5), server.add(work("1.2.1", STUDY))

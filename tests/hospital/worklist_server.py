@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from aiohttp import ClientSession, web
 from peers import free_port
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 STATE, TRANSACTION, UID = "00741000", "00081195", "00080018"
@@ -30,6 +31,7 @@ class WorklistServer:
         items: by UID, as DICOM JSON.
         answers: what was asked and answered, in order.
         overlooks: searches find every item, whatever the keys, as far as the standard lets a server do so.
+        includes: searches answer with the attributes that were asked for.
         broken: items that it cannot show.
         lose: requests of which the answer is lost on its way, by method and end of the path.
     """
@@ -40,7 +42,7 @@ class WorklistServer:
         self.deleted: set[str] = set()
         self.broken: set[str] = set()
         self.answers: list[tuple[str, str, int]] = []
-        self.overlooks = False
+        self.overlooks = self.includes = False
         self.lose: set[tuple[str, str]] = set()
         self.warnings: list[str] = []
         self._subscribers: dict[str, set[str]] = {}
@@ -148,7 +150,10 @@ class WorklistServer:
         items = [item for item in self.items.values() if self.overlooks or _matches(Dataset.from_json(item), wanted)]
         if not items:
             return web.Response(status=204)
-        shown = [{tag: item[tag] for tag in (UID, STATE)} for item in items]  # no more than a server must return
+        tags = {UID, STATE}  # no more than a server must return
+        if self.includes:
+            tags |= {f"{tag_for_keyword(keyword):08X}" for keyword in request.query.getall("includefield")}
+        shown = [{tag: item[tag] for tag in tags & item.keys()} for item in items]
         return web.json_response(shown, content_type="application/dicom+json")
 
     async def _retrieve(self, request: web.Request) -> web.Response:

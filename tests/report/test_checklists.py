@@ -146,6 +146,12 @@ def test_abstentions_and_what_is_out_of_fold_are_not_called_otherwise():
         assert not [answer for *_, answer in rows(given, name).values() if re.search(r"\b[Tt]est scans", answer)]
 
 
+def test_failures_are_analysed_where_wrong_calls_are_shown():
+    given = rows(sample(), "claim-2024")["39"]
+    assert given[1:] == ["in part", "1 wrong calls with pictures in 'Misses and confident errors'"]
+    assert rows(bare(), "claim-2024")["39"][1] == "for the author"
+
+
 def test_an_overlap_is_not_hidden():
     overlap = Overlap(n_scans=120, n_patients=80, seen_scans=7, seen_patients=5)
     metrics = sample().metrics.model_copy(update={"overlap": overlap})
