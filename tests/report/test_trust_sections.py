@@ -121,7 +121,9 @@ def test_a_shortcut_is_a_warning_that_names_the_fact(tmp_path):
     assert notice.level == "warning"
     assert "Strongest: reconstruction kernel." in notice.text
     assert "macro AUC of 1.000" in notice.text
-    page = Page(write(tmp_path / "report.html", evidence(DATA, metrics)))
+    source = write(tmp_path / "report.html", evidence(DATA, metrics))
+    assert '<tr class="total"><th scope="row">All together' in source
+    page = Page(source)
     assert "Acquisition alone" in page.text
     assert "The same in every scan that it was fitted to: file format." in page.text
     assert {"kernel", "All together"} <= {row.split(",")[0] for row in _rows(tmp_path, "shortcuts-facts")}
