@@ -113,15 +113,23 @@ def test_too_much_is_not_taken(node_config, queue, token):
     with Serving(node_config(limits={"disk_free_gib": 0, "instance_mib": 0.001}), queue, token=token) as server:
         assert posted(f"{server.url}/studies", b"x" * 2000).status_code == 413
     hasty = node_config(limits={"disk_free_gib": 0, "network_seconds": 0.3})
+    beginning = (
+        f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        'Content-Length: 900\r\nContent-Type: multipart/related; boundary="=edge"\r\n\r\n--=edge\r\n'
+    ).encode()
     with (
         Serving(hasty, queue, token=token) as server,
         socket.create_connection(("127.0.0.1", server.settings.port), timeout=240) as slow,
     ):
-        slow.sendall(
-            f"POST /dicom-web/studies HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
-            'Content-Length: 900\r\nContent-Type: multipart/related; boundary="=edge"\r\n\r\n--=edge\r\n'.encode()
-        )
+        slow.sendall(beginning)
         assert b" 408 " in slow.recv(100)
+    with (
+        Serving(node_config(limits={"disk_free_gib": 0, "associations": 1}), queue, token=token) as server,
+        socket.create_connection(("127.0.0.1", server.settings.port), timeout=240) as slow,
+    ):
+        assert posted(f"{server.url}/studies", b"x").status_code == 409  # heard, and no image
+        slow.sendall(beginning)
+        until(lambda: posted(f"{server.url}/studies", b"x").status_code == 503)
     with Serving(node_config(limits={"disk_free_gib": 1e9}), queue, token=token) as server:
         assert posted(f"{server.url}/studies", b"x").status_code == 503
     assert queue.counts() == {}

@@ -81,5 +81,5 @@ def test_a_network_that_gives_no_number_gives_no_prediction(predictor, scan, tmp
 
 
 def test_a_bundle_with_weights_that_are_no_numbers_is_refused(tmp_path):
-    with pytest.raises(BundleError, match=r"member0\.encoder.* NaN or infinite; expected finite weights"):
+    with pytest.raises(BundleError, match=r"model\.safetensors: member0\.encoder.* NaN or infinite; expected finite"):
         Predictor(tiny_bundle(tmp_path / "bundle", broken=True), "cpu")

@@ -51,7 +51,7 @@ def test_rows_of_another_bundle_are_refused_and_kept(predictor, scans, tmp_path)
     predictor.predict_folder(scans, tmp_path / "out")
     before = (tmp_path / "out/predictions.csv").read_bytes()
     other = load_bundle(tiny_bundle(tmp_path / "other", seed=1), "cpu")
-    with pytest.raises(UsageError, match=r"holds predictions by another bundle; .*Choose another -o"):
+    with pytest.raises(UsageError, match=r"predictions\.csv: .*holds predictions by another bundle; .*Choose another"):
         other.predict_folder(scans, tmp_path / "out")
     assert (tmp_path / "out/predictions.csv").read_bytes() == before
 
@@ -59,7 +59,7 @@ def test_rows_of_another_bundle_are_refused_and_kept(predictor, scans, tmp_path)
 def test_rows_of_scans_from_another_place_are_refused(predictor, scans, tmp_path):
     predictor.predict_folder(scans, tmp_path / "out")
     write_scan(tmp_path / "elsewhere/0.nii.gz", 9)  # of the same name
-    with pytest.raises(UsageError, match="holds predictions by other scans"):
+    with pytest.raises(UsageError, match=r"predictions\.csv: .*holds predictions by other scans"):
         predictor.predict_folder(tmp_path / "elsewhere", tmp_path / "out")
 
 
@@ -67,7 +67,7 @@ def test_rows_of_another_device_are_refused(predictor, scans, tmp_path):
     predictor.predict_folder(scans, tmp_path / "out")
     before = (tmp_path / "out/batch.json").read_bytes()
     predictor.device = torch.device("cuda")
-    with pytest.raises(UsageError, match="holds predictions by another device"):
+    with pytest.raises(UsageError, match=r"predictions\.csv: .*holds predictions by another device"):
         predictor.predict_folder(scans, tmp_path / "out")
     assert (tmp_path / "out/batch.json").read_bytes() == before  # which says that a processor made all rows
 
@@ -75,7 +75,7 @@ def test_rows_of_another_device_are_refused(predictor, scans, tmp_path):
 def test_a_table_that_does_not_say_who_made_it_is_refused(predictor, scans, tmp_path):
     predictor.predict_folder(scans, tmp_path / "out")
     (tmp_path / "out/predictions.origins.jsonl").unlink()
-    with pytest.raises(UsageError, match="nothing says which bundle made these rows"):
+    with pytest.raises(UsageError, match=r"predictions\.csv: nothing says which bundle made these rows"):
         predictor.predict_folder(scans, tmp_path / "out")
 
 

@@ -95,7 +95,7 @@ def refusal(base: Path) -> str:
 
 def test_files_alone_are_no_shards_and_no_script_holds_every_name(tmp_path):
     (tmp_path / "predict.sbatch").touch()
-    with pytest.raises(UsageError, match="no shard; expected the folders of all shards"):
+    with pytest.raises(UsageError, match=r"predict\.sbatch: no shard; expected the folders of all shards"):
         merge([tmp_path / "predict.sbatch"], tmp_path / "merged")
     for name in ('a"b', "a\nb"):
         with pytest.raises(UsageError, match="expected a folder's name without quotes and line ends"):

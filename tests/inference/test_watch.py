@@ -134,9 +134,9 @@ def test_a_stop_between_two_scans_leaves_a_table_in_order_that_goes_on(predictor
 
 def test_what_cannot_be_watched_is_refused(predictor, tmp_path, command):
     scan = write_scan(tmp_path / "scans/a.nii.gz")
-    with pytest.raises(UsageError, match="not a folder; expected with --watch, a folder"):
+    with pytest.raises(UsageError, match=r"a\.nii\.gz: not a folder; expected with --watch, a folder"):
         next(watch(predictor, scan, tmp_path / "out"))
-    with pytest.raises(UsageError, match="within the folder of the scans"):
+    with pytest.raises(UsageError, match="out: within the folder of the scans"):
         next(watch(predictor, scan.parent, scan.parent / "out"))
     with pytest.raises(UsageError, match=r"quiet_seconds: 0; expected seconds, more than 0"):
         WatchSettings(quiet_seconds=0)

@@ -188,7 +188,7 @@ def test_an_empty_folder_is_used(tmp_path):
 
 def test_a_parent_that_is_a_file_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="out: cannot be written"):
         write_cohort(tmp_path / "file" / "out", PhantomConfig(**SMALL))
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from med_transfer.errors import ConfigError
-from med_transfer.phantoms import CLASSES, phantom_volume
+from med_transfer.phantoms import CLASSES, chest, phantom_volume
 from med_transfer.phantoms.chest import paint_chest
 from med_transfer.phantoms.imaging import ct_noise
 from med_transfer.phantoms.lesions import LARGEST_MM, SMALLEST_MM, draw_diameter_mm, paint_lesion
@@ -54,6 +54,22 @@ def test_every_shape_holds_the_whole_lesion(shape):
         margin = phantom.lesion_size_mm / 2 / np.array(geometry.spacing_mm(phantom.affine))
         assert (index - margin > -0.5).all()
         assert (index + margin < np.array(shape[::-1]) - 0.5).all()
+
+
+def test_a_chest_is_the_same_in_slabs_no_larger_than_their_limit(monkeypatch):
+    person = draw_patient(0, "texture", 0)
+    grid = take_scan(person, 0).acquisition.grid
+    grid = grid.slab(len(grid.z) // 2, len(grid.z) // 2 + 7)
+    whole, sizes, paint = paint_chest(person.anatomy, grid, table=True), [], chest._paint_slab
+
+    def counted(volume, *painted):
+        sizes.append(len(volume))
+        paint(volume, *painted)
+
+    monkeypatch.setattr(chest, "_paint_slab", counted)
+    monkeypatch.setattr(chest, "_SLAB_VOXELS", 3 * whole[0].size + 1)
+    np.testing.assert_array_equal(paint_chest(person.anatomy, grid, table=True), whole)
+    assert sizes == [3, 3, 1]
 
 
 def test_densities_are_those_of_a_chest():
