@@ -83,7 +83,7 @@ def test_a_bundle_is_exchanged_taken_back_and_the_same_after_a_restart(
     assert f"bundle {bundle_mark(second_bundle)} is in use" in command("node", "status", "-c", path).out
     assert command("node", "rollback", "-c", path).out == f"{bundle_mark(first_bundle)} is in use\n"
     node.queue.close()
-    with pytest.raises(ConfigError, match="the node uses another bundle"):
+    with pytest.raises(ConfigError, match=f"{second_bundle.name}: the node uses another bundle"):
         Node(config, second_bundle, "cpu")
     again = Node(config, device="cpu")
     assert predict(again, scans[2])[-1]["bundle"] == first
@@ -306,7 +306,7 @@ def test_every_series_goes_to_the_bundles_whose_route_wants_it(node_config, firs
     with pytest.raises(ConfigError, match="no bundle is in use.*--route thick-ct"):
         Bundles(config, queue)
     use(config, queue, second_bundle, "thick-ct")
-    with pytest.raises(ConfigError, match="no route 'other'.*one of any-ct, thick-ct"):
+    with pytest.raises(ConfigError, match="^node.yaml: no route 'other'.*one of any-ct, thick-ct"):
         use(config, queue, second_bundle, "other")
     queue.close()
     node = Node(config, device="cpu")
@@ -507,7 +507,7 @@ def test_what_cannot_be_used_leaves_the_present_one_at_work(node_config, first_b
     config = node_config()
     queue = Queue(config.queue_file)
     loaded = Bundles(config, queue, first_bundle, "cpu")
-    with pytest.raises(UsageError, match="no other bundle was in use"):
+    with pytest.raises(UsageError, match=f"^{config.folder}: no other bundle was in use"):
         rollback(config, queue)
     with pytest.raises(BundleError):
         use(config, queue, tmp_path)

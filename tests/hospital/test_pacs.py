@@ -116,9 +116,13 @@ def test_fetch_by_the_command_line(command, node_config, pacs, tmp_path):
     pacs.know_node(config.port)
     path = tmp_path / "node.yaml"
     path.write_text(config.model_dump_json(exclude={"folder"})[:-1] + ', "folder": "state"}')
-    assert command("node", "fetch", "-c", path, "--dates", "20260101 - 20260131").code == 2
-    assert command("node", "fetch", "-c", path, "--accession", "A*").code == 2
-    assert command("node", "fetch", "-c", path, "--study", "1.2.3.4").code == 3
+    for option, value, code, found in (
+        ("--dates", "20260101 - 20260131", 2, "--dates: found '20260101 - 20260131'; expected 20260131"),
+        ("--accession", "A*", 2, "--accession: has a wildcard"),
+        ("--study", "1.2.3.4", 3, f"the PACS {config.pacs.name}: has no such study"),
+    ):
+        told = command("node", "fetch", "-c", path, option, value)
+        assert (told.code, found in told.err) == (code, True), told.err
     everything = ("node", "fetch", "-c", path, "--dates", "19000101-20991231", "--modality", "CT")
     told = command(*everything)  # the node does not run
     assert (told.code, told.out.count("refused_C000")) == (3, 2)

@@ -646,7 +646,7 @@ def test_quiet_time_begins_anew_after_the_node_was_down(queue):
 
 def test_what_is_no_queue_is_refused(tmp_path):
     (tmp_path / "queue.sqlite").write_text("no database, but long enough to be looked at" * 50)
-    with pytest.raises(OutputError, match="is no queue of a node"):
+    with pytest.raises(OutputError, match=r"queue\.sqlite: is no queue of a node"):
         Queue(tmp_path / "queue.sqlite")
 
 
@@ -663,7 +663,9 @@ def test_a_full_disk_and_a_lock_are_told_as_such_and_pass(queue, tmp_path, monke
     monkeypatch.setattr(sqlite3, "connect", lambda *given, **named: connect(*given, **named | {"timeout": 0.1}))
     with closing(connect(tmp_path / "node" / "queue.sqlite")) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(OutputError, match=r"cannot be written \(database is locked\).* leave it there"):
+        with pytest.raises(
+            OutputError, match=r"queue\.sqlite: cannot be written \(database is locked\).* leave it there"
+        ):
             Queue(tmp_path / "node" / "queue.sqlite")
 
 

@@ -329,7 +329,7 @@ def test_damaged_files_are_told_once_and_a_study_of_nothing_else_is_tried_again(
     assert [analysis.prediction.status for analysis in analyses[:-1]] == ["ok", "ok"]  # what is left is a volume
     for path in (*whole, *cut[3:]):
         path.unlink()
-    with pytest.raises(ScanAborted, match="none of 3 files can be read"):
+    with pytest.raises(ScanAborted, match="study: none of 3 files can be read"):
         analyse(tmp_path / "study", predictor)
 
 
@@ -381,5 +381,5 @@ def test_nothing_is_written_of_what_the_site_does_not_want(predictor, study, tmp
 
 def test_a_bundle_that_needs_a_region_is_refused(tmp_path):
     predictor = Predictor(tiny_bundle(tmp_path / "roi", region="roi"))
-    with pytest.raises(ConfigError, match="regions of interest, which a PACS does not send"):
+    with pytest.raises(ConfigError, match=f"{tmp_path.name}: .*regions of interest, which a PACS does not send"):
         require_usable(predictor, tmp_path)

@@ -103,7 +103,7 @@ def test_a_finding_that_nobody_was_asked_about_is_not_exported_as_absent(node, q
 
 
 def test_labels_without_images_are_left_out_and_told(node, queue, tmp_path):
-    with pytest.raises(NothingDone, match="no labels"):
+    with pytest.raises(NothingDone, match=f"{node.folder.name}: no labels"):
         export_labels(node, queue, tmp_path / "labels.csv")
     for study in ("s1", "s2", "s3"):
         say(queue, study, "agree", "benign")
@@ -114,7 +114,7 @@ def test_labels_without_images_are_left_out_and_told(node, queue, tmp_path):
     assert [study.revision for study in queue.studies()] == [1, 1, 1]
     for study in ("s2", "s3"):
         queue.forgotten(study, 1000)
-    with pytest.raises(NothingDone, match="images of none"):
+    with pytest.raises(NothingDone, match=f"{node.folder.name}: .*images of none"):
         export_labels(node, queue, tmp_path / "labels.csv")
 
 
