@@ -15,7 +15,7 @@ from med_transfer.atomic.partial_files import partial_path
 from med_transfer.bundle import bundle_folder
 from med_transfer.errors import ConfigError, MedTransferError
 from med_transfer.hospital.analysis import require_usable
-from med_transfer.hospital.config import NodeConfig, require_route
+from med_transfer.hospital.config import NodeConfig, place_of, require_route
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.updates import switch_bundle
 from med_transfer.inference import Predictor, load_bundle
@@ -85,7 +85,7 @@ class Bundles:
             if not marks:
                 option = f" --route {route}" if route else ""
                 action = f"Run: med-transfer node use BUNDLE{option} -c node.yaml"
-                raise ConfigError("no bundle is in use", where=f"route {route!r}", action=action)
+                raise ConfigError("no bundle is in use", where=place_of(node, route), action=action)
             self._load(route, marks[0])
 
     def _begin_with(self, bundle: Path) -> None:

@@ -264,6 +264,11 @@ def port_error(error: OSError, bind: str, port: int, section: str = "") -> Confi
     return ConfigError(error.strerror or "cannot be opened", where=where, expected="a free port")
 
 
+def place_of(node: NodeConfig, route: str) -> str:
+    """What an error names: the route, or the node's folder where there are no routes."""
+    return f"route {route!r}" if route else str(node.folder)
+
+
 def require_route(node: NodeConfig, route: str) -> None:
     """Raise ConfigError if node.yaml has no such route."""
     names = list(node.rules_by_route)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from med_transfer.bundle import BundleRecord, read_record
 from med_transfer.errors import UsageError
-from med_transfer.hospital.config import NodeConfig, require_route
+from med_transfer.hospital.config import NodeConfig, place_of, require_route
 from med_transfer.hospital.queue import Queue
 from med_transfer.metrics.records.estimate import Estimate
 
@@ -26,7 +26,7 @@ def rollback(node: NodeConfig, queue: Queue, route: str = "") -> str:
     require_route(node, route)
     known = queue.bundles(route)
     if len(known) < 2:
-        raise UsageError("no other bundle was in use", where=f"route {route!r}", action="Run med-transfer node use")
+        raise UsageError("no other bundle was in use", where=place_of(node, route), action="Run med-transfer node use")
     switch_bundle(node, queue, route, known[1], "bundle rolled back")
     return known[1]
 

@@ -303,7 +303,7 @@ def test_every_series_goes_to_the_bundles_whose_route_wants_it(node_config, firs
     config = node_config(routes=rules, results={"heat_map": "off", "secondary_capture": False})
     queue = Queue(config.queue_file)
     use(config, queue, first_bundle, "any-ct")
-    with pytest.raises(ConfigError, match="no bundle is in use.*--route thick-ct"):
+    with pytest.raises(ConfigError, match="^route 'thick-ct': no bundle is in use.*--route thick-ct"):
         Bundles(config, queue)
     use(config, queue, second_bundle, "thick-ct")
     with pytest.raises(ConfigError, match="^node.yaml: no route 'other'.*one of any-ct, thick-ct"):
@@ -506,6 +506,10 @@ def test_an_answer_whose_bundle_is_gone_costs_no_other(two_routes, tmp_path, cap
 def test_what_cannot_be_used_leaves_the_present_one_at_work(node_config, first_bundle, second_bundle, tmp_path):
     config = node_config()
     queue = Queue(config.queue_file)
+    with pytest.raises(
+        ConfigError, match=f"^{config.folder}: no bundle is in use. Run: med-transfer node use BUNDLE -c"
+    ):
+        Bundles(config, queue)
     loaded = Bundles(config, queue, first_bundle, "cpu")
     with pytest.raises(UsageError, match=f"^{config.folder}: no other bundle was in use"):
         rollback(config, queue)
