@@ -1,4 +1,6 @@
+from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,8 +180,9 @@ def test_split_column_without_val_is_divided_into_folds():
     ],
 )
 def test_unusable_split_columns(words, error, message):
-    with pytest.raises(error, match=message):
-        split_cohort(with_column(words), SplitConfig(test_fraction=0.2))
+    cohort = replace(with_column(words), path=Path("cohort.csv"))
+    with pytest.raises(error, match=rf"^cohort\.csv: .*{message}"):
+        split_cohort(cohort, SplitConfig(test_fraction=0.2))
 
 
 def test_split_column_that_divides_a_patient():

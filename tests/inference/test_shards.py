@@ -172,7 +172,7 @@ def test_a_merge_into_the_folder_of_a_shard_is_refused(base):
     for half in (Shard(1, 2), Shard(2, 2)):
         predictor.predict_folder(base / "alone", base / "halves", settings=BatchSettings(shard=half))
     halves = [base / f"halves/shard-{half}-of-2" for half in (1, 2)]
-    with pytest.raises(UsageError, match="the folder of a shard; expected a new folder"):
+    with pytest.raises(UsageError, match=f"shard-{number}-of-2: the folder of a shard; expected a new folder"):
         merge(halves, base / f"halves/../halves/shard-{number}-of-2")
     merge(halves, base / "merged")
 
@@ -189,7 +189,7 @@ def test_the_table_that_is_merged_is_the_one_that_was_checked(base, monkeypatch)
 
 
 def test_predictions_that_are_there_are_kept(base):
-    with pytest.raises(UsageError, match="there are predictions already"):
+    with pytest.raises(UsageError, match=r"predictions\.csv: there are predictions already"):
         merge(shards(base), base / "whole")
 
 
@@ -229,7 +229,7 @@ def test_a_merge_that_was_killed_wherever_it_writes_goes_on(base):
     with sole_writer(base / "merged"), pytest.raises(FolderInUse):
         merge(shards(base), base / "merged")
     table.write_bytes(table.read_bytes().replace(b",ok,", b",failed,", 1))
-    with pytest.raises(UsageError, match="there are predictions already"):
+    with pytest.raises(UsageError, match=r"predictions\.csv: there are predictions already"):
         merge(shards(base), base / "merged")
 
 
