@@ -79,7 +79,7 @@ def source_licences(weights: Path | None) -> tuple[str, ...]:
     return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
-def remembered(seen: Provenance, licence: str) -> dict[str, str]:
+def provenance_metadata(seen: Provenance, licence: str) -> dict[str, str]:
     """Return the metadata by which the file of a trained network, copied without its folder, tells its provenance."""
     lock = SourceLock.of(set(seen.patient_hashes), set(seen.content_hashes))
     licences = json.dumps([licence])

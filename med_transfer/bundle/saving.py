@@ -14,7 +14,7 @@ from med_transfer.atomic.partial_files import partial_path
 from med_transfer.bundle.applied_model_card import applied_model_card
 from med_transfer.bundle.decisions_lock import lock_hash
 from med_transfer.bundle.files import WEIGHTS_FILE, versions
-from med_transfer.bundle.provenance import remembered
+from med_transfer.bundle.provenance import provenance_metadata
 from med_transfer.bundle.record import RECORD_FILE, BundleRecord
 from med_transfer.bundle.similar_cases import SIMILAR_CASES_FILE, SimilarCases
 from med_transfer.errors import OutputError
@@ -64,7 +64,7 @@ def _write_parts(
     tensors = ensemble.share_encoders(encoders).distinct_tensors()
     with atomic_path(weights) as temporary:
         written = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-        save_file(written, temporary, metadata=remembered(record.trained_on, record.backbone.licence))
+        save_file(written, temporary, metadata=provenance_metadata(record.trained_on, record.backbone.licence))
     facts = {"encoders": encoders, "weights_sha256": sha256_of(weights), "versions": versions()}
     record = record.model_copy(update=facts)
     others = {

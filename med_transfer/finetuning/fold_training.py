@@ -65,7 +65,7 @@ def train_network(
     *,
     seed: int,
     progress: Callback | None = None,
-    memory: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> TrainedNetwork:
     """Train with early stopping and restore the best weights, as a plain network.
 
@@ -74,7 +74,7 @@ def train_network(
     Args:
         classifier: with the strategy's permanent modules, see ``Strategy.build``; trained in place.
         reader: gives the features of plain scans that a linear head reads, the resolved config and the preprocessing.
-        memory: metadata of the weights file, see :func:`~med_transfer.bundle.provenance.remembered`.
+        metadata: for the header of the weights file, see :func:`~med_transfer.bundle.provenance.provenance_metadata`.
 
     Raises:
         UsageError: a file of that state is damaged.
@@ -91,7 +91,7 @@ def train_network(
         # The memory layout of loaded weights: otherwise features, and decisions based on them, differ in the last bits.
         parameter.data = parameter.data.contiguous()
     state = {name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}
-    write_bytes(weights, save(state, metadata=dict(memory) if memory else None))
+    write_bytes(weights, save(state, metadata=dict(metadata) if metadata else None))
     record = {"history": history, "best_epoch": best_epoch, "weights": sha256_of(weights)}
     write_text(history_file, json.dumps(sealed(record)))
     (folder / RESUME_FILE).unlink(missing_ok=True)

@@ -32,7 +32,7 @@ from med_transfer.finetuning.fold_pretraining import (
 from med_transfer.finetuning.fold_training import TrainedNetwork, is_trained, train_network
 from med_transfer.finetuning.generalisation_gap import measure_gap
 from med_transfer.finetuning.lightning_module import diverged
-from med_transfer.finetuning.provenance import memory_of
+from med_transfer.finetuning.provenance import weights_metadata
 from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.model.calibration import Calibrated, calibrate
 from med_transfer.model.classifier import Classifier
@@ -101,14 +101,14 @@ class Folds:
         config: resolved; a fold model's seed is its seed plus the fold's number.
         source: each fold model starts with a copy of its encoder.
         folders: one for each fold's state; the features of frozen encoders lie beside them.
-        memory: of the scans that the fold models learn from, written into the header of their weights files.
+        metadata: for the headers of the fold models' weights files: what they have learned from, and their licence.
     """
 
     run_data: RunData
     config: FinetuneConfig
     source: LoadedBackbone
     folders: tuple[Path, ...]
-    memory: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -118,7 +118,7 @@ class Folds:
         config, n_folds = config.resolved(from_source=source.sha256 is not None), run_data.split.n_fold_models
         config = config.model_copy(update={"seed": (config.seed + (repeat - 1) * n_folds) % N_SEEDS})
         folders = tuple(folder / fold_folder(number, repeat) for number in range(n_folds))
-        return cls(run_data, config, source, folders, memory_of(run_data, config, source))
+        return cls(run_data, config, source, folders, weights_metadata(run_data, config, source))
 
     def data(self, number: int) -> FoldData:
         """The parts of one fold. Raises TooFewPatients, see :func:`fold_data`."""
@@ -146,8 +146,8 @@ def train_fold(folds: Folds, number: int, progress_callback: Callback, progress:
     classifier = Classifier(encoder, n_classes, pooled, config.training.dropout, config.transfer.bottleneck)
     config.transfer.strategy.build(classifier)
     data, reader = folds.data(number), folds.features(progress)
-    folder, memory = folds.folders[number], folds.memory
-    return train_network(classifier, data, reader, folder, seed=seed, progress=progress_callback, memory=memory)
+    folder, metadata = folds.folders[number], folds.metadata
+    return train_network(classifier, data, reader, folder, seed=seed, progress=progress_callback, metadata=metadata)
 
 
 def _encoder(folds: Folds, number: int, progress: Progress) -> Encoder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.bundle import Provenance
-from med_transfer.bundle.provenance import remembered, source_licences, source_provenance
+from med_transfer.bundle.provenance import provenance_metadata, source_licences, source_provenance
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, source_weights
 
@@ -14,9 +14,9 @@ def licence_of(config: FinetuneConfig, source: LoadedBackbone) -> str:
     return "; ".join(dict.fromkeys([source.spec.licence, *source_licences(source_weights(config))]))
 
 
-def memory_of(run_data: RunData, config: FinetuneConfig, source: LoadedBackbone) -> dict[str, str]:
+def weights_metadata(run_data: RunData, config: FinetuneConfig, source: LoadedBackbone) -> dict[str, str]:
     """Metadata by which the weights file of a fold model tells what the run's networks have learned from."""
-    return remembered(training_provenance(run_data, config), licence_of(config, source))
+    return provenance_metadata(training_provenance(run_data, config), licence_of(config, source))
 
 
 def training_provenance(run_data: RunData, config: FinetuneConfig) -> Provenance:

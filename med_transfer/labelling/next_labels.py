@@ -112,9 +112,8 @@ def _next_labels(
     usable, failed = run_bundle_on_scans(predictor, items, out.with_suffix(".cache"), progress)
     write_csv(left_out, _LEFT_OUT_COLUMNS, [{name: getattr(one, name) for name in _LEFT_OUT_COLUMNS} for one in failed])
     untrained = _of_others(usable, predictor.record.trained_on, predictor.record)
-    new = _of_others(
-        untrained, predictor.record.held_out, predictor.record
-    )  # labelled, and to stay unknown to training
+    # Test scans are labelled already, and must stay unknown to training.
+    new = _of_others(untrained, predictor.record.held_out, predictor.record)
     in_distribution = [scan for scan in new if scan.seen.novelty <= limit]
     beyond = sorted((scan for scan in new if scan.seen.novelty > limit), key=lambda scan: -scan.seen.novelty)
     if new:

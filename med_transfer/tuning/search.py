@@ -21,7 +21,7 @@ from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.fold_training import TrainedNetwork, is_trained
 from med_transfer.finetuning.folds import Folds, train_fold
 from med_transfer.finetuning.on_cluster import train_on
-from med_transfer.finetuning.provenance import memory_of
+from med_transfer.finetuning.provenance import weights_metadata
 from med_transfer.progress import Progress, silent
 from med_transfer.runtimes.cluster import Cluster
 from med_transfer.tuning.config import TuneConfig
@@ -149,8 +149,8 @@ class Search:
     def _train_folds(self, trial: Trial, config: FinetuneConfig, folders: list[Path]) -> list[float]:
         resolved = config.resolved(from_source=self.source.sha256 is not None)
         steps, figures, epochs = resolved.training.epochs + 1, [], 0
-        memory = memory_of(self.run_data, resolved, self.source)
-        folds = Folds(self.run_data, resolved, self.source, tuple(folders), memory)
+        metadata = weights_metadata(self.run_data, resolved, self.source)
+        folds = Folds(self.run_data, resolved, self.source, tuple(folders), metadata)
         if self.machines is not None and len(folders) > 1:  # all folds at once, even if the first ones get it pruned
             train_on(self.machines, [folds], self.out, self.progress, self.deadline.check)
         for fold, folder in enumerate(folders):
