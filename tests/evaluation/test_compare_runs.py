@@ -419,7 +419,7 @@ def test_each_drawing_of_the_page_is_its_rows(runs):
         side = "better" if (low or 0) > 0 else "worse" if (high or 0) < 0 else ""
         assert re.findall(r'aria-label="[^"]*" class="(\w+)"', drawing) == ([side] if side else [])
     ticks = re.findall(r'<text x="([^"]*)" y="20"[^>]*>([^<]*)<', page)
-    assert [at for at, _ in ticks] == [place(float(value)) for _, value in ticks]
+    assert [at for at, _ in ticks] == [place(float(value.replace("−", "-"))) for _, value in ticks]
 
 
 @pytest.mark.parametrize("largest", [0.003, 0.06, 0.061, 0.14, 0.31, 0.6, 0.75, 1.0, 1.6, 3.2])

@@ -15,7 +15,8 @@ from med_transfer.cohorts.preparation import PreparedScan
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning.config import BackboneConfig, FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, resolve_preprocessing
-from med_transfer.finetuning.record import _envelope, _provenance
+from med_transfer.finetuning.provenance import training_provenance
+from med_transfer.finetuning.record import _envelope
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import InputConfig, PreprocessingConfig
 
@@ -59,14 +60,15 @@ def test_a_bundle_remembers_whom_its_source_saw(tmp_path):
     lock = CohortLock(classes=("a", "b"), multilabel=False, split=SplitConfig(), cases=(), cohort_hash="c")
     run_data = RunData(PreprocessingConfig(), PreparedCohort(Cohort((), Labels(("a", "b"))), ()), Split((), ()), lock)
 
-    found = _provenance(run_data, FinetuneConfig(backbone=BackboneConfig(weights=tmp_path)))
+    found = training_provenance(run_data, FinetuneConfig(backbone=BackboneConfig(weights=tmp_path)))
 
     assert found == Provenance(
         cohort_hash="c", patient_hashes=("earlier",), content_hashes=("image",), from_source=before.trained_on
     )
     scratch = FinetuneConfig(backbone=BackboneConfig(name=spec.name))
-    assert _provenance(run_data, scratch) == Provenance(cohort_hash="c", patient_hashes=(), content_hashes=())
-    assert len(_provenance(run_data, FinetuneConfig()).content_hashes) == 51  # the scans that the default learned from
+    assert training_provenance(run_data, scratch) == Provenance(cohort_hash="c", patient_hashes=(), content_hashes=())
+    of_default = training_provenance(run_data, FinetuneConfig())
+    assert len(of_default.content_hashes) == 51  # the scans that the default learned from
 
 
 def test_a_bundle_remembers_samples_of_its_development_scans_alone():
@@ -74,7 +76,7 @@ def test_a_bundle_remembers_samples_of_its_development_scans_alone():
     scans = tuple(replace(scan, sample_hash=f"s{n}") for n, scan in enumerate(run_data.prepared.scans))
     run_data = replace(run_data, prepared=replace(run_data.prepared, scans=scans))
     scratch = FinetuneConfig(backbone=BackboneConfig(name="resnet18-w8"))
-    assert _provenance(run_data, scratch).sample_hashes == ("s0", "s1", "s2")
+    assert training_provenance(run_data, scratch).sample_hashes == ("s0", "s1", "s2")
 
 
 def test_a_bundle_remembers_the_spacings_of_its_development_scans_in_each_channel():

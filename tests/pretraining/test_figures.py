@@ -78,7 +78,7 @@ def test_dice_of_masks(labelled):
     crops = method.sampler(method.context.validation, seed=0).batch(method.config.batch, with_masks=True)
     mask = crops.mask.reshape(8, 1, 8, 1, 8, 2, 8, 2).mean((3, 5, 7))  # on the encoder's grid
     logits = mask - 0.5 + 0.25 * torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
-    method._logits = lambda x, encoder: logits
+    method.decoded = lambda decoder, x, encoder: logits
     dice = f1_score((mask > 0.5).flatten(), (logits > 0).flatten())
     assert 0.3 < dice < 0.9
     assert method.quality(method.encoder)["dice"] == pytest.approx(dice, abs=0.005)  # a voxel is added to each
