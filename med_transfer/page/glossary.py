@@ -63,14 +63,15 @@ def glossary() -> tuple[Word, ...]:
 def with_tooltips(page: str, language: Language) -> str:
     """The page, each word of the glossary a button where its main part uses it first, and what it means at the end.
 
-    The meaning opens as a popover, without a script: by pointer, finger and keyboard. Headings, links and figures are
-    left alone.
+    The meaning opens as a popover, without a script: by pointer, finger and keyboard. Headings, links, figures and
+    names of files are left alone.
     """
     head, opening, rest = page.partition('<main id="content">')
     main, closing, foot = rest.rpartition("</main>")
     words = {_plain(name): word for word in glossary() if word.means_zh_tw for name in word.names(language)}
     names = "|".join(re.escape(name).replace(r"\ ", "[ -]") for name in sorted(words, key=len, reverse=True))
-    pattern = re.compile(rf"\b(?:{names})\b" if language == "en" else names, re.IGNORECASE)
+    alone = rf"(?<![./])\b(?:{names})\b(?![./=]\w)"  # not in a file's name or a setting
+    pattern = re.compile(alone if language == "en" else names, re.IGNORECASE)
     used: dict[str, Word] = {}
 
     def button(match: re.Match[str]) -> str:

@@ -29,6 +29,12 @@ def test_only_the_first_use_outside_of_headings_links_and_figures_is_marked():
     assert page.endswith("</main><footer>AUC</footer>")
 
 
+def test_a_word_within_the_name_of_a_file_or_setting_is_not_marked():
+    words = "inspect COHORT.csv, runs/cohort, cohort=1; the cohort."
+    page = with_tooltips(f'<main id="content"><p>{words}</p></main>', "en")
+    assert "<p>inspect COHORT.csv, runs/cohort, cohort=1; the <button" in page
+
+
 @pytest.mark.parametrize("language", ["en", "zh-TW"])
 def test_a_report_has_one_tooltip_a_word_with_its_meaning(tmp_path, language):
     given = replace(sample(), run=replace(sample().run, language=language))
