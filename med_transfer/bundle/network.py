@@ -20,7 +20,7 @@ from med_transfer.backbones.channels import coloured, widened
 from med_transfer.backbones.instance_choice import InstanceChoice
 from med_transfer.backbones.instance_pooling import answering, built_with
 from med_transfer.backbones.networks.nnunet import NNUNetEncoder
-from med_transfer.backbones.weights.matching import is_finite
+from med_transfer.backbones.weights.matching import all_finite
 from med_transfer.bundle.files import WEIGHTS_FILE, read_whole, run_folder
 from med_transfer.bundle.record import RECORD_FILE, BundleRecord
 from med_transfer.bundle.signature import verify_bundle
@@ -70,7 +70,7 @@ def load_network(bundle_root: Path | str, public_key: Path | str | None = None) 
         _fill(ensemble, tensors)
     except (RuntimeError, ValueError, SafetensorError) as error:
         raise BundleError(f"weights do not fit {record.backbone.name}: {str(error)[:200]}", where=weights) from None
-    broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
+    broken = [name for name, tensor in tensors.items() if not all_finite(tensor)]
     if broken:
         raise BundleError(
             f"{broken[0]} has values that are NaN or infinite",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from med_transfer.backbones.weights.matching import all_finite
 from med_transfer.finetuning.batches import FoldData, Tensors
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.features import FeatureSource
@@ -32,7 +33,7 @@ def set_bottleneck(classifier: Classifier, data: FoldData, reader: FeatureSource
     parts = [part.tensors for part in (data.training, data.unlabelled) if part]
     features = torch.cat([reader.by_frozen_encoder(classifier, part) for part in parts])
     fitted = fit_autoencoder(features, mapping.bottleneck, noise=mapping.noise, steps=mapping.steps, seed=seed)
-    if not all(parameter.isfinite().all() for parameter in fitted.encoder.parameters()):
+    if not all(map(all_finite, fitted.encoder.parameters())):
         raise diverged("the weights of the autoencoder are not finite")
     layer = classifier.mapping[0]  # type: ignore[index]
     layer.load_state_dict(fitted.encoder.state_dict())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from med_transfer.backbones import Encoder, LoadedBackbone
+from med_transfer.backbones.weights.matching import all_finite
 from med_transfer.config import N_SEEDS
 from med_transfer.finetuning.batches import FoldData, Truth, fold_data, no_evidence, prior_offset
 from med_transfer.finetuning.callbacks.progress import TrainingProgress
@@ -228,7 +229,7 @@ def _require_finite(fold: _Fold, name: str) -> None:
     outputs = [fold.training[0], fold.validation[0], fold.validation_novelty]
     if not all(np.isfinite(output).all() for output in outputs):
         raise diverged(f"{name}: the network's outputs are not finite")
-    if not all(tensor.isfinite().all() for tensor in fold.novelty.state_dict().values()):
+    if not all(map(all_finite, fold.novelty.state_dict().values())):
         raise diverged(f"{name}: the network's features are too large for its novelty to be finite")
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from med_transfer.backbones import Encoder, find_backbone, load_backbone
 from med_transfer.backbones.networks.resnet import slim_resnet
-from med_transfer.backbones.weights.matching import LoadReport, is_finite, load_tensors
+from med_transfer.backbones.weights.matching import LoadReport, all_finite, load_tensors
 from med_transfer.errors import BackboneError, UnknownBackbone, WeightsMismatch
 
 PREFIXES = ["module", "_orig_mod", "backbone", "model", "network", "encoder", "member0", "visual_encoder"]
@@ -112,12 +112,12 @@ def test_two_tensors_for_one_place_are_refused():
 @given(st.lists(st.sampled_from([0.0, -1.5, 6e4, float("nan"), float("inf"), -float("inf")]), max_size=6))
 def test_finite_is_what_torch_calls_finite(dtype, values):
     tensor = torch.tensor(values, dtype=dtype)
-    assert is_finite(tensor) == bool(tensor.isfinite().all())
+    assert all_finite(tensor) == bool(tensor.isfinite().all())
 
 
 @pytest.mark.parametrize("tensor", [torch.tensor(3), torch.tensor([True]), torch.tensor([1 + 2j])])
 def test_numbers_that_are_no_weights_are_finite(tensor):
-    assert is_finite(tensor)
+    assert all_finite(tensor)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
