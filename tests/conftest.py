@@ -167,10 +167,13 @@ def unseen_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(cohort_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """A finished run from scratch, two folds, that looks at the whole scan."""
+def finished(cohort_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FinishedRun]:
+    """A finished run from scratch, two folds, that looks at the whole scan; tests continue a copy of it."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    return FinishedRun(folder, run_command("finetune", cohort_csv, "-o", folder, *settings(*TINY)))
+    run = FinishedRun(folder, run_command("finetune", cohort_csv, "-o", folder, *settings(*TINY)))
+    metrics = (folder / "metrics.json").read_bytes()
+    yield run
+    assert (folder / "metrics.json").read_bytes() == metrics
 
 
 @pytest.fixture(scope="session")

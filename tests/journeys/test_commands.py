@@ -200,15 +200,16 @@ def test_predictions_and_metrics_agree_with_scikit_learn(finished, cohort_csv):
     assert set(table.scan) == {scan for scan, case in cases.items() if case.role == "test"}
 
 
-def test_finetune_again_changes_nothing_and_speaks_json(command, finished, cohort_csv):
-    before = json.loads((finished.folder / "metrics.json").read_text())
-    trained = {path: path.stat().st_mtime_ns for path in finished.folder.glob("training/*/*")}
-    outcome = command("finetune", cohort_csv, "-o", finished.folder, "--json", *settings(*TINY))
+def test_finetune_again_changes_nothing_and_speaks_json(command, finished, cohort_csv, tmp_path):
+    run = shutil.copytree(finished.folder, tmp_path / "run")
+    before = json.loads((run / "metrics.json").read_text())
+    trained = {path: path.stat().st_mtime_ns for path in run.glob("training/*/*")}
+    outcome = command("finetune", cohort_csv, "-o", run, "--json", *settings(*TINY))
     assert outcome.code == 0
     metrics = json.loads(outcome.out)
     assert metrics["confusion_matrix"] == before["confusion_matrix"]
     assert metrics["calibration"]["brier"]["value"] == pytest.approx(before["calibration"]["brier"]["value"], abs=1e-6)
-    assert trained == {path: path.stat().st_mtime_ns for path in finished.folder.glob("training/*/*")}
+    assert trained == {path: path.stat().st_mtime_ns for path in run.glob("training/*/*")}
 
 
 def test_a_bundle_is_a_source_and_its_gain_is_reported(transferred):
@@ -424,8 +425,9 @@ def test_the_version_is_told(command):
     assert command("--version").out == f"med-transfer {med_transfer.__version__}\n"
 
 
-def test_quiet_means_quiet(command, cohort_csv, finished):
-    outcome = command("--quiet", "finetune", cohort_csv, "-o", finished.folder, *settings(*TINY))
+def test_quiet_means_quiet(command, cohort_csv, finished, tmp_path):
+    run = shutil.copytree(finished.folder, tmp_path / "run")
+    outcome = command("--quiet", "finetune", cohort_csv, "-o", run, *settings(*TINY))
     assert (outcome.code, outcome.err) == (0, "")
 
 
