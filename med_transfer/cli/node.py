@@ -149,8 +149,8 @@ def labels(
             f"{exported.without_images} more are of studies whose images have been deleted here; fetch these to use "
             "their labels"
         )
-    if exported.without_findings:
-        say(f"{exported.without_findings} more were given for a bundle that lacked some of these findings")
+    if exported.of_other_classes:
+        say(f"{exported.of_other_classes} more were chosen among other classes, those of an earlier bundle")
     say(f"{exported.key}: the key of the patients' pseudonyms; keep it secret")
 
 

@@ -27,13 +27,14 @@ class Exported:
     Attributes:
         rows: number of series written.
         without_images: number of labelled series left out because the node has deleted their images.
-        without_findings: number of labelled series left out because some of the findings were not asked about.
+        of_other_classes: number of labelled series left out because the label was chosen among other classes, or among
+            classes that are unknown since the bundle cannot be read.
         key: the file with the secret for the pseudonyms.
     """
 
     rows: int
     without_images: int
-    without_findings: int
+    of_other_classes: int
     key: Path
 
 
@@ -41,50 +42,56 @@ def export_labels(node: NodeConfig, queue: Queue, out: Path, route: str = "") ->
     """Write a cohort table for ``med-transfer finetune``, with a column ``label`` or ``label_<finding>`` columns.
 
     Patients get pseudonyms that are the same in every export of the node. A series has the label that was given last,
-    for any revision or bundle of the route; a mere comment gives no label. The findings are those of the bundle that
+    for any revision or bundle of the route; a mere comment gives no label. The classes are those of the bundle that
     was judged last; a label given for a bundle that lacks one of them is left out.
 
     Raises:
-        NothingDone: no series with a label still has its images.
+        NothingDone: no series with a label still has its images, or no bundle that was judged can be read.
         OutputError: the table or the key cannot be written.
     """
     latest = _latest(queue, route)
-    here = {name: judgement for name, judgement in latest.items() if not queue.deleted(name[0])}
-    if not here:
-        raise NothingDone(
-            "no labels" if not latest else f"{len(latest)} labels, and the images of none are here any more",
-            where=node.folder,
-            expected="a series that somebody has agreed or disagreed with on the review page",
-            action="Keep images longer (study.keep_days)" if latest else "Judge some studies on the page",
-        )
+    here = [one for one in latest if not queue.deleted(one.study)]
+    asked = {mark: record for mark in {one.bundle for one in here} if (record := bundle_record(node, mark))}
+    judged = [one for one in here if one.bundle in asked]
+    if not judged:
+        raise _nothing_to_export(node, latest, here)
+    labels = asked[judged[-1].bundle].labels
+    chosen = [one for one in judged if _is_label(one.label or "", labels, asked[one.bundle].labels)]
     key_file = own_key(node.folder / KEY_FILE)
     key, patients = read_key(key_file), _patients(queue)
-    labels = _labels(node, max(here.values(), key=lambda judgement: judgement.time))
-    complete = {
-        name: judgement for name, judgement in here.items() if labels is None or _was_asked(node, labels, judgement)
-    }
-    columns = ["scan", "series_uid", "patient", *_columns(labels)]
     rows = [
         {
-            "scan": Path(os.path.relpath(node.folder / "incoming" / study, out.parent)).as_posix(),
-            "series_uid": series_uid,
-            "patient": pseudonym(spelling_key(patients.get(study) or study), key),
-            **_cells(labels, judgement.label or ""),
+            "scan": Path(os.path.relpath(node.folder / "incoming" / one.study, out.parent)).as_posix(),
+            "series_uid": one.series_uid,
+            "patient": pseudonym(spelling_key(patients.get(one.study) or one.study), key),
+            **_cells(labels, one.label or ""),
         }
-        for (study, series_uid), judgement in complete.items()
+        for one in chosen
     ]
-    write_csv(out, columns, rows)
-    return Exported(len(rows), len(latest) - len(here), len(here) - len(complete), key_file)
+    write_csv(out, ["scan", "series_uid", "patient", *_columns(labels)], rows)
+    return Exported(len(rows), len(latest) - len(here), len(here) - len(chosen), key_file)
 
 
-def _latest(queue: Queue, route: str) -> dict[tuple[str, str], Feedback]:
-    """Latest feedback with a label for each series, by study and series UID."""
+def _nothing_to_export(node: NodeConfig, latest: list[Feedback], here: list[Feedback]) -> NothingDone:
+    found, action = "no labels", "Judge some studies on the page"
+    if here:
+        found, action = f"{len(here)} labels, and the bundles of none can be read", "Restore the folder bundles"
+    elif latest:
+        found = f"{len(latest)} labels, and the images of none are here any more"
+        action = "Keep images longer (study.keep_days)"
+    expected = "a series that somebody has agreed or disagreed with on the review page"
+    return NothingDone(found, where=node.folder, expected=expected, action=action)
+
+
+def _latest(queue: Queue, route: str) -> list[Feedback]:
+    """Latest feedback with a label for each series, in the order in which it was given."""
     with queue.reading() as database:
         judgements = answering.feedback(database)
         rows = database.execute("SELECT study, revision, number FROM answer WHERE route = ?", (route,))
         of_route = set(rows.fetchall())
     given = [one for one in judgements if one.label is not None and (one.study, one.revision, one.number) in of_route]
-    return {(one.study, one.series_uid): one for one in given if one.series_uid}
+    last = {(one.study, one.series_uid): number for number, one in enumerate(given) if one.series_uid}
+    return [given[number] for number in sorted(last.values())]
 
 
 def _patients(queue: Queue) -> dict[str, str]:
@@ -92,24 +99,21 @@ def _patients(queue: Queue) -> dict[str, str]:
         return dict(database.execute("SELECT study, patient_id FROM worklist"))
 
 
-def _labels(node: NodeConfig, last: Feedback) -> Labels | None:
-    """Labels of the bundle that was judged last if it is multi-label; None: one class per scan."""
-    bundle = bundle_record(node, last.bundle)
-    return bundle.labels if bundle is not None and bundle.multilabel else None
+def _is_label(label: str, wanted: Labels, asked: Labels) -> bool:
+    """Whether a label means the same among the wanted classes as among those that were asked for.
+
+    A class or finding that was no choice must not count as absent, and findings are no class.
+    """
+    same_kind = wanted.multilabel == asked.multilabel and set(wanted.names) <= set(asked.names)
+    return same_kind and (wanted.multilabel or label in wanted.names)
 
 
-def _was_asked(node: NodeConfig, labels: Labels, judgement: Feedback) -> bool:
-    """Whether the judged bundle has all findings: one that nobody was asked about must not become a 0."""
-    bundle = bundle_record(node, judgement.bundle)
-    return bundle is not None and set(labels.names) <= set(bundle.classes)
+def _columns(labels: Labels) -> list[str]:
+    return [f"{_FINDING}{name}" for name in labels.names] if labels.multilabel else ["label"]
 
 
-def _columns(labels: Labels | None) -> list[str]:
-    return ["label"] if labels is None else [f"{_FINDING}{name}" for name in labels.names]
-
-
-def _cells(labels: Labels | None, label: str) -> Mapping[str, object]:
-    if labels is None:
+def _cells(labels: Labels, label: str) -> Mapping[str, object]:
+    if not labels.multilabel:
         return {"label": label}
     found = label.split(";")
     return {f"{_FINDING}{name}": int(name in found) for name in labels.names}
