@@ -93,6 +93,11 @@ class SeriesFacts:
     has_map: bool
     feedback: tuple[Feedback, ...] = field(repr=False)
 
+    @property
+    def is_called(self) -> bool:
+        """Whether a class was called, or of a multi-label bundle that there is no finding."""
+        return self.status == "ok" and bool(self.predicted or self.multilabel)
+
 
 @dataclass(frozen=True)
 class StudyFacts:

@@ -144,7 +144,7 @@ def judge(request: Request, study: StudyId, form: Annotated[FeedbackForm, Form()
         return _back(study, number, "changed")
     label = _label(form, series)
     if label is _UNFIT or (form.kind == "comment" and not comment):
-        return _back(study, number, "nothing")
+        return _back(study, number, "contradiction" if form.kind == "agree" else "nothing")
     kept = Feedback(
         session_of(request).user, study, form.revision, number, form.kind, cast("str | None", label), comment
     )
@@ -158,19 +158,24 @@ _UNFIT = object()
 
 
 def _label(form: FeedbackForm, series: SeriesFacts) -> object:
-    """Label given by the feedback: on agreement the predicted one, None for none, ``_UNFIT`` if invalid.
+    """Label given by the feedback: None for none, ``_UNFIT`` if it is invalid or contradicts the button.
 
     For a multi-label bundle an empty label, without any finding, is valid.
     """
     if form.kind in ("comment", "rerun"):
         return None
+    chosen, called = _chosen(form, series), series.predicted if series.is_called else None
     if form.kind == "agree":
-        return series.predicted if series.predicted or (series.multilabel and series.status == "ok") else _UNFIT
-    chosen = [one.name for one in series.classes if one.name in form.label]
+        return called if called is not None and (not form.label or chosen == called) else _UNFIT
+    return chosen if chosen != called else _UNFIT
+
+
+def _chosen(form: FeedbackForm, series: SeriesFacts) -> object:
+    """The class that was chosen, or the findings, joined as in a prediction; ``_UNFIT`` if they are not a label."""
+    chosen = [name for name in series.names if name in form.label]
     if len(chosen) != len(set(form.label)) or (not series.multilabel and len(chosen) != 1):
         return _UNFIT
-    label = ";".join(name for name in series.names if name in chosen)
-    return label if label != series.predicted or series.status != "ok" else _UNFIT
+    return ";".join(chosen)
 
 
 def _back(study: str, number: int, outcome: str) -> Response:

@@ -248,7 +248,10 @@ def test_open_look_disagree_and_export(page, study, config, command, tmp_path):
         tab.goto(f"{page.url}/study/{study}")
         tab.wait_for_selector("#viewer[data-ready]", timeout=180_000)
         _look(tab, config, study)
+        before = answering_of(page, study)
         tab.check(f"input[value={other}]")
+        tab.press(f"input[value={other}]", "Enter")  # presses no button, least of all the first, which agrees
+        assert tab.is_checked(f"input[value={other}]")
         tab.fill("#comment", "<img src=x onerror=alert(1)> not so")
         tab.click("button[value=disagree]")
         tab.wait_for_selector(".notice[role=alert]")
@@ -256,7 +259,7 @@ def test_open_look_disagree_and_export(page, study, config, command, tmp_path):
         assert "<img src=x" in tab.inner_text(".said blockquote")
         browser.close()
     assert told == []
-    said = answering_of(page, study)[-1]
+    (said,) = answering_of(page, study)[len(before) :]
     assert (said.user, said.kind, said.label, said.number) == ("ray", "disagree", other, 0)
     assert said.bundle
     assert said.series_uid
@@ -339,6 +342,8 @@ def test_feedback_is_for_good_and_an_old_answer_is_not_judged(page, study, confi
     assert say("disagree", label="no such class") == "nothing"
     assert say("comment", comment="  ") == "nothing"
     assert say("agree", revision=7) == "changed"
+    classes = facts(page, study).series[0].classes
+    assert say("agree", label=next(one.name for one in classes if not one.called)) == "contradiction"
     assert len(answering_of(page, study)) == before
     assert [say("agree"), say("comment", comment="later")] == ["agree", "comment"]
     assert [one.kind for one in answering_of(page, study)[before:]] == ["agree", "comment"]
