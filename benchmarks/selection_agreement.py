@@ -122,7 +122,7 @@ def cell(crops: Crops, features: dict[str, list[StageFeatures]], task: str, n: i
     target = Target(cast(Cohort, cohort), patient_folds(truth, cohort.patients), (), {}, {})
     best = {name: _best_layer([table[case] for case in cases], name, target) for name, table in features.items()}
     measured = {name: _against_control(name, best, features[name][0].activations_mib) for name in RANKED}
-    order = [one.name for one in rank([one.contender(name) for name, one in measured.items()], len(cases))]
+    order = [one.name for one in rank([one.contender(name) for name, one in measured.items()], target.n_patients)]
     worth = [name for name in order if measured[name].gain > measured[name].standard_error]
     scores = {
         measure: {name: float(getattr(one.best.score, key)) for name, one in measured.items()}

@@ -71,7 +71,7 @@ def measure_layers(features: Sequence[StageFeatures], layers: Sequence[Stages], 
     contenders = {
         layer.score.criteria(layer_text(layer.score.stages), layer.score.n_features): layer for layer in measured
     }
-    return [contenders[criteria] for criteria in rank(list(contenders), len(target.cohort))]
+    return [contenders[criteria] for criteria in rank(list(contenders), target.n_patients)]
 
 
 def _measure(table: NDArray[np.float64], stages: Stages, target: Target) -> MeasuredLayer:

@@ -27,24 +27,24 @@ class RankingCriteria:
     cost: float
 
 
-def rank(contenders: Sequence[RankingCriteria], scans: int) -> list[RankingCriteria]:
+def rank(contenders: Sequence[RankingCriteria], patients: int) -> list[RankingCriteria]:
     """Rank contenders, best first.
 
     All contenders at most one standard error below the highest macro AUC tie with it. Of these, all whose LogME, over
-    all scans, is less than one nat below the highest still tie. Of these, the cheapest is placed first; among equally
-    cheap ones, that with the higher LogME. The same procedure then ranks the rest.
+    one scan of each patient, is less than one nat below the highest still tie. Of these, the cheapest is placed first;
+    among equally cheap ones, that with the higher LogME. The same procedure then ranks the rest.
 
     Args:
         contenders: in any order.
-        scans: number of scans that the figures were measured on; differences in LogME per scan times this number are
-            log Bayes factors.
+        patients: number of patients that the figures were measured on; differences in LogME per scan times this number
+            are log Bayes factors. Scans of one patient are alike, so further ones are no further evidence.
 
     Source: one standard error rule, Breiman et al. 1984, Classification and Regression Trees, section 3.4.3; scale of
     evidence, Kass and Raftery 1995, JASA 90:773, section 3.2.
     """
     left, placed = list(contenders), []
     while left:
-        best = min(alike_by_evidence(tied_with_the_best(left), scans), key=_cheapest)
+        best = min(alike_by_evidence(tied_with_the_best(left), patients), key=_cheapest)
         placed.append(best)
         left.remove(best)
     return placed
@@ -56,15 +56,15 @@ def tied_with_the_best(contenders: Sequence[RankingCriteria]) -> list[RankingCri
     return [contender for contender in contenders if contender.macro_auc >= leader.macro_auc - leader.standard_error]
 
 
-def alike_by_evidence(contenders: Sequence[RankingCriteria], scans: int) -> list[RankingCriteria]:
-    """Contenders whose LogME, over all scans, is less than one nat below the highest, including the latter."""
+def alike_by_evidence(contenders: Sequence[RankingCriteria], patients: int) -> list[RankingCriteria]:
+    """Contenders whose LogME, over all patients, is less than one nat below the highest, including the latter."""
     highest = max(contender.log_me for contender in contenders)
-    return [contender for contender in contenders if not is_evidence(highest - contender.log_me, scans)]
+    return [contender for contender in contenders if not is_evidence(highest - contender.log_me, patients)]
 
 
-def is_evidence(log_me_gain: float, scans: int) -> bool:
-    """Whether a difference in LogME per scan amounts to at least one nat over all scans."""
-    return log_me_gain * scans >= BARE_MENTION_NATS
+def is_evidence(log_me_gain: float, patients: int) -> bool:
+    """Whether a difference in LogME per scan amounts to at least one nat over all patients."""
+    return log_me_gain * patients >= BARE_MENTION_NATS
 
 
 def _cheapest(contender: RankingCriteria) -> tuple[float, float, float, str]:

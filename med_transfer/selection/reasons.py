@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from med_transfer.errors.numbers import significant
+from med_transfer.errors.numbers import rounded, significant
 from med_transfer.finetuning.config import BackboneConfig
 from med_transfer.selection.ranking import is_evidence, tied_with_the_best
 from med_transfer.selection.record import BackboneScore, layer_text
@@ -22,12 +22,12 @@ def choose_backbone_to_try(ranking: Sequence[BackboneScore], start: BackboneConf
     return next((score for score in may_help if _is_start(score, start)), may_help[0] if may_help else None)
 
 
-def recommend(ranking: Sequence[BackboneScore], scans: int, start: BackboneConfig) -> tuple[str | None, str]:
+def recommend(ranking: Sequence[BackboneScore], patients: int, start: BackboneConfig) -> tuple[str | None, str]:
     """The first backbone of a ranking that beats its own random weights (None if none does), and the reason.
 
     Args:
         ranking: best first.
-        scans: number of scans that it was measured on.
+        patients: number of patients that it was measured on.
         start: the backbone that the config names now.
     """
     chosen = next((score for score in ranking if score.beats_random), None)
@@ -38,9 +38,9 @@ def recommend(ranking: Sequence[BackboneScore], scans: int, start: BackboneConfi
     best = chosen.best
     parts = [
         f"{chosen.name}, stage {layer_text(best.stages)}: a linear probe on its frozen features reaches macro AUC "
-        f"{best.macro_auc:.2f} (standard error {best.standard_error:.2f}), {_over_random(chosen)}.",
+        f"{rounded(best.macro_auc, 2)} (standard error {best.standard_error:.2f}), {_over_random(chosen)}.",
         *_skipped_backbones(ranking, chosen),
-        *_tied_backbones([score for score in ranking if score.beats_random and score is not chosen], chosen, scans),
+        *_tied_backbones([score for score in ranking if score.beats_random and score is not chosen], chosen, patients),
     ]
     if not chosen.commercial_use:
         parts.append(f"Its licence ({chosen.licence}) allows no commercial use.")
@@ -63,10 +63,9 @@ def _is_start(score: BackboneScore, start: BackboneConfig) -> bool:
 
 
 def _over_random(score: BackboneScore) -> str:
-    return (
-        f"{score.gain:+.2f} (standard error {score.gain_standard_error:.2f}) against {score.random_best.macro_auc:.2f} "
-        "of the same network with random weights"
-    )
+    gain, error = score.gain_in_words
+    random = rounded(score.random_best.macro_auc, 2)
+    return f"{gain} (standard error {error}) against {random} of the same network with random weights"
 
 
 def _skipped_backbones(ranking: Sequence[BackboneScore], chosen: BackboneScore) -> list[str]:
@@ -75,16 +74,16 @@ def _skipped_backbones(ranking: Sequence[BackboneScore], chosen: BackboneScore) 
     return [f"{score.name} stands before it but does not beat its own random weights." for score in before]
 
 
-def _tied_backbones(rivals: Sequence[BackboneScore], chosen: BackboneScore, scans: int) -> list[str]:
+def _tied_backbones(rivals: Sequence[BackboneScore], chosen: BackboneScore, patients: int) -> list[str]:
     """Sentences on backbones that the probe cannot distinguish from the chosen one, and on what decided."""
     tied = tied_with_the_best([score.criteria for score in (chosen, *rivals)])
-    return [_tie_break(score, chosen, scans) for score in rivals if score.criteria in tied]
+    return [_tie_break(score, chosen, patients) for score in rivals if score.criteria in tied]
 
 
-def _tie_break(rival: BackboneScore, chosen: BackboneScore, scans: int) -> str:
+def _tie_break(rival: BackboneScore, chosen: BackboneScore, patients: int) -> str:
     chosen_log_me, rival_log_me = chosen.best.log_me, rival.best.log_me
     figures = f"{chosen_log_me:.3f} against {rival_log_me:.3f} a scan"
-    if is_evidence(chosen_log_me - rival_log_me, scans):
+    if is_evidence(chosen_log_me - rival_log_me, patients):
         by = f"LogME decided, {figures}"
     elif chosen.cost.activations_mib < rival.cost.activations_mib:
         by = (

@@ -137,8 +137,18 @@ class BackboneScore:
 
     @property
     def may_help(self) -> bool:
-        """Whether it is not worse than its own random weights by the standard error or more."""
-        return self.gain > -self.gain_standard_error
+        """Whether it falls short of its own random weights by no more than the standard error."""
+        return self.gain >= -self.gain_standard_error
+
+    @property
+    def gain_in_words(self) -> tuple[str, str]:
+        """The gain and its standard error, with as many decimals, up to four, as tell which of them is larger."""
+        gain, error = self.gain, self.gain_standard_error
+        for decimals in (2, 3, 4):
+            shown = round(gain, decimals), round(error, decimals)
+            if (shown[0] > shown[1], shown[0] < -shown[1]) == (gain > error, gain < -error):
+                break
+        return f"{shown[0] + 0.0:+.{decimals}f}", f"{shown[1]:.{decimals}f}"
 
 
 @dataclass(frozen=True)
@@ -181,15 +191,15 @@ class Selection:
     def overrides(self) -> tuple[str, ...]:
         """``--set`` values with which ``finetune`` starts from the choice; empty if there is none.
 
-        They include the best layer of a recommended backbone. For one to try there is no evidence for any layer.
+        They include the best layer of a recommended backbone. For one to try there is no evidence for any layer. The
+        weights are always among them: the config may name those of another network.
         """
         choice = self.choice
         if choice is None:
             return ()
-        weights = [f"backbone.weights={as_typed(choice.weights)}"] if choice.weights else []
         layer, fallback = f"backbone.pooled_stages={list(choice.best.stages)}", "transfer.on_harm=fallback"
         how = (layer,) if self.recommended else (fallback, "from_scratch_baseline=true")
-        return (f"backbone.name={choice.backbone}", *weights, *how)
+        return (f"backbone.name={choice.backbone}", f"backbone.weights={as_typed(choice.weights)}", *how)
 
 
 def layer_text(stages: Stages) -> str:

@@ -16,7 +16,7 @@ from med_transfer.selection.record import BackboneScore, LayerScore, Selection, 
 SCHEMA = 1
 RULE = (
     "The macro AUC of a cross-validated linear probe decides. Backbones within one standard error of the best are "
-    "tied; ties are decided by LogME if it gives at least one nat of evidence over all scans, otherwise by cost. A "
+    "tied; ties are decided by LogME if it gives at least one nat of evidence over all patients, otherwise by cost. A "
     "backbone that does not beat its own random weights by more than the standard error of the difference is not "
     "recommended."
 )
@@ -64,12 +64,13 @@ def table_rows(selection: Selection) -> list[tuple[str, ...]]:
 
 def _row(score: BackboneScore) -> tuple[str, ...]:
     best, memory, distance = score.best, score.gap.batch_norm, score.gap.frechet_relative
+    gain, gain_error = score.gain_in_words
     return (
         score.name,
         layer_text(best.stages),
-        f"{best.macro_auc:.2f} ± {best.standard_error:.2f}",
-        f"{score.random_best.macro_auc:.2f}",
-        f"{rounded(score.gain, 2, '+')} ± {score.gain_standard_error:.2f}",
+        f"{rounded(best.macro_auc, 2)} ± {best.standard_error:.2f}",
+        rounded(score.random_best.macro_auc, 2),
+        f"{gain} ± {gain_error}",
         f"{best.balanced_sensitivity:.2f}",
         f"{best.knn_macro_auc:.2f}",
         f"{best.log_me:.2f}",
@@ -142,7 +143,7 @@ def _layer_rows(weights: str, layers: Sequence[LayerScore]) -> list[tuple[str, .
             weights,
             layer_text(layer.stages),
             str(layer.n_features),
-            f"{layer.macro_auc:.2f} ± {layer.standard_error:.2f}",
+            f"{rounded(layer.macro_auc, 2)} ± {layer.standard_error:.2f}",
             f"{layer.balanced_sensitivity:.2f}",
             f"{layer.knn_macro_auc:.2f}",
             f"{layer.log_me:.3f}",

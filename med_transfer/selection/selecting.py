@@ -274,8 +274,8 @@ def _selection(
     scores: Sequence[BackboneScore], left_out: dict[str, str], target: Target, start: BackboneConfig, out: Path
 ) -> Selection:
     contenders = {score.criteria: score for score in scores}
-    ranking = tuple(contenders[criteria] for criteria in rank(list(contenders), len(target.cohort)))
-    recommended, reason = recommend(ranking, len(target.cohort), start)
+    ranking = tuple(contenders[criteria] for criteria in rank(list(contenders), target.n_patients))
+    recommended, reason = recommend(ranking, target.n_patients, start)
     attempt = choose_backbone_to_try(ranking, start) if recommended is None else None
     labels = target.cohort.labels
     return Selection(
@@ -287,7 +287,7 @@ def _selection(
         classes=labels.names,
         multilabel=labels.multilabel,
         n_scans=len(target.cohort),
-        n_patients=len(set(target.cohort.patients)),
+        n_patients=target.n_patients,
         n_folds=len(set(target.folds.tolist())),
         failed=target.failed,
         folder=out,

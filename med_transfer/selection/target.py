@@ -57,6 +57,11 @@ class Target:
     failed: dict[str, str]
     seed: int = 0
 
+    @property
+    def n_patients(self) -> int:
+        """Number of patients in the training folds."""
+        return len(set(self.cohort.patients))
+
 
 @dataclass
 class _Readings:

@@ -26,7 +26,7 @@ def contender(name, macro_auc, standard_error=0.02, log_me=0.0, cost=1.0):
 
 
 def test_a_clear_difference_of_the_probe_decides():
-    placed = rank([contender("worse", 0.7, log_me=9, cost=0), contender("better", 0.8)], scans=1000)
+    placed = rank([contender("worse", 0.7, log_me=9, cost=0), contender("better", 0.8)], patients=1000)
     assert [one.name for one in placed] == ["better", "worse"]
 
 

@@ -157,7 +157,7 @@ def test_none_is_recommended_when_none_beats_its_random_weights():
 
 @pytest.mark.parametrize(
     ("gain_of_start", "weights", "found"),
-    [(-0.03, None, "start"), (-0.04, None, "first"), (-0.03, "of/ones/own", "first"), (-0.2, None, "first")],
+    [(-0.03, None, "start"), (-0.04, None, "start"), (-0.03, "of/ones/own", "first"), (-0.05, None, "first")],
 )
 def test_nothing_shown_is_no_reason_to_leave_where_the_config_starts(gain_of_start, weights, found):
     others = [score(name, 0.8, gain, backbone="resnet18-w8") for name, gain in (("short", -0.1), ("first", 0.02))]
@@ -177,6 +177,25 @@ def test_what_falls_short_of_its_random_weights_is_no_open_question():
     assert choose_backbone_to_try(ranking, START) is None
     assert "more than a standard error, and all fall short of them by more than that" in reason
     assert "Train from scratch, gather more scans" in reason
+
+
+def test_weights_as_good_as_random_ones_do_not_fall_short_of_them():
+    """Of a gain of 0, without error where both networks tell all scans apart, it was said that it falls short."""
+    ranking = [score("a", 1.0, 0.0, gain_standard_error=0.0)]
+    assert choose_backbone_to_try(ranking, START) is ranking[0]
+    _, reason = recommend(ranking, 50, START)
+    assert "Nor is it shown that they are worth nothing" in reason
+
+
+def test_a_gain_is_written_with_the_decimals_that_show_the_verdict():
+    """Recommended for a gain above its error, it read +0.00 (standard error 0.00)."""
+    small = score("small", 0.9967, 0.0041, gain_standard_error=0.0039)
+    _, reason = recommend([small], 50, START)
+    assert "reaches macro AUC 0.997 " in reason
+    assert "+0.0041 (standard error 0.0039)" in reason
+    assert small.gain_in_words == ("+0.0041", "0.0039")
+    assert score("large", 0.9, 0.2).gain_in_words == ("+0.20", "0.04")
+    assert score("none", 0.9, 0.0, gain_standard_error=0.0).gain_in_words == ("+0.00", "0.00")
 
 
 def test_a_licence_without_commercial_use_is_said():

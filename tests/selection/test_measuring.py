@@ -74,6 +74,25 @@ def test_the_layer_that_shows_the_class_is_best(three_classes):
     assert joined.log_me == pytest.approx(log_me(np.concatenate(tables, axis=1), known.cohort.truth.argmax(1)))
 
 
+def test_further_scans_of_the_same_patients_are_no_evidence_for_a_layer():
+    """Ten equal scans of each patient made ten times the evidence, which decided against the cheaper layer."""
+    rng = np.random.default_rng(3)
+    classes = np.arange(40) % 2
+    shown = np.repeat(rng.normal(size=(40, 2)) + 0.4 * classes[:, None], 10, axis=0)
+    further = np.concatenate([shown, np.repeat(rng.normal(size=(40, 1)) + 0.25 * classes[:, None], 10, axis=0)], axis=1)
+    labels = Labels(("a", "b"))
+    cases = [
+        Case(f"s{number}", None, f"p{number // 10}", labels.names[classes[number // 10]])  # type: ignore[arg-type]
+        for number in range(400)
+    ]
+    known = Target(Cohort(tuple(cases), labels), np.arange(400) // 10 % 5, (), {}, {})
+    tables = [shown.astype(np.float32), further.astype(np.float32)]
+    by_layer = {one.score.stages: one.score for one in measure_layers(stage_features(tables), [(0,), (1,)], known)}
+    lead = by_layer[1,].log_me - by_layer[0,].log_me
+    assert known.n_patients * lead < 1 < 400 * lead
+    assert list(by_layer) == [(0,), (1,)]
+
+
 def test_the_seed_decides_how_patients_are_resampled_and_where_clusters_begin(three_classes):
     tables, known = three_classes
     found = [measure_layers(stage_features(tables), [(0,)], replace(known, seed=seed))[0].score for seed in (0, 1, 1)]

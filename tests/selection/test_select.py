@@ -106,7 +106,7 @@ def test_random_weights_gain_nothing_over_themselves(command, target_csv, random
     assert (score["gain"], score["gain_standard_error"]) == (0, 0)
     assert "recommended: none" in outcome.out
     assert "No pretrained backbone beats its own random weights" in outcome.out
-    assert "next: med-transfer finetune" not in outcome.out
+    assert "all fall short" not in outcome.out
 
 
 def test_the_folds_are_those_of_the_run_that_follows(selected, target_csv):
@@ -276,6 +276,9 @@ def test_from_python(selected, target_csv, finished, random_weights):
     assert (config.backbone.name, str(config.backbone.weights)) == (NAME, best.weights)
     assert config.backbone.pooled_stages == best.best.stages
     assert dataclasses.replace(selection, recommended=None, to_try=None).overrides == ()
+    published = dataclasses.replace(chosen, ranking=(dataclasses.replace(best, weights=None),))
+    start = ["backbone.weights=earlier.pt"]  # of the config, which name another network's weights
+    assert load_config(FinetuneConfig, None, [*start, *published.overrides]).backbone.weights is None
     for path in ("/a/run #2/bundle", "/a: b/it's", "[1]", "1e5"):
         elsewhere = dataclasses.replace(best, weights=path)
         typed = dataclasses.replace(chosen, ranking=(elsewhere,)).overrides
