@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
 from med_transfer.backbones import backbones
 from med_transfer.backbones.adapters import add_adapters
@@ -21,6 +17,7 @@ from med_transfer.backbones.instance_choice import InstanceChoice
 from med_transfer.backbones.instance_pooling import answering, built_with
 from med_transfer.backbones.networks.nnunet import NNUNetEncoder
 from med_transfer.backbones.weights.matching import all_finite
+from med_transfer.backbones.weights.skip_initialisation import SkipInitialisation
 from med_transfer.bundle.files import WEIGHTS_FILE, read_whole, run_folder
 from med_transfer.bundle.record import RECORD_FILE, BundleRecord
 from med_transfer.bundle.signature import verify_bundle
@@ -31,8 +28,6 @@ from med_transfer.model.ensemble import Ensemble
 from med_transfer.model.novelty import Novelty
 
 log = logging.getLogger(__name__)
-
-_RANDOM_FILLS = {torch.Tensor.normal_, torch.Tensor.uniform_}
 
 
 def load_network(bundle_root: Path | str, public_key: Path | str | None = None) -> Ensemble:
@@ -63,7 +58,7 @@ def load_network(bundle_root: Path | str, public_key: Path | str | None = None) 
         if held != record.n_fold_models:  # checked before any network is built
             raise RuntimeError(f"{held} networks, not {record.n_fold_models}")
         statistics = tensors.get("novelty0.input_mean", ())
-        with _SkipInitialisation():
+        with SkipInitialisation():
             ensemble = _empty_network(record, len(statistics))
         if record.encoders:
             ensemble.share_encoders(record.encoders)
@@ -88,18 +83,6 @@ def _fill(ensemble: Ensemble, tensors: dict[str, Tensor]) -> None:
     others = {*unexpected, *missing} - shared | (shared & tensors.keys())
     if others:
         raise RuntimeError(f"{few(sorted(others), 3)} of the file or of the network alone")
-
-
-class _SkipInitialisation(TorchFunctionMode):
-    """Skip random initialisation, which takes longer than reading the weights that replace all values."""
-
-    def __torch_function__(
-        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in _RANDOM_FILLS or getattr(func, "__module__", "") == nn.init.__name__:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
 
 
 def _empty_network(record: BundleRecord, n_statistics: int) -> Ensemble:

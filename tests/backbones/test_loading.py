@@ -95,6 +95,22 @@ def test_what_is_missing_is_told_and_a_first_convolution_is_never_left_to_chance
         load_tensors(spec.build(), {name: t for name, t in state.items() if name != "conv1.weight"}, "file")
 
 
+@pytest.mark.parametrize("name", ["resnet18-w32", "tiles-resnet18-w32"])
+def test_what_a_file_leaves_out_has_the_random_values_of_the_seed_and_no_other(name, tmp_path):
+    """Initialisation is skipped where the file has every tensor."""
+    random = load_backbone("resnet18-w32", seed=4).encoder.state_dict()
+    given_ = {n: torch.rand_like(t) if t.is_floating_point() else t for n, t in random.items()}
+    for lost in ((), ("layer3.0.conv1.weight",)):
+        file = tmp_path / f"{len(lost)}.safetensors"
+        safetensors.torch.save_file({n: t for n, t in given_.items() if n not in lost}, file)
+        loaded = load_backbone(name, file, seed=4)
+        left_out = {*loaded.report.missing, *loaded.report.fresh}
+        expected = load_backbone(name, seed=4).encoder.state_dict()
+        assert len(left_out) == len(lost) + sum(n.startswith("attention.") for n in expected)
+        for n, tensor in loaded.encoder.state_dict().items():
+            assert tensor.equal(expected[n] if n in left_out else given_[n.removeprefix("tiled.")]), n
+
+
 @pytest.mark.parametrize("other", [torch.zeros(1, 1, 3, 3, 3), torch.zeros(1, 1, 1, 1, 1, dtype=torch.int8)])
 def test_one_tensor_of_another_shape_or_kind_is_refused(other):
     found = f"{'x'.join(map(str, other.shape))} {str(other.dtype)[6:]}"

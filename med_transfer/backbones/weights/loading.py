@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from med_transfer.backbones.channels import Channels, with_channels
 from med_transfer.backbones.encoder import Encoder
@@ -18,6 +20,7 @@ from med_transfer.backbones.registry import find_backbone
 from med_transfer.backbones.spec import BackboneSpec
 from med_transfer.backbones.weights.licence import require_accepted
 from med_transfer.backbones.weights.matching import LoadReport, load_tensors
+from med_transfer.backbones.weights.skip_initialisation import SkipInitialisation
 from med_transfer.backbones.weights.store import store_folder, stored_weights
 from med_transfer.backbones.weights.weight_files import hash_weights, open_weights, read_tensors, safetensors_path
 from med_transfer.errors import BackboneError, UnsafeWeights, WeightsNotFound, given_path
@@ -94,8 +97,8 @@ def load_backbone(
         sha256 = hash_weights(stream)
         _check_hash(spec, sha256, where)
         tensors = read_tensors(stream, where)
-    encoder = _build(spec, seed)
-    return LoadedBackbone(encoder, spec, load_tensors(encoder, tensors, where, spec.renaming), sha256)
+    encoder, report = _with_tensors(spec, seed, tensors, where)
+    return LoadedBackbone(encoder, spec, report, sha256)
 
 
 def from_scratch(spec: BackboneSpec, seed: int = 0) -> LoadedBackbone:
@@ -178,6 +181,19 @@ def _check_hash(spec: BackboneSpec, sha256: str, where: str) -> None:
         expected=f"{spec.sha256[:12]}...",
         action="It was not opened. Get the published file again, or give your own weights as .safetensors",
     )
+
+
+def _with_tensors(
+    spec: BackboneSpec, seed: int, tensors: Mapping[str, Tensor], where: str
+) -> tuple[Encoder, LoadReport]:
+    """The encoder with a file's tensors; random values are drawn only if the file leaves some of its tensors out."""
+    with SkipInitialisation():
+        encoder = _build(spec, seed)
+    report = load_tensors(encoder, tensors, where, spec.renaming)
+    if left_out := (*report.missing, *report.fresh):
+        random = _build(spec, seed).state_dict()
+        encoder.load_state_dict({name: random[name] for name in left_out}, strict=False)
+    return encoder, report
 
 
 def _build(spec: BackboneSpec, seed: int) -> Encoder:
