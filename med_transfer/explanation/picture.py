@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from med_transfer.scans import Region, geometry
-from med_transfer.scans.inspection.picture import Plane, Window, below_each_other, planes, side_by_side
+from med_transfer.scans.inspection.picture import Plane, Window, below_each_other, planes, row_image
 
 _FOR, _AGAINST = (255, 122, 0), (0, 114, 255)  # orange and blue, which colour-blind readers can distinguish
 _MAX_OPACITY = 0.75
@@ -58,7 +58,7 @@ def heat_picture(
         for plane, over in zip(shown, _shown(share, affine, (-1.0, 1.0), None, through_mm), strict=True)
     ]
     return below_each_other(
-        [side_by_side(row, height_inches=style.height_inches) for row in (shown, coloured)], style.kind
+        [row_image(row, height_inches=style.height_inches) for row in (shown, coloured)], style.kind
     )
 
 

@@ -24,7 +24,7 @@ from med_transfer.inference.listing import ScanToPredict
 from med_transfer.inference.predictor import Predictor
 from med_transfer.predictions.record import Prediction
 from med_transfer.progress import Progress, silent
-from med_transfer.scans.inspection.picture import below_each_other, planes, side_by_side
+from med_transfer.scans.inspection.picture import below_each_other, planes, read_png, row_image
 from med_transfer.scans.isolation import confined
 
 log = logging.getLogger(__name__)
@@ -130,12 +130,12 @@ class ContactSheet:
         volume = scans["scan"]
         seen = seen_region(self._predictor.preprocessing.grid(volume, region))
         drawn = planes(volume.voxels, volume.affine, shown_window(self._predictor, volume), seen)
-        return below_each_other([side_by_side(drawn, height_inches=_STYLE.height_inches)], "jpeg")
+        return below_each_other([row_image(drawn, height_inches=_STYLE.height_inches)], "jpeg")
 
     def _mapped(self, item: ScanToPredict, folder: Path) -> bytes:
         if not (folder / RECORD_FILE).exists():  # written last, so its presence means that the map is complete
             explain_item(self._predictor, item, folder, MapSettings())
-        return below_each_other([(folder / PICTURE_FILE).read_bytes()], "jpeg")
+        return below_each_other([read_png((folder / PICTURE_FILE).read_bytes())], "jpeg")
 
 
 def _by_name(items: Sequence[ScanToPredict]) -> dict[tuple[str, str], ScanToPredict]:

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 
 from med_transfer.scans import Region, geometry
-from med_transfer.scans.inspection.picture import jpeg, pad_to_box, planes, side_by_side, sides
+from med_transfer.scans.inspection.picture import (
+    below_each_other,
+    jpeg,
+    pad_to_box,
+    planes,
+    read_png,
+    row_image,
+    side_by_side,
+    sides,
+)
 
 SPACING = (1.5, 2.0, 3.0)
 SHAPE = (16, 20, 24)  # depth, height, width of the LPS scan
@@ -147,6 +156,19 @@ def test_png_of_three_planes_shows_the_landmark_in_its_corners():
         cuts = np.cumsum(widths / widths.sum() * grey.shape[1]).astype(int)[:-1]
         found = [brightest(part) for part in np.split(grey, cuts, axis=1)]
         assert found == list(CORNERS.values()), letters
+
+
+def test_rows_below_each_other_are_those_that_are_drawn_alone():
+    voxels = np.random.default_rng(0).normal(size=SHAPE)
+    rows = [planes(part, np.eye(4), (-2, 2)) for part in (voxels[:, :9], voxels)]
+    (wide, narrow), together = map(row_image, rows), read_png(below_each_other([*map(row_image, rows)], "png"))
+    np.testing.assert_array_equal(wide, read_png(side_by_side(rows[0])))
+    np.testing.assert_array_equal(together[: len(wide)], wide)
+    left = (wide.shape[1] - narrow.shape[1]) // 2
+    below = together[len(wide) :]
+    np.testing.assert_array_equal(below[:, left : left + narrow.shape[1]], narrow)
+    assert not below[:, :left].any()
+    assert not below[:, left + narrow.shape[1] :].any()
 
 
 def test_picture_of_a_very_wide_scan_stays_small():

@@ -13,7 +13,7 @@ from med_transfer.backbones.encoder import Box
 from med_transfer.finetuning.preview.seen import SeenScan, single_slices
 from med_transfer.preprocessing import PreprocessingConfig
 from med_transfer.scans import Region, geometry
-from med_transfer.scans.inspection.picture import Plane, below_each_other, planes, side_by_side
+from med_transfer.scans.inspection.picture import Plane, below_each_other, planes, row_image
 
 MAX_PARTS = 64
 _ROW_VOXELS, _MAX_COLUMNS = 1000, 12  # of a row of parts, about the width of a page
@@ -77,7 +77,7 @@ def parts_picture(image: NDArray[np.float32], config: PreprocessingConfig, cuts:
 def scan_png(scan: SeenScan, config: PreprocessingConfig) -> bytes:
     """PNG of a scan: the scan with the view as a box, then each channel as the network sees it, plain and augmented."""
     rows = [
-        side_by_side(shown, f"row {scan.row}, {column}: the box is what the network sees")
+        row_image(shown, f"row {scan.row}, {column}: the box is what the network sees")
         for column, shown in scan.scans.items()
     ]
     grid = () if single_slices(scan.parts) else scan.parts
@@ -90,7 +90,7 @@ def scan_png(scan: SeenScan, config: PreprocessingConfig) -> bytes:
     return below_each_other(rows, "png")
 
 
-def _crisp(shown: Sequence[Plane], note: str) -> bytes:
+def _crisp(shown: Sequence[Plane], note: str) -> NDArray[np.uint8]:
     times = max(1, _CRISP_PIXELS // max(plane.image.shape[0] for plane in shown))
     enlarged = [replace(plane, image=plane.image.repeat(times, axis=0).repeat(times, axis=1)) for plane in shown]
-    return side_by_side(enlarged, note)
+    return row_image(enlarged, note)
