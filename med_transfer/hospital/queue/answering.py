@@ -22,6 +22,8 @@ def describe(database: sqlite3.Connection, study: str, described: Described) -> 
 def put_answers(database: sqlite3.Connection, study: Study, answers: Sequence[SeriesAnswer]) -> None:
     """Store the answers of a study's revision, and update its line of the worklist."""
     _put(database, study.id, study.revision, answers)
+    database.execute("DELETE FROM call WHERE study = ?", (study.id,))
+    database.execute(f"{_COUNT_CALLS} AND answer.study = ? {_BY_CALL}", (study.id,))
     update_worklist(database, study.id, [answer.facts for answer in answers])
 
 
@@ -35,6 +37,20 @@ def _put(database: sqlite3.Connection, study: str, revision: int, answers: Seque
                 json.dumps(answer.facts, ensure_ascii=False),
             ),
         )
+
+
+_COUNT_CALLS = (  # what was called, for how many series of the present revision; no call: none of the findings
+    "INSERT INTO call SELECT answer.study, coalesce(json_extract(facts, '$.predicted'), ''), count(*) "
+    "FROM answer JOIN study ON study.id = answer.study AND study.revision = answer.revision "
+    "WHERE json_extract(facts, '$.status') = 'ok'"
+)
+_BY_CALL = "GROUP BY 1, 2"
+
+
+def count_calls_of_earlier_versions(database: sqlite3.Connection) -> None:
+    """Count the calls in a queue from an earlier version, which had no such table."""
+    if database.execute("SELECT 1 FROM call LIMIT 1").fetchone() is None:
+        database.execute(f"{_COUNT_CALLS} {_BY_CALL}")
 
 
 def update_worklist(database: sqlite3.Connection, study: str, facts: Sequence[Any]) -> None:

@@ -64,6 +64,11 @@ CREATE TRIGGER IF NOT EXISTS worklist_follows AFTER UPDATE ON study
     WHEN new.state != old.state OR new.reason != old.reason BEGIN
     UPDATE worklist SET state = new.state, reason = new.reason WHERE study = new.id; END;
 DROP TRIGGER IF EXISTS worklist_unjudged;
+CREATE TABLE IF NOT EXISTS call (
+    study TEXT NOT NULL REFERENCES study, name TEXT NOT NULL, series INTEGER NOT NULL, PRIMARY KEY (study, name));
+CREATE INDEX IF NOT EXISTS call_name ON call (name, study);
+CREATE TRIGGER IF NOT EXISTS call_unsaid AFTER UPDATE ON study WHEN new.revision != old.revision BEGIN
+    DELETE FROM call WHERE study = new.id; END;
 CREATE TRIGGER IF NOT EXISTS worklist_unsaid AFTER UPDATE ON study WHEN new.revision != old.revision BEGIN
     UPDATE worklist SET judged = '', answer = '', top_class = '', top_probability = -1, because = ''
     WHERE study = new.id; END;
@@ -102,6 +107,7 @@ def create_tables(database: sqlite3.Connection) -> None:
     database.executescript(_PENDING_INDEXES)
     database.executescript(_REVIEW_SCHEMA)
     answering.take_over(database)
+    answering.count_calls_of_earlier_versions(database)
 
 
 def _add_columns(database: sqlite3.Connection) -> None:

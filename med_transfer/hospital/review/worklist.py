@@ -31,6 +31,7 @@ class Line(NamedTuple):
         top_class, top_probability: the call and its highest probability; empty and -1 without a call.
         because: codes of reasons, joined by ``;``.
         judged: ``agree``, ``disagree``, or empty.
+        other_calls: number of the study's further series for which something else was called.
     """
 
     study: str
@@ -48,12 +49,14 @@ class Line(NamedTuple):
     top_probability: float
     because: str
     judged: str
+    other_calls: int
 
     def __repr__(self) -> str:
         return f"Line({self.study!r})"
 
 
-_COLUMNS = ", ".join(Line._fields)
+_OTHER_CALLS = "(SELECT coalesce(sum(series), 0) FROM call WHERE call.study = worklist.study AND name != top_class)"
+_COLUMNS = f"{', '.join(Line._fields[:-1])}, {_OTHER_CALLS}"
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class WorklistQuery:
     """A query of the worklist.
 
     Attributes:
-        state, top_class, judged: filters; empty: all.
+        state, top_class, judged: filters; empty: all. ``top_class`` was called for any of the study's series.
         since, until: received from ``since`` on and before ``until``, seconds since 1970; None: no limit.
         search: part of patient name, patient id, accession number, description or study id, case-insensitive; must not
             appear in a URL.
@@ -151,7 +154,7 @@ def _by_state(queue: Queue, _: int) -> dict[str, int]:
 @lru_cache(2)
 def _called(queue: Queue, _: int) -> list[str]:
     with queue.reading() as database:
-        rows = database.execute("SELECT DISTINCT top_class FROM worklist WHERE top_class != '' ORDER BY top_class")
+        rows = database.execute("SELECT DISTINCT name FROM call WHERE name != '' ORDER BY name")
         return [row[0] for row in rows]
 
 
@@ -165,7 +168,7 @@ def _conditions(query: WorklistQuery) -> tuple[list[str], list[object]]:
     """SQL conditions of the filters that are set, and the values of their placeholders."""
     filters: dict[str, object] = {
         "state = ?": query.state or None,
-        "top_class = ?": query.top_class or None,
+        "study IN (SELECT study FROM call WHERE name = ?)": query.top_class or None,
         "received >= ?": query.since,
         "received < ?": query.until,
         "searched LIKE ? ESCAPE '\\'": f"%{escape_like(query.search)}%" if query.search else None,

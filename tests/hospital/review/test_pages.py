@@ -15,7 +15,7 @@ import yaml
 from browsing import HTML, Page, page_of
 from made_up_studies import add_study, fill
 
-from med_transfer.hospital.queue import Described, Feedback
+from med_transfer.hospital.queue import Described, Feedback, SeriesAnswer
 from med_transfer.hospital.review.pages import TEMPLATES, environment_of
 from med_transfer.page.language import translator
 
@@ -171,6 +171,37 @@ def test_a_series_without_an_answer_says_in_words_why_it_is_not_drawn(page):
     assert json.loads(reasons)["no_images"] == "The images of this study have been deleted from the node."
     assert "instead of the called class" not in text
     assert "Disagree" not in text
+
+
+def test_what_was_called_is_told_of_every_series_and_revision(tmp_path):
+    """No finding is an answer; one that abstains is not told like one to rely on."""
+    found = {"predicted": "nodule;effusion", "probabilities": {"nodule": 0.9, "effusion": 0.8}}
+    nothing = {"predicted": "", "probabilities": {"nodule": 0.1, "effusion": 0.2}}
+    facts = [{"status": "ok", "abstained": False} | nothing, {"status": "ok", "abstained": True} | found]
+    facts.append({"status": "failed", "abstained": False, "predicted": ""})
+    with page_of(tmp_path / "state") as page:
+        queue, browser = page.app.state.queue, page.browser("ray")
+        study = add_study(queue, 1, answer=nothing)
+        assert "none of the findings" in browser.get("/").text
+
+        assert queue.add_feedback(Feedback("ray", study, 1, 0, "rerun"), 1.8e9)
+        waiting = browser.get(f"/study/{study}?said=rerun").text
+        assert "The study will be predicted again." in waiting
+        assert "There are no results for this study yet." in waiting
+        assert "predicted, revision 1: none of the findings" in waiting
+
+        again = queue.to_predict(1e12)
+        answers = [SeriesAnswer(one, bundle="b", series_uid=f"1.2.{number}") for number, one in enumerate(facts)]
+        assert queue.predicted(again, [], [], 1e12, facts, answers)
+        text, line = browser.get(f"/study/{study}").text, browser.get("/").text
+    (series,) = re.findall(r'(?s)<nav aria-label="Series".*?</nav>', text)
+    assert re.findall(r">(Series \d: .*?)</a>", series) == [
+        "Series 1: none of the findings",
+        "Series 2: nodule, effusion (abstained)",
+        "Series 3: no answer",
+    ]
+    assert "predicted, revision 2: nodule, effusion (abstained)" in text
+    assert "none of the findings <small>another answer on 1 further series</small>" in line
 
 
 @pytest.mark.skipif(chromium.COMMAND is None, reason="needs Chromium")

@@ -65,6 +65,25 @@ def test_why_there_is_no_answer_to_rely_on(queue, fact, answer, because):
     assert (worklist.line(queue, "s1").answer, worklist.line(queue, "s1").because) == (answer, because)
 
 
+def test_an_answer_on_another_series_is_told_and_found(queue):
+    """Thin and thick slices of one study are two series, and two answers."""
+    queue.add(FIRST, 50)
+    other = FACTS | {"predicted": "none", "probabilities": {"bleed": 0.3, "none": 0.7}}
+    answered(queue, {"status": "failed"}, other, FACTS, FACTS, other)
+    line = worklist.line(queue, "s1")
+    assert (line.top_class, line.top_probability, line.other_calls) == ("none", 0.7, 2)
+    found = {name: worklist.page(queue, WorklistQuery(top_class=name)) for name in ("none", "bleed", "normal")}
+    assert {name: (len(page.lines), page.total) for name, page in found.items()} == {
+        "none": (1, 1),
+        "bleed": (1, 1),
+        "normal": (0, 0),
+    }
+    assert worklist.classes(queue) == ["bleed", "none"]
+    queue.add(replace(FIRST, sop_uid="1.2.3.2"), 70)  # there will be other answers
+    assert worklist.line(queue, "s1").other_calls == 0
+    assert worklist.classes(queue) == []
+
+
 def many(queue: Queue, count: int) -> None:
     states = ("received", "predicted", "sent", "committed", "dead")
     with queue.writing() as database:
@@ -74,6 +93,7 @@ def many(queue: Queue, count: int) -> None:
                 "INSERT INTO study (id, study_uid, patient_mark, state, changed) VALUES (?, ?, '', ?, ?)",
                 (name, f"1.2.{number}", state, number),
             )
+            database.execute("INSERT INTO call VALUES (?, ?, 1)", (name, "bleed" if number % 3 else "none"))
             database.execute(
                 "UPDATE worklist SET patient_name = ?, patient_id = ?, study_date = ?, top_class = ?, "
                 "top_probability = ?, judged = ? WHERE study = ?",
@@ -163,12 +183,15 @@ def test_a_queue_from_before_there_was_a_page(queue, tmp_path):
     queue.close()
     old = sqlite3.connect(tmp_path / "node" / "queue.sqlite")
     triggers = [row[0] for row in old.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")]
-    for name in (name for name in triggers if "worklist" in name or "feedback" in name):
+    for name in (name for name in triggers if name.startswith(("worklist", "feedback", "call"))):
         old.execute(f"DROP TRIGGER {name}")
-    old.executescript("DROP TABLE worklist; DROP TABLE answer; DROP TABLE feedback; DROP INDEX record_study")
+    old.executescript(
+        "DROP TABLE worklist; DROP TABLE answer; DROP TABLE call; DROP TABLE feedback; DROP INDEX record_study"
+    )
     old.close()
     new = Queue(tmp_path / "node" / "queue.sqlite")
     line = worklist.line(new, "s1")
+    assert worklist.classes(new) == ["bleed"]
     assert (line.state, line.answer, line.top_class, line.top_probability) == ("predicted", "ok", "bleed", 0.8)
     assert new.undescribed() == [("s1", "incoming/s1/1.dcm")]
 
