@@ -6,6 +6,7 @@ No other module reads YAML. Scalars follow the core schema of YAML 1.2, so that 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import logging
@@ -104,16 +105,7 @@ def load_config(
         ConfigError: a missing file, invalid YAML, a duplicate key, or a value of the wrong type or out of range.
         UsageError: the overrides are a single text, or no texts.
     """
-    _require_texts(overrides)
-    values = copy.deepcopy(dict(base or {})) if path is None else _read(Path(path))
-    short_forms = getattr(model, "short_forms", {})
-    for section, key in short_forms.items():
-        if isinstance(word := _value_at(values, section), str):
-            set_value(values, section, {key: word})
-        _drop_settings_of_another(values, section, key, model, overrides)
-    overridden = [_apply(values, text, short_forms) for text in overrides]
-    _rename_keys(values, getattr(model, "renamed_keys", {}))
-    getattr(model, "upgrade", lambda values: None)(values)
+    values, overridden = _values(model, path, overrides, base)
     try:
         chosen = model.model_validate(values)
     except ValidationError as error:
@@ -122,6 +114,33 @@ def load_config(
         where = _source_of(_dotted(location, values), path, overridden)
         raise ConfigError(f"found {value}", where=where, expected="a number")
     return chosen
+
+
+def given_values(model: type[BaseModel], overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of the overrides alone, as sections under the keys' present names; not yet validated.
+
+    Raises:
+        ConfigError: an override that is not ``key=value`` or whose value is not YAML.
+    """
+    with _without_warnings():  # loading will warn of renamed keys
+        return _values(model, None, overrides, None)[0]
+
+
+def _values(
+    model: type[BaseModel], path: Path | None, overrides: Sequence[str], base: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The values that are validated, and the dotted keys of the overrides."""
+    _require_texts(overrides)
+    values = copy.deepcopy(dict(base or {})) if path is None else _read(Path(path))
+    short_forms = getattr(model, "short_forms", {})
+    for section, key in short_forms.items():
+        if isinstance(word := value_at(values, section), str):
+            set_value(values, section, {key: word})
+        _drop_settings_of_another(values, section, key, model, overrides)
+    overridden = [_apply(values, text, short_forms) for text in overrides]
+    _rename_keys(values, getattr(model, "renamed_keys", {}))
+    getattr(model, "upgrade", lambda values: None)(values)
+    return values, overridden
 
 
 def _require_texts(overrides: object) -> None:
@@ -181,13 +200,20 @@ def refuse_mistyped(model: type[BaseModel], overrides: Sequence[str]) -> None:
         UnknownKey: a key that the model does not have.
         ConfigError: not ``key=value``, invalid YAML, or a value of the wrong type or out of range.
     """
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # loading will warn of renamed keys
     try:
-        load_config(model, None, overrides)
+        with _without_warnings():  # loading will warn of renamed keys
+            load_config(model, None, overrides)
     except ConfigError as error:
         if error.expected or error.found == _NO_SUCH_KEY:  # a key of another strategy has neither
             raise
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
     finally:
         logging.disable(before)
 
@@ -263,7 +289,7 @@ def _drop_settings_of_another(
     """Remove settings of a file's section that the kind chosen by an override does not have."""
     typed = [override.partition("=")[2] for override in overrides if override.partition("=")[0] == section]
     chosen = parse(typed[-1], f"--set {section}={typed[-1]}") if typed else None
-    settings, annotation = _value_at(values, section), _annotation_at(model, section)
+    settings, annotation = value_at(values, section), _annotation_at(model, section)
     kinds = {kind.model_fields[key].default: kind for kind in _models_in(annotation) if key in kind.model_fields}
     if isinstance(settings, dict) and isinstance(chosen, str) and chosen in kinds:
         of_the_files = kinds[settings[key]].model_fields.keys() if settings.get(key) in kinds else set()
@@ -282,21 +308,22 @@ def _annotation_at(model: type[BaseModel], dotted: str) -> Any:
 def _rename_keys(values: dict[str, Any], renamed: Mapping[str, str]) -> None:
     """Move values from old to new keys in place; if both are given, the model refuses the old one later."""
     for old, new in renamed.items():
-        if _value_at(values, new) is None and (value := pop_value(values, old)) is not MISSING:
+        if value_at(values, new) in (None, MISSING) and (value := pop_value(values, old)) is not MISSING:
             log.warning("config key %s is now called %s", old, new)
             set_value(values, new, value)
 
 
-def _value_at(values: Any, dotted: str) -> Any:
+def value_at(values: Any, dotted: str) -> Any:
+    """The value of a dotted key, or ``MISSING``; the values themselves if the key is empty."""
     for part in dotted.split(".") if dotted else ():
-        values = values.get(part) if isinstance(values, dict) else None
+        values = values.get(part, MISSING) if isinstance(values, dict) else MISSING
     return values
 
 
 def pop_value(values: dict[str, Any], dotted: str) -> Any:
     """Remove and return the value of a dotted key, or ``MISSING``; sections that become empty are removed, too."""
     parents, _, last = dotted.rpartition(".")
-    section = _value_at(values, parents)
+    section = value_at(values, parents)
     if not isinstance(section, dict) or last not in section:
         return MISSING
     value = section.pop(last)

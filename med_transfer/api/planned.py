@@ -13,7 +13,7 @@ from med_transfer.atomic.sole_writer import Job, require_same_job
 from med_transfer.backbones import LoadedBackbone
 from med_transfer.cohorts import Cohort, split_cohort
 from med_transfer.cohorts.overwriting import back_up
-from med_transfer.config import given_config, load_config, parse, refuse_mistyped
+from med_transfer.config import MISSING, given_config, given_values, load_config, parse, refuse_mistyped, value_at
 from med_transfer.errors import ConfigError
 from med_transfer.errors.given_numbers import number_from
 from med_transfer.finetuning import FinetuneConfig
@@ -22,8 +22,15 @@ from med_transfer.finetuning.duration import Duration, estimate, fit_to_time_lim
 from med_transfer.finetuning.region_choice import region_sentence
 from med_transfer.finetuning.run import load_source
 from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
-from med_transfer.planning import Choice, CohortFingerprint, Plan, PlannedFor, fingerprint_cohort, plan_cohort
-from med_transfer.planning.rules import network_kind
+from med_transfer.planning import (
+    Choice,
+    CohortFingerprint,
+    GivenSettings,
+    Plan,
+    PlannedFor,
+    fingerprint_cohort,
+    plan_cohort,
+)
 from med_transfer.progress import Progress, silent
 
 QUICK = (
@@ -33,11 +40,6 @@ QUICK = (
 PLAN_FILE = "plan.yaml"
 _PRETRAIN = "backbone.pretrain"
 A_FEW = 4  # scans read to measure reading speed and to check that they match the cohort that was planned for
-
-_OTHERWISE = (  # settings that fix the network or the features its head reads; with one of them no plan pretrains
-    *(_PRETRAIN, "backbone.weights", "backbone.pooled_stages", "backbone.instance_pooling"),
-    *("transfer.strategy", "transfer.batch_norm", "transfer.align", "transfer.mapping", "transfer.regularise"),
-)
 
 Config = TypeVar("Config", bound=FinetuneConfig)
 
@@ -152,48 +154,17 @@ def config_for(
     planned, goes_on = None, bool(out and begun(out))
     if config is None and plan and not goes_on:
         refuse_mistyped(kind, overrides)  # before inspecting the scans, which takes a minute
-        planned = _plan(cohort, overrides, progress, pretrains=pretrains)
+        planned = plan_cohort(cohort, GivenSettings(given_values(kind, overrides), pretrains), progress)
         given = load_config(kind, None, overrides, base=planned.values)
     else:
         file = begun_plan(out) if config is None and plan and out else config
         given = given_config(kind, file, overrides)
     if given.planned_for and not planned and not goes_on:
-        here = PlannedFor.of(fingerprint_cohort(cohort, most_scans=A_FEW))
+        here = PlannedFor.of(fingerprint_cohort(cohort, most_scans=A_FEW, region=given.input.region))
         for difference in given.planned_for.differences(here, cohort.path or ""):
             log.warning("planned for another cohort: %s", difference)
     chosen = choose_by_table(given, cohort, out)
-    if planned:
-        _warn_of_small_view(chosen, planned, overrides)
     return chosen, planned.with_settings(_set_by_user(chosen, overrides)) if planned else None
-
-
-def _warn_of_small_view(config: FinetuneConfig, plan: Plan, overrides: Sequence[str]) -> None:
-    """Warn of a region that the user has set where voxels were planned for the table's regions, which are small."""
-    own, spacing, shape = config.input.region, config.input.spacing_mm, config.input.shape
-    if own in ("auto", "roi") or "input.spacing_mm" in map(_key, overrides) or not (spacing and shape):
-        return
-    if network_kind(plan.fingerprint, str(_last_of(overrides, "backbone.name") or "")) != "region":
-        return
-    view = " x ".join(f"{n * mm:.0f}" for n, mm in zip(shape, spacing, strict=True))
-    log.warning(
-        "input.region %s: the voxel size was planned for the table's regions, so the network sees only %s mm in the "
-        "middle. Set input.spacing_mm=null to fit all of it into the input, or choose a size",
-        own,
-        view,
-    )
-
-
-def _plan(cohort: Cohort, overrides: Sequence[str], progress: Progress, *, pretrains: bool) -> Plan:
-    name, weights = (_last_of(overrides, key) for key in ("backbone.name", "backbone.weights"))
-    otherwise = any(_key(text) == key or _key(text).startswith(f"{key}.") for text in overrides for key in _OTHERWISE)
-    pretrains = pretrains and not otherwise
-    return plan_cohort(cohort, str(name or ""), progress, pretrains=pretrains, own_weights=bool(weights))
-
-
-def _last_of(overrides: Sequence[str], key: str) -> Any:
-    """The last value that the overrides give a key; None without."""
-    given = [text for text in overrides if _key(text) == key]
-    return parse(given[-1].partition("=")[2], f"--set {given[-1]}") if given else None
 
 
 def _set_by_user(config: FinetuneConfig, overrides: Sequence[str]) -> list[Choice]:
@@ -300,9 +271,5 @@ def _key(override: str) -> str:
 
 def _value_at(config: FinetuneConfig, dotted: str, typed: str) -> Any:
     """The value of a setting in the config; the typed value if the config no longer has the key (an old name)."""
-    value: Any = config.model_dump(mode="json")
-    for part in dotted.split("."):
-        if not isinstance(value, dict) or part not in value:
-            return parse(typed, dotted)
-        value = value[part]
-    return value
+    value = value_at(config.model_dump(mode="json"), dotted)
+    return parse(typed, dotted) if value is MISSING else value

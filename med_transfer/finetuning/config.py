@@ -12,6 +12,7 @@ from med_transfer.backbones.instance_choice import MAX_TILE_OVERLAP, InstanceCho
 from med_transfer.cohorts.splits import SplitConfig
 from med_transfer.config import Seed, StrictModel
 from med_transfer.errors import ConfigError
+from med_transfer.errors.validation import first_problem
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.finetuning.decisions.config import OperatingPointConfig
 from med_transfer.finetuning.old_settings import upgrade_strategy
@@ -295,12 +296,6 @@ def _validated(config: FinetuneConfig) -> FinetuneConfig:
     except ValidationError as error:
         found, where = first_problem(error)
         raise ConfigError(found, where=where) from None
-
-
-def first_problem(error: ValidationError) -> tuple[str, str]:
-    """The message, and the dotted key; the key is empty if several keys contradict each other."""
-    first = error.errors(include_url=False)[0]
-    return first["msg"].removeprefix("Value error, "), ".".join(map(str, first["loc"]))
 
 
 def _contradiction(config: FinetuneConfig) -> str:

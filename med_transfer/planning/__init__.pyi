@@ -1,4 +1,5 @@
 from .fingerprint import CohortFingerprint, ScanFingerprint, fingerprint_cohort, fingerprint_scan, require_alike
+from .given_settings import GivenSettings
 from .plan import Plan, plan_cohort
 from .planned_for import PlannedFor
 from .rules import Choice
@@ -6,6 +7,7 @@ from .rules import Choice
 __all__ = [
     "Choice",
     "CohortFingerprint",
+    "GivenSettings",
     "Plan",
     "PlannedFor",
     "ScanFingerprint",

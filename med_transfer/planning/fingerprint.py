@@ -14,9 +14,9 @@ import numpy as np
 from med_transfer.cohorts import Case, Cohort, region_of_case
 from med_transfer.cohorts.kept_scans import read_and_keep
 from med_transfer.errors import CohortError, NothingDone, ScanError
-from med_transfer.preprocessing.config import OrganName
+from med_transfer.preprocessing.config import ORGANS, OrganName
 from med_transfer.preprocessing.organs import NotFound, find_organ
-from med_transfer.preprocessing.region import BODY_HU, foreground
+from med_transfer.preprocessing.region import BODY_HU, foreground, whole
 from med_transfer.preprocessing.window import foreground_threshold
 from med_transfer.progress import Progress, remark, silent
 from med_transfer.scans import Region, Volume, geometry
@@ -29,6 +29,7 @@ BodyRegion = Literal["head", "chest", "trunk", "unknown"]
 Triple = tuple[float, float, float]
 
 REGION_ORGANS: tuple[OrganName, ...] = ("brain", "lungs")  # by which a part of the body is recognised
+_OF_TABLE = ("", "auto", "roi")  # regions with which the network looks where the table says
 MAX_SCANS = 60  # enough for medians, and a large cohort is not read twice
 MIN_TRUNK_MM = (240.0, 150.0)  # right to left, front to back; heads and limbs are narrower
 MAX_SHARE_OF_OTHERS = 0.1  # of the scans; with more the cohort mixes what should be learned apart
@@ -43,7 +44,8 @@ class ScanFingerprint:
         plane: that the slices lie in, ``axial``, ``coronal``, ``sagittal`` or ``oblique``.
         shape: voxels along slice, row, column.
         spacing_mm: between them, along slice, row, column.
-        boxes_mm: along depth (superior), height (posterior), width (left) of the body and of each organ that was found.
+        boxes_mm: along depth (superior), height (posterior), width (left) of the whole scan, of the body and of each
+            organ that was found.
         given_mm: the longest side of the region or mask that the table gives; None without one.
         body_region: what of the body is in view.
         seconds: that reading it and looking for organs took.
@@ -117,11 +119,11 @@ class CohortFingerprint:
         return _percentile_of_each([scan.spacing_mm for scan in self.scans], percentile)
 
     def found(self, name: str) -> float:
-        """Share of the scans in which the organ was found."""
+        """Share of the scans in which the organ was found, or another part of which there is a box."""
         return sum(name in scan.boxes_mm for scan in self.scans) / len(self.scans)
 
     def box_mm(self, name: str, percentile: float = 50) -> Triple:
-        """Of the body or an organ, along depth, height, width, where it was found."""
+        """Of the whole scan, the body or an organ, along depth, height, width, where it was found."""
         return _percentile_of_each([scan.boxes_mm[name] for scan in self.scans if name in scan.boxes_mm], percentile)
 
     def given_mm(self, percentile: float) -> float:
@@ -130,8 +132,17 @@ class CohortFingerprint:
         return float(np.percentile(given, percentile)) if given else float("nan")
 
 
-def fingerprint_cohort(cohort: Cohort, progress: Progress = silent, most_scans: int = MAX_SCANS) -> CohortFingerprint:
+def fingerprint_cohort(
+    cohort: Cohort, progress: Progress = silent, most_scans: int = MAX_SCANS, *, region: str = ""
+) -> CohortFingerprint:
     """Read at most so many scans, evenly spread over the table, and say what they look like.
+
+    Args:
+        cohort: the table.
+        progress: told how far it is.
+        most_scans: that are read.
+        region: ``input.region`` where the user has set it. With another one than the table's, the table is looked at
+            as if it gave no regions, and an organ is measured too.
 
     Raises:
         NothingDone: none can be read.
@@ -143,14 +154,14 @@ def fingerprint_cohort(cohort: Cohort, progress: Progress = silent, most_scans: 
         progress("looking at scans", done, len(positions))
         try:
             with confined(case.path):
-                scans.append(_read(case))
+                scans.append(_read(case, region))
         except ScanError as error:
             remark(log, "not looked at: %s", error, kind=error.problem)
             failed[error.problem] += 1
     progress("looking at scans", len(positions), len(positions))
     if not scans:
         raise NothingDone.of(len(positions), cohort.path or "", next(iter(failed)), "read")
-    with_region = sum(case.within != "whole" for case in cohort.cases)
+    with_region = sum(case.within != "whole" for case in cohort.cases) if region in _OF_TABLE else 0
     return CohortFingerprint(
         scans=tuple(scans),
         patients_of_class={name: patients for name, (_, patients) in cohort.counts().items()},
@@ -163,24 +174,27 @@ def fingerprint_cohort(cohort: Cohort, progress: Progress = silent, most_scans: 
     )
 
 
-def _read(case: Case) -> ScanFingerprint:
+def _read(case: Case, region: str) -> ScanFingerprint:
     started = time.perf_counter()
     volume = read_and_keep(case.path, case.series_uid)
-    region, _ = region_of_case(case, volume)
-    return replace(fingerprint_scan(volume, region), seconds=time.perf_counter() - started)
+    given, _ = region_of_case(case, volume) if region in _OF_TABLE else (None, "")
+    return replace(fingerprint_scan(volume, given, region), seconds=time.perf_counter() - started)
 
 
-def fingerprint_scan(volume: Volume, given: Region | None = None) -> ScanFingerprint:
+def fingerprint_scan(volume: Volume, given: Region | None = None, region: str = "") -> ScanFingerprint:
     """What a scan looks like.
 
     Args:
         volume: the scan.
         given: the region that the table gives; then nothing is looked for in the scan.
+        region: ``input.region`` where the user has set it; an organ is looked for beside the others.
     """
     modality = _modality(volume)
-    boxes = {"body": _box(foreground(volume, BODY_HU if modality == "CT" else foreground_threshold(volume)))}
+    body = foreground(volume, BODY_HU if modality == "CT" else foreground_threshold(volume))
+    boxes = {"whole": _box(whole(volume)), "body": _box(body)}
     if modality == "CT" and given is None:
-        organs = {name: find_organ(volume, name) for name in REGION_ORGANS}
+        asked: list[OrganName] = [organ for organ in ORGANS if organ in REGION_ORGANS or organ == region]
+        organs = {name: find_organ(volume, name) for name in asked}
         boxes |= {name: _box(organ.region) for name, organ in organs.items() if not isinstance(organ, NotFound)}
     column_mm, row_mm, slice_mm = volume.spacing_mm
     return ScanFingerprint(

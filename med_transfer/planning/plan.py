@@ -11,8 +11,9 @@ from med_transfer.cohorts.splits import require_separable
 from med_transfer.config import as_typed, set_value
 from med_transfer.errors import printable
 from med_transfer.planning.fingerprint import CohortFingerprint, fingerprint_cohort, require_alike
+from med_transfer.planning.given_settings import NOTHING, GivenSettings
 from med_transfer.planning.planned_for import PlannedFor
-from med_transfer.planning.rules import RULES, Choice, pretraining, random_start
+from med_transfer.planning.rules import RULES, Choice, pretraining
 from med_transfer.progress import Progress, silent
 
 _WIDTH = 100
@@ -31,20 +32,12 @@ class Plan:
     cheaper: Plan | None = None
 
     @classmethod
-    def of(
-        cls,
-        fingerprint: CohortFingerprint,
-        chosen_backbone: str = "",
-        *,
-        pretrains: bool = True,
-        own_weights: bool = False,
-    ) -> Plan:
-        """Every rule asked in turn; those of a random start and of pretraining, where they may, over the others."""
-        rules = [rule for rule in RULES if rule not in (random_start, pretraining)]
-        plan = cls(fingerprint, tuple(choice for rule in rules for choice in rule(fingerprint, chosen_backbone)))
-        if not own_weights:
-            plan = plan.with_settings(random_start(fingerprint, chosen_backbone))
-        over = pretraining(fingerprint, chosen_backbone) if pretrains else []
+    def of(cls, fingerprint: CohortFingerprint, given: GivenSettings = NOTHING) -> Plan:
+        """Every rule asked in turn about what the user has not set; that of pretraining over all the others."""
+        plan = cls(fingerprint, ())
+        for rule in RULES[:-1]:
+            plan = plan.with_settings(_left_open(rule(fingerprint, given), given))
+        over = _left_open(pretraining(fingerprint, given), given)
         return replace(plan.with_settings(over), cheaper=plan) if over else plan
 
     @property
@@ -95,22 +88,17 @@ class Plan:
         return "\n".join([*lines, *_section(self.values, "", reasons)]) + "\n"
 
 
-def plan_cohort(
-    cohort: Cohort,
-    chosen_backbone: str = "",
-    progress: Progress = silent,
-    *,
-    pretrains: bool = True,
-    own_weights: bool = False,
-) -> Plan:
+def _left_open(choices: Sequence[Choice], given: GivenSettings) -> list[Choice]:
+    return [choice for choice in choices if not given.has(choice.key)]
+
+
+def plan_cohort(cohort: Cohort, given: GivenSettings = NOTHING, progress: Progress = silent) -> Plan:
     """Look at a cohort's scans and choose.
 
     Args:
         cohort: the table.
-        chosen_backbone: one that is not to be chosen; empty: chosen by the rules.
+        given: what the user has set and is not to be chosen.
         progress: told how far it is.
-        pretrains: whether a network may be pretrained on the cohort itself, which takes most of half an hour.
-        own_weights: whether the user gives weights for that backbone.
 
     Raises:
         CohortError: the scans are of several modalities, or without regions of several parts of the body; a class has
@@ -118,9 +106,9 @@ def plan_cohort(
         NothingDone: no scan can be read.
     """
     require_separable(cohort)
-    fingerprint = fingerprint_cohort(cohort, progress)
+    fingerprint = fingerprint_cohort(cohort, progress, region=given.region)
     require_alike(fingerprint, cohort.path or "")
-    return Plan.of(fingerprint, chosen_backbone, pretrains=pretrains, own_weights=own_weights)
+    return Plan.of(fingerprint, given)
 
 
 def _section(values: Mapping[str, Any], prefix: str, reasons: Mapping[str, str]) -> list[str]:

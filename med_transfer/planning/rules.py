@@ -1,20 +1,22 @@
 """The rules of a plan: from what the scans look like to one setting each, with its reason. The table: docs/planning.md.
 
-Every rule is a pure function of the fingerprint and of the backbone that the user has chosen (empty: none), and gives
-its choices or none.
+Every rule is a pure function of the fingerprint and of what the user has set, and gives its choices or none. It need
+not ask whether the user has set the key that it chooses: the plan leaves such choices out.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from med_transfer.backbones import InputSpec, find_backbone
+from med_transfer.backbones import find_backbone
 from med_transfer.cohorts.splits import FEW_PATIENTS
 from med_transfer.config import as_typed
 from med_transfer.planning.fingerprint import CohortFingerprint, Triple
+from med_transfer.planning.given_settings import GivenSettings
 from med_transfer.scans import geometry
 
 Window = tuple[float, float]
@@ -41,9 +43,17 @@ HEALTHY_NAMES = {*("none", "normal", "healthy", "negative", "control", "controls
 NEGATIONS = {"no", "without"}  # and what, as in no_haemorrhage
 MAX_SLICES, MIN_SLICES = 48, 8
 REGION_SHAPE, REGION_SPACING_MM = (16, 32, 32), (2.0, 1.0, 1.0)  # what med-transfer-small learned from
+REGION_MM = REGION_SHAPE[1] * REGION_SPACING_MM[1]
 WHOLE_SHAPE = (64, 96, 96)
+MIN_EDGE, MAX_EDGE = 8, 1024  # voxels of an input along each axis
 _AXIAL = "SPL"  # the axes of these triples
-FOLDS, MIN_FOLDS = 5, 2  # the defaults of split and training, which a test compares
+FROZEN = ("linear_probe", "attention_probe")  # strategies that train a head alone
+OTHERWISE = (  # settings that fix the network or the features that its head reads; with one of them no plan pretrains
+    *("backbone.pretrain", "backbone.weights", "backbone.pooled_stages", "backbone.instance_pooling"),
+    *("transfer.strategy", "transfer.batch_norm", "transfer.align", "transfer.mapping", "transfer.regularise"),
+    "input.output_range",
+)
+FOLDS, MIN_FOLDS, VALIDATION_FRACTION = 5, 2, 0.2  # the defaults of split and training, which a test compares
 EPOCHS, EPOCH_SCANS, MIN_EPOCHS = 60, 256, 10
 SIDE_WORDS = {*("left", "right", "l", "r", "links", "rechts", "gauche", "droit", "droite"), *"左右"}
 _WORD = re.compile(r"[左右]|[A-Z]?[a-z]+|[A-Z]+")  # also of left_lung and LeftLung
@@ -69,20 +79,27 @@ class Choice:
         return f"{self.key}: {typed if len(typed) <= 60 else f'{typed[:57]}...'} ({self.reason})"
 
 
-def network_kind(cohort: CohortFingerprint, chosen: str) -> Kind:
+def network_kind(cohort: CohortFingerprint, given: GivenSettings) -> Kind:
     """What kind of network suits the cohort, or is the one that the user has chosen."""
-    with_region = cohort.n_with_region == cohort.n_scans
-    if not chosen:
-        return "region" if with_region else "slices"
+    at_regions = _region_in_view(cohort, given) == "roi"
+    if not given.backbone:
+        return "region" if at_regions else "slices"
     kinds: dict[str, Kind] = {"slices": "slices", "tiles": "tiles"}
-    return kinds.get(chosen.partition("-")[0], "region" if with_region else "whole")
+    return kinds.get(given.backbone.partition("-")[0], "region" if at_regions else "whole")
 
 
-def region(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+def _region_in_view(cohort: CohortFingerprint, given: GivenSettings) -> str:
+    """The user's ``input.region``, with ``auto`` resolved by the table, or else the one that its rule chooses."""
+    if given.region == "auto":
+        return "roi" if cohort.n_with_region == cohort.n_scans else "whole"
+    return given.region or region(cohort, given)[0].value
+
+
+def region(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """Where to look: at the table's regions, at an organ that is found in nearly all scans, at the body."""
     if cohort.n_with_region == cohort.n_scans:
         return [Choice("input.region", "roi", f"the table gives one for all {cohort.n_scans} scans")]
-    organ = ORGANS.get(cohort.body_region, "") if cohort.modality == "CT" else ""
+    organ = ORGANS.get(cohort.body_region, "") if _first_channel_in_hounsfield_units(cohort, given) else ""
     n_scans = len(cohort.scans)
     n_found = round(cohort.found(organ) * n_scans) if organ else 0
     if organ and cohort.found(organ) >= MIN_SHARE_FOUND:
@@ -94,7 +111,15 @@ def region(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     ]
 
 
-def modality(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+def _first_channel_in_hounsfield_units(cohort: CohortFingerprint, given: GivenSettings) -> bool:
+    """Whether it is read as a CT and not normalised by each scan's own scale, as the organs' thresholds need."""
+    own = given.input.channels[0] if given.input.channels else None
+    modality = given.input.modality if given.has("input.modality") else cohort.modality
+    read_as = (own and own.modality) or modality
+    return read_as == "CT" and ((own and own.normalisation) or given.input.normalisation) != "zscore"
+
+
+def modality(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """Which DICOM series are taken."""
     if not cohort.modality:
         return [Choice("input.modality", None, "the files state no modality and hold no Hounsfield units")]
@@ -102,14 +127,17 @@ def modality(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     return [Choice("input.modality", cohort.modality, f"the scans {stated}; others are rejected")]
 
 
-def intensities(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+def intensities(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """Windows of the body part as channels for CT, each scan's own scale for the rest; several scans as channels."""
     columns = [Choice("input.channels", list(cohort.channels), "a scan of each of these columns in every row")]
     further = columns if len(cohort.channels) > 1 else []
-    if cohort.modality != "CT":
+    own_window = given.input.window_hu is not None
+    if ((given.has("input.modality") and given.input.modality) or cohort.modality) != "CT":
         why = "values without a unit: each scan is scaled individually"
-        return [Choice("input.normalisation", "zscore", why), *further]
-    if network_kind(cohort, chosen) != "slices" or further:
+        return further if own_window else [Choice("input.normalisation", "zscore", why), *further]
+    if own_window or given.input.normalisation == "zscore":
+        return further
+    if network_kind(cohort, given) != "slices" or further:
         return further  # in the backbone's own window
     windows = WINDOWS[cohort.body_region]
     channels = [{"column": "scan", "window_hu": list(window)} for _, window in windows]
@@ -118,65 +146,91 @@ def intensities(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     return [Choice("input.channels", channels, f"windows for {seen}: {names}; red, green and blue of the network")]
 
 
-def orientation(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+def orientation(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """Slices as they were acquired, upright as a reader sees them, where the network looks at slices."""
-    letters = {"coronal": "PIL", "sagittal": "LIP"}.get(cohort.plane, "SPL")
-    if network_kind(cohort, chosen) != "slices" or letters == "SPL":
+    letters = _acquired(cohort)
+    if network_kind(cohort, given) != "slices" or letters == _AXIAL:
         return []
     return [Choice("input.orientation", letters, f"the slices are {cohort.plane}: depth is across them, upright")]
 
 
-def size(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+def _acquired(cohort: CohortFingerprint) -> str:
+    """The orientation whose depth runs across the slices, with rows and columns as they stand in most scans."""
+    return {"coronal": "PIL", "sagittal": "LIP"}.get(cohort.plane, _AXIAL)
+
+
+def _axes(cohort: CohortFingerprint, given: GivenSettings) -> str:
+    """The orientation of the network's input: the user's, or the one of these rules, or the backbone's."""
+    of_slices = _acquired(cohort) if network_kind(cohort, given) == "slices" else None
+    return given.input.orientation or of_slices or find_backbone(given.backbone or REGION).input.orientation
+
+
+def size(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """Voxels, and what they cover in mm."""
-    kind = network_kind(cohort, chosen)
-    if kind == "region":
-        return _size_of_region(cohort, chosen or REGION)
-    if kind == "slices":
-        return _size_of_slices(cohort, chosen)
-    if kind == "tiles":
-        return _size_of_tiles(cohort, chosen)
-    needs = find_backbone(chosen).input
+    sizes = {"region": _size_of_region, "slices": _size_of_slices, "tiles": _size_of_tiles, "whole": _size_of_whole}
+    choices = sizes[network_kind(cohort, given)](cohort, given)
+    if given.input.fit:
+        return [choice for choice in choices if choice.key != "input.spacing_mm"]
+    if not given.input.spacing_mm:
+        return choices
+    choices = [choice for choice in choices if choice.key != "input.fit"]  # either of the two determines the voxel size
+    if network_kind(cohort, given) == "tiles":
+        return choices
     return [
-        Choice("input.fit", "isotropic", "isotropic voxels: proportions are kept"),
-        Choice("input.shape", _in_axes_of(needs, _at_least(WHOLE_SHAPE, needs)), "small enough to train on two cores"),
+        *(choice for choice in choices if choice.key != "input.shape"),
+        _shape_at(given.input.spacing_mm, cohort, given),
     ]
 
 
-def _size_of_region(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
-    needs, longest = find_backbone(chosen).input, cohort.given_mm(90)
-    shape, usual_mm = _at_least(REGION_SHAPE, needs), REGION_SHAPE[1] * REGION_SPACING_MM[1]
-    edge_mm = max(usual_mm, longest)
+def _shape_at(spacing_mm: Triple, cohort: CohortFingerprint, given: GivenSettings) -> Choice:
+    """As many voxels of the user's size as cover what is in view in nine tenths of the scans."""
+    kind, box = network_kind(cohort, given), _box_in_view(cohort, given, 90)
+    if kind == "region":
+        box = max(box[0], REGION_MM), max(box[1], REGION_MM), max(box[2], REGION_MM)
+    least = find_backbone(given.backbone or (SLICES if kind == "slices" else REGION)).input.minimum_shape
+    box = geometry.reordered(box, _AXIAL, _axes(cohort, given))
+    shape = [
+        min(MAX_EDGE, max(smallest, MIN_EDGE, round(mm / voxel_mm)))
+        for mm, voxel_mm, smallest in zip(box, spacing_mm, least, strict=True)
+    ]
+    return Choice("input.shape", shape, f"at your voxel size, covers {_mm(box)} mm: nine tenths of what is in view")
+
+
+def _size_of_region(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
+    chosen = given.backbone or REGION
+    usual, longest = _usual_shape(REGION_SHAPE, cohort, given), cohort.given_mm(90)
+    shape, edge_mm = given.input.shape or usual, max(REGION_MM, longest)
     spacing = [round(edge_mm / n, 2) for n in shape]
-    covered = shape[1] * spacing[1]
-    why = f"{covered:.0f} mm: nine tenths of the regions are at most {longest:.0f} mm long"
+    why = f"{shape[1] * spacing[1]:.0f} mm: nine tenths of the regions are at most {longest:.0f} mm long"
     pretrained = "as in the backbone's pretraining"
-    of_shape = f"the smallest that {chosen} takes" if shape != REGION_SHAPE else "small enough to train on two cores"
+    is_least = sorted(usual) != sorted(REGION_SHAPE)
+    of_shape = f"the smallest that {chosen} takes" if is_least else "small enough to train on two cores"
+    as_pretrained = chosen == REGION and shape == REGION_SHAPE and edge_mm == REGION_MM
     return [
-        Choice(
-            "input.spacing_mm",
-            _in_axes_of(needs, spacing),
-            f"{why}, {pretrained}" if chosen == REGION and edge_mm == usual_mm else why,
-        ),
-        Choice("input.shape", _in_axes_of(needs, shape), pretrained if chosen == REGION else of_shape),
+        Choice("input.spacing_mm", spacing, f"{why}, {pretrained}" if as_pretrained else why),
+        Choice("input.shape", list(shape), pretrained if chosen == REGION else of_shape),
         Choice("input.outside", "edge", "beyond the edge of a crop, the last voxels are repeated"),
     ]
 
 
-def _at_least(shape: tuple[int, int, int], needs: InputSpec) -> tuple[int, int, int]:
-    """The shape (depth, height, width of an axial scan), with as many voxels as the network needs along each axis."""
-    least = geometry.reordered(needs.minimum_shape, needs.orientation, _AXIAL)
-    depth, height, width = map(max, shape, least)
-    return depth, height, width
+def _size_of_whole(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
+    shape = list(_usual_shape(WHOLE_SHAPE, cohort, given))
+    return [
+        Choice("input.fit", "isotropic", "isotropic voxels: proportions are kept"),
+        Choice("input.shape", shape, "small enough to train on two cores"),
+    ]
 
 
-def _in_axes_of(needs: InputSpec, of_axial: Sequence[float]) -> list[float]:
-    """One value for each axis of an axial scan (depth, height, width), in the order of the network's own axes."""
-    return list(geometry.reordered(of_axial, _AXIAL, needs.orientation))
+def _usual_shape(of_axial: tuple[int, int, int], cohort: CohortFingerprint, given: GivenSettings) -> tuple[int, ...]:
+    """Depth, height and width of an axial scan in the input's axes, with as many voxels as the network needs."""
+    least = find_backbone(given.backbone or REGION).input.minimum_shape
+    return tuple(map(max, geometry.reordered(of_axial, _AXIAL, _axes(cohort, given)), least))
 
 
-def _size_of_slices(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
-    depth_mm = _box_in_view(cohort, chosen)[_depth_axis(cohort)]
-    slices = round(depth_mm / cohort.spacing_mm[0])
+def _size_of_slices(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
+    axes = _axes(cohort, given)
+    depth_mm = geometry.reordered(_box_in_view(cohort, given), _AXIAL, axes)[0]
+    slices = round(depth_mm / geometry.reordered(cohort.spacing_mm, _acquired(cohort), axes)[0])
     depth = min(MAX_SLICES, max(MIN_SLICES, slices))
     of_median = "as in the median scan" if depth == slices else f"instead of the {slices} of the median scan"
     why = f"{depth} slices, {of_median}: every scan is resampled to this number; in-plane size as for ImageNet"
@@ -187,65 +241,74 @@ def _size_of_slices(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     ]
 
 
-def _size_of_tiles(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
-    needs, box = find_backbone(chosen).input, _box_in_view(cohort, chosen, 90)
+def _size_of_tiles(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
+    needs, axes = find_backbone(given.backbone).input, _axes(cohort, given)
+    box, tile = (geometry.reordered(each, _AXIAL, axes) for each in (_box_in_view(cohort, given, 90), REGION_SHAPE))
     own = needs.spacing_mm
-    spacing = geometry.reordered(own, needs.orientation, _AXIAL) if own else REGION_SPACING_MM
-    shape = [
-        tile * max(1, round(mm / (tile * voxel_mm)))
-        for mm, tile, voxel_mm in zip(box, REGION_SHAPE, spacing, strict=True)
-    ]
+    native = geometry.reordered(*((own, needs.orientation) if own else (REGION_SPACING_MM, _AXIAL)), axes)
+    spacing = given.input.spacing_mm or native
+    shape = [n * max(1, round(mm / (n * voxel_mm))) for mm, n, voxel_mm in zip(box, tile, spacing, strict=True)]
     return [
-        Choice("input.spacing_mm", _in_axes_of(needs, spacing), "as in the backbone's pretraining"),
-        Choice(
-            "input.shape", _in_axes_of(needs, shape), f"whole tiles over {' x '.join(f'{mm:.0f}' for mm in box)} mm"
-        ),
+        Choice("input.spacing_mm", list(spacing), "as in the backbone's pretraining"),
+        Choice("input.shape", shape, f"whole tiles over {_mm(box)} mm"),
         Choice("input.outside", "floor", "beyond the scan there is air, and such tiles are skipped"),
     ]
 
 
-def _box_in_view(cohort: CohortFingerprint, chosen: str, percentile: float = 50) -> Triple:
-    where = region(cohort, chosen)[0].value
-    if where == "roi":
-        edge = cohort.given_mm(percentile)
+def _mm(box: Triple) -> str:
+    return " x ".join(f"{mm:.0f}" for mm in box)
+
+
+def _box_in_view(cohort: CohortFingerprint, given: GivenSettings, percentile: float = 50) -> Triple:
+    """Along depth, height and width of an axial scan; of the body where what the user looks at was not measured."""
+    where = _region_in_view(cohort, given)
+    edge = cohort.given_mm(percentile)
+    if where == "roi" and not math.isnan(edge):
         return edge, edge, edge
-    return cohort.box_mm("body" if where == "foreground" else where, percentile)
+    return cohort.box_mm(where if cohort.found(where) else "body", percentile)
 
 
-def _depth_axis(cohort: CohortFingerprint) -> int:
-    return {"coronal": 1, "sagittal": 2}.get(cohort.plane, 0)
-
-
-def backbone(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+def backbone(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """Whose weights to start from: photographs on every slice for whole scans, nodules for regions."""
-    kind = network_kind(cohort, chosen)
+    kind = network_kind(cohort, given)
     start = (REGION, "pretrained on nodules in CT")
     if kind == "slices":
         start = (SLICES, "whole scans: a network pretrained on photographs, applied to every slice")
-    choices = [] if chosen else [Choice("backbone.name", *start)]
+    choices = [Choice("backbone.name", *start)]
     if kind in ("slices", "tiles"):
         alike = f"combines what stands out in single {kind} with what all share"
-        choices.append(Choice("backbone.instance_pooling", "mean_max", alike))
+        attends = given.strategy == "attention_probe"
+        pooling = ("attention", "the strategy learns it") if attends else ("mean_max", alike)
+        choices.append(Choice("backbone.instance_pooling", *pooling))
     return choices
 
 
-def strategy(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+def strategy(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """What is trained: with whole scans a linear head on frozen features, on regions the whole network."""
-    if network_kind(cohort, chosen) == "region":
+    if network_kind(cohort, given) == "region":
         return []
     few = f"{cohort.rarest} patients of the rarest class"
+    trained = "only the head is trained" if given.strategy in ("", *FROZEN) else "whole scans take long to train on"
     return [
         Choice("transfer.strategy.name", "linear_probe", f"{few}: frozen features and a linear head, in minutes"),
-        Choice("from_scratch_baseline", False, "only the head is trained; set true to measure the transfer gain"),
+        *_no_baseline(given, f"{trained}; set true to measure the transfer gain"),
     ]
 
 
-def random_start(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+def _no_baseline(given: GivenSettings, why: str) -> list[Choice]:
+    """No baseline from scratch, unless the user falls back to it."""
+    falls_back = given.get("transfer.on_harm") == "fallback"
+    return [] if falls_back else [Choice("from_scratch_baseline", False, why)]
+
+
+def random_start(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """A network without published weights learns as a whole: a head on random features would learn nothing."""
-    if network_kind(cohort, chosen) == "region" or find_backbone(chosen or SLICES).weights is not None:
+    has_weights = given.own_weights or find_backbone(given.backbone or SLICES).weights is not None
+    if network_kind(cohort, given) == "region" or has_weights:
         return []
+    why = f"{given.backbone} has no published weights: the whole network is trained"
     return [
-        Choice("transfer.strategy.name", "scratch", f"{chosen} has no published weights: the whole network is trained"),
+        Choice("transfer.strategy.name", "scratch", why),
         Choice("from_scratch_baseline", False, "nothing is transferred that could gain"),
     ]
 
@@ -261,15 +324,11 @@ def _names_healthy(name: str) -> bool:
     return first in NEGATIONS if further else first in HEALTHY_NAMES
 
 
-def pretraining(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+def pretraining(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """Whole head CT of few patients, some of whom have nothing: lesions are painted into these, and learned first."""
-    healthy, n_classes = healthy_class(cohort), len(cohort.patients_of_class)
-    measured = cohort.modality == "CT" and cohort.body_region == "head" and chosen in ("", SLICES)
-    suits = measured and network_kind(cohort, chosen) == "slices" and not cohort.multilabel
-    few = cohort.rarest < FEW_OF_A_CLASS and n_classes <= MAX_CLASSES_ANSWERED and len(cohort.channels) == 1
-    if not (suits and few and healthy and cohort.patients_of_class[healthy] >= MIN_CANVASES):
+    healthy = str(given.get("backbone.pretraining.only_class") or healthy_class(cohort))
+    if not (_can_be_pretrained(cohort, given) and cohort.patients_of_class.get(healthy, 0) >= MIN_CANVASES):
         return []
-    depth = next(choice.value[0] for choice in _size_of_slices(cohort, chosen) if choice.key == "input.shape")
     return [
         Choice("backbone.pretrain", "painted_lesions", f"few labels, and class {healthy!r} to paint lesions into"),
         Choice("backbone.pretraining.only_class", healthy, "by its name, scans without findings"),
@@ -281,35 +340,64 @@ def pretraining(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
         Choice("backbone.pretraining.steps", LESION_STEPS, "more steps help, but take longer"),
         Choice("backbone.pretraining.head_reads", "answers_and_published", "denser, lighter, and as photographs"),
         Choice("backbone.instance_pooling", "log_mean_exp", "a smooth maximum: a finding is in few slices"),
-        Choice(
-            "transfer.probe.inverse_strengths", [1.0], "with two inputs there is nothing to choose; both heads vote"
-        ),
-        Choice("calibration.method", "none", "the heads already give fitted probabilities"),
-        Choice("input.shape", [depth, LESION_PIXELS, LESION_PIXELS], "small enough for two cores in half an hour"),
+        *_heads_on_answers(given),
+        *_smaller_slices(cohort, given),
     ]
 
 
-def flips(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+def _can_be_pretrained(cohort: CohortFingerprint, given: GivenSettings) -> bool:
+    """Whether the scans are as in the measurements, and the user leaves everything to it that it needs."""
+    if not given.pretrains or any(map(given.has, OTHERWISE)) or not _first_channel_in_hounsfield_units(cohort, given):
+        return False
+    measured = cohort.modality == "CT" and cohort.body_region == "head" and given.backbone in ("", SLICES)
+    columns = {channel.column for channel in given.input.channels} or set(cohort.channels)
+    by_windows = all(channel.normalisation != "zscore" for channel in given.input.channels)
+    few = cohort.rarest < FEW_OF_A_CLASS and len(cohort.patients_of_class) <= MAX_CLASSES_ANSWERED
+    suits = measured and network_kind(cohort, given) == "slices" and not cohort.multilabel
+    return suits and few and len(columns) == 1 and by_windows
+
+
+def _heads_on_answers(given: GivenSettings) -> list[Choice]:
+    if given.get("backbone.pretraining.head_reads") == "features":
+        return []
+    why = "with two inputs there is nothing to choose; both heads vote"
+    return [
+        Choice("transfer.probe.inverse_strengths", [1.0], why),
+        Choice("calibration.method", "none", "the heads already give fitted probabilities"),
+    ]
+
+
+def _smaller_slices(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
+    if given.input.spacing_mm:
+        return []
+    depth = next(choice.value[0] for choice in _size_of_slices(cohort, given) if choice.key == "input.shape")
+    return [Choice("input.shape", [depth, LESION_PIXELS, LESION_PIXELS], "small enough for two cores in half an hour")]
+
+
+def flips(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """A lesson seen in a mirror, where sides do not matter to the classes."""
     sided = [name for name in cohort.patients_of_class if SIDE_WORDS & {word.lower() for word in _WORD.findall(name)}]
     if sided:
         return [Choice("augmentation.flips", [], f"class {sided[0]!r} refers to a side")]
-    if network_kind(cohort, chosen) == "region":
+    if network_kind(cohort, given) == "region":
         return [Choice("augmentation.flips", [0, 1, 2], "a finding in its region has no left and right")]
     return []
 
 
-def monitored(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+def monitored(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """The validation figure that stops the training."""
-    if network_kind(cohort, chosen) != "region" or cohort.rarest >= FEW_OF_A_CLASS:
+    if network_kind(cohort, given) != "region" or cohort.rarest >= FEW_OF_A_CLASS:
         return []
     why = f"more stable than sensitivity with {cohort.rarest} patients of the rarest class"
     return [Choice("training.monitor", "macro_auc", why)]
 
 
-def folds(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+def folds(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """As many as the rarest class has patients for, where that is fewer than the default."""
-    kept_apart = int(cohort.n_patients >= FEW_PATIENTS)  # one more part, for the test
+    if given.get("split.kind") == "holdout":
+        return []
+    fraction = given.get("split.test_fraction")
+    kept_apart = int(cohort.n_patients >= FEW_PATIENTS if fraction is None else float(fraction) > 0)  # for the test
     most = cohort.rarest - kept_apart
     if not MIN_FOLDS <= most < FOLDS:
         return []
@@ -317,11 +405,13 @@ def folds(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     return [Choice("split.folds", most, f"{cohort.rarest} patients of the rarest class: {part} one")]
 
 
-def epochs(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
+def epochs(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """So many that a large cohort's training draws no more scans than a small one's."""
-    drawn = round(cohort.n_scans * (1 - 1 / FOLDS))  # in an epoch, by one fold model
+    drawn = round(cohort.n_scans * (1 - _share_of_validation(cohort, given)))  # in an epoch, by one fold model
+    drawn = max(drawn, int(given.get("training.epoch_scans") or 0))
     fewer = max(MIN_EPOCHS, round(EPOCHS * EPOCH_SCANS / drawn))
-    if network_kind(cohort, chosen) != "region" or fewer >= EPOCHS:
+    trains = given.strategy not in FROZEN or given.get("from_scratch_baseline") is not False
+    if network_kind(cohort, given) != "region" or fewer >= EPOCHS or not trains:
         return []
     why = (
         f"an epoch draws {drawn} scans instead of {EPOCH_SCANS}: as many in all as in {EPOCHS} epochs of a small cohort"
@@ -329,7 +419,13 @@ def epochs(cohort: CohortFingerprint, chosen: str) -> list[Choice]:
     return [Choice("training.epochs", fewer, why)]
 
 
-Rule = Callable[[CohortFingerprint, str], list[Choice]]
+def _share_of_validation(cohort: CohortFingerprint, given: GivenSettings) -> float:
+    if given.get("split.kind") == "holdout":
+        return float(given.get("split.val_fraction", VALIDATION_FRACTION))
+    return 1 / int(given.get("split.folds") or next((choice.value for choice in folds(cohort, given)), FOLDS))
+
+
+Rule = Callable[[CohortFingerprint, GivenSettings], list[Choice]]
 RULES: tuple[Rule, ...] = (
     *(backbone, strategy, region, modality, intensities, orientation, size),
     *(flips, monitored, folds, epochs),

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, field_validator, model_validator
 
 from med_transfer.errors import ConfigError
+from med_transfer.errors.validation import first_problem
 from med_transfer.scans import geometry
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]
@@ -99,7 +100,7 @@ class InputConfig(_Config, frozen=True):
 
     orientation: str | None = None
     spacing_mm: tuple[Positive, Positive, Positive] | None = None
-    shape: tuple[int, int, int] | None = None
+    shape: tuple[Size, Size, Size] | None = None
     modality: Modality | None = "CT"
     normalisation: Normalisation | None = None
     window_hu: Range | None = None
@@ -122,6 +123,15 @@ class InputConfig(_Config, frozen=True):
     @classmethod
     def _body_is_foreground(cls, word: Any) -> Any:
         return "foreground" if word == "body" else word
+
+    @field_validator("orientation")
+    @classmethod
+    def _three_axes(cls, letters: str | None) -> str | None:
+        if letters is None:
+            return None
+        if sorted(geometry.world_axes(letters.upper())) != [0, 1, 2]:
+            raise ValueError("three letters, one each of R/L, A/P and S/I, for example SPL")
+        return letters.upper()
 
     @property
     def n_channels(self) -> int:
@@ -153,9 +163,8 @@ class InputConfig(_Config, frozen=True):
         try:
             return PreprocessingConfig(**(dict(native) | chosen))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(["input", *map(str, first["loc"][:1])])
-            raise ConfigError(first["msg"].removeprefix("Value error, "), where=where) from None
+            found, key = first_problem(error)
+            raise ConfigError(found, where=f"input.{key.partition('.')[0]}".removesuffix(".")) from None
 
 
 class PreprocessingConfig(InputConfig, frozen=True):
@@ -187,13 +196,6 @@ class PreprocessingConfig(InputConfig, frozen=True):
         """For each channel, the config of an input with only this channel."""
         own = [channel.model_dump(exclude={"column"}, exclude_none=True) for channel in self.channels] or [{}]
         return tuple(self.model_copy(update={**changes, "channels": ()}) for changes in own)
-
-    @field_validator("orientation")
-    @classmethod
-    def _three_axes(cls, letters: str) -> str:
-        if sorted(geometry.world_axes(letters.upper())) != [0, 1, 2]:
-            raise ValueError("three letters, one each of R/L, A/P and S/I, for example SPL")
-        return letters.upper()
 
     @field_validator("channels")
     @classmethod

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from med_transfer.backbones import Encoder
 from med_transfer.config import set_value
 from med_transfer.errors import ConfigError
+from med_transfer.errors.validation import first_problem
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.finetuning.config import first_problem
 from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.strategies import STRATEGIES
 from med_transfer.tuning.config import SearchSpace

@@ -47,7 +47,8 @@ def test_sizes_and_planes_are_those_of_the_file(tmp_path):
     assert (found.modality, found.plane, found.body_region) == ("CT", "axial", "trunk")
     assert found.spacing_mm == pytest.approx((4, 1, 1))
     assert found.boxes_mm["body"] == pytest.approx((120, 180, 260), abs=8)
-    assert set(found.boxes_mm) == {"body"}
+    assert set(found.boxes_mm) == {"whole", "body"}
+    assert found.boxes_mm["whole"] == pytest.approx((160, 220, 300), abs=4)
     assert found.given_mm is None
 
 
@@ -121,7 +122,7 @@ def test_parts_of_the_body_that_are_known_are_not_mixed_however_many_are_not(n_h
 def test_the_time_of_reading_is_that_of_what_is_made_of_the_scans(tmp_path, monkeypatch):
     cohort = table(tmp_path, [write_box(tmp_path / f"{n}.nii.gz", spacing_mm=(8, 8, 8)) for n in range(8)])
     small, large = (
-        prepare_seconds(cohort, PreprocessingConfig(shape=(side,) * 3, region="whole")) for side in (8, 192)
+        prepare_seconds(cohort, PreprocessingConfig(shape=(side, side, side), region="whole")) for side in (8, 192)
     )
     assert large > 3 * small > 0
     monkeypatch.setattr(planned, "prepare_seconds", lambda *_: 100.0)

@@ -29,7 +29,7 @@ def cohort(tmp_path: Path, monkeypatch) -> Cohort:
         rows.append(f"{number}.nii.gz,p{number},{'none' if number % 2 else 'blood'}")
     (tmp_path / "cohort.csv").write_text("\n".join(rows) + "\n")
     facts = facts_of(patients_of_class={"blood": 20, "none": 20}, n_patients=12, n_scans=12)
-    monkeypatch.setattr(planned, "plan_cohort", lambda _, name, progress, **given: Plan.of(facts, name, **given))
+    monkeypatch.setattr(planned, "plan_cohort", lambda _, given, progress: Plan.of(facts, given))
     return Cohort.read(tmp_path / "cohort.csv")
 
 
@@ -110,22 +110,17 @@ def test_many_networks_are_not_pretrained_by_plan(cohort):
     assert config.backbone.pretrain is None
 
 
-@pytest.mark.parametrize(
-    ("overrides", "warned"),
-    [
-        (("input.region=whole",), True),
-        (("input.region=foreground", "input.shape=[16, 32, 32]"), True),
-        (("input.region=whole", "input.spacing_mm=null"), False),
-        (("input.region=whole", "backbone.name=tiles-med-transfer-small"), False),
-        (("input.region=roi",), False),
-        ((), False),
-    ],
-)
-def test_a_region_other_than_those_that_voxels_were_planned_for_is_warned_of(cohort_csv, caplog, overrides, warned):
+@pytest.mark.parametrize("region", ["whole", "foreground"])
+def test_a_table_with_regions_is_planned_without_them_where_the_user_looks_elsewhere(cohort_csv, caplog, region):
     """Of whole scans, a network was silently shown 32 mm in the middle: all but 1 % of the patient was cut off."""
-    config, _ = config_for(FinetuneConfig, Cohort.read(cohort_csv), None, overrides)
-    told = [record.getMessage() for record in caplog.records if "in the middle" in record.getMessage()]
-    assert len(told) == warned
-    if warned:
-        view = np.multiply(config.input.shape, config.input.spacing_mm).round().astype(int).tolist()
-        assert f"so the network sees only {' x '.join(map(str, view))} mm in the middle" in told[0]
+    table, setting = Cohort.read(cohort_csv), f"input.region={region}"
+    config, plan = config_for(FinetuneConfig, table, None, [setting])
+    assert plan is not None
+    assert plan.fingerprint.n_with_region == 0
+    assert (config.input.region, config.input.fit, config.input.spacing_mm) == (region, "proportional", None)
+    assert config.backbone.name == "slices-efficientnet-lite0"
+    again = FinetuneConfig.model_validate(config.model_dump())
+    config_for(FinetuneConfig, table, again)
+    assert "planned for another cohort" not in caplog.text
+    at_regions, _ = config_for(FinetuneConfig, table, None, ["input.region=roi"])
+    assert at_regions == config_for(FinetuneConfig, table, None)[0]

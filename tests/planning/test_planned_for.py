@@ -10,7 +10,7 @@ from made_up_fingerprint import CHEST_BOXES, cohort, mr, scan, with_regions
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError
 from med_transfer.finetuning import FinetuneConfig
-from med_transfer.planning import CohortFingerprint, Plan, PlannedFor
+from med_transfer.planning import CohortFingerprint, GivenSettings, Plan, PlannedFor
 
 HEADS = PlannedFor.of(cohort())
 
@@ -21,7 +21,7 @@ def chests() -> CohortFingerprint:
 
 def test_the_plan_keeps_what_it_was_made_from(tmp_path: Path):
     path = tmp_path / "plan.yaml"
-    path.write_text(Plan.of(cohort(), "resnet18-w32").as_yaml())
+    path.write_text(Plan.of(cohort(), GivenSettings({"backbone": {"name": "resnet18-w32"}})).as_yaml())
     assert load_config(FinetuneConfig, path).planned_for == HEADS
     assert "classes: {haemorrhage: 23, none: 29}" in path.read_text()
 

@@ -12,7 +12,7 @@ from made_up_fingerprint import CHEST_BOXES, cohort, mr, scan, with_regions
 from med_transfer.backbones import describe, find_backbone
 from med_transfer.cohorts import SplitConfig
 from med_transfer.finetuning.config import TrainingConfig
-from med_transfer.planning import CohortFingerprint, rules
+from med_transfer.planning import CohortFingerprint, GivenSettings, Plan, rules
 
 TILES = "tiles-med-transfer-small"
 PAGE = Path(__file__).parents[2] / "docs/planning.md"
@@ -22,8 +22,12 @@ def chest() -> CohortFingerprint:
     return cohort([scan(boxes_mm=CHEST_BOXES, body_region="chest", spacing_mm=(1.0, 0.7, 0.7))] * 20)
 
 
+def with_backbone(name: str) -> GivenSettings:
+    return GivenSettings({"backbone": {"name": name}} if name else {})
+
+
 def chosen(rule: rules.Rule, facts: CohortFingerprint, backbone: str = "") -> dict:
-    choices = rule(facts, backbone)
+    choices = rule(facts, with_backbone(backbone))
     assert all(choice.reason for choice in choices)
     return {choice.key: choice.value for choice in choices}
 
@@ -42,13 +46,14 @@ def chosen(rule: rules.Rule, facts: CohortFingerprint, backbone: str = "") -> di
     ],
 )
 def test_network_kind(facts, backbone, kind):
-    assert rules.network_kind(facts, backbone) == kind
+    assert rules.network_kind(facts, with_backbone(backbone)) == kind
 
 
 def test_backbone_comes_with_the_program_and_the_users_choice_stays():
     assert chosen(rules.backbone, cohort())["backbone.name"] == "slices-efficientnet-lite0"
     assert chosen(rules.backbone, with_regions()) == {"backbone.name": "med-transfer-small"}
-    assert chosen(rules.backbone, cohort(), "slices-resnet50") == {"backbone.instance_pooling": "mean_max"}
+    plan = Plan.of(cohort(), with_backbone("slices-resnet50")).values["backbone"]
+    assert plan == {"instance_pooling": "mean_max"}
     for name in (rules.SLICES, rules.REGION):
         assert dict(describe(find_backbone(name)))["weights"] == "come with med-transfer"
 
@@ -120,7 +125,7 @@ def test_size_of_slices_is_as_many_as_lie_in_view():
             "in-plane size as for ImageNet",
         ),
     ):
-        assert why in [choice.reason for choice in rules.size(facts, "")]
+        assert why in [choice.reason for choice in rules.size(facts, GivenSettings())]
 
 
 def test_size_of_a_region_holds_nine_tenths_of_them():
@@ -148,7 +153,7 @@ def test_size_of_a_region_holds_nine_tenths_of_them():
 def test_size_of_a_region_suits_the_axes_and_the_least_input_of_a_chosen_network(backbone, shape, spacing):
     found = chosen(rules.size, with_regions(25.0), backbone)
     assert (found["input.shape"], found["input.spacing_mm"]) == (shape, spacing)
-    assert "as in the backbone's pretraining" not in str(rules.size(with_regions(25.0), backbone))
+    assert "as in the backbone's pretraining" not in str(rules.size(with_regions(25.0), with_backbone(backbone)))
 
 
 def test_size_of_tiles_of_another_network_has_its_own_spacing():
@@ -211,9 +216,11 @@ def test_the_page_has_every_rule_and_every_number():
 def test_scans_without_the_organ_are_counted_and_not_rounded_away():
     without = scan(boxes_mm={"body": (155.0, 220.0, 170.0)})
     for n_missed, said in ((0, "found in 300 of 300 scans"), (1, "found in 299 of 300 scans; the others are rejected")):
-        (choice,) = rules.region(cohort([*[scan()] * (300 - n_missed), *[without] * n_missed], n_scans=300), "")
+        (choice,) = rules.region(
+            cohort([*[scan()] * (300 - n_missed), *[without] * n_missed], n_scans=300), GivenSettings()
+        )
         assert said in choice.reason
-    (choice,) = rules.region(cohort([*[scan()] * 49, *[without] * 3]), "")
+    (choice,) = rules.region(cohort([*[scan()] * 49, *[without] * 3]), GivenSettings())
     assert choice.reason.endswith("brain in only 49 of 52")
 
 
