@@ -43,8 +43,12 @@ def _node(config: Path) -> NodeConfig:
 
 def _private_node(config: Path) -> NodeConfig:
     """node.yaml; what this process writes from now on is for its owner only, since it tells of patients."""
+    from med_transfer.hospital.folder_owner import require_not_root_for_another
+
     os.umask(0o077)
-    return _node(config)
+    node = _node(config)
+    require_not_root_for_another(node)
+    return node
 
 
 def _queue(config: Path) -> Queue:

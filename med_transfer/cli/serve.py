@@ -33,11 +33,13 @@ def command(
 ) -> None:
     """Run the hospital node until stopped: receive studies by DICOM, predict each, send results to the PACS."""
     from med_transfer.hospital.config import read_node_config
+    from med_transfer.hospital.folder_owner import require_not_root_for_another
     from med_transfer.hospital.log_lines import set_up_log
 
     require_extra()
     os.umask(0o077)  # what is kept of patients is for its owner only
     node_config, stopped = read_node_config(config), threading.Event()
+    require_not_root_for_another(node_config)
     from med_transfer.hospital.node import Node  # loads the network's libraries, which takes seconds
     from med_transfer.hospital.review.process import PageProcess
 

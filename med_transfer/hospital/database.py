@@ -42,11 +42,14 @@ def read_only(path: Path) -> sqlite3.Connection:
     """Connect read-only to an existing file, for use by any thread.
 
     Raises:
-        OutputError: the file was written by a newer version.
+        OutputError: the file was written by a newer version, cannot be read, or is no database.
     """
     uri = f"{path.absolute().as_uri()}?mode=ro"
-    database = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=30)
-    _require_layout(database, path)
+    try:
+        database = sqlite3.connect(uri, uri=True, check_same_thread=False, timeout=30)
+        _require_layout(database, path)
+    except sqlite3.Error as error:
+        raise _unusable(path, error, "database of a node") from error
     return database
 
 
@@ -101,7 +104,16 @@ def _refused(path: Path, error: sqlite3.Error) -> OutputError | None:
     if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in _WRITE_ERRORS:  # low byte: primary code
         return None
     return OutputError(
-        f"cannot be written ({error})", where=path, action="Look at the disk and who else uses the file; leave it there"
+        f"cannot be written ({error})",
+        where=path,
+        action="Check the disk, the file's owner and who else uses it; leave it there",
+    )
+
+
+def _unusable(path: Path, error: sqlite3.Error, what: str) -> OutputError:
+    """The error for a file that cannot be used now, or that is not ``what``."""
+    return _refused(path, error) or OutputError(
+        f"is no {what} ({error})", where=path, action="Restore a backup, or move it away"
     )
 
 
@@ -136,9 +148,7 @@ class SharedDatabase:
         except OSError as error:
             raise output_error(path, error) from error
         except sqlite3.Error as error:
-            if (refused := _refused(path, error)) is not None:
-                raise refused from error
-            raise OutputError(f"is no {what} ({error})", where=path, action="Move the file away") from error
+            raise _unusable(path, error, what) from error
 
     def close(self) -> None:
         """Close the connections."""

@@ -24,13 +24,14 @@ from cryptography.hazmat.primitives import serialization
 from pydicom.uid import UID
 
 from med_transfer.atomic.sole_writer import sole_writer
-from med_transfer.errors import FolderInUse, MedTransferError, OutputError
+from med_transfer.errors import FolderInUse, MedTransferError, OutputError, UsageError
 from med_transfer.hospital import record
 from med_transfer.hospital.analysis import require_usable
 from med_transfer.hospital.association import associate, rejection_code
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.database import read_only
 from med_transfer.hospital.dicomweb import read_token
+from med_transfer.hospital.folder_owner import require_not_root_for_another
 from med_transfer.hospital.queue.removed_routes import removed_route_answers
 from med_transfer.hospital.queue.schema import BUNDLES_IN_USE
 from med_transfer.hospital.receiver import VERIFICATION
@@ -74,6 +75,10 @@ def examine(node: NodeConfig) -> Iterator[Finding]:
     except OutputError as error:
         yield Finding("folder", "problem", None, str(error))
         return
+    try:
+        require_not_root_for_another(node)
+    except UsageError as error:  # root may read every key; the node's user need not
+        yield Finding("user", "warning", None, str(error))
     text = "the node runs" if running else "no node runs here"
     yield Finding("running", "ok", float(running), f"{text}: {node.folder}")
     yield from _disk(node)

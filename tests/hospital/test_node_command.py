@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 from dataclasses import replace
 from getpass import getuser
@@ -130,3 +131,32 @@ def test_no_node_has_run_here(command, config):
     told = command("node", "status", "-c", config)
     assert told.code == 2
     assert "no node has run here" in told.err
+
+
+def test_root_does_not_write_into_the_folder_of_the_services_user(command, config, stuck, monkeypatch, tmp_path):
+    folder = tmp_path / "state"
+    if os.geteuid() == 0:
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, 4242, 4242)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    before = sorted(folder.iterdir())
+    for arguments in (["export", "-o", tmp_path / "record.jsonl"], ["backup", "-o", tmp_path / "backup"]):
+        told = command("node", *arguments, "-c", config)
+        assert (told.code, "could not read what root writes" in told.err) == (2, True)
+        assert "Put before it: sudo -u" in told.err
+    told = command("serve", "-c", config)
+    assert (told.code, "could not read what root writes" in told.err) == (2, True)
+    assert sorted(folder.iterdir()) == before
+    assert "warning user: " in command("doctor", "-c", config).out
+
+
+def test_the_doctor_names_a_queue_that_is_none_or_cannot_be_opened(command, config, tmp_path):
+    queue = tmp_path / "state/queue.sqlite"
+    queue.parent.mkdir()
+    queue.write_text("no database at all, but longer than the header of one")
+    told = command("doctor", "-c", config)
+    assert (told.code, "problem queue: " in told.out, "Restore a backup" in told.out) == (1, True, True)
+    queue.unlink()
+    queue.mkdir()
+    told = command("doctor", "-c", config)
+    assert (told.code, "problem queue: " in told.out, "Check the disk" in told.out) == (1, True, True)
