@@ -13,11 +13,10 @@ import logging
 import os
 import re
 import reprlib
-import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -357,10 +356,10 @@ def _explain(
     also = list(dict.fromkeys(_dotted(problem["loc"], values) for problem in others if problem not in here))
     action = f"Look also at {few(also, 5)}" if also else ""
     if first["type"] == "extra_forbidden":
-        known = list(dict.fromkeys(_known_keys(model)))
-        if key in known:  # known in another member of a union; the location says which one this is
+        known, in_any = list(dict.fromkeys(_known_keys(model))), _without_positions(key)
+        if in_any in known:  # known in another member of a union; the location says which one this is
             return UnknownKey(f"no such key with {first['loc'][-2]}", where=where, action=action)
-        near = _nearest(key, known)
+        near = _nearest(in_any, known)
         return UnknownKey(_NO_SUCH_KEY, where=where, expected=f"{near} perhaps" if near else "", action=action)
     expected = ", or ".join(dict.fromkeys(filter(None, map(_expected, [first, *here]))))
     return ConfigError(_found(first), where=where, expected=expected, action=action)
@@ -401,6 +400,10 @@ def _expected(problem: ErrorDetails) -> str:
         return problem["ctx"]["expected_tags"]
     if problem["type"] == "missing":
         return "a value"
+    if problem["type"] in ("tuple_type", "list_type"):
+        return "a list"
+    if problem["type"] == "string_pattern_mismatch" and "ctx" in problem:
+        return f"text that matches {problem['ctx']['pattern']}"
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return "a section with keys of its own"
     if problem["type"] == "value_error" and isinstance(problem["input"], Mapping):
@@ -421,6 +424,11 @@ def _dotted(location: Location, values: Any) -> str:
     return ".".join(parts)
 
 
+def _without_positions(key: str) -> str:
+    """A dotted key without its positions in lists: ``destinations.port`` of ``destinations.0.port``."""
+    return ".".join(part for part in key.split(".") if not part.isdigit())
+
+
 def _holds(values: Any, part: int | str) -> bool:
     if isinstance(values, Mapping):
         return part in values
@@ -439,8 +447,8 @@ def _known_keys(model: type[BaseModel], prefix: str = "", inside: tuple[type, ..
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    elif get_origin(annotation) in (Union, types.UnionType):
-        for part in get_args(annotation):
+    else:
+        for part in get_args(annotation):  # of a union, a list or an annotated type
             yield from _models_in(part)
 
 

@@ -202,5 +202,5 @@ def _in_use(path: Path, owner: dict[str, str]) -> FolderInUse:
         f"another run is active here: {who}, since {owner.get('since', 'a moment ago')}",
         where=path.with_name(table) if table else path.parent,
         expected=f"one run at a time {'for a table' if table else 'in a folder'}",
-        action=f"Wait for it, or choose another -o; if it is no longer running, remove {path.name}",
+        action=f"Wait for it, or choose another folder; if it is no longer running, remove {path.name}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -261,7 +262,10 @@ class NodeConfig(Section):
 def port_error(error: OSError, bind: str, port: int, section: str = "") -> ConfigError:
     """The error for a port that is in use, or an address that is not this machine's."""
     where = f"{section}, {bind} port {port}" if section else f"{bind} port {port}"
-    return ConfigError(error.strerror or "cannot be opened", where=where, expected="a free port")
+    expected = "an address of this machine" if error.errno == errno.EADDRNOTAVAIL else "a free port"
+    if error.errno == errno.EACCES:
+        expected = "a port above 1023, or one that this user may open"
+    return ConfigError(error.strerror or "cannot be opened", where=where, expected=expected)
 
 
 def place_of(node: NodeConfig, route: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
 from med_transfer.errors import ConfigError, UnknownKey
-from med_transfer.hospital.config import NodeConfig, read_node_config
+from med_transfer.hospital.config import NodeConfig, port_error, read_node_config
 
 WORKLIST = "service: {kind: dicomweb, url: 'https://ris/rs'}"
 
@@ -64,6 +65,19 @@ def test_paths_start_from_the_file(tmp_path):
         ),
         (f"folder: x\nworkitems: {{{WORKLIST}, lable: AI}}", UnknownKey, "expected workitems.label perhaps"),
         (f"folder: x\nworkitems: {{{WORKLIST}, station: NODE}}", ConfigError, "workitems.station"),
+        ("folder: x\ncallers: {ae_title: CT, address: 10.0.0.9}", ConfigError, "callers: found .*; expected a list"),
+        (
+            "folder: x\ndestinations: [{ae_title: P, adress: p, port: 1}]",
+            UnknownKey,
+            "destinations.0.adress: no such key; expected destinations.address perhaps",
+        ),
+        (
+            "folder: x\npacs: {ae_title: P, address: 'http://p:104', port: 104}",
+            ConfigError,
+            "pacs.address: .*expected a host name or IP address; the port has a key of its own",
+        ),
+        ("folder: x\npacs: {url: 'pacs.hospital'}", ConfigError, "pacs.url: .*as https://pacs.hospital/dicom-web"),
+        ("folder: x\nfhir: [{url: 'http://fhir/r4'}]", ConfigError, "expected an address as https://fhir.hospital/r4"),
         (
             "folder: x\nstudy: {series: {require: [{kernal: b}]}}",
             UnknownKey,
@@ -74,6 +88,17 @@ def test_paths_start_from_the_file(tmp_path):
 def test_a_mistake_is_named(tmp_path, text, kind, message):
     with pytest.raises(kind, match=message):
         read_node_config(written(tmp_path, text))
+
+
+def test_a_peer_with_a_url_is_a_service(tmp_path):
+    text = "folder: x\ndestinations: [{url: 'https://p/w'}, {ae_title: P, address: p, port: 1}]\n"
+    assert [one.kind for one in read_node_config(written(tmp_path, text)).destinations] == ["dicomweb", "dicom"]
+
+
+def test_an_address_of_another_machine_is_not_called_a_taken_port():
+    error = port_error(OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address"), "10.9.9.9", 104)
+    assert str(error).endswith("expected an address of this machine.")
+    assert "above 1023" in str(port_error(OSError(errno.EACCES, "Permission denied"), "127.0.0.1", 104))
 
 
 def test_every_key_has_its_words():

@@ -6,9 +6,19 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Tag, model_validator
 
-from med_transfer.hospital.settings.value_types import Address, AETitle, HttpsUrl, Network, Port, Priority, Section
+from med_transfer.hospital.settings.value_types import (
+    Address,
+    AETitle,
+    HostOrAddress,
+    HttpsUrl,
+    Network,
+    Port,
+    Priority,
+    Section,
+    WebUrl,
+)
 
 FHIR_PREFIX = "fhir+"  # marks the name of a FHIR server among destinations
 
@@ -51,7 +61,7 @@ class Peer(Section):
 
     kind: Literal["dicom"] = "dicom"
     ae_title: AETitle
-    address: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:_-]+$")]
+    address: HostOrAddress
     port: Port
     tls: bool = False
 
@@ -94,15 +104,15 @@ class WebPeer(Section):
     """A DICOMweb service, asked by QIDO-RS and WADO-RS, sent results by STOW-RS.
 
     Attributes:
-        kind: tells it from a DICOM node.
+        kind: tells it from a DICOM node; may be left out, as only a service has a ``url``.
         url: its root, as https://pacs.hospital/dicom-web; without https only on this machine.
         token: holds the bearer token, and nothing else.
         trusted: who has signed the service's certificate, PEM; None: those whom this machine trusts.
         certificate, key: of the node, where the service asks for one, PEM.
     """
 
-    kind: Literal["dicomweb"]
-    url: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")]
+    kind: Literal["dicomweb"] = "dicomweb"
+    url: WebUrl
     token: Path | None = None
     trusted: Path | None = None
     certificate: Path | None = None
@@ -129,7 +139,10 @@ class WebPeer(Section):
 
 
 def _kind(values: Any) -> str:
-    return values.get("kind", "dicom") if isinstance(values, dict) else getattr(values, "kind", "dicom")
+    """The kind of a peer; where none is given, a peer with a ``url`` is a DICOMweb service."""
+    if not isinstance(values, dict):
+        return getattr(values, "kind", "dicom")
+    return values.get("kind", "dicomweb" if "url" in values else "dicom")
 
 
 AnyPeer = Annotated[Annotated[Peer, Tag("dicom")] | Annotated[WebPeer, Tag("dicomweb")], Discriminator(_kind)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -36,6 +37,17 @@ def _one_value(text: str) -> str:
     return text
 
 
+def _matching(pattern: str, expected: str) -> AfterValidator:
+    """Require text that matches the pattern; the error says in words what is expected."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(expected)
+        return text
+
+    return AfterValidator(check)
+
+
 OneValue = Annotated[str, AfterValidator(_one_value)]
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 Network = Annotated[str, AfterValidator(_network)]
@@ -43,10 +55,19 @@ Address = Annotated[str, AfterValidator(_address)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Priority = Literal["low", "medium", "high"]
-HostName = Annotated[str, Field(max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")]
-HttpsUrl = Annotated[
-    str, Field(max_length=500, pattern=r"^(https://[^\s?#@]+|http://(127\.0\.0\.1|localhost)(:\d+)?(/[^\s?#]*)?)$")
+HostName = Annotated[str, _matching(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", "a host name")]
+HostOrAddress = Annotated[
+    str, _matching(r"[A-Za-z0-9.:_-]{1,253}", "a host name or IP address; the port has a key of its own")
 ]
+HttpsUrl = Annotated[
+    str,
+    Field(max_length=500),
+    _matching(
+        r"https://[^\s?#@]+|http://(127\.0\.0\.1|localhost)(:\d+)?(/[^\s?#]*)?",
+        "an address as https://fhir.hospital/r4, or one with http on this machine",
+    ),
+]
+WebUrl = Annotated[str, _matching(r"https?://[^\s/@?#]+(/[^\s?#]*)?", "an address as https://pacs.hospital/dicom-web")]
 
 
 class Section(BaseModel):
