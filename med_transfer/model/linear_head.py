@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
-from sklearn import config_context
-from sklearn.base import BaseEstimator
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import ThreadpoolController
 
 from med_transfer.predictions.patient_folds import held_out_in_turn, patient_folds
+
+if TYPE_CHECKING:  # slow to import, and many processes that could fit one do not
+    from sklearn.base import BaseEstimator
+    from sklearn.pipeline import Pipeline
 
 INNER_FOLDS = 5
 ABSENT_LOGIT = -20.0  # of a class without training scans: a probability of practically 0
@@ -134,6 +135,10 @@ def fit_head(
 
 def probe_model(inverse_strength: float, *, balanced: bool) -> Pipeline:
     """Return an unfitted pipeline of standardisation and logistic regression with scikit-learn's ``C``."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     weights = "balanced" if balanced else None
     model = LogisticRegression(C=inverse_strength, class_weight=weights, max_iter=MAX_ITERATIONS)
     return make_pipeline(StandardScaler(), model)
@@ -163,9 +168,18 @@ def _predict(
     if len(present) == 1:  # a single class
         probabilities[:, present] = 1.0
     else:
-        with _thread_pools().limit(limits=1), config_context(skip_parameter_validation=True):
+        with _as_one_of_many():
             probabilities[:, present] = model.fit(train, target).predict_proba(test)  # type: ignore[attr-defined]
     return probabilities
+
+
+@contextmanager
+def _as_one_of_many() -> Iterator[None]:
+    """Context for one of hundreds of small fits: in one thread, and with parameters that are not checked each time."""
+    import sklearn.linear_model  # with its thread pools, which are found once
+
+    with _thread_pools().limit(limits=1), sklearn.config_context(skip_parameter_validation=True):
+        yield
 
 
 @cache
@@ -184,7 +198,7 @@ def _fit(
     if len(present) == 1:  # a single class
         bias[present] = 0.0
         return weight, bias
-    with _thread_pools().limit(limits=1), config_context(skip_parameter_validation=True):
+    with _as_one_of_many():
         scaler, model = probe_model(inverse_strength, balanced=balanced).fit(features, target).named_steps.values()
     rows, offsets = model.coef_, model.intercept_
     if len(present) == 2:  # scikit-learn fits a single logit for two classes

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from med_transfer.backbones import Encoder
@@ -54,6 +53,8 @@ class LinearProbe:
 
     def __call__(self, encoder: Encoder) -> float:
         """Macro one-versus-rest AUC of cross-validated predictions, each for a patient that the fit did not see."""
+        from sklearn.metrics import roc_auc_score  # slow to import, and most pretrainings have no probe
+
         features = self._features(encoder)
         aucs = [
             roc_auc_score(column, self._predicted(features, column, folds))

@@ -6,7 +6,6 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from med_transfer.atomic import atomic_path
@@ -95,6 +94,8 @@ class TrainingState:
 
 def draw_curve(curve: list[dict], monitored: str, path: Path) -> None:
     """Plot the loss and the monitored figure over the steps, as PNG. Raises OutputError."""
+    from matplotlib.figure import Figure  # slow to import, and a training is well under way before it is drawn
+
     figure = Figure(figsize=(7, 5), dpi=110)
     # Fixed margins, since computing them takes as long as drawing.
     margins = {"left": 0.13, "bottom": 0.1, "right": 0.98, "top": 0.97, "hspace": 0.12}

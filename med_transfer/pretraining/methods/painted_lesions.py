@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from med_transfer.backbones import Encoder
@@ -78,6 +77,8 @@ class PaintedLesions(Method):
         """On held-out slabs, the mean AUC of each kind's presence in a slice; empty if no kind varies."""
         if self._held_out_painted is None:
             return {}
+        from sklearn.metrics import roc_auc_score  # slow to import, and a short pretraining holds no scan out
+
         hu, lesions = self._held_out_painted
         with self.half_precision():
             predicted = self._predicted(self.maps(self.windowed(hu, degraded=False), encoder))
