@@ -164,14 +164,15 @@ def config_for(
         for difference in given.planned_for.differences(here, cohort.path or ""):
             log.warning("planned for another cohort: %s", difference)
     chosen = choose_by_table(given, cohort, out)
-    return chosen, planned.with_settings(_set_by_user(chosen, overrides)) if planned else None
+    return chosen, planned.with_settings(set_by_user(chosen, overrides)) if planned else None
 
 
-def _set_by_user(config: FinetuneConfig, overrides: Sequence[str]) -> list[Choice]:
-    typed = {_key(text): text for text in overrides}
+def set_by_user(config: FinetuneConfig, overrides: Sequence[str]) -> list[Choice]:
+    """The overrides as choices of a plan, with their values in the config and with who set them as reason."""
+    quick = QUICK if tuple(overrides[: len(QUICK)]) == QUICK else ()
+    typed = {_key(text): (text, "--quick" if n < len(quick) else "set by you") for n, text in enumerate(overrides)}
     return [
-        Choice(key, _value_at(config, key, text.partition("=")[2]), "--quick" if text in QUICK else "set by you")
-        for key, text in typed.items()
+        Choice(key, _value_at(config, key, text.partition("=")[2]), reason) for key, (text, reason) in typed.items()
     ]
 
 

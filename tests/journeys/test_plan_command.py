@@ -11,7 +11,7 @@ import pytest
 from command_line import Command, read_rows, settings, write_rows
 
 import med_transfer as mt
-from med_transfer.api.planned import config_for, keep_plan
+from med_transfer.api.planned import QUICK, config_for, keep_plan, set_by_user
 from med_transfer.cli.options import finetune_command
 from med_transfer.config import load_config
 from med_transfer.errors import UsageError
@@ -72,6 +72,14 @@ def test_plan_without_a_file_is_the_file_and_json_is_for_programs(command, cohor
     assert (why["from_scratch_baseline"], why["input.shape"]) == ("--quick", "set by you")
     assert chosen["transfer.strategy"]["name"] == "linear_probe"
     assert chosen["from_scratch_baseline"] is False
+
+
+@pytest.mark.parametrize(("before", "reason"), [(QUICK, "--quick"), ((), "set by you")])
+def test_what_quick_sets_is_set_by_the_user_where_it_is_typed(before, reason):
+    config = FinetuneConfig(from_scratch_baseline=False)
+    choices = set_by_user(config, [*before, "seed=3", *(() if before else ("from_scratch_baseline=false",))])
+    reasons = {choice.key: choice.reason for choice in choices}
+    assert (reasons["from_scratch_baseline"], reasons["seed"]) == (reason, "set by you")
 
 
 def test_only_a_config_is_written_over(command, cohort_csv, tmp_path):
