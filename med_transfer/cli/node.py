@@ -18,6 +18,7 @@ from med_transfer.cli.options import AsJson, Bundle, Device, SignedWith, example
 from med_transfer.cli.terminal import say, say_json
 from med_transfer.errors import ScanNotFound, UsageError
 from med_transfer.hospital import require_extra
+from med_transfer.hospital.settings.peers import FHIR_PREFIX
 
 if TYPE_CHECKING:
     from med_transfer.hospital.config import NodeConfig
@@ -73,6 +74,7 @@ def status(config: NodeFile, as_json: AsJson = False) -> None:
             {
                 "studies": queue.counts(),
                 "stuck": studies,
+                "without_destination": queue.without_destination(),
                 "set_aside": dict(queue.reasons()),
                 "bundles": queue.bundles_in_use(),
                 "workitems": items.counts(),
@@ -84,6 +86,7 @@ def status(config: NodeFile, as_json: AsJson = False) -> None:
     say(", ".join(f"{number} {state}" for state, number in queue.counts().items()) or "no study yet")
     for study in stuck:
         say(f"study {study.id}: {study.state}, {study.reason}")
+    _say_without_destination(queue)
     for state, count in items.counts().items():
         say(f"{count} {state} work item{'s' if count > 1 else ''}")
     for item in items.open():
@@ -100,7 +103,35 @@ def retry(
     config: NodeFile, study: Annotated[str, typer.Argument(help="Study, as named by node status; default: all.")] = ""
 ) -> None:
     """Retry dead letters now."""
-    say(f"{_queue(config).retry(study)} to be retried")
+    queue, names = _queue(config), [one.name for one in _node(config).receivers]
+    queue.abandon(names, time.time())
+    count = queue.retry(study) - queue.abandon(names, time.time())  # the second time, what has just been retried
+    say(f"{count} to be retried")
+    _say_without_destination(queue)
+
+
+def _say_without_destination(queue: Queue) -> None:
+    for name, count in queue.without_destination().items():
+        say(f"{count} for {name}, which node.yaml does not name: med-transfer node redirect {name} NEW")
+
+
+@app.command(epilog=example("node redirect PACS@10.1.2.4:104 PACS@10.1.2.5:104 -c node.yaml"))
+def redirect(
+    old: Annotated[str, typer.Argument(help="Former destination, as named by node status.")],
+    new: Annotated[str, typer.Argument(help="Destination of node.yaml: AE@address:port, or its URL.")],
+    config: NodeFile,
+) -> None:
+    """Send the results that a renamed or replaced destination has not stored to the one that takes its place."""
+    node, queue = _node(config), _queue(config)
+    commits = {one.name: getattr(one, "storage_commitment", False) for one in node.receivers}
+    if old in commits:
+        raise UsageError(
+            f"node.yaml still names {old}", where=config, expected="a destination that was taken out of it"
+        )
+    alike = [name for name in commits if name.startswith(FHIR_PREFIX) == old.startswith(FHIR_PREFIX)]
+    if new not in alike:
+        raise UsageError(f"no destination {new}", where=config, expected=f"one of {', '.join(alike) or 'none'}")
+    say(f"{queue.redirect(old, (new, commits[new]), time.time())} results go to {new}")
 
 
 @app.command(epilog=example("node export -c node.yaml -o record.jsonl"))

@@ -214,7 +214,7 @@ class NodeConfig(Section):
             raise ValueError("workitems without a destination, or in shadow: their results would go nowhere")
         if self.fhir and not self.results.fhir:
             raise ValueError("servers in fhir, and results.fhir is off")
-        names = [destination.name for destination in (*self.destinations, *self.fhir)]
+        names = [destination.name for destination in self.receivers]
         if len(set(names)) < len(names):
             raise ValueError("a destination twice")
         if len({route.name for route in self.routes}) < len(self.routes):
@@ -234,6 +234,11 @@ class NodeConfig(Section):
         worklist = self.workitems.service if self.workitems else None
         called = (self.pacs, *self.destinations, *self.fhir, worklist)
         return tuple(peer for peer in called if isinstance(peer, WebPeer | FhirServer))
+
+    @property
+    def receivers(self) -> tuple[AnyDestination | FhirServer, ...]:
+        """All who get results."""
+        return (*self.destinations, *self.fhir)
 
     @property
     def rules_by_route(self) -> dict[str, SeriesRules | None]:

@@ -57,8 +57,7 @@ class Node:
         self._drift = DriftWatch(config)
         sweep(config.folder, self.queue)
         describe_earlier(config.folder, self.queue)
-        self._receivers = (*config.destinations, *config.fhir)
-        senders = () if config.shadow else self._receivers
+        senders = () if config.shadow else config.receivers
         self._senders = {one.name: sender_to(one, config, self.queue) for one in senders}
         self._pacs = pacs_of(config, self.queue)
         self._performer: Performer | None = None
@@ -151,7 +150,7 @@ class Node:
         """Once an hour, drop results without a destination, and delete files past their retention."""
         if time.monotonic() < self._tidy_at:
             return
-        if abandoned := self.queue.abandon([one.name for one in self._receivers], time.time()):
+        if abandoned := self.queue.abandon([one.name for one in self._config.receivers], time.time()):
             log.error("%d results are for destinations that node.yaml does not name", abandoned)
         self.queue.release([one.name for one in self._config.destinations if one.storage_commitment], time.time())
         self.queue.correct_times(time.time())

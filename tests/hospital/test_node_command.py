@@ -10,6 +10,7 @@ from getpass import getuser
 from pathlib import Path
 
 import pytest
+from tiny_bundle import tiny_bundle
 
 from med_transfer.hospital import record
 from med_transfer.hospital.config import read_node_config
@@ -93,7 +94,10 @@ def test_who_takes_something_out_is_in_the_record(command, config, stuck, tmp_pa
     assert command("node", "export", "-c", config, "-o", tmp_path / "record.jsonl").code == 0
     stuck.add(replace(DAMAGED, study="s2", study_uid="1.2.4", sop_uid="1.2.4.1"), 0)
     stuck.complete(10, 0)
-    assert stuck.predicted(stuck.to_predict(10), [], [], 10, [{}], [SeriesAnswer({}, series_uid="1.2.4.9")])
+    assert stuck.predicted(
+        stuck.to_predict(10), [], [], 10, [{}], [SeriesAnswer({}, bundle="mark", series_uid="1.2.4.9")]
+    )
+    tiny_bundle(tmp_path / "state/bundles/mark")
     assert stuck.add_feedback(Feedback("ann", "s2", 1, 0, "agree", "benign"), 11)
     assert command("node", "labels", "-c", config, "-o", tmp_path / "labels.csv").code == 0
     assert accesses(command, config, tmp_path) == ["exported accesses", "exported record", "exported labels"]
@@ -160,3 +164,22 @@ def test_the_doctor_names_a_queue_that_is_none_or_cannot_be_opened(command, conf
     queue.mkdir()
     told = command("doctor", "-c", config)
     assert (told.code, "problem queue: " in told.out, "Check the disk" in told.out) == (1, True, True)
+
+
+def test_results_of_a_renamed_pacs_are_named_and_redirected(command, config, stuck):
+    old, new = "PACS@127.0.0.1:104", "ARCHIVE@127.0.0.1:104"
+    stuck.retry()
+    study = stuck.to_predict(200)
+    assert study is not None
+    assert stuck.predicted(study, [ResultFile("2.25.1", "sr", "1.dcm")], [(old, True)], 200, [{}])
+    with config.open("a") as file:
+        file.write("destinations: [{ae_title: ARCHIVE, address: 127.0.0.1, port: 104}]\n")
+    said = f"1 for {old}, which node.yaml does not name: med-transfer node redirect {old} NEW"
+    assert command("node", "retry", "-c", config).out == f"0 to be retried\n{said}\n"
+    assert said in command("node", "status", "-c", config).out
+    assert json.loads(command("node", "status", "-c", config, "--json").out)["without_destination"] == {old: 1}
+    wrong = command("node", "redirect", old, "ARCHIV@127.0.0.1:104", "-c", config)
+    assert (wrong.code, f"expected one of {new}" in wrong.err) == (2, True)
+    assert "node.yaml still names" in command("node", "redirect", new, new, "-c", config).err
+    assert command("node", "redirect", old, new, "-c", config).out == f"1 results go to {new}\n"
+    assert [one.destination for one in stuck.to_send(new, 300)] == [new]

@@ -627,6 +627,37 @@ def test_a_result_for_a_destination_that_is_named_no_more_is_a_dead_letter(queue
     assert queue.to_send(PACS[0], 100)  # where it is named again
 
 
+def test_results_for_a_former_destination_go_to_the_one_in_its_place(queue):
+    queue.add(FIRST, 0)
+    predicted(queue)
+    moved = ("PACS@127.0.0.1:104", False)
+    queue.abandon([moved[0]], 100)
+    assert queue.without_destination() == {PACS[0]: 1}
+    assert queue.redirect("OTHER@127.0.0.1:104", moved, 110) == 0
+    assert queue.redirect(PACS[0], moved, 110) == 1
+    assert queue.without_destination() == {}
+    assert [(study.state, study.reason) for study in queue.studies()] == [("predicted", "")]
+    assert queue.to_send(PACS[0], 110) == []
+    (delivery,) = queue.to_send(moved[0], 110)
+    queue.sent(delivery, 120)
+    assert queue.counts() == {"sent": 1}
+    assert queue.redirect(moved[0], PACS, 130) == 0  # it is stored there, and nobody is to commit
+    assert "redirected" in [entry["event"] for entry in queue.entries()]
+
+
+def test_a_result_that_goes_to_the_new_destination_anyway_goes_there_once(queue):
+    queue.add(FIRST, 0)
+    queue.complete(100, 0)
+    study, viewer = queue.to_predict(100), ("VIEWER@127.0.0.1:104", False)
+    assert study is not None
+    assert queue.predicted(study, [ResultFile("2.25.1", "sr", "1.dcm")], [PACS, viewer], 100, [{}])
+    queue.sent(queue.to_send(viewer[0], 100)[0], 100)
+    queue.abandon([viewer[0]], 100)
+    assert queue.counts() == {"dead": 1}
+    assert queue.redirect(PACS[0], viewer, 110) == 1
+    assert (queue.counts(), queue.to_send(viewer[0], 120)) == ({"sent": 1}, [])
+
+
 def test_another_process_goes_on_after_a_kill(queue, tmp_path):
     queue.add(FIRST, 0)
     again = Queue(tmp_path / "node" / "queue.sqlite")

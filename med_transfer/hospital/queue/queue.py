@@ -356,6 +356,16 @@ class Queue(SharedDatabase):
         with self.writing() as database:
             return sending.abandon(database, list(destinations), now)
 
+    def without_destination(self) -> dict[str, int]:
+        """Number of dead letters by the destination that node.yaml no longer names."""
+        query = "SELECT destination, count(*) FROM delivery WHERE state = 'dead' AND reason = 'no_destination' "
+        return dict(self._rows(f"{query} GROUP BY destination ORDER BY destination"))
+
+    def redirect(self, old: str, new: tuple[str, bool], now: float) -> int:
+        """Send what a former destination has not stored to another one (name, commitment); return how many results."""
+        with self.writing() as database:
+            return sending.redirect(database, old, new, now)
+
     def release(self, destinations: Iterable[str], now: float) -> int:
         """Ask only these destinations for commitment from now on; return how many other deliveries this affects."""
         with self.writing() as database:

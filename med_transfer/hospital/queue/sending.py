@@ -112,6 +112,28 @@ def abandon(database: sqlite3.Connection, destinations: list[str], now: float) -
     return len(gone)
 
 
+def redirect(database: sqlite3.Connection, old: str, new: tuple[str, bool], now: float) -> int:
+    """Send what ``old`` has not stored to ``new``, whether or not it is to commit; return how many results.
+
+    A result that goes to ``new`` anyway is only no longer owed to ``old``.
+    """
+    destination, commitment = new
+    owed = "(delivery.state IN ('waiting', 'dead') OR delivery.state = 'sent' AND commitment)"
+    moved = deliveries(database, f"destination = ? AND {owed} AND NOT {_OUTDATED}", old)
+    for delivery in moved:
+        one = (delivery.sop_uid, old)
+        database.execute(
+            "UPDATE OR IGNORE delivery SET destination = ?, commitment = ?, state = 'waiting', attempts = 0, "
+            "next_try = 0, reason = '', transaction_uid = '' WHERE sop_uid = ? AND destination = ?",
+            (destination, commitment, *one),
+        )
+        database.execute("DELETE FROM delivery WHERE sop_uid = ? AND destination = ?", one)
+        database.execute("UPDATE study SET state = 'predicted' WHERE id = ? AND state = 'dead'", (delivery.study,))
+        _record(database, "redirected", delivery, to=destination)
+        follow(database, delivery.study, now)
+    return len(moved)
+
+
 def release(database: sqlite3.Connection, destinations: list[str], now: float) -> int:
     """Ask only these destinations for commitment; deliveries to others are done once sent. Return how many changed."""
     marks = ", ".join("?" for _ in destinations)
