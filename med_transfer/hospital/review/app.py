@@ -77,9 +77,12 @@ def _wants_page(request: Request) -> bool:
 
 
 async def _sign_in_first(request: Request, _: Exception) -> Response:
-    if request.method == "GET" and _wants_page(request):
+    if not _wants_page(request):
+        return JSONResponse({"detail": "sign_in"}, 401)
+    if request.method == "GET":
         return RedirectResponse(access_routes.sign_in_url(request), 303)
-    return JSONResponse({"detail": "sign_in"}, 401)
+    there = access_routes.sign_in_url(request)
+    return render(request, "refused.html.jinja", 401, code=401, reason="sign_in", sign_in=there)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -6,7 +6,9 @@ continued by the id of a study, and a search is sent in the body of a request.
 
 from __future__ import annotations
 
+import re
 import sqlite3
+import unicodedata
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -66,8 +68,8 @@ class WorklistQuery:
     Attributes:
         state, top_class, judged: filters; empty: all. ``top_class`` was called for any of the study's series.
         since, until: received from ``since`` on and before ``until``, seconds since 1970; None: no limit.
-        search: part of patient name, patient id, accession number, description or study id, case-insensitive; must not
-            appear in a URL.
+        search: words, each a part of patient name, patient id, accession number, description or study id, in any case;
+            must not appear in a URL.
         sort, descending: column and direction; ties are sorted by study id.
         after: id of the last study of the previous page; empty: first page.
         size: maximum number of lines on a page.
@@ -98,6 +100,8 @@ def page(queue: Queue, query: WorklistQuery) -> Page:
     """The requested page; the first one if the study in ``after`` does not exist."""
     conditions, values = _conditions(query)
     with queue.reading() as database:
+        if not query.search.isascii():
+            database.create_function("without_case", 1, _without_case, deterministic=True)
         total = _total(queue, _version(database), _where(conditions), tuple(values))
         key = _key(database, query)
         if key is not None:
@@ -166,15 +170,28 @@ def next_study(queue: Queue, query: WorklistQuery, study: str) -> str:
 
 def _conditions(query: WorklistQuery) -> tuple[list[str], list[object]]:
     """SQL conditions of the filters that are set, and the values of their placeholders."""
-    filters: dict[str, object] = {
-        "state = ?": query.state or None,
-        "study IN (SELECT study FROM call WHERE name = ?)": query.top_class or None,
-        "received >= ?": query.since,
-        "received < ?": query.until,
-        "searched LIKE ? ESCAPE '\\'": f"%{escape_like(query.search)}%" if query.search else None,
-    }
-    wanted = {condition: value for condition, value in filters.items() if value is not None}
-    return [*wanted, *([_JUDGED[query.judged]] if query.judged else [])], list(wanted.values())
+    filters: list[tuple[str, object]] = [
+        ("state = ?", query.state or None),
+        ("study IN (SELECT study FROM call WHERE name = ?)", query.top_class or None),
+        ("received >= ?", query.since),
+        ("received < ?", query.until),
+        *(_contains(word) for word in re.split(r"[\s,]+", query.search) if word),
+    ]
+    wanted = [(condition, value) for condition, value in filters if value is not None]
+    judged = [_JUDGED[query.judged]] if query.judged else []
+    return [condition for condition, _ in wanted] + judged, [value for _, value in wanted]
+
+
+def _contains(word: str) -> tuple[str, str]:
+    """Condition and value for a word of a search. SQLite ignores the case of ASCII letters only, but that fast."""
+    if word.isascii():
+        return "searched LIKE ? ESCAPE '\\'", f"%{escape_like(word)}%"
+    return "instr(without_case(searched), ?)", _without_case(word)
+
+
+def _without_case(text: str) -> str:
+    """Text to search in: without case, without the signs between the parts of a name, and each letter one character."""
+    return unicodedata.normalize("NFKC", text).casefold().replace("^", "")
 
 
 def _where(conditions: list[str]) -> str:

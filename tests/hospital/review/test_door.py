@@ -24,6 +24,7 @@ from med_transfer.hospital import record
 from med_transfer.hospital.review.access.audit import AuditTrail
 from med_transfer.hospital.review.access.database import Database
 from med_transfer.hospital.review.access.gate import SAFE, GuardedRoute
+from med_transfer.hospital.review.access.limits import Limits
 from med_transfer.hospital.review.guard import LARGEST_BODY
 
 # Who may use a route; a route that is missing here fails the tests.
@@ -198,6 +199,34 @@ def test_guessing_must_wait_and_locks_out_nobody_else(tmp_path, clock):
 
 
 @pytest.mark.usefixtures("clock")
+def test_who_has_many_addresses_has_no_more_guesses(tmp_path, clock):
+    """A machine takes any of the 2^64 addresses of its IPv6 network, so these count as one."""
+    limits = Limits(Database(tmp_path / "access.sqlite"))
+    for number in range(41):
+        limits.failed(f"user{number}", f"2001:db8::{number:x}")
+    assert limits.wait_seconds("another", "2001:db8::ffff") > 0
+    assert limits.wait_seconds("another", "2001:db8:0:1::1") == 0
+    limits.succeeded("ann", "2001:db8::5")
+    assert limits.wait_seconds("ann", "2001:db8::5") == 0
+    assert limits.wait_seconds("ann", "2001:db8::6") > 0
+
+
+def test_who_was_signed_out_by_time_is_told_that_nothing_was_saved(page):
+    browser = page.browser("ray")
+    token = browser.token
+    browser.cookies.clear()
+    study = "/study/0123456789abcdef"
+    given = {"csrf": token, "revision": "1", "number": "0", "kind": "comment", "comment": "long"}
+    headers = HTML | {"Origin": page.url, "Referer": f"{page.url}{study}?said=agree"}
+    answer = browser.post(f"{study}/feedback", data=given, headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (401, "text/html; charset=utf-8")
+    assert "Your session has ended, and nothing was saved." in answer.text
+    assert 'href="/login?next=%2Fstudy%2F0123456789abcdef"' in answer.text
+    elsewhere = browser.post(f"{study}/feedback", data=given, headers=HTML | {"Referer": "https://evil.example/x"})
+    assert "evil" not in elsewhere.text
+    assert 'href="/login?next=%2F"' in elsewhere.text
+
+
 def test_failures_without_a_name_hold_back_nobody_elsewhere(page):
     """Of single sign-on and of the first operator's token: anybody can make them."""
     limits = page.access.limits

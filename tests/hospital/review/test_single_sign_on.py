@@ -15,7 +15,8 @@ from joserfc.jwk import OctKey, RSAKey
 from med_transfer.hospital.review.access.database import Database
 from med_transfer.hospital.review.access.oidc import Provider, SignOnFailed
 from med_transfer.hospital.review.access.routes import safe_goal
-from med_transfer.hospital.settings.page import Oidc
+from med_transfer.hospital.review.access.sessions import Sessions
+from med_transfer.hospital.settings.page import Oidc, ReviewPage
 
 
 @dataclass
@@ -85,15 +86,38 @@ def test_made_up_answers_must_wait_and_fill_no_record(hospital):
     assert len(hospital.page.events()) == before + 5
 
 
+@pytest.mark.usefixtures("clock")
+def test_who_signs_in_at_last_starts_anew(hospital):
+    browser = hospital.page.browser()
+    for _ in range(2):
+        assert {browser.get(f"/oidc/answer?state={number}").status_code for number in range(4)} == {403}
+        assert browser.get(hospital.answer(browser)).status_code == 303
+
+
+def test_a_session_of_a_password_is_none_where_the_provider_says_who_gets_in(hospital):
+    """As those begun before node.yaml got its section ``oidc``; and those of a provider that was removed from it."""
+    access = hospital.page.access
+    with access.database.writing() as database:
+        database.execute("INSERT INTO user VALUES ('ann', 'operator', '')")
+    try:
+        assert hospital.page.browser("ann").get("/").status_code == 401
+    finally:
+        access.users.remove("ann")
+    local = Sessions(access.database, ReviewPage())
+    assert local.find(local.begin("doctor", "operator", local=False)) is None
+
+
 STALE = time.time() - 3600
 WRONG = {
     "nonce": lambda claims: claims | {"nonce": "another"},
     "no nonce": lambda claims: {name: value for name, value in claims.items() if name != "nonce"},
     "issuer": lambda claims: claims | {"iss": "https://evil.example"},
     "audience": lambda claims: claims | {"aud": "another-client"},
+    "audiences without a party": lambda claims: claims | {"aud": ["review-page", "other"]},
     "party": lambda claims: claims | {"aud": ["review-page", "other"], "azp": "other"},
     "expired": lambda claims: claims | {"exp": int(STALE), "iat": int(STALE) - 60},
     "no role": lambda claims: claims | {"roles": ["staff"]},
+    "a role that is no word": lambda claims: claims | {"roles": [["radiology"], {"radiology": True}]},
     "role of another kind": lambda claims: claims | {"roles": {"radiology": True}},
     "no name": lambda claims: claims | {"preferred_username": ""},
     "a name that commands": lambda claims: claims | {"preferred_username": "a\nb"},
@@ -134,6 +158,17 @@ def test_a_provider_that_is_another_or_away(hospital, tmp_path):
         settings = Oidc(issuer=issuer, client_id="c", roles={"a": "reader"})
         with pytest.raises(SignOnFailed, match=reason):
             Provider(settings, database).begin("browser", "http://localhost/oidc/answer", "/")
+    database.close()
+
+
+@pytest.mark.parametrize("missing", ["authorization_endpoint", "token_endpoint", "jwks_uri"])
+def test_a_provider_that_does_not_say_where(hospital, missing, monkeypatch, tmp_path):
+    told = {name: value for name, value in hospital.provider.document().items() if name != missing}
+    monkeypatch.setattr(hospital.provider, "document", lambda: told)
+    settings = Oidc(issuer=hospital.provider.url, client_id="c", roles={"a": "reader"})
+    database = Database(tmp_path / "access.sqlite")
+    with pytest.raises(SignOnFailed, match="provider"):
+        Provider(settings, database).begin("browser", "http://localhost/oidc/answer", "/")
     database.close()
 
 

@@ -176,6 +176,30 @@ def test_a_search_takes_signs_as_they_are(queue):
     assert found == {"anna": 1, "ACC-9": 1, "fall": 1, "%": 0, "_": 0, "'": 0}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "müller",
+        "MÜLLER, ÄNNE",
+        "Müller, Änne",
+        "änne  müller",
+        "MU\N{COMBINING DIAERESIS}LLER",
+        "王淑芬",
+        "follow-up ct",
+    ],
+)
+def test_a_search_is_for_words_as_the_page_writes_them_in_any_case(queue, text):
+    described = Described("Müller^Änne=王^淑芬", "P-1", "A-1", "20260102", "CT", "CT follow-up")
+    queue.add(replace(FIRST, described=described), 50)
+    queue.add(
+        replace(
+            FIRST, sop_uid="1.9", study="s2", study_uid="1.9.1", described=replace(ANNA, patient_name="Muller^Anne")
+        ),
+        50,
+    )
+    assert [line.study for line in worklist.page(queue, WorklistQuery(search=text)).lines] == ["s1"]
+
+
 def test_a_queue_from_before_there_was_a_page(queue, tmp_path):
     """Its studies are there, with what the record and the images say."""
     queue.add(replace(FIRST, described=None), 50)

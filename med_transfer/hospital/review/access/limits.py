@@ -1,12 +1,14 @@
 """Rate limit of sign-in attempts: after some failures each further attempt must wait, twice as long as the one before.
 
-Failures count for three keys: a name from an address, an address, and a name. For a name that has signed in from the
-address before, only the first applies, so that others' guesses cannot lock out a user at their usual place. No wait is
-longer than a quarter of an hour. Source: OWASP Authentication Cheat Sheet; NIST SP 800-63B 5.2.2.
+Failures count for three keys: a name from an address, an address (with IPv6 its network), and a name. For a name that
+has signed in from the address before, only the first applies, so that others' guesses cannot lock out a user at their
+usual place. No wait is longer than a quarter of an hour. Source: OWASP Authentication Cheat Sheet; NIST SP 800-63B
+5.2.2.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import threading
 import time
@@ -65,5 +67,11 @@ def _keys(user: str, address: str) -> dict[str, str]:
     block the others.
     """
     name = user.casefold()
-    keys = {"pair": f"pair {address} {name}", "user": f"user {name}", "address": f"address {address}"}
+    keys = {"pair": f"pair {address} {name}", "user": f"user {name}", "address": f"address {_network(address)}"}
     return {kind: digest(key) for kind, key in keys.items() if name or kind != "user"}
+
+
+def _network(address: str) -> str:
+    """The IPv6 network of 2^64 addresses, any of which a machine may take; an IPv4 address as it is."""
+    network = address.partition("%")[0]
+    return str(ipaddress.ip_network(f"{network}/64", strict=False)) if ":" in network else address

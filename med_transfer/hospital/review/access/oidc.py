@@ -41,7 +41,8 @@ class _Known:
     """The provider's metadata and keys, with the time when they were fetched."""
 
     at: float
-    endpoints: dict[str, Any]
+    authorization_endpoint: str
+    token_endpoint: str
     keys: KeySet
 
 
@@ -58,7 +59,7 @@ class Provider:
         state, nonce, verifier = (secrets.token_urlsafe(48) for _ in range(3))
         with self._client(redirect_uri) as client:
             url, _ = client.create_authorization_url(
-                self._provider().endpoints["authorization_endpoint"], state=state, nonce=nonce, code_verifier=verifier
+                self._provider().authorization_endpoint, state=state, nonce=nonce, code_verifier=verifier
             )
         now = time.time()
         with self._database.writing() as database:
@@ -96,7 +97,7 @@ class Provider:
         try:
             with self._client(redirect_uri) as client:
                 token = client.fetch_token(
-                    self._provider().endpoints["token_endpoint"],
+                    self._provider().token_endpoint,
                     code=code,
                     code_verifier=verifier,
                     grant_type="authorization_code",
@@ -123,7 +124,8 @@ class Provider:
             rules.validate(claims)
         except (JoseError, ValueError) as error:
             raise SignOnFailed("id_token") from error
-        if "azp" in claims and claims["azp"] != self._settings.client_id:
+        several = isinstance(claims["aud"], list) and len(claims["aud"]) > 1  # then azp says which of them it is for
+        if ("azp" in claims or several) and claims.get("azp") != self._settings.client_id:
             raise SignOnFailed("id_token")
         return claims
 
@@ -139,18 +141,19 @@ class Provider:
         if not isinstance(name, str) or not 1 <= len(name) <= 128 or not name.isprintable():
             raise SignOnFailed("no_name")
         given = [words] if isinstance(words, str) else words if isinstance(words, list) else []
-        roles: list[Role] = [self._settings.roles[word] for word in given if word in self._settings.roles]
+        roles: list[Role] = [role for word, role in self._settings.roles.items() if word in given]
         if not roles:
             raise SignOnFailed("no_role")
         return User(name, max(roles, key=ROLES.index))
 
     def _provider(self, *, anew: bool = False) -> _Known:
         if anew or self._known is None or time.time() - self._known.at > _KNOWN_SECONDS:
-            endpoints = self._get(self._settings.issuer.rstrip("/") + "/.well-known/openid-configuration")
-            if endpoints.get("issuer") != self._settings.issuer:
+            told = self._get(self._settings.issuer.rstrip("/") + "/.well-known/openid-configuration")
+            if told.get("issuer") != self._settings.issuer:
                 raise SignOnFailed("issuer")
             try:
-                self._known = _Known(time.time(), endpoints, KeySet.import_key_set(self._get(endpoints["jwks_uri"])))
+                endpoints = told["authorization_endpoint"], told["token_endpoint"]
+                self._known = _Known(time.time(), *endpoints, KeySet.import_key_set(self._get(told["jwks_uri"])))
             except (KeyError, ValueError, JoseError) as error:
                 raise SignOnFailed("provider") from error
         return self._known

@@ -36,9 +36,13 @@ _Text = Annotated[str, Form(max_length=1024)]
 
 
 def sign_in_url(request: Request) -> str:
-    """URL of the sign-in page that continues to the requested page."""
+    """URL of the sign-in page that continues to the requested page, or to the page with the form that was sent."""
     query = f"?{request.url.query}" if request.url.query else ""
-    return f"/login?next={quote(request.url.path + query, safe='')}"
+    goal = request.url.path + query
+    if request.method != "GET":
+        form = urlsplit(request.headers.get("referer", ""))
+        goal = form.path if form.netloc == request.headers["host"] else HOME
+    return f"/login?next={quote(safe_goal(goal), safe='')}"
 
 
 def safe_goal(goal: str) -> str:
@@ -117,6 +121,7 @@ def sign_on_answer(request: Request, state: str = "", code: str = "") -> Respons
     except SignOnFailed as failed:
         access.limits.failed("", where)
         return _no_sign_on(request, failed)
+    access.limits.succeeded("", where)
     return signed_in(request, user, goal, local=False)
 
 

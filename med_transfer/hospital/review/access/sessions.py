@@ -60,6 +60,7 @@ class Sessions:
 
     def __init__(self, database: Database, page: ReviewPage) -> None:
         self._database = database
+        self._local = page.oidc is None
         self._idle_seconds, self._seconds = page.idle_minutes * 60, page.session_hours * 3600
 
     def begin(self, user: str, role: Role, *, local: bool) -> str:
@@ -77,11 +78,14 @@ class Sessions:
             database.execute("DELETE FROM session WHERE hash = ?", (digest(secret),))
 
     def find(self, secret: str) -> Session | None:
-        """The session with this secret and the user's present role; None if it is unknown or expired."""
+        """The session with this secret and the user's present role; None if it is unknown or expired.
+
+        Also None if it began by another way to sign in than that of node.yaml.
+        """
         rows = self._database.rows(
             "SELECT session.user, CASE local WHEN 1 THEN user.role ELSE session.role END, began, seen FROM session "
-            "LEFT JOIN user ON local AND user.name = session.user WHERE hash = ?",
-            digest(secret),
+            "LEFT JOIN user ON local AND user.name = session.user WHERE hash = ? AND local = ?",
+            *(digest(secret), self._local),
         )
         now = time.time()
         if not rows:
