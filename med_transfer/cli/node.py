@@ -67,6 +67,7 @@ def status(config: NodeFile, as_json: AsJson = False) -> None:
     from med_transfer.hospital.queue.workitems import Workitems
 
     queue = _queue(config)
+    in_use = queue.bundles_in_use(_node(config).rules_by_route)
     stuck, items = [study for study in queue.studies() if study.reason], Workitems(queue)
     if as_json:
         studies = [{"study": s.id, "state": s.state, "attempts": s.attempts, "reason": s.reason} for s in stuck]
@@ -76,12 +77,12 @@ def status(config: NodeFile, as_json: AsJson = False) -> None:
                 "stuck": studies,
                 "without_destination": queue.without_destination(),
                 "set_aside": dict(queue.reasons()),
-                "bundles": queue.bundles_in_use(),
+                "bundles": in_use,
                 "workitems": items.counts(),
             }
         )
         return
-    for route, mark in queue.bundles_in_use().items():
+    for route, mark in in_use.items():
         say(f"bundle {mark} is in use" + (f" for {route}" if route else ""))
     say(", ".join(f"{number} {state}" for state, number in queue.counts().items()) or "no study yet")
     for study in stuck:
@@ -341,7 +342,7 @@ def withdraw(
     node, queue = _node(config), _queue(config)
     if route in node.rules_by_route:
         raise UsageError(f"node.yaml has the route {route!r}", expected="one that was taken out of it")
-    in_use = queue.bundles_in_use()
+    in_use = queue.bundles_in_use(node.rules_by_route)
     removed = queue.removed_route_answers({name: in_use.get(name, "") for name in node.rules_by_route})
     gone = [one for one in removed if one.route == route and one.heir is None]
     asked, without_images = queue.withdraw_answers(gone, time.time())

@@ -210,9 +210,10 @@ class Queue(SharedDatabase):
             database.execute("INSERT INTO bundle (route, mark) VALUES (?, ?)", (route, mark))
             record.append(database, event, route=route, bundle_files=mark, **facts)
 
-    def bundles_in_use(self) -> dict[str, str]:
-        """Mark of the bundle in use, by route."""
-        return {route: self.bundles(route)[0] for (route,) in self._rows("SELECT DISTINCT route FROM bundle")}
+    def bundles_in_use(self, routes: Iterable[str]) -> dict[str, str]:
+        """Mark of the bundle in use for each of these routes, those of node.yaml, that has one."""
+        marks = {route: self.bundles(route) for route in routes}
+        return {route: used[0] for route, used in marks.items() if used}
 
     def bundles(self, route: str) -> list[str]:
         """Marks of all bundles that were ever in use for a route, each once; the present one first."""

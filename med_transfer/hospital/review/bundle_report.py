@@ -15,23 +15,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BundleReport:
-    """One bundle in use, with its record and model card (Markdown)."""
+    """One bundle in use, with its record and model card (Markdown); None or empty if that cannot be read."""
 
     route: str
     mark: str
-    record: BundleRecord
+    record: BundleRecord | None
     card: str
 
 
 def reports(node: NodeConfig, queue: Queue) -> list[BundleReport]:
-    """Reports of all bundles that are in use and can be read, sorted by route."""
-    found = []
-    for route, mark in sorted(queue.bundles_in_use().items()):
-        record = bundle_record(node, mark)
-        try:
-            card = (node.bundle_copy(mark) / "docs" / "README.md").read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            log.error("the model card of bundle %s cannot be read (%s)", mark, type(error).__name__)
-            continue
-        found += [BundleReport(route, mark, record, card)] if record else []
-    return found
+    """Reports of all bundles that are in use, sorted by route."""
+    in_use = sorted(queue.bundles_in_use(node.rules_by_route).items())
+    return [BundleReport(route, mark, bundle_record(node, mark), _model_card(node, mark)) for route, mark in in_use]
+
+
+def _model_card(node: NodeConfig, mark: str) -> str:
+    try:
+        return (node.bundle_copy(mark) / "docs" / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        log.error("the model card of bundle %s cannot be read (%s)", mark, type(error).__name__)
+        return ""

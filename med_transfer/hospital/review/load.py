@@ -91,7 +91,8 @@ class Drift:
 
 def drifts_of(node: NodeConfig, queue: Queue) -> list[Drift]:
     """Drift of each bundle that is in use and has seen a scan."""
-    found = (_drift(mark, node.drift_folder(mark)) for mark in sorted({*queue.bundles_in_use().values()}))
+    marks = queue.bundles_in_use(node.rules_by_route).values()
+    found = (_drift(mark, node.drift_folder(mark)) for mark in sorted({*marks}))
     return [drift for drift in found if drift is not None]
 
 

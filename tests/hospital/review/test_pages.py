@@ -15,6 +15,7 @@ import yaml
 from browsing import HTML, Page, page_of
 from made_up_studies import add_study, fill
 
+from med_transfer.hospital.figures import Figures
 from med_transfer.hospital.queue import Described, Feedback, SeriesAnswer
 from med_transfer.hospital.review.pages import TEMPLATES, environment_of
 from med_transfer.page.language import translator
@@ -160,6 +161,36 @@ def test_rates_at_a_point_that_was_not_chosen_on_scans_are_not_said_to_be_of_tho
         queue.use_bundle("", "abcd", "bundle in use")
     assert "that the threshold was chosen on" not in text
     assert "validation scans. The report of" in text
+
+
+def test_a_bundle_is_in_use_for_the_routes_of_node_yaml_and_no_others(tmp_path, command):
+    """One of a route that was removed answers nothing any more."""
+    routes = [{"name": name, "series": {"require": [{"modality": "CT"}]}} for name in ("chest", "torn")]
+    with page_of(tmp_path / "state", routes=routes) as page:
+        node, queue = page.app.state.node, page.app.state.queue
+        for route, mark in (("", "before"), ("brain", "removed"), ("chest", "ours"), ("torn", "damaged")):
+            shutil.copytree(BUNDLE, node.bundle_copy(mark))
+            node.drift_folder(mark).mkdir(parents=True)
+            state = {"statuses": {"ok": 3}, "quantities": {}}
+            (node.drift_folder(mark) / "drift.json").write_text(json.dumps(state))
+            queue.use_bundle(route, mark, "bundle in use")
+        (node.bundle_copy("damaged") / "med_transfer.json").write_text("{")
+        (node.bundle_copy("ours") / "docs" / "README.md").unlink()
+        text, load = page.browser("rita").get("/report").text, page.browser("rita").get("/load").text
+        figures = Figures(node, dict)
+        exposed = figures.exposition().decode()
+        figures.close()
+    assert re.findall("bundle ([a-z]+)</h2>", text) == ["ours", "damaged"]
+    assert text.count("This bundle cannot be read.") == 1
+    assert "No bundle is in use." not in text
+    assert text.count("Model card") == 0
+    assert set(re.findall("bundle ([a-z]+):", load)) == {"ours", "damaged"}
+    assert set(re.findall('bundle_info{bundle="([a-z]+)"', exposed)) == {"ours", "damaged"}
+    yaml_file = tmp_path / "node.yaml"
+    yaml_file.write_text(yaml.safe_dump({"folder": str(node.folder), "routes": routes}))
+    told = command("node", "status", "-c", yaml_file).out
+    assert re.findall("bundle ([a-z]+) is in use for ([a-z]+)", told) == [("ours", "chest"), ("damaged", "torn")]
+    assert told.count("is in use") == 2
 
 
 def test_a_series_without_an_answer_says_in_words_why_it_is_not_drawn(page):
