@@ -72,20 +72,19 @@ def picture():
 
 
 def metrics_of(data, **options):
-    n = len(data.patients)
     rng = np.random.default_rng(0)
-    noise = rng.random((n, 3))
+    noise = rng.random(data.truth.shape)
     noise = noise if data.labels.multilabel else noise / noise.sum(axis=1, keepdims=True)
     point = options.pop("operating_point", None)
     predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels, point)
     gain = options.pop("transfer_gain", transfer_gain(predictions, noise, n_boot=200))
     known = KnownFigures(transfer_gain=gain, **options.pop("known", {}))
-    given = {"baselines": {"handcrafted": noise, "prevalence": noise * 0 + 1 / 3}} | options
+    given = {"baselines": {"handcrafted": noise, "prevalence": noise * 0 + 1 / len(data.labels)}} | options
     return compute_metrics(predictions, known, resampling=Bootstrap(n_boot=200), **given)
 
 
 def summary(data, **options):
-    splits = ["train", "val", "test"] * (len(data.patients) // 3)
+    splits = [("train", "val", "test")[k % 3] for k in range(len(data.patients))]
     cohort = cohort_counts(data.truth, data.patients, splits, data.labels)
     given = {
         "title": "Nodules",

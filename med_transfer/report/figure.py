@@ -9,7 +9,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from matplotlib import style
@@ -126,6 +126,10 @@ def drawn(
     return Figure(name, title, description, caption, inside, (float(width), float(height)), width_rem)
 
 
-def short(name: str, longest: int = 24) -> str:
-    """A class name that fits beside an axis."""
-    return name if len(name) <= longest else name[: longest - 1] + "…"
+def short_names(names: Sequence[str], longest: int = 24) -> dict[str, str]:
+    """Name to a form that fits beside an axis: its beginning or, where two would be equal, its end or its number."""
+    fitting = {name: len(name) <= longest for name in names}
+    beginnings = {name: name if fits else name[: longest - 1] + "…" for name, fits in fitting.items()}
+    ends = {name: name if fits else "…" + name[1 - longest :] for name, fits in fitting.items()}
+    numbered = {name: f"{number}: {name[: longest - 5]}…" for number, name in enumerate(names, 1)}
+    return next(short for short in (beginnings, ends, numbered) if len(set(short.values())) == len(short))

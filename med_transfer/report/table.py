@@ -117,13 +117,14 @@ def estimated(estimate: Estimate, kind: Literal["percent", "decimal", "ratio", "
     """
     show, show_interval = _SHOWN[kind]
     values: dict[str, Value] = {"": estimate.value}
-    values |= _limits(estimate.ci95, t("95 % CI"))
+    values |= _limits(estimate.ci95, t("95 % CI, low"), t("95 % CI, high"))
     if estimate.value is None:
         return Cell(t("undefined"), (t.translated(estimate.reason),), values, undefined=True)
     notes = [show_interval(estimate.ci95, t) or t.translated(estimate.reason) or t("no interval")]
     if estimate.ci95_cluster:
         notes.append(f"† {show_interval(estimate.ci95_cluster, t)}")
-        values |= _limits(estimate.ci95_cluster, t("95 % CI over patients"))
+        names = t("95 % CI over patients, low"), t("95 % CI over patients, high")
+        values |= _limits(estimate.ci95_cluster, *names)
     return Cell(show(estimate), tuple(notes), values)
 
 
@@ -135,6 +136,12 @@ def barred(estimate: Estimate, t: Translator, *notes: str) -> Cell:
     return replace(cell, notes=(*cell.notes, *notes), bar=bar)
 
 
+def without_absent(mean: Estimate, of_class: Mapping[str, Estimate], t: Translator) -> list[str]:
+    """A note on the classes for which a measure is undefined, and which its mean is therefore without; or none."""
+    absent = [name for name, estimate in of_class.items() if estimate.value is None]
+    return [t("without {names}", names=t(", ").join(absent))] if absent and mean.value is not None else []
+
+
 def counted(n: int, of: int, t: Translator) -> Cell:
     """A count with its share of a whole beneath; the share is undefined where the whole is empty."""
     share = n / of if of else None
@@ -142,6 +149,6 @@ def counted(n: int, of: int, t: Translator) -> Cell:
     return Cell(str(n), (shown,), {"": n, t("share"): share}, share=share)
 
 
-def _limits(interval: tuple[float, float] | None, name: str) -> dict[str, Value]:
-    low, high = interval or (None, None)
-    return {f"{name}, low": low, f"{name}, high": high}
+def _limits(interval: tuple[float, float] | None, low: str, high: str) -> dict[str, Value]:
+    """Limits of an interval by the names that they are given."""
+    return dict(zip((low, high), interval or (None, None), strict=True))

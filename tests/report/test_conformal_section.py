@@ -153,6 +153,18 @@ def test_decision_curves_of_patients_with_scans_of_several_classes_are_shown():
     assert [row[0].text for row in shown.tables[0].cells] == list(metrics.labels)
 
 
+def test_a_balanced_accuracy_of_the_scans_that_are_called_says_which_classes_it_is_without(tmp_path):
+    """Where all scans of a hard class are left to a human, it rose without a word."""
+    data = three_classes()
+    probabilities = data.probabilities.copy()
+    probabilities[data.truth[:, 2]] = [0.36, 0.34, 0.3]  # the least certain
+    metrics = metrics_of(replace(data, probabilities=probabilities))
+    absent = [point.sensitivity["malignant"].value is None for point in metrics.abstention]
+    assert any(absent)
+    text = Page(write(tmp_path / "report.html", evidence(data, metrics))).text
+    assert text.count("without malignant") == sum(absent)
+
+
 def test_sets_are_shown_where_there_is_no_table_of_abstention(tmp_path):
     """One scan, or a network that is equally certain of all."""
     given = with_sets("three_classes")

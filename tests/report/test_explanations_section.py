@@ -86,6 +86,14 @@ def test_a_map_that_fails_its_own_check_is_small_and_says_so(tmp_path):
     assert alike.text.count(words) == 1
 
 
+def test_misses_and_confident_errors_are_counted(tmp_path):
+    """It said that half are misses, also where all were, or one of three."""
+    text = page_of(tmp_path, misses=[MISSES[0], replace(MISSES[0], kind="miss"), MISSES[0]]).text
+    n_misses = 1 + 2 * (MISSES[0].kind == "miss")
+    assert f"Misses: {n_misses}, taken class by class, lowest probability first." in text
+    assert f"The most confident of the other wrong calls: {3 - n_misses}." in text
+
+
 def test_each_kind_of_place_is_named_once(tmp_path):
     two = [MISSES[0], replace(MISSES[0], through="region"), MISSES[0]]
     text = page_of(tmp_path, misses=two).text

@@ -5,7 +5,7 @@ import numpy as np
 from report_samples import sample
 
 from med_transfer.page.theme import LIGHT
-from med_transfer.report.figure import SERIES
+from med_transfer.report.figure import SERIES, short_names
 from med_transfer.report.sections.first_screen_forest import sensitivity_forest
 
 TEXT = "{http://www.w3.org/2000/svg}"
@@ -24,6 +24,17 @@ def test_a_figure_as_a_file_stands_alone():
     assert LIGHT["series-1"] in text
     assert root.find(f"{TEXT}title").text == "Sensitivity of each class"
     assert "malignant" in root.find(f"{TEXT}desc").text
+
+
+def test_names_that_are_cut_stay_apart():
+    """Two classes that begin alike had one label in every figure and in the flow diagram."""
+    stem = "adenocarcinoma of the lung, "
+    cut = short_names([f"{stem}well differentiated", f"{stem}poorly differentiated", "other"])
+    assert [*cut.values()] == ["…ng, well differentiated", "…, poorly differentiated", "other"]
+    assert short_names([f"{stem}a", "other"]) == {f"{stem}a": "adenocarcinoma of the l…", "other": "other"}
+    numbered = short_names([f"{stem}a {stem}", f"{stem}b {stem}"])
+    assert [*numbered.values()] == ["1: adenocarcinoma of t…", "2: adenocarcinoma of t…"]
+    assert all(len(name) <= 24 for names in (cut, numbered) for name in names.values())
 
 
 def test_every_reference_inside_a_figure_leads_somewhere():

@@ -6,6 +6,7 @@ from report_samples import Page, metrics_of, sample, write
 from simulated_scores import findings, three_classes
 
 from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.records.domain import Domain, Spread
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import Abstained, Repeats
 from med_transfer.page import ENGLISH
@@ -202,6 +203,51 @@ def test_no_more_patients_are_asked_for_than_a_wide_interval_needs():
     assert not [step for step in next_steps(Evidence(wide, sample().run), ENGLISH) if "Collect more patients" in step]
     narrow = next_steps(Evidence(metrics_of(data), sample().run), ENGLISH)
     assert [step for step in narrow if "Collect more patients" in step]
+
+
+def test_patients_of_a_class_that_nobody_has_are_asked_for_too():
+    """Of a cohort without a malignant case, it was said how many more benign ones are needed."""
+    data = three_classes(24)
+    chosen = ~data.truth[:, 2]
+    rest = replace(
+        data, truth=data.truth[chosen], probabilities=data.probabilities[chosen], patients=data.patients[: chosen.sum()]
+    )
+    steps = " ".join(next_steps(Evidence(metrics_of(rest), sample().run), ENGLISH))
+    assert "381 patients with malignant (now 0)" in steps
+
+
+def test_scans_without_a_prediction_are_repaired_for_another_evaluation_where_a_bundle_was_evaluated():
+    """It was advised to train again, which an evaluation of a finished bundle does not need."""
+    metrics = metrics_of(three_classes(30), failed=[Prediction("s", status="failed", reason="truncated")])
+    (step, *_) = next_steps(Evidence(metrics, sample().run), ENGLISH)
+    assert step.endswith("repair or replace them, and train again.")
+    (step, *_) = next_steps(Evidence(metrics.model_copy(update={"domain": a_domain(metrics)}), sample().run), ENGLISH)
+    assert step.endswith("repair or replace them, and evaluate again.")
+
+
+def a_domain(metrics):
+    share = metrics.classes[metrics.labels[0]].sensitivity
+    spread = Spread(n=30, low=0, quartile_1=0.2, median=0.5, quartile_3=0.8, high=1)
+    return Domain(
+        outside_envelope=share,
+        outside_by_axis={},
+        novelty=spread,
+        out_of_distribution=share,
+        abstain_above=None,
+        abstained=None,
+        prevalence={},
+    )
+
+
+def test_a_finding_that_few_scans_lack_has_a_specificity_of_few():
+    """Only the scans with a finding were counted: of 4 scans without one, nothing was said."""
+    data = findings(60)
+    truth = data.truth.copy()
+    truth[:, 0] = np.arange(60) >= 4
+    name = data.labels.names[0]
+    text = by_title(metrics_of(replace(data, truth=truth)))["Too few scans to trust a rate"].text
+    assert f"without {name} (4)" in text
+    assert "without" not in str(by_title(metrics_of(three_classes(60))).get("Too few scans to trust a rate"))
 
 
 def test_copies_across_the_split_are_named_by_row():

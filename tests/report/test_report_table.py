@@ -1,4 +1,5 @@
 import io
+import re
 
 import pandas as pd
 import pytest
@@ -7,6 +8,7 @@ from med_transfer.errors.numbers import with_minus_sign
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import ENGLISH
 from med_transfer.report.table import Cell, Table, counted, estimated
+from med_transfer.report.writing import report_translator
 
 KNOWN = Estimate(value=5 / 6, ci95=(0.66, 0.93), method="Wilson")
 UNDEFINED = Estimate(value=None, ci95=None, method="Wilson", reason="no scan of class b")
@@ -30,6 +32,12 @@ def test_an_interval_over_patients_has_columns_of_its_own():
     high = read(Table("rates", "", ("Class", "Sensitivity"), rows))["Sensitivity, 95 % CI over patients, high"]
     assert high["a"] == 0.95
     assert pd.isna(high["b"])
+
+
+def test_the_columns_of_the_limits_are_named_in_the_language_of_the_page():
+    """They were called "95 % 信賴區間, low"."""
+    rows = [("a", estimated(BY_PATIENT, "percent", report_translator("zh-TW")))]
+    assert not re.search("low|high", Table("rates", "", ("類別", "靈敏度"), rows).csv())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from med_transfer.metrics.compute_metrics import compute_metrics
 from med_transfer.metrics.domain import AcquiredScans, domain_of, profile_of
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.domain import Overlap
+from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import Bootstrap
 from med_transfer.metrics.records.shortcuts import ACQUISITION_BASELINE
 from med_transfer.metrics.shortcuts import Development, fit_acquisition
@@ -107,6 +108,34 @@ def test_a_finding_that_only_one_subgroup_has_is_reported_where_its_specificity_
     assert notice.text == "No class has a sensitivity in more than one of them; p = 0.0005, corrected for all columns."
     page = Page(write(tmp_path / "report.html", Evidence(metrics, sample().run)))
     assert notice.text in page.text
+
+
+def test_of_the_fused_model_the_lead_over_the_acquisition_is_its_own():
+    """The figure is of the model that the page reports; it was called the network's."""
+    metrics = with_acquisition(tied=True)
+    fusion = FusionMetrics(
+        use=["network"],
+        columns=[],
+        report="fused",
+        n_scans=1,
+        n_patients=1,
+        n_fitted=1,
+        n_fitted_patients=1,
+        inverse_penalty=1.0,
+    )
+    for given, model in ((None, "network"), (fusion, "fused model")):
+        shown = trust_notices(Evidence(metrics.model_copy(update={"fusion": given}), sample().run))
+        (text,) = [notice.text for notice in shown if "gives the label away" in notice.title]
+        assert f"The {model}'s lead over it is " in text
+
+
+def test_the_methods_do_not_call_scans_test_scans_that_were_seen_in_training(tmp_path):
+    overlap = Overlap(n_scans=240, n_patients=240, seen_scans=31, seen_patients=30)
+    metrics = with_domain(np.full(240, 0.99))
+    for seen, words in ((None, "test scans only."), (overlap, "evaluated scans, 31 of which were seen")):
+        given = evidence(DATA, metrics.model_copy(update={"overlap": seen}))
+        text = Page(write(tmp_path / "report.html", given)).text
+        assert f"All rates on this page are from the {words}" in text
 
 
 def test_a_report_without_subgroups_says_nothing_of_them(tmp_path):

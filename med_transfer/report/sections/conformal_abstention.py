@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from med_transfer.metrics.records.metrics import AbstentionPoint, Metrics
 from med_transfer.page import Translator
 from med_transfer.report.numbers import whole
-from med_transfer.report.table import Cell, Table, estimated
+from med_transfer.report.table import Cell, Table, estimated, without_absent
 
 
 def abstention_table(metrics: Metrics, t: Translator) -> Table:
@@ -18,11 +20,16 @@ def abstention_table(metrics: Metrics, t: Translator) -> Table:
             (
                 _called(point),
                 *(_sensitivity(point, name, t) for name in metrics.labels),
-                estimated(point.balanced_accuracy, "percent", t),
+                _balanced_accuracy(point, t),
             )
             for point in metrics.abstention
         ],
     )
+
+
+def _balanced_accuracy(point: AbstentionPoint, t: Translator) -> Cell:
+    cell = estimated(point.balanced_accuracy, "percent", t)
+    return replace(cell, notes=(*cell.notes, *without_absent(point.balanced_accuracy, point.sensitivity, t)))
 
 
 def _called(point: AbstentionPoint) -> Cell:
@@ -32,9 +39,4 @@ def _called(point: AbstentionPoint) -> Cell:
 def _sensitivity(point: AbstentionPoint, name: str, t: Translator) -> Cell:
     cell, share = estimated(point.sensitivity[name], "percent", t), point.called[name]
     note = () if share is None else (t("{share} of the class called", share=whole(share)),)
-    return Cell(
-        cell.text,
-        (*cell.notes, *note),
-        {**cell.values, t("share of the class called"): share},
-        undefined=cell.undefined,
-    )
+    return replace(cell, notes=(*cell.notes, *note), values={**cell.values, t("share of the class called"): share})

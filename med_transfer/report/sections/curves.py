@@ -13,7 +13,7 @@ from med_transfer.metrics.records.class_metrics import ClassMetrics
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.figure import DASHES, RULE, SERIES, Figure, drawn, short
+from med_transfer.report.figure import DASHES, RULE, SERIES, Figure, drawn, short_names
 from med_transfer.report.section import LeftOut, Section
 
 
@@ -35,7 +35,7 @@ def roc_curves(
     below = 0.1 + 0.18 * -(-n_curves // 2)  # inches for the legend, which would cover curves near or below chance
 
     def draw(canvas: Canvas) -> None:
-        axes = canvas.subplots()
+        axes, shown = canvas.subplots(), short_names(list(metrics.classes))
         axes.plot((0, 1), (0, 1), color=RULE, linewidth=1)
         for c, (name, class_metrics) in enumerate(metrics.classes.items()):
             if class_metrics.auc.value is not None:
@@ -44,7 +44,7 @@ def roc_curves(
                     c,
                     truth[:, c],
                     probabilities[:, c],
-                    f"{short(name)} ({rounded(class_metrics.auc.value, 2)})",
+                    f"{shown[name]} ({rounded(class_metrics.auc.value, 2)})",
                     class_metrics,
                 )
         ticks = np.linspace(0, 1, 6)

@@ -13,7 +13,7 @@ from med_transfer.metrics.records.decision_curve import DecisionCurve, NetBenefi
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.figure import INK, MUTED, SERIES, Figure, drawn, short
+from med_transfer.report.figure import INK, MUTED, SERIES, Figure, drawn, short_names
 from med_transfer.report.numbers import tenths
 from med_transfer.report.section import LeftOut, Section
 from med_transfer.report.table import Cell, Table, number
@@ -119,8 +119,9 @@ def net_benefit(metrics: Metrics, t: Translator) -> Figure:
 
     def draw(canvas: Canvas) -> None:
         panels = canvas.subplots(rows, columns, squeeze=False, sharex=True)
+        titles = short_names(list(curves))
         for axes, (name, curve) in zip(panels.flat, curves.items(), strict=False):
-            _panel(axes, name, curve, metrics.prevalence[name], t)
+            _panel(axes, titles[name], curve, metrics.prevalence[name], t)
         for axes in list(panels.flat)[len(curves) :]:
             axes.remove()
         for axes in panels[:, 0]:
@@ -139,7 +140,7 @@ def net_benefit(metrics: Metrics, t: Translator) -> Figure:
     return drawn("net-benefit", t("Decision curves"), spoken, size, draw, caption=caption, width_rem=14 * columns + 5)
 
 
-def _panel(axes: Axes, name: str, curve: DecisionCurve, prevalence: float, t: Translator) -> None:
+def _panel(axes: Axes, title: str, curve: DecisionCurve, prevalence: float, t: Translator) -> None:
     thresholds = np.array([point.threshold for point in curve.points])
     benefit = [point.net_benefit for point in curve.points]
     low, high = np.array([point.ci95 or (np.nan, np.nan) for point in curve.points]).T
@@ -149,6 +150,6 @@ def _panel(axes: Axes, name: str, curve: DecisionCurve, prevalence: float, t: Tr
     )
     axes.fill_between(thresholds, low, high, color=SERIES[0], alpha=0.2, linewidth=0)
     axes.plot(thresholds, benefit, color=SERIES[0], label=t("Act on the probability"))
-    axes.set_title(short(name), fontsize=10)
+    axes.set_title(title, fontsize=10)
     axes.set(xlim=(0, 1), ylim=(-0.3 * prevalence, 1.15 * max(prevalence, np.nanmax(high))))
     axes.set_xlabel(t("Threshold probability"))

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import ENGLISH, Translator
-from med_transfer.report.figure import INK, MUTED, RULE, SERIES, Figure, drawn, short
+from med_transfer.report.figure import INK, MUTED, RULE, SERIES, Figure, drawn, short_names
 from med_transfer.report.numbers import INTERVALS, percent, percent_interval
 
 
@@ -22,7 +22,7 @@ def sensitivity_forest(metrics: Metrics, t: Translator = ENGLISH) -> Figure:
             _row(axes, row, metrics.classes[name].sensitivity, t)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.6, len(metrics.labels) - 0.4), xlabel=t("Sensitivity"))
         axes.set_xticks(np.linspace(0, 1, 6), [f"{share:.0%}" for share in np.linspace(0, 1, 6)])
-        axes.set_yticks(range(len(metrics.labels)), [short(name) for name in reversed(metrics.labels)])
+        axes.set_yticks(range(len(metrics.labels)), [*short_names(metrics.labels).values()][::-1])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x", color=RULE, linewidth=0.8)

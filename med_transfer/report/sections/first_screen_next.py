@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
+from med_transfer.metrics.binomial import trials_for_width
+from med_transfer.metrics.records.class_metrics import ClassMetrics
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
@@ -26,10 +28,7 @@ def _steps(evidence: Evidence, t: Translator) -> Iterator[str]:
             "column patient, and train again."
         )
     if metrics.failed.n:
-        yield t(
-            "Inspect the scans without a prediction (med-transfer inspect COHORT.csv), repair or replace them, and "
-            "train again."
-        )
+        yield _repaired(metrics, t)
     if metrics.transfer_gain is not None and metrics.transfer_gain.verdict == "harm":
         yield t("Choose another backbone: med-transfer select COHORT.csv ranks them on your own scans.")
     if few := _few(metrics, t):
@@ -42,29 +41,47 @@ def _steps(evidence: Evidence, t: Translator) -> Iterator[str]:
     yield _others(metrics, t)
 
 
+def _repaired(metrics: Metrics, t: Translator) -> str:
+    if metrics.external:
+        return t(
+            "Inspect the scans without a prediction (med-transfer inspect COHORT.csv), repair or replace them, and "
+            "evaluate again."
+        )
+    return t(
+        "Inspect the scans without a prediction (med-transfer inspect COHORT.csv), repair or replace them, and train "
+        "again."
+    )
+
+
 def _few(metrics: Metrics, t: Translator) -> str:
     """Patients that are missing for the interval that was asked for, of the classes with few of them."""
+    width = metrics.evaluation.interval_width
     needed = {
-        name: size
+        name: n_needed
         for name, class_metrics in metrics.classes.items()
-        if (size := class_metrics.sample_size.get("sensitivity")) and size.n_patients < FEW_SCANS
-        if size.n_needed_at_worst > size.n_patients  # fewer may do for a wide interval
+        if class_metrics.n_patients < FEW_SCANS
+        if (n_needed := _needed(class_metrics, width)) > class_metrics.n_patients  # fewer may do for a wide interval
     }
     if not needed:
         return ""
-    n_needed = {size.n_needed_at_worst for size in needed.values()}
-    each = t("{needed} patients of each class", needed=max(n_needed))
+    each = t("{needed} patients of each class", needed=max(needed.values()))
     listed = t(", ").join(
-        t("{needed} patients with {name} (now {n})", needed=size.n_needed_at_worst, name=name, n=size.n_patients)
-        for name, size in needed.items()
+        t("{needed} patients with {name} (now {n})", needed=n_needed, name=name, n=metrics.classes[name].n_patients)
+        for name, n_needed in needed.items()
     )
-    alike = len(n_needed) == 1 and len(needed) == len(metrics.labels)
+    alike = len(set(needed.values())) == 1 and len(needed) == len(metrics.labels)
     return t(
         "Collect more patients: for an interval of sensitivity no wider than {width}, the test set needs about "
         "{classes}.",
-        width=f"{100 * next(iter(needed.values())).wanted_width:g} %",
+        width=f"{100 * width:g} %",
         classes=each if alike else listed,
     )
+
+
+def _needed(class_metrics: ClassMetrics, width: float) -> int:
+    """Patients for an interval of that width at the worst sensitivity that is possible: any, if none was measured."""
+    size = class_metrics.sample_size.get("sensitivity")
+    return size.n_needed_at_worst if size else trials_for_width(0.5, width)
 
 
 def _baseline_stands(metrics: Metrics) -> bool:

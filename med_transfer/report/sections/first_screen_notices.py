@@ -358,6 +358,12 @@ def _few(metrics: Metrics, t: Translator) -> Notice | None:
     few = [
         f"{name} ({class_metrics.n})" for name, class_metrics in metrics.classes.items() if class_metrics.n < FEW_SCANS
     ]
+    if metrics.multilabel:  # those without one of several classes are those of the others
+        few += [
+            t("without {name} ({n})", name=name, n=metrics.n_scans - class_metrics.n)
+            for name, class_metrics in metrics.classes.items()
+            if metrics.n_scans - class_metrics.n < FEW_SCANS
+        ]
     if not few:
         return None
     return Notice(

@@ -27,7 +27,7 @@ def trust_notices(evidence: Evidence, t: Translator = ENGLISH) -> list[Notice]:
     candidates = [
         _test_set_access(metrics.test_set_access, t),
         _domain(metrics.domain, t),
-        _shortcut(metrics, t),
+        _shortcut(metrics, t(evidence.model), t),
         *_subgroups(metrics, t),
     ]
     return [notice for notice in candidates if notice is not None]
@@ -75,16 +75,17 @@ def _domain(domain: Domain | None, t: Translator) -> Notice | None:
     return Notice("neutral", t("This cohort is not shown to lie far from the training cohort"), text)
 
 
-def _shortcut(metrics: Metrics, t: Translator) -> Notice | None:
+def _shortcut(metrics: Metrics, model: str, t: Translator) -> Notice | None:
     """Warn where the label can be told from the acquisition, whether or not the network does so."""
     acquisition, shortcuts = metrics.baselines.get(ACQUISITION_BASELINE), metrics.shortcuts
     if acquisition is None or shortcuts is None or not above_chance(acquisition.macro_auc):
         return None
     text = t(
         "From acquisition parameters alone, a small model reaches a macro AUC of {auc} (95 % CI {interval}) on these "
-        "scans. Strongest: {facts}. The network's lead over it is {gain}. The network may have learned how scans of "
+        "scans. Strongest: {facts}. The {model}'s lead over it is {gain}. The network may have learned how scans of "
         "each class were acquired: evaluate it on scans in which class and acquisition are unrelated. See "
         "docs/subgroups.md.",
+        model=model,
         auc=decimal(acquisition.macro_auc),
         interval=decimal_interval(acquisition.macro_auc.ci95, t),
         facts=t(", ").join(acquisition_name(name, t) for name in shortcuts.strongest),

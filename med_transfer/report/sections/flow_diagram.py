@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from med_transfer.metrics.records.class_metrics import ClassMetrics
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.figure import INK, MUTED, SHADE, Figure, drawn, short
+from med_transfer.report.figure import INK, MUTED, SHADE, Figure, drawn, short_names
 from med_transfer.report.numbers import patients, scans
 from med_transfer.report.run_summary import Count, ParticipantFlow
 
@@ -142,17 +141,19 @@ def _excluded(flow: ParticipantFlow, metrics: Metrics, t: Translator) -> list[st
 
 def _results(metrics: Metrics, y: float, t: Translator) -> list[Box]:
     boxes: list[Box] = []
+    shown = short_names(metrics.labels, 30)
     for row, name in enumerate(metrics.labels):
         class_metrics = metrics.classes[name]
         count = _scans(Count(class_metrics.n, class_metrics.n_patients), t)
-        heading = t("Truly {name}: {scans}", name=short(name, 30), scans=count)
-        predicted = _calls(metrics, row, class_metrics, t)
+        heading = t("Truly {name}: {scans}", name=shown[name], scans=count)
+        predicted = _calls(metrics, row, shown, t)
         boxes.append(Box(0, boxes[-1].bottom + 0.08 if boxes else y, WIDTH, _lines([heading, predicted], WIDTH)))
     return boxes
 
 
-def _calls(metrics: Metrics, row: int, class_metrics: ClassMetrics, t: Translator) -> str:
-    counts = class_metrics.counts
+def _calls(metrics: Metrics, row: int, shown: Mapping[str, str], t: Translator) -> str:
+    own = metrics.labels[row]
+    counts = metrics.classes[own].counts
     if metrics.confusion_matrix is None:
         return t(
             "found {found}, missed {missed}; wrongly found in {wrong} of the {others} others",
@@ -162,9 +163,8 @@ def _calls(metrics: Metrics, row: int, class_metrics: ClassMetrics, t: Translato
             others=counts.false_positive + counts.true_negative,
         )
     n_predicted = dict(zip(metrics.labels, metrics.confusion_matrix[row], strict=True))
-    own = metrics.labels[row]
-    wrong = [f"{short(name, 30)} {n}" for name, n in n_predicted.items() if n and name != own]
-    return t("called {calls}", calls=t(", ").join([f"{short(own, 30)} {n_predicted[own]}", *wrong]))
+    wrong = [f"{shown[name]} {n}" for name, n in n_predicted.items() if n and name != own]
+    return t("called {calls}", calls=t(", ").join([f"{shown[own]} {n_predicted[own]}", *wrong]))
 
 
 def _scans(count: Count, t: Translator) -> str:

@@ -29,6 +29,7 @@ def section(evidence: Evidence, t: Translator) -> Section | None:
         t("Misses and confident errors"),
         values={
             "misses": [_shown(miss, miss.doubtful or bool(checks and checks.alike), t) for miss in evidence.misses],
+            "kinds": [miss.kind for miss in evidence.misses],
             "attention": evidence.map_checks is not None and evidence.map_checks.method == "attention",
             "out_of_fold": evidence.metrics.out_of_fold,
             "places": " ".join(t(place) for place in places),

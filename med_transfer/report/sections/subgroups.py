@@ -11,7 +11,7 @@ from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import LeftOut, Section
 from med_transfer.report.subgroup_name import subgroup_name
-from med_transfer.report.table import Cell, Table, barred, estimated, number
+from med_transfer.report.table import Cell, Table, barred, estimated, number, without_absent
 
 
 def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
@@ -99,10 +99,5 @@ def _table(number: int, column: str, groups: Mapping[str, Subgroup], metrics: Me
 def _group(group: Subgroup, labels: list[str], t: Translator) -> list[Cell]:
     counts = Cell(f"{group.n} ({group.n_patients})", values={t("scans"): group.n, t("patients"): group.n_patients})
     rates = [estimated(group.sensitivity[name], "percent", t) for name in labels]
-    absent = [name for name in labels if group.sensitivity[name].value is None]
-    without = (
-        [t("without {names}", names=t(", ").join(absent))]
-        if group.balanced_accuracy.value is not None and absent
-        else []
-    )
-    return [counts, barred(group.balanced_accuracy, t, *without), *rates, estimated(group.macro_auc, "decimal", t)]
+    balanced = barred(group.balanced_accuracy, t, *without_absent(group.balanced_accuracy, group.sensitivity, t))
+    return [counts, balanced, *rates, estimated(group.macro_auc, "decimal", t)]
