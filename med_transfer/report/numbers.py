@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from med_transfer.errors.numbers import rounded, whole_percent, with_minus_sign
 from med_transfer.metrics.config import BinomialMethod
@@ -79,6 +79,11 @@ def difference(estimate: Estimate, t: Translator) -> str:
     return t(
         "{difference} (95 % CI {interval})", difference=signed(estimate), interval=signed_interval(estimate.ci95, t)
     )
+
+
+def without(absent: Sequence[str], mean: Estimate, t: Translator) -> str:
+    """Goes on behind a mean over classes, for example ``; without benign``; empty if it is undefined for none."""
+    return t("; without {names}", names=t(", ").join(absent)) if absent and mean.value is not None else ""
 
 
 def scans(n: int, t: Translator) -> str:

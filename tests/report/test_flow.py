@@ -137,6 +137,8 @@ def test_lines_fit_and_lose_nothing():
     lines = wrapped(text, 12)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert all(sum(1.0 if ord(c) > 0x2E80 else 0.54 for c in line) <= 17 for line in lines)
+    lists = [line for widest in range(3, 12) for line in wrapped("判定為 benign 43、malignant 4", widest)]
+    assert not any(line.startswith("、") for line in lists)  # which no line of Chinese begins with
     assert Box(0, 1, 2, ["a", "b"]).bottom > 1 + 2 * 0.165
 
 

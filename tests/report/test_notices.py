@@ -5,7 +5,9 @@ import pytest
 from report_samples import Page, metrics_of, sample, write
 from simulated_scores import findings, three_classes
 
+from med_transfer.evaluation.evaluate import _abstained
 from med_transfer.metrics.config import EvaluationConfig
+from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.domain import Domain, Spread
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import Abstained, Repeats
@@ -299,6 +301,20 @@ def test_where_every_prediction_abstains_there_is_no_figure_of_the_others():
     without = all_abstain.model_copy(update={"balanced_accuracy": none.model_copy(update={"value": 0.5})})
     text = by_title(metrics.model_copy(update={"abstained": without}))["Some predictions abstain"].text
     assert text.endswith("balanced accuracy 50.0 %.")
+
+
+def test_of_the_scans_with_an_answer_it_is_said_which_classes_they_lack():
+    """Where every malignant scan abstained, the balanced accuracy of the others rose without a word."""
+    data = three_classes(60)
+    predictions = LabelledPredictions.of(data.truth, data.probabilities, data.patients, data.labels)
+    answers = [
+        Prediction(f"s{k}", abstained=bool(malignant), abstained_because="novelty" if malignant else "")
+        for k, malignant in enumerate(data.truth[:, 2])
+    ]
+    abstained = _abstained(predictions, answers, 0.95)
+    assert (abstained.n, abstained.absent) == (data.truth[:, 2].sum(), ["malignant"])
+    metrics = metrics_of(data).model_copy(update={"abstained": abstained})
+    assert by_title(metrics)["Some predictions abstain"].text.endswith("; without malignant.")
 
 
 def test_many_scans_of_few_patients_are_few():

@@ -209,12 +209,14 @@ class Abstained(Record):
         above: novelty above which a prediction abstains.
         reasons: number of scans by reason code, ``novelty`` or ``outside_<fact>``; a scan may have several.
         balanced_accuracy: of the scans on which the prediction does not abstain.
+        absent: classes that this mean is without, because it is undefined for them among these scans.
     """
 
     n: int
     above: float
     balanced_accuracy: Estimate
     reasons: dict[str, int] = Field(default_factory=dict)
+    absent: list[str] = Field(default_factory=list)
 
 
 class Metrics(Record):

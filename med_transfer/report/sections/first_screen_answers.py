@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from med_transfer.errors.numbers import threshold
 from med_transfer.metrics.records.class_metrics import ClassMetrics
-from med_transfer.metrics.records.estimate import Estimate, Interval
+from med_transfer.metrics.records.estimate import Interval
 from med_transfer.metrics.records.metrics import Metrics, TransferGain
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
@@ -20,6 +20,7 @@ from med_transfer.report.numbers import (
     scans,
     signed,
     signed_interval,
+    without,
 )
 
 _VERDICTS = {
@@ -55,14 +56,14 @@ def figures_of_the_run(evidence: Evidence, t: Translator) -> list[tuple[str, str
             t("Balanced accuracy"),
             percent(accuracy),
             (percent_interval(accuracy.ci95, t) or t.translated(accuracy.reason))
-            + _without(no_rate, accuracy, t)
+            + without(no_rate, accuracy, t)
             + _by_split(repeats and repeats.balanced_accuracy, percent_interval, t),
         ),
         (
             t("Macro AUC"),
             decimal(auc),
             (decimal_interval(auc.ci95, t) or t.translated(auc.reason))
-            + _without(no_auc, auc, t)
+            + without(no_auc, auc, t)
             + _by_split(repeats and repeats.macro_auc, decimal_interval, t),
         ),
         _gain(metrics.transfer_gain, t),
@@ -79,10 +80,6 @@ def _left_out_of_means(metrics: Metrics) -> tuple[list[str], list[str]]:
         if one.sensitivity.value is None or (metrics.multilabel and one.specificity.value is None)
     ]
     return no_rate, [name for name, one in of_class if one.auc.value is None]
-
-
-def _without(names: Sequence[str], mean: Estimate, t: Translator) -> str:
-    return t("; without {names}", names=t(", ").join(names)) if names and mean.value is not None else ""
 
 
 def _by_split(values: Sequence[float | None] | None, span: Callable[[Interval, Translator], str], t: Translator) -> str:

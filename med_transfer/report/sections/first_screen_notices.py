@@ -18,7 +18,15 @@ from med_transfer.metrics.records.metrics import (
 from med_transfer.model.calibration.calibrators import FEW_PATIENTS
 from med_transfer.page import ENGLISH, Translator, sentence
 from med_transfer.report.evidence import Evidence
-from med_transfer.report.numbers import decimal, decimal_interval, difference, percent, percent_interval, scans
+from med_transfer.report.numbers import (
+    decimal,
+    decimal_interval,
+    difference,
+    percent,
+    percent_interval,
+    scans,
+    without,
+)
 
 Level = Literal["good", "neutral", "warning"]
 
@@ -154,7 +162,8 @@ def _abstained(metrics: Metrics, t: Translator) -> Notice | None:
             t("{reason}: {n}", reason=t(_ABSTAINED.get(code, code)), n=n) for code, n in abstained.reasons.items()
         )
         or t("no reasons recorded"),
-        figure=_with_interval(abstained.balanced_accuracy, t),
+        figure=_with_interval(abstained.balanced_accuracy, t)
+        + without(abstained.absent, abstained.balanced_accuracy, t),
     )
     return Notice("neutral", t("Some predictions abstain"), text)
 

@@ -23,6 +23,7 @@ _LINE, _PAD, _GAP = 0.165, 0.09, 0.3
 _MAIN, _SIDE = 1.95, 2.3  # widths of the two columns
 _EM = 9 / 72  # of the text
 _REASONS = 4
+_NEVER_FIRST = "、，。；：）"  # in a line
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,9 @@ def _words(text: str) -> list[str]:
     pieces: list[str] = []
     for letter in text:
         wide = unicodedata.east_asian_width(letter) in "WF"
-        if not pieces or wide or pieces[-1].endswith((" ", "/", "_")) or len(pieces[-1]) > 30:
+        if pieces and letter in _NEVER_FIRST:
+            pieces[-1] += letter
+        elif not pieces or wide or pieces[-1].endswith((" ", "/", "_", *_NEVER_FIRST)) or len(pieces[-1]) > 30:
             pieces.append(letter)
         else:
             pieces[-1] += letter
