@@ -39,6 +39,7 @@ from med_transfer.cohorts import Cohort
 from med_transfer.inference import folder as folder_of_scans
 from med_transfer.phantoms import CLASSES
 from med_transfer.predictions.table import PredictionTable
+from med_transfer.scans.isolation.limits import IN_PROCESS
 
 LABELS = sorted(CLASSES["texture"])
 COLUMNS = [
@@ -500,15 +501,18 @@ def test_kill_and_a_closed_terminal_end_a_command_as_ctrl_c_does(number, ground,
     assert (done.returncode, done.stderr, done.stdout.split()) == (code, f"{STOPPED}\n", ["ended", "True"])
 
 
+CLOSED = "<&- >&- 2>&-"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
-@pytest.mark.parametrize(
-    ("streams", "unbuffered"), [(">&-", ""), ("<&- >&- 2>&-", ""), ("| true", ""), ("| true", "1")]
-)
+@pytest.mark.parametrize(("streams", "unbuffered"), [(">&-", ""), (CLOSED, ""), ("| true", ""), ("| true", "1")])
 def test_a_job_is_done_also_where_nobody_reads_what_it_says(tmp_path, streams, unbuffered):
     """As where a service closes them, or a pipe's reader has ended."""
     write_scan(tmp_path / "a.nii.gz")
     words = shlex.join([*IN_SUBPROCESS, "inspect", str(tmp_path / "a.nii.gz"), "--html", str(tmp_path / "page.html")])
     environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    if streams != CLOSED:  # the reading process has streams of its own, which closed ones must not mix with
+        environment[IN_PROCESS] = "1"
     script = ["bash", "-c", f"set -o pipefail; {words} {streams}"]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -521,7 +525,7 @@ def test_a_result_that_a_full_disk_takes_no_more_of_is_an_error(tmp_path, unbuff
     write_scan(tmp_path / "a.nii.gz")
     with Path("/dev/full").open("w") as full:
         words = [*IN_SUBPROCESS, "inspect", str(tmp_path / "a.nii.gz")]
-        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered, IN_PROCESS: "1"}
         done = subprocess.run(
             words, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, timeout=240, check=False
         )

@@ -14,7 +14,9 @@ import random
 import re
 import socket
 import struct
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import nibabel
@@ -61,9 +63,20 @@ def _with_text(path: Path, tag: tuple[int, int], text: str) -> None:
     path.write_bytes(content[:start] + struct.pack("<H", len(value)) + value + content[start + 2 + length :])
 
 
+@cache
+def _slices(modality: str) -> tuple[bytes, ...]:
+    """The files of a good series, encoded once: to encode them takes longer than to read what was made of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        return tuple(path.read_bytes() for path in write_series(Path(folder), HU, AFFINE, modality=modality))
+
+
 def _series(folder: Path, rng: random.Random) -> list[Path]:
-    name = rng.choice(NAMES)
-    return write_series(folder, HU, AFFINE, modality=rng.choice(("CT", "MR")), names=[name.format(k) for k in range(6)])
+    name, slices = rng.choice(NAMES), _slices(rng.choice(("CT", "MR")))
+    folder.mkdir(parents=True)
+    paths = [folder / name.format(k) for k in range(len(slices))]
+    for path, content in zip(paths, slices, strict=True):
+        path.write_bytes(content)
+    return paths
 
 
 def _some(paths: list[Path], rng: random.Random) -> list[Path]:
