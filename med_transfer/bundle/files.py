@@ -13,6 +13,7 @@ from med_transfer.atomic import sha256_of
 from med_transfer.bundle.decisions_lock import DECISIONS_FILE, require_lock
 from med_transfer.bundle.record import RECORD_FILE, BundleRecord
 from med_transfer.errors import BundleError, given_path
+from med_transfer.errors.validation import first_problem
 
 BUNDLE_FOLDER, WEIGHTS_FILE = "bundle", "models/model.safetensors"
 _PACKAGES = ("med-transfer", "monai", "torch", "numpy", "pydicom", "nibabel", "safetensors")
@@ -38,18 +39,15 @@ def read_record(folder: Path) -> BundleRecord:
     except OSError as error:
         raise BundleError(error.strerror or "cannot be read", where=path, expected="the bundle's record") from None
     except (ValidationError, UnicodeDecodeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "not text"}
-        key = ".".join(map(str, first["loc"]))
-        if key == "schema":
+        found, key = first_problem(error) if isinstance(error, ValidationError) else ("not text", "")
+        if key == "schema" and isinstance(error, ValidationError):
             raise BundleError(
-                f"schema {first['input']!r}, of a newer version",
+                f"schema {error.errors()[0]['input']!r}, of a newer version",
                 where=path,
                 expected="schema '1'",
                 action="Update med-transfer",
             ) from None
-        raise BundleError(
-            f"{key or 'record'}: {first['msg']}", where=path, expected="a bundle of this version"
-        ) from None
+        raise BundleError(f"{key or 'record'}: {found}", where=path, expected="a bundle of this version") from None
     require_lock(json.loads(text), path, run_folder(folder))
     for name, sha256 in record.files.items():
         _require_file(Path(folder) / name, sha256)

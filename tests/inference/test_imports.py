@@ -9,7 +9,7 @@ TRAINS_OR_EVALUATES = (
     *("evaluation", "finetuning", "labelling", "pretraining", "report", "selection", "tuning"),
     *("api", "cli"),
 )
-MAX_FILES = 177  # the processor module counts, which `import med_transfer` loads
+MAX_FILES = 178  # the processor module counts, which `import med_transfer` loads
 
 
 def imported_by(module: str) -> set[str]:

@@ -258,10 +258,13 @@ def test_damaged_nifti_file_does_not_spoil_the_series_beside_it(command, finishe
         ("training.monitor=accuracy", "found 'accuracy'; expected 'balanced_sensitivity', 'macro_auc' or 'loss'"),
         ("input.shape=[16,16]", "--set input.shape: found [16, 16]; expected more values"),
         ("input.shape=[16,16,16,16]", "--set input.shape: found [16, 16, 16, 16]; expected 3 values"),
-        ("input.shape=[4,4,4]", "input.shape: Input should be greater than or equal to 8"),
+        ("input.shape=[4,4,4]", "input.shape.0: found 4; expected a value greater than or equal to 8"),
         ("input.shape=[8,8,8]", "input.shape: shape [8, 8, 8]; expected at least [16, 16, 16] for resnet18-w8"),
         ("input.window_hu=[100,-100]", "input: window_hu must rise, for example [-1000, 400]"),
-        ("input.orientation=XYZ", "input.orientation: three letters, one each of R/L, A/P and S/I"),
+        (
+            "input.orientation=XYZ",
+            "input.orientation: found 'XYZ'; expected three letters, one each of R/L, A/P and S/I",
+        ),
         ("epochs", "--set: 'epochs'; expected section.key=value"),
         ("backbone.name=resnet19", "unknown backbone 'resnet19'; expected resnet18 or "),
         (

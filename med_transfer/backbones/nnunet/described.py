@@ -20,6 +20,7 @@ from med_transfer.backbones.nnunet.plans import read_plans
 from med_transfer.backbones.spec import BackboneSpec, InputSpec
 from med_transfer.errors import BackboneError, WeightsNotFound
 from med_transfer.errors.sentence import few
+from med_transfer.errors.validation import first_problem
 
 PLANS_FILE = "plans.json"
 _BUNDLE_RECORD = "med_transfer.json"
@@ -165,6 +166,5 @@ def _plan(text: str, where: Path) -> NetworkPlan:
     try:
         return NetworkPlan.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise BackboneError(f"plan.{key}: {first['msg']}", where=where, expected="a plan of this version") from None
+        found, key = first_problem(error)
+        raise BackboneError(f"plan.{key}: {found}", where=where, expected="a plan of this version") from None

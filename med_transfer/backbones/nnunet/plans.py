@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from med_transfer.backbones.nnunet.architecture import read_architecture
 from med_transfer.backbones.nnunet.plan import NetworkPlan
 from med_transfer.errors import BackboneError
+from med_transfer.errors.validation import first_problem
 
 # A z-score is specific to a scan, a window is common to all. About half of a CT of the trunk is air: its mean is near
 # -500 HU and its standard deviation 400 to 500 HU, so (HU + 500) / 500 approximates the z-score.
@@ -37,9 +38,8 @@ def read_plans(path: Path, configuration: str, stored_axes: str) -> NetworkPlan:
     try:
         return _plan(plans, configuration, stored_axes, path)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "architecture"
-        fault = f"{where}: {first['msg']} (found {str(first['input'])[:80]})"
+        found, key = first_problem(error)
+        fault = f"{key or 'architecture'}: {found} (found {str(error.errors()[0]['input'])[:80]})"
     except KeyError as error:
         fault = f"{error.args[0]} is missing"
     except (TypeError, ValueError, IndexError, AttributeError) as error:

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from med_transfer.atomic import write_text
 from med_transfer.errors import UsageError
 from med_transfer.errors.sentence import Sentence, Text
+from med_transfer.errors.validation import first_problem
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.records.calibration import Calibration
 from med_transfer.metrics.records.class_metrics import ClassMetrics
@@ -311,10 +312,9 @@ class Metrics(Record):
         except OSError as error:
             raise UsageError("cannot be read", where=path, expected="a metrics.json") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "file"
+            found, key = first_problem(error)
             raise UsageError(
-                f"{error.error_count()} entries do not fit, first {key}: {first['msg']}",
+                f"{error.error_count()} entries do not fit, first {key or 'file'}: {found}",
                 where=path,
                 expected=f"a metrics.json of schema {SCHEMA_VERSION}",
                 action="Run evaluate again",
