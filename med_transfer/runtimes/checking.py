@@ -160,6 +160,7 @@ def compare(
             for c, (name, has) in enumerate(zip(names, truth.T, strict=True))
             if has.any()
         },
+        unchecked=tuple(name for name, has in zip(names, truth.T, strict=True) if not has.any()),
     )
 
 

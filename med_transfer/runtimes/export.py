@@ -66,6 +66,7 @@ class Exported:
             f"checked on {check.n_scans} scans{how}",
             f"largest difference of a probability {check.probability_difference:.2g}, of novelty "
             f"{check.novelty_difference:.2g}; {check.n_abstentions_changed} abstentions change",
+            *(f"{name}: not checked, there are no scans of it" for name in check.unchecked),
             *(f"{name}: {before:.3f} with torch, {after:.3f}" for name, (before, after) in check.sensitivity.items()),
             f"{record.seconds:.3g} s a scan, {record.torch_seconds:.3g} with torch: "
             f"{record.torch_seconds / record.seconds:.1f} times as fast",

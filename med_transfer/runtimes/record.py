@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from med_transfer import atomic
 from med_transfer.errors import BundleError
+from med_transfer.errors.validation import first_problem
 
 Precision = Literal["fp32", "bf16", "int8"]
 Format = Literal["openvino", "onnx"]
@@ -33,6 +34,7 @@ class Check(_Record):
         n_abstentions_changed: number of scans that abstain by novelty with one network and not with the other.
         sensitivity: (with torch, as exported) for each class that has scans; for findings also the specificity, as
             ``no NAME``.
+        unchecked: the classes that have no scans, or ``no NAME``, whose sensitivity therefore says nothing.
     """
 
     n_scans: int
@@ -42,6 +44,7 @@ class Check(_Record):
     novelty_difference: float
     n_abstentions_changed: int
     sensitivity: dict[str, tuple[float, float]]
+    unchecked: tuple[str, ...] = ()
 
 
 class ExportRecord(_Record):
@@ -124,13 +127,12 @@ def _read(path: Path) -> ExportRecord:
     except OSError as error:
         raise BundleError(error.strerror or "cannot be read", where=path, action=EXPORT_AGAIN) from None
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
+        found, key = first_problem(error)
         if key == "schema":
             raise BundleError(
-                f"schema {first['input']!r}, of a newer version",
+                f"schema {error.errors()[0]['input']!r}, of a newer version",
                 where=path,
                 expected=f"schema {SCHEMA!r}",
                 action="Update med-transfer, or export the bundle again with this version",
             ) from None
-        raise BundleError(f"{key or 'record'}: {first['msg']}", where=path, action=EXPORT_AGAIN) from None
+        raise BundleError(f"{key or 'record'}: {found}", where=path, action=EXPORT_AGAIN) from None

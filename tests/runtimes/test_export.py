@@ -187,7 +187,7 @@ def test_a_signed_bundle_is_signed_again_or_left_alone(tmp_path: Path, scans: Pa
     export_bundle(bundle, "openvino", scans=scans, sign_key=key)
     assert verify_bundle(bundle, public)
     (bundle / "models" / "openvino-fp32" / "encoder0.bin").write_bytes(b"changed")
-    with pytest.raises(BundleError, match="1 files changed since it was signed"):
+    with pytest.raises(BundleError, match="1 file changed since it was signed"):
         Predictor(bundle, "cpu", public)
 
 
@@ -482,3 +482,13 @@ def test_an_encoder_that_is_read_at_two_stages_has_a_core_for_each():
     assert numbers == (0, 1)
     computed, images = computed_by(ensemble, [one.core(stages) for one, stages in encoders], numbers), small_images(2)
     assert torch.equal(computed.predict(images)[0], ensemble.predict(images)[0])
+
+
+def test_a_class_without_scans_is_said_not_to_be_checked(bundle: Path, scans: Path):
+    lines = scans.read_text().splitlines()
+    one_class = scans.parent / "one_class.csv"
+    one_class.write_text("\n".join(lines[:2]) + "\n")
+    exported = export_bundle(bundle, "openvino", "fp32", one_class)
+    (missing,) = exported.record.check.unchecked
+    assert missing not in exported.record.check.sensitivity
+    assert f"{missing}: not checked, there are no scans of it" in exported.sentences
