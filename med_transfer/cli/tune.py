@@ -77,7 +77,8 @@ def command(
             tuning = tune(table, settings, out, minutes=limit, trials=trials, progress=progress, machines=machines)
     except KeyboardInterrupt:
         if (out / "best.yaml").exists():
-            say(f"kept: {out / 'best.yaml'} contains the best config so far, {out / 'tuning.md'} every trial")
+            kept = f"kept: {out / 'best.yaml'} contains the best config so far, {out / 'tuning.md'} every trial"
+            typer.echo(kept, err=as_json)
         raise  # the program says that the same command goes on
     if as_json:
         say_json(as_record(tuning))

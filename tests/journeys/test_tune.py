@@ -189,12 +189,16 @@ def test_more_folds_than_there_are_is_refused(command, cohort_csv, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_ctrl_c_keeps_what_was_found_and_says_how_to_go_on(cohort_csv, tmp_path):
-    """Stopped in its second trial."""
-    words = ["tune", cohort_csv, "-o", tmp_path / "s", *settings(*SMALL, "split.folds=2")]
+@pytest.mark.parametrize("as_json", [False, True])
+def test_ctrl_c_keeps_what_was_found_and_says_how_to_go_on(cohort_csv, tmp_path, as_json):
+    """Stopped in its second trial; standard output holds JSON alone where it was asked for, here none."""
+    words = ["tune", cohort_csv, "-o", tmp_path / "s", *settings(*SMALL, "split.folds=2"), *["--json"] * as_json]
     outcome = stopped(words, (tmp_path / "s/best.yaml").exists, signal.SIGINT, tmp_path)
     assert outcome.code == 130, outcome.err
-    assert f"kept: {tmp_path / 's/best.yaml'} contains the best config so far" in outcome.out
+    assert f"kept: {tmp_path / 's/best.yaml'} contains the best config so far" in (
+        outcome.err if as_json else outcome.out
+    )
+    assert not (as_json and outcome.out)
     assert outcome.err.splitlines()[-1] == "error: stopped; run the same command again to continue"
     assert "Traceback" not in outcome.err
     assert trials(tmp_path / "s")[0]["state"] == "complete"
