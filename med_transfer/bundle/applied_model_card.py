@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 
 from med_transfer.bundle.record import BundleRecord
-from med_transfer.errors.numbers import rounded, threshold, whole_percent
+from med_transfer.errors.numbers import counted, rounded, threshold, whole_percent
 from med_transfer.metrics.records.estimate import Estimate
 
 NAMESPACE = "https://mc.chai.org/v0.1/schema.xsd"
@@ -133,7 +133,9 @@ def _population(record: BundleRecord) -> str:
     if profile is None:
         return TO_BE_FILLED_IN
     shares = ", ".join(f"{name} {whole_percent(share)}" for name, share in profile.prevalence.items())
-    return f"{profile.n_scans} scans of {profile.n_patients} patients; share of the scans: {shares}"
+    return (
+        f"{counted(profile.n_scans, 'scan')} of {counted(profile.n_patients, 'patient')}; share of the scans: {shares}"
+    )
 
 
 def _metrics(record: BundleRecord) -> Fields:
@@ -144,7 +146,7 @@ def _metrics(record: BundleRecord) -> Fields:
     else:
         rates = [("sensitivity", point.sensitivity), ("specificity", point.specificity)]
         known = "; ".join(f"{what} of {name} {_rate_text(rate)}" for what, of in rates for name, rate in of.items())
-        data, goal = f"{point.n_scans} validation scans of {point.n_patients} patients", point.aim
+        data, goal = f"{counted(point.n_scans, 'validation scan')} of {counted(point.n_patients, 'patient')}", point.aim
     elsewhere = {
         "TestType": "Internal",
         "TestingDataDescription": _REPORT,

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from med_transfer.atomic import create_whole, sha256_of, write_bytes
 from med_transfer.atomic.partial_files import remove_stale
 from med_transfer.errors import BundleError, OutputError, UsageError, given_path
+from med_transfer.errors.numbers import counted
 from med_transfer.errors.sentence import few
 
 LIST_FILE, SIGNATURE_FILE, KEY_FILE = (
@@ -171,7 +172,9 @@ def _require_as_listed(folder: Path, listed: str) -> None:
     ):
         if names:
             raise BundleError(
-                f"{len(names)} files {what} since it was signed: {few(names)}", where=folder, action=_COPY_AGAIN
+                f"{counted(len(names), 'file')} {what} since it was signed: {few(names)}",
+                where=folder,
+                action=_COPY_AGAIN,
             )
 
 

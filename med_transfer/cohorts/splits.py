@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from med_transfer.cohorts.table import Cohort
 from med_transfer.errors import CohortError, PatientLeak, TooFewPatients
+from med_transfer.errors.numbers import counted
 from med_transfer.errors.sentence import few
 from med_transfer.predictions.patient_folds import patient_folds
 
@@ -424,7 +425,7 @@ def _require_classes(cohort: Cohort, parts: dict[str, tuple[int, ...]]) -> None:
         missing = np.flatnonzero(~present[list(cases)].any(axis=0))
         for column in missing[:1]:
             raise TooFewPatients(
-                f"class {names[column]!r}, with {counts[column]} patients, is missing from {part}",
+                f"class {names[column]!r}, with {counted(int(counts[column]), 'patient')}, is missing from {part}",
                 where=cohort.path or "",
                 expected="every class in every part",
                 action="Change the split (folds, seed, column), or add patients of this class",

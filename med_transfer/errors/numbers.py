@@ -18,6 +18,11 @@ def is_number(text: str) -> bool:
         return False
 
 
+def counted(n: int, one: str, many: str = "") -> str:
+    """``1 patient``, ``2 patients``; ``many`` is a plural that is not formed by an s."""
+    return f"{n} {one if n == 1 else many or f'{one}s'}"
+
+
 def whole_percent(share: float) -> str:
     """A share in [0, 1] as a percentage without decimals, or with one where rounding would give 0 % or 100 %."""
     if 0.995 <= share < 1:

@@ -26,6 +26,7 @@ from med_transfer.cohorts import (
 )
 from med_transfer.cohorts.near_duplicates import near_duplicates
 from med_transfer.errors import BackboneError, ConfigError, PatientLeak, UsageError
+from med_transfer.errors.numbers import counted
 from med_transfer.errors.sentence import few
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
@@ -124,7 +125,7 @@ def _require_contrast(prepared: PreparedCohort, preprocessing: PreprocessingConf
         values = f"window {list(channel.window_hu)}" if channel.normalisation == "window" else channel.normalisation
         raise ConfigError(
             f"channel {number + 1} ({preprocessing.column_of_channel[number]}, {values}) is a single value in each of "
-            f"{len(empty)} scans: nothing is left of the images",
+            f"{counted(len(empty), 'scan')}: nothing is left of the images",
             where="input",
             expected="a window within the scans' values, and an output_range that keeps their differences",
             action="med-transfer preview shows what the network sees",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from med_transfer.errors.numbers import rounded
+from med_transfer.errors.numbers import counted, rounded
 from med_transfer.metrics.binomial import trials_for_width, wilson
 from med_transfer.metrics.class_auc import average_precision, class_auc, partial_auc, widened
 from med_transfer.metrics.class_rates import ClassRates
@@ -71,8 +71,9 @@ def sample_size(rate: str, name: str, value: float | None, n_patients: int, want
     whose = f"labelled {name}" if rate == "sensitivity" else f"not labelled {name}"
     shown, low, high, at_most = (rounded(number, 2) for number in (value, *interval, worst))
     text = (
-        f"With {n_patients} patients {whose}, a {rate} of {shown} has an interval of {low} to {high}; for a width of "
-        f"{wanted_width:g} about {needed} are needed if it stays there, and up to {at_worst} if it is {at_most}."
+        f"With {counted(n_patients, 'patient')} {whose}, a {rate} of {shown} has an interval of {low} to {high}; for a "
+        f"width of {wanted_width:g} about {needed} are needed if it stays there, and up to {at_worst} if it "
+        f"is {at_most}."
     )
     return SampleSize(
         n_patients=n_patients,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_transfer.errors import CohortError, NothingDone, UsageError
+from med_transfer.errors.numbers import counted
 from med_transfer.metrics.reasons import EVALUATED_SCANS
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.predictions.labels import Labels
@@ -73,7 +74,9 @@ class LabelledPredictions:
                 action="Apply softmax, or declare several findings a scan",
             )
         if not self.labels.multilabel and (odd := int((self.truth.sum(axis=1) != 1).sum())):
-            raise CohortError(f"{odd} scans without exactly one class", where="truth", expected="one class a scan")
+            raise CohortError(
+                f"{counted(odd, 'scan')} without exactly one class", where="truth", expected="one class a scan"
+            )
 
     @classmethod
     def of(

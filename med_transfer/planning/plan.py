@@ -10,6 +10,7 @@ from med_transfer.cohorts import Cohort
 from med_transfer.cohorts.splits import require_separable
 from med_transfer.config import as_typed, set_value
 from med_transfer.errors import printable
+from med_transfer.errors.numbers import counted
 from med_transfer.planning.fingerprint import CohortFingerprint, fingerprint_cohort, require_alike
 from med_transfer.planning.given_settings import NOTHING, GivenSettings
 from med_transfer.planning.planned_for import PlannedFor
@@ -55,14 +56,13 @@ class Plan:
         classes = ", ".join(f"{name} {n}" for name, n in cohort.patients_of_class.items())
         spacing = " x ".join(f"{mm:.2g}" for mm in cohort.spacing_mm)
         facts = [
-            f"{cohort.n_scans} scans of {cohort.n_patients} patients; {classes}",
+            f"{counted(cohort.n_scans, 'scan')} of {counted(cohort.n_patients, 'patient')}; {classes}",
             f"looked at {len(cohort.scans)}: {cohort.modality or 'no modality stated'}, {cohort.plane} slices, "
             f"{spacing} mm along slice, row and column (median)",
         ]
         if cohort.n_with_region:
-            facts.append(
-                f"{cohort.n_with_region} rows with a region or mask, half at most {cohort.given_mm(50):.0f} mm"
-            )
+            rows = counted(cohort.n_with_region, "row")
+            facts.append(f"{rows} with a region or mask, half at most {cohort.given_mm(50):.0f} mm")
         else:
             body = " x ".join(f"{mm:.0f}" for mm in cohort.box_mm("body"))
             facts.append(f"body region: {cohort.body_region}; body {body} mm (up, back, left; median)")

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from med_transfer.backbones import find_backbone
 from med_transfer.cohorts.splits import FEW_PATIENTS
 from med_transfer.config import as_typed
+from med_transfer.errors.numbers import counted
 from med_transfer.planning.fingerprint import CohortFingerprint, Triple
 from med_transfer.planning.given_settings import GivenSettings
 from med_transfer.scans import geometry
@@ -287,7 +288,7 @@ def strategy(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """What is trained: with whole scans a linear head on frozen features, on regions the whole network."""
     if network_kind(cohort, given) == "region":
         return []
-    few = f"{cohort.rarest} patients of the rarest class"
+    few = f"{counted(cohort.rarest, 'patient')} of the rarest class"
     trained = "only the head is trained" if given.strategy in ("", *FROZEN) else "whole scans take long to train on"
     return [
         Choice("transfer.strategy.name", "linear_probe", f"{few}: frozen features and a linear head, in minutes"),
@@ -388,7 +389,7 @@ def monitored(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """The validation figure that stops the training."""
     if network_kind(cohort, given) != "region" or cohort.rarest >= FEW_OF_A_CLASS:
         return []
-    why = f"more stable than sensitivity with {cohort.rarest} patients of the rarest class"
+    why = f"more stable than sensitivity with {counted(cohort.rarest, 'patient')} of the rarest class"
     return [Choice("training.monitor", "macro_auc", why)]
 
 
@@ -402,7 +403,7 @@ def folds(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     if not MIN_FOLDS <= most < FOLDS:
         return []
     part = "each fold and the test part have" if kept_apart else "each fold has"
-    return [Choice("split.folds", most, f"{cohort.rarest} patients of the rarest class: {part} one")]
+    return [Choice("split.folds", most, f"{counted(cohort.rarest, 'patient')} of the rarest class: {part} one")]
 
 
 def epochs(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:

@@ -9,7 +9,7 @@ from typing import Any
 from med_transfer.atomic import write_text
 from med_transfer.atomic.csv_table import write_csv
 from med_transfer.config import dump_config
-from med_transfer.errors.numbers import rounded
+from med_transfer.errors.numbers import counted, rounded
 from med_transfer.finetuning.early_stopping import FIGURES
 from med_transfer.page.markdown import table
 from med_transfer.tuning.record import Advantage, TrialRecord, Tuning
@@ -100,7 +100,8 @@ def as_markdown(tuning: Tuning) -> str:
     states = ", ".join(f"{count} {state}" for state, count in tuning.counts.items())
     parts = [
         "# A search for a better configuration",
-        f"{len(tuning.trials)} trials ({states}) on {tuning.n_scans} development scans of {tuning.n_patients} patients."
+        f"{counted(len(tuning.trials), 'trial')} ({states}) on {counted(tuning.n_scans, 'development scan')} of "
+        f"{counted(tuning.n_patients, 'patient')}."
         f" Each trial's figure is the {_objective(tuning)}. Strategies: {', '.join(tuning.strategies)}. "
         f"{tuning.stopped[:1].upper()}{tuning.stopped[1:]}.",
         "The test scans were not used: neither their voxels nor their labels reached a trial."

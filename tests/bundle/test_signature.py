@@ -164,11 +164,11 @@ def test_openssl_and_sha256sum_agree(signed, keys, tmp_path):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (lambda b: (b / "docs/new.md").write_text("# other"), "1 files added since it was signed: docs/new.md"),
+        (lambda b: (b / "docs/new.md").write_text("# other"), "1 file added since it was signed: docs/new.md"),
         (lambda b: (b / "models/model.safetensors").unlink(), "weights are missing"),
-        (lambda b: (b / "signature/more").write_text(""), "1 files added since .*: signature/more"),
+        (lambda b: (b / "signature/more").write_text(""), "1 file added since .*: signature/more"),
         (lambda b: (b / "models/link").symlink_to("/etc/passwd"), "models/link: is no plain file"),
-        (lambda b: edit_record(b, intended_use="Diagnosis"), f"1 files changed since .*: {RECORD_FILE}"),
+        (lambda b: edit_record(b, intended_use="Diagnosis"), f"1 file changed since .*: {RECORD_FILE}"),
         (lambda b: (b / "signature/SHA256SUMS").write_text(""), "SHA256SUMS.sig: the signature does not hold"),
         (lambda b: (b / "signature/SHA256SUMS.sig").unlink(), "SHA256SUMS.sig: the signature does not hold"),
         (lambda b: (b / "signature/public_key.pem").write_text("x"), "SHA256SUMS.sig: the signature does not hold"),
@@ -183,7 +183,7 @@ def test_every_change_after_the_signature_is_found(signed, change, found):
 @pytest.mark.parametrize(("name", "what"), [("docs/README.md", "changed"), ("configs/inference.json", "missing")])
 def test_files_that_the_lock_covers_too_are_covered_by_the_signature_alone(signed, name, what):
     (signed / name).write_text("x") if what == "changed" else (signed / name).unlink()
-    with pytest.raises(BundleError, match=f"signed: 1 files {what} since it was signed: {name}"):
+    with pytest.raises(BundleError, match=f"signed: 1 file {what} since it was signed: {name}"):
         verify_bundle(signed)
 
 

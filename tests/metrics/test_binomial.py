@@ -82,6 +82,7 @@ def test_what_a_sample_shows_is_said_in_words():
         "With 24 patients labelled malignant, a sensitivity of 0.83 has an interval of 0.64 to 0.93; for a width of "
         "0.1 about 213 are needed if it stays there, and up to 350 if it is 0.64."
     )
+    assert sample_size("sensitivity", "malignant", 1.0, 1, 0.1).sentence.startswith("With 1 patient labelled malignant")
     assert "patients not labelled malignant" in sample_size("specificity", "malignant", 0.5, 30, 0.1).sentence
     assert sample_size("sensitivity", "malignant", None, 0, 0.1) is None
     assert sample_size("sensitivity", "malignant", 0.5, 10, 0.1).n_needed_at_worst == trials_for_width(0.5, 0.1)

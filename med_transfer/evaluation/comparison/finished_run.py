@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from med_transfer.cohorts import CohortLock, recognise
 from med_transfer.errors import UsageError
+from med_transfer.errors.numbers import counted
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.predictions.by_repeat import REPEATS_FILE, read_by_repeat
@@ -116,7 +117,7 @@ def _require_one_row_a_scan(keys: list[Key], folder: Path) -> None:
     scans = [key for key, n in Counter(keys).items() if n > 1]
     if scans:
         raise UsageError(
-            f"{sum(key in scans for key in keys)} rows are of {len(scans)} scan{'s' if len(scans) > 1 else ''}",
+            f"{sum(key in scans for key in keys)} rows are of {counted(len(scans), 'scan')}",
             where=folder,
             expected="one region a scan, by which two runs' rows can be matched",
             action="Compare the intervals in the runs' own reports",
@@ -195,7 +196,7 @@ def _require_same_patients_and_truth(reference: FinishedRun, other: FinishedRun,
     patients = [key for key in keys if reference.predictions[key].patient != other.predictions[key].patient]
     if patients:  # as in two tables whose scans have the same relative paths
         raise UsageError(
-            f"{len(patients)} shared test scans are of another patient than in {reference.folder}, the first is "
+            f"{_shared(len(patients), 'is', 'are')} of another patient than in {reference.folder}, the first is "
             f"{patients[0][0]}",
             where=other.folder,
             expected="the same scans of the same patients",
@@ -204,9 +205,13 @@ def _require_same_patients_and_truth(reference: FinishedRun, other: FinishedRun,
     differ = [key for key in keys if reference.truth[key] != other.truth[key]]
     if differ:
         raise UsageError(
-            f"{len(differ)} shared test scans have another label than in {reference.folder}, the first is "
+            f"{_shared(len(differ), 'has', 'have')} another label than in {reference.folder}, the first is "
             f"{differ[0][0]}: {other.truth[differ[0]]} and not {reference.truth[differ[0]]}",
             where=other.folder,
             expected="one truth for both runs",
             action="Train both on the same table",
         )
+
+
+def _shared(n: int, one: str, many: str) -> str:
+    return f"{counted(n, 'shared test scan')} {one if n == 1 else many}"
