@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import replace
@@ -24,6 +25,7 @@ from med_transfer.evaluation.comparison.forest import _axis, forest
 from med_transfer.evaluation.comparison.report import (
     as_markdown,
     as_page,
+    interval_sentences,
     method_of,
     names_of,
     scans_sentence,
@@ -517,6 +519,8 @@ def test_cross_validated_runs_are_paired_by_repeat_and_fold(tmp_path):
     assert compared[2].balanced_sensitivity.value == pytest.approx(called[0] - called[1])
     said = scans_sentence(compared)
     assert "alike: cross-validated in the reference's folds" in said
+    fewer = scans_sentence([compared[0], replace(compared[1], n_shared=N - 9)])
+    assert "alike: cross-validated, with the shared scans in the reference's folds" in fewer
     assert "once: cross-validated with a different number of repeats from the reference" in said
     assert "elsewhere: cross-validated in different folds from the reference" in said
     assert [test.p_value for comparison in compared for test in comparison.tests] == [None] * 6
@@ -530,3 +534,16 @@ def test_a_cross_validated_run_is_compared_by_its_own_calls(tmp_path):
     Metrics.load(run / "metrics.json").model_copy(update={"operating_point": point}).save(run / "metrics.json")
     other = write_cross_validated(tmp_path / "other", [model(2.0, 0)])
     assert compare_runs([run, other], n_boot=50)[1].balanced_sensitivity.value == 0
+
+
+def test_intervals_of_each_run_are_said_to_be_computed_as_they_were(tmp_path):
+    runs = [write_run(tmp_path / name, model(2.0, seed)) for seed, name in enumerate(("first", "second", "third"))]
+    first, second, third = compare_runs(runs, n_boot=50)
+    (of_all,) = interval_sentences([first, second, third])
+    assert of_all.startswith("Intervals: ")
+    assert third.macro_auc is not None
+    other = replace(third, macro_auc=third.macro_auc.model_copy(update={"method": "jackknife"}))
+    of_second, of_third = interval_sentences([first, second, other])
+    assert of_second == of_all.replace("Intervals:", "Intervals of second:")
+    assert of_third.startswith("Intervals of third: jackknife; sensitivities: ")
+    assert of_third in html.unescape(as_page([first, second, other]))

@@ -25,9 +25,13 @@ _PAIRINGS = {
         "{runs}: cross-validated in the reference's folds, so each patient is compared between networks trained on "
         "the same other patients."
     ),
+    "folds of shared scans": sentence(
+        "{runs}: cross-validated, with the shared scans in the reference's folds. As the scans differ, the networks "
+        "compared on a patient were trained on partly different other patients."
+    ),
     "first repeat": sentence(
         "{runs}: cross-validated with a different number of repeats from the reference. Differences use the first "
-        "repeat of both, in which the folds are the same; figures in the table of runs use all repeats."
+        "repeat of both, in which the shared scans are in the same folds; figures in the table of runs use all repeats."
     ),
     "other folds": sentence(
         "{runs}: cross-validated in different folds from the reference, so part of each difference is due to how the "
@@ -119,9 +123,16 @@ def _fold_sentences(comparisons: Sequence[Comparison], t: Translator) -> list[st
     named = list(zip(names_of(comparisons), comparisons, strict=True))[1:]
     sentences = []
     for pairing, words in _PAIRINGS.items():
-        if runs := [name for name, comparison in named if comparison.pairing == pairing]:
+        if runs := [name for name, comparison in named if _kind_of_pairing(comparison) == pairing]:
             sentences.append(t(words, runs=t(", ").join(runs)))
     return sentences
+
+
+def _kind_of_pairing(comparison: Comparison) -> str:
+    """Equal folds were only looked for among the shared scans; each run may have learned from further ones."""
+    return (
+        "folds of shared scans" if comparison.pairing == "folds" and not comparison.same_scans else comparison.pairing
+    )
 
 
 def _scan_sentences(comparisons: Sequence[Comparison], t: Translator) -> str:
@@ -152,11 +163,36 @@ def as_page(comparisons: Sequence[Comparison], language: Language = "en") -> str
         forest=forest(comparisons, names, t),
         scans=scans_sentence(comparisons, t),
         method=method_of(comparisons, t),
+        intervals=interval_sentences(comparisons, t),
         verdicts=verdicts(comparisons, t),
         untested=_reason_without_tests(comparisons),
         margin=margin,
         choice_warning=t(CHOICE_WARNING),
     )
+
+
+def interval_sentences(comparisons: Sequence[Comparison], t: Translator = ENGLISH) -> list[str]:
+    """How the intervals were computed: a sentence for all runs, or one for those of each method."""
+    runs_of: dict[tuple[str, str], list[str]] = {}
+    for name, comparison in list(zip(names_of(comparisons), comparisons, strict=True))[1:]:
+        runs_of.setdefault(_interval_methods(comparison), []).append(name)
+    if len(runs_of) == 1:
+        ((overall, of_class),) = runs_of
+        return [t("Intervals: {overall}; sensitivities: {of_class}.", overall=overall, of_class=of_class)]
+    return [
+        t(
+            "Intervals of {runs}: {overall}; sensitivities: {of_class}.",
+            runs=t(", ").join(runs),
+            overall=overall,
+            of_class=of_class,
+        )
+        for (overall, of_class), runs in runs_of.items()
+    ]
+
+
+def _interval_methods(comparison: Comparison) -> tuple[str, str]:
+    overall = comparison.macro_auc.method if comparison.macro_auc else ""
+    return overall, next(iter(comparison.sensitivity.values())).method
 
 
 def _reason_without_tests(comparisons: Sequence[Comparison]) -> str:
