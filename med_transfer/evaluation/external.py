@@ -174,11 +174,11 @@ def _test_access(record: BundleRecord, prepared: PreparedCohort, bundle: Path, o
     run = run_folder(bundle)
     of_run = run / ACCESS_LOG_FILE if run else None
     writable = of_run is not None and os.access(of_run if of_run.exists() else of_run.parent, os.W_OK)
+    own = seen_in_training(record.held_out, prepared.cohort, prepared.content_hashes)
     access = Access(
         by="evaluate",
-        own=bool(seen_in_training(record.held_out, prepared.cohort, prepared.content_hashes))
-        if record.held_out
-        else None,
+        own=bool(own) if record.held_out else None,
+        all_own=len(own) == len(prepared.scans) or not own,
         cohort_hash=labelled_scans_hash(prepared.cohort, prepared.content_hashes),
         n_scans=len(prepared.scans),
         lock_hash=record.lock_hash,

@@ -39,7 +39,8 @@ class Access(_Line):
 
     Attributes:
         by: the command.
-        own: whether patients of the run's own test set are among them; None if unknown.
+        own: whether patients or scans of the run's own test set are among them, be it a single one; None if unknown.
+        all_own: whether there are no others; lines of earlier versions do not say.
         cohort_hash: hash of the test set, or in a run that of the whole cohort's lock.
         n_scans: number of scans read.
         lock_hash: hash of the decisions; empty for a bundle older than locks.
@@ -48,6 +49,7 @@ class Access(_Line):
 
     by: Literal["finetune", "evaluate"]
     own: bool | None
+    all_own: bool = True
     cohort_hash: str
     n_scans: int
     lock_hash: str
@@ -106,6 +108,7 @@ def count(access: Access, earlier: Sequence[Access]) -> AccessCounts:
     return AccessCounts(
         n=len(same) + 1,
         own=access.own,
+        all_own=access.all_own,
         n_other_decisions=sum(before.lock_hash != access.lock_hash for before in same),
         n_other_operating_points=sum(before.operating_point != access.operating_point for before in same),
         lock_hash=access.lock_hash,

@@ -8,6 +8,10 @@ from med_transfer.page import Translator
 
 def times_read(counts: AccessCounts, t: Translator) -> str:
     """One sentence, for example ``The run's own test set was read 3 times``; no full stop."""
+    if counts.own and not counts.all_own:
+        if counts.n == 1:
+            return t("Scans of the run's own test set, among others, were read once")
+        return t("Scans of the run's own test set, among others, were read {n} times", n=counts.n)
     if counts.n == 1:
         return t("The run's own test set was read once") if counts.own else t("The test set was read once")
     if counts.own:

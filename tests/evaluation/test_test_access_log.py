@@ -8,6 +8,8 @@ import pytest
 from med_transfer.errors import OutputError, UsageError
 from med_transfer.evaluation.test_access_log import ACCESS_LOG_FILE, Access, record_access
 from med_transfer.model.operating_point import OperatingPoint
+from med_transfer.page.language import ENGLISH
+from med_transfer.report.test_access import times_read
 
 ARGMAX = OperatingPoint()
 MOVED = OperatingPoint(rule="class_threshold", thresholds={"solid": 0.3}, chosen_on="validation")
@@ -132,3 +134,15 @@ def test_what_cannot_be_recorded_is_not_read(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(OutputError), record_access(tmp_path / "run" / ACCESS_LOG_FILE, access()):
         pytest.fail("the test scans were read")
+
+
+def test_a_test_set_of_which_a_part_is_the_runs_own_is_not_called_its_own(file):
+    access_once(file)
+    mixed = access(cohort="of both").model_copy(update={"all_own": False})
+    with record_access(file, mixed) as counts:
+        pass
+    assert counts.n == 2
+    said = "Scans of the run's own test set, among others, were read 2 times"
+    assert counts.sentence == f"{said}, each time with the same decisions."
+    assert times_read(counts, ENGLISH) == said
+    assert times_read(counts.model_copy(update={"n": 1}), ENGLISH) == said.replace("2 times", "once")

@@ -64,7 +64,8 @@ class AccessCounts(Record):
 
     Attributes:
         n: number of known accesses to this test set, including this one.
-        own: whether it contains patients of the run's own test set; None if unknown.
+        own: whether it contains patients or scans of the run's own test set, be it a single one; None if unknown.
+        all_own: whether it contains no others; of meaning only with ``own``.
         n_other_decisions: earlier accesses with other decisions (another lock hash).
         n_other_operating_points: those of them with another operating point.
         lock_hash: lock hash of the decisions behind these results; empty for a bundle older than locks.
@@ -73,6 +74,7 @@ class AccessCounts(Record):
 
     n: int
     own: bool | None
+    all_own: bool = True
     n_other_decisions: int = 0
     n_other_operating_points: int = 0
     lock_hash: str
@@ -86,12 +88,15 @@ class AccessCounts(Record):
     @property
     def sentence(self) -> str:
         """The access counts in words."""
-        whose = "The run's own test set" if self.own else "The test set"
+        read = "The test set was read"
+        if self.own:
+            partly = "Scans of the run's own test set, among others, were read"
+            read = "The run's own test set was read" if self.all_own else partly
         if self.n == 1:
-            return f"{whose} was read once."
+            return f"{read} once."
         earlier = "each time with the same decisions"
         if self.n_other_operating_points:
             earlier = f"{self.n_other_operating_points} of the earlier times with a different operating point"
         elif self.n_other_decisions:
             earlier = f"{self.n_other_decisions} of the earlier times with different decisions"
-        return f"{whose} was read {self.n} times, {earlier}."
+        return f"{read} {self.n} times, {earlier}."
