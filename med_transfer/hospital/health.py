@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -51,7 +52,7 @@ class HealthServer:
         self, node: NodeConfig, settings: Metrics, readiness: Callable[[], dict[str, bool]], pulse: Pulse
     ) -> None:
         try:
-            self._server = _Server((settings.bind, settings.port), _Handler)
+            self._server = _Server((settings.bind, settings.port))
         except OSError as error:
             raise port_error(error, settings.bind, settings.port, "metrics") from None
         self._figures = Figures(node, pulse.seconds)
@@ -77,6 +78,10 @@ Answer = tuple[int, str, bytes]  # status, media type, content
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     answers: Mapping[str, Callable[[], Answer]]
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore errors of single connections, such as a client that hangs up."""

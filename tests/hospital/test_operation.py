@@ -38,7 +38,7 @@ from receiving import announce, receiving
 from tiny_bundle import tiny_bundle
 
 from med_transfer.atomic.sole_writer import sole_writer
-from med_transfer.errors import FolderInUse, OutputError
+from med_transfer.errors import ConfigError, FolderInUse, OutputError
 from med_transfer.hospital import record
 from med_transfer.hospital.backup import back_up, restore
 from med_transfer.hospital.config import NodeConfig, read_node_config
@@ -238,6 +238,22 @@ def test_what_was_raised_is_told_without_its_words(form):
     assert "ValueError at test_what_was_raised" in lines[0]
     assert "RuntimeError" in lines[0]
     assert "highdicom" in lines[1]
+
+
+def test_metrics_are_served_on_an_ipv6_address(node_config):
+    config = node_config(metrics={"bind": "::1", "port": free_port()})
+    Queue(config.queue_file).close()
+    try:
+        server = HealthServer(config, config.metrics, lambda: {"disk": True}, Pulse(60))
+    except ConfigError as error:
+        if "Cannot assign" in str(error):
+            pytest.skip("no IPv6 on this machine")
+        raise
+    try:
+        with urllib.request.urlopen(f"http://[::1]:{config.metrics.port}/ready", timeout=10) as answer:
+            assert answer.status == 200
+    finally:
+        server.close()
 
 
 def test_a_node_that_cannot_work_says_so(node_config):
