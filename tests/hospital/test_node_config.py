@@ -95,6 +95,11 @@ def test_a_peer_with_a_url_is_a_service(tmp_path):
     assert [one.kind for one in read_node_config(written(tmp_path, text)).destinations] == ["dicomweb", "dicom"]
 
 
+@pytest.mark.parametrize("url", ["http://[::1]/w", "http://[::1]:8042/w", "http://localhost/w", "http://127.0.0.1:80"])
+def test_http_is_for_this_machine(tmp_path, url):
+    read_node_config(written(tmp_path, f"folder: x\npacs: {{url: '{url}'}}\n"))
+
+
 def test_an_address_of_another_machine_is_not_called_a_taken_port():
     error = port_error(OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address"), "10.9.9.9", 104)
     assert str(error).endswith("expected an address of this machine.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Discriminator, Tag, model_validator
 
@@ -120,8 +121,7 @@ class WebPeer(Section):
 
     @model_validator(mode="after")
     def _check_security(self) -> WebPeer:
-        host = self.url.split("/")[2].rpartition(":")[0] or self.url.split("/")[2]
-        if self.url.startswith("http:") and host not in ("127.0.0.1", "localhost", "[::1]"):
+        if self.url.startswith("http:") and urlsplit(self.url).hostname not in ("127.0.0.1", "localhost", "::1"):
             raise ValueError(f"{self.url} would carry names in the clear; expected https")
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key: both or none")
