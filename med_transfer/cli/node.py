@@ -187,6 +187,8 @@ def labels(
         )
     if exported.of_other_classes:
         say(f"{exported.of_other_classes} more were chosen among other classes, those of an earlier bundle")
+    if exported.without_series:
+        say(f"{exported.without_series} more are on studies of which no single series was analysed")
     say(f"{exported.key}: the key of the patients' pseudonyms; keep it secret")
 
 

@@ -29,12 +29,14 @@ class Exported:
         without_images: number of labelled series left out because the node has deleted their images.
         of_other_classes: number of labelled series left out because the label was chosen among other classes, or among
             classes that are unknown since the bundle cannot be read.
+        without_series: number of labels left out because they were given for an answer that is not on a single series.
         key: the file with the secret for the pseudonyms.
     """
 
     rows: int
     without_images: int
     of_other_classes: int
+    without_series: int
     key: Path
 
 
@@ -49,7 +51,8 @@ def export_labels(node: NodeConfig, queue: Queue, out: Path, route: str = "") ->
         NothingDone: no series with a label still has its images, or no bundle that was judged can be read.
         OutputError: the table or the key cannot be written.
     """
-    latest = _latest(queue, route)
+    given = _given(queue, route)
+    latest = _latest(given)
     here = [one for one in latest if not queue.deleted(one.study)]
     asked = {mark: record for mark in {one.bundle for one in here} if (record := bundle_record(node, mark))}
     judged = [one for one in here if one.bundle in asked]
@@ -69,7 +72,8 @@ def export_labels(node: NodeConfig, queue: Queue, out: Path, route: str = "") ->
         for one in chosen
     ]
     write_csv(out, ["scan", "series_uid", "patient", *_columns(labels)], rows)
-    return Exported(len(rows), len(latest) - len(here), len(here) - len(chosen), key_file)
+    without_series = sum(not one.series_uid for one in given)
+    return Exported(len(rows), len(latest) - len(here), len(here) - len(chosen), without_series, key_file)
 
 
 def _nothing_to_export(node: NodeConfig, latest: list[Feedback], here: list[Feedback]) -> NothingDone:
@@ -83,13 +87,17 @@ def _nothing_to_export(node: NodeConfig, latest: list[Feedback], here: list[Feed
     return NothingDone(found, where=node.folder, expected=expected, action=action)
 
 
-def _latest(queue: Queue, route: str) -> list[Feedback]:
-    """Latest feedback with a label for each series, in the order in which it was given."""
+def _given(queue: Queue, route: str) -> list[Feedback]:
+    """Feedback with a label on answers of the route, in the order in which it was given."""
     with queue.reading() as database:
         judgements = answering.feedback(database)
         rows = database.execute("SELECT study, revision, number FROM answer WHERE route = ?", (route,))
         of_route = set(rows.fetchall())
-    given = [one for one in judgements if one.label is not None and (one.study, one.revision, one.number) in of_route]
+    return [one for one in judgements if one.label is not None and (one.study, one.revision, one.number) in of_route]
+
+
+def _latest(given: list[Feedback]) -> list[Feedback]:
+    """The last of each series, in the order in which they were given."""
     last = {(one.study, one.series_uid): number for number, one in enumerate(given) if one.series_uid}
     return [given[number] for number in sorted(last.values())]
 

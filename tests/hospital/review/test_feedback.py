@@ -156,6 +156,19 @@ def test_the_bundle_judged_last_is_so_whatever_the_clock_said(node, queue, tmp_p
     assert (exported.rows, exported.of_other_classes) == (1, 1)
 
 
+def test_labels_of_no_single_series_are_left_out_and_told(node, queue, tmp_path):
+    """As of an answer from before there was a page, or that no series could be used."""
+    say(queue, "s1", "agree", "benign")
+    say(queue, "s2", "agree", "benign")
+    assert queue.add_feedback(Feedback("ray", "s2", 1, 0, "rerun"), 300)
+    again = queue.to_predict(300)
+    assert again is not None
+    assert queue.predicted(again, [], [], 300, [FACTS], [SeriesAnswer(FACTS, bundle="mark")])
+    assert queue.add_feedback(Feedback("ray", "s2", 2, 0, "disagree", "malignant"), 300)
+    exported = export_labels(node, queue, tmp_path / "labels.csv")
+    assert (exported.rows, exported.without_series) == (2, 1)
+
+
 def test_labels_without_images_are_left_out_and_told(node, queue, tmp_path):
     with pytest.raises(NothingDone, match=f"{node.folder.name}: no labels"):
         export_labels(node, queue, tmp_path / "labels.csv")
