@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import Annotated, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from markupsafe import Markup
 from pydantic import BaseModel, Field, StringConstraints
 
@@ -62,8 +63,10 @@ def show(request: Request, asked: Annotated[ListParameters, Query()]) -> Respons
 @router.post("/", response_class=HTMLResponse)
 @at_least("reader")
 def search(request: Request, asked: Annotated[SearchParameters, Form()]) -> Response:
-    """Show one page of the studies that match a search."""
-    tell(request, "saw worklist", detail="searched" if asked.search else "")
+    """Show one page of the studies that match a search; without one, redirect to the address of the list."""
+    if not asked.search:  # a browser can go back to an address, but not to what was answered to a form
+        return RedirectResponse(f"/?{urlencode(asked.model_dump(exclude={'search'}, exclude_defaults=True))}", 303)
+    tell(request, "saw worklist", detail="searched")
     return _page(request, asked)
 
 

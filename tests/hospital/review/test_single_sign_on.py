@@ -87,6 +87,17 @@ def test_made_up_answers_must_wait_and_fill_no_record(hospital):
 
 
 @pytest.mark.usefixtures("clock")
+def test_pictures_on_other_sites_keep_nobody_from_signing_in(hospital):
+    """A browser that shows them asks for their addresses, which may be this one; it does so from its own address."""
+    browser, before = hospital.page.browser(), len(hospital.page.events())
+    for kind in ("image", "iframe") * 5:
+        answer = browser.get("/oidc/answer?state=guessed", headers={"Sec-Fetch-Dest": kind})
+        assert (answer.status_code, answer.json()) == (403, {"detail": "not_from_this_page"})
+    assert len(hospital.page.events()) == before
+    assert browser.get(hospital.answer(browser), headers={"Sec-Fetch-Dest": "document"}).status_code == 303
+
+
+@pytest.mark.usefixtures("clock")
 def test_who_signs_in_at_last_starts_anew(hospital):
     browser = hospital.page.browser()
     for _ in range(2):

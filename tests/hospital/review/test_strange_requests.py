@@ -41,7 +41,7 @@ def test_no_request_breaks_the_page(page):
         ask(operation, browser, answered, 2 * REQUESTS // len(operations))
     print(dict(sorted(answered.items())))  # noqa: T201  for who draws many
     assert answered.total() >= REQUESTS  # an operation without parameters has little to draw from
-    assert answered[200] > 50
+    assert answered[200] + answered[303] > 100  # a form is answered by an address to go to
     assert page.browser("ann").get("/").status_code == 200
 
 

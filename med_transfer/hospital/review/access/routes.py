@@ -113,6 +113,8 @@ def sign_on_answer(request: Request, state: str = "", code: str = "") -> Respons
     access, where = access_of(request), address(request)
     if access.provider is None:
         raise HTTPException(404)
+    if request.headers.get("sec-fetch-dest", "document") != "document":  # another site would have people locked out
+        raise HTTPException(403, "not_from_this_page")
     if wait := access.limits.wait_seconds("", where):
         return _wait(request, "login.html.jinja", wait)
     try:
