@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -16,16 +17,23 @@ from planted import leaked
 from med_transfer.scans import read_scan, survey
 
 
-@pytest.fixture
-def tree(tmp_path, monkeypatch):
-    monkeypatch.setenv("MED_TRANSFER_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """To write its slices takes longer than most tests of it, which change a copy."""
+    scans = tmp_path_factory.mktemp("tree") / "scans"
     for number in range(4):
-        write_series(tmp_path / "scans" / str(number), hounsfield((20, 7, 9), number), series_uid=f"1.2.{number}")
-    SimpleITK.WriteImage(as_image(hounsfield(), plane_affine()), tmp_path / "scans" / "a.nii.gz")
-    SimpleITK.WriteImage(as_image(hounsfield(), plane_affine("oblique")), tmp_path / "scans" / "b.nrrd")
-    (tmp_path / "scans" / "notes.txt").write_text("no scan")
-    (tmp_path / "scans" / os.fsdecode(b"\xff")).write_text("a name that is no UTF-8")
-    return tmp_path / "scans"
+        write_series(scans / str(number), hounsfield((20, 7, 9), number), series_uid=f"1.2.{number}")
+    SimpleITK.WriteImage(as_image(hounsfield(), plane_affine()), scans / "a.nii.gz")
+    SimpleITK.WriteImage(as_image(hounsfield(), plane_affine("oblique")), scans / "b.nrrd")
+    (scans / "notes.txt").write_text("no scan")
+    (scans / os.fsdecode(b"\xff")).write_text("a name that is no UTF-8")
+    return scans
+
+
+@pytest.fixture
+def tree(written, tmp_path, monkeypatch):
+    monkeypatch.setenv("MED_TRANSFER_CACHE", str(tmp_path / "cache"))
+    return shutil.copytree(written, tmp_path / "scans", copy_function=shutil.copyfile)  # as new as if written here
 
 
 @pytest.fixture
