@@ -73,6 +73,16 @@ def test_frechet_is_a_distance(seed):
     assert frechet_distance(gaussian_of(3 * first), gaussian_of(3 * second)) == pytest.approx(9 * there, rel=1e-6)
 
 
+def test_frechet_of_two_scans_is_no_silent_zero():
+    """Rounding put the shrinkage of two scans below 0; the distance was not a number, and 0 was returned."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        two, three = rng.normal(size=(2, 2)), 5 + rng.normal(size=(3, 2))
+        gaussian = gaussian_of(two)
+        assert gaussian.residual >= 0
+        assert frechet_distance(gaussian, gaussian_of(three)) >= dist(two.mean(axis=0), three.mean(axis=0)) ** 2 - 1e-9
+
+
 def test_frechet_of_constant_features():
     still = gaussian_of(np.full((5, 8), 2.0))
     assert frechet_distance(still, gaussian_of(np.full((5, 8), 3.0))) == pytest.approx(8)

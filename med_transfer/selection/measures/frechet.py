@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import orth
-from sklearn.covariance import ledoit_wolf_shrinkage
 
 from med_transfer.backbones.weights.source_features import LowRankGaussian
 from med_transfer.errors import UsageError
-from med_transfer.selection.measures.inputs import finite_table
+from med_transfer.selection.measures.inputs import finite_table, shrinkage
 
 
 def gaussian_of(features: ArrayLike) -> LowRankGaussian:
@@ -30,10 +29,10 @@ def gaussian_of(features: ArrayLike) -> LowRankGaussian:
     variances = singular**2 / count
     if count > width:
         return LowRankGaussian(mean, components, variances, 0.0)
-    shrinkage = float(ledoit_wolf_shrinkage(table)) if np.ptp(table, axis=0).any() else 0.0
-    shared = shrinkage * float(variances.sum()) / width
+    share = shrinkage(table)
+    shared = share * float(variances.sum()) / width
     nonzero = variances > 0
-    return LowRankGaussian(mean, components[nonzero], (1 - shrinkage) * variances[nonzero] + shared, shared)
+    return LowRankGaussian(mean, components[nonzero], (1 - share) * variances[nonzero] + shared, shared)
 
 
 def frechet_distance(first: LowRankGaussian, second: LowRankGaussian) -> float:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.covariance import ledoit_wolf_shrinkage
 
 from med_transfer.errors import UsageError
-from med_transfer.selection.measures.inputs import checked
+from med_transfer.selection.measures.inputs import checked, shrinkage
 
 _RELATIVE_ZERO = 1e-12  # variance along an axis, as a share of the largest, that counts as 0
 
@@ -28,7 +27,7 @@ def h_score(features: ArrayLike, labels: ArrayLike) -> float:
             expected="more scans than features",
             action="Use regularised_h_score",
         )
-    return _between(table, classes, shrinkage=0.0)
+    return _between(table, classes, shrunk=0.0)
 
 
 def regularised_h_score(features: ArrayLike, labels: ArrayLike) -> float:
@@ -44,10 +43,10 @@ def regularised_h_score(features: ArrayLike, labels: ArrayLike) -> float:
     table, classes = checked(features, labels)
     if not np.ptp(table, axis=0).any():
         return 0.0
-    return _between(table, classes, shrinkage=float(ledoit_wolf_shrinkage(table)))
+    return _between(table, classes, shrunk=shrinkage(table))
 
 
-def _between(table: NDArray[np.float64], classes: NDArray[np.intp], shrinkage: float) -> float:
+def _between(table: NDArray[np.float64], classes: NDArray[np.intp], shrunk: float) -> float:
     """The trace, as a sum along the principal axes of the covariance; outside their span all class means agree."""
     centred = table - table.mean(axis=0)
     left, singular, _ = np.linalg.svd(centred, full_matrices=False)
@@ -58,5 +57,5 @@ def _between(table: NDArray[np.float64], classes: NDArray[np.intp], shrinkage: f
     points, variances = (left * singular)[:, nonzero], variances[nonzero]
     weights = np.bincount(classes) / len(classes)
     means = np.stack([points[classes == number].mean(axis=0) for number in range(len(weights))])
-    regularised = (1 - shrinkage) * variances + shrinkage * variances.sum() / table.shape[1]
-    return float((1 - shrinkage) * (weights @ (means**2 / regularised)).sum())
+    regularised = (1 - shrunk) * variances + shrunk * variances.sum() / table.shape[1]
+    return float((1 - shrunk) * (weights @ (means**2 / regularised)).sum())

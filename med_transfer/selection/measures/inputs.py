@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.covariance import ledoit_wolf_shrinkage
 
 from med_transfer.errors import UsageError
 
@@ -35,6 +36,14 @@ def finite_table(features: ArrayLike) -> NDArray[np.float64]:
             expected="finite features",
         )
     return table
+
+
+def shrinkage(table: NDArray[np.float64]) -> float:
+    """Ledoit and Wolf's share of the identity in the covariance of features [scan, feature], in [0, 1]; 0 if constant.
+
+    Of two scans it is 0, which rounding may put below 0.
+    """
+    return max(0.0, float(ledoit_wolf_shrinkage(table))) if np.ptp(table, axis=0).any() else 0.0
 
 
 def project_to_span(table: NDArray[np.float64]) -> NDArray[np.float64]:
