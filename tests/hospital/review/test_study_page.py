@@ -108,6 +108,9 @@ def test_what_is_below_one_is_not_written_as_one(page, study, monkeypatch):
     text = page.browser("rita").get(f"/study/{study}").text
     assert "<td>99.996%</td><td>0.9996</td>" in text
     assert "more novel than 99.99% of the training scans" in text
+    below = replace(nearly, probability=0.49998, threshold=0.5, called=False)  # 50.0% would be a call
+    shown = replace(said, series=(replace(said.series[0], classes=(below,)),))
+    assert "<td>49.998%</td><td>0.5</td>" in page.browser("rita").get(f"/study/{study}").text
 
     estimate = Estimate(value=0.9996, ci95=(0.995001, 1.0), method="Wilson")
     rates = {"benign": estimate, "malignant": estimate}
