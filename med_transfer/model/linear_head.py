@@ -18,6 +18,7 @@ from med_transfer.predictions.patient_folds import held_out_in_turn, patient_fol
 
 if TYPE_CHECKING:  # slow to import, and many processes that could fit one do not
     from sklearn.base import BaseEstimator
+    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
 
 INNER_FOLDS = 5
@@ -135,13 +136,16 @@ def fit_head(
 
 def probe_model(inverse_strength: float, *, balanced: bool) -> Pipeline:
     """Return an unfitted pipeline of standardisation and logistic regression with scikit-learn's ``C``."""
-    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    weights = "balanced" if balanced else None
-    model = LogisticRegression(C=inverse_strength, class_weight=weights, max_iter=MAX_ITERATIONS)
-    return make_pipeline(StandardScaler(), model)
+    return make_pipeline(StandardScaler(), _regression(inverse_strength, "balanced" if balanced else None))
+
+
+def _regression(inverse_strength: float, class_weight: str | None = None) -> LogisticRegression:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=inverse_strength, class_weight=class_weight, max_iter=MAX_ITERATIONS)
 
 
 def fit_predict(
@@ -198,12 +202,27 @@ def _fit(
     if len(present) == 1:  # a single class
         bias[present] = 0.0
         return weight, bias
+    mean, scale = _standardisation(features)
     with _as_one_of_many():
-        scaler, model = probe_model(inverse_strength, balanced=balanced).fit(features, target).named_steps.values()
+        model = _regression(inverse_strength)
+        model.fit((features - mean) / scale, target, _equal_classes(target) if balanced else None)
     rows, offsets = model.coef_, model.intercept_
     if len(present) == 2:  # scikit-learn fits a single logit for two classes
         rows, offsets = np.concatenate([-rows, rows]) / 2, np.concatenate([-offsets, offsets]) / 2
-    weight[present] = rows / scaler.scale_
-    bias[present] = offsets - weight[present] @ scaler.mean_
+    weight[present] = rows / scale
+    bias[present] = offsets - weight[present] @ mean
     bias[[c for c in range(n_classes) if c not in present]] = bias[present].min() + ABSENT_LOGIT
     return weight, bias
+
+
+def _standardisation(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation [feature], 1 for constant features, as of StandardScaler in a fifth of its time."""
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    rounding = len(features) * np.finfo(np.float64).eps * np.abs(mean)
+    return mean, np.where(scale > rounding, scale, 1.0)
+
+
+def _equal_classes(target: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Weight of each scan by which all classes weigh the same, as of ``class_weight="balanced"``."""
+    _, number, count = np.unique(target, return_inverse=True, return_counts=True)
+    return len(target) / (len(count) * count[number])

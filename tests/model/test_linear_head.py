@@ -14,7 +14,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from med_transfer.model import linear_head
 from med_transfer.model.linear_head import fit_head, fit_predict, fit_probe, mean_head, probe_model
 from med_transfer.predictions.patient_folds import patient_folds
 
@@ -24,7 +23,7 @@ CLASSES = (FEATURES[:, 0] + RANDOM.normal(size=90) > 3.5).astype(int) + (FEATURE
 TRUTH = np.eye(3, dtype=bool)[CLASSES]
 
 
-def reference(target, c=0.1, weights="balanced"):
+def reference(target, c=0.1, weights: str | None = "balanced"):
     model = make_pipeline(StandardScaler(), LogisticRegression(C=c, class_weight=weights, max_iter=2000))
     return model.fit(FEATURES, target).predict_proba(FEATURES)
 
@@ -40,6 +39,14 @@ def test_two_classes():
     target = np.minimum(CLASSES, 1)
     head = fit_head(FEATURES, np.eye(2, dtype=bool)[target], 0.1, multilabel=False, balanced=True)
     np.testing.assert_allclose(softmax(head.logits(FEATURES), axis=1), reference(target), rtol=1e-6)
+
+
+def test_a_constant_feature_has_no_say_also_where_its_mean_is_rounded():
+    constant = np.concatenate([FEATURES, np.full((90, 1), 0.1), np.full((90, 1), 0.0)], axis=1)
+    assert constant[:, 5].std() > 0  # by rounding alone
+    head = fit_head(constant, TRUTH, 0.1, multilabel=False, balanced=True)
+    np.testing.assert_allclose(head.weight[:, 5:], 0, atol=1e-12)
+    np.testing.assert_allclose(softmax(head.logits(constant), axis=1), reference(CLASSES), rtol=1e-6)
 
 
 def test_findings_are_one_regression_each():
@@ -114,12 +121,13 @@ class CountsThreads(BaseEstimator):
 
 
 def test_small_fits_take_one_thread_whatever_the_machine_gives(monkeypatch):
-    def counted(*args, **kwargs):
-        seen.append(n_threads())
-        return probe_model(*args, **kwargs)
+    class Counted(LogisticRegression):
+        def fit(self, *args, **kwargs):
+            seen.append(n_threads())
+            return super().fit(*args, **kwargs)
 
     seen, model = [], CountsThreads()
-    monkeypatch.setattr(linear_head, "probe_model", counted)
+    monkeypatch.setattr("sklearn.linear_model.LogisticRegression", Counted)
     with threadpool_limits(2):
         before = n_threads()
         fit_predict(model, FEATURES, TRUTH, FEATURES, multilabel=False)
