@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.flop_counter import FlopCounterMode
 
 from med_transfer.backbones.spec import BackboneSpec, Triple
+from med_transfer.backbones.weights.skip_initialisation import SkipInitialisation
 
 DEFAULT_SHAPE: Triple = (96, 96, 96)
 _NOT_COUNTED = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU)
@@ -23,7 +24,7 @@ def multiply_adds(spec: BackboneSpec, shape: Triple | None = None) -> float:
 
     Counted on the meta device, which takes seconds.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), SkipInitialisation():
         encoder = _only_counted_layers(spec.build().eval())
         x = torch.empty(1, spec.input.channels, *(shape or cost_shape(spec)))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
