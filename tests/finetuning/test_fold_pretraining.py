@@ -172,14 +172,14 @@ def test_the_head_reads_what_the_network_answers(answering, cohort, tmp_path):
     ):
         kept = load_file(fold(answering, number) / "encoder.safetensors")
 
-        def parts(tensor, encoder=models[number].encoder, kept=kept):
+        def parts(tensor, encoder=models[number].encoder.learned, kept=kept):
             maps = [m[0].transpose(0, 1) for m in encoder(torch.from_numpy(tensor).float()[None])]
             places = [
                 torch.einsum("kc,nchw->nkhw", kept[f"head.place.{n}.weight"][..., 0, 0, 0], own).amax((2, 3))
                 + kept[f"head.place.{n}.bias"]
-                for n, own in zip((1, 2, 3), maps[2:5], strict=True)
+                for n, own in zip((1, 2, 3), maps[1:4], strict=True)
             ]
-            said = maps[4].mean((2, 3)) @ kept["head.what.weight"].T + kept["head.what.bias"]
+            said = maps[3].mean((2, 3)) @ kept["head.what.weight"].T + kept["head.what.bias"]
             return torch.stack([*places, said[:, :2], said[:, 2:]], 1)  # no slice is empty
 
         with torch.no_grad():
@@ -188,8 +188,8 @@ def test_the_head_reads_what_the_network_answers(answering, cohort, tmp_path):
             of_scans = of_training.mean(1)
             centre, scale = of_scans.mean(0), of_scans.std(0, correction=0)
             spread = ((of_training - centre) / scale).mean(2).flatten(0, 1).std(0, correction=0)
-            expected = torch.stack([((of_one - centre) / scale).mean((0, 1)) for of_one in of_slices]) / spread
-            found = models[number].features(torch.from_numpy(np.stack(tensors)).float())
+            expected = torch.stack([((of_one - centre) / scale).mean((0, 1)) for of_one in of_slices[:3]]) / spread
+            found = models[number].features(torch.from_numpy(np.stack(tensors[:3])).float())
         # mean_max: the mean over slices, then the largest; before the answers the published network's
         torch.testing.assert_close(found[:, -4:-2], expected, rtol=1e-3, atol=1e-3)
 
