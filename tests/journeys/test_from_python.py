@@ -208,6 +208,8 @@ def test_transfer_classifier_is_a_scikit_learn_estimator(cohort_csv, unseen_csv,
             "input": {"shape": [16, 16, 16]},
             "split": {"kind": "holdout", "test_fraction": 0.34, "val_fraction": 0.34},
             "training": {"epochs": 1, "epoch_scans": 16, "batch_size": 8},
+            "from_scratch_baseline": False,
+            "explain": {"gallery": 0},
         }
     )
     estimator = clone(mt.TransferClassifier(config=config, out=tmp_path / "run"))
