@@ -23,6 +23,7 @@ from med_transfer.cli.options import (
     example,
 )
 from med_transfer.cli.terminal import progress_bars, say, say_json
+from med_transfer.errors.numbers import counted
 
 if TYPE_CHECKING:
     from med_transfer.labelling import Budget
@@ -138,7 +139,7 @@ def _say_budget(measured: Budget) -> None:
     say(WAY_MEANS[asked.way])
     say(LIMITS)
     if measured.failed:
-        say(f"{len(measured.failed)} scans could not be used")
+        say(f"{counted(len(measured.failed), 'scan')} could not be used")
     say(f"curves: {measured.folder / 'budget.png'}")
     say(f"figures: {measured.folder / 'budget.json'}")
 
@@ -193,5 +194,5 @@ def next_(
         if chosen.n_held_out:
             say(f"{chosen.n_held_out} scans left out: they, or their patients, are the test set of the bundle's run")
         if chosen.failed:
-            say(f"{len(chosen.failed)} scans could not be used: {chosen.left_out}")
+            say(f"{counted(len(chosen.failed), 'scan')} could not be used: {chosen.left_out}")
     raise typer.Exit(1 if chosen.failed else 0)

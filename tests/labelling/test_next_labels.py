@@ -123,7 +123,7 @@ def test_a_second_call_reads_no_scan_and_a_damaged_one_is_counted(command, finis
     words = ("labels", "next", finished.bundle, write_rows(tmp_path / "scans/t.csv", rows), *USUAL)
     first = command(*words, "-o", tmp_path / "next.csv")
     assert first.code == 1
-    assert f"1 scans could not be used: {tmp_path / 'next-left-out.csv'}" in first.out
+    assert f"1 scan could not be used: {tmp_path / 'next-left-out.csv'}" in first.out
     left_out = read_rows(tmp_path / "next-left-out.csv")
     assert [(row["scan"], "not a gzip file" in row["reason"]) for row in left_out] == [("broken.nii.gz", True)]
     before = (tmp_path / "next.csv").read_bytes()
