@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from med_transfer.errors.numbers import rounded
 from med_transfer.hospital.analysis import Analysis
 from med_transfer.hospital.codes import shortened
 from med_transfer.hospital.result_header import RESEARCH_ONLY, ResultHeader
@@ -148,9 +149,10 @@ def _classes(analysis: Analysis, header: ResultHeader) -> list[str]:
     shares = sorted(analysis.prediction.probabilities.items(), key=lambda item: -item[1])
     width = min(30, max(len(name) for name, _ in shares))
     head = f"{'':>6}  {'':{width}}  {'sensitivity':16}  specificity" if header.rates_of else ""
+    percent = [f"{rounded(100 * p, 1, of=(0.0, 100.0))}%" for _, p in shares]
     rows = [
-        f"{p:6.1%}  {shortened(name, width):{width}}  {'  '.join(f'{rate:16}' for rate in header.rates(name))}".rstrip()
-        for name, p in shares[:_CLASSES]
+        f"{p:>6}  {shortened(name, width):{width}}  {'  '.join(f'{rate:16}' for rate in header.rates(name))}".rstrip()
+        for (name, _), p in zip(shares[:_CLASSES], percent, strict=False)
     ]
     more = [f"        and {len(shares) - _CLASSES} more, in the structured report"] if len(shares) > _CLASSES else []
     return [*filter(None, [head]), *rows, *more, *filter(None, [header.rates_of])]

@@ -170,6 +170,14 @@ def test_long_names_of_classes_that_differ_at_the_end_look_different_everywhere(
     assert re.search(r"30\.0%  solid pulmon.*> 6 mm", said)
 
 
+def test_nearly_certain_is_not_written_as_certain(predictor, study):
+    (analysis,) = [analysis for analysis in analyse(study, predictor) if analysis.volume is not None]
+    prediction = replace(analysis.prediction, probabilities={"benign": 0.99996, "malignant": 0.00004})
+    said = "\n".join(lines(replace(analysis, prediction=prediction), header(predictor)))
+    assert re.search(r"99\.996%  benign", said)
+    assert re.search(r"0\.004%  malignant", said)
+
+
 def test_a_page_says_why_there_is_no_answer(predictor, study):
     pages = [lines(analysis, header(predictor)) for analysis in analyse(study, predictor)]
     (refused,) = [page for page in pages if page[0] == "NOT ANALYSED"]
