@@ -31,12 +31,14 @@ def accessed(n=1, **changes):
 
 
 def decided(data=DATA, validation=VALIDATION, *, counts=None, n_networks=1, **config):
-    """Metrics of a run whose operating point was chosen on other scans."""
+    """Metrics of a run whose operating point was chosen on other scans; without decision curves, which each page would
+    draw and no test reads."""
     wanted = OperatingPointConfig.model_validate(config)
     scans = LabelledPredictions.of(validation.truth, validation.probabilities, validation.patients, validation.labels)
     point, reached = choose_point(wanted, scans, n_networks=n_networks)
     metrics = metrics_of(data, operating_point=point)
-    return metrics.model_copy(update={"chosen_point": reached, "test_set_access": counts or accessed()})
+    known = {"chosen_point": reached, "test_set_access": counts or accessed(), "decision_curves": {}}
+    return metrics.model_copy(update=known)
 
 
 def rows_of(folder, table):
