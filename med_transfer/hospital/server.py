@@ -8,6 +8,7 @@ import logging
 import shutil
 import socket
 import ssl
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -121,7 +122,10 @@ class NodeServer(ThreadedAssociationServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Only log: a failed connection must not affect others."""
-        log.warning("a connection failed before it became an association")
+        error, why = sys.exception(), type(sys.exception()).__name__
+        if isinstance(error, ssl.SSLError):  # in OpenSSL's words: an expired certificate, no TLS at all
+            why = getattr(error, "verify_message", "") or error.reason or why
+        log.warning("a connection from %s failed before it became an association: %s", client_address[0], why)
 
 
 def admit(event: evt.Event, node: NodeConfig) -> None:

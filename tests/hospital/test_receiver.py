@@ -413,7 +413,7 @@ def test_tls_asks_for_a_certificate(node_config, tmp_path):
             assert echoscu(config.port, more=known)
 
 
-def test_a_certificate_that_has_expired_gets_nobody_in(node_config, tmp_path):
+def test_a_certificate_that_has_expired_gets_nobody_in(node_config, tmp_path, caplog):
     node_key, node_pem = certificate(tmp_path, "node")
     old_key, old_pem = certificate(tmp_path, "old", days=-1)
     key, pem = certificate(tmp_path, "ct")
@@ -422,6 +422,10 @@ def test_a_certificate_that_has_expired_gets_nobody_in(node_config, tmp_path):
     with receiving(config):
         assert echoscu(config.port, more=["+tls", str(key), str(pem), "+cf", str(node_pem)])
         assert not echoscu(config.port, more=["+tls", str(old_key), str(old_pem), "+cf", str(node_pem)])
+        assert not echoscu(config.port)
+        peers.until(lambda: len(caplog.messages) > 1)
+    said = [line for line in caplog.messages if line.startswith("a connection from 127.0.0.1 failed")]
+    assert [line.rpartition(": ")[2] for line in said] == ["certificate has expired", "WRONG_VERSION_NUMBER"]
 
 
 def test_a_certificate_that_does_not_fit_its_key_is_named(node_config, tmp_path):
