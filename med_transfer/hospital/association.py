@@ -23,20 +23,23 @@ def associate(
 ) -> Iterator[Association]:
     """Request an association for the given SOP classes, and release it on exit.
 
-    A rejected or failed request raises nothing: check ``is_established``.
+    A rejected or failed request, or an unknown host name, raises nothing: check ``is_established``.
     """
     entity = AE(node.ae_title)
     for uid in classes:
         entity.add_requested_context(uid, list(PLAIN_SYNTAXES))
     seconds = node.limits.network_seconds
     entity.network_timeout = entity.acse_timeout = entity.dimse_timeout = entity.connection_timeout = seconds
-    association = entity.associate(
-        peer.address,
-        peer.port,
-        ae_title=peer.ae_title,
-        tls_args=(tls, "") if tls else None,
-        evt_handlers=list(handlers),
-    )
+    try:
+        association = entity.associate(
+            peer.address,
+            peer.port,
+            ae_title=peer.ae_title,
+            tls_args=(tls, peer.address) if tls else None,  # the name is only sent (SNI)
+            evt_handlers=list(handlers),
+        )
+    except (OSError, UnicodeError):  # a host name that is unknown, or none: as of a host that does not answer
+        association = Association(entity, "requestor")
     try:
         yield association
     finally:

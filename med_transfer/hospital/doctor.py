@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -227,15 +228,30 @@ def _skew(code: str, seconds: float, whose: str) -> Finding:
 
 def _echo(node: NodeConfig, peer: Peer) -> Finding:
     try:
-        with associate(node, peer, client_context(node, peer), [VERIFICATION]) as association:
+        tls = client_context(node, peer)
+        with associate(node, peer, tls, [VERIFICATION]) as association:
             if association.is_established:
                 answer = association.send_c_echo().get("Status", "no answer")
                 outcome = "answers" if answer == 0 else f"answers {answer}"
             else:
                 answer, outcome = None, rejection_code(association)
+        why = "" if answer is not None or association.is_rejected else _why_not_connected(node, peer, tls)
     except MedTransferError as error:
-        answer, outcome = None, error.found
-    return Finding("echo", "ok" if answer == 0 else "problem", outcome, f"C-ECHO to {peer.name}: {outcome}")
+        answer, outcome, why = None, error.found, ""
+    return Finding("echo", "ok" if answer == 0 else "problem", outcome, f"C-ECHO to {peer.name}: {outcome}{why}")
+
+
+def _why_not_connected(node: NodeConfig, peer: Peer, tls: ssl.SSLContext | None) -> str:
+    """Why no connection to a peer can be opened, such as an unknown host name or an expired certificate."""
+    try:
+        with socket.create_connection((peer.address, peer.port), timeout=node.limits.network_seconds) as connection:
+            if tls is not None:
+                tls.wrap_socket(connection).close()
+    except ssl.SSLError as error:
+        return f" (TLS: {getattr(error, 'verify_message', '') or error.reason})"
+    except (OSError, UnicodeError) as error:
+        return f" ({getattr(error, 'strerror', None) or type(error).__name__})"
+    return " (it accepts a connection and closes it: does it expect TLS, or none?)"
 
 
 def _http(node: NodeConfig, peer: WebPeer | FhirServer) -> Iterator[Finding]:

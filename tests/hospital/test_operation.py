@@ -481,6 +481,35 @@ def test_the_doctor_says_that_the_folder_cannot_be_written(node_config, command,
     assert (found["folder"], "running" in found) == ([("problem", None)], False)
 
 
+def test_the_doctor_says_why_a_peer_cannot_be_reached(node_config, command, tmp_path):
+    key, pem = certificate(tmp_path, "node")
+    old_key, old_pem = certificate(tmp_path, "old", days=-1)
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_text(pem.read_text() + old_pem.read_text())
+    pacs = node_config(tls={"certificate": old_pem, "key": old_key, "trusted": pem})
+    closed, unknown = free_port(), "no-such-host.invalid"
+    peers_of = [
+        {"ae_title": pacs.ae_title, "address": "127.0.0.1", "port": pacs.port, "tls": True},
+        {"ae_title": "PACS", "address": "127.0.0.1", "port": closed},
+        {"ae_title": "PACS", "address": unknown, "port": closed},
+    ]
+    node = node_config(
+        folder=tmp_path / "other",
+        port=free_port(),
+        destinations=peers_of,
+        tls={"certificate": pem, "key": key, "trusted": trusted},
+    )
+    path = tmp_path / "node.yaml"
+    path.write_text(node.model_dump_json())
+    with receiving(pacs):
+        outcome = command("doctor", "-c", path)
+    said = [line for line in outcome.out.splitlines() if "C-ECHO" in line]
+    assert len(said) == 3, outcome.err
+    assert said[0].endswith("unreachable (TLS: certificate has expired)")
+    assert said[1].endswith("unreachable (Connection refused)")
+    assert said[2].partition("unreachable (")[2] not in ("", "gaierror)")
+
+
 def test_the_doctor_goes_on_where_a_peers_date_is_none(node_config, command, tmp_path):
     with HTTPServer(("127.0.0.1", 0), Yesterday) as web:
         threading.Thread(target=web.handle_request, daemon=True).start()

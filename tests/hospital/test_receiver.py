@@ -32,12 +32,15 @@ from pynetdicom.sop_class import CTImageStorage, Verification
 from receiving import notice, receiving
 
 from med_transfer.errors import ConfigError
+from med_transfer.hospital.association import associate, rejection_code
 from med_transfer.hospital.availability import AVAILABILITY
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import keep, keep_aside, received_file, study_id, sweep
 from med_transfer.hospital.queue import Added, Queue
-from med_transfer.hospital.receiver import Receiver
+from med_transfer.hospital.receiver import VERIFICATION, Receiver
+from med_transfer.hospital.settings.peers import Peer
 from med_transfer.hospital.storage_classes import VENDOR_CLASSES
+from med_transfer.hospital.tls import client_context
 
 pytestmark = pytest.mark.skipif(not peers.DCMTK, reason="needs dcmtk")
 
@@ -411,6 +414,28 @@ def test_tls_asks_for_a_certificate(node_config, tmp_path):
         assert not echoscu(config.port)
         with socket.create_connection(("127.0.0.1", config.port)):  # a silent peer keeps nobody else waiting
             assert echoscu(config.port, more=known)
+
+
+def test_the_node_calls_a_peer_by_tls(node_config, tmp_path):
+    key, pem = certificate(tmp_path, "node")
+    tls = {"certificate": pem, "key": key, "trusted": pem}
+    config = node_config(tls=tls, callers=[{"ae_title": "MEDTRANSFER", "address": "127.0.0.1"}])
+    for address in ("127.0.0.1", "localhost"):
+        peer = Peer(ae_title="MEDTRANSFER", address=address, port=config.port, tls=True)
+        with (
+            receiving(config),
+            associate(config, peer, client_context(config, peer), [VERIFICATION]) as association,
+        ):
+            assert association.is_established
+            assert association.send_c_echo().Status == 0
+
+
+@pytest.mark.parametrize("address", ["no-such-host.invalid", "pacs..hospital"])
+def test_a_peer_with_an_unknown_host_name_is_unreachable(node_config, address):
+    config, peer = node_config(), Peer(ae_title="PACS", address=address, port=104)
+    with associate(config, peer, None, [VERIFICATION]) as association:
+        assert not association.is_established
+        assert rejection_code(association) == "unreachable"
 
 
 def test_a_certificate_that_has_expired_gets_nobody_in(node_config, tmp_path, caplog):
