@@ -21,6 +21,7 @@ from med_transfer.api import finetune
 from med_transfer.cohorts import Case, Cohort
 from med_transfer.cohorts.label_text import lacks_identifier
 from med_transfer.errors import CohortError, UsageError, given_path
+from med_transfer.errors.numbers import counted
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.inference import load_bundle
 
@@ -78,7 +79,11 @@ class TransferClassifier(ClassifierMixin, BaseEstimator):
         _require_one_each(patients, "patient", "groups")
         if not len(scans) == len(labels) == len(patients):
             raise CohortError(
-                f"{len(scans)} scans, {len(labels)} labels, {len(patients)} patients", expected="equal numbers"
+                ", ".join(
+                    counted(len(given), name)
+                    for given, name in ((scans, "scan"), (labels, "label"), (patients, "patient"))
+                ),
+                expected="equal numbers",
             )
         cases = [
             Case(scan=str(scan), path=path, patient=str(patient), label=str(label), row=row)

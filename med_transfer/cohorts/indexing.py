@@ -15,6 +15,7 @@ from med_transfer.cohorts.label_sheet import LabelSheet, RowRemark
 from med_transfer.cohorts.label_text import is_missing, spelling_key
 from med_transfer.cohorts.overwriting import replace_keeping, require_replaceable
 from med_transfer.errors import NothingDone, ScanError, ScanNotFound
+from med_transfer.errors.numbers import counted
 from med_transfer.errors.sentence import Sentence, few
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import Identity, Ignored, Series, Verdict, geometry, identity, survey
@@ -252,9 +253,9 @@ def _warn_of_parted(listed: Sequence[tuple[str, dict[str, str]]]) -> None:
         scans[patient].setdefault(spelling_key(row["patient"]), row["scan"])
     if several := [" with ".join([*own.values()][:2]) for own in scans.values() if len(own) > 1]:
         log.warning(
-            "%d patients of the files are several in the label sheet: %s. Scans of one person could come to both sides "
+            "the label sheet divides %s of the files into several: %s. Scans of one person could come to both sides "
             "of a split; unless the files' PatientID is a placeholder, correct the column patient of the sheet",
-            len(several),
+            counted(len(several), "patient"),
             few(several, 3),
         )
 
@@ -271,8 +272,9 @@ def _pseudonymise(rows: list[dict[str, str]], key_file: Path) -> None:
         row["patient"] = pseudonym(name, key)
     if several := [" with ".join(spelt.values()) for spelt in scans.values() if len(spelt) > 1]:
         log.warning(
-            "%d patients are spelt in several ways (case, spaces, leading zeros, signs that look alike) and have one "
-            "pseudonym each: %s. If they are different people, name them apart in the column patient of a label sheet",
-            len(several),
+            "the names of %s are spelt in several ways (case, spaces, leading zeros, signs that look alike) and have "
+            "one pseudonym each: %s. If they are different people, name them apart in the column patient of a label "
+            "sheet",
+            counted(len(several), "patient"),
             few(several),
         )

@@ -25,6 +25,7 @@ from med_transfer.cohorts.label_text import other_decimals, spelling_key
 from med_transfer.cohorts.splits import Images, Split, SplitConfig
 from med_transfer.cohorts.table import Cohort
 from med_transfer.errors import CohortError
+from med_transfer.errors.numbers import counted
 from med_transfer.errors.sentence import few
 from med_transfer.predictions.spelling import normalised_text
 
@@ -225,9 +226,9 @@ def warn_of_other_spellings(cohort: Cohort, patient_hashes: Iterable[str]) -> No
     alike = {spelt[other] for other in recognise(spelt.keys() - names, hashes)} - recognise(names, hashes).keys()
     if alike:
         log.warning(
-            "%d patients have names that differ from those of training patients only in capital letters, spaces or "
-            "leading zeros, and count as other patients: %s. If they are the same people, give them the same names",
-            len(alike),
+            "the names of %s differ from those of training patients only in capital letters, spaces or leading zeros, "
+            "and count as other patients: %s. If they are the same people, give them the same names",
+            counted(len(alike), "patient"),
             few([str(case) for case in cohort.cases if case.patient in alike]),
         )
 

@@ -22,7 +22,7 @@ from med_transfer.cohorts.case import FINDING_PREFIX, ROI_COLUMNS, Case, read_ca
 from med_transfer.cohorts.label_text import closest_label, label_text, misspelt, spelling_key
 from med_transfer.cohorts.sheet import Row, Sheet, plain, read_sheet
 from med_transfer.errors import CohortError, MissingLabel, given_path
-from med_transfer.errors.numbers import is_number
+from med_transfer.errors.numbers import counted, is_number
 from med_transfer.errors.sentence import few
 from med_transfer.predictions.labels import Labels
 
@@ -90,7 +90,8 @@ class Cohort:
     def __repr__(self) -> str:
         """Counts only, no names: the text may end up in a log."""
         classes = "".join(f", {name} {scans}" for name, (scans, _) in self.counts().items()) if self._labelled else ""
-        return f"Cohort({len(self)} scans of {len(set(self.patients))} patients{classes})"
+        scans, patients = counted(len(self), "scan"), counted(len(set(self.patients)), "patient")
+        return f"Cohort({scans} of {patients}{classes})"
 
     @property
     def _labelled(self) -> bool:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from med_transfer.cohorts import Cohort, CohortLock, split_cohort
 from med_transfer.cohorts.splits import FEW_PATIENTS, TEST_FRACTION
+from med_transfer.errors.numbers import counted
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import LOCK_FILE
 from med_transfer.finetuning.region_choice import choose_region
@@ -59,12 +60,13 @@ def split_sentence(config: FinetuneConfig, cohort: Cohort) -> str:
         CohortError, TooFewPatients: as :func:`split_cohort`.
     """
     split, n_patients = split_cohort(cohort, config.split), len(set(cohort.patients))
-    few = f"{n_patients} patients, {'under' if n_patients < FEW_PATIENTS else 'not under'} {FEW_PATIENTS}"
+    few = f"{counted(n_patients, 'patient')}, {'under' if n_patients < FEW_PATIENTS else 'not under'} {FEW_PATIENTS}"
     if any(case.split for case in cohort.cases):
         few += "; the table's split column decides"
     if split.test:
         n_test = len({cohort.patients[case] for case in split.test})
-        return f"split: {n_test} patients are held out for the test, split.test_fraction {_shown(config)} ({few})"
+        held_out = f"{counted(n_test, 'patient')} held out for the test"
+        return f"split: {held_out}, split.test_fraction {_shown(config)} ({few})"
     folds, repeats = split.n_fold_models, len(split.repeats)
     cost = f"each repeat trains {folds} networks" if trains_networks(config) else "no network is trained"
     times = f"drawn {repeats} times, the mean is reported" if repeats > 1 else "drawn once"

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from med_transfer.atomic import atomic_path, output_error, sha256_of, write_text
 from med_transfer.atomic.sole_writer import LOCK_FILE, sole_writer
 from med_transfer.errors import OutputError, ScanNotFound, UsageError
+from med_transfer.errors.numbers import counted
 from med_transfer.hospital import record
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.database import connected, read_only, transaction
@@ -136,7 +137,8 @@ def _copy(node: NodeConfig, out: Path) -> None:
         lost = {name for name in named if not (out / name).exists()}
         if lost <= _named(node.queue_file):  # a node removes a file's entry before the file: these were lost before
             if lost:
-                log.warning("%d files that the queue names are not in the node's folder, nor in the backup", len(lost))
+                what = counted(len(lost), "file")
+                log.warning("%s named by the queue: not in the node's folder, nor in the backup", what)
             return
     raise OutputError(
         "files vanish while they are copied", where=node.folder, action="Run it again when less is deleted"

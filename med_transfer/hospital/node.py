@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from med_transfer.errors import OutputError, ScanError
+from med_transfer.errors.numbers import counted
 from med_transfer.hospital.bundles import Bundles
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.drift import DriftWatch
@@ -204,7 +205,8 @@ class Node:
         """Whether files that the queue lists are missing; an incomplete study must not be predicted as if complete."""
         lost = [file for file in self.queue.files(study.id) if not (self._config.folder / file).is_file()]
         if lost:
-            log.error("study %s: %d images are not on the disk", study.id, len(lost), extra={"study": study.id})
+            what = counted(len(lost), "image")
+            log.error("study %s: %s not on the disk", study.id, what, extra={"study": study.id})
             self.queue.lost(study.id, lost)
         return bool(lost)
 

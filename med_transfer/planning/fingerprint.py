@@ -14,6 +14,7 @@ import numpy as np
 from med_transfer.cohorts import Case, Cohort, region_of_case
 from med_transfer.cohorts.kept_scans import read_and_keep
 from med_transfer.errors import CohortError, NothingDone, ScanError
+from med_transfer.errors.numbers import counted
 from med_transfer.preprocessing.config import ORGANS, OrganName
 from med_transfer.preprocessing.organs import NotFound, find_organ
 from med_transfer.preprocessing.region import BODY_HU, foreground, whole
@@ -249,8 +250,9 @@ def require_alike(found: CohortFingerprint, where: object = "") -> None:
         counts = Counter(values).most_common()
         known = [n for name, n in counts if name != "unknown"]
         if sum(known[1:]) > MAX_SHARE_OF_OTHERS * len(scans):
+            shares = [f"{counted(n, 'scan')} {name}" for name, n in counts]
             raise CohortError(
-                f"{what}: {', '.join(f'{n} scans {name}' for name, n in counts)}",
+                f"{what}: {', '.join(shares)}",
                 where=where,
                 expected="scans of one kind in one table",
                 action="Divide the table, or write your own config and pass it with -c",

@@ -98,8 +98,7 @@ def test_a_patient_spelt_otherwise_than_in_training_is_told_and_not_counted(lear
     assert seen_before(cohort, [()] * 3, hashes, ()) == (2,)
     warn_of_other_spellings(cohort, hashes)
     assert (
-        "1 patients have names that differ from those of training patients only in capital letters, spaces"
-        in caplog.text
+        "the names of 1 patient differ from those of training patients only in capital letters, spaces" in caplog.text
     )
     assert f"other patients: {cohort.cases[1]}. If they are the same" in caplog.text
     assert asked not in caplog.text

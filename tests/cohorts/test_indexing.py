@@ -197,7 +197,7 @@ def test_a_patient_under_two_spellings_has_one_pseudonym_and_that_is_told(tmp_pa
     assert [ids.index(one) for one in ids] == [0, 0, 2, 2, 4, 4, 6]
     assert patients["../n 1.nii"] != patients["../n  1.nii"]
     (told,) = (record.getMessage() for record in caplog.records if "one pseudonym" in record.getMessage())
-    assert "3 patients are spelt in several ways" in told
+    assert "the names of 3 patients are spelt in several ways" in told
     assert "../1.2.0 with ../1.2.1, ../1.2.2 with ../1.2.3, ../1.2.4 with ../1.2.5" in told
     assert leaks(told) == []
 
@@ -474,7 +474,7 @@ def test_a_patient_whom_the_sheet_takes_for_two_is_told(index, tmp_path, caplog)
     linked(index, tmp_path, f"{header}1.2.97.1,case-1,benign\n1.2.97.2,case-2,benign\n{b}")
     (told,) = [record.getMessage() for record in caplog.records if "label sheet" in record.getMessage()]
     assert told.startswith(
-        "1 patients of the files are several in the label sheet: ../export/a/B30f with ../export/a/B70f"
+        "the label sheet divides 1 patient of the files into several: ../export/a/B30f with ../export/a/B70f"
     )
     assert (leaks(told), "case-" in told) == ([], False)
     caplog.clear()

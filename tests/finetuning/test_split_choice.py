@@ -38,7 +38,7 @@ def config(kind: type[FinetuneConfig] = FinetuneConfig, /, **sections) -> Finetu
         (
             60,
             config(**PROBE),
-            "split: 12 patients are held out for the test, split.test_fraction 0.2 (60 patients, not",
+            "split: 12 patients held out for the test, split.test_fraction 0.2 (60 patients, not",
         ),
         (52, config(fusion={"use": ["network", "handcrafted"]}), "split.test_fraction 0.2 (52 patients, under 60)"),
         (52, config(TuneConfig, **PROBE), "split.test_fraction 0.2 (52 patients, under 60)"),

@@ -441,7 +441,7 @@ def test_a_file_that_was_lost_does_not_keep_the_rest_from_being_backed_up(node_c
     next((config.folder / "incoming").glob("*/*")).unlink()
     told = command("node", "backup", "-c", path, "-o", tmp_path / "backup")
     assert (told.code, len(list((tmp_path / "backup/incoming").glob("*/*")))) == (0, 2)
-    assert "1 files that the queue names are not in the node's folder" in " ".join(told.err.split())
+    assert "1 file named by the queue: not in the node's folder" in " ".join(told.err.split())
 
 
 def examined(command, path: Path, code: int) -> dict[str, list[tuple[str, object]]]:

@@ -202,8 +202,7 @@ def test_what_the_source_has_seen_is_named_as_such(command: Command, transferred
     write_rows(table, [row | {"patient": row["patient"].swapcase()} for row in read_rows(table)])
     renamed = command("evaluate", transferred.bundle, table, "-o", tmp_path / "out")
     assert (
-        "12 patients have names that differ from those of training patients only in capital letters, spaces"
-        in renamed.err
+        "the names of 12 patients differ from those of training patients only in capital letters, spaces" in renamed.err
     )
     assert (renamed.code, "the bundle was trained on 12 of these scans" in renamed.err) == (2, True)  # by their images
 

@@ -228,7 +228,7 @@ def test_transfer_classifier_is_a_scikit_learn_estimator(cohort_csv, unseen_csv,
     assert estimator.predict(new).tolist() == [called.predict(scan).predicted for scan in new]
     truth = [row["label"] for row in read_rows(unseen_csv)]
     assert estimator.score(new, truth) == np.mean(estimator.predict(new) == np.array(truth))
-    with pytest.raises(CohortError, match="2 scans, 1 labels, 2 patients; expected equal numbers"):
+    with pytest.raises(CohortError, match="2 scans, 1 label, 2 patients; expected equal numbers"):
         estimator.fit(paths[:2], labels[:1])
 
 
