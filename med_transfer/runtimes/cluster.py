@@ -25,6 +25,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from ipaddress import ip_address
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -84,16 +85,20 @@ def cluster(address: str = AUTO) -> Iterator[Cluster]:
     Args:
         address: host:port of its head node, or ``auto`` for the cluster that this machine is part of.
 
+    If this process is connected to it already, the connection is used and stays.
+
     Raises:
         MissingExtra: Ray is not installed.
-        UsageError: no cluster answers there, or this machine cannot join it.
+        UsageError: no cluster answers there, this machine cannot join it, or this process is connected to another one.
     """
     ray = _import_ray()
     if address != AUTO:
         _require_port(address)
     with _messages_to_log():
         connected = ray.is_initialized()  # by the user's own Python code
-        if not connected:
+        if connected:
+            _require_same_cluster(ray, address)
+        else:
             _connect(ray, address)
         try:
             yield Cluster(ray, address)
@@ -251,6 +256,29 @@ def _connect(ray: ModuleType, address: str) -> None:
     before = signal.getsignal(signal.SIGTERM)
     ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, configure_logging=False)
     _handle_sigterm(before)
+
+
+def _require_same_cluster(ray: ModuleType, address: str) -> None:
+    """Raise UsageError if the process is connected to another cluster than that of the address."""
+    here = ray.get_runtime_context().gcs_address
+    if address == AUTO or _same_head(address, here):
+        return
+    raise UsageError(
+        f"this process is already connected to the Ray cluster {here}",
+        where=f"--ray-address {address}",
+        expected=f"{here}, or {AUTO}",
+        action="Call ray.shutdown() first, or leave the address out",
+    )
+
+
+def _same_head(address: str, here: str) -> bool:
+    """Whether both are one head node; a loopback address is taken for this machine's, whose head has another one."""
+    (host, _, port), (host_here, _, port_here) = address.rpartition(":"), here.rpartition(":")
+    try:
+        ip, ip_here = (ip_address(socket.getaddrinfo(name.strip("[]"), None)[0][4][0]) for name in (host, host_here))
+    except OSError:  # no such host, thus another one
+        return False
+    return port == port_here and (ip == ip_here or ip.is_loopback)
 
 
 def _handle_sigterm(handler: Any) -> None:

@@ -82,6 +82,20 @@ def test_sigterm_is_heard_while_connected_and_afterwards(nodes):
         signal.signal(signal.SIGTERM, before)
 
 
+def test_another_cluster_than_the_connected_one_is_refused(machines, nodes):
+    """Its address was ignored, and the jobs ran on the cluster that Ray was connected to."""
+    with cluster(nodes.address), cluster():
+        pass
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(UsageError, match="already connected to the Ray cluster") as refused, cluster(address):
+            pass
+    assert f"--ray-address {address}" in str(refused.value)
+    with pytest.raises(UsageError, match="already connected"), cluster("no-such-host.invalid:6379"):
+        pass
+    assert machines.n_machines == 2
+
+
 def rows_of(out):
     return [{**row, "seconds": ""} for row in read_rows(out / "predictions.csv")]
 
