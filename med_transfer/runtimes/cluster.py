@@ -274,10 +274,7 @@ def _require_same_cluster(ray: ModuleType, address: str) -> None:
 def _same_head(address: str, here: str) -> bool:
     """Whether both are one head node; a loopback address is taken for this machine's, whose head has another one."""
     (host, _, port), (host_here, _, port_here) = address.rpartition(":"), here.rpartition(":")
-    try:
-        ip, ip_here = (ip_address(socket.getaddrinfo(name.strip("[]"), None)[0][4][0]) for name in (host, host_here))
-    except OSError:  # no such host, thus another one
-        return False
+    ip, ip_here = (ip_address(socket.getaddrinfo(name.strip("[]"), None)[0][4][0]) for name in (host, host_here))
     return port == port_here and (ip == ip_here or ip.is_loopback)
 
 
