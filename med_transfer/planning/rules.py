@@ -288,12 +288,24 @@ def strategy(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """What is trained: with whole scans a linear head on frozen features, on regions the whole network."""
     if network_kind(cohort, given) == "region":
         return []
+    if _asks_for_training(given):
+        return _no_baseline(given, "whole scans take long to train on; set true to measure the transfer gain")
     few = f"{counted(cohort.rarest, 'patient')} of the rarest class"
     trained = "only the head is trained" if given.strategy in ("", *FROZEN) else "whole scans take long to train on"
     return [
         Choice("transfer.strategy.name", "linear_probe", f"{few}: frozen features and a linear head, in minutes"),
         *_no_baseline(given, f"{trained}; set true to measure the transfer gain"),
     ]
+
+
+def _asks_for_training(given: GivenSettings) -> bool:
+    """Whether the user has set what a linear head on frozen features does not have, and no strategy."""
+    own = given.get("transfer.strategy", {})
+    of_a_trained_one = isinstance(own, dict) and bool(own.keys() - {"name", "learning_rate"})
+    further = (
+        given.get("transfer.batch_norm") == "train" or given.get("transfer.regularise") or given.get("transfer.align")
+    )
+    return not given.strategy and (of_a_trained_one or bool(further))
 
 
 def _no_baseline(given: GivenSettings, why: str) -> list[Choice]:
@@ -309,8 +321,8 @@ def random_start(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice
         return []
     why = f"{given.backbone} has no published weights: the whole network is trained"
     return [
-        Choice("transfer.strategy.name", "scratch", why),
-        Choice("from_scratch_baseline", False, "nothing is transferred that could gain"),
+        Choice("transfer.strategy.name", "auto", why),
+        *_no_baseline(given, "nothing is transferred that could gain"),
     ]
 
 

@@ -24,6 +24,7 @@ from med_transfer.progress import silent
 HOLDOUT = ("split.kind=holdout", "split.val_fraction=0.34")
 EPOCHS, STEPS = 3, 2  # 16 scans an epoch, 8 a batch
 SETTINGS = (*TINY, f"training.epochs={EPOCHS}", "training.epoch_scans=16")
+TRAINED = ("transfer.strategy=auto",)  # not the linear head that is planned for whole scans
 FIRST, SECOND = "fine-tuning, fold 1 of 2", "fine-tuning, fold 2 of 2"
 
 
@@ -120,7 +121,7 @@ def another_source(path: Path, seed: int) -> None:
 
 def test_a_source_whose_file_was_replaced_is_another_run(cohort_csv, tmp_path):
     weights, out = tmp_path / "w.safetensors", tmp_path / "out"
-    overrides = (*SETTINGS, f"backbone.weights={weights}", "from_scratch_baseline=false")
+    overrides = (*SETTINGS, *TRAINED, f"backbone.weights={weights}", "from_scratch_baseline=false")
     another_source(weights, 1)
     killed(cohort_csv, out, FIRST, 1, overrides)
     another_source(weights, 2)
@@ -132,7 +133,14 @@ def test_a_source_whose_file_was_replaced_is_another_run(cohort_csv, tmp_path):
 
 def test_a_finished_run_of_an_earlier_version_tells_its_source_too(cohort_csv, tmp_path):
     weights, out = tmp_path / "w.safetensors", tmp_path / "out"
-    overrides = (*SETTINGS, f"backbone.weights={weights}", "from_scratch_baseline=false", "training.epochs=1", *HOLDOUT)
+    overrides = (
+        *SETTINGS,
+        *TRAINED,
+        f"backbone.weights={weights}",
+        "from_scratch_baseline=false",
+        "training.epochs=1",
+        *HOLDOUT,
+    )
     another_source(weights, 1)
     mt.finetune(cohort_csv, out=out, overrides=overrides)
     (out / "made_from.json").unlink()

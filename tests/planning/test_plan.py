@@ -78,10 +78,15 @@ SETTINGS = (  # from which others follow
         "transfer.strategy=lora",
         "transfer.strategy=linear_probe",
     ),
+    *("transfer.strategy.stage_decay=1", "transfer.strategy.learning_rate=0.01", "transfer.batch_norm=train"),
+    *("transfer.regularise=[l2_sp]", "training.freeze_norm_statistics=false"),
     *("transfer.on_harm=fallback", "from_scratch_baseline=true", "from_scratch_baseline=false"),
     *("split.folds=3", "split.kind=holdout", "split.test_fraction=0", "split.test_fraction=0.4", "split.repeats=2"),
     *("training.epochs=7", "training.epoch_scans=900", "training.monitor=loss", "calibration.method=none"),
 )
+
+
+TRAINED_STATISTICS = {"transfer.batch_norm", "training.freeze_norm_statistics"}
 
 
 def key_of(override: str) -> str:
@@ -94,8 +99,11 @@ def contradict_each_other(config: FinetuneConfig, overrides: Sequence[str]) -> b
     return bool(
         {"input.fit", "input.spacing_mm"} <= keys
         or (config.input.region in ORGANS and keys & {"input.modality", "input.normalisation", "input.channels"})
-        or (config.backbone.name == "resnet18-w8" and keys & {"transfer.strategy", "transfer.on_harm"})
+        or (config.backbone.name == "resnet18-w8" and keys & {"transfer.strategy", "transfer.regularise"})
         or {"transfer.on_harm=fallback", "from_scratch_baseline=false"} <= texts
+        or ("transfer.strategy=linear_probe" in texts and keys & {"transfer.regularise", *TRAINED_STATISTICS})
+        or (any("scratch" in text for text in texts) and keys & {"transfer.regularise"})
+        or ("transfer.strategy.stage_decay=1" in texts and "transfer.strategy" in keys)
         or ("transfer.strategy=scratch" in texts and keys & {"backbone.weights", "transfer.on_harm"})
         or ("split.repeats=2" in texts and keys & {"split.kind", "split.test_fraction"})
     )

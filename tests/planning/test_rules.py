@@ -186,7 +186,7 @@ def test_strategy_trains_the_network_on_regions_only():
 def test_a_network_without_published_weights_is_trained_as_a_whole():
     for backbone in ("resnet18-w8", "tiles-resnet18-w32"):
         found = chosen(rules.random_start, cohort(), backbone)
-        assert found == {"transfer.strategy.name": "scratch", "from_scratch_baseline": False}
+        assert found == {"transfer.strategy.name": "auto", "from_scratch_baseline": False}
     assert chosen(rules.random_start, cohort()) == chosen(rules.random_start, cohort(), "models-genesis") == {}
     assert chosen(rules.random_start, with_regions(), "resnet18-w8") == {}  # trained as a whole in any case
 
