@@ -25,7 +25,7 @@ _MAX_PIXELS = 512  # along the longer side of a picture
 _SIDES = (("L", "R"), ("P", "A"), ("S", "I"))  # positive and negative end of each LPS axis
 _NAMED = np.sin(np.radians(20))  # a component below this, 20 degrees, does not name a side
 _BARS_MM = (200, 100, 50, 20, 10, 5, 2, 1)
-_PNG = {"compress_level": 3}  # half the time of the usual 6, and files about 5 % larger
+_PNG = {"compress_level": 3}  # half the time of the usual 6, and files about a tenth larger
 _HEIGHT_INCHES, _WIDTH_INCHES, _MARGIN_INCHES, _NOTE_INCHES = 2.4, 9.0, 0.16, 0.2
 
 
