@@ -34,7 +34,7 @@ from med_transfer.hospital.database import read_only
 from med_transfer.hospital.dicomweb import read_token
 from med_transfer.hospital.folder_owner import require_not_root_for_another
 from med_transfer.hospital.queue.removed_routes import removed_route_answers
-from med_transfer.hospital.queue.schema import BUNDLES_IN_USE
+from med_transfer.hospital.queue.schema import bundles_in_use
 from med_transfer.hospital.receiver import VERIFICATION
 from med_transfer.hospital.routing import removed_routes_message
 from med_transfer.hospital.settings.peers import FhirServer, Peer, WebPeer
@@ -278,7 +278,7 @@ def _queue(node: NodeConfig) -> Iterator[Finding]:
         return
     try:
         with closing(read_only(node.queue_file)) as database:
-            audit, marks = record.audit(database), dict(database.execute(BUNDLES_IN_USE).fetchall())
+            audit, marks = record.audit(database), bundles_in_use(database, node.rules_by_route)
             gone = removed_route_answers(database, {route: marks.get(route, "") for route in node.rules_by_route})
     except MedTransferError as error:
         yield Finding("queue", "problem", None, str(error))

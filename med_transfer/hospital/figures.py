@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.database import read_only
 from med_transfer.hospital.drift import drift_states
-from med_transfer.hospital.queue.schema import BUNDLES_IN_USE
+from med_transfer.hospital.queue.schema import bundles_in_use
 from med_transfer.inference.drift.prometheus import exposition as drift_exposition
 
 _PREDICT_SECONDS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600)
@@ -59,7 +59,7 @@ class Figures(Collector):
         """All metrics in Prometheus' text format."""
         with self._lock:
             self._follow()
-            marks = sorted({mark for _, mark in self._bundles_in_use()})
+            marks = sorted({*self._bundles_in_use().values()})
             return generate_latest(self._registry) + drift_exposition(drift_states(self._node, marks)).encode()
 
     def close(self) -> None:
@@ -88,15 +88,15 @@ class Figures(Collector):
         oldest = f"SELECT state, ? - min(changed) FROM study WHERE state IN ({marks}) GROUP BY 1"
         ages = self._rows(oldest, time.time(), *_UNFINISHED)
         yield _gauge("oldest_study_seconds", "Since the oldest of a state has changed.", ["state"], ages)
-        bundles = [(*bundle, 1) for bundle in self._bundles_in_use()]
+        bundles = [(*bundle, 1) for bundle in self._bundles_in_use().items()]
         yield _gauge("bundle_info", "Which bundle is in use.", ["route", "bundle"], bundles)
         free = [(shutil.disk_usage(self._node.folder).free,)]
         yield _gauge("disk_free_bytes", "Of the disk of the node's folder.", [], free)
         yield _gauge("thread_beat_seconds", "Since a thread came back.", ["thread"], list(self._beats().items()))
 
-    def _bundles_in_use(self) -> list[tuple[str, str]]:
-        """Route and mark, of the routes of node.yaml: one that was removed answers nothing any more."""
-        return [(route, mark) for route, mark in self._rows(BUNDLES_IN_USE) if route in self._node.rules_by_route]
+    def _bundles_in_use(self) -> dict[str, str]:
+        """By route of node.yaml: one that was removed answers nothing any more."""
+        return bundles_in_use(self._database, self._node.rules_by_route)
 
     def _rows(self, query: str, *values: object) -> list[tuple]:
         return self._database.execute(query, values).fetchall()

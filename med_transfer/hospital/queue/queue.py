@@ -25,7 +25,7 @@ from med_transfer.hospital.queue.kinds import (
     State,
     Study,
 )
-from med_transfer.hospital.queue.schema import create_tables, escape_like
+from med_transfer.hospital.queue.schema import bundles_in_use, create_tables, escape_like
 
 BATCH_SIZE = 50  # deliveries handled before the most urgent ones are looked up again
 
@@ -212,8 +212,8 @@ class Queue(SharedDatabase):
 
     def bundles_in_use(self, routes: Iterable[str]) -> dict[str, str]:
         """Mark of the bundle in use for each of these routes, those of node.yaml, that has one."""
-        marks = {route: self.bundles(route) for route in routes}
-        return {route: used[0] for route, used in marks.items() if used}
+        with self.reading() as database:
+            return bundles_in_use(database, routes)
 
     def bundles(self, route: str) -> list[str]:
         """Marks of all bundles that were ever in use for a route, each once; the present one first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 
 from med_transfer.hospital import record
 from med_transfer.hospital.queue import answering
@@ -92,12 +93,18 @@ _ADDED_COLUMNS = {  # columns that queues of earlier versions lack
     "result": {"route": "TEXT NOT NULL DEFAULT ''"},
     "study": {"priority": "INTEGER NOT NULL DEFAULT 0", "counted": "REAL NOT NULL DEFAULT -1"},
 }
-BUNDLES_IN_USE = "SELECT route, mark FROM bundle WHERE number IN (SELECT max(number) FROM bundle GROUP BY route)"
+_LAST_USED = "SELECT route, mark FROM bundle WHERE number IN (SELECT max(number) FROM bundle GROUP BY route)"
 
 
 def escape_like(text: str) -> str:
     """Escape text for ``LIKE ... ESCAPE '\\'``, so that it matches literally."""
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def bundles_in_use(database: sqlite3.Connection, routes: Iterable[str]) -> dict[str, str]:
+    """Mark of the bundle in use for each of these routes, those of node.yaml, that has one."""
+    marks = dict(database.execute(_LAST_USED).fetchall())
+    return {route: marks[route] for route in routes if route in marks}
 
 
 def create_tables(database: sqlite3.Connection) -> None:
