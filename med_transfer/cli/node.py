@@ -17,6 +17,7 @@ from med_transfer.atomic import atomic_path
 from med_transfer.cli.options import AsJson, Bundle, Device, SignedWith, example
 from med_transfer.cli.terminal import say, say_json
 from med_transfer.errors import ScanNotFound, UsageError
+from med_transfer.errors.numbers import counted
 from med_transfer.hospital import require_extra
 from med_transfer.hospital.settings.peers import FHIR_PREFIX
 
@@ -89,7 +90,7 @@ def status(config: NodeFile, as_json: AsJson = False) -> None:
         say(f"study {study.id}: {study.state}, {study.reason}")
     _say_without_destination(queue)
     for state, count in items.counts().items():
-        say(f"{count} {state} work item{'s' if count > 1 else ''}")
+        say(counted(count, f"{state} work item"))
     for item in items.open():
         say(
             f"work item {item.name}: {item.state}, study {item.study or 'unknown'}"
@@ -132,7 +133,8 @@ def redirect(
     alike = [name for name in commits if name.startswith(FHIR_PREFIX) == old.startswith(FHIR_PREFIX)]
     if new not in alike:
         raise UsageError(f"no destination {new}", where=config, expected=f"one of {', '.join(alike) or 'none'}")
-    say(f"{queue.redirect(old, (new, commits[new]), time.time())} results go to {new}")
+    moved = queue.redirect(old, (new, commits[new]), time.time())
+    say(f"{counted(moved, 'result')} redirected to {new}")
 
 
 @app.command(epilog=example("node export -c node.yaml -o record.jsonl"))

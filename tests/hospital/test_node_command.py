@@ -181,5 +181,5 @@ def test_results_of_a_renamed_pacs_are_named_and_redirected(command, config, stu
     wrong = command("node", "redirect", old, "ARCHIV@127.0.0.1:104", "-c", config)
     assert (wrong.code, f"expected one of {new}" in wrong.err) == (2, True)
     assert "node.yaml still names" in command("node", "redirect", new, new, "-c", config).err
-    assert command("node", "redirect", old, new, "-c", config).out == f"1 results go to {new}\n"
+    assert command("node", "redirect", old, new, "-c", config).out == f"1 result redirected to {new}\n"
     assert [one.destination for one in stuck.to_send(new, 300)] == [new]
