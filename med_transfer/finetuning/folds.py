@@ -59,6 +59,8 @@ class TrainedEnsemble:
         gap: between training and validation.
         repeats: the ``validation`` of each repeat of the cross-validation; empty without repeats. With repeats,
             ``validation`` and ``validation_novelty`` are means over them, and the other attributes are of the first.
+        without_evidence: for each repeat, the probabilities [scan, class] that the calibration of each scan of
+            ``validation`` gives where the network favours no class; empty if they are those of the ensemble's.
     """
 
     ensemble: Ensemble
@@ -67,16 +69,43 @@ class TrainedEnsemble:
     validation_novelty: NDArray[np.float64]
     gap: GeneralisationGap
     repeats: tuple[NDArray[np.float64], ...] = ()
+    without_evidence: tuple[NDArray[np.float64], ...] = ()
 
-    @property
-    def validation_of_first_repeat(self) -> NDArray[np.float64]:
-        """``validation`` of the first repeat alone, the only one that the from-scratch baseline is trained in."""
-        return self.repeats[0] if self.repeats else self.validation
+    def of_repeat(self, number: int) -> TrainedEnsemble:
+        """The same with the validation probabilities of one repeat alone, counted from 0.
+
+        The from-scratch baseline is trained in the first repeat only.
+        """
+        if not self.repeats:
+            return self
+        without = self.without_evidence[number : number + 1]
+        return replace(self, validation=self.repeats[number], repeats=(), without_evidence=without)
 
     def balanced_point(self, labels: Labels) -> OperatingPoint:
         """The operating point that undoes class frequencies: what the network itself finds most probable."""
         calibrator = self.ensemble.calibrator
         return OperatingPoint.balanced(labels, calibrator.without_evidence(len(labels), multilabel=labels.multilabel))
+
+    def balanced_points(self, labels: Labels) -> list[tuple[NDArray[np.intp], OperatingPoint]]:
+        """As :meth:`balanced_point`, for the validation scans: positions, and the operating point that applies there.
+
+        A scan's probability without evidence is, like its ``validation``, by calibrations fitted on other patients, and
+        a mean over the repeats. That of the ensemble's own calibration, which was fitted on all scans, would move the
+        calls away from what the networks found, and make them depend on the scan's own label.
+        """
+        if not self.without_evidence:
+            return [(np.arange(len(self.validation)), self.balanced_point(labels))]
+        held = np.mean(self.without_evidence, axis=0)
+        distinct, of_scan = np.unique(held, axis=0, return_inverse=True)
+        points = [OperatingPoint.balanced(labels, one.tolist()) for one in distinct]
+        return [(np.flatnonzero(of_scan.ravel() == number), point) for number, point in enumerate(points)]
+
+    def balanced_calls(self, labels: Labels) -> NDArray[np.bool_]:
+        """Calls [scan, class] of the validation scans by :meth:`balanced_points`."""
+        calls = np.zeros(self.validation.shape, dtype=bool)
+        for rows, point in self.balanced_points(labels):
+            calls[rows] = point.predictions(self.validation[rows], labels)
+        return calls
 
 
 @dataclass(frozen=True)
@@ -199,7 +228,8 @@ def train_folds(
     else:
         only_in_log(log, "%s: %s", stage, gap.sentence)
     novelty = np.concatenate([model.validation_novelty for model in models])
-    return TrainedEnsemble(ensemble, tuple(model.trained for model in models), calibrated.probabilities, novelty, gap)
+    networks, without = tuple(model.trained for model in models), (calibrated.without_evidence,)
+    return TrainedEnsemble(ensemble, networks, calibrated.probabilities, novelty, gap, without_evidence=without)
 
 
 def _train_each(folds: Folds, progress: Progress, stage: str) -> list[_Fold]:
@@ -250,9 +280,8 @@ def _calibrated(run_data: RunData, config: FinetuneConfig, folds: list[_Fold]) -
     patients = [cohort.patients[row] for row in split.validated]
     development, multilabel = cohort.truth[list(split.development)], cohort.labels.multilabel
     prior = prior_offset(development, config, multilabel=multilabel)
-    found = calibrate(logits, truth, patients, cohort.labels, config.calibration.method, prior)
     nothing = no_evidence(development, config, multilabel=multilabel)
-    return replace(found, calibrator=found.calibrator.model_copy(update={"no_evidence": nothing}))
+    return calibrate(logits, truth, patients, cohort.labels, config.calibration.method, prior, nothing)
 
 
 def fold_folder(number: int, repeat: int) -> str:

@@ -15,7 +15,7 @@ from med_transfer.evaluation.evaluate import EvaluationInput, as_development, ev
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.config import FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData
-from med_transfer.finetuning.decisions.fallback import gain_over_scratch
+from med_transfer.finetuning.decisions.fallback import gain_on_test, gain_on_validation
 from med_transfer.finetuning.decisions.validation_decisions import cross_fitted_decisions
 from med_transfer.finetuning.folds import TrainedEnsemble
 from med_transfer.finetuning.repeats import measure_repeats
@@ -81,7 +81,7 @@ def evaluate_held_out(
     baselines, shortcuts = _baselines(run_data, config.seed) if split.test else _cross_validated_baselines(run_data)
     summary = summary_of(run_data, config, record, bundled, networks.kept)
     known = KnownFigures(
-        transfer_gain=_gain(networks, outputs, test.cohort, out_of_fold=not split.test, seed=config.seed),
+        transfer_gain=_gain(networks, outputs, test.cohort, run_data, config.seed),
         kept_network=networks.kept,
         generalisation_gap=bundled.gap,
         shortcuts=shortcuts,
@@ -123,16 +123,14 @@ def _outputs(network: TrainedEnsemble, test: PreparedCohort, run_data: RunData, 
 
 
 def _gain(
-    networks: TrainedNetworks, outputs: list[_Outputs], cohort: Cohort, *, out_of_fold: bool, seed: int
+    networks: TrainedNetworks, outputs: list[_Outputs], cohort: Cohort, run_data: RunData, seed: int
 ) -> TransferGain | None:
     """Transferred minus from scratch, in the first repeat if out-of-fold; None if no baseline was trained."""
     if len(outputs) == 1:
         return None
-    probabilities = [
-        network.validation_of_first_repeat if out_of_fold else of.probabilities
-        for network, of in zip(networks.ensembles, outputs, strict=True)
-    ]
-    return gain_over_scratch(networks.ensembles, probabilities, cohort, out_of_fold=out_of_fold, seed=seed)
+    if not run_data.split.test:
+        return gain_on_validation(networks.ensembles, run_data, seed)
+    return gain_on_test(networks.ensembles, [of.probabilities for of in outputs], cohort, seed)
 
 
 def _cross_fitted(

@@ -37,13 +37,18 @@ def with_repeats(
     Raises:
         UsageError: kept predictions are damaged.
     """
-    found = [(first.validation, first.validation_novelty)]
+    without = first.without_evidence[0]
+    found = [(first.validation, first.validation_novelty, without)]
     names = [tensor_hash(tensor) for tensor in run_data.prepared.tensors]  # rows may be reordered before a resumed run
     for repeat, split in enumerate(run_data.split.further, start=2):
         file = repeat_file(folder, repeat)
         if not file.exists():
             trained = train(replace(run_data, split=split), repeat)
-            outputs = {"probabilities": trained.validation, "novelty": trained.validation_novelty}
+            outputs = {
+                "probabilities": trained.validation,
+                "novelty": trained.validation_novelty,
+                "without_evidence": np.mean(trained.without_evidence, axis=0),
+            }
             ArrayCache(folder).write(file.stem, outputs, {"scans": [names[case] for case in split.validated]})
         for number in range(split.n_fold_models):  # also leftovers of an interrupted run
             shutil.rmtree(folder / fold_folder(number, repeat), ignore_errors=True)
@@ -55,15 +60,17 @@ def with_repeats(
             kept = entry.record.get("scans", wanted)  # earlier versions did not record them
             row_of = {name: row for row, name in enumerate(kept)}
             rows = [row_of[name] for name in wanted]
-            found.append((entry.arrays["probabilities"][rows], entry.arrays["novelty"][rows]))
+            own = entry.arrays["without_evidence"][rows] if "without_evidence" in entry.arrays else without  # likewise
+            found.append((entry.arrays["probabilities"][rows], entry.arrays["novelty"][rows], own))
     if len(found) == 1:
         return first
-    probabilities, novelty = zip(*found, strict=True)
+    probabilities, novelty, held = zip(*found, strict=True)
     return replace(
         first,
         validation=np.mean(probabilities, axis=0),
         validation_novelty=np.mean(novelty, axis=0),
         repeats=tuple(probabilities),
+        without_evidence=tuple(held),
     )
 
 
@@ -88,7 +95,7 @@ def measure_repeats(run_data: RunData, config: FinetuneConfig, trained: TrainedE
     cohort = run_data.prepared.cohort.subset(run_data.split.evaluated)
     areas, accuracies, rows = [], [], []
     for number, (split, probabilities) in enumerate(zip(run_data.split.repeats, trained.repeats, strict=True), start=1):
-        calls = cross_fitted_calls(run_data, config, replace(trained, validation=probabilities))
+        calls = cross_fitted_calls(run_data, config, trained.of_repeat(number - 1))
         predictions = LabelledPredictions.of(cohort.truth, probabilities, cohort.patients, cohort.labels)
         predictions = replace(predictions, calls=calls)
         areas.append(macro_auc(predictions).value)

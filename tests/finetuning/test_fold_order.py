@@ -20,7 +20,11 @@ from med_transfer.cohorts import Cohort, PreparedCohort, Split
 from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.fallback import choose_network
 from med_transfer.finetuning.decisions.fusing import fuse_run
-from med_transfer.finetuning.decisions.validation_decisions import choose_operating_point, choose_prediction_sets
+from med_transfer.finetuning.decisions.validation_decisions import (
+    choose_operating_point,
+    choose_prediction_sets,
+    cross_fitted_calls,
+)
 from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.model.ensemble import Ensemble
@@ -130,6 +134,18 @@ def test_whether_transfer_harms_is_decided_on_each_scans_own_output():
     assert "on the same scans, so they tend to be too high after a choice" in kept.sentence
 
 
+@pytest.mark.parametrize("n_test", [0, 6])
+def test_cross_validated_networks_widen_the_interval_of_harm_with_and_without_a_test_set(n_test):
+    """The validation scans of one fold trained the networks of the others either way."""
+    plan, random = small_run_data(signal=0, n=SCANS, n_test=n_test, members=2), np.random.default_rng(0)
+    transferred, scratch = (trained_ensemble(p) for p in random.random((2, SCANS)))
+    config = small_config("full", transfer={"on_harm": "fallback"})
+    gain = choose_network(plan, config, transferred, scratch).validation
+    assert gain is not None
+    assert "cross-validated networks" in gain.macro_auc.method
+    assert "cross-validated networks" in gain.balanced_sensitivity.method
+
+
 def test_a_folds_network_starts_from_the_configs_seed_whatever_was_drawn_before(tmp_path):
     source, config, heads = source_of("sees"), small_config("full", training={"epochs": 1}), []
     for before in (1, 2):
@@ -137,6 +153,32 @@ def test_a_folds_network_starts_from_the_configs_seed_whatever_was_drawn_before(
         trained = train_folds(PLAN, config, source, tmp_path / f"{before}", silent)
         heads.append(trained.fold_models[0].classifier.head.weight)
     assert torch.equal(*heads)
+
+
+def greatest_logit(trained: TrainedEnsemble, plan: RunData) -> NDArray[np.intp]:
+    """[scan], in fold order: the class that the network of the scan's fold finds, after balanced training."""
+    tensors = plan.prepared.without_margin((MARGIN,) * 3).tensors
+    found = []
+    for member, fold in zip(trained.fold_models, plan.split.validation, strict=True):
+        images = torch.from_numpy(np.stack([tensors[row] for row in fold]).astype(np.float32))
+        found.append(member.classifier(images).detach().numpy().argmax(axis=1))
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("method", ["temperature", "vector", "isotonic"])
+def test_by_the_default_rule_each_scan_is_called_as_its_own_network_finds_it(method, tmp_path):
+    """Not by what the calibration of all scans, this patient's among them, holds for no evidence."""
+    plan = small_run_data(signal=0.12, n=66, n_test=0, members=3)
+    config = small_config("linear_probe", calibration={"method": method})
+    trained = train_folds(plan, config, source_of("sees"), tmp_path, silent)
+    cohort = plan.prepared.cohort.subset(plan.split.validated)
+    found = np.eye(2, dtype=bool)[greatest_logit(trained, plan)]
+    called = cross_fitted_calls(plan, config, trained)
+    if method == "temperature":
+        np.testing.assert_array_equal(called, found)
+    _, reached = choose_operating_point(plan, config, trained)
+    sensitivity = [called[cohort.truth[:, c], c].mean() for c in (0, 1)]
+    assert [rate.value for rate in reached.sensitivity.values()] == pytest.approx(sensitivity)
 
 
 @pytest.mark.parametrize("balance", ["sampling", "none"])

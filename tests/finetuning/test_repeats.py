@@ -12,9 +12,10 @@ from lightning.pytorch.callbacks import Callback
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from small_run_data import small_config, small_run_data, source_of
 
-from med_transfer.cohorts import Split
+from med_transfer.cohorts import ArrayCache, Split
 from med_transfer.errors import UsageError
 from med_transfer.finetuning.data_setup import RunData
+from med_transfer.finetuning.decisions.validation_decisions import cross_fitted_calls
 from med_transfer.finetuning.folds import Folds, TrainedEnsemble, train_fold, train_folds
 from med_transfer.finetuning.on_cluster import folds_of_run
 from med_transfer.finetuning.repeats import measure_repeats, repeat_file, with_repeats
@@ -78,7 +79,7 @@ def test_what_a_kill_has_left_of_a_finished_repeat_is_taken_away(repeated, tmp_p
 def test_the_first_repeat_is_what_one_repeat_alone_gives(repeated, tmp_path):
     trained, _ = repeated
     once = trained_in(tmp_path, replace(PLAN, split=replace(PLAN.split, further=())))
-    np.testing.assert_array_equal(once.validation, trained.validation_of_first_repeat)
+    np.testing.assert_array_equal(once.validation, trained.of_repeat(0).validation)
     assert once.repeats == ()
     (tmp_path / "repeats.csv").write_text("of an earlier decision")
     assert measure_repeats(PLAN, CONFIG, once, tmp_path / "repeats.csv") is None
@@ -147,6 +148,20 @@ def test_the_table_beside_tells_what_each_repeat_said(repeated, tmp_path):
         read_by_repeat(tmp_path / "repeats.csv", ("a", "b"))
 
 
+def test_each_repeat_is_called_as_its_own_networks_find_it(repeated, tmp_path):
+    """By the default rule, which has no threshold but what the calibration holds for no evidence."""
+    trained, _ = repeated
+    config = small_config("linear_probe")
+    measure_repeats(PLAN, config, trained, tmp_path / "repeats.csv")
+    rows = read_by_repeat(tmp_path / "repeats.csv", ("with", "without"))
+    for number, split in enumerate(PLAN.split.repeats, start=1):
+        alone = replace(PLAN, split=replace(split, further=()))
+        own = train_folds(alone, config, source_of("sees"), tmp_path / str(number), silent, repeat=number)
+        calls = cross_fitted_calls(alone, config, own)
+        called = {case: "with" if call[0] else "without" for case, call in zip(split.validated, calls, strict=True)}
+        assert {int(row.scan): row.predicted for row in rows if row.repeat == number} == called
+
+
 def test_repeats_do_not_count_as_more_patients():
     """Nothing new is known of anyone: the interval stays about as wide, where as many patients would halve it."""
     random, truth = np.random.default_rng(0), np.arange(52) % 2 == 0
@@ -165,6 +180,20 @@ def test_repeats_do_not_count_as_more_patients():
         ratios.append(width(repeats.mean(axis=0)) / width(repeats[0]))
     assert np.mean(ratios) > 0.9
     assert min(ratios) > 0.75
+
+
+def test_a_repeat_of_an_earlier_version_is_called_as_the_first_one(repeated, tmp_path):
+    """Its file does not tell what its calibration held for no evidence."""
+    trained, folder = repeated
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    entry = ArrayCache(tmp_path).read("repeat-2")
+    assert entry is not None
+    earlier = {name: array for name, array in entry.arrays.items() if name != "without_evidence"}
+    ArrayCache(tmp_path).write("repeat-2", earlier, entry.record)
+    again = trained_in(tmp_path)
+    np.testing.assert_array_equal(again.validation, trained.validation)
+    np.testing.assert_array_equal(again.without_evidence[1], trained.without_evidence[0])
+    np.testing.assert_array_equal(again.without_evidence[2:], trained.without_evidence[2:])
 
 
 def test_a_damaged_file_of_a_repeat_is_named(repeated, tmp_path):

@@ -48,38 +48,45 @@ def choose_network(
         return KeptNetwork(network="transferred", rule=rule, sentence=_NOT_MEASURED)
     if rule == "report":
         return KeptNetwork(network="transferred", rule=rule, sentence=_ONLY_REPORTED)
-    cohort = run_data.prepared.cohort.subset(run_data.split.validated)
-    ensembles, out_of_fold = (trained, scratch), not run_data.split.test
-    probabilities = [one.validation_of_first_repeat for one in ensembles]
-    gain = gain_over_scratch(ensembles, probabilities, cohort, out_of_fold=out_of_fold, seed=config.seed)
+    gain = gain_on_validation((trained, scratch), run_data, config.seed)
     network = "scratch" if gain.verdict == "harm" else "transferred"
-    sentence = _decision(len(cohort), _REASON_BY_VERDICT[gain.verdict], tested=bool(run_data.split.test))
+    n, tested = len(run_data.split.validated), bool(run_data.split.test)
+    sentence = _decision(n, _REASON_BY_VERDICT[gain.verdict], tested=tested)
     return KeptNetwork(network=network, rule=rule, validation=gain, sentence=sentence)
 
 
-def gain_over_scratch(
-    ensembles: Sequence[TrainedEnsemble],
-    probabilities: Sequence[NDArray[np.float64]],
-    cohort: Cohort,
-    *,
-    out_of_fold: bool,
-    seed: int,
-) -> TransferGain:
-    """Transferred minus from scratch, each called at the operating point that undoes class frequencies.
+def gain_on_validation(ensembles: Sequence[TrainedEnsemble], run_data: RunData, seed: int) -> TransferGain:
+    """Transferred minus from scratch on the validation scans, in the first repeat.
 
     Args:
         ensembles: the transferred one, then the one from scratch.
-        probabilities: [scan, class] by each of them.
-        cohort: the same scans.
-        out_of_fold: whether the probabilities are cross-validated.
+        run_data: of both.
         seed: of the bootstrap.
     """
-    predictions = (
-        LabelledPredictions.of(cohort.truth, given, cohort.patients, cohort.labels, one.balanced_point(cohort.labels))
-        for one, given in zip(ensembles, probabilities, strict=True)
+    cohort, split = run_data.prepared.cohort.subset(run_data.split.validated), run_data.split
+    firsts = [one.of_repeat(0) for one in ensembles]
+    scored = [_scored(one, one.validation, cohort) for one in firsts]
+    calls = [one.balanced_calls(cohort.labels) for one in firsts]
+    out_of_fold = split.n_fold_models > 1 or not split.test
+    transferred, scratch = (
+        replace(each, calls=own, out_of_fold=out_of_fold) for each, own in zip(scored, calls, strict=True)
     )
-    transferred, scratch = (replace(each, out_of_fold=out_of_fold) for each in predictions)
     return transfer_gain(transferred, scratch, seed)
+
+
+def gain_on_test(
+    ensembles: Sequence[TrainedEnsemble], probabilities: Sequence[NDArray[np.float64]], test: Cohort, seed: int
+) -> TransferGain:
+    """As :func:`gain_on_validation`, on test scans with the probabilities [scan, class] of each ensemble."""
+    predictions = zip(ensembles, probabilities, strict=True)
+    transferred, scratch = (_scored(one, given, test) for one, given in predictions)
+    return transfer_gain(transferred, scratch, seed)
+
+
+def _scored(ensemble: TrainedEnsemble, probabilities: NDArray[np.float64], cohort: Cohort) -> LabelledPredictions:
+    """Probabilities [scan, class] with the truth, at the operating point that undoes class frequencies."""
+    point = ensemble.balanced_point(cohort.labels)
+    return LabelledPredictions.of(cohort.truth, probabilities, cohort.patients, cohort.labels, point)
 
 
 def _decision(n: int, why: Sentence, *, tested: bool) -> Sentence:

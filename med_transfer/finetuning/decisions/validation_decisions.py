@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +48,10 @@ def choose_operating_point(
         ConfigError, TooFewPatients: as :func:`.operating_point_selection.choose_point`.
     """
     cohort = run_data.prepared.cohort.subset(run_data.split.validated)
-    point, reached = choose_point(
-        config.operating_point,
-        _predictions(cohort, trained),
-        n_networks=run_data.split.n_fold_models,
-    )
+    predictions = _predictions(cohort, trained)
+    if config.operating_point.rule == "balanced_argmax":
+        predictions = replace(predictions, calls=trained.balanced_calls(cohort.labels))
+    point, reached = choose_point(config.operating_point, predictions, n_networks=run_data.split.n_fold_models)
     log.info("operating point: %s; called is %s", reached.aim, point)
     return point, reached
 
@@ -85,12 +85,15 @@ def cross_fitted_decisions(
     decision depends on the patients that it is evaluated on.
     """
     cohort, coverage = run_data.prepared.cohort.subset(run_data.split.validated), config.calibration.set_coverage
-    predictions = _predictions(cohort, trained)
+    predictions, balanced = _predictions(cohort, trained), trained.balanced_points(cohort.labels)
     decided = []
     for learned_from, left_out in _folds(cohort):
         others = predictions.take(np.isin(np.arange(len(predictions)), learned_from))
         sets = fit_prediction_sets(others.probabilities, others.truth, others.patients, coverage)
-        decided.append((left_out, select_point(config.operating_point, others), sets))
+        for rows, own in balanced:  # the calibration has the same folds: one part for each
+            if len(part := np.intersect1d(left_out, rows)):
+                point = select_point(config.operating_point, replace(others, operating_point=own))
+                decided.append((part, point, sets))
     return decided
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,10 +31,13 @@ class Calibrated:
     Attributes:
         calibrator: fitted on all validation scans; stored in the bundle.
         probabilities: [scan, class], each scan's by a calibration of the same method fitted on other patients.
+        without_evidence: [scan, class], the probabilities that this calibration gives where the network favours no
+            class, see :meth:`.Calibrator.without_evidence`.
     """
 
     calibrator: Calibrator
     probabilities: NDArray[np.float64]
+    without_evidence: NDArray[np.float64]
 
 
 def calibrate(
@@ -44,6 +47,7 @@ def calibrate(
     labels: Labels,
     method: Method,
     prior: NDArray[np.float64] | None = None,
+    no_evidence: tuple[float, ...] = (),
 ) -> Calibrated:
     """Calibrate one network's logits on scans that it was not trained on.
 
@@ -54,6 +58,7 @@ def calibrate(
         method: as in CalibrationConfig. With too few patients it falls back to ``temperature``, with a warning and a
             note in the result.
         prior: [class], known log prior ratio to add to the logits; see :func:`.fitting.fit`.
+        no_evidence: as in the calibrations, see :mod:`.calibrators`.
     """
     multilabel, note = labels.multilabel, ""
     if method == "auto":
@@ -72,9 +77,14 @@ def calibrate(
         log.warning("calibration: %s", kept)
         note = joined(note, kept)
     fitted = fit(method, logits, truth, prior, multilabel=multilabel)
-    calibrator = fitted.model_copy(update={"note": note, "n_patients": counts})
+    calibrator = fitted.model_copy(update={"note": note, "n_patients": counts, "no_evidence": no_evidence})
     log.info("calibration: %s on %d validation scans%s", calibrator, calibrator.n, f"; {note}" if note else "")
-    return Calibrated(calibrator, cross_fitted(method, logits, truth, patients, prior, multilabel=multilabel))
+    probabilities, without = np.full(truth.shape, np.nan), np.full(truth.shape, np.nan)
+    for left_out, of_others in _fitted_on_others(method, logits, truth, patients, prior, multilabel=multilabel):
+        own = of_others.model_copy(update={"no_evidence": no_evidence})
+        probabilities[left_out] = own.probabilities(logits[left_out], multilabel=multilabel)
+        without[left_out] = own.without_evidence(truth.shape[1], multilabel=multilabel)
+    return Calibrated(calibrator, probabilities, without)
 
 
 def cross_fitted(
@@ -91,10 +101,23 @@ def cross_fitted(
     With a single patient the calibration is fitted and evaluated on the same scans.
     """
     probabilities = np.full(truth.shape, np.nan)
-    for fitted_on, left_out in _folds(truth, patients):
-        calibrator = fit(method, logits[fitted_on], truth[fitted_on], prior, multilabel=multilabel)
+    for left_out, calibrator in _fitted_on_others(method, logits, truth, patients, prior, multilabel=multilabel):
         probabilities[left_out] = calibrator.probabilities(logits[left_out], multilabel=multilabel)
     return probabilities
+
+
+def _fitted_on_others(
+    method: FittedMethod,
+    logits: NDArray[np.floating],
+    truth: NDArray[np.bool_],
+    patients: Sequence[str],
+    prior: NDArray[np.float64] | None,
+    *,
+    multilabel: bool,
+) -> Iterator[tuple[NDArray[np.intp], Calibrator]]:
+    """Positions of left-out scans, each scan once, and the calibration fitted on all other patients."""
+    for fitted_on, left_out in _folds(truth, patients):
+        yield left_out, fit(method, logits[fitted_on], truth[fitted_on], prior, multilabel=multilabel)
 
 
 def _choose(
