@@ -87,7 +87,7 @@ def test_all_scans_of_a_patient_are_calibrated_by_the_same_others(tmp_path):
     probe = {"probe": {"inverse_strengths": [1.0]}}
     config = small_config("linear_probe", transfer=probe, calibration={"method": "temperature"})
     trained = train_folds(PLAN, config, source_of("sees"), tmp_path, silent)
-    tensors = PLAN.prepared.without_margin((MARGIN,) * 3).tensors
+    tensors = PLAN.prepared.without_margin((MARGIN, MARGIN, MARGIN)).tensors
     logits, log_odds = np.zeros(SCANS), np.zeros(SCANS)
     place = 0
     for member, fold in zip(trained.fold_models, FOLDS, strict=True):
@@ -157,7 +157,7 @@ def test_a_folds_network_starts_from_the_configs_seed_whatever_was_drawn_before(
 
 def greatest_logit(trained: TrainedEnsemble, plan: RunData) -> NDArray[np.intp]:
     """[scan], in fold order: the class that the network of the scan's fold finds, after balanced training."""
-    tensors = plan.prepared.without_margin((MARGIN,) * 3).tensors
+    tensors = plan.prepared.without_margin((MARGIN, MARGIN, MARGIN)).tensors
     found = []
     for member, fold in zip(trained.fold_models, plan.split.validation, strict=True):
         images = torch.from_numpy(np.stack([tensors[row] for row in fold]).astype(np.float32))
