@@ -14,6 +14,10 @@ _NONE_MAY_HELP = (
     f"{_NO_GAIN}, and all fall short of them by more than that: nothing speaks for transferring any of them. Train "
     "from scratch, gather more scans, or pretrain on scans of your own. Closest: "
 )
+_BEFORE_PRETRAINING = (
+    "The ranking is of the weights before the pretraining on this cohort that the config asks for "
+    "(backbone.pretrain: {}); after it, another backbone may be better."
+)
 
 
 def choose_backbone_to_try(ranking: Sequence[BackboneScore], start: BackboneConfig) -> BackboneScore | None:
@@ -31,10 +35,17 @@ def recommend(ranking: Sequence[BackboneScore], patients: int, start: BackboneCo
         start: the backbone that the config names now.
     """
     chosen = next((score for score in ranking if score.beats_random), None)
+    before = f" {_BEFORE_PRETRAINING.format(start.pretrain)}" if start.pretrain else ""
+    return chosen.name if chosen else None, f"{_reason(chosen, ranking, patients, start)}{before}"
+
+
+def _reason(
+    chosen: BackboneScore | None, ranking: Sequence[BackboneScore], patients: int, start: BackboneConfig
+) -> str:
     if chosen is None:
         closest = max(ranking, key=lambda score: score.gain)
         reason = _without_recommendation(choose_backbone_to_try(ranking, start), start)
-        return None, f"{reason}{closest.name}, {_over_random(closest)}."
+        return f"{reason}{closest.name}, {_over_random(closest)}."
     best = chosen.best
     parts = [
         f"{chosen.name}, stage {layer_text(best.stages)}: a linear probe on its frozen features reaches macro AUC "
@@ -44,7 +55,7 @@ def recommend(ranking: Sequence[BackboneScore], patients: int, start: BackboneCo
     ]
     if not chosen.commercial_use:
         parts.append(f"Its licence ({chosen.licence}) allows no commercial use.")
-    return chosen.name, " ".join(parts)
+    return " ".join(parts)
 
 
 def _without_recommendation(attempt: BackboneScore | None, start: BackboneConfig) -> str:

@@ -130,6 +130,19 @@ def test_the_first_that_beats_its_random_weights_is_recommended():
     assert "same stands before it but does not beat its own random weights." in reason
 
 
+@pytest.mark.parametrize("gain", [0.2, 0.0])
+def test_the_weights_are_ranked_as_published_even_if_the_config_pretrains_them_which_is_said(gain):
+    said = (
+        "The ranking is of the weights before the pretraining on this cohort that the config asks for "
+        "(backbone.pretrain: painted_lesions); after it, another backbone may be better."
+    )
+    ranking = [score("a", 0.8, gain)]
+    pretraining = BackboneConfig(name="astra", pretrain="painted_lesions")
+    name, reason = recommend(ranking, 50, pretraining)
+    plain_name, plain_reason = recommend(ranking, 50, START)
+    assert (name, reason) == (plain_name, f"{plain_reason} {said}")
+
+
 def test_what_decided_a_tie_is_said():
     evidence = [score("a", 0.79, 0.2, log_me=-0.3), score("b", 0.8, 0.2, log_me=-0.305)]
     _, by_evidence = recommend(evidence, 200, START)
