@@ -31,6 +31,20 @@ def _quota() -> int | None:
     return None
 
 
+def memory_bytes() -> int | None:
+    """Main memory that this process may use: that of the machine, or its container's limit; None if it is unknown.
+
+    Source: Linux, control groups, ``memory.max`` (version 1: ``memory.limit_in_bytes``).
+    """
+    known = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows
+        known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # another system, or no limit ("max")
+            known.append(int((_CONTROL_GROUP / name).read_text()))
+    return min(known, default=None)
+
+
 def settle_threads() -> None:
     """Limit OpenMP to :func:`cores` threads in a container, and shorten its busy-waiting. Call it before loading torch.
 

@@ -19,6 +19,7 @@ from med_transfer.errors.given_numbers import number_from
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.finetuning.data_setup import LOCK_FILE, resolve_preprocessing
 from med_transfer.finetuning.duration import Duration, estimate, fit_to_time_limit, measure_cost, prepare_seconds
+from med_transfer.finetuning.memory import require_memory
 from med_transfer.finetuning.region_choice import region_sentence
 from med_transfer.finetuning.run import load_source
 from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
@@ -105,7 +106,8 @@ def planned_config(
 
     Raises:
         CohortError: scans of several modalities or parts of the body, or a cohort that cannot be split.
-        ConfigError: settings contradict each other, or the time limit is too short for any run.
+        ConfigError: settings contradict each other, the input is too large for the machine's memory, or the time limit
+            is too short for any run.
         BackboneError: the backbone or its weights cannot be used.
         UsageError: the time limit is no number, or negative.
         NothingDone: no scan can be read.
@@ -229,7 +231,8 @@ def timed_config(
         minutes: time limit for the whole run; None for no limit.
 
     Raises:
-        ConfigError: settings contradict each other, or the time limit is too short for any run.
+        ConfigError: settings contradict each other, the input is too large for the machine's memory, or the time limit
+            is too short for any run.
         BackboneError: the backbone or its weights cannot be used.
         CohortError: the cohort cannot be split.
         NothingDone: no scan can be read.
@@ -238,6 +241,7 @@ def timed_config(
     looked_at = plan.fingerprint if plan else fingerprint_cohort(cohort, most_scans=A_FEW)
     source = load_source(config)
     resolved = config.resolved(from_source=source.sha256 is not None)
+    require_memory(resolved, source)
     cost = measure_cost(
         resolved, source, cohort.labels, _read_seconds(cohort, resolved, source, looked_at), len(cohort)
     )

@@ -37,6 +37,7 @@ from med_transfer.finetuning.folds import TrainedEnsemble, train_folds
 from med_transfer.finetuning.held_out_evaluation import TrainedNetworks, evaluate_held_out
 from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.made_from import claim
+from med_transfer.finetuning.memory import require_memory
 from med_transfer.finetuning.on_cluster import folds_of_run, train_on
 from med_transfer.finetuning.record import bundle_record
 from med_transfer.finetuning.region_choice import region_sentence, require_regions
@@ -120,7 +121,8 @@ def finetune(
 
     Raises:
         CohortError: the cohort cannot be split, or leaks.
-        ConfigError: settings contradict each other, or only some rows have a region.
+        ConfigError: settings contradict each other, only some rows have a region, or the input is too large for the
+            machine's memory.
         BackboneError: the backbone or its weights cannot be used.
         UsageError: the folder holds another run, or one from another source or other images; a subgroup column does not
             exist, a prevalence names no class, or the test access log is damaged.
@@ -132,6 +134,8 @@ def finetune(
     started = time.monotonic()
     asked = config
     config, source = checked_start(cohort, config, out)
+    if machines is None:
+        require_memory(config, source)
     with _claimed(out, config, source), log_file(out / "run.log"):
         _log_start(cohort, asked, config, source)
         run_data = prepare_run_data(cohort, config, source.spec, out, progress)

@@ -14,6 +14,7 @@ from med_transfer.finetuning.data_setup import RunData, prepare_run_data, resolv
 from med_transfer.finetuning.fold_training import precision
 from med_transfer.finetuning.initialisation import check_transfer
 from med_transfer.finetuning.made_from import claim
+from med_transfer.finetuning.memory import require_memory
 from med_transfer.finetuning.run import load_source
 from med_transfer.finetuning.split_choice import choose_by_table
 from med_transfer.progress import Progress, silent
@@ -76,6 +77,9 @@ def tune(
     strategies = usable_strategies(config.tuning.space, base, source.encoder, from_source=from_source)
     precision(base.training.precision)
     resolve_preprocessing(source.spec, base)  # errors are reported before anything is read or written
+    if machines is None:
+        of_trials = base.model_copy(update={"from_scratch_baseline": False})  # a search trains none
+        require_memory(of_trials.resolved(from_source=from_source), source)
     _require_folds(config.tuning.folds, split_cohort(cohort, base.split).n_fold_models)
     with sole_writer(out, "a search"):
         started = (out / JOURNAL).exists() or (out / TRAINING_FOLDER).exists()

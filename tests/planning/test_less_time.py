@@ -7,12 +7,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from made_up_fingerprint import cohort as facts_of
 
 from med_transfer.api import planned
 from med_transfer.api.planned import config_for, timed_config, with_quick
 from med_transfer.cohorts import Cohort
-from med_transfer.finetuning import FinetuneConfig
+from med_transfer.errors import ConfigError
+from med_transfer.finetuning import FinetuneConfig, memory
 from med_transfer.finetuning.duration import measure_cost
 from med_transfer.planning import Plan
 
@@ -68,6 +70,19 @@ def test_what_takes_too_long_to_pretrain_is_planned_without(cohort):
     )
     assert less.plan is not None
     assert less.plan.values["backbone"]["pretrain"] is None
+
+
+def test_a_voxel_size_too_small_for_the_memory_is_refused_before_a_step_is_timed(cohort, monkeypatch):
+    timed: list[object] = []
+    monkeypatch.setattr(planned, "measure_cost", lambda *arguments: timed.append(arguments))
+    monkeypatch.setattr(memory, "memory_bytes", lambda: 16 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = ["input.spacing_mm=[0.3,0.3,0.3]", "backbone.name=med-transfer-small", "transfer.strategy=full"]
+    config, plan = config_for(FinetuneConfig, cohort, None, words)
+    assert min(config.input.shape or ()) > 400  # a head
+    with pytest.raises(ConfigError, match=r"input.shape: .* voxels: a training step needs at least .* GiB of memory"):
+        timed_config(cohort, config, plan)
+    assert not timed
 
 
 def test_what_takes_a_little_too_long_learns_fewer_steps(cohort):
