@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ def least_bytes(config: FinetuneConfig, source: LoadedBackbone) -> tuple[int, fl
     return config.training.batch_size, max(_step_bytes(config, source, preprocessing, each) for each in trained)
 
 
-def _trained_with(config: FinetuneConfig, source: LoadedBackbone) -> list[Strategy]:
+def _trained_with(config: FinetuneConfig, source: LoadedBackbone) -> Sequence[Strategy]:
     """The strategies that train the network by gradients: the config's, and that of the from-scratch baseline."""
     strategies = [config.transfer.strategy] if config.transfer.strategy.trains else []
     return strategies + ([Scratch()] if config.from_scratch_baseline and source.sha256 is not None else [])
