@@ -371,6 +371,16 @@ def _strata(cohort: Cohort, among: NDArray) -> NDArray[np.intp]:
     return strata
 
 
+def patients_to_divide(cohort: Cohort) -> dict[str, int]:
+    """Return the patients of each class, or of each finding's two states, among the rows that folds are made of.
+
+    These are all rows that a ``split`` column does not give to the test.
+    """
+    names, present = _presence(cohort)
+    rows = np.flatnonzero([case.split != "test" for case in cohort.cases])
+    return dict(zip(names, map(int, _patient_counts(cohort, present, rows)), strict=True))
+
+
 def require_separable(cohort: Cohort) -> None:
     """Check, before scans are read, that every class has a patient to train on and another to evaluate.
 

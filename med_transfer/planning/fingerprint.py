@@ -13,6 +13,7 @@ import numpy as np
 
 from med_transfer.cohorts import Case, Cohort, region_of_case
 from med_transfer.cohorts.kept_scans import read_and_keep
+from med_transfer.cohorts.splits import patients_to_divide
 from med_transfer.errors import CohortError, NothingDone, ScanError
 from med_transfer.errors.numbers import counted
 from med_transfer.preprocessing.config import ORGANS, OrganName
@@ -74,6 +75,9 @@ class CohortFingerprint:
         n_with_region: rows that give a region or mask.
         channels: columns that name a scan in every row, ``scan`` first.
         failed: reasons of those that could not be read, counted.
+        patients_to_divide: class, or finding and ``no FINDING``, to the patients whom folds are made of; empty: as
+            ``patients_of_class``.
+        table_split: word of the table's split column to its rows; empty without the column.
     """
 
     scans: tuple[ScanFingerprint, ...]
@@ -84,6 +88,8 @@ class CohortFingerprint:
     n_with_region: int = 0
     channels: tuple[str, ...] = ("scan",)
     failed: Mapping[str, int] = field(default_factory=dict)
+    patients_to_divide: Mapping[str, int] = field(default_factory=dict)
+    table_split: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def modality(self) -> str:
@@ -172,6 +178,8 @@ def fingerprint_cohort(
         n_with_region=with_region,
         channels=_channels(cohort),
         failed=dict(failed),
+        patients_to_divide=patients_to_divide(cohort),
+        table_split=Counter(case.split for case in cohort.cases if case.split),
     )
 
 

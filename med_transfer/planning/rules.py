@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from med_transfer.backbones import find_backbone
-from med_transfer.cohorts.splits import FEW_PATIENTS
+from med_transfer.cohorts.splits import FEW_PATIENTS, TEST_FRACTION
 from med_transfer.config import as_typed
 from med_transfer.errors.numbers import counted
 from med_transfer.planning.fingerprint import CohortFingerprint, Triple
@@ -406,21 +406,22 @@ def monitored(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
 
 
 def folds(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
-    """As many as the rarest class has patients for, where that is fewer than the default."""
-    if given.get("split.kind") == "holdout":
+    """As many as the rarest class, or state of a finding, has patients for, where that is fewer than the default."""
+    if given.get("split.kind") == "holdout" or "val" in cohort.table_split:
         return []
-    fraction = given.get("split.test_fraction")
-    kept_apart = int(cohort.n_patients >= FEW_PATIENTS if fraction is None else float(fraction) > 0)  # for the test
-    most = cohort.rarest - kept_apart
+    divided = cohort.patients_to_divide or cohort.patients_of_class
+    rarest = min(divided, key=lambda name: divided[name])
+    kept_apart = int(not cohort.table_split and _share_of_test(cohort, given) > 0)  # one for the test
+    most = divided[rarest] - kept_apart
     if not MIN_FOLDS <= most < FOLDS:
         return []
     part = "each fold and the test part have" if kept_apart else "each fold has"
-    return [Choice("split.folds", most, f"{counted(cohort.rarest, 'patient')} of the rarest class: {part} one")]
+    return [Choice("split.folds", most, f"{counted(divided[rarest], 'patient')} of class {rarest!r}: {part} one")]
 
 
 def epochs(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     """So many that a large cohort's training draws no more scans than a small one's."""
-    drawn = round(cohort.n_scans * (1 - _share_of_validation(cohort, given)))  # in an epoch, by one fold model
+    drawn = round(cohort.n_scans * _share_of_training(cohort, given))  # in an epoch, by one fold model
     drawn = max(drawn, int(given.get("training.epoch_scans") or 0))
     fewer = max(MIN_EPOCHS, round(EPOCHS * EPOCH_SCANS / drawn))
     trains = given.strategy not in FROZEN or given.get("from_scratch_baseline") is not False
@@ -432,7 +433,28 @@ def epochs(cohort: CohortFingerprint, given: GivenSettings) -> list[Choice]:
     return [Choice("training.epochs", fewer, why)]
 
 
+def _share_of_training(cohort: CohortFingerprint, given: GivenSettings) -> float:
+    """Share of the scans that one fold model trains on: not the test's, its validation's, nor those that stop it."""
+    test = _share_of_test(cohort, given)
+    stopping = 0.0 if test else float(given.get("split.val_fraction", VALIDATION_FRACTION))
+    return (1 - test) * (1 - _share_of_validation(cohort, given)) * (1 - stopping)
+
+
+def _share_of_test(cohort: CohortFingerprint, given: GivenSettings) -> float:
+    if cohort.table_split:
+        return cohort.table_split.get("test", 0) / cohort.n_scans
+    fraction = given.get("split.test_fraction")
+    if fraction is not None:
+        return float(fraction)
+    divided_again = int(given.get("split.repeats") or 1) > 1
+    few = cohort.n_patients < FEW_PATIENTS and given.get("split.kind") != "holdout" and not given.get("fusion")
+    return 0.0 if divided_again or few else TEST_FRACTION
+
+
 def _share_of_validation(cohort: CohortFingerprint, given: GivenSettings) -> float:
+    """Share of the scans that are not the test's."""
+    if "val" in cohort.table_split:
+        return cohort.table_split["val"] / (cohort.n_scans - cohort.table_split.get("test", 0))
     if given.get("split.kind") == "holdout":
         return float(given.get("split.val_fraction", VALIDATION_FRACTION))
     return 1 / int(given.get("split.folds") or next((choice.value for choice in folds(cohort, given)), FOLDS))

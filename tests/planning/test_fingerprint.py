@@ -77,6 +77,18 @@ def test_a_cohort_is_counted_from_its_table(tmp_path):
     assert scans
 
 
+def test_the_tables_split_and_both_states_of_its_findings_are_counted(tmp_path):
+    for n in range(5):
+        write_box(tmp_path / f"{n}.nii.gz")
+    split = ("train", "train", "train", "test", "test")
+    rows = "\n".join(f"{n}.nii.gz,p{n},{int(n != 1)},{split[n]}" for n in range(5))
+    (tmp_path / "cohort.csv").write_text(f"scan,patient,label_clot,split\n{rows}")
+    found = fingerprint_cohort(Cohort.read(tmp_path / "cohort.csv"), most_scans=1)
+    assert found.table_split == {"train": 3, "test": 2}
+    assert found.patients_of_class == {"clot": 4}
+    assert found.patients_to_divide == {"clot": 2, "no clot": 1}
+
+
 def test_what_cannot_be_read_is_counted_and_the_rest_is_looked_at(tmp_path):
     scans = [write_box(tmp_path / f"{n}.nii.gz", size_mm=(250, 160, 40)) for n in range(3)]
     broken = tmp_path / "3.nii.gz"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from made_up_cohort import made_up_cohort
 from made_up_fingerprint import CHEST_BOXES, cohort, mr, scan, with_regions
 
 from med_transfer.backbones import describe, find_backbone
-from med_transfer.cohorts import SplitConfig
+from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
 from med_transfer.finetuning.config import TrainingConfig
 from med_transfer.planning import CohortFingerprint, GivenSettings, Plan, rules
+from med_transfer.predictions.labels import Labels
 
 TILES = "tiles-med-transfer-small"
 PAGE = Path(__file__).parents[2] / "docs/planning.md"
@@ -277,11 +281,58 @@ def test_folds_are_as_many_as_the_rarest_class_can_fill(rarest, n_patients, n_fo
     assert chosen(rules.folds, facts) == ({"split.folds": n_folds} if n_folds else {})
 
 
-@pytest.mark.parametrize(("n_scans", "n_epochs"), [(300, None), (320, None), (640, 30), (100_000, 10)])
-def test_epochs_of_a_large_cohort_draw_as_many_scans_as_those_of_a_small_one(n_scans, n_epochs):
-    facts = replace(with_regions(), n_scans=n_scans, n_with_region=n_scans)
+@pytest.mark.parametrize(
+    ("n_scans", "n_patients", "n_epochs"),
+    [
+        *((400, 90, None), (800, 90, 30), (100_000, 90, 10)),  # a fifth of the scans is kept apart for the test
+        *((400, 50, None), (800, 50, 30), (100_000, 50, 10)),  # a fifth of the training scans says when it stops
+    ],
+)
+def test_epochs_of_a_large_cohort_draw_as_many_scans_as_those_of_a_small_one(n_scans, n_patients, n_epochs):
+    facts = replace(with_regions(), n_scans=n_scans, n_with_region=n_scans, n_patients=n_patients)
     assert chosen(rules.epochs, facts) == ({"training.epochs": n_epochs} if n_epochs else {})
     assert chosen(rules.epochs, replace(cohort(), n_scans=n_scans)) == {}
+
+
+SPLITS = [
+    *((120, split) for split in ({}, {"test_fraction": 0}, {"test_fraction": 0.5, "folds": 2}, {"repeats": 2})),
+    *((40, split) for split in ({}, {"kind": "holdout"}, {"kind": "holdout", "test_fraction": 0, "folds": 9})),
+]
+BY_COLUMN = [(120, {}, ("train", "test")), (40, {}, ("train", "val", "test")), (40, {"test_fraction": 0}, ("train",))]
+
+
+@pytest.mark.parametrize(("n_patients", "split", "column"), [*((*split, ("",)) for split in SPLITS), *BY_COLUMN])
+def test_an_epoch_draws_as_many_scans_as_a_fold_model_trains_on(n_patients, split, column):
+    labels = ["ab"[n // 2 % 2] for n in range(1200)]
+    cases = made_up_cohort(labels, patients=[f"p{n % n_patients}" for n in range(1200)]).cohort.cases
+    parts = [column[n % n_patients // 4 % len(column)] if column else "" for n in range(1200)]
+    table = Cohort(
+        tuple(replace(case, split=part) for case, part in zip(cases, parts, strict=True)), Labels(("a", "b"))
+    )
+    divided = split_cohort(table, SplitConfig(**split))
+    trained_on = np.mean([len(divided.learned_from(fold, steered=True)) for fold in range(divided.n_fold_models)])
+    facts = replace(
+        with_regions(),
+        n_scans=1200,
+        n_with_region=1200,
+        n_patients=n_patients,
+        table_split=Counter(filter(None, parts)),
+    )
+    (choice,) = rules.epochs(facts, GivenSettings({"split": split}))
+    drawn = int(re.findall(r"an epoch draws (\d+) scans", choice.reason)[0])
+    assert drawn == pytest.approx(trained_on, rel=0.1)
+
+
+def test_folds_are_made_of_the_patients_that_the_table_leaves_for_training():
+    facts = cohort(n_patients=90, patients_of_class={"a": 9, "b": 81}, patients_to_divide={"a": 3, "b": 70})
+    assert chosen(rules.folds, replace(facts, table_split={"train": 73, "test": 17})) == {"split.folds": 3}
+    assert chosen(rules.folds, replace(facts, table_split={"train": 50, "val": 23, "test": 17})) == {}
+
+
+def test_folds_are_as_many_as_can_hold_a_patient_without_each_finding():
+    facts = cohort(multilabel=True, patients_of_class={"a": 30}, patients_to_divide={"a": 30, "no a": 3})
+    (choice,) = rules.folds(facts, GivenSettings())
+    assert (choice.value, choice.reason) == (3, "3 patients of class 'no a': each fold has one")
 
 
 def test_what_the_rules_take_for_defaults_are_the_defaults():
