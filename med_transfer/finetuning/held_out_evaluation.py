@@ -18,6 +18,7 @@ from med_transfer.finetuning.data_setup import RunData
 from med_transfer.finetuning.decisions.fallback import gain_on_test, gain_on_validation
 from med_transfer.finetuning.decisions.validation_decisions import cross_fitted_decisions
 from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.finetuning.record import envelope_without
 from med_transfer.finetuning.repeats import measure_repeats
 from med_transfer.finetuning.summary import learning_curves, summary_of
 from med_transfer.metrics.baselines import cross_validate_baselines, fit_handcrafted, prevalence_only
@@ -136,9 +137,19 @@ def _gain(
 def _cross_fitted(
     run_data: RunData, config: FinetuneConfig, record: BundleRecord, bundled: TrainedEnsemble
 ) -> list[tuple[NDArray[np.intp], BundleRecord]]:
-    """Positions of held-out scans, and the bundle's record with decisions made on all other patients."""
+    """Positions of held-out scans, and the bundle's record with decisions made, and limits drawn, on all others."""
+    validated = run_data.split.validated
     return [
-        (rows, record.model_copy(update={"operating_point": point, "prediction_sets": sets}))
+        (
+            rows,
+            record.model_copy(
+                update={
+                    "operating_point": point,
+                    "prediction_sets": sets,
+                    "input_envelope": envelope_without(run_data, (validated[row] for row in rows)),
+                }
+            ),
+        )
         for rows, point, sets in cross_fitted_decisions(run_data, config, bundled)
     ]
 

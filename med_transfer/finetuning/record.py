@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from med_transfer.backbones import LoadedBackbone
@@ -45,7 +47,7 @@ def bundle_record(
         calibration=trained.ensemble.calibrator,
         prediction_sets=choose_prediction_sets(run_data, config, trained),
         abstain_above_novelty=config.abstain_above_novelty,
-        input_envelope=_envelope(run_data),
+        input_envelope=envelope_without(run_data),
         trained_on=training_provenance(run_data, config),
         development=_profile(run_data),
         held_out=_held_out(run_data),
@@ -93,11 +95,14 @@ def _backbone(config: FinetuneConfig, source: LoadedBackbone) -> BackboneRecord:
     )
 
 
-def _envelope(run_data: RunData) -> InputEnvelope:
-    spacings = np.array([run_data.prepared.scans[index].spacings_mm for index in run_data.split.development])
+def envelope_without(run_data: RunData, left_out: Iterable[int] = ()) -> InputEnvelope:
+    """The input envelope of the development scans, without the patients of the scans in these rows of the cohort."""
+    others = {run_data.prepared.cohort.patients[index] for index in left_out}
+    rows = [index for index in run_data.split.development if run_data.prepared.cohort.patients[index] not in others]
+    spacings = np.array([run_data.prepared.scans[index].spacings_mm for index in rows])
     low, high = spacings.min(axis=0).tolist(), spacings.max(axis=0).tolist()
-    facts = [run_data.prepared.scans[index].input_facts for index in run_data.split.development]
-    patients = [run_data.prepared.cohort.patients[index] for index in run_data.split.development]
+    facts = [run_data.prepared.scans[index].input_facts for index in rows]
+    patients = [run_data.prepared.cohort.patients[index] for index in rows]
     first, *further = (
         InputEnvelope(spacing_mm_low=tuple(least), spacing_mm_high=tuple(most), n_scans=len(spacings))
         for least, most in zip(low, high, strict=True)

@@ -16,7 +16,7 @@ from med_transfer.errors import ConfigError
 from med_transfer.finetuning.config import BackboneConfig, FinetuneConfig
 from med_transfer.finetuning.data_setup import RunData, resolve_preprocessing
 from med_transfer.finetuning.provenance import training_provenance
-from med_transfer.finetuning.record import _envelope
+from med_transfer.finetuning.record import envelope_without
 from med_transfer.predictions.labels import Labels
 from med_transfer.preprocessing import InputConfig, PreprocessingConfig
 
@@ -87,7 +87,7 @@ def test_a_bundle_remembers_the_spacings_of_its_development_scans_in_each_channe
     cases = tuple(Case(scan=name, path=Path(name), patient=name, label="a") for name in "xyz")
     prepared = PreparedCohort(Cohort(cases, Labels(("a", "b"))), scans)
     lock = CohortLock(classes=("a", "b"), multilabel=False, split=SplitConfig(), cases=(), cohort_hash="")
-    found = _envelope(RunData(PreprocessingConfig(), prepared, Split((2,), ((0,), (1,))), lock))
+    found = envelope_without(RunData(PreprocessingConfig(), prepared, Split((2,), ((0,), (1,))), lock))
     assert (found.spacing_mm_low, found.spacing_mm_high, found.n_scans) == ((1, 1, 4), (2, 2, 5), 2)
     (second,) = found.further
     assert (second.spacing_mm_low, second.spacing_mm_high) == ((3, 3, 2), (3, 4, 3))

@@ -13,9 +13,11 @@ from sklearn.metrics import balanced_accuracy_score, recall_score
 from small_network import small_classifier
 from small_run_data import small_config, small_run_data
 
+from med_transfer.cohorts.input_facts import INPUT_LENGTHS, INPUT_VALUES
 from med_transfer.finetuning.decisions.operating_point_selection import choose_point
 from med_transfer.finetuning.decisions.validation_decisions import cross_fitted_decisions
 from med_transfer.finetuning.folds import TrainedEnsemble
+from med_transfer.finetuning.record import envelope_without
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.metrics import GeneralisationGap
 from med_transfer.model.ensemble import Ensemble
@@ -88,6 +90,21 @@ def test_thresholds_from_other_patients_find_nothing_where_there_is_nothing():
         others.append(balanced_accuracy_score(truth, calls.argmax(1)))
     assert np.mean(own) > 0.53
     assert np.mean(others) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_scan_is_held_to_the_limits_of_other_patients_scans():
+    """One of another scanner: within limits that were drawn around it, it would never abstain."""
+    run_data, random = small_run_data(signal=0, n=30, n_test=0, members=3), np.random.default_rng(0)
+    names = (*INPUT_LENGTHS, *INPUT_VALUES, "noise")
+    facts = [{name: float(random.uniform(9, 11)) for name in names} for _ in range(30)]
+    facts = [each | {"value_p01": 0.0, "value_p99": 20.0} for each in facts]
+    facts[7]["noise"] = 500.0
+    scans = tuple(replace(scan, input_facts=of) for scan, of in zip(run_data.prepared.scans, facts, strict=True))
+    run_data = replace(run_data, prepared=replace(run_data.prepared, scans=scans))
+    assert not envelope_without(run_data).outside(facts[7])
+    for rows in ([6, 7, 8], [9, 10]):
+        alike = [envelope_without(run_data, rows).outside(facts[row]) for row in rows]
+        assert [list(found) for found in alike] == [["outside_noise"] if row == 7 else [] for row in rows]
 
 
 def test_no_scan_decides_on_its_own_call():
