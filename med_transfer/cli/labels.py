@@ -126,7 +126,7 @@ def budget(
 
 def _say_budget(measured: Budget) -> None:
     from med_transfer.labelling.record import WAY_MEANS
-    from med_transfer.labelling.report import LIMITS, sentence
+    from med_transfer.labelling.report import limits, sentence
 
     asked = measured.settings
     for forecast in measured.forecasts:
@@ -137,7 +137,7 @@ def _say_budget(measured: Budget) -> None:
         f"{measured.backbone}"
     )
     say(WAY_MEANS[asked.way])
-    say(LIMITS)
+    say(limits(measured))
     if measured.failed:
         say(f"{counted(len(measured.failed), 'scan')} could not be used")
     say(f"curves: {measured.folder / 'budget.png'}")

@@ -14,11 +14,7 @@ from med_transfer.labelling.record import WAY_MEANS, Budget
 
 SCHEMA = 1
 MODEL = "asymptote - (asymptote - start) * (patients / smallest) ** -rate"
-LIMITS = (
-    "Holds for patients like the present ones: classes in the same proportions, the same scanners. The interval "
-    "covers which of the present patients were used for training and which for evaluation, not the choice of the "
-    "curve."
-)
+_ALIKE = "Holds for patients like the present ones: classes in the same proportions, the same scanners."
 
 
 def write_budget(budget: Budget) -> None:
@@ -36,7 +32,7 @@ def as_record(budget: Budget) -> dict:
         "target": asked.target,
         "way": asked.way,
         "way_means": WAY_MEANS[asked.way],
-        "limits": LIMITS,
+        "limits": limits(budget),
         "model": MODEL,
         "multiple": asked.multiple,
         "backbone": budget.backbone,
@@ -49,6 +45,21 @@ def as_record(budget: Budget) -> dict:
         "forecasts": [_forecast_record(forecast, asked.measure) for forecast in budget.forecasts],
         "failed": budget.failed,
     }
+
+
+def limits(budget: Budget) -> str:
+    """What the forecasts hold for, and what their intervals cover: only repeats show the influence of the training."""
+    if budget.repeats > 1:
+        covered = (
+            "covers which of the present patients were used for training and which for evaluation, not the choice of "
+            "the curve"
+        )
+    else:
+        covered = (
+            "covers which of the present patients were used for evaluation, not which for training (a single repeat "
+            "does not show that), nor the choice of the curve"
+        )
+    return f"{_ALIKE} The interval {covered}."
 
 
 def _forecast_record(forecast: Forecast, measure: str) -> dict:

@@ -80,6 +80,8 @@ def test_budget_speaks_of_every_class_and_says_how_it_was_measured(measured):
         assert (one["more"] is None) == (one["outcome"] != "forecast")
     assert (record["way"], record["n_patients"], record["n_folds"], record["repeats"]) == ("linear probe", 18, 3, 2)
     assert "Measured by linear probes on frozen features" in outcome.out
+    assert "covers which of the present patients were used for training and which for evaluation" in record["limits"]
+    assert record["limits"] in outcome.out
     assert record["way_means"] in outcome.out
     with Image.open(out / "budget.png") as picture:
         picture.load()
@@ -288,6 +290,7 @@ def test_finetuning_gives_the_curve_of_its_runs_and_resumes(command, cohort_csv,
     record = json.loads(outcome.out)
     assert (record["way"], record["backbone"]) == ("fine-tuning", f"{NAME} ({weights})")
     assert record["way_means"].startswith("Measured by fine-tuning")
+    assert "covers which of the present patients were used for evaluation, not which for training" in record["limits"]
     assert {one["outcome"] for one in record["forecasts"]} == {"too few points"}
 
     rows = read_rows(cohort_csv)
