@@ -11,6 +11,9 @@ from pathlib import Path
 from forked import python
 from peers import answers, until
 
+from med_transfer.hospital.config import read_node_config
+from med_transfer.hospital.node import Node
+
 
 def written(folder: Path, port: int, pacs: int, /, **settings: object) -> Path:
     """node.yaml of a node that sends to Orthanc."""
@@ -41,3 +44,14 @@ def serving(bundle: Path, config: Path, port: int) -> Iterator[BaseProcess]:
     finally:
         process.terminate()
         process.join(240)
+
+
+@contextmanager
+def working(config: Path, bundle: Path | None) -> Iterator[Node]:
+    """The node in this process."""
+    node = Node(read_node_config(config), bundle, "cpu")
+    node.start()
+    try:
+        yield node
+    finally:
+        node.stop()

@@ -14,12 +14,11 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pynetdicom import AE, StoragePresentationContexts, evt
 from receiving import announce
-from serving import serving, written
+from serving import serving, working, written
 from tiny_bundle import tiny_bundle
 from worklist_server import WorklistServer, work, worklist
 
 from med_transfer.hospital.config import read_node_config
-from med_transfer.hospital.node import Node
 from med_transfer.hospital.queue import Queue
 
 pytestmark = [
@@ -132,17 +131,6 @@ def test_what_a_pacs_took_before_a_kill_is_taken_back_when_a_late_image_comes(bu
     assert named.ReferencedSOPInstanceUID == first.SOPInstanceUID != second.SOPInstanceUID
     assert "Not analysed" in str(second)
     queue.close()
-
-
-@contextmanager
-def working(config: Path, bundle: Path | None) -> Iterator[Node]:
-    """The node in this process."""
-    node = Node(read_node_config(config), bundle, "cpu")
-    node.start()
-    try:
-        yield node
-    finally:
-        node.stop()
 
 
 @pytest.mark.timeout(600)
