@@ -46,6 +46,8 @@ _STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
 }
+_LEGIBLE = 0.8  # CSS pixels for a unit of a drawing, below which its words are not read
+_PHONE_REM = 22.5  # width of a page in a window of 400 px
 _ID = re.compile(r'(\bid="|url\(#|href="#)')  # what stands before an id of an SVG, where it is given or referred to
 _ALONE = "text { font-family: 'Segoe UI', 'Helvetica Neue', 'Liberation Sans', 'Noto Sans TC', Arial, sans-serif }"
 
@@ -72,13 +74,24 @@ class Figure:
     size: tuple[float, float]
     width_rem: float = 34
 
+    @property
+    def least_rem(self) -> float:
+        """The width below which its words are too small to be read: they are drawn in 10 pt of ``size``."""
+        return _LEGIBLE * self.size[0] / 16
+
+    @property
+    def scrolls(self) -> bool:
+        """Whether it is too wide for a phone."""
+        return self.least_rem > _PHONE_REM
+
     def on_page(self, section: str) -> str:
         """The ``<svg>`` element with colours of the page; ids begin with the section's name."""
         inside = _ID.sub(rf"\g<1>{section}-", self.drawing)
         for name, stand_in in COLOURS.items():
             inside = inside.replace(stand_in, f"var(--{name})")
         key = f"{section}-{self.name}"
-        opening = f'class="figure" style="max-width: {self.width_rem:g}rem" role="img" '
+        width = f"min-width: {min(self.least_rem, self.width_rem):.3g}rem; " if self.scrolls else ""
+        opening = f'class="figure" style="{width}max-width: {self.width_rem:g}rem" role="img" '
         return self._element(f'{opening}aria-labelledby="{key}-title {key}-desc"', key, inside)
 
     def as_file(self) -> str:

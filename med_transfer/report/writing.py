@@ -144,7 +144,11 @@ def _table(table: Table, section: str, page: Environment) -> Markup:
 
 def _figure(figure: Figure, section: str) -> Markup:
     caption = Markup("<figcaption>{}</figcaption>").format(figure.caption) if figure.caption else ""
-    return Markup("<figure>{}{}</figure>\n").format(Markup(figure.on_page(section)), caption)
+    drawing = Markup(figure.on_page(section))
+    if figure.scrolls:
+        region = '<div class="scroll" role="region" aria-labelledby="{}-title" tabindex="0">{}</div>'
+        drawing = Markup(region).format(f"{section}-{figure.name}", drawing)
+    return Markup("<figure>{}{}</figure>\n").format(drawing, caption)
 
 
 def _files(section: str, content: Section) -> dict[str, str]:

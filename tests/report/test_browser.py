@@ -73,6 +73,26 @@ OUTSIDE = f"""
 """
 
 
+@pytest.mark.parametrize("language", ["en", "zh-TW"])
+def test_sentences_and_figures_can_be_read_on_a_phone(page, reports, language):
+    """What is too wide scrolls: no sentence is squeezed into a column of single letters, no figure to dots."""
+    page.open(reports[language], 400)
+    page.value(OPEN_ALL)
+    assert page.value(SQUEEZED) == []
+    assert page.value(TINY) == []
+
+
+# Cells of a table of sentences that are narrower than a few words, and figures whose words, 10 pt, are below 7.5 px.
+SQUEEZED = """
+[...document.querySelectorAll("table.text tbody > tr > *")]
+  .filter(one => one.textContent.length > 40 && one.clientWidth < 120).map(one => one.textContent.slice(0, 60))
+"""
+TINY = """
+[...document.querySelectorAll("svg.figure")]
+  .filter(one => one.getBoundingClientRect().width / one.viewBox.baseVal.width < 0.75).map(one => one.textContent)
+"""
+
+
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_theme_follows_the_reader(page, reports, dark):
     page.open(reports["en"], 1400, dark=dark)
