@@ -180,7 +180,7 @@ def test_lost_kept_and_interpolated_axes_are_told():
     assert (depth.view_mm, depth.voxel_mm, depth.scan_voxel_mm, depth.scan_mm) == pytest.approx((42, 4.2, 1.0, 42))
     assert depth.fate == "a structure thinner than 4.2 mm is lost: 1.0 mm become 4.2 mm"
     assert (depth.name, height.name, width.name) == ("head to foot", "front to back", "left to right")
-    assert height.fate == "kept: 0.80 mm stay 0.80 mm"
+    assert height.fate == "kept: 0.80 mm"
     assert width.fate == "no detail is gained: 2.0 mm become 1.0 mm by interpolation"
 
 

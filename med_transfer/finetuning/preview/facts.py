@@ -73,7 +73,9 @@ class AxisFacts:
             return Sentence("a structure thinner than {voxel} mm is lost: {scan} mm become {voxel} mm", **sizes)
         if self.scan_voxel_mm > EQUAL_SIZE_RATIO * self.voxel_mm:
             return Sentence("no detail is gained: {scan} mm become {voxel} mm by interpolation", **sizes)
-        return Sentence("kept: {scan} mm stay {voxel} mm", **sizes)
+        if sizes["scan"] == sizes["voxel"]:
+            return Sentence("kept: {scan} mm", scan=sizes["scan"])
+        return Sentence("kept: {scan} mm become {voxel} mm", **sizes)
 
 
 @dataclass(frozen=True)
@@ -235,8 +237,10 @@ class ViewFacts:
 
 
 def mm(value: float) -> str:
-    """A length in mm with about two significant digits: 0.86, 4.2, 32."""
-    return f"{value:.0f}" if value >= 20 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+    """A length in mm with two or three significant digits: 0.86, 1.25, 4.2, 32."""
+    if value >= 2:
+        return f"{value:.0f}" if value >= 20 else f"{value:.1f}"
+    return f"{value:.2f}".removesuffix("0") if value >= 1 else f"{value:.2f}"
 
 
 def view_facts(
