@@ -62,7 +62,7 @@ def command(
     with _remarks_in_the_logs(), progress_bars() as progress:
         batch = predict_unseen(out, target, progress)
     refused = batch.n_rejected + batch.n_failed
-    say(f"3. Unseen scans: {batch.n_ok} predicted, {refused} rejected with a reason: {batch.table}")
+    say(f"3. Unseen scans: {batch.n_ok} predicted, {refused} not, each with its reason: {batch.table}")
     say(f"report: {target.report.resolve()}")
     say(f"done in {elapsed()}")
 

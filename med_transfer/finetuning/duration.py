@@ -109,6 +109,12 @@ class Duration:
     @property
     def sentence(self) -> str:
         """The estimate in words."""
+        without = f"; {_minutes(self.seconds - self.baseline)} without the baseline" if self.baseline else ""
+        return f"at most about {_minutes(self.seconds)} on this machine ({self.parts}){without}"
+
+    @property
+    def parts(self) -> str:
+        """How long each part takes, in words."""
         parts = [f"start and report {_minutes(_START_SECONDS)}", f"reading {_minutes(self.reading)}"]
         if self.n_pretrained:
             each = f"{_minutes(self.pretraining / self.n_pretrained)} each"
@@ -117,8 +123,7 @@ class Duration:
         parts += [f"training {_minutes(self.training)}"]
         parts += [f"from-scratch baseline {_minutes(self.baseline)}"] if self.baseline else []
         parts += [f"pictures of errors {_minutes(self.maps)}"] if self.maps else []
-        without = f"; {_minutes(self.seconds - self.baseline)} without the baseline" if self.baseline else ""
-        return f"at most about {_minutes(self.seconds)} on this machine ({', '.join(parts)}){without}"
+        return ", ".join(parts)
 
 
 def prepare_seconds(cohort: Cohort, preprocessing: PreprocessingConfig) -> float:
@@ -315,7 +320,7 @@ def fit_to_time_limit(
     raise ConfigError(
         f"{minutes:g} minutes",
         where="--minutes",
-        expected=f"at least {math.ceil(duration.seconds / 60)}: {duration.sentence}",
+        expected=f"at least {math.ceil(duration.seconds / 60)} on this machine ({duration.parts})",
         action="Give it more time, or a smaller input.shape",
     )
 

@@ -44,7 +44,7 @@ def test_demo_tells_the_whole_story(small_demo, prepared, command, tmp_path):
     alone = json.loads((tmp_path / "demo/run-first/metrics.json").read_text())
     assert alone["transfer_gain"] is None  # no claim about transfer: there is no network from scratch to compare with
     assert f"macro AUC {alone['macro_auc']['value']:.2f}" in first
-    assert "Unseen scans: 3 predicted, 2 rejected with a reason" in outcome.out
+    assert "Unseen scans: 3 predicted, 2 not, each with its reason" in outcome.out
     report = tmp_path / "demo/run/report.html"
     assert f"report: {report.resolve()}" in outcome.out
     assert report.stat().st_size > 10_000
