@@ -16,13 +16,15 @@ pytest.importorskip("jupytext", reason="needs the extra [notebook]")
 FOLDER = Path(__file__).parents[1] / "notebooks"
 build = runpy.run_path(str(FOLDER / "build.py"))
 SCRIPTS = build["scripts"]()
-# Nothing that another has left is there; of the grammar and of the hashes as in conftest.py.
+# Nothing that another has left is there; of the grammar and of the hashes as in conftest.py; half the usual patients.
 BEFORE = """%reset -f
 import sys
 sys.modules.setdefault("rfc3987_syntax")
+from med_transfer.api import datasets
 from med_transfer.cohorts import hashed_names
 hashed_names._LOG2_COST = 10
-del sys, hashed_names"""
+datasets._PHANTOMS = datasets._PHANTOMS.model_copy(update={"patients_per_class": 6})
+del sys, datasets, hashed_names"""
 PICTURES = {"image/png", "image/svg+xml", "text/html"}
 
 

@@ -46,7 +46,7 @@ def pretraining(out: Path, seed: int = 0, **changes) -> Pretraining:
                 "crops": CropConfig(shape=SHAPE, slab=4),
                 "validation_scans": 0,
                 "batch": 2,
-                "steps": 12,
+                "steps": 4,
                 "seed": seed,
             }
             | changes
@@ -98,9 +98,9 @@ def test_side_by_side_and_in_turn_are_the_same_training_also_of_one_whose_proces
         side, turn = (load_file(tmp_path / how / f"{seed}/encoder.safetensors") for how in ("side", "turn"))
         assert side.keys() == turn.keys()
         assert all(torch.equal(side[name], turn[name]) for name in turn)
-        assert json.loads((tmp_path / f"side/{seed}/curve.json").read_text())["curve"][-1]["step"] == 12
+        assert json.loads((tmp_path / f"side/{seed}/curve.json").read_text())["curve"][-1]["step"] == 4
     of_both = [entry for entry in told if entry[0] == "pretraining 2 encoders"]
-    assert 0 < of_both[-1][1] <= of_both[-1][2] == 24
+    assert 0 < of_both[-1][1] <= of_both[-1][2] == 8
     assert {note for *_, note in of_both} == {"2 at once"}
 
 
