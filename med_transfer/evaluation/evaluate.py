@@ -20,7 +20,7 @@ from med_transfer.evaluation.subgroup_columns import cohort_subgroups
 from med_transfer.explanation.config import ExplainConfig
 from med_transfer.fusion import Fused, Fusion, FusionScans
 from med_transfer.fusion.clinical import with_values
-from med_transfer.metrics.combination import defined_classes
+from med_transfer.metrics.combination import absent_classes
 from med_transfer.metrics.compute_metrics import KnownFigures, compute_metrics
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.fusion import fusion_figures
@@ -175,8 +175,7 @@ def _abstained(
     figure, absent = Estimate(value=None, ci95=None, method=Sentence("every prediction abstains")), []
     if answered.any():
         others = labelled.take(answered)
-        defined = zip(labelled.labels.names, defined_classes(others), strict=True)
-        figure, absent = balanced_accuracy(others), [name for name, there in defined if not there]
+        figure, absent = balanced_accuracy(others), absent_classes(others)
     return Abstained(
         n=int((~answered).sum()),
         above=above,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from med_transfer.metrics import measures
 from med_transfer.metrics.class_rates import sensitivities
+from med_transfer.metrics.combination import absent_classes
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.reasons import SCANS_CALLED
@@ -93,4 +94,5 @@ def _point(
         called={name: float(answered[has].mean()) if has.any() else None for name, has in truth},
         sensitivity=sensitivities(answered_predictions, config),
         balanced_accuracy=measures.balanced_accuracy(answered_predictions),
+        absent=absent_classes(answered_predictions),
     )

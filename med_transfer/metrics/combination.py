@@ -134,3 +134,10 @@ def defined_classes(predictions: LabelledPredictions) -> NDArray[np.bool_]:
     """Return which classes balanced accuracy averages over, boolean [class]."""
     n_positive = predictions.truth.sum(axis=0)
     return (n_positive > 0) & (n_positive < len(predictions)) if predictions.labels.multilabel else n_positive > 0
+
+
+def absent_classes(predictions: LabelledPredictions) -> list[str]:
+    """Return the names of the other classes, which balanced accuracy is without."""
+    return [
+        name for name, there in zip(predictions.labels.names, defined_classes(predictions), strict=True) if not there
+    ]

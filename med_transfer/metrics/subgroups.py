@@ -11,6 +11,7 @@ from med_transfer.errors import UsageError
 from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics import measures
 from med_transfer.metrics.class_rates import sensitivities
+from med_transfer.metrics.combination import absent_classes
 from med_transfer.metrics.config import EvaluationConfig
 from med_transfer.metrics.grouping import SMALLEST_SUBGROUP, UNKNOWN, Grouping
 from med_transfer.metrics.labelled_predictions import LabelledPredictions
@@ -53,6 +54,7 @@ def _measured(predictions: LabelledPredictions, config: EvaluationConfig) -> Sub
         balanced_accuracy=measures.balanced_accuracy(predictions),
         macro_auc=measures.macro_auc(predictions),
         sensitivity=sensitivities(predictions, config),
+        absent=absent_classes(predictions),
     )
 
 

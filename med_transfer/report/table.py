@@ -136,9 +136,14 @@ def barred(estimate: Estimate, t: Translator, *notes: str) -> Cell:
     return replace(cell, notes=(*cell.notes, *notes), bar=bar)
 
 
-def without_absent(mean: Estimate, of_class: Mapping[str, Estimate], t: Translator) -> list[str]:
-    """A note on the classes for which a measure is undefined, and which its mean is therefore without; or none."""
-    absent = [name for name, estimate in of_class.items() if estimate.value is None]
+def without_absent(
+    mean: Estimate, absent: Sequence[str], sensitivity: Mapping[str, Estimate], t: Translator
+) -> list[str]:
+    """A note on the classes that balanced accuracy is without, or none.
+
+    Records of older versions do not name them, but those without a case have no ``sensitivity``.
+    """
+    absent = [name for name, estimate in sensitivity.items() if name in absent or estimate.value is None]
     return [t("without {names}", names=t(", ").join(absent))] if absent and mean.value is not None else []
 
 

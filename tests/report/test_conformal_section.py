@@ -165,6 +165,21 @@ def test_a_balanced_accuracy_of_the_scans_that_are_called_says_which_classes_it_
     assert text.count("without malignant") == sum(absent)
 
 
+def test_it_also_says_so_of_a_finding_that_every_called_scan_has(tmp_path):
+    """Its sensitivity is defined among them, and its specificity is not."""
+    data = findings()
+    probabilities = data.probabilities.copy()
+    probabilities[~data.truth[:, 0]] = 0.5  # the least certain
+    probabilities[data.truth[:, 0]] = 0.9
+    metrics = metrics_of(replace(data, probabilities=probabilities))
+    name, has = data.labels.names[0], int(data.truth[:, 0].sum())
+    everyone_has_it = [point.n_scans <= has for point in metrics.abstention]
+    assert any(everyone_has_it)
+    assert all(point.sensitivity[name].value is not None for point in metrics.abstention)
+    text = Page(write(tmp_path / "report.html", evidence(data, metrics))).text
+    assert text.count(f"without {name}") == sum(everyone_has_it)
+
+
 def test_sets_are_shown_where_there_is_no_table_of_abstention(tmp_path):
     """One scan, or a network that is equally certain of all."""
     given = with_sets("three_classes")

@@ -38,6 +38,7 @@ class AbstentionPoint(Record):
         called: by class, the share of its scans that are called; None if it has none.
         sensitivity: by class, among the called scans.
         balanced_accuracy: among the called scans.
+        absent: classes that this mean is without, because it is undefined for them among the called scans.
     """
 
     share: float
@@ -46,6 +47,7 @@ class AbstentionPoint(Record):
     called: dict[str, float | None]
     sensitivity: dict[str, Estimate]
     balanced_accuracy: Estimate
+    absent: list[str] = Field(default_factory=list)
 
 
 class BaselineMetrics(Record):

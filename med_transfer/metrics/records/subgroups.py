@@ -42,10 +42,15 @@ class SubgroupTest(Record):
 
 
 class Subgroup(Record):
-    """Performance in one subgroup; measures are null if it has too few patients."""
+    """Performance in one subgroup; measures are null if it has too few patients.
+
+    Attributes:
+        absent: classes that balanced accuracy is without, because it is undefined for them in this subgroup.
+    """
 
     n: int
     n_patients: int
     balanced_accuracy: Estimate
     macro_auc: Estimate
     sensitivity: dict[str, Estimate]
+    absent: list[str] = Field(default_factory=list)

@@ -29,7 +29,9 @@ def abstention_table(metrics: Metrics, t: Translator) -> Table:
 
 def _balanced_accuracy(point: AbstentionPoint, t: Translator) -> Cell:
     cell = estimated(point.balanced_accuracy, "percent", t)
-    return replace(cell, notes=(*cell.notes, *without_absent(point.balanced_accuracy, point.sensitivity, t)))
+    return replace(
+        cell, notes=(*cell.notes, *without_absent(point.balanced_accuracy, point.absent, point.sensitivity, t))
+    )
 
 
 def _called(point: AbstentionPoint) -> Cell:

@@ -99,5 +99,7 @@ def _table(number: int, column: str, groups: Mapping[str, Subgroup], metrics: Me
 def _group(group: Subgroup, labels: list[str], t: Translator) -> list[Cell]:
     counts = Cell(f"{group.n} ({group.n_patients})", values={t("scans"): group.n, t("patients"): group.n_patients})
     rates = [estimated(group.sensitivity[name], "percent", t) for name in labels]
-    balanced = barred(group.balanced_accuracy, t, *without_absent(group.balanced_accuracy, group.sensitivity, t))
+    balanced = barred(
+        group.balanced_accuracy, t, *without_absent(group.balanced_accuracy, group.absent, group.sensitivity, t)
+    )
     return [counts, balanced, *rates, estimated(group.macro_auc, "decimal", t)]
