@@ -17,6 +17,7 @@ _PACKAGES: dict[TableFormat, str] = {"parquet": "pyarrow", "xlsx": "openpyxl"}
 TABLE_FORMATS = tuple(_PACKAGES)
 _DECODED = re.compile("_(?=x[0-9A-Fa-f]{4}_)")  # Excel takes _x1024_ for the character of that number
 _MAX_ROWS = 1_048_575  # of an Excel sheet, without the header
+_MAX_CHARACTERS = 32_767  # of a cell of it; openpyxl cuts longer text off without a word
 
 
 def known_formats(names: Sequence[str]) -> list[TableFormat]:
@@ -43,13 +44,15 @@ def write_table_as(kind: TableFormat, table: Path) -> Path:
     Raises:
         MissingExtra: the package that writes the format is not installed.
         UsageError: not a prediction table.
-        OutputError: the file cannot be written, or has too many rows for Excel.
+        OutputError: the file cannot be written, or has too many rows or too long a text for Excel.
     """
     header, *rows = read_cells(table)
     package, out = require_format(kind), table.with_suffix(f".{kind}")
     if kind == "xlsx" and len(rows) > _MAX_ROWS:
         raise OutputError(f"{len(rows):,} rows", where=out, expected=f"at most {_MAX_ROWS:,}, as Excel takes them")
     values = [[_value(name, cell) for name, cell in zip(header, row, strict=True)] for row in rows]
+    if kind == "xlsx":
+        values = [_texts_of_a_sheet(header, row, number, out) for number, row in enumerate(values, start=2)]
     with atomic_path(out) as temporary:
         if kind == "parquet":
             _write_parquet(temporary, header, values)
@@ -76,11 +79,28 @@ def _write_parquet(path: Path, header: Sequence[str], rows: Sequence[Sequence[An
         parquet.write_table(arrow.Table.from_arrays(arrays, schema=arrow.schema(fields)), file)
 
 
+def _as_text(value: Any) -> Any:
+    return _DECODED.sub("_x005F_", value) if isinstance(value, str) else value
+
+
+def _texts_of_a_sheet(header: Sequence[str], row: Sequence[Any], number: int, out: Path) -> list[Any]:
+    """A row's values, text in the characters of a sheet. Raises OutputError for text that is longer than a cell."""
+    values = list(map(_as_text, row))
+    for name, value in zip(header, values, strict=True):
+        if isinstance(value, str) and len(value) > _MAX_CHARACTERS:
+            raise OutputError(
+                f"{len(value):,} characters in the column {name} of row {number}",
+                where=out,
+                expected=f"at most {_MAX_CHARACTERS:,}, as Excel takes them",
+                action="Use the CSV file, or another format",
+            )
+    return values
+
+
 def _write_sheet(package: Any, path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     book = package.Workbook(write_only=True)
     sheet, cell_of = book.create_sheet("predictions"), importlib.import_module("openpyxl.cell").WriteOnlyCell
-    for row in (header, *rows):
-        row = [_DECODED.sub("_x005F_", value) if isinstance(value, str) else value for value in row]
+    for row in (list(map(_as_text, header)), *rows):
         cells = [cell_of(sheet, value=value) for value in row]
         for cell, value in zip(cells, row, strict=True):
             if isinstance(value, str):

@@ -75,6 +75,35 @@ def test_more_rows_than_a_sheet_takes_are_refused(table, monkeypatch):
         write_table_as("xlsx", table)
 
 
+@pytest.mark.parametrize(("reason", "longer"), [("x" * 32_768, "32,768"), ("_x0041_" * 4000, "52,000")])
+def test_a_text_longer_than_a_cell_takes_is_refused_and_not_cut(tmp_path, reason, longer):
+    openpyxl = pytest.importorskip("openpyxl")
+    path = tmp_path / "predictions.csv"
+    for text in ("x" * 32_767, reason):
+        path.unlink(missing_ok=True)
+        with PredictionTable(path, Labels(("a", "b"))) as growing:
+            growing.append(Prediction(scan="1.nii.gz", patient="", status="failed", reason=text))
+            growing.finish()
+        if text != reason:
+            sheet = openpyxl.load_workbook(write_table_as("xlsx", path)).active
+            assert sheet.cell(2, 6).value == text
+    found = rf"/predictions\.xlsx: {longer} characters in the column reason of row 2; expected at most 32,767, as Excel"
+    with pytest.raises(OutputError, match=found):
+        write_table_as("xlsx", path)
+    assert PredictionTable.load(write_table_as("parquet", path).with_suffix(".csv"))[0].reason == reason
+
+
+def test_control_characters_are_escaped_in_a_sheet(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    reason = "".join(map(chr, (*range(1, 9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF))) + "\x00"
+    with PredictionTable(tmp_path / "predictions.csv", Labels(("a", "b"))) as growing:
+        growing.append(Prediction(scan="1\x0b.nii.gz", patient="", status="failed", reason=f"a{reason}b"))
+        growing.finish()
+    sheet = openpyxl.load_workbook(write_table_as("xlsx", growing.path)).active
+    assert sheet.cell(2, 1).value == r"1\x0b.nii.gz"
+    assert sheet.cell(2, 6).value.startswith(r"a\x01\x02")
+
+
 @pytest.mark.parametrize(("kind", "package"), [("parquet", "pyarrow"), ("xlsx", "openpyxl")])
 def test_a_folder_s_name_need_not_be_utf8(kind, package, table):
     pytest.importorskip(package)
