@@ -22,6 +22,7 @@ from med_transfer.errors import OutputError
 log = logging.getLogger(__name__)
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}  # None: a library reported a short write, without errno
+_NOT_PERMITTED = {errno.EACCES, errno.EPERM}
 
 
 @contextmanager
@@ -144,16 +145,22 @@ def _rename_new(temporary: Path, path: Path) -> None:
     _flush_to_disk(path)
 
 
-def output_error(path: Path, error: OSError) -> OutputError:
-    """The :class:`OutputError` for a failed write."""
+def output_error(path: Path, error: OSError, where: Path | None = None) -> OutputError:
+    """The :class:`OutputError` for a failed write to ``path``; ``where``: what the message names instead."""
+    where = path if where is None else where
     in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
     file = next((place for place in path.parents if place.is_file()), None) if in_the_way else None
     if file is not None:
         found = f"cannot be written: {file.name} is a file"
-        return OutputError(found, where=path, expected="a folder of this name, or none", action="Choose another folder")
-    reason = error.strerror or type(error).__name__
-    action = "Free disk space, or choose another folder" if error.errno in _FULL else "Choose another folder"
-    return OutputError(f"cannot be written: {reason}", where=path, action=action)
+        return OutputError(
+            found, where=where, expected="a folder of this name, or none", action="Choose another folder"
+        )
+    reason, action = error.strerror or type(error).__name__, "Choose another folder"
+    if error.errno in _FULL:
+        action = "Free disk space, or choose another folder"
+    elif error.errno in _NOT_PERMITTED:
+        action = "Choose another folder, or allow this user to write here"
+    return OutputError(f"cannot be written: {reason}", where=where, action=action)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -70,7 +70,7 @@ def sole_writer(folder: Path, job: Job | None = None) -> Iterator[None]:
     try:
         require_same_job(folder, job)
     except OSError as error:
-        raise output_error(path, error) from error
+        raise output_error(path, error, folder) from error
     with _held(path):
         yield
 
@@ -96,7 +96,7 @@ def _held(path: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = _locked(path)
     except OSError as error:
-        raise output_error(path, error) from error
+        raise output_error(path, error, folder) from error
     try:
         _write_owner(path, file)
         remove_stale(folder)
@@ -186,7 +186,7 @@ def _write_owner(path: Path, file: BinaryIO) -> None:
         file.truncate(0)
         file.write(json.dumps(owner).encode() + b"\n")
     except OSError as error:
-        raise output_error(path, error) from error
+        raise output_error(path, error, path.parent) from error
 
 
 def _beat(path: Path, ended: threading.Event) -> None:

@@ -19,6 +19,7 @@ from med_transfer.atomic.sole_writer import LOCK_FILE, sole_writer, sole_writer_
 from med_transfer.cohorts.overwriting import require_replaceable
 from med_transfer.errors import FolderInUse, OutputError, UsageError
 
+CLOSED = "cannot be written: Permission denied. Choose another folder, or allow this user to write here."
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_a_damaged_file_is_no_hindrance_and_an_error_frees_the_folder(tmp_path, 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"\.in-use\.json: cannot be written"), sole_writer(tmp_path / "file"):
+    with pytest.raises(OutputError, match=r"/file: cannot be written"), sole_writer(tmp_path / "file"):
         pass
 
 
@@ -123,8 +124,12 @@ def test_a_folder_that_is_closed():
         shut, inside = Path(name) / "shut", Path(name) / "shut/run"
         shut.mkdir(mode=0)
         for folder in (shut, inside):
-            with pytest.raises(OutputError, match="cannot be written: Permission denied"), sole_writer(folder, "a run"):
+            with pytest.raises(OutputError) as refused, sole_writer(folder, "a run"):
                 pass
+            assert str(refused.value) == f"{folder}: {CLOSED}"
+        with pytest.raises(OutputError) as refused, sole_writer_of(shut / "cohort.csv"):
+            pass
+        assert str(refused.value) == f"{shut}: {CLOSED}"
         with pytest.raises(OutputError, match="cannot be written: Permission denied"):
             write_text(inside, "")
         with pytest.raises(OutputError, match="cannot be written: Permission denied"):
@@ -177,6 +182,6 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
     (tmp_path / "out").write_text("mine")
     message = r"cannot be written: out is a file; expected a folder of this name, or none\. Choose another folder"
     for folder in (tmp_path / "out", tmp_path / "out/within"):
-        with pytest.raises(OutputError, match=rf"\.in-use\.json: .*{message}"), sole_writer(folder):
+        with pytest.raises(OutputError, match=rf"^{folder}: {message}"), sole_writer(folder):
             pass
     assert (tmp_path / "out").read_text() == "mine"
