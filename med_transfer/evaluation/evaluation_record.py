@@ -20,8 +20,9 @@ class EvaluationRecord(BaseModel):
 
     Attributes:
         bundle: ``lock_hash`` of the bundle, which changes with any decision or weight.
-        cohort: hash of the table's absolute path, as the path may contain a patient's name; empty for a cohort made in
-            Python. It does not depend on the content, so labels and rows may be corrected and evaluated again.
+        cohort: hash of the table's absolute path, as the path may contain a patient's name. It does not depend on the
+            content, so labels and rows may be corrected and evaluated again. For a cohort made in Python, hash of its
+            scans' paths and series in any order, so labels alone may be corrected; empty in older records.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -32,9 +33,10 @@ class EvaluationRecord(BaseModel):
     @classmethod
     def of(cls, record: BundleRecord, cohort: Cohort) -> EvaluationRecord:
         """Return the record of a bundle evaluated on a cohort."""
-        path = "" if cohort.path is None else str(Path(cohort.path).resolve())
+        scans = sorted(f"{case.path.resolve()}\n{case.series_uid}" for case in cohort.cases)
+        identity = "\n".join(scans) if cohort.path is None else str(Path(cohort.path).resolve())
         return cls(
-            bundle=record.lock_hash, cohort=path and hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest()
+            bundle=record.lock_hash, cohort=hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()
         )
 
     def claim(self, folder: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,21 @@ def test_the_figures_of_one_cohort_are_not_replaced_by_those_of_another(
     with pytest.raises(UsageError, match="of another bundle and another cohort"):
         EvaluationRecord.of(newer, Cohort.read(cohort_csv)).claim(out)
     assert (out / "evaluation.json").read_text() == said
+
+
+def test_a_cohort_made_in_python_is_known_by_its_scans(finished: FinishedRun, unseen_csv, cohort_csv, tmp_path):
+    """Two of them overwrote each other's results, as neither has a table's path."""
+    record = read_record(finished.bundle)
+    first, second = (replace(Cohort.read(table), path=None) for table in (unseen_csv, cohort_csv))
+    EvaluationRecord.of(record, first).claim(tmp_path)
+    corrected = [replace(case, label=first.cases[0].label) for case in reversed(first.cases)]
+    EvaluationRecord.of(record, replace(first, cases=tuple(corrected))).claim(tmp_path)
+    said = (tmp_path / "evaluation.json").read_text()
+    with pytest.raises(UsageError, match="holds an evaluation of another cohort"):
+        EvaluationRecord.of(record, second).claim(tmp_path)
+    with pytest.raises(UsageError, match="holds an evaluation of another cohort"):
+        EvaluationRecord.of(record, Cohort.read(unseen_csv)).claim(tmp_path)
+    assert (tmp_path / "evaluation.json").read_text() == said
 
 
 def test_rates_are_stated_as_was_asked_for(command: Command, finished: FinishedRun, judged, unseen_csv, tmp_path):
