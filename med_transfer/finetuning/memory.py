@@ -83,11 +83,13 @@ def _step_bytes(
     strategy.prepare(network)
     strategy.set_learning(network, config.training.epochs - 1)
     half = precision(config.training.precision) != "32-true"
-    kept = _bytes_for_backward(network.to("meta").train(), _image(preprocessing)) / (2 if half else 1)
-    return max(_input_bytes(preprocessing), kept)
+    kept = (
+        _bytes_for_backward(network.to("meta").train(), _images(preprocessing, 2)) / 2
+    )  # BatchNorm refuses a lone scan
+    return max(_input_bytes(preprocessing), kept / 2 if half else kept)
 
 
-def _bytes_for_backward(network: nn.Module, image: Tensor) -> int:
+def _bytes_for_backward(network: nn.Module, images: Tensor) -> int:
     """Bytes of the tensors, other than weights, that the backward pass of a network will read."""
     kept: dict[int, Tensor] = {}  # by storage, which several tensors may share
 
@@ -96,7 +98,7 @@ def _bytes_for_backward(network: nn.Module, image: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(image)
+        network(images)
     for weights in network.state_dict().values():
         kept.pop(weights.untyped_storage()._cdata, None)
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
@@ -118,12 +120,12 @@ def _prediction_bytes(source: LoadedBackbone, preprocessing: PreprocessingConfig
         if not list(layer.children()):
             layer.register_forward_hook(compare)
     with torch.no_grad():
-        encoder(_image(preprocessing))
+        encoder(_images(preprocessing, 1))
     return largest
 
 
-def _image(preprocessing: PreprocessingConfig) -> Tensor:
-    return torch.empty(1, preprocessing.n_channels, *preprocessing.shape, device="meta")
+def _images(preprocessing: PreprocessingConfig, n: int) -> Tensor:
+    return torch.empty(n, preprocessing.n_channels, *preprocessing.shape, device="meta")
 
 
 def _input_bytes(preprocessing: PreprocessingConfig) -> int:
