@@ -44,7 +44,7 @@ from med_transfer.finetuning.region_choice import region_sentence, require_regio
 from med_transfer.finetuning.repeats import with_repeats
 from med_transfer.finetuning.similar_cases import similar_cases
 from med_transfer.finetuning.split_choice import choose_by_table, split_sentence
-from med_transfer.finetuning.unlabelled import check_unlabelled
+from med_transfer.finetuning.unlabelled import check_coral, check_unlabelled
 from med_transfer.finetuning.unread_settings import (
     ignored_input_settings,
     ignored_settings,
@@ -237,6 +237,7 @@ def checked_start(
     require_columns(cohort, preprocessing.columns)
     require_regions(cohort, preprocessing.region)
     split = split_cohort(cohort, config.split)
+    check_coral(config.transfer.mapping, split)
     if config.transfer.unlabelled:
         check_unlabelled(config.transfer.unlabelled, cohort, split, preprocessing)
     _check_steering(split, config, source)

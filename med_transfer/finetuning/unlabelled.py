@@ -21,6 +21,7 @@ from med_transfer.errors import CohortError, ConfigError, PatientLeak, UsageErro
 from med_transfer.errors.sentence import few
 from med_transfer.finetuning.augmentation import margin_voxels
 from med_transfer.finetuning.region_choice import require_regions
+from med_transfer.finetuning.transfer_config import MappingConfig
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
 from med_transfer.progress import Progress, named
 
@@ -57,6 +58,22 @@ def check_unlabelled(path: Path, cohort: Cohort, split: Split, preprocessing: Pr
             where=path,
             expected="a cohort table of the unlabelled scans, with the same columns as the labelled ones'",
             action="Write such a table (no labels are needed), or choose input.region=whole or foreground",
+        )
+
+
+def check_coral(mapping: MappingConfig | None, split: Split) -> None:
+    """Refuse CORAL without test scans: out of fold, its figures would be of features that the bundle does not compute.
+
+    Raises:
+        ConfigError: no scan is kept for the test.
+    """
+    if mapping is not None and mapping.method == "coral" and not split.test:
+        raise ConfigError(
+            "coral without test scans",
+            where="transfer.mapping",
+            expected="scans of the site that the network is for: all others are measured by recoloured features, which "
+            "a network in use does not compute",
+            action="Mark scans of that site split=test, or keep some apart by split.test_fraction=0.2",
         )
 
 

@@ -328,6 +328,24 @@ def test_a_run_from_before_names_were_salted_goes_on_where_a_scan_has_no_patient
     assert SourceLock.read(tmp_path / "lock.json").source_hash != before.source_hash  # with salt from now on
 
 
+def test_without_test_scans_a_network_for_another_site_has_nothing_to_be_measured_on(
+    cohort_csv, unseen_csv, finished, tmp_path, command
+):
+    """Out of fold the figures would be of recoloured features, which the bundle does not compute."""
+    words = (
+        "transfer.strategy=linear_probe",
+        "transfer.mapping.method=coral",
+        f"transfer.mapping.unlabelled={unseen_csv}",
+    )
+    own = ("split.test_fraction=0", f"backbone.weights={finished.bundle}", "from_scratch_baseline=false")
+    refused = command("finetune", cohort_csv, "-o", tmp_path / "run", *settings(*TINY, *words, *own))
+    assert refused.code == 2
+    assert (
+        "transfer.mapping: coral without test scans; expected scans of the site that the network is for" in refused.err
+    )
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "bottleneck", "name"),
     [
