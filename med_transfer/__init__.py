@@ -7,11 +7,12 @@
 
 import lazy_loader
 
-from med_transfer.processor import settle_threads
+from med_transfer.processor import name_unknown_user, settle_threads
 
 __version__ = "0.1.0"
 
 settle_threads()
+name_unknown_user()
 
 __getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

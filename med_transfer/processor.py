@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import getpass
 import math
 import os
 import platform
@@ -57,6 +58,17 @@ def settle_threads() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
+def name_unknown_user() -> None:
+    """Set LOGNAME if the system has no name for this process's user. Call it before loading MONAI.
+
+    MONAI and parts of PyTorch ask for the name on import and fail without one; a container may run under any number.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):  # OSError from Python 3.13 on; ImportError on Windows
+        os.environ["LOGNAME"] = f"uid-{os.getuid()}" if hasattr(os, "getuid") else "unknown"
 
 
 def keep_freed_memory() -> bool:

@@ -80,3 +80,11 @@ def test_threads_sleep_when_they_wait_unless_told_otherwise():
     assert python(code) == "3000"
     assert python(code, GOMP_SPINCOUNT="7") == "7"
     assert python(code, OMP_WAIT_POLICY="ACTIVE") == "None"
+
+
+def test_a_user_without_a_name_is_a_number():
+    nameless = "import pwd\n\ndef unknown(uid):\n    raise KeyError(uid)\n\npwd.getpwuid = unknown\n"
+    code = f"{nameless}import getpass, os, med_transfer; print(getpass.getuser() == f'uid-{{os.getuid()}}')"
+    names = dict.fromkeys(("LOGNAME", "USER", "LNAME", "USERNAME"), "")
+    assert python(code, **names) == "True"
+    assert python("import getpass, med_transfer; print(getpass.getuser())", **names | {"USER": "ann"}) == "ann"
