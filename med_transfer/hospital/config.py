@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
+import itertools
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -223,6 +225,19 @@ class NodeConfig(Section):
             raise ValueError("routes and study.series; expected the rules of each bundle in its route")
         return self
 
+    @model_validator(mode="after")
+    def _check_ports(self) -> NodeConfig:
+        for (one, first), (other, second) in itertools.combinations(self.servers.items(), 2):
+            if first.port == second.port and _share_an_address(first.bind, second.bind):
+                raise ValueError(f"port {first.port} twice: {one}, {other}; expected one each")
+        return self
+
+    @property
+    def servers(self) -> dict[str, NodeConfig | WebServer | Metrics | ReviewPage]:
+        """What listens on a port of its own, by its section of node.yaml."""
+        sections = {"the node's": self, "web": self.web, "metrics": self.metrics, "page": self.page}
+        return {name: section for name, section in sections.items() if section is not None}
+
     @property
     def dicom_peers(self) -> tuple[Peer, ...]:
         """Peers that the node calls by DIMSE, and that may call back."""
@@ -262,6 +277,11 @@ class NodeConfig(Section):
     def drift_folder(self, mark: str) -> Path:
         """Folder of a bundle's drift monitor."""
         return self.folder / "drift" / mark
+
+
+def _share_an_address(one: str, other: str) -> bool:
+    """Whether two servers on these addresses could not have the same port; the unspecified address is all of them."""
+    return one == other or any(ipaddress.ip_address(address).is_unspecified for address in (one, other))
 
 
 def port_error(error: OSError, bind: str, port: int, section: str = "") -> ConfigError:

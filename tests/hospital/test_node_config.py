@@ -54,6 +54,12 @@ def test_paths_start_from_the_file(tmp_path):
         ("folder: x\ndestinations: [{kind: fax, url: x}]", ConfigError, "destinations.0: found 'fax'"),
         ("folder: x\ndestinations: [{kind: dicomweb, url: 'https://p/w', tls: true}]", UnknownKey, "no such key"),
         ("folder: x\nweb: {port: 8080}", ConfigError, "who may send"),
+        ("folder: x\nport: 9464\nmetrics: {}", ConfigError, "port 9464 twice: the node's, metrics; expected one each"),
+        (
+            "folder: x\nweb: {port: 8443, token: t}\npage: {bind: 0.0.0.0, names: [h], certificate: c, key: k}",
+            ConfigError,
+            "port 8443 twice: web, page",
+        ),
         ("folder: x\nstudy: {quiet_seconds: 7200}", ConfigError, r"longest_seconds \(3600\) below quiet_seconds"),
         (f"folder: x\nworkitems: {{{WORKLIST}}}", ConfigError, "which items are the node's"),
         (f"folder: x\nworkitems: {{{WORKLIST}, label: AI}}", ConfigError, "without a destination"),
@@ -88,6 +94,10 @@ def test_paths_start_from_the_file(tmp_path):
 def test_a_mistake_is_named(tmp_path, text, kind, message):
     with pytest.raises(kind, match=message):
         read_node_config(written(tmp_path, text))
+
+
+def test_a_port_may_be_used_on_two_addresses(tmp_path):
+    read_node_config(written(tmp_path, "folder: x\nbind: 10.1.2.3\nport: 9464\nmetrics: {bind: 127.0.0.1}\n"))
 
 
 def test_a_peer_with_a_url_is_a_service(tmp_path):
