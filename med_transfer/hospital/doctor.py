@@ -36,6 +36,7 @@ from med_transfer.hospital.folder_owner import require_not_root_for_another
 from med_transfer.hospital.queue.removed_routes import removed_route_answers
 from med_transfer.hospital.queue.schema import bundles_in_use
 from med_transfer.hospital.receiver import VERIFICATION
+from med_transfer.hospital.review.access.oidc import read_client_secret
 from med_transfer.hospital.routing import removed_routes_message
 from med_transfer.hospital.settings.peers import FhirServer, Peer, WebPeer
 from med_transfer.hospital.storage_classes import TRANSFER_SYNTAXES
@@ -156,6 +157,8 @@ def _certificates(node: NodeConfig) -> Iterator[Finding]:
             yield _examined(f"{name}_certificate", _pair, section.certificate, section.key)
         if section is not None and (trusted := getattr(section, "trusted", None)):
             yield _examined(f"{name}_trusted", _valid, trusted)
+    if node.page and node.page.oidc and node.page.oidc.trusted:
+        yield _examined("oidc_trusted", _valid, node.page.oidc.trusted)
     for peer in node.web_peers:
         if peer.trusted:
             yield _examined("peer_trusted", _valid, peer.trusted)
@@ -194,13 +197,17 @@ def _valid(path: Path) -> tuple[State, float, str]:
 
 
 def _tokens(node: NodeConfig) -> Iterator[Finding]:
-    for holder in (node.web, *node.web_peers):
-        if holder is not None and (path := holder.token) is not None:
-            try:
-                read_token(path)
-                yield Finding("token", "ok", None, f"{path} holds a token")
-            except MedTransferError as error:
-                yield Finding("token", "problem", None, str(error))
+    holders = [holder for holder in (node.web, *node.web_peers) if holder is not None]
+    oidc = node.page.oidc if node.page else None
+    files = [("token", read_token, holder.token) for holder in holders]
+    for code, read, path in (*files, ("client_secret", read_client_secret, oidc.client_secret if oidc else None)):
+        if path is None:
+            continue
+        try:
+            read(path)
+            yield Finding(code, "ok", None, f"{path} holds a {code.replace('_', ' ')}")
+        except MedTransferError as error:
+            yield Finding(code, "problem", None, str(error))
 
 
 def _clock_of_disk(node: NodeConfig) -> Finding:

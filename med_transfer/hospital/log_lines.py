@@ -26,14 +26,15 @@ class _Anonymous(logging.Formatter):
 
 
 class TextLines(_Anonymous):
-    """``WARNING: study 0123456789abcdef: ScanAborted``."""
+    """``2026-12-02T07:05:11Z WARNING: study 0123456789abcdef: ScanAborted``; the time is UTC."""
 
     def __init__(self) -> None:
         super().__init__("%(levelname)s: %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the parent's name
         """Format our own message; for a library, write only its name."""
-        return printable(super().formatMessage(record)) if _is_ours(record) else f"{record.levelname}: {record.name}"
+        text = super().formatMessage(record) if _is_ours(record) else f"{record.levelname}: {record.name}"
+        return f"{datetime.fromtimestamp(record.created, UTC):%Y-%m-%dT%H:%M:%SZ} {printable(text)}"
 
 
 class JsonLines(_Anonymous):

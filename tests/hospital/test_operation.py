@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -240,6 +241,12 @@ def test_what_was_raised_is_told_without_its_words(form):
     assert "highdicom" in lines[1]
 
 
+def test_lines_of_text_say_when():
+    record = logging.LogRecord("med_transfer.hospital.node", 30, "f", 1, "unexpected", (), None)
+    record.created = datetime(2026, 12, 2, 7, 5, 11, tzinfo=UTC).timestamp()
+    assert TextLines().format(record) == "2026-12-02T07:05:11Z WARNING: unexpected"
+
+
 def test_metrics_are_served_on_an_ipv6_address(node_config):
     config = node_config(metrics={"bind": "::1", "port": free_port()})
     Queue(config.queue_file).close()
@@ -453,6 +460,20 @@ def examined(command, path: Path, code: int) -> dict[str, list[tuple[str, object
         assert len(finding["text"]) > 5
         found.setdefault(finding["code"], []).append((finding["state"], finding["value"]))
     return found
+
+
+def test_the_doctor_reads_what_sign_in_needs(node_config, command, tmp_path):
+    _, pem = certificate(tmp_path, "provider", days=100)
+    secret, path = tmp_path / "secret", tmp_path / "node.yaml"
+    oidc = {"issuer": "https://id.hospital", "client_id": "page", "roles": {"radiology": "reader"}}
+    page = {"port": free_port(), "oidc": oidc | {"client_secret": str(secret), "trusted": str(pem)}}
+    path.write_text(node_config(page=page).model_dump_json())
+    found = examined(command, path, 1)
+    assert (found["client_secret"], found["oidc_trusted"][0][0]) == ([("problem", None)], "ok")
+    secret.write_text("s3cret")
+    pem.unlink()
+    found = examined(command, path, 1)
+    assert (found["client_secret"], found["oidc_trusted"]) == ([("ok", None)], [("problem", None)])
 
 
 class Yesterday(SimpleHTTPRequestHandler):

@@ -51,7 +51,7 @@ class Provider:
 
     def __init__(self, settings: Oidc, database: Database) -> None:
         self._settings, self._database = settings, database
-        self._secret = _read_secret(settings.client_secret) if settings.client_secret else None
+        self._secret = read_client_secret(settings.client_secret) if settings.client_secret else None
         self._known: _Known | None = None
 
     def begin(self, browser: str, redirect_uri: str, goal: str) -> str:
@@ -171,7 +171,8 @@ class Provider:
         return found
 
 
-def _read_secret(path: Path) -> str:
+def read_client_secret(path: Path) -> str:
+    """Read the page's secret at the provider. Raises ConfigError."""
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
