@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pydicom.uid import UID
 
 from med_transfer.errors import ConfigError, NothingDone, UsageError
+from med_transfer.errors.numbers import counted
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.incoming import study_id
 from med_transfer.hospital.pacs import Fetched, PacsFailed, StudyQuery
@@ -41,7 +42,8 @@ def fetch_studies(
         node: names the PACS; for C-MOVE, the node must be running.
         queue: the node's queue; studies that it has are not fetched again.
         query: which studies.
-        max_studies: maximum number of studies to fetch.
+        max_studies: maximum number of studies to fetch; those that are here do not count, so that the same call again
+            fetches the next ones.
         report_line: called with a line on each study, under the short name that status uses.
 
     Raises:
@@ -58,21 +60,28 @@ def fetch_studies(
         raise NothingDone(failed.reason, where=where) from None
     if not found:
         raise NothingDone("has no such study", where=where)
-    if len(found) > max_studies:
-        report_line(f"{len(found)} studies fit; the first {max_studies} are fetched (--most)")
-    complete = 0
-    for study_uid in found[:max_studies]:
+    complete = tried = left = 0
+    for study_uid in found:
         name = study_id(study_uid)
         try:
             wanted = pacs.images(study_uid)
             here = wanted <= queue.images_here(name)
+            if not here and tried == max_studies:
+                left += 1
+                continue
+            tried += not here
             fetched = Fetched(0, 0) if here else pacs.fetch(study_uid)
         except PacsFailed as failed:
             report_line(f"study {name}: {failed.reason}")
             continue
         complete += bool(wanted) and not fetched.failed and (here or fetched.done >= len(wanted))
         report_line(f"study {name}: {_in_words(len(wanted), here, fetched)}")
-    return complete, min(len(found), max_studies) - complete
+    if left:
+        report_line(
+            f"{counted(left, 'study', 'studies')} more {'is' if left == 1 else 'are'} left for the next time: at most "
+            f"{max_studies} {'is' if max_studies == 1 else 'are'} fetched at once (--most)"
+        )
+    return complete, len(found) - left - complete
 
 
 def _in_words(wanted: int, here: bool, fetched: Fetched) -> str:

@@ -24,8 +24,9 @@ from pydicom.dataset import Dataset
 from med_transfer.errors import ConfigError
 from med_transfer.hospital.config import NodeConfig
 from med_transfer.hospital.dicomweb import WebPacs
+from med_transfer.hospital.fetching import fetch_studies
 from med_transfer.hospital.incoming import study_id
-from med_transfer.hospital.pacs import PacsFailed
+from med_transfer.hospital.pacs import PacsFailed, StudyQuery
 from med_transfer.hospital.queue import Queue
 from med_transfer.hospital.settings.peers import WebPeer, WebServer
 from med_transfer.hospital.stow import StowServer
@@ -219,6 +220,20 @@ def test_orthanc_sends_what_is_stable_by_the_recipe_and_again_for_nothing(node_c
         until(lambda: done_jobs(pacs) - before)
     assert [study.revision for study in queue.studies() if study.study_uid == image.StudyInstanceUID] == [1]
     assert dict(queue.reasons()) == {}
+
+
+def test_a_study_that_orthanc_could_not_send_is_fetched(node_config, queue, token, pacs, tmp_path):
+    """Orthanc's job fails once and for all while the node is down."""
+    image = dcmread(series(tmp_path / "scan", study=8, slices=3)[0])
+    known = {"Url": f"http://127.0.0.1:{free_port()}/dicom-web"}
+    pacs.send("PUT", "/dicom-web/servers/node", known)
+    before = set(pacs.get("/jobs"))
+    storescu(pacs.dicom, *(tmp_path / "scan").glob("*"), called="ORTHANC")
+    until(lambda: [one for one in set(pacs.get("/jobs")) - before if pacs.get(f"/jobs/{one}")["State"] == "Failure"])
+    config = node_config(pacs={"url": f"http://127.0.0.1:{pacs.http}/dicom-web"})
+    query = StudyQuery(study_uid=str(image.StudyInstanceUID))
+    assert fetch_studies(config, queue, query, 100, str) == (1, 0)
+    assert len(queue.images_here(study_id(str(image.StudyInstanceUID)))) == 3
 
 
 def done_jobs(pacs: Orthanc) -> set[str]:

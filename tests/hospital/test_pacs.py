@@ -129,8 +129,10 @@ def test_fetch_by_the_command_line(command, node_config, pacs, tmp_path):
     with receiving(config) as queue:
         told = command(*everything, "--most", "1")
         assert (told.code, told.out.count("3 of 3 images came, 0 failed")) == (0, 1)
-        told = command(*everything)
+        assert told.out.endswith("1 study more is left for the next time: at most 1 is fetched at once (--most)\n")
+        told = command(*everything, "--most", "1")  # what is here does not count: the next time brings the next ones
         assert (told.code, told.out.count("is here"), told.out.count("3 of 3")) == (0, 1, 1)
+        assert "left for the next time" not in told.out
         assert queue.counts() == {"received": 2}
 
 
