@@ -57,9 +57,15 @@ def _queue(config: Path) -> Queue:
     from med_transfer.hospital.queue import Queue
 
     node = _node(config)
-    if not node.queue_file.exists():
-        raise ScanNotFound("no node has run here", where=node.folder, action=f"Run med-transfer serve with -c {config}")
+    _require_one_of(config, node.queue_file)
     return Queue(node.queue_file, node.retries)
+
+
+def _require_one_of(config: Path, *databases: Path) -> None:
+    """Raise ScanNotFound if a node has none of these. Opening one makes it, and ``restore`` needs an empty folder."""
+    if not any(database.exists() for database in databases):
+        where, action = databases[0].parent, f"Run med-transfer serve with -c {config}"
+        raise ScanNotFound("no node has run here", where=where, action=action)
 
 
 @app.command(epilog=example("node status -c node.yaml"))
@@ -149,6 +155,8 @@ def export(
     ] = False,
 ) -> None:
     """Export the record, one entry per line."""
+    node = _node(config)
+    _require_one_of(config, node.queue_file, *([node.access_file] if accesses else []))
     queue = None if accesses else _queue(config)
     trail = _audit_trail(config)
     written = _write_lines(out, queue.entries() if queue else trail.events())
@@ -229,13 +237,15 @@ def prune(
     if keep_days is None:
         raise UsageError("keeps images for good", where="study.keep_days", expected="--days, or a number in node.yaml")
     before = time.time() - keep_days * 86400
-    uids = {study.id: study.study_uid for study in queue.studies()}
-    gone = (finished_studies if dry_run else forget)(node.folder, queue, before)
-    trail = _audit_trail(config) if gone and not dry_run else None
+    gone = finished_studies(node.folder, queue, before)
+    if gone and not dry_run:
+        trail = _audit_trail(config)  # before anything is deleted, which must not happen unrecorded
+        uids = {study.id: study.study_uid for study in queue.studies()}
+        gone = forget(
+            node.folder, queue, before, lambda study: trail.tell_here("deleted images", Seen(study, uids[study]))
+        )
     for one in gone:
         say(f"study {one.study}: {one.files} images, {one.bytes / 1e6:,.1f} MB")
-        if trail:
-            trail.tell_here("deleted images", Seen(one.study, uids[one.study]))
     verb = "would be deleted" if dry_run else "deleted"
     say(f"{sum(one.files for one in gone)} images of {len(gone)} studies {verb}")
     if not dry_run and (count := forget_aside(node.folder, queue, before)):
@@ -301,6 +311,8 @@ def add_user(
 @users.command("list", epilog=example("node user list -c node.yaml"))
 def list_users(config: NodeFile) -> None:
     """List the users who may sign in with a password."""
+    if not _private_node(config).access_file.exists():  # see _require_one_of
+        return
     for user in _access(config).users.all():
         say(f"{user.name} {user.role}")
 
@@ -308,8 +320,8 @@ def list_users(config: NodeFile) -> None:
 @users.command("remove", epilog=example("node user remove ann -c node.yaml"))
 def remove_user(name: UserName, config: NodeFile) -> None:
     """Remove a user; their sessions end at once, and what they did stays in the record."""
-    access = _access(config)
-    if not access.users.remove(name):
+    access = _access(config) if _private_node(config).access_file.exists() else None
+    if not access or not access.users.remove(name):
         raise UsageError(f"no user {name}", action="med-transfer node user list names them")
     access.audit.tell_here("removed user", detail=name)
     say(f"{name} may no longer sign in")
@@ -362,7 +374,9 @@ def fetch(
     accession: Annotated[str, typer.Option(help="Accession number.")] = "",
     dates: Annotated[str, typer.Option(help="Study date (20260131) or range (20260101-20260131).")] = "",
     modality: Annotated[str, typer.Option(help="CT, MR or PT: only studies with such a series.")] = "",
-    most: Annotated[int, typer.Option(min=1, help="Maximum number of studies.")] = 100,
+    most: Annotated[
+        int, typer.Option(min=1, help="Maximum number of studies to fetch, without those that are here.")
+    ] = 100,
 ) -> None:
     """Fetch studies from the PACS to the node; with C-MOVE, the node must be running."""
     require_extra()

@@ -7,6 +7,7 @@ import io
 import logging
 import shutil
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,13 +251,19 @@ def finished_studies(folder: Path, queue: Queue, before: float) -> list[Finished
     return found
 
 
-def forget(folder: Path, queue: Queue, before: float) -> list[FinishedStudy]:
-    """Delete the images of studies finished before the given time; return those studies. Reopened ones are kept."""
+def forget(
+    folder: Path, queue: Queue, before: float, tell: Callable[[str], object] = lambda study: None
+) -> list[FinishedStudy]:
+    """Delete the images of studies finished before the given time; return those studies. Reopened ones are kept.
+
+    ``tell`` is called with each study before its images are deleted.
+    """
     gone = []
     for one in finished_studies(folder, queue, before):
         files = queue.forgotten(one.study, before)
         if not files:
             continue
+        tell(one.study)
         gone.append(one)
         for file in files:
             (folder / file).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import tracemalloc
 from dataclasses import replace
 from getpass import getuser
@@ -129,6 +130,40 @@ def test_prune_deletes_what_is_done_and_nothing_else(command, config, tmp_path):
     config.write_text("folder: state\nstudy: {keep_days: null}\n")
     told = command("node", "prune", "-c", config)
     assert (told.code, "expected --days" in told.err) == (2, True)
+
+
+def test_images_are_not_deleted_where_that_cannot_be_recorded(command, config, tmp_path):
+    image, queue = tmp_path / "state/incoming/s1/1.dcm", Queue(tmp_path / "state/queue.sqlite")
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"x")
+    queue.add(DAMAGED, 0)
+    queue.complete(10, 0)
+    study = queue.to_predict(10)
+    assert study
+    assert queue.predicted(study, [], [], 10, [{}])
+    accessed = read_node_config(config).access_file
+    Database(accessed).close()
+    with sqlite3.connect(accessed) as database:
+        database.execute("PRAGMA user_version = 99")
+    told = command("node", "prune", "-c", config, "--days", "0")
+    assert (told.code, "was written by" in told.err) == (2, True), told.err
+    assert image.exists()
+    accessed.unlink()
+    assert command("node", "prune", "-c", config, "--days", "0").out.endswith("1 images of 1 studies deleted\n")
+    assert not image.exists()
+    assert accesses(command, config, tmp_path) == ["deleted images"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [(("user", "list"), 0), (("user", "remove", "ann"), 2), (("export", "--accesses", "-o", "accesses.jsonl"), 2)],
+)
+def test_looking_makes_no_folder_into_which_a_backup_could_not_be_restored(
+    command, config, asked, code, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert command("node", *asked, "-c", config).code == code
+    assert not (tmp_path / "state").exists()
 
 
 def test_no_node_has_run_here(command, config):
