@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
 
 from med_transfer.errors.sentence import Sentence
 from med_transfer.metrics import measures
@@ -21,7 +22,6 @@ from med_transfer.metrics.labelled_predictions import LabelledPredictions
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.shortcuts import Shortcuts
 from med_transfer.model.linear_head import fit_predict
-from med_transfer.model.logistic_regression import Regression
 from med_transfer.predictions.labels import Labels
 from med_transfer.predictions.patient_folds import Fold
 
@@ -149,7 +149,8 @@ def _predict(
     limits = {name: _limits(train_facts, name) for name in names}
     train, test = _categories(train_facts, limits), _categories(test_facts, limits)
     train, test = _one_hot(train, test, rare=min(_RARE, max(1, len(train) // 10)))
-    return fit_predict(Regression(), train, development.truth[rows], test, multilabel=development.labels.multilabel)
+    model = LogisticRegression(class_weight="balanced", max_iter=2000)
+    return fit_predict(model, train, development.truth[rows], test, multilabel=development.labels.multilabel)
 
 
 def _one_hot(train: NDArray[np.str_], test: NDArray[np.str_], rare: int) -> tuple[csr_matrix, csr_matrix]:

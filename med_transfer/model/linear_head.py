@@ -1,4 +1,4 @@
-"""Linear probe: logistic regression on frozen features, as a linear layer or as probabilities."""
+"""Linear probe: scikit-learn's logistic regression on frozen features, as a linear layer or as probabilities."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from scipy.special import log_softmax
 from threadpoolctl import ThreadpoolController
 
-from med_transfer.model.logistic_regression import MAX_ITERATIONS, Regression, Rows
 from med_transfer.predictions.patient_folds import held_out_in_turn, patient_folds
 
 if TYPE_CHECKING:  # slow to import, and many processes that could fit one do not
     from sklearn.base import BaseEstimator
+    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import Pipeline
 
 INNER_FOLDS = 5
 ABSENT_LOGIT = -20.0  # of a class without training scans: a probability of practically 0
+MAX_ITERATIONS = 2000
+_Rows = NDArray | csr_matrix
 
 
 @dataclass(frozen=True)
@@ -133,19 +136,22 @@ def fit_head(
 
 def probe_model(inverse_strength: float, *, balanced: bool) -> Pipeline:
     """Return an unfitted pipeline of standardisation and logistic regression with scikit-learn's ``C``."""
-    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    weights = "balanced" if balanced else None
-    regression = LogisticRegression(C=inverse_strength, class_weight=weights, max_iter=MAX_ITERATIONS)
-    return make_pipeline(StandardScaler(), regression)
+    return make_pipeline(StandardScaler(), _regression(inverse_strength, "balanced" if balanced else None))
+
+
+def _regression(inverse_strength: float, class_weight: str | None = None) -> LogisticRegression:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=inverse_strength, class_weight=class_weight, max_iter=MAX_ITERATIONS)
 
 
 def fit_predict(
-    model: BaseEstimator | Regression, train: Rows, truth: NDArray[np.bool_], test: Rows, *, multilabel: bool
+    model: BaseEstimator, train: _Rows, truth: NDArray[np.bool_], test: _Rows, *, multilabel: bool
 ) -> NDArray[np.float64]:
-    """Fit a classifier, and return probabilities [test scan, class]; 0 for classes without training scans.
+    """Fit a scikit-learn classifier, and return probabilities [test scan, class]; 0 for classes without training scans.
 
     Args:
         model: the classifier; with ``multilabel`` it is fitted to each finding separately.
@@ -159,7 +165,7 @@ def fit_predict(
 
 
 def _predict(
-    model: BaseEstimator | Regression, train: Rows, target: NDArray[np.integer], test: Rows, n_classes: int
+    model: BaseEstimator, train: _Rows, target: NDArray[np.integer], test: _Rows, n_classes: int
 ) -> NDArray[np.float64]:
     n_scans, _ = test.shape  # pyright: ignore
     probabilities, present = np.zeros((n_scans, n_classes)), np.unique(target)
@@ -198,9 +204,10 @@ def _fit(
         return weight, bias
     mean, scale = _standardisation(features)
     with _as_one_of_many():
-        model = Regression(inverse_strength, balanced).fit((features - mean) / scale, target)
-    rows, offsets = model.weight, model.bias
-    if len(present) == 2:  # whose regression has a single logit
+        model = _regression(inverse_strength)
+        model.fit((features - mean) / scale, target, _equal_classes(target) if balanced else None)
+    rows, offsets = model.coef_, model.intercept_
+    if len(present) == 2:  # scikit-learn fits a single logit for two classes
         rows, offsets = np.concatenate([-rows, rows]) / 2, np.concatenate([-offsets, offsets]) / 2
     weight[present] = rows / scale
     bias[present] = offsets - weight[present] @ mean
@@ -213,3 +220,9 @@ def _standardisation(features: NDArray[np.float64]) -> tuple[NDArray[np.float64]
     mean, scale = features.mean(axis=0), features.std(axis=0)
     rounding = len(features) * np.finfo(np.float64).eps * np.abs(mean)
     return mean, np.where(scale > rounding, scale, 1.0)
+
+
+def _equal_classes(target: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Weight of each scan by which all classes weigh the same, as of ``class_weight="balanced"``."""
+    _, number, count = np.unique(target, return_inverse=True, return_counts=True)
+    return len(target) / (len(count) * count[number])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 from scipy.special import expit, softmax
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
@@ -15,7 +14,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from med_transfer.model import logistic_regression
 from med_transfer.model.linear_head import fit_head, fit_predict, fit_probe, mean_head, probe_model
 from med_transfer.predictions.patient_folds import patient_folds
 
@@ -123,12 +121,13 @@ class CountsThreads(BaseEstimator):
 
 
 def test_small_fits_take_one_thread_whatever_the_machine_gives(monkeypatch):
-    def counted(*args, **options):
-        seen.append(n_threads())
-        return minimize(*args, **options)
+    class Counted(LogisticRegression):
+        def fit(self, *args, **kwargs):
+            seen.append(n_threads())
+            return super().fit(*args, **kwargs)
 
     seen, model = [], CountsThreads()
-    monkeypatch.setattr(logistic_regression, "minimize", counted)
+    monkeypatch.setattr("sklearn.linear_model.LogisticRegression", Counted)
     with threadpool_limits(2):
         before = n_threads()
         fit_predict(model, FEATURES, TRUTH, FEATURES, multilabel=False)
