@@ -156,7 +156,7 @@ def config_for(
     planned, goes_on = None, bool(out and begun(out))
     if config is None and plan and not goes_on:
         refuse_mistyped(kind, overrides)  # before inspecting the scans, which takes a minute
-        planned = plan_cohort(cohort, GivenSettings(given_values(kind, overrides), pretrains), progress)
+        planned = plan_cohort(cohort, GivenSettings(given_values(kind, overrides), pretrains, kind.searches), progress)
         given = load_config(kind, None, overrides, base=planned.values)
     else:
         file = begun_plan(out) if config is None and plan and out else config

@@ -22,10 +22,12 @@ class GivenSettings:
     Attributes:
         values: the sections of a config, with the keys alone that the user has set.
         pretrains: whether a network may be pretrained on the cohort itself, which takes most of half an hour.
+        searches: whether the plan is for a search, which keeps a test part of a small cohort too.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     pretrains: bool = True
+    searches: bool = False
 
     def has(self, key: str) -> bool:
         """Whether the user has set this dotted key, or one in this section."""

@@ -446,9 +446,10 @@ def _share_of_test(cohort: CohortFingerprint, given: GivenSettings) -> float:
     fraction = given.get("split.test_fraction")
     if fraction is not None:
         return float(fraction)
-    divided_again = int(given.get("split.repeats") or 1) > 1
-    few = cohort.n_patients < FEW_PATIENTS and given.get("split.kind") != "holdout" and not given.get("fusion")
-    return 0.0 if divided_again or few else TEST_FRACTION
+    if int(given.get("split.repeats") or 1) > 1:
+        return 0.0
+    needs_test = given.searches or given.get("fusion") or given.get("split.kind") == "holdout"
+    return TEST_FRACTION if needs_test or cohort.n_patients >= FEW_PATIENTS else 0.0
 
 
 def _share_of_validation(cohort: CohortFingerprint, given: GivenSettings) -> float:

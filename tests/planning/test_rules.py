@@ -323,6 +323,12 @@ def test_an_epoch_draws_as_many_scans_as_a_fold_model_trains_on(n_patients, spli
     assert drawn == pytest.approx(trained_on, rel=0.1)
 
 
+def test_a_search_keeps_a_test_part_of_a_small_cohort_too_and_so_needs_a_patient_for_it():
+    facts = cohort(patients_of_class={"a": 4, "b": 46}, n_patients=50)
+    (choice,) = rules.folds(facts, GivenSettings(searches=True))
+    assert (choice.value, choice.reason) == (3, "4 patients of class 'a': each fold and the test part have one")
+
+
 def test_folds_are_made_of_the_patients_that_the_table_leaves_for_training():
     facts = cohort(n_patients=90, patients_of_class={"a": 9, "b": 81}, patients_to_divide={"a": 3, "b": 70})
     assert chosen(rules.folds, replace(facts, table_split={"train": 73, "test": 17})) == {"split.folds": 3}
