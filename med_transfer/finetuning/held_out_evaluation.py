@@ -79,7 +79,11 @@ def evaluate_held_out(
     split, bundled = run_data.split, networks.bundled
     test = run_data.prepared.subset(split.evaluated).without_margin(margin_voxels(run_data.preprocessing.shape))
     outputs = [_outputs(network, test, run_data, progress) for network in networks.ensembles]
-    baselines, shortcuts = _baselines(run_data, config.seed) if split.test else _cross_validated_baselines(run_data)
+    baselines, shortcuts = (
+        _baselines(run_data, config.seed)
+        if split.test
+        else _cross_validated_baselines(run_data, max(1, len(bundled.repeats)))
+    )
     summary = summary_of(run_data, config, record, bundled, networks.kept)
     known = KnownFigures(
         transfer_gain=_gain(networks, outputs, test.cohort, run_data, config.seed),
@@ -154,10 +158,12 @@ def _cross_fitted(
     ]
 
 
-def _cross_validated_baselines(run_data: RunData) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
-    """As :func:`_baselines`, cross-validated: each patient is predicted by models fitted on others."""
+def _cross_validated_baselines(
+    run_data: RunData, repeats: int
+) -> tuple[dict[str, NDArray[np.float64]], Shortcuts | None]:
+    """As :func:`_baselines`, cross-validated as often as the network: each patient by models fitted on others."""
     scans = run_data.prepared.subset(run_data.split.evaluated)
-    within, shortcuts = cross_validate_baselines(scans.handcrafted, as_development(scans), len(run_data.split.repeats))
+    within, shortcuts = cross_validate_baselines(scans.handcrafted, as_development(scans), repeats)
     truth = run_data.prepared.cohort.truth[list(run_data.split.development)]
     return {PREVALENCE_BASELINE: prevalence_only(truth, len(scans.scans))} | within, shortcuts
 

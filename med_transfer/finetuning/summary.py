@@ -44,7 +44,7 @@ def summary_of(
         backbone=record.backbone.sentence,
         backbone_licence=record.backbone.licence,
         cohort=cohort_counts(cohort.truth, cohort.patients, _parts(run_data), cohort.labels),
-        split=_split_sentence(run_data),
+        split=_split_sentence(run_data, bundled),
         flow=participant_flow(
             cohort.patients,
             _parts(run_data),
@@ -75,17 +75,18 @@ def _parts(run_data: RunData) -> list[str]:
     return parts
 
 
-def _split_sentence(run_data: RunData) -> str:
+def _split_sentence(run_data: RunData, bundled: TrainedEnsemble) -> str:
+    """The split in words; a from-scratch baseline that was kept is of the first repeat alone."""
     n_folds = run_data.split.n_fold_models
     how = Sentence("one training and one validation part")
     if n_folds > 1:
         how = Sentence("{n} folds, one network each, averaged", n=n_folds)
-    if run_data.split.further:
+    if bundled.repeats:
         return Sentence(
             "by patient, stratified by class, with no test part: {repeats} times {n} folds, one network each. A scan's "
             "probability is the mean of the {repeats} networks that had not trained on it; calibration and thresholds "
             "for it come from other patients. The bundle holds the networks of the first {n} folds",
-            repeats=len(run_data.split.repeats),
+            repeats=len(bundled.repeats),
             n=n_folds,
         )
     if not run_data.split.test:

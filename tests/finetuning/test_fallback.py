@@ -15,6 +15,7 @@ import med_transfer as mt
 from med_transfer.backbones import load_backbone
 from med_transfer.bundle import read_record
 from med_transfer.cli.summary import say_metrics
+from med_transfer.evaluation.comparison.finished_run import FinishedRun
 from med_transfer.finetuning import run as run_module
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.metrics import KeptNetwork, Metrics, TransferGain
@@ -69,6 +70,29 @@ def test_the_bundle_after_a_fallback_is_the_from_scratch_baseline_in_every_respe
     assert judged  # the test figures are of the network in the bundle
     for scan, row in judged.items():
         assert answers[scan].p == pytest.approx(row.p, abs=2e-2)  # prepared tensors are float16
+
+
+def test_after_a_fallback_nothing_is_said_of_repeats_in_which_the_baseline_was_not_trained(
+    cohort_csv, blind_source, tmp_path, monkeypatch
+):
+    """Its figures are of the first division into folds, also for a comparison with another run."""
+    monkeypatch.setattr(run_module, "choose_network", harmed)
+    repeated = (
+        *TINY,
+        "split.test_fraction=0",
+        "split.repeats=2",
+        "transfer.strategy=linear_probe",
+        "training.epochs=1",
+    )
+    overrides = (*repeated, "transfer.on_harm=fallback", f"backbone.weights={blind_source}")
+    run = mt.finetune(cohort_csv, out=tmp_path / "run", overrides=overrides)
+    assert run.metrics.repeats is None
+    assert run.metrics.kept_network is not None
+    assert run.metrics.kept_network.fell_back
+    page = without_tooltips(run.report.read_text())
+    assert "Each scan was predicted by the network that had not trained on it" in page
+    assert "the mean of the 2 networks" not in page
+    assert {len(roles) for roles in FinishedRun.read(run.folder).folds.values()} == {1}
 
 
 def test_where_nothing_was_decided_nothing_is_said_of_a_decision(finished, capsys):

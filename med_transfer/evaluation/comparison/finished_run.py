@@ -29,7 +29,7 @@ class FinishedRun:
     """Predictions and truth of a finished run, by scan.
 
     Attributes:
-        folds: role of each scan in each repeat of a cross-validation.
+        folds: role of each scan in each repeat of a cross-validation that its predictions are the mean of.
         content_hashes: of each scan's voxels; None where unknown.
     """
 
@@ -54,11 +54,14 @@ class FinishedRun:
         keys = [(scans.get(case.scan_hash, case.scan), case.series_uid) for case in lock.cases]
         cases = dict(zip(keys, lock.cases, strict=True))
         truth = {key: case.label for key, case in cases.items()}
-        folds = {key: (case.role, *case.further_roles) for key, case in cases.items()}
+        metrics = Metrics.load(folder / "metrics.json")
+        # A from-scratch baseline that was kept is trained in the first repeat alone, whatever the lock has.
+        further = metrics.repeats is not None
+        folds = {key: (case.role, *(case.further_roles if further else ())) for key, case in cases.items()}
         predictions = {_key(row, truth): row for row in rows}
         _require_one_row_a_scan([key for key in keys if key in predictions], folder)
         content_hashes = {key: case.content_hash for key, case in cases.items()}
-        return cls(folder, Metrics.load(folder / "metrics.json"), predictions, truth, folds, content_hashes)
+        return cls(folder, metrics, predictions, truth, folds, content_hashes)
 
     @property
     def labels(self) -> Labels:
