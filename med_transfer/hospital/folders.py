@@ -1,6 +1,7 @@
 """Processing for external orchestrators: a folder of DICOM files in, a folder of results out.
 
-mercure names the folders in ``MERCURE_IN_DIR`` and ``MERCURE_OUT_DIR`` and reads ``result.json``; a MONAI application
+mercure names the folders in ``MERCURE_IN_DIR`` and ``MERCURE_OUT_DIR``, reads ``result.json`` and sends the DICOM files
+that are in the folder itself; a MONAI application
 package gets ``HOLOSCAN_INPUT_PATH`` and ``HOLOSCAN_OUTPUT_PATH``, or the older ``MONAI_`` names.
 """
 
@@ -93,7 +94,7 @@ def _header(
 def _study(
     predictor: Predictor, out: Path, header: ResultHeader, analyses: Sequence[Analysis], settings: Results
 ) -> dict[str, object]:
-    results = write_results(out, analyses, header, settings)
+    results = write_results(out, analyses, header, settings, place="")
     return {
         "files": [result.file for result in results],
         "series": [facts(analysis, predictor.identity, header.basis, results) for analysis in analyses],

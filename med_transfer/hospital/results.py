@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from matplotlib.figure import Figure
 from pydicom import dcmread
@@ -61,15 +61,17 @@ def write_results(
     header: ResultHeader,
     settings: Results,
     earlier: Sequence[ResultFile] = (),
+    place: str = "results",
 ) -> list[ResultFile]:
     """Write the requested objects; the paths returned are relative to the folder.
 
     Args:
-        folder: the node's folder.
+        folder: the node's folder, or another for results alone.
         analyses: analyses of one study.
         header: what the objects have in common.
         settings: which objects to create.
         earlier: results of earlier revisions that a destination has or may have, in order.
+        place: where in the folder the files are written; empty: in the folder itself.
 
     Raises:
         OutputError: a file cannot be written.
@@ -99,10 +101,10 @@ def write_results(
     }
     for name, make in optional.items():
         objects += _attempted(name, make) if getattr(settings, name) else []
-    written = [_written(folder, dataset) for dataset in objects]
+    written = [_written(folder, place, dataset) for dataset in objects]
     if settings.fhir:
         before = [json.loads(file.read_bytes()) for file in _replaced(folder, earlier, FHIR, header.sop_uid("FHIR"))]
-        written.append(_written_fhir(folder, header, fhir_bundle(shown, header, settings.codes, before)))
+        written.append(_written_fhir(folder, place, header, fhir_bundle(shown, header, settings.codes, before)))
     return written
 
 
@@ -126,8 +128,8 @@ def _attempted(name: str, make: Callable[[], list[Dataset]]) -> list[Dataset]:
         return []
 
 
-def _written(folder: Path, dataset: Dataset) -> ResultFile:
-    buffer, file = io.BytesIO(), f"results/{dataset.SOPInstanceUID}.dcm"
+def _written(folder: Path, place: str, dataset: Dataset) -> ResultFile:
+    buffer, file = io.BytesIO(), PurePosixPath(place, f"{dataset.SOPInstanceUID}.dcm").as_posix()
     dataset.SpecificCharacterSet = _character_set(dataset)
     dataset.save_as(buffer, enforce_file_format=True)
     write_bytes(folder / file, buffer.getvalue())
@@ -145,9 +147,9 @@ def _character_set(dataset: Dataset) -> str:
     return "ISO_IR 100"
 
 
-def _written_fhir(folder: Path, header: ResultHeader, bundle: Json) -> ResultFile:
+def _written_fhir(folder: Path, place: str, header: ResultHeader, bundle: Json) -> ResultFile:
     uid = header.sop_uid("FHIR")
-    file = f"results/{uid}.json"
+    file = PurePosixPath(place, f"{uid}.json").as_posix()
     write_text(folder / file, json.dumps(bundle, indent=1, ensure_ascii=False))
     return ResultFile(uid, FHIR, file)
 

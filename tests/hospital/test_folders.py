@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
+import peers
 import pytest
-from peers import series
+from peers import free_port, orthanc, series
 from pydicom import dcmread
 from tiny_bundle import tiny_bundle
 
@@ -30,6 +32,25 @@ def test_a_module_of_mercure(command, tmp_path, monkeypatch):
     assert "P-0001" not in (tmp_path / "out" / "result.json").read_text()
 
 
+@pytest.mark.skipif(not (peers.ORTHANC and peers.DCMTK), reason="needs orthanc and dcmtk")
+def test_mercures_dispatcher_finds_the_results(command, tmp_path, monkeypatch):
+    """It sends the DICOM files of the folder itself, not those of folders in it, and only if the module exits with 0.
+
+    Source: mercure, app/dispatch/target_types/builtin.py, app/process/process_series.py.
+    """
+    series(tmp_path / "in")
+    series(tmp_path / "in", series=2, slices=1)  # a localiser, which cannot be predicted
+    out = tmp_path / "out"
+    monkeypatch.setenv("MERCURE_IN_DIR", str(tmp_path / "in"))
+    monkeypatch.setenv("MERCURE_OUT_DIR", str(out))
+    told = command("node", "process", tiny_bundle(tmp_path / "bundle"))
+    assert (told.code, told.out.startswith("1 of 2 series predicted")) == (0, True), told.err
+    with orthanc(tmp_path / "pacs", free_port()) as pacs:
+        asked = ["127.0.0.1", str(pacs.dicom), "+sd", str(out), "-aet", "M", "-aec", "ORTHANC", "-nuc", "+sp", "*.dcm"]
+        subprocess.run([str(peers.DCMTK).replace("storescu", "dcmsend"), *asked], check=True, timeout=240)
+        assert len(pacs.get("/instances")) == 3  # a report, and a page for each series
+
+
 def test_what_could_not_be_read_stands_in_no_other_patients_report(command, tmp_path):
     of_patient: dict[str, set[str]] = {}
     for number in (1, 2):
@@ -40,7 +61,7 @@ def test_what_could_not_be_read_stands_in_no_other_patients_report(command, tmp_
             of_patient.setdefault(image.PatientID, set()).add(image.SOPInstanceUID)
     told = command("node", "process", tiny_bundle(tmp_path / "bundle"), tmp_path / "in", tmp_path / "out")
     assert told.code == 3
-    reports = [dcmread(file) for file in (tmp_path / "out/results").glob("*.dcm")]
+    reports = [dcmread(file) for file in (tmp_path / "out").glob("*.dcm")]
     said = {report.PatientID: report.to_json() for report in reports if report.Modality == "SR"}
     assert said.keys() == of_patient.keys()
     for patient, text in said.items():
@@ -56,7 +77,7 @@ def test_results_have_the_same_uids_only_if_they_are_the_same(tmp_path):
 
     def uids(out: str, rules: SeriesRules | None = None) -> set[str]:
         process(predictor, images, tmp_path / out, rules, Results(heat_map="off"))
-        return {path.stem for path in (tmp_path / out / "results").iterdir()}
+        return {path.stem for path in (tmp_path / out).glob("*.dcm")}
 
     first = uids("first")
     assert uids("again") == first
