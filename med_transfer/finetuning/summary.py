@@ -55,7 +55,7 @@ def summary_of(
         config=[
             ("Transfer", config.transfer.sentence),
             ("Network kept", kept_network.sentence),
-            *_config_rows(run_data, config),
+            *_config_rows(run_data, config.from_scratch_config() if kept_network.fell_back else config),
             ("Training and validation", bundled.gap.sentence),
         ],
         software=versions(),

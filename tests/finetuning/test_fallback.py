@@ -92,6 +92,8 @@ def test_after_a_fallback_nothing_is_said_of_repeats_in_which_the_baseline_was_n
     page = without_tooltips(run.report.read_text())
     assert "Each scan was predicted by the network that had not trained on it" in page
     assert "the mean of the 2 networks" not in page
+    assert "none, as only a head was fitted" not in page  # nor of how the other network was trained
+    assert "patience 15 of at most 1 epochs" in page
     assert {len(roles) for roles in FinishedRun.read(run.folder).folds.values()} == {1}
 
 
