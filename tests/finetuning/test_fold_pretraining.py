@@ -202,15 +202,15 @@ def test_beside_the_answers_the_head_reads_the_network_as_published_each_by_a_he
     tensors = data.prepared.without_margin(margin_voxels(data.preprocessing.shape)).tensors
     images, truth = torch.from_numpy(np.stack(tensors)).float(), np.asarray(cohort.truth)
     loaded = load_backbone(of_run.backbone.name, channels=of_run.input.channels_of_network).encoder.eval()
-    read = []
-    for number, model in enumerate(load_network(answering.folder / "bundle").fold_models):
-        model.head.register_forward_pre_hook(lambda _, given: read.append(given[0].numpy()))
-        with torch.no_grad():
-            logits = model(images).numpy()
-            enlarged = torch.nn.functional.interpolate(images[0].transpose(0, 1), size=(224, 224), mode="bilinear")
-            shown = loaded.net_maps(loaded.photograph(enlarged.transpose(0, 1)[None])[0].transpose(0, 1))[-1]
-        features, of_slices = read[number], shown.mean((2, 3))
-        expected = torch.cat([of_slices.mean(0), of_slices.max(0).values]).numpy()
+    network = load_network(answering.folder / "bundle")
+    with torch.no_grad():
+        read = network.fold_model_features(images)
+        enlarged = torch.nn.functional.interpolate(images[0].transpose(0, 1), size=(224, 224), mode="bilinear")
+        shown = loaded.net_maps(loaded.photograph(enlarged.transpose(0, 1)[None])[0].transpose(0, 1))[-1]
+        of_heads = [model.head(rows).numpy() for model, rows in zip(network.fold_models, read, strict=True)]
+    of_slices = shown.mean((2, 3))
+    expected = torch.cat([of_slices.mean(0), of_slices.max(0).values]).numpy()
+    for number, (features, logits) in enumerate(zip(map(torch.Tensor.numpy, read), of_heads, strict=True)):
         np.testing.assert_allclose(features[0, :-4], expected, rtol=1e-3, atol=1e-3)
         learned = [n for k, part in enumerate(data.split.validation) if k != number for n in part]
         learners = [cohort.patients[n] for n in learned]
