@@ -11,6 +11,7 @@ import typer
 
 from med_transfer.cli.options import AsJson, MaxGapMm, finetune_command
 from med_transfer.cli.terminal import progress_bars, say, say_json
+from med_transfer.errors.numbers import counted
 
 if TYPE_CHECKING:
     from med_transfer.cohorts.label_sheet import RowRemark
@@ -64,7 +65,8 @@ def command(
     else:
         say(
             f"{index.n_listed} series listed, {index.n_not_chosen} not chosen, {index.n_unlabelled} without a label, "
-            f"{index.n_rejected} rejected, {index.n_ignored} other files; {index.n_files} files in all"
+            f"{index.n_rejected} rejected, {counted(index.n_ignored, 'other file')}; "
+            f"{counted(index.n_files, 'file')} in all"
         )
         for text, rows in _by_text(index.remarks).items():
             say(f"{labels}: row {', '.join(map(str, rows))}: {text}")

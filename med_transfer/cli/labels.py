@@ -133,8 +133,8 @@ def _say_budget(measured: Budget) -> None:
         say(sentence(forecast, asked.measure))
     say()
     say(
-        f"{measured.n_patients} patients in {measured.n_folds} training folds, {measured.repeats} repeats; "
-        f"{measured.backbone}"
+        f"{counted(measured.n_patients, 'patient')} in {counted(measured.n_folds, 'training fold')}, "
+        f"{counted(measured.repeats, 'repeat')}; {measured.backbone}"
     )
     say(WAY_MEANS[asked.way])
     say(limits(measured))
@@ -183,16 +183,17 @@ def next_(
     if as_json:
         say_json(asdict(chosen))
     else:
-        say(f"{chosen.n_chosen} scans to label, most useful first: {chosen.table}")
+        say(f"{counted(chosen.n_chosen, 'scan')} to label, most useful first: {chosen.table}")
         if chosen.n_chosen < n:
             say("fewer than requested: there are no more patients, or the remaining scans repeat these or are certain")
         if chosen.n_out_of_distribution:
             beyond = f"{chosen.n_out_of_distribution} scans are out-of-distribution, perhaps out of scope"
             say(f"{beyond}: {chosen.out_of_distribution}")
+        trained, held_out = counted(chosen.n_trained_on, "scan"), counted(chosen.n_held_out, "scan")
         if chosen.n_trained_on:
-            say(f"{chosen.n_trained_on} scans left out: the bundle was trained on them, or on their patients")
+            say(f"{trained} left out: the bundle was trained on them, or on their patients")
         if chosen.n_held_out:
-            say(f"{chosen.n_held_out} scans left out: they, or their patients, are the test set of the bundle's run")
+            say(f"{held_out} left out: they, or their patients, are the test set of the bundle's run")
         if chosen.failed:
             say(f"{counted(len(chosen.failed), 'scan')} could not be used: {chosen.left_out}")
     raise typer.Exit(1 if chosen.failed else 0)

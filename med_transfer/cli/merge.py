@@ -10,6 +10,7 @@ import typer
 
 from med_transfer.cli.options import Also, AsJson, ReportLanguage
 from med_transfer.cli.terminal import say, say_json
+from med_transfer.errors.numbers import counted
 
 NAME = "merge"
 EXAMPLE = "predictions/shard-1-of-2 predictions/shard-2-of-2 -o predictions-merged"
@@ -39,6 +40,6 @@ def command(
     if as_json:
         say_json({"rows": len(rows)} | counts | {"table": str(table)})
     else:
-        say(f"{len(rows)} rows: {', '.join(f'{number} {status}' for status, number in counts.items())}")
+        say(f"{counted(len(rows), 'row')}: {', '.join(f'{number} {status}' for status, number in counts.items())}")
         say(str(table))
     raise typer.Exit(exit_code(counts["ok"], counts["rejected"] + counts["failed"]))

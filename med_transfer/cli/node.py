@@ -245,11 +245,11 @@ def prune(
             node.folder, queue, before, lambda study: trail.tell_here("deleted images", Seen(study, uids[study]))
         )
     for one in gone:
-        say(f"study {one.study}: {one.files} images, {one.bytes / 1e6:,.1f} MB")
+        say(f"study {one.study}: {counted(one.files, 'image')}, {one.bytes / 1e6:,.1f} MB")
     verb = "would be deleted" if dry_run else "deleted"
-    say(f"{sum(one.files for one in gone)} images of {len(gone)} studies {verb}")
+    say(f"{counted(sum(one.files for one in gone), 'image')} of {counted(len(gone), 'study', 'studies')} {verb}")
     if not dry_run and (count := forget_aside(node.folder, queue, before)):
-        say(f"{count} images that were set aside deleted")
+        say(f"{counted(count, 'image')} that had been set aside deleted")
 
 
 @app.command(epilog=example("node page -c node.yaml"))

@@ -13,6 +13,7 @@ import typer
 from med_transfer.cli.options import AsJson, Config, Device, Overrides
 from med_transfer.cli.terminal import progress_bars, say, say_json
 from med_transfer.errors import ConfigError
+from med_transfer.errors.numbers import counted
 
 NAME = "pretrain"
 EXAMPLE = "SCANS -c configs/pretraining/contrastive.yaml -o runs/pretrained"
@@ -71,7 +72,10 @@ def command(
             }
         )
     else:
-        say(f"{done.n_scans} scans, {done.n_left_out} left out, {record['steps']} steps in {record['seconds']:.0f} s")
+        say(
+            f"{counted(done.n_scans, 'scan')}, {done.n_left_out} left out, "
+            f"{record['steps']} steps in {record['seconds']:.0f} s"
+        )
         say("  " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in measured.items()))
         say(f"encoder: {done.encoder}")
         weights = shlex.quote(f"backbone.weights={done.folder}")

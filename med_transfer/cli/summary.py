@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from med_transfer.bundle import read_record
 from med_transfer.cli.terminal import say, say_json
-from med_transfer.errors.numbers import rounded, whole_percent
+from med_transfer.errors.numbers import counted, rounded, whole_percent
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.metrics.records.metrics import Metrics, Repeats
@@ -40,7 +40,10 @@ def say_metrics(metrics: Metrics) -> None:
     how = "each by a network not trained on it" if metrics.out_of_fold else "not used for training"
     if metrics.repeats:
         how = f"each by the mean of {metrics.repeats.n} networks not trained on it"
-    say(f"{metrics.n_scans} {kind} scans of {metrics.n_patients} patients{'' if seen else f', {how}'}")
+    say(
+        f"{counted(metrics.n_scans, f'{kind} scan')} of {counted(metrics.n_patients, 'patient')}"
+        f"{'' if seen else f', {how}'}"
+    )
     if seen:
         say(f"  warning: {seen}")
     if metrics.test_set_access and metrics.test_set_access.n > 1:
@@ -68,7 +71,7 @@ def say_metrics(metrics: Metrics) -> None:
         abstained = metrics.abstained
         say_abstained(abstained.n, metrics.n_scans, abstained.above, abstained.reasons)
     if metrics.failed.n:
-        say(f"  {metrics.failed.n} scans gave no prediction; reasons in the report")
+        say(f"  {counted(metrics.failed.n, 'scan')} gave no prediction; reasons in the report")
 
 
 def say_abstained(n_abstained: int, n_ok: int, limit: float | None, reasons: Mapping[str, int]) -> None:
@@ -85,7 +88,7 @@ def say_abstained(n_abstained: int, n_ok: int, limit: float | None, reasons: Map
 
 
 def _say_fusion(fusion: FusionMetrics) -> None:
-    say(f"  fusion of {', '.join(fusion.use)} ({fusion.n_scans} scans):")
+    say(f"  fusion of {', '.join(fusion.use)} ({counted(fusion.n_scans, 'scan')}):")
     for name, model in fusion.models.items():
         say(f"    {name}: macro AUC {estimate_text(model.macro_auc)}")
     for name, minus in fusion.fused_minus.items():

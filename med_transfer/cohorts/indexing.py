@@ -16,7 +16,7 @@ from med_transfer.cohorts.label_text import is_missing, spelling_key
 from med_transfer.cohorts.overwriting import replace_keeping, require_replaceable
 from med_transfer.errors import NothingDone, ScanError, ScanNotFound
 from med_transfer.errors.numbers import counted
-from med_transfer.errors.sentence import Sentence, few
+from med_transfer.errors.sentence import Sentence, few, files
 from med_transfer.progress import Progress, silent
 from med_transfer.scans import Identity, Ignored, Series, Verdict, geometry, identity, survey
 from med_transfer.scans.isolation import isolated
@@ -129,7 +129,7 @@ def _write_index(
     contents = survey(scans, max_gap_mm=settings.max_gap_mm, progress=progress)
     if not contents.series:
         raise ScanNotFound(
-            Sentence("no series among {n} files", n=len(contents.ignored)),
+            Sentence("no series among {files}", files=files(len(contents.ignored))),
             where=scans,
             expected="DICOM, NIfTI, NRRD or MetaImage",
             action=follow_links_advice(contents.ignored),

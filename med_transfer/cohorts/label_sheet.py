@@ -9,6 +9,7 @@ from pathlib import Path
 from med_transfer.cohorts.label_text import label_text, lacks_identifier, misspelt, other_decimals, spelling_key
 from med_transfer.cohorts.sheet import Row, Sheet, plain, read_sheet
 from med_transfer.errors import CohortError
+from med_transfer.errors.numbers import counted
 
 LINKS = ("series_uid", "scan", "study_uid", "accession", "patient")  # most precise first; the first one present is used
 _COLUMN_ALIASES = {  # from DICOM's names, in any usual spelling, to ours
@@ -101,7 +102,7 @@ class LabelSheet:
         if not any(matches.values()):
             but = f", but {len(alike)} in {_SPELLING}" if alike else ""
             raise CohortError(
-                f"none of {len(self.rows)} rows matches a series by {self.link}{but}",
+                f"none of {counted(len(self.rows), 'row')} matches a series by {self.link}{but}",
                 where=self.path,
                 expected=f"{self.link} as in the files",
                 action="Compare with the quality table",

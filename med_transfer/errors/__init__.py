@@ -48,6 +48,7 @@ import os
 import re
 from pathlib import Path
 
+from med_transfer.errors.numbers import counted
 from med_transfer.errors.sentence import Sentence
 
 # Control characters (C0 except tab and newline, DEL, C1), bidirectional formatting characters, line and paragraph
@@ -402,5 +403,5 @@ class NothingDone(MedTransferError):
     @classmethod
     def of(cls, n: int, where: object, reason: str, done: str = "used") -> NothingDone:
         """The error that none of ``n`` scans can be ``done``; ``reason`` is the first scan's."""
-        found, action = f"none of {n} scans can be {done}", f"The first reason: {reason}"
+        found, action = f"none of {counted(n, 'scan')} can be {done}", f"The first reason: {reason}"
         return cls(found, where=where, expected="at least one", action=action)

@@ -67,6 +67,11 @@ def few(items: Sequence[str], max_items: int = 6) -> str:
     return Sentence("{items} and {n} more", items=first, n=rest) if rest > 0 else first
 
 
+def files(n: int) -> Sentence:
+    """``1 file``, ``2 files``."""
+    return Sentence("{n} file", n=n) if n == 1 else Sentence("{n} files", n=n)
+
+
 def message_of(error: Exception) -> str:
     """An exception's message, as the :class:`Sentence` it was raised with if any; its class name if it has none."""
     sentence = error.args[0] if error.args and isinstance(error.args[0], Sentence) else str(error)

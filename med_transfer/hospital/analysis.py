@@ -21,7 +21,7 @@ from pydicom.valuerep import DA, TM, PersonName
 
 from med_transfer.cohorts import without_prediction
 from med_transfer.errors import ConfigError, MedTransferError, ScanAborted, ScanError, ScanNotFound
-from med_transfer.errors.sentence import Sentence, joined
+from med_transfer.errors.sentence import Sentence, files, joined
 from med_transfer.explanation.settings import MapSettings
 from med_transfer.hospital.config import HeatMap
 from med_transfer.inference import Predictor
@@ -118,7 +118,8 @@ def analyse(
         return [Analysis(_refused(error.found), _headers(sorted(folder.iterdir())), refusal=type(error).__name__)]
     if all(item.series is None for item in items):  # as after a crash of the reader
         raise ScanAborted(
-            Sentence("none of {n} files can be read: {damage}", n=len(items), damage=items[0].damage), where=folder
+            Sentence("none of {files} can be read: {damage}", files=files(len(items)), damage=items[0].damage),
+            where=folder,
         )
     chosen, refusals = _chosen(items, rules)
     if not chosen and others:

@@ -18,7 +18,7 @@ from med_transfer.cohorts import (
 )
 from med_transfer.errors import CohortError, ScanNotFound, UnreadableScan, UsageError, given_path
 from med_transfer.errors.given_numbers import finite_numbers
-from med_transfer.errors.sentence import Sentence
+from med_transfer.errors.sentence import Sentence, files
 from med_transfer.fusion.clinical import with_values
 from med_transfer.predictions.record import Prediction
 from med_transfer.preprocessing import Preprocessing, PreprocessingConfig
@@ -178,7 +178,7 @@ def _in_folder(scans: Path, config: PreprocessingConfig, progress: Progress) -> 
     items = [ScanToPredict(_case(base, one.path, one.name), one) for one in found.series] + damaged
     if not items:
         raise ScanNotFound(
-            Sentence("no scan among {n} files", n=len(found.ignored)),
+            Sentence("no scan among {files}", files=files(len(found.ignored))),
             where=scans,
             expected="DICOM series, .nii, .nii.gz, .nrrd or .mha files",
             action=follow_links_advice(found.ignored),

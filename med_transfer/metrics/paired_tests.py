@@ -50,7 +50,9 @@ def mcnemar(first: LabelledPredictions, second: LabelledPredictions) -> PairedTe
     ours, theirs = _right(first), _right(second)
     only_first, only_second = int((ours & ~theirs).sum()), int((~ours & theirs).sum())
     discordant = Sentence(
-        "{ours} scans only this run calls right, {theirs} only the reference", ours=only_first, theirs=only_second
+        "scans that only this run calls right: {ours}; that only the reference does: {theirs}",
+        ours=only_first,
+        theirs=only_second,
     )
     return PairedTest(method=method, p_value=mcnemar_p(only_first, only_second), found=discordant)
 

@@ -91,6 +91,11 @@ def scans(n: int, t: Translator) -> str:
     return t("1 scan") if n == 1 else t("{n} scans", n=n)
 
 
+def validation_scans(n: int, t: Translator) -> str:
+    """For example ``17 validation scans``."""
+    return t("1 validation scan") if n == 1 else t("{n} validation scans", n=n)
+
+
 def patients(n: int, t: Translator) -> str:
     """For example ``12 patients``."""
     return t("1 patient") if n == 1 else t("{n} patients", n=n)

@@ -147,7 +147,7 @@ def without_absent(
     return [t("without {names}", names=t(", ").join(absent))] if absent and mean.value is not None else []
 
 
-def counted(n: int, of: int, t: Translator) -> Cell:
+def with_share(n: int, of: int, t: Translator) -> Cell:
     """A count with its share of a whole beneath; the share is undefined where the whole is empty."""
     share = n / of if of else None
     shown = "–" if share is None else whole(share)

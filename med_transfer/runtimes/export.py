@@ -22,6 +22,7 @@ from med_transfer.backbones import Encoder
 from med_transfer.bundle import BundleRecord, bundle_folder, load_network, read_whole
 from med_transfer.bundle.signature import sign_bundle, verify_bundle
 from med_transfer.errors import BundleError, MedTransferError, OutputError, UsageError
+from med_transfer.errors.numbers import counted
 from med_transfer.model.ensemble import Ensemble
 from med_transfer.progress import Progress, silent
 from med_transfer.runtimes.checking import CheckScans, answers, compare, objections, scans_of_run, scans_of_table
@@ -63,7 +64,7 @@ class Exported:
         how = ", each by the fold model that had not seen it" if check.by_fold else ""
         how += "" if check.against == "labels" else ", by torch's own calls since they have no labels"
         lines = [
-            f"checked on {check.n_scans} scans{how}",
+            f"checked on {counted(check.n_scans, 'scan')}{how}",
             f"largest difference of a probability {check.probability_difference:.2g}, of novelty "
             f"{check.novelty_difference:.2g}; {check.n_abstentions_changed} abstentions change",
             *(f"{name}: not checked, there are no scans of it" for name in check.unchecked),

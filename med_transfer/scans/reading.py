@@ -10,8 +10,9 @@ from pathlib import Path
 
 from med_transfer.errors import AmbiguousScan, GeometryRejected, ScanNotFound, UnreadableScan, UsageError, given_path
 from med_transfer.errors.given_numbers import number_from
-from med_transfer.errors.sentence import Sentence, few, joined
+from med_transfer.errors.sentence import Sentence, few, files, joined
 from med_transfer.scans.dicom.header import Slice
+from med_transfer.scans.dicom.sentences import counted
 from med_transfer.scans.dicom.series import read_dicom, split_series
 from med_transfer.scans.formats.itk import read_itk
 from med_transfer.scans.formats.nifti import read_nifti
@@ -163,7 +164,7 @@ def _nothing(path: Path, series_uid: str, ignored: Sequence[Ignored]) -> ScanNot
     if series_uid:
         return ScanNotFound(Sentence("no series {series_uid}", series_uid=series_uid), where=path)
     return ScanNotFound(
-        Sentence("no image among {n} files", n=len(ignored)),
+        Sentence("no image among {files}", files=files(len(ignored))),
         where=path,
         expected="DICOM, NIfTI, NRRD or MetaImage",
         action=follow_links_advice(ignored),
@@ -172,7 +173,9 @@ def _nothing(path: Path, series_uid: str, ignored: Sequence[Ignored]) -> ScanNot
 
 def _ambiguous(path: Path, usable: Sequence[Series]) -> AmbiguousScan:
     names = [
-        Sentence("{name} ({kind}, {n} slices)", name=_name(one), kind=one.modality or one.format, n=one.n_slices)
+        Sentence(
+            "{name} ({kind}, {slices})", name=_name(one), kind=one.modality or one.format, slices=counted(one.n_slices)
+        )
         for one in usable
     ]
     copies = len({series.name for series in usable}) < len(usable)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from med_transfer.atomic import write_text
-from med_transfer.errors.numbers import rounded, significant
+from med_transfer.errors.numbers import counted, rounded, significant
 from med_transfer.finetuning import FinetuneConfig
 from med_transfer.page.markdown import as_text, table
 from med_transfer.selection.record import BackboneScore, LayerScore, Selection, layer_text
@@ -85,7 +85,8 @@ def as_markdown(selection: Selection) -> str:
     kind = "findings" if selection.multilabel else "classes"
     parts = [
         "# Which backbone suits this cohort",
-        f"{selection.n_scans} scans of {selection.n_patients} patients in {selection.n_folds} training folds; {kind}: "
+        f"{counted(selection.n_scans, 'scan')} of {counted(selection.n_patients, 'patient')} in "
+        f"{selection.n_folds} training folds; {kind}: "
         f"{as_text(', '.join(selection.classes))}. Scans that `finetune` keeps for testing were shown to no network.",
         f"**Recommended: {selection.recommended or 'none'}.** {selection.reason}",
         *([_how_to_start(selection)] if selection.choice else []),

@@ -226,7 +226,7 @@ def test_labels_are_linked_after_the_choice_and_keep_their_own_columns(index, tm
 
 def test_labels_that_fit_nothing(index, tmp_path):
     (tmp_path / "labels.csv").write_text("series_uid,label\n9.9,x\n")
-    with pytest.raises(CohortError, match=r"labels\.csv: none of 1 rows matches a series by series_uid"):
+    with pytest.raises(CohortError, match=r"labels\.csv: none of 1 row matches a series by series_uid"):
         index(labels=tmp_path / "labels.csv")
     assert not (tmp_path / "out").exists()
 
@@ -260,7 +260,7 @@ def test_names_that_begin_or_end_with_a_space_lead_back_to_their_scans(tmp_path)
 
 def test_nothing_there(tmp_path):
     (tmp_path / "letter.txt").write_text("x")
-    with pytest.raises(ScanNotFound, match=f"{tmp_path.name}: no series among 1 files"):
+    with pytest.raises(ScanNotFound, match=f"{tmp_path.name}: no series among 1 file;"):
         write_index(tmp_path, tmp_path / "cohort.csv")
 
 
@@ -463,7 +463,7 @@ def test_a_row_whose_patient_is_spelt_otherwise_in_the_files_says_so(index, tmp_
     assert remarks[4] == "no series has this patient"
     assert found.n_listed == 2  # of SECRETID-a
     with pytest.raises(
-        CohortError, match=r"labels\.csv: none of 1 rows matches .* by patient, but 1 in another spelling \(zeros"
+        CohortError, match=r"labels\.csv: none of 1 row matches .* by patient, but 1 in another spelling \(zeros"
     ):
         linked(index, tmp_path, f"patient,label\n{lost},malignant\n")
 

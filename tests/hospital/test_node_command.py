@@ -119,10 +119,10 @@ def test_prune_deletes_what_is_done_and_nothing_else(command, config, tmp_path):
             assert queue.predicted(queue.to_predict(10), results, [("PACS@x:1", name == "asked")], 10, [{}])
             queue.sent(queue.to_send("PACS@x:1", 10)[0], 10)
     told = command("node", "prune", "-c", config, "--dry-run")
-    assert (told.code, told.out) == (0, "study done: 1 images, 0.0 MB\n1 images of 1 studies would be deleted\n")
+    assert (told.code, told.out) == (0, "study done: 1 image, 0.0 MB\n1 image of 1 study would be deleted\n")
     assert images["done"].exists()
     assert command("node", "prune", "-c", config, "--days", "1e6").out == "0 images of 0 studies deleted\n"
-    assert command("node", "prune", "-c", config).out.endswith("1 images of 1 studies deleted\n")
+    assert command("node", "prune", "-c", config).out.endswith("1 image of 1 study deleted\n")
     assert [path.exists() for path in images.values()] == [False, True, True]
     assert [entry["event"] for entry in queue.entries() if entry.get("study") == "done"][-1] == "files deleted"
     assert accesses(command, config, tmp_path) == ["deleted images"]

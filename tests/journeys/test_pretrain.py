@@ -300,7 +300,7 @@ def test_no_scan_or_none_that_can_be_used(command, tmp_path):
     (tmp_path / "scans/broken.nii.gz").write_bytes(b"\x1f\x8b cut short")
     refused(command(*words), 2, "no scan to learn from")
     nibabel.save(nibabel.Nifti1Image(np.zeros((9, 9, 9), np.int16), np.eye(4)), tmp_path / "scans/empty.nii.gz")
-    refused(command(*words), 3, "none of 1 scans can be used", "The first reason")
+    refused(command(*words), 3, "none of 1 scan can be used", "The first reason")
 
 
 def test_a_folder_that_holds_something_else(command, pretrained, chest_source, tmp_path):

@@ -186,7 +186,7 @@ def test_mcnemar_counts_the_scans_that_one_alone_calls_right():
     second = predictions_of(truth, [True] * 2 + [False] * 7 + [True] + [False] * 2)
     paired_test = mcnemar(first, second)
     assert paired_test.p_value == pytest.approx(binomtest(7, 8).pvalue)
-    assert paired_test.found == "7 scans only this run calls right, 1 only the reference"
+    assert paired_test.found == "scans that only this run calls right: 7; that only the reference does: 1"
     assert mcnemar_p(0, 0) == 1
     assert mcnemar_p(0, 6) == pytest.approx(2 / 64)
 

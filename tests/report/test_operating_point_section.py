@@ -1,6 +1,7 @@
 """The page on the operating point, its lock, and how often the test set was read."""
 
 import csv
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -44,6 +45,14 @@ def decided(data=DATA, validation=VALIDATION, *, counts=None, n_networks=1, **co
 def rows_of(folder, table):
     with (folder / f"report_files/tables/{table}.csv").open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_one_scan_of_one_patient_is_in_the_singular(tmp_path):
+    metrics = decided(rule="sensitivity", at_least=0.9, **{"class": "malignant"})
+    lone = metrics.chosen_point.model_copy(update={"n_scans": 1, "n_patients": 1})
+    page = Page(write(tmp_path / "report.html", evidence(DATA, metrics.model_copy(update={"chosen_point": lone}))))
+    assert page.text.count("1 validation scan of 1 patient") == 3
+    assert not re.search(r"\b1 (validation scans|patients)", page.text)
 
 
 def test_the_section_tells_aim_threshold_what_was_reached_and_the_lock(tmp_path):

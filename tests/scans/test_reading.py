@@ -99,7 +99,7 @@ def test_empty_folder(tmp_path):
 
 def test_folder_of_text(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(ScanNotFound, match=f"{tmp_path.name}: no image among 1 files"):
+    with pytest.raises(ScanNotFound, match=f"{tmp_path.name}: no image among 1 file;"):
         read_scan(tmp_path)
 
 

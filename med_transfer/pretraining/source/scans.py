@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from med_transfer.atomic import atomic_path
 from med_transfer.errors import ConfigError, NotAScan, ScanNotFound
+from med_transfer.errors.numbers import counted
 from med_transfer.predictions.labels import Labels
 from med_transfer.pretraining.source.crop_centres import CropCentres
 from med_transfer.scans import Volume, geometry
@@ -135,7 +136,8 @@ class SourceScans:
             (kept_out if len(kept_out) < validation_scans else training).extend(scans)
         if not training:
             raise ConfigError(
-                f"{len(self)} source scans of {len(patients)} patients, {validation_scans} of them for validation",
+                f"{counted(len(self), 'source scan')} of {counted(len(patients), 'patient')}, "
+                f"{validation_scans} of them for validation",
                 where="validation_scans",
                 expected="something left to learn from",
                 action="Give more scans, or set validation_scans lower (0 measures nothing)",

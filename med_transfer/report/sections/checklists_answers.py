@@ -104,8 +104,8 @@ def _statistics(evidence: Evidence, t: Translator) -> str:
 
 
 def _missing(evidence: Evidence, t: Translator) -> str:
-    n = evidence.metrics.failed.n
-    return t("{n} scans without a prediction are excluded from all rates; no labels or images were imputed", n=n)
+    excluded = scans(evidence.metrics.failed.n, t)
+    return t("Excluded from all rates without a prediction: {scans}; no labels or images were imputed", scans=excluded)
 
 
 def _subgroups(evidence: Evidence, t: Translator) -> str | None:

@@ -12,7 +12,7 @@ from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import percent
 from med_transfer.report.section import LeftOut, Section
 from med_transfer.report.sections.conformal_abstention import abstention_table
-from med_transfer.report.table import Cell, Table, counted, estimated, number
+from med_transfer.report.table import Cell, Table, estimated, number, with_share
 
 
 def section(evidence: Evidence, t: Translator) -> Section | LeftOut | None:
@@ -71,7 +71,7 @@ def _sizes(sets: SetMetrics, metrics: Metrics, t: Translator) -> Table:
         "sizes",
         t("Number of classes in the sets ({mean} on average)", mean=f"{sets.mean_size:.2f}"),
         (t("Classes in the set"), t("Test scans")),
-        [(str(size), counted(n, metrics.n_scans, t)) for size, n in enumerate(sets.sizes)],
+        [(str(size), with_share(n, metrics.n_scans, t)) for size, n in enumerate(sets.sizes)],
     )
 
 

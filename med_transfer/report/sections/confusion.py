@@ -6,7 +6,7 @@ from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.section import Section
-from med_transfer.report.table import Cell, Table, counted
+from med_transfer.report.table import Cell, Table, with_share
 
 
 def section(evidence: Evidence, t: Translator) -> Section:
@@ -32,7 +32,7 @@ def _matrix(metrics: Metrics, counts: list[list[int]], t: Translator) -> Table:
 
 
 def _cell(n: int, of: int, right: bool, t: Translator) -> Cell:
-    cell = counted(n, of, t)
+    cell = with_share(n, of, t)
     return Cell(cell.text, cell.notes, cell.values, share=cell.share, strong=right)
 
 

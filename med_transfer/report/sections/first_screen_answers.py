@@ -20,6 +20,7 @@ from med_transfer.report.numbers import (
     scans,
     signed,
     signed_interval,
+    validation_scans,
     without,
 )
 
@@ -148,7 +149,11 @@ def _chosen(metrics: Metrics, t: Translator) -> str:
         return t("fixed before training")
     if point is None:
         return t("chosen on validation scans")
-    return t("chosen on {n} validation scans of {patients} patients", n=point.n_scans, patients=point.n_patients)
+    return t(
+        "chosen on {scans} of {patients}",
+        scans=validation_scans(point.n_scans, t),
+        patients=patients(point.n_patients, t),
+    )
 
 
 def _gain(gain: TransferGain | None, t: Translator) -> tuple[str, str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from med_transfer.metrics.records.fusion import FusionMetrics
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import patients, scans
 from med_transfer.report.section import Section
 from med_transfer.report.table import Cell, Table, estimated
 
@@ -44,10 +45,10 @@ def _models(fusion: FusionMetrics, labels: list[str], t: Translator) -> Table:
         ),
     ]
     caption = t(
-        "Each model on the same {scans} test scans of {patients} patients. Where the interval of a difference "
-        "includes 0, no difference is shown.",
-        scans=fusion.n_scans,
-        patients=fusion.n_patients,
+        "Each model on the same test scans ({scans} of {patients}). Where the interval of a difference includes 0, no "
+        "difference is shown.",
+        scans=scans(fusion.n_scans, t),
+        patients=patients(fusion.n_patients, t),
     )
     names = [t(_PARTS.get(name, name)).capitalize() for name in fusion.models]
     return Table("models", caption, (t("Measure"), *names), rows)

@@ -8,6 +8,7 @@ from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.model.operating_point import OperatingPoint
 from med_transfer.page import Translator, sentence
 from med_transfer.report.evidence import Evidence
+from med_transfer.report.numbers import patients, scans, validation_scans
 from med_transfer.report.section import Section
 from med_transfer.report.table import Table, estimated, number
 from med_transfer.report.test_access import decided_before, times_read
@@ -66,21 +67,25 @@ def _aim(chosen: ChosenPoint, t: Translator) -> str:
 def _decided_on(point: OperatingPoint, chosen: ChosenPoint, t: Translator) -> str:
     if point.chosen_on == "fixed":
         return t("no scan: stated before training")
-    return t("{scans} validation scans of {patients} patients", scans=chosen.n_scans, patients=chosen.n_patients)
+    return t(
+        "{scans} of {patients}", scans=validation_scans(chosen.n_scans, t), patients=patients(chosen.n_patients, t)
+    )
 
 
 def _reached(metrics: Metrics, chosen: ChosenPoint, t: Translator) -> Table:
-    thresholds, count = metrics.operating_point.thresholds, {"scans": chosen.n_scans, "patients": chosen.n_patients}
+    thresholds, of_patients = metrics.operating_point.thresholds, patients(chosen.n_patients, t)
     what = t(
-        "Performance on {scans} validation scans of {patients} patients and on the test scans; 95 % intervals",
-        **count,
+        "Performance on {scans} of {patients} and on the test scans; 95 % intervals",
+        scans=validation_scans(chosen.n_scans, t),
+        patients=of_patients,
     )
     which = (t("Sensitivity, test"), t("Specificity, test"))
     if metrics.out_of_fold:
         what = t(
-            "Performance on the {scans} scans of {patients} patients that it was decided on, and out of fold (for "
-            "each scan as decided on other patients); 95 % intervals",
-            **count,
+            "Performance on the {scans} of {patients} that it was decided on, and out of fold (for each scan as "
+            "decided on other patients); 95 % intervals",
+            scans=scans(chosen.n_scans, t),
+            patients=of_patients,
         )
         which = (t("Sensitivity, out of fold"), t("Specificity, out of fold"))
     return Table(

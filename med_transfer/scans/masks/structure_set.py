@@ -15,6 +15,7 @@ from skimage.measure import grid_points_in_poly
 from med_transfer.errors import GeometryRejected, UnreadableScan, UnusableVoxels
 from med_transfer.errors.sentence import Sentence
 from med_transfer.scans import geometry
+from med_transfer.scans.dicom.sentences import counted
 from med_transfer.scans.masks.mask_placement import mark_voxels, require_inside, require_same_frame
 from med_transfer.scans.masks.region_object import FARTHEST_MM, damage_reported, load_object, pick, provenance_of
 from med_transfer.scans.verdict import Verdict
@@ -201,7 +202,9 @@ def _by_slice(planes: Sequence[_Plane], depth: int) -> tuple[dict[int, _Plane], 
             )
         )
     if empty := drawn[-1] - drawn[0] + 1 - len(drawn) - len(between):
-        remarks.append(Sentence("no contours on {n} slices between the first and the last: left empty", n=empty))
+        remarks.append(
+            Sentence("no contours on {slices} between the first and the last: left empty", slices=counted(empty))
+        )
     return chosen | between, tuple(remarks)
 
 
