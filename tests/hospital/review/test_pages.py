@@ -247,6 +247,7 @@ def test_a_real_browser_runs_nothing_of_it_and_shows_it_at_both_widths(page, tmp
                 assert tab.value("document.title") not in ("1", "2"), path
                 assert tab.value("document.images.length") == 0
                 assert tab.value("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+                assert tab.value("[...document.querySelectorAll('[hidden]')].every(e => !e.getClientRects().length)")
                 sources = {told["entry"]["source"] for told in tab.told("Log.entryAdded")}
                 assert not sources & {"security", "violation", "javascript"}, path
         visit(tab, page.url + "/", 1400)
