@@ -52,7 +52,7 @@ def networks(
 
 
 def percentiles(predictions: LabelledPredictions, seed: int) -> list[Interval | None]:
-    """Percentile intervals of balanced sensitivity and macro AUC."""
+    """Percentile intervals of balanced accuracy and macro AUC."""
     bootstrap = PatientBootstrap(predictions.patients, DRAWS, seed)
 
     def both(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -113,14 +113,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     samples = parser.parse_args().samples
     head = ("patients of the classes", "scans a patient")
-    overall = ("balanced sensitivity", "covered [width]", "percentiles", "macro AUC", "covered [width]", "percentiles")
+    overall = ("balanced accuracy", "covered [width]", "percentiles", "macro AUC", "covered [width]", "percentiles")
     _line(*head, "separation", *overall)
     _line(*["---"] * 9)
     for rarest, more, scans, separation in itertools.product(RAREST, MORE, SCANS, SEPARATIONS):
         counts = (rarest, rarest, more * rarest)
         _line(_text(counts), str(scans), f"{separation:g}", coverage(counts, scans, separation, samples))
     print()
-    _line(*head, "correlation", "verdict of equal networks, %", "balanced sensitivity covered", "macro AUC covered")
+    _line(*head, "correlation", "verdict of equal networks, %", "balanced accuracy covered", "macro AUC covered")
     _line(*["---"] * 6)
     for rarest, more, scans, correlation in itertools.product(RAREST, MORE, SCANS, CORRELATIONS):
         counts = (rarest, rarest, more * rarest)

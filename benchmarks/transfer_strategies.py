@@ -90,7 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
     source = mt.finetune(cohort(arguments.out / "source", SOURCE), SOURCE_CONFIG, arguments.out / "source-run")
     target = cohort(arguments.out / "target", TARGET)
-    print("| strategy | seed | seconds | macro AUC | balanced sensitivity | training minus validation |")
+    print("| strategy | seed | seconds | macro AUC | balanced accuracy | training minus validation |")
     print("|---|---|---|---|---|---|", flush=True)
     for seed in range(arguments.seeds):
         for name, transfer in VARIANTS.items():

@@ -56,7 +56,7 @@ def _say_run(row: Comparison) -> None:
 
     say(f"{row.run}   {row.n_shared} test scans" + ("   (reference)" if row.is_reference else ""))
     say(f"  macro AUC {estimate_text(row.metrics.macro_auc)}")
-    say(f"  balanced sensitivity {estimate_text(row.metrics.balanced_accuracy)}")
+    say(f"  balanced accuracy {estimate_text(row.metrics.balanced_accuracy)}")
     if row.is_reference:
         return
     for measure, estimate in differences(row).items():

@@ -52,7 +52,7 @@ def say_metrics(metrics: Metrics) -> None:
     for name, rates in metrics.classes.items():
         figures = f"sensitivity {estimate_text(rates.sensitivity)}   specificity {estimate_text(rates.specificity)}"
         say(f"  {name:<{width}}  n {rates.n:4d}   {figures}")
-    say(f"  balanced sensitivity {estimate_text(metrics.balanced_accuracy)}")
+    say(f"  balanced accuracy {estimate_text(metrics.balanced_accuracy)}")
     say(f"  macro AUC {estimate_text(metrics.macro_auc)}{_by_split(metrics.repeats)}")
     for name, baseline in metrics.baselines.items():
         say(f"  baseline {name}: macro AUC {estimate_text(baseline.macro_auc)}")
@@ -62,7 +62,7 @@ def say_metrics(metrics: Metrics) -> None:
     if gain:
         say(f"  transfer over scratch: {gain.verdict}")
         say(f"    macro AUC {estimate_text(gain.macro_auc, signed=True)}")
-        say(f"    balanced sensitivity {estimate_text(gain.balanced_sensitivity, signed=True)}")
+        say(f"    balanced accuracy {estimate_text(gain.balanced_sensitivity, signed=True)}")
     if metrics.kept_network and metrics.kept_network.validation:
         say(f"  network kept: {metrics.kept_network.network}, decided on validation scans")
     if metrics.generalisation_gap and metrics.generalisation_gap.exceeded:

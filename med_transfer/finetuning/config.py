@@ -176,8 +176,9 @@ class TrainingConfig(StrictModel):
             (``ema``), or their mean over the last epochs at a constant rate, without early stopping (``swa``).
         ema_decay: weight of the past at each step.
         swa_start: share of the epochs after which averaging begins.
-        gap_limit: warn if balanced sensitivity is higher on training than on validation scans by more than this.
-        monitor: validation measure used for early stopping and for choosing the weights to keep.
+        gap_limit: warn if balanced accuracy is higher on training than on validation scans by more than this.
+        monitor: validation measure used for early stopping and for choosing the weights to keep;
+            ``balanced_sensitivity`` is balanced accuracy.
         smoothing: weight of the past in the exponential mean of that figure (0: none).
         patience: epochs without improvement before stopping.
         precision: ``auto``: half precision on a GPU (bf16 if supported), fp32 on a CPU.

@@ -13,7 +13,7 @@ from med_transfer.predictions.labels import Labels
 
 LOWER_IS_BETTER = {"loss"}
 FIGURES = {  # in words
-    "balanced_sensitivity": Sentence("balanced sensitivity"),
+    "balanced_sensitivity": Sentence("balanced accuracy"),
     "macro_auc": Sentence("macro AUC"),
     "loss": Sentence("loss"),
 }

@@ -34,7 +34,7 @@ def measure_gap(
 
 
 def _pooled(predictions: CrossValidatedPredictions, labels: Labels) -> tuple[float | None, float]:
-    """Balanced sensitivity (None if undefined) and loss of all fold models' scans together."""
+    """Balanced accuracy (None if undefined) and loss of all fold models' scans together."""
     logits, truth = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*predictions, strict=True))
     loss = float(classification_loss(logits, truth.to(logits), multilabel=labels.multilabel))
     figure = monitored_figure("balanced_sensitivity", logits, truth, loss, labels)

@@ -24,7 +24,7 @@ def transfer_gain(
 ) -> TransferGain:
     """Return transferred minus scratch on the same test scans, paired by patient.
 
-    The verdict is ``gain`` if the 97.5 % interval of the difference in macro AUC or balanced sensitivity lies above 0
+    The verdict is ``gain`` if the 97.5 % interval of the difference in macro AUC or balanced accuracy lies above 0
     and neither lies below, and ``harm`` vice versa. Otherwise it is ``none``, which means that neither was shown, not
     that they are equal; so it is with fewer than seven patients, of whom no exact test could show a difference. The
     error rate for equal networks is at most 5 %: 2.5 % for each of the two measures (Bonferroni). The estimates have

@@ -58,7 +58,7 @@ FOLDS, MIN_FOLDS, VALIDATION_FRACTION = 5, 2, 0.2  # the defaults of split and t
 EPOCHS, EPOCH_SCANS, MIN_EPOCHS = 60, 256, 10
 SIDE_WORDS = {*("left", "right", "l", "r", "links", "rechts", "gauche", "droit", "droite"), *"左右"}
 _WORD = re.compile(r"[左右]|[A-Z]?[a-z]+|[A-Z]+")  # also of left_lung and LeftLung
-FEW_OF_A_CLASS = 50  # patients; below, balanced sensitivity on validation patients jumps by whole patients
+FEW_OF_A_CLASS = 50  # patients; below, balanced accuracy on validation patients jumps by whole patients
 
 
 @dataclass(frozen=True)

@@ -388,7 +388,7 @@ def test_the_page_in_chinese_leaves_no_english_sentence_and_has_the_same_figures
 def test_the_forest_draws_every_interval_inside_its_axis(runs):
     result = compare_runs(runs)
     drawn = forest(result, names_of(result))
-    assert [group.measure for group in drawn.groups][:2] == ["Macro AUC", "Balanced sensitivity"]
+    assert [group.measure for group in drawn.groups][:2] == ["Macro AUC", "Balanced accuracy"]
     for row in (row for group in drawn.groups for row in group.rows):
         assert row.at is not None
         assert 0 <= (row.low if row.low is not None else row.at) <= row.at

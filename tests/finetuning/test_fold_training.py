@@ -46,7 +46,7 @@ def test_lightning_writes_nothing_of_its_own_and_says_nothing(tmp_path, monkeypa
 def test_each_step_is_told_with_the_figure_of_the_epoch_before(tmp_path):
     said = []
     history = train(tmp_path, TrainingProgress("fine-tuning", lambda *words: said.append(words))).history
-    figures = [f", balanced sensitivity {row['smoothed']:.3f}" for row in history]
+    figures = [f", balanced accuracy {row['smoothed']:.3f}" for row in history]
     notes = [f"epoch {epoch + 1}{figure}" for epoch, figure in enumerate(["", *figures[:-1]])]
     assert said == [("fine-tuning", step + 1, EPOCHS * BATCHES, notes[step // BATCHES]) for step in range(6)]
 

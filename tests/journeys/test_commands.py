@@ -248,7 +248,7 @@ def test_the_gain_is_the_transferred_networks_figures_minus_the_other_runs(trans
 
 
 def figures(run: FinishedRun) -> tuple[float, float]:
-    """Balanced sensitivity and macro AUC on the test scans by scikit-learn, from what the run has written."""
+    """Balanced accuracy and macro AUC on the test scans by scikit-learn, from what the run has written."""
     rows = read_rows(run.folder / "predictions.csv")
     labels = {scan: case.label for scan, case in locked(run.folder, [row["scan"] for row in rows]).items()}
     truth, called = [labels[row["scan"]] for row in rows], [row["predicted"] for row in rows]

@@ -1,4 +1,4 @@
-"""Intervals of balanced sensitivity and macro AUC keep their coverage with few cases; the gain's verdict its 5 %."""
+"""Intervals of balanced accuracy and macro AUC keep their coverage with few cases; the gain's verdict its 5 %."""
 
 import numpy as np
 import pytest

@@ -140,14 +140,14 @@ def test_a_verdict_stands_beside_the_difference_that_it_rests_on():
     clear = gain.balanced_sensitivity.model_copy(update={"value": 0.24, "ci95": (0.13, 0.36)})
     by_calls = gain.model_copy(update={"macro_auc": unclear, "balanced_sensitivity": clear, "verdict": "gain"})
     shown = figures_of_the_run(evidence(DATA, metrics.model_copy(update={"transfer_gain": by_calls})), ENGLISH)[3]
-    assert shown[:2] == ("Transfer gain, balanced sensitivity", "+0.240")
+    assert shown[:2] == ("Transfer gain, balanced accuracy", "+0.240")
     neither = by_calls.model_copy(update={"balanced_sensitivity": unclear, "verdict": "none"})
     shown = figures_of_the_run(evidence(DATA, metrics.model_copy(update={"transfer_gain": neither})), ENGLISH)[3]
     assert shown[:2] == ("Transfer gain, macro AUC", "+0.040")
     behind = gain.macro_auc.model_copy(update={"value": -0.05, "ci95": (-0.1, -0.001)})
     against = by_calls.model_copy(update={"macro_auc": behind})
     shown = figures_of_the_run(evidence(DATA, metrics.model_copy(update={"transfer_gain": against})), ENGLISH)[3]
-    assert shown[:2] == ("Transfer gain, balanced sensitivity", "+0.240")  # not -0.050, "transfer helped"
+    assert shown[:2] == ("Transfer gain, balanced accuracy", "+0.240")  # not -0.050, "transfer helped"
 
 
 def test_unusable_scans_are_counted_among_all_that_were_asked():

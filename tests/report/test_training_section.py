@@ -49,7 +49,7 @@ def test_epochs_count_from_1():
     ("monitor", "english", "chinese"),
     [
         ("macro_auc", "macro AUC, smoothed", "巨觀平均 AUC（平滑後）"),
-        ("balanced_sensitivity", "balanced sensitivity, smoothed", "平衡靈敏度（平滑後）"),
+        ("balanced_sensitivity", "balanced accuracy, smoothed", "平衡準確度（平滑後）"),
         ("loss", "loss, smoothed", "損失（平滑後）"),
     ],
 )

@@ -308,7 +308,7 @@ def test_the_advantage_counts_that_folds_share_scans():
 
 
 def test_the_same_advantage_in_every_fold_is_not_certain():
-    """With few scans a fold's balanced sensitivity has few values; the interval was +0.050 to +0.050."""
+    """With few scans a fold's balanced accuracy has few values; the interval was +0.050 to +0.050."""
     found = advantage([0.8, 0.7, 0.75], [0.75, 0.65, 0.7], 1 / 3)
     assert found.mean == pytest.approx(0.05)
     assert (found.standard_error, found.ci95) == (None, None)

@@ -54,7 +54,7 @@ class Forest:
 
 
 def forest(comparisons: Sequence[Comparison], names: Sequence[str], t: Translator = ENGLISH) -> Forest:
-    """Return the plot of macro AUC, balanced sensitivity and each class's sensitivity, run minus reference.
+    """Return the plot of macro AUC, balanced accuracy and each class's sensitivity, run minus reference.
 
     Args:
         comparisons: the reference and the other runs.
@@ -82,7 +82,7 @@ def forest(comparisons: Sequence[Comparison], names: Sequence[str], t: Translato
 
 def differences(comparison: Comparison, t: Translator = ENGLISH) -> dict[str, Estimate]:
     """Return the differences of a run by name of the measure; empty for the reference."""
-    overall = {t("Macro AUC"): comparison.macro_auc, t("Balanced sensitivity"): comparison.balanced_sensitivity}
+    overall = {t("Macro AUC"): comparison.macro_auc, t("Balanced accuracy"): comparison.balanced_sensitivity}
     defined = {name: estimate for name, estimate in overall.items() if estimate is not None}
     return defined | {
         t("Sensitivity, {name}", name=name): estimate for name, estimate in comparison.sensitivity.items()

@@ -43,7 +43,7 @@ _TEMPLATE = "compare.html.jinja"
 METHOD = sentence(
     "Differences are the run minus the reference, on the test scans that both predicted, in the same resampled "
     "patients. Intervals are 95 %: for macro AUC, the wider of DeLong's interval and percentiles; for balanced "
-    "sensitivity, the combined Clopper-Pearson limits of all rates; for sensitivities, Newcombe's score interval for "
+    "accuracy, the combined Clopper-Pearson limits of all rates; for sensitivities, Newcombe's score interval for "
     "pairs or, with several scans per patient, the wider of percentiles and Clopper-Pearson limits. They are not "
     "corrected for the number of runs and measures. DeLong's test (macro AUC) and McNemar's exact test (scans called "
     "correctly) are a second opinion, not given where a patient has several scans or a run was cross-validated; their "
@@ -206,7 +206,7 @@ def as_markdown(comparisons: Sequence[Comparison]) -> str:
     """Return runs, differences and tests as Markdown."""
     names, classes = names_of(comparisons), comparisons[0].metrics.labels
     runs: list[tuple[str, ...]] = [
-        ("run", "test scans", "macro AUC", "balanced sensitivity", *(f"sensitivity {name}" for name in classes))
+        ("run", "test scans", "macro AUC", "balanced accuracy", *(f"sensitivity {name}" for name in classes))
     ]
     for name, comparison in zip(names, comparisons, strict=True):
         metrics = comparison.metrics

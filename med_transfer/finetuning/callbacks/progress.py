@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from med_transfer.finetuning.early_stopping import FIGURES
 from med_transfer.finetuning.lightning_module import FinetuningModule
 from med_transfer.progress import Progress
 
@@ -22,5 +23,5 @@ class TrainingProgress(Callback):
         total = (trainer.max_epochs or 1) * int(trainer.num_training_batches)
         note = f"epoch {trainer.current_epoch + 1}"
         if isinstance(pl_module, FinetuningModule) and pl_module.history:
-            note += f", {pl_module.config.training.monitor.replace('_', ' ')} {pl_module.history[-1]['smoothed']:.3f}"
+            note += f", {FIGURES[pl_module.config.training.monitor]} {pl_module.history[-1]['smoothed']:.3f}"
         self.progress(self.stage, trainer.global_step, total, note)

@@ -85,7 +85,7 @@ class TransferGain(Record):
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Sides of 0 (+1, -1, or 0 if it holds 0) of the 95 % intervals of macro AUC and balanced sensitivity."""
+        """Sides of 0 (+1, -1, or 0 if it holds 0) of the 95 % intervals of macro AUC and balanced accuracy."""
         return self.macro_auc.excludes_zero, self.balanced_sensitivity.excludes_zero
 
 
@@ -133,9 +133,9 @@ class GeneralisationGap(Record):
     the validation scans, so the gap is underestimated rather than overestimated.
 
     Attributes:
-        training_sensitivity, validation_sensitivity: balanced sensitivity; None if undefined.
+        training_sensitivity, validation_sensitivity: balanced accuracy; None if undefined.
         training_loss, validation_loss: cross-entropy before calibration.
-        limit: difference in balanced sensitivity above which the gap is ``exceeded``.
+        limit: difference in balanced accuracy above which the gap is ``exceeded``.
     """
 
     training_sensitivity: float | None
@@ -146,7 +146,7 @@ class GeneralisationGap(Record):
 
     @property
     def difference(self) -> float | None:
-        """Training minus validation balanced sensitivity."""
+        """Training minus validation balanced accuracy."""
         if self.training_sensitivity is None or self.validation_sensitivity is None:
             return None
         return self.training_sensitivity - self.validation_sensitivity
@@ -162,7 +162,7 @@ class GeneralisationGap(Record):
         if self.training_sensitivity is None or self.validation_sensitivity is None or self.difference is None:
             return Sentence("the gap between training and validation is undefined")
         gap = Sentence(
-            "balanced sensitivity {training:.2f} on training and {validation:.2f} on validation scans, a gap of "
+            "balanced accuracy {training:.2f} on training and {validation:.2f} on validation scans, a gap of "
             "{gap:+.2f} (limit {limit:.2f}); loss {training_loss:.2f} and {validation_loss:.2f}",
             training=self.training_sensitivity,
             validation=self.validation_sensitivity,

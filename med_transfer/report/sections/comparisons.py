@@ -74,6 +74,6 @@ def _gain(gain: TransferGain, t: Translator) -> Table:
         (t("Measure"), t("Difference")),
         [
             (t("Macro AUC"), estimated(gain.macro_auc, "signed", t)),
-            (t("Balanced sensitivity"), estimated(gain.balanced_sensitivity, "signed", t)),
+            (t("Balanced accuracy"), estimated(gain.balanced_sensitivity, "signed", t)),
         ],
     )

@@ -163,7 +163,7 @@ def _gain(gain: TransferGain | None, t: Translator) -> tuple[str, str, str]:
     by_auc, _ = gain.sides
     by_calls = gain.verdict != "none" and by_auc != (1 if gain.verdict == "gain" else -1)
     shown = gain.balanced_sensitivity if by_calls else gain.macro_auc
-    name = t("Transfer gain, balanced sensitivity") if by_calls else t("Transfer gain, macro AUC")
+    name = t("Transfer gain, balanced accuracy") if by_calls else t("Transfer gain, macro AUC")
     return (
         name,
         signed(shown),

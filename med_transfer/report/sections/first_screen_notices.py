@@ -202,7 +202,7 @@ def _transfer(metrics: Metrics, t: Translator) -> Notice:
         text = _TOO_FEW_FOR_GAIN if gain.n_patients < MIN_PATIENTS_OF_GAIN else text
     text = t(text, least=MIN_PATIENTS_OF_GAIN)
     measured = t(
-        "Transferred minus scratch: macro AUC {auc}; balanced sensitivity {sensitivity}; {n} patients.",
+        "Transferred minus scratch: macro AUC {auc}; balanced accuracy {sensitivity}; {n} patients.",
         auc=difference(gain.macro_auc, t),
         sensitivity=difference(gain.balanced_sensitivity, t),
         n=gain.n_patients,
@@ -255,7 +255,7 @@ def _gap(gap: GeneralisationGap | None, t: Translator) -> Notice | None:
     if gap is None or not gap.exceeded:
         return None
     text = t(
-        "Balanced sensitivity is {training} on training and {validation} on validation scans, a gap of {gap} (limit "
+        "Balanced accuracy is {training} on training and {validation} on validation scans, a gap of {gap} (limit "
         "{limit}): the networks have memorised their training scans. See docs/transfer.md.",
         training=f"{gap.training_sensitivity:.2f}",
         validation=f"{gap.validation_sensitivity:.2f}",
