@@ -149,7 +149,7 @@ def test_images_are_not_deleted_where_that_cannot_be_recorded(command, config, t
     assert (told.code, "was written by" in told.err) == (2, True), told.err
     assert image.exists()
     accessed.unlink()
-    assert command("node", "prune", "-c", config, "--days", "0").out.endswith("1 images of 1 studies deleted\n")
+    assert command("node", "prune", "-c", config, "--days", "0").out.endswith("1 image of 1 study deleted\n")
     assert not image.exists()
     assert accesses(command, config, tmp_path) == ["deleted images"]
 
