@@ -48,7 +48,7 @@ REGION_MM = REGION_SHAPE[1] * REGION_SPACING_MM[1]
 WHOLE_SHAPE = (64, 96, 96)
 MIN_EDGE, MAX_EDGE = 8, 1024  # voxels of an input along each axis
 _AXIAL = "SPL"  # the axes of these triples
-FROZEN = ("linear_probe", "attention_probe")  # strategies that train a head alone
+FROZEN = ("linear_probe", "attention_probe")  # strategies that train a head alone, which a test compares
 OTHERWISE = (  # settings that fix the network or the features that its head reads; with one of them no plan pretrains
     *("backbone.pretrain", "backbone.weights", "backbone.pooled_stages", "backbone.instance_pooling"),
     *("transfer.strategy", "transfer.batch_norm", "transfer.align", "transfer.mapping", "transfer.regularise"),

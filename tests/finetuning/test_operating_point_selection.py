@@ -119,7 +119,7 @@ def test_findings_have_a_threshold_each_and_those_not_named_keep_a_half():
     both, reached, calls, truth = chosen(FINDINGS, rule="sensitivity", at_least=0.8)
     assert set(both.thresholds) == set(FINDINGS.names)
     assert (recall_score(truth, calls, average=None) >= 0.8).all()
-    assert reached.aim == "sensitivity of every finding at least 0.8"
+    assert reached.aim == "sensitivity of every finding at least 80 %"
     one, *_ = chosen(FINDINGS, rule="sensitivity", at_least=0.8, **{"class": "nodule"})
     assert one.thresholds == {"effusion": 0.5, "nodule": both.thresholds["nodule"]}
 

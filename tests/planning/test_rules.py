@@ -15,6 +15,7 @@ from made_up_fingerprint import CHEST_BOXES, cohort, mr, scan, with_regions
 from med_transfer.backbones import describe, find_backbone
 from med_transfer.cohorts import Cohort, SplitConfig, split_cohort
 from med_transfer.finetuning.config import TrainingConfig
+from med_transfer.finetuning.strategies import STRATEGIES
 from med_transfer.planning import CohortFingerprint, GivenSettings, Plan, rules
 from med_transfer.predictions.labels import Labels
 
@@ -339,6 +340,10 @@ def test_folds_are_as_many_as_can_hold_a_patient_without_each_finding():
     facts = cohort(multilabel=True, patients_of_class={"a": 30}, patients_to_divide={"a": 30, "no a": 3})
     (choice,) = rules.folds(facts, GivenSettings())
     assert (choice.value, choice.reason) == (3, "3 patients of class 'no a': each fold has one")
+
+
+def test_the_strategies_that_the_rules_take_for_frozen_are_those_that_do_not_train():
+    assert set(rules.FROZEN) == {name for name, kind in STRATEGIES.items() if not kind.trains}
 
 
 def test_what_the_rules_take_for_defaults_are_the_defaults():

@@ -46,14 +46,14 @@ class ChosenPoint(Record):
     def aim(self) -> str:
         """The rule in words."""
         if self.rule == "sensitivity":
-            at_least = f"{self.at_least:g}"
+            at_least = f"{100 * (self.at_least or 0):g} %"
             if self.for_class is None:
                 return Sentence("sensitivity of every finding at least {at_least}", at_least=at_least)
             return Sentence("sensitivity of {name} at least {at_least}", name=self.for_class, at_least=at_least)
         return {
             "balanced_argmax": Sentence("the class with the strongest evidence, however rare it is"),
             "argmax": Sentence("the most probable class, or findings at 0.5"),
-            "youden": Sentence("greatest sensitivity + specificity - 1 of each class against the rest (Youden 1950)"),
+            "youden": Sentence("greatest sensitivity + specificity − 1 of each class against the rest (Youden 1950)"),
             "cost": Sentence("lowest expected cost (Elkan 2001)"),
             "thresholds": Sentence("thresholds stated before training"),
         }[self.rule]

@@ -6,20 +6,12 @@ from med_transfer.errors.numbers import threshold
 from med_transfer.metrics.records.decisions import AccessCounts, ChosenPoint
 from med_transfer.metrics.records.metrics import Metrics
 from med_transfer.model.operating_point import OperatingPoint
-from med_transfer.page import Translator, sentence
+from med_transfer.page import Translator
 from med_transfer.report.evidence import Evidence
 from med_transfer.report.numbers import patients, scans, validation_scans
 from med_transfer.report.section import Section
 from med_transfer.report.table import Table, estimated, number
 from med_transfer.report.test_access import decided_before, times_read
-
-_AIM = {
-    "balanced_argmax": sentence("the class with the strongest evidence, however rare it is"),
-    "argmax": sentence("the most probable class, or findings at 0.5"),
-    "youden": sentence("greatest sensitivity + specificity − 1 of each class against the rest (Youden 1950)"),
-    "cost": sentence("lowest expected cost (Elkan 2001)"),
-    "thresholds": sentence("thresholds stated before training"),
-}
 
 
 def section(evidence: Evidence, t: Translator) -> Section | None:
@@ -44,7 +36,7 @@ def _decided(metrics: Metrics, access: AccessCounts | None, t: Translator) -> Ta
     point, chosen = metrics.operating_point, metrics.chosen_point
     rows = [(t("A scan is called"), point.translated(t))]
     if chosen is not None:
-        rows = [(t("Aim"), _aim(chosen, t)), *rows, (t("Decided on"), _decided_on(point, chosen, t))]
+        rows = [(t("Aim"), t.translated(chosen.aim)), *rows, (t("Decided on"), _decided_on(point, chosen, t))]
     if access is not None:
         read = t(", ").join(filter(None, [times_read(access, t), decided_before(access, t)]))
         locked = access.lock_hash or t("not locked: the bundle predates locks")
@@ -53,15 +45,6 @@ def _decided(metrics: Metrics, access: AccessCounts | None, t: Translator) -> Ta
     if metrics.out_of_fold:
         what = t("What was decided for the bundle; for each scan here, the same was decided on other patients")
     return Table("decided", what, (t("Decision"), t("Value")), rows, kind="text")
-
-
-def _aim(chosen: ChosenPoint, t: Translator) -> str:
-    if chosen.rule != "sensitivity":
-        return t(_AIM[chosen.rule])
-    at_least = f"{100 * (chosen.at_least or 0):g} %"
-    if chosen.for_class is None:
-        return t("sensitivity of every finding at least {at_least}", at_least=at_least)
-    return t("sensitivity of {name} at least {at_least}", name=chosen.for_class, at_least=at_least)
 
 
 def _decided_on(point: OperatingPoint, chosen: ChosenPoint, t: Translator) -> str:
