@@ -18,6 +18,13 @@ from med_transfer.page.language import translator
 TEMPLATES, STATIC = Path(__file__).parent / "templates", Path(__file__).parent / "static"
 LANGUAGE_COOKIE = "language"
 _CATALOGUE = ".zh_TW.yaml"
+# "dead" beside a patient's name, and "complete" for a study without an answer, would be misread.
+_STATES_IN_WORDS = {
+    "received": "arriving",
+    "complete": "to be predicted",
+    "dead": "given up",
+    "dead letter": "not delivered",
+}
 
 
 @cache
@@ -26,7 +33,9 @@ def environment_of(language: Language) -> Environment:
     t = translator(language)
     for path in sorted(TEMPLATES.glob(f"*{_CATALOGUE}")):
         t = t.reading(path.with_name(path.name.removesuffix(_CATALOGUE)))
-    return environment(TEMPLATES, t=t)
+    page = environment(TEMPLATES, t=t)
+    page.filters["state_in_words"] = lambda state: _STATES_IN_WORDS.get(state, state)
+    return page
 
 
 @cache

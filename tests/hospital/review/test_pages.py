@@ -121,6 +121,22 @@ def test_both_languages_say_everything(page):
     assert environment_of("en").get_template("login.html.jinja") is not None
 
 
+def test_states_are_told_in_words_that_are_not_misread(page):
+    """Beside a patient's name stood "dead", and "complete" where there was no answer yet."""
+    browser = page.browser("rita")
+    for path in ("/", "/load", "/?state=received"):
+        shown = re.sub(r"<[^>]*>", " ", browser.get(path).text)
+        assert all(words in shown for words in ("arriving", "to be predicted", "given up")), path
+        assert re.findall(r"\b(?:dead|complete|received)\b", shown) == []
+    t = environment_of("zh-TW").globals["t"]
+    assert (t("arriving"), t("to be predicted"), t("given up"), t("not delivered")) == (
+        "接收中",
+        "待預測",
+        "已停止",
+        "無法送達",
+    )
+
+
 def test_no_word_has_two_translations():
     """All catalogues of the page are read into one, so a second translation would replace the first everywhere."""
     found: dict[str, dict[str, str]] = {}
