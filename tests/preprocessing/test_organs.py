@@ -23,7 +23,7 @@ from whole_bodies import (
 
 from med_transfer.errors import ConfigError, OrganNotFound
 from med_transfer.preprocessing import InputConfig, Preprocessing, PreprocessingConfig
-from med_transfer.preprocessing.organs import LIMITS, NotFound, Organ, _filled, _Parts, find_organ
+from med_transfer.preprocessing.organs import LIMITS, NotFound, Organ, _dilated, _eroded, _filled, _Parts, find_organ
 from med_transfer.scans import Volume, find_series, geometry, read_scan
 from med_transfer.scans.geometry import Grid
 
@@ -173,6 +173,21 @@ def test_parts_are_measured_in_millilitres():
     apart = np.zeros((12, 12, 30), bool)
     apart[1:11, 1:11, 1:11] = apart[1:6, 1:11, 15:25] = True  # voxels of 2 mm
     assert _Parts.of(apart).millilitres.tolist() == [8.0, 4.0]
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 2)])
+@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(1, 9, 12), (14, 16, 18)])
+def test_masks_are_eroded_and_dilated_as_by_scipy(shape, steps, axes):
+    cross = ndimage.generate_binary_structure(3, 1)
+    cross[[0, 2]] &= 0 in axes
+    for seed in range(5):
+        noise = np.random.default_rng(seed).normal(size=shape)
+        mask = ndimage.gaussian_filter(noise, 1) > (-0.2, 0.1)[seed % 2]
+        for beyond in (False, True):
+            expected = ndimage.binary_erosion(mask, cross, steps, border_value=int(beyond))
+            np.testing.assert_array_equal(_eroded(mask, steps, axes, beyond=beyond), expected)
+        np.testing.assert_array_equal(_dilated(mask, steps, axes), ndimage.binary_dilation(mask, cross, steps))
 
 
 # As input of a network ----------------------------------------------------------------------------------------
