@@ -197,6 +197,7 @@ def predict_items(
         PredictionTable(out / TABLE_FILE, predictor.record.labels, fused=fused) as table,
     ):
         origins = RowOrigins(table.path, table.lines, made_by)
+        table.keep(origins.done)  # a scan that is tried again has no second row meanwhile
         record.write(out)
         tally = Tally(progress, "predicting", len(items), ("ok", "rejected", "failed", "abstained"))
         try:

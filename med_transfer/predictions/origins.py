@@ -56,15 +56,23 @@ class RowOrigins:
         head, *lines = _read(self.path) or [{}]
         if rows:
             _require_same(head, made_by, table)
+        elif not _made_alike(head, made_by):
+            lines = []
         self._head, present = {"schema": _SCHEMA, **made_by}, Counter(map(digest, rows))
         self._done: dict[str, list[_Line]] = defaultdict(list)
-        for line in lines if rows else ():
-            if present[line["row"]]:
+        for line in lines:
+            if line["from"] != RETRIED and present[line["row"]]:
                 present[line["row"]] -= 1
                 self._done[line["from"]].append(line)
-        self.tried = frozenset(line["tried"] for line in lines if rows and "tried" in line)
+        tried = [line for line in lines if "tried" in line]  # whose rows the table no longer holds
+        self.tried = frozenset(line["tried"] for line in tried)
         self._kept: list[_Line] = []
-        self._write([line for found in self._done.values() for line in found])
+        self._write([*tried, *(line for found in self._done.values() for line in found)])
+
+    @property
+    def done(self) -> Counter[str]:
+        """Digests of the rows that are not to be predicted again, unless a file has changed."""
+        return Counter(line["row"] for found in self._done.values() for line in found)
 
     def take(self, key: str) -> bool:
         """Whether a row with this key is done; the row is used up, so that equal cases need a row each."""
@@ -120,6 +128,10 @@ def _read(path: Path) -> list[dict]:
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return lines if usable else []
+
+
+def _made_alike(head: Mapping[str, object], made_by: Mapping[str, str]) -> bool:
+    return all(head.get(name) == made_by[name] for name in _CHANGED)
 
 
 def _require_same(head: Mapping[str, object], made_by: Mapping[str, str], table: Path) -> None:

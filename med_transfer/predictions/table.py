@@ -46,7 +46,11 @@ class PredictionTable:
         self._names, self._fused = labels.names, fused
         predictions = _read(self.path, self._names, fused) if self.path.exists() else []
         self._rows = [_row(prediction, self._names, fused) for prediction in predictions]
-        _write(self.path, _columns(self._names, fused), self._rows)
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        """Replace the file by the rows, and open it to append to. Raises OutputError."""
+        _write(self.path, _columns(self._names, self._fused), self._rows)
         try:
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
@@ -56,6 +60,14 @@ class PredictionTable:
     def lines(self) -> list[bytes]:
         """The rows as encoded in the file."""
         return [_line(row) for row in self._rows]
+
+    def keep(self, rows: Counter[str]) -> None:
+        """Remove all rows but those with these digests; the file is replaced as a whole. Raises OutputError."""
+        kept = [row for row in self._rows if _take(rows, digest(_line(row)))]
+        if len(kept) < len(self._rows):
+            self.close()
+            self._rows = kept
+            self._rewrite()
 
     def append(self, prediction: Prediction) -> bytes:
         """Write one row, flush it to disk, and return its line. Raises OutputError, UsageError (unknown class)."""

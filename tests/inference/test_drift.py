@@ -17,6 +17,7 @@ from med_transfer.inference.drift.monitor import METRICS_FILE, STATE_FILE, Drift
 from med_transfer.inference.drift.state import DriftState
 from med_transfer.predictions.origins import RowOrigins
 from med_transfer.predictions.record import Prediction
+from med_transfer.predictions.table import PredictionTable
 
 EDGES = [n / 50 for n in range(1, 50)]
 LIMIT = 1e6
@@ -244,3 +245,54 @@ def test_a_scan_whose_attempts_fail_again_and_again_counts_once(bundle, tmp_path
     monkeypatch.undo()
     assert counted() == ({"ok": 2, "rejected": 0, "failed": 1}, 3)  # an answer at last
     assert counted() == ({"ok": 2, "rejected": 0, "failed": 1}, 3)
+
+
+@pytest.mark.parametrize("moment", ["answer", "append", "finish"])
+def test_a_failed_row_is_gone_before_its_scan_is_tried_again_and_the_attempt_is_not_forgotten(
+    bundle, tmp_path, monkeypatch, moment
+):
+    """Until the run ended, a scan that was tried again had two rows."""
+    predictor, answer, out = load_bundle(bundle, "cpu"), Predictor.answer, tmp_path / "out"
+    for number in range(2):
+        write_scan(tmp_path / f"scans/{number}.nii.gz", number)
+    seen: list[str] = []
+
+    def run():
+        predictor.predict_folder(
+            tmp_path / "scans", out, settings=BatchSettings(observe=lambda one: seen.append(one.scan))
+        )
+
+    def odd(self, given, *arguments):
+        if given.path.endswith("1.nii.gz"):
+            raise ValueError
+        return answer(self, given, *arguments)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    def append_and_killed(table, prediction, append=PredictionTable.append):
+        append(table, prediction)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Predictor, "answer", odd)
+    run()
+    where, function = {
+        "answer": (Predictor, killed),
+        "append": (PredictionTable, append_and_killed),
+        "finish": (RowOrigins, killed),
+    }[moment]
+    with monkeypatch.context() as patch:
+        patch.setattr(where, moment, function)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    expected = {"answer": ["0.nii.gz"]}.get(moment, ["0.nii.gz", "1.nii.gz"])
+    assert [row["scan"] for row in read_rows(out / "predictions.csv")] == expected
+    run()
+    assert [(row["scan"], row["status"]) for row in read_rows(out / "predictions.csv")] == [
+        ("0.nii.gz", "ok"),
+        ("1.nii.gz", "failed"),
+    ]
+    assert seen == ["0.nii.gz", "1.nii.gz"]  # each once, whatever was tried again
+    monkeypatch.undo()
+    run()
+    assert [row["status"] for row in read_rows(out / "predictions.csv")] == ["ok", "ok"]
