@@ -45,12 +45,17 @@ def back_up(node: NodeConfig, out: Path) -> Backup:
 
     Raises:
         ScanNotFound: no node has run here.
+        UsageError: ``out`` is in the node's folder.
         FolderInUse: another backup is being written there.
         OutputError: ``out`` is not empty or cannot be written, files vanish repeatedly while they are copied, or the
             node was written by a newer version.
     """
     if not node.queue_file.exists():
         raise ScanNotFound("no node has run here", where=node.folder, action="Run med-transfer serve first")
+    if out.resolve().is_relative_to(node.folder.resolve()):  # the next backup would hold this one, too
+        raise UsageError(
+            "is in the node's folder", where=out, expected="a folder elsewhere, on another disk if possible"
+        )
     read_only(node.queue_file).close()
     try:
         out.mkdir(parents=True, exist_ok=True, mode=0o700)

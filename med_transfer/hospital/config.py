@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from med_transfer.config import load_config
 from med_transfer.errors import ConfigError
+from med_transfer.errors.numbers import counted
 from med_transfer.hospital.settings.page import ReviewPage
 from med_transfer.hospital.settings.peers import (
     AnyDestination,
@@ -302,6 +303,9 @@ def require_route(node: NodeConfig, route: str) -> None:
     """Raise ConfigError if node.yaml has no such route."""
     names = list(node.rules_by_route)
     if route not in names:
+        if not route:
+            found = f"has {counted(len(names), 'route')}, and none is named"
+            raise ConfigError(found, where="node.yaml", expected=f"--route: {' or '.join(names)}")
         expected = f"one of {', '.join(names)}" if names != [""] else "no --route: node.yaml has no routes"
         raise ConfigError(f"no route {route!r}", where="node.yaml", expected=expected)
 

@@ -20,7 +20,7 @@ from med_transfer.bundle import read_record
 from med_transfer.errors import BundleError, ConfigError, UsageError
 from med_transfer.hospital import bundles
 from med_transfer.hospital.bundles import Bundles, bundle_mark, use
-from med_transfer.hospital.config import NodeConfig
+from med_transfer.hospital.config import NodeConfig, require_route
 from med_transfer.hospital.incoming import keep, received_file, study_id
 from med_transfer.hospital.node import Node
 from med_transfer.hospital.queue import Feedback, Queue
@@ -306,6 +306,10 @@ def test_every_series_goes_to_the_bundles_whose_route_wants_it(node_config, firs
     with pytest.raises(ConfigError, match="^route 'thick-ct': no bundle is in use.*--route thick-ct"):
         Bundles(config, queue)
     use(config, queue, second_bundle, "thick-ct")
+    with pytest.raises(
+        ConfigError, match="^node.yaml: has 2 routes, and none is named; expected --route: any-ct or thick-ct"
+    ):
+        require_route(config, "")
     with pytest.raises(ConfigError, match="^node.yaml: no route 'other'.*one of any-ct, thick-ct"):
         use(config, queue, second_bundle, "other")
     queue.close()

@@ -39,7 +39,7 @@ from receiving import announce, receiving
 from tiny_bundle import tiny_bundle
 
 from med_transfer.atomic.sole_writer import sole_writer
-from med_transfer.errors import ConfigError, FolderInUse, OutputError
+from med_transfer.errors import ConfigError, FolderInUse, OutputError, UsageError
 from med_transfer.hospital import record
 from med_transfer.hospital.backup import back_up, restore
 from med_transfer.hospital.config import NodeConfig, read_node_config
@@ -423,6 +423,17 @@ def test_what_may_have_happened_since_the_backup_counts_after_a_restore(node_con
         queue.add(replace(first, sop_uid="1.2.2"), 200)
         queue.complete(300, 0)
         assert queue.earlier_results(queue.to_predict(300)) == [replace(result, revision=1)]
+
+
+def test_a_backup_in_the_nodes_folder_is_refused(node_config, tmp_path):
+    """Each later backup would hold the earlier ones, too, and all of them be lost with the node's disk."""
+    config = node_config()
+    Queue(config.queue_file).close()
+    (tmp_path / "link").symlink_to(config.folder)
+    for out in (config.folder, config.folder / "backup", tmp_path / "link/backup"):
+        with pytest.raises(UsageError, match="is in the node's folder; expected a folder elsewhere"):
+            back_up(config, out)
+    assert not (config.folder / "backup").exists()
 
 
 def test_a_restore_takes_no_file_away_that_is_another(node_config, tmp_path):
