@@ -305,7 +305,7 @@ def add_user(
     access = _access(config)
     access.users.put(name, role, password)
     access.audit.tell_here("added user", detail=f"{name} as {role}")
-    say(f"{name} may sign in as {role}")
+    say(f"{name} may sign in as {role}" + ", but not while node.yaml has page.oidc" * bool(access.provider))
 
 
 @users.command("list", epilog=example("node user list -c node.yaml"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sqlite3
+import sys
 import tracemalloc
 from dataclasses import replace
 from getpass import getuser
@@ -152,6 +154,14 @@ def test_images_are_not_deleted_where_that_cannot_be_recorded(command, config, t
     assert command("node", "prune", "-c", config, "--days", "0").out.endswith("1 image of 1 study deleted\n")
     assert not image.exists()
     assert accesses(command, config, tmp_path) == ["deleted images"]
+
+
+def test_a_user_with_a_password_is_told_of_single_sign_on(command, config, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(2 * "a long password\n"))
+    add = ("node", "user", "add", "ann", "-c", config)
+    assert command(*add).out == "ann may sign in as reader\n"
+    config.write_text("folder: state\npage: {oidc: {issuer: 'https://id', client_id: a, roles: {b: reader}}}\n")
+    assert command(*add).out == "ann may sign in as reader, but not while node.yaml has page.oidc\n"
 
 
 @pytest.mark.parametrize(
