@@ -185,4 +185,9 @@ def _affine_reasons(affine: geometry.Affine, *, straight: bool) -> list[str]:
     shear = geometry.shear_degrees(affine)
     if not straight or shear <= MAX_SHEAR_DEGREES:
         return []
-    return [Sentence("voxel axes are sheared by {shear:.1f} degrees", shear=shear)]
+    return [
+        Sentence(
+            "voxel axes are sheared by {shear:.1f} degrees, as of a tilted gantry; the DICOM series can be read",
+            shear=shear,
+        )
+    ]

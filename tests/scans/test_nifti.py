@@ -127,7 +127,11 @@ def test_one_volume_in_four_dimensions(tmp_path):
         (np.stack([hounsfield().T] * 3, axis=-1), None, r"array of 9 x 7 x 5 x 3 holds 3 volumes, not one"),
         (hounsfield()[0].T, None, r"array of 9 x 7 is not three-dimensional"),
         (hounsfield()[:1].T, None, r"array of 9 x 7( x 1)? is not three-dimensional"),
-        (hounsfield().T, [[1, 0, 0.3, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], r"sheared by 16\.7 degrees"),
+        (
+            hounsfield().T,
+            [[1, 0, 0.3, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
+            r"sheared by 16\.7 degrees, as of a tilted gantry; the DICOM series can be read",
+        ),
         (hounsfield().T, [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]], r"voxel axes do not span space"),
         (hounsfield().T.astype(np.complex64), None, r"complex values"),
     ],
