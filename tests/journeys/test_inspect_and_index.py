@@ -39,7 +39,7 @@ def test_index_lists_one_series_a_study(command, export, rules, tmp_path):
     outcome = command("index", export, "-o", tmp_path / "c/cohort.csv", "--series-rules", rules)
     assert outcome.code == SOME
     assert outcome.out.splitlines() == [
-        "1 series listed, 1 not chosen, 0 without a label, 1 rejected, 1 other files; 15 files in all",
+        "1 series listed, 1 not chosen, 0 without a label, 1 rejected, 1 other file; 15 files in all",
         str(tmp_path / "c/cohort.csv"),
         f"{tmp_path}/c/cohort.quality.csv: every series, with its verdict and reason",
         f"{tmp_path}/c/patients.key: the key of the patients' pseudonyms; keep it secret, and reuse it for the "

@@ -96,7 +96,7 @@ def test_out_of_fold_nothing_is_said_of_test_scans(tmp_path):
 def test_out_of_fold_a_rule_that_was_fixed_has_no_scans_that_it_was_decided_on(tmp_path):
     metrics = decided(n_networks=5).model_copy(update={"out_of_fold": True, "test_set_access": None})
     text = Page(write(tmp_path / "report.html", evidence(DATA, metrics))).text
-    assert "no scan: stated before training" in text
+    assert "no scan: the rule was stated before training" in text
     assert "that it was decided on" not in text
     assert "a threshold was chosen on" not in text
 
@@ -128,7 +128,13 @@ def test_an_undecided_report_says_nothing_of_it(tmp_path):
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({}, ("the class with the strongest evidence, however rare it is", "no scan: stated before training")),
+        (
+            {},
+            (
+                "the class with the strongest evidence, however rare it is",
+                "no scan: the rule was stated before training; its numbers",
+            ),
+        ),
         ({"rule": "argmax"}, ("the most probable class, or findings at 0.5", "no scan: stated before training")),
         ({"rule": "youden"}, ("specificity − 1 of each class against the rest (Youden 1950)",)),
         ({"rule": "thresholds", "thresholds": {"benign": 0.2}}, ("thresholds stated before training", "0.2")),

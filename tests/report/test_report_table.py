@@ -7,7 +7,7 @@ import pytest
 from med_transfer.errors.numbers import with_minus_sign
 from med_transfer.metrics.records.estimate import Estimate
 from med_transfer.page import ENGLISH
-from med_transfer.report.table import Cell, Table, counted, estimated
+from med_transfer.report.table import Cell, Table, estimated, with_share
 from med_transfer.report.writing import report_translator
 
 KNOWN = Estimate(value=5 / 6, ci95=(0.66, 0.93), method="Wilson")
@@ -69,10 +69,10 @@ def test_one_wrong_call_of_thousands_is_not_rounded_away(value, text):
 
 
 def test_a_share_that_is_nearly_all_or_nothing_is_not_written_as_such():
-    assert counted(1, 300, ENGLISH).notes == ("0.3 %",)
-    assert counted(299, 300, ENGLISH).notes == ("99.7 %",)
-    assert counted(300, 300, ENGLISH).notes == ("100 %",)
-    assert counted(1, 200, ENGLISH).notes == ("0.5 %",)
+    assert with_share(1, 300, ENGLISH).notes == ("0.3 %",)
+    assert with_share(299, 300, ENGLISH).notes == ("99.7 %",)
+    assert with_share(300, 300, ENGLISH).notes == ("100 %",)
+    assert with_share(1, 200, ENGLISH).notes == ("0.5 %",)
 
 
 def test_an_undefined_cell_says_why():
@@ -82,9 +82,9 @@ def test_an_undefined_cell_says_why():
 
 
 def test_a_share_of_nothing_is_undefined():
-    assert counted(3, 4, ENGLISH).share == 0.75
-    assert counted(0, 0, ENGLISH).share is None
-    assert counted(0, 0, ENGLISH).notes == ("–",)
+    assert with_share(3, 4, ENGLISH).share == 0.75
+    assert with_share(0, 0, ENGLISH).share is None
+    assert with_share(0, 0, ENGLISH).notes == ("–",)
 
 
 def test_plain_cells_are_their_own_value():

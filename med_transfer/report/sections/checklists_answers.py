@@ -86,7 +86,7 @@ def _disjoint(evidence: Evidence, t: Translator) -> str:
 
 def _threshold(evidence: Evidence, t: Translator) -> str:
     point, chosen = evidence.metrics.operating_point, evidence.metrics.chosen_point
-    how = t("fixed before training") if point.chosen_on == "fixed" else t("chosen on validation scans")
+    how = t("by a rule fixed before training") if point.chosen_on == "fixed" else t("chosen on validation scans")
     aim = f" ({t.translated(chosen.aim)})" if chosen and point.chosen_on == "validation" else ""
     return t("A scan is called {rule}, {how}{aim}", rule=point, how=how, aim=aim)
 

@@ -146,7 +146,7 @@ def _evaluated_population(evidence: Evidence, t: Translator) -> str:
 def _chosen(metrics: Metrics, t: Translator) -> str:
     point = metrics.chosen_point
     if metrics.operating_point.chosen_on == "fixed":
-        return t("fixed before training")
+        return t("by a rule fixed before training")
     if point is None:
         return t("chosen on validation scans")
     return t(

@@ -48,6 +48,8 @@ def _decided(metrics: Metrics, access: AccessCounts | None, t: Translator) -> Ta
 
 
 def _decided_on(point: OperatingPoint, chosen: ChosenPoint, t: Translator) -> str:
+    if chosen.rule == "balanced_argmax":  # which calibration turns into numbers
+        return t("no scan: the rule was stated before training; its numbers follow from the calibration")
     if point.chosen_on == "fixed":
         return t("no scan: stated before training")
     return t(
