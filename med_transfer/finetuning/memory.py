@@ -83,9 +83,8 @@ def _step_bytes(
     strategy.prepare(network)
     strategy.set_learning(network, config.training.epochs - 1)
     half = precision(config.training.precision) != "32-true"
-    kept = (
-        _bytes_for_backward(network.to("meta").train(), _images(preprocessing, 2)) / 2
-    )  # BatchNorm refuses a lone scan
+    two = _images(preprocessing, 2)  # BatchNorm refuses a lone scan
+    kept = _bytes_for_backward(network.to("meta").train(), two) / 2
     return max(_input_bytes(preprocessing), kept / 2 if half else kept)
 
 

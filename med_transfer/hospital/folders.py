@@ -1,8 +1,8 @@
 """Processing for external orchestrators: a folder of DICOM files in, a folder of results out.
 
 mercure names the folders in ``MERCURE_IN_DIR`` and ``MERCURE_OUT_DIR``, reads ``result.json`` and sends the DICOM files
-that are in the folder itself; a MONAI application
-package gets ``HOLOSCAN_INPUT_PATH`` and ``HOLOSCAN_OUTPUT_PATH``, or the older ``MONAI_`` names.
+that are in the folder itself; a MONAI application package gets ``HOLOSCAN_INPUT_PATH`` and ``HOLOSCAN_OUTPUT_PATH``, or
+the older ``MONAI_`` names.
 """
 
 from __future__ import annotations

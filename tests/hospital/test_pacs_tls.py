@@ -43,6 +43,13 @@ def signed(folder: Path, name: str, by: str) -> dict[str, str]:
     return {key: str(folder / file) for key, file in files.items()}
 
 
+def certificates(folder: Path, of_pacs: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Those of the node, signed by the hospital's authority, and those of the PACS, signed by the one named."""
+    for name in {"hospital", of_pacs}:
+        authority(folder, name)
+    return signed(folder, "node", "hospital"), signed(folder, "pacs", of_pacs)
+
+
 def _files(name: str, kind: str) -> str:
     return f"-keyout {name}.key -out {name}.{kind}"
 
@@ -68,9 +75,7 @@ def orthanc_with_tls(folder: Path, tls: dict[str, str], node_port: int, dicom: i
 @pytest.mark.timeout(900)
 def test_images_results_and_commitment_go_over_tls(tmp_path):
     port, pacs_port = free_port(), free_port()
-    certificates = tmp_path / "certificates"
-    authority(certificates, "hospital")
-    node_tls, pacs_tls = signed(certificates, "node", "hospital"), signed(certificates, "pacs", "hospital")
+    node_tls, pacs_tls = certificates(tmp_path / "certificates", "hospital")
     bundle, scan = tiny_bundle(tmp_path / "bundle"), series(tmp_path / "scan")
     peer = {"ae_title": "ORTHANC", "address": "127.0.0.1", "port": pacs_port, "tls": True}
     config = written(
@@ -103,10 +108,7 @@ def test_images_results_and_commitment_go_over_tls(tmp_path):
 @pytest.mark.timeout(900)
 def test_a_pacs_with_a_certificate_of_a_stranger_gets_no_result(tmp_path):
     port, pacs_port = free_port(), free_port()
-    certificates = tmp_path / "certificates"
-    for name in ("hospital", "stranger"):
-        authority(certificates, name)
-    node_tls, pacs_tls = signed(certificates, "node", "hospital"), signed(certificates, "pacs", "stranger")
+    node_tls, pacs_tls = certificates(tmp_path / "certificates", "stranger")
     bundle, scan = tiny_bundle(tmp_path / "bundle"), series(tmp_path / "scan")
     peer = {"ae_title": "ORTHANC", "address": "127.0.0.1", "port": pacs_port, "tls": True}
     config = written(
